@@ -1,0 +1,127 @@
+//! What can go wrong in a fabric, in terms that every fabric shares.
+
+use thallus_protocol::{FabricKind, RegionId};
+use thiserror::Error;
+
+/// A fabric, an endpoint or a registration failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FabricError {
+    /// The fabric cannot work on this host.
+    #[error("fabric {fabric} is unavailable on this host: {reason}")]
+    Unavailable {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// What is missing, and what to do about it.
+        reason: String,
+    },
+    /// The peer cannot be reached over this fabric.
+    #[error("fabric {fabric}: cannot connect to the peer: {reason}")]
+    Connect {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// The failing call and its status.
+        reason: String,
+    },
+    /// Memory could not be registered.
+    #[error("fabric {fabric}: cannot register {len} bytes: {reason}")]
+    Registration {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// Bytes asked for.
+        len: usize,
+        /// The failing call, its status, and which limit to look at.
+        reason: String,
+    },
+    /// Memory could not be had.
+    #[error("out of registered memory: {len} bytes wanted, {available} of {limit} left")]
+    OutOfMemory {
+        /// Bytes asked for.
+        len: usize,
+        /// Bytes left.
+        available: usize,
+        /// Configured limit.
+        limit: usize,
+    },
+    /// The peer's remote key cannot be used.
+    #[error("fabric {fabric}: unusable remote key for {region:?}: {reason}")]
+    RemoteKey {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// The region that the key should have opened.
+        region: RegionId,
+        /// The failing call and its status.
+        reason: String,
+    },
+    /// A read lies outside the region it names, or names none that was imported.
+    #[error("read of {len} bytes at {address:#x} is outside {region:?}")]
+    OutsideRegion {
+        /// The region named.
+        region: RegionId,
+        /// First byte of the read.
+        address: u64,
+        /// Its length.
+        len: u64,
+    },
+    /// More reads posted than [`crate::Capabilities::max_outstanding_reads`].
+    #[error("{limit} reads are outstanding already")]
+    TooManyReads {
+        /// The limit.
+        limit: usize,
+    },
+    /// A read could not be posted.
+    #[error("fabric {fabric}: posting a read failed: {reason}")]
+    Post {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// The failing call and its status.
+        reason: String,
+    },
+    /// The peer is gone, or the endpoint is closed.
+    #[error("fabric {fabric}: the endpoint is down: {reason}")]
+    EndpointDown {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// What ended it.
+        reason: String,
+    },
+    /// This fabric does not do that.
+    #[error("fabric {fabric} cannot {what}")]
+    Unsupported {
+        /// Which fabric.
+        fabric: FabricKind,
+        /// The operation.
+        what: &'static str,
+    },
+    /// The caller broke the contract of a call.
+    #[error("misuse of fabric: {0}")]
+    Misuse(&'static str),
+}
+
+/// Why a posted read did not bring its bytes. The names are those of the verbs work-completion statuses (InfiniBand
+/// Architecture Specification, vol. 1, section 11.6.2) where one fits.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ReadFailure {
+    /// The peer did not answer within the transport's retries.
+    #[error("transport retry count exceeded: the peer did not answer")]
+    RetryExceeded,
+    /// The peer was not ready, for as often as was tried.
+    #[error("receiver-not-ready retry count exceeded")]
+    ReceiverNotReady,
+    /// The peer's memory protection refused the read: the key is invalid, revoked, or the range is outside it.
+    #[error("remote access error: the key is revoked or does not cover the range")]
+    RemoteAccess,
+    /// This side's memory protection refused to take the bytes.
+    #[error("local protection error")]
+    LocalProtection,
+    /// The endpoint went down before the read was done.
+    #[error("flushed: the endpoint went down before the read was done")]
+    Flushed,
+    /// The peer is gone.
+    #[error("the peer is gone: {0}")]
+    PeerGone(String),
+    /// Anything else, in the fabric's own words.
+    #[error("{0}")]
+    Other(String),
+}

@@ -1,0 +1,155 @@
+//! What every fabric is to Thallus: one-sided reads of memory that a peer has lent.
+//!
+//! A [`Fabric`] is this host's device or library, one per process. An [`Endpoint`] is one connection's end of it. Both
+//! are driven, not awaited: reads are posted, completions are polled, and an operation's table owns the memory that an
+//! operation writes until that operation's completion has been polled, whatever became of whoever asked for it.
+
+#![warn(missing_docs)]
+
+mod error;
+pub mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow_buffer::Buffer;
+use bytes::Bytes;
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+
+pub use error::{FabricError, ReadFailure};
+use memory::{LocalRange, RegisteredMemory};
+
+/// How a lender keeps a late one-sided read from being taken for a good one, once a lease has ended without a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fencing {
+    /// The hardware refuses reads after the lender revoked the key or closed the endpoint.
+    Revocation,
+    /// A peer cannot be cut off. The borrower proves, after its reads completed and before it delivers, that the lease
+    /// still stood, by reading the lease word last (as FaRM does: Dragojevic et al., NSDI 2014, section 4).
+    LeaseWord,
+}
+
+/// What a fabric can do on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// How lent memory is fenced.
+    pub fencing: Fencing,
+    /// Longest single read, in bytes. Longer ranges are posted in pieces.
+    pub max_read: u64,
+    /// Most reads that one endpoint may have outstanding; more is [`FabricError::TooManyReads`].
+    pub max_outstanding_reads: usize,
+}
+
+/// What carries an endpoint's reads, known once it is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// The transports and devices that were chosen, in the fabric's own words (`posix/memory cma/memory`).
+    pub name: String,
+    /// Why this path is no better than bytes sent inline over the control connection, if it is not: the fabric emulates
+    /// one-sided reads in software over TCP, say. The negotiation then prefers inline, and reports this reason.
+    pub inferior: Option<String>,
+}
+
+/// Names a posted read until its completion has been polled. Chosen by the caller, unique among the outstanding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadToken(pub u64);
+
+/// The end of one posted read. Each posted read ends in exactly one completion, closing the endpoint included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The read that ended.
+    pub token: ReadToken,
+    /// Whether every byte is in place.
+    pub result: Result<(), ReadFailure>,
+}
+
+/// A fabric on this host.
+pub trait Fabric: Send + Sync + fmt::Debug + 'static {
+    /// Its name in the negotiation.
+    fn kind(&self) -> FabricKind;
+
+    /// What it can do here.
+    fn capabilities(&self) -> Capabilities;
+
+    /// New memory of `len` bytes (rounded up to whole pages), zeroed, touched and registered for both roles: reads may
+    /// land in it, and it may be lent.
+    ///
+    /// # Errors
+    /// [`FabricError::OutOfMemory`], or [`FabricError::Registration`] with what the library said (memlock limit, say).
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError>;
+
+    /// Registers memory that somebody else allocated, to be lent from where it lies. The registration keeps the buffer
+    /// alive until it is dropped.
+    ///
+    /// # Errors
+    /// [`FabricError::Registration`]; [`FabricError::Unsupported`] where only [`Fabric::allocate`]d memory can be lent.
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError>;
+
+    /// A new endpoint, for one connection. Must be called, and the endpoint polled, within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`FabricError`] if the fabric has no resources for one more.
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError>;
+}
+
+/// One connection's end of a fabric. Either role: it reads what its peer lends, and exposes what it lends itself.
+pub trait Endpoint: Send + fmt::Debug {
+    /// This end's address blob, for the peer's [`Endpoint::connect`]. At most 64 KiB.
+    fn address(&self) -> Bytes;
+
+    /// Connects to the peer whose address blob this is. The blob is untrusted.
+    ///
+    /// # Errors
+    /// [`FabricError::Connect`]: malformed blob, unreachable peer, no transport in common.
+    fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError>;
+
+    /// What carries the reads. `None` before [`Endpoint::connect`].
+    fn transport(&self) -> Option<Transport>;
+
+    /// The packed remote key with which the peer of this endpoint, and where the fabric can enforce it nobody else, can
+    /// read `memory`.
+    ///
+    /// # Errors
+    /// [`FabricError::Registration`].
+    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError>;
+
+    /// Takes in a region of the peer's memory: `base .. base + len` in its address space, opened by its packed `key`.
+    /// All untrusted. The caller never imports an id twice without [`Endpoint::forget`] between.
+    ///
+    /// # Errors
+    /// [`FabricError::RemoteKey`]: the key is malformed, or no transport here can use it.
+    fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError>;
+
+    /// Drops a region taken in by [`Endpoint::import`]. Reads of it that are still outstanding complete first.
+    fn forget(&mut self, region: RegionId);
+
+    /// Posts a one-sided read of `from` into `into`, whose lengths are equal and at most
+    /// [`Capabilities::max_read`]. The endpoint owns `into` until the completion has been polled.
+    ///
+    /// A range outside its imported region is refused here and never reaches the device.
+    ///
+    /// # Errors
+    /// [`FabricError`]; then nothing was posted, and no completion will come.
+    fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError>;
+
+    /// Makes progress and appends what completed to `completions`. `Ready(Ok(()))` if anything completed; `Pending`
+    /// after having registered the waker. An idle endpoint costs no CPU. Both roles must be polled: some transports need
+    /// the lender's progress for wire-up.
+    ///
+    /// # Errors
+    /// `Ready(Err(_))` once the endpoint failed as a whole (the peer died): outstanding reads have completed with
+    /// failures by then or do so in the same call, and nothing more can be posted.
+    fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>>;
+
+    /// Begins the ordered teardown: cuts the peer off, as far as the fabric can, and flushes outstanding reads, whose
+    /// completions are still to be polled. Idempotent. The endpoint is done once [`Endpoint::is_closed`].
+    fn close(&mut self);
+
+    /// Whether the teardown is complete: every completion polled, and the peer, where [`Fencing::Revocation`] is
+    /// offered, unable to read anything any more. Only then do the lender's leases end.
+    ///
+    /// Dropping an endpoint that is not closed blocks until it is, or leaks the memory still under a read: it never
+    /// frees memory that the fabric may yet write.
+    fn is_closed(&self) -> bool;
+}

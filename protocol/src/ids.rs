@@ -1,0 +1,99 @@
+//! Names for the things that both ends talk about, each its own type so that none is taken for another.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+
+id! {
+    /// One query's result on one connection. Chosen by the borrower, never reused on a connection.
+    StreamId(u32)
+}
+id! {
+    /// One loan of a batch's buffers. Chosen by the lender, unique on a connection, never reused.
+    LeaseId(u64)
+}
+id! {
+    /// A piece of the lender's memory whose remote key the borrower knows. Chosen by the lender.
+    RegionId(u32)
+}
+id! {
+    /// One batch's reads, as the borrower's machine and its driver name them. Never on the wire.
+    ReadId(u64)
+}
+
+/// Which fabric carries the data plane: `ucx`, `verbs`, `sim`.
+///
+/// An open set, so that a peer may offer a fabric that this build does not know.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct FabricKind(Cow<'static, str>);
+
+impl FabricKind {
+    /// UCX: RDMA, shared memory or TCP, whatever the installed UCX finds.
+    pub const UCX: FabricKind = FabricKind::new("ucx");
+    /// Raw InfiniBand verbs.
+    pub const VERBS: FabricKind = FabricKind::new("verbs");
+    /// The deterministic in-memory fabric.
+    pub const SIM: FabricKind = FabricKind::new("sim");
+
+    /// A kind known at compile time.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        FabricKind(Cow::Borrowed(name))
+    }
+
+    /// The name as it stands on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for FabricKind {
+    fn from(name: String) -> Self {
+        FabricKind(Cow::Owned(name))
+    }
+}
+
+impl fmt::Debug for FabricKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for FabricKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A range of the lender's memory, as a one-sided read addresses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RemoteRange {
+    /// The region whose key opens the range.
+    pub region: RegionId,
+    /// First byte, in the address space that the region's key speaks of (the lender's virtual addresses).
+    pub address: u64,
+    /// Length in bytes.
+    pub len: u64,
+}

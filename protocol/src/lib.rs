@@ -1,0 +1,9 @@
+//! The sans-IO protocol of Thallus.
+
+#![forbid(unsafe_code)]
+
+mod ids;
+mod time;
+
+pub use ids::{FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamId};
+pub use time::Timestamp;
