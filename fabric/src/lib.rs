@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod driver;
 mod error;
 pub mod memory;
 
