@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+pub mod layout;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod time;
 
 pub use ids::{FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamId};
