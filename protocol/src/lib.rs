@@ -50,7 +50,6 @@ pub mod client;
 pub mod codec;
 pub mod codes;
 pub mod credit;
-
 mod error;
 mod ids;
 pub mod inline;
