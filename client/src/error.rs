@@ -16,6 +16,7 @@ pub enum StreamCode {
     DeadlineExceeded,
     TooManyStreams,
     BatchTooLarge,
+    Execution,
 }
 
 /// Why a client could not do what it was asked.

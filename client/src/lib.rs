@@ -19,6 +19,12 @@ pub use options::{
 };
 pub use report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
 
+/// Protocol versions that this build speaks, for people.
+#[must_use]
+pub fn protocol_versions() -> String {
+    "1".into()
+}
+
 /// Placeholder.
 #[derive(Debug)]
 pub struct Client;
