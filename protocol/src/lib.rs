@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod ids;
+pub mod inline;
 pub mod layout;
 #[cfg(feature = "testing")]
 pub mod testing;
