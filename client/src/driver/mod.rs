@@ -52,7 +52,8 @@ pub(crate) struct Driver<S> {
     machine: ClientConnection,
     clock: Clock,
     control: Control<S>,
-    commands: mpsc::UnboundedReceiver<Command>,
+    /// `None` once every handle is gone.
+    commands: Option<mpsc::UnboundedReceiver<Command>>,
     offers: Option<Offers>,
     reads: Option<Reads>,
     probing: Option<Probing>,
@@ -63,6 +64,8 @@ pub(crate) struct Driver<S> {
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
     /// Whether one-sided reads were asked for, so that their absence is a fallback.
     wants_fabric: bool,
+    /// Why this end has no fabric to offer.
+    missing: Option<String>,
     /// A transport no better than inline is used all the same.
     forced: bool,
     probe_timeout: Duration,
@@ -78,6 +81,7 @@ pub(crate) struct Parts<S> {
     pub(crate) info: Arc<Mutex<ConnectionInfo>>,
     pub(crate) ready: oneshot::Sender<Result<(), ClientError>>,
     pub(crate) wants_fabric: bool,
+    pub(crate) missing: Option<String>,
     pub(crate) forced: bool,
     pub(crate) probe_timeout: Duration,
 }
@@ -98,7 +102,7 @@ impl<S: ControlIo> Driver<S> {
             machine: ClientConnection::new(parts.config, clock.now())?,
             clock,
             control: Control::new(parts.io),
-            commands: parts.commands,
+            commands: Some(parts.commands),
             offers: Some(parts.offers),
             reads: None,
             probing: None,
@@ -108,6 +112,7 @@ impl<S: ControlIo> Driver<S> {
             info: parts.info,
             ready: Some(parts.ready),
             wants_fabric: parts.wants_fabric,
+            missing: parts.missing,
             forced: parts.forced,
             probe_timeout: parts.probe_timeout,
             ended: None,
@@ -142,7 +147,9 @@ impl<S: ControlIo> Driver<S> {
         if let Poll::Ready(event) = self.control.poll(cx) {
             return Poll::Ready(Event::Control(event));
         }
-        if let Poll::Ready(command) = self.commands.poll_recv(cx) {
+        if let Some(commands) = &mut self.commands
+            && let Poll::Ready(command) = commands.poll_recv(cx)
+        {
             return Poll::Ready(Event::Command(command));
         }
         if let Some(probing) = &mut self.probing
@@ -184,12 +191,8 @@ impl<S: ControlIo> Driver<S> {
             Event::Command(Some(command)) => self.asked(command),
             // Every handle is gone: nobody wants anything any more.
             Event::Command(None) => {
-                self.commands.close();
+                self.commands = None;
                 self.command(ClientCommand::Close);
-                let (keep, never) = mpsc::unbounded_channel();
-                // A closed channel would be ready for ever; this one never is.
-                std::mem::forget(keep);
-                self.commands = never;
             }
             Event::Read(done, failed) => {
                 for done in done {
@@ -402,6 +405,8 @@ impl<S: ControlIo> Driver<S> {
                 self.say_ready();
             }
             ClientEvent::FabricDown { reason } => {
+                // The server only knows that nothing was offered.
+                let reason = self.missing.take().unwrap_or(reason);
                 let fallback = self.wants_fabric.then(|| reason.clone());
                 if self.wants_fabric {
                     warn!(%reason, "no one-sided reads: results travel inline over TCP");

@@ -106,6 +106,7 @@ impl Reads {
 
     pub(super) fn read_batch(&mut self, batch: ReadBatch) {
         let ReadBatch { read, stream, layout, places } = batch;
+        self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
         let slab = match usize::try_from(layout.len).map_err(|e| e.to_string()) {
             Ok(0) => None,
             Ok(len) => match self.pool.take(len) {
@@ -131,10 +132,8 @@ impl Reads {
         match slab {
             Some(slab) if remaining > 0 => {
                 self.reading.insert(target, Reading { slab, remaining, failed: None });
-                self.slabs.insert(read, ReadSlab { slab: None, layout, stream });
             }
-            slab => {
-                self.slabs.insert(read, ReadSlab { slab, layout, stream });
+            _ => {
                 self.done.push(Done::Batch { read, result: Ok(()) });
             }
         }
