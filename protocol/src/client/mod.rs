@@ -1,0 +1,433 @@
+//! The client's end of a connection: it borrows query results.
+
+mod io;
+mod receive;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
+use receive::{Read, ReadPhase};
+use stream::IncomingStream;
+
+use crate::codec::FrameLimits;
+use crate::codes::{CancelReason, CloseCode};
+use crate::error::{ApiMisuse, ConnectionError, StreamError};
+use crate::ids::{FabricKind, LeaseId, ReadId, RegionId, StreamId};
+use crate::inline::InlineLimits;
+use crate::layout::LayoutLimits;
+use crate::link::{Link, LinkTimeouts};
+use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ToServer};
+use crate::time::Timestamp;
+use crate::timers::{Timer, Timers};
+
+/// What a client's connection is told at its start.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// What the client calls itself.
+    pub name: String,
+    /// Fabrics whose endpoints the driver has open, in order of preference.
+    pub fabrics: Vec<FabricOffer>,
+    /// Limits of frames, both ways.
+    pub frame: FrameLimits,
+    /// Largest batch, in bytes, for which a stream's window is widened.
+    pub max_batch_bytes: u64,
+    /// Regions that the server may have announced at once.
+    pub max_regions: usize,
+    /// Limits of what a descriptor may say.
+    pub layout: LayoutLimits,
+    /// Limits of what a schema and an inline batch may say.
+    pub inline: InlineLimits,
+    /// Times of the control connection.
+    pub timeouts: LinkTimeouts,
+    /// How long a batch's reads may take before the data plane is taken for dead.
+    pub read_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    AwaitingWelcome,
+    /// The welcome came with a fabric, which the driver connects.
+    Connecting,
+    Open,
+    /// The endpoint is being closed.
+    Closing,
+    Closed,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            State::AwaitingWelcome => "awaiting the welcome",
+            State::Connecting => "connecting the fabric",
+            State::Open => "open",
+            State::Closing => "closing",
+            State::Closed => "closed",
+        }
+    }
+
+    fn is_ending(self) -> bool {
+        matches!(self, State::Closing | State::Closed)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DataPlane {
+    None,
+    Up,
+    /// Failed; the endpoint is being closed or has been.
+    Down,
+}
+
+/// The state machine of a client's connection. See the crate's documentation for how to drive it.
+#[derive(Debug)]
+pub struct ClientConnection {
+    config: ClientConfig,
+    state: State,
+    link: Link,
+    timers: Timers,
+    data: DataPlane,
+    fencing: Option<Fencing>,
+    /// Whether the endpoints that were offered still have to be closed.
+    endpoint_open: bool,
+    fabric_closing: bool,
+    regions: BTreeMap<RegionId, Region>,
+    streams: BTreeMap<StreamId, IncomingStream>,
+    last_stream: Option<StreamId>,
+    reads: BTreeMap<ReadId, Read>,
+    last_read: u64,
+    last_lease: Option<LeaseId>,
+    /// Reads delivered: their slabs are the application's.
+    releases: Vec<LeaseId>,
+    deadlines: BTreeMap<StreamId, Duration>,
+    pings_asked: BTreeSet<u64>,
+    ended_by: Option<Arc<ConnectionError>>,
+    out: VecDeque<ClientOutput>,
+}
+
+impl ClientConnection {
+    /// A connection that was just made.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::Encode`] if the hello is too long.
+    pub fn new(config: ClientConfig, now: Timestamp) -> Result<Self, ApiMisuse> {
+        let mut timers = Timers::default();
+        let (link, preface) = Link::new(config.frame, config.timeouts, now, &mut timers);
+        let hello = ClientHello { name: config.name.clone(), fabrics: config.fabrics.clone() };
+        let hello = link.encode(&ToServer::Hello(hello), Bytes::new())?;
+        Ok(ClientConnection {
+            state: State::AwaitingWelcome,
+            link,
+            timers,
+            data: DataPlane::None,
+            fencing: None,
+            endpoint_open: !config.fabrics.is_empty(),
+            config,
+            fabric_closing: false,
+            regions: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            last_stream: None,
+            reads: BTreeMap::new(),
+            last_read: 0,
+            last_lease: None,
+            releases: Vec::new(),
+            deadlines: BTreeMap::new(),
+            pings_asked: BTreeSet::new(),
+            ended_by: None,
+            out: VecDeque::from([ClientOutput::Transmit(preface), ClientOutput::Transmit(hello)]),
+        })
+    }
+
+    /// Batches that are being read.
+    #[must_use]
+    pub fn outstanding_reads(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Streams that have not ended on both sides.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Takes in one thing that happened. What follows from it is to be had from [`Self::poll_output`].
+    ///
+    /// # Errors
+    /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
+    pub fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
+        if self.state == State::Closed {
+            return Ok(());
+        }
+        self.fire_timers(now);
+        match input {
+            ClientInput::Time => {}
+            ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
+            ClientInput::Received(bytes) => {
+                if !self.state.is_ending()
+                    && let Err(error) = self.received(now, bytes)
+                {
+                    self.end(error);
+                }
+            }
+            ClientInput::Command(command) => {
+                if let Err(misuse) = self.command(now, command) {
+                    self.end(misuse.clone().into());
+                    return Err(misuse);
+                }
+            }
+        }
+        self.say_releases();
+        Ok(())
+    }
+
+    /// The next thing to do. To be called until it says [`ClientOutput::Wait`].
+    #[must_use]
+    pub fn poll_output(&mut self) -> ClientOutput {
+        self.out.pop_front().unwrap_or_else(|| ClientOutput::Wait(self.timers.next()))
+    }
+
+    fn transmit<M: Serialize>(&mut self, message: &M) {
+        if self.state == State::Closed || self.ended_by.is_some() {
+            return;
+        }
+        match self.link.encode(message, Bytes::new()) {
+            Ok(frame) => self.out.push_back(ClientOutput::Transmit(frame)),
+            // Everything of variable size is checked before it comes here.
+            Err(misuse) => debug_assert!(false, "{misuse}"),
+        }
+    }
+
+    fn event(&mut self, event: ClientEvent) {
+        self.out.push_back(ClientOutput::Event(event));
+    }
+
+    fn say_releases(&mut self) {
+        // A frame holds any release of this many leases.
+        for leases in std::mem::take(&mut self.releases).chunks(4096) {
+            self.transmit(&ToServer::Release { leases: leases.to_vec() });
+        }
+    }
+
+    fn command(&mut self, now: Timestamp, command: ClientCommand) -> Result<(), ApiMisuse> {
+        match command {
+            ClientCommand::FabricUp { transport } => {
+                if self.state == State::Connecting {
+                    self.state = State::Open;
+                    self.data = DataPlane::Up;
+                    self.transmit(&ToServer::FabricUp { transport: transport.clone() });
+                    self.event(ClientEvent::FabricUp { transport });
+                }
+            }
+            ClientCommand::FabricUnavailable { reason } | ClientCommand::FabricFailed { reason } => {
+                self.fabric_down(reason);
+            }
+            ClientCommand::FabricClosed => {
+                self.endpoint_open = false;
+                self.fabric_closing = false;
+                if !self.reads.is_empty() {
+                    return Err(ApiMisuse::State { command: "fabric-closed", state: "reads are outstanding" });
+                }
+                if self.state == State::Closing {
+                    self.closed();
+                }
+            }
+            ClientCommand::Execute { stream, sql, options } => self.execute(now, stream, sql, options)?,
+            ClientCommand::Cancel { stream } => {
+                if self.last_stream.is_none_or(|last| stream > last) {
+                    return Err(ApiMisuse::UnknownStream(stream));
+                }
+                self.fail(stream, StreamError::Cancelled, CancelReason::Dropped);
+            }
+            ClientCommand::Consumed { stream, cost } => {
+                if let Some(open) = self.streams.get_mut(&stream) {
+                    if !open.consumed(cost) {
+                        return Err(ApiMisuse::OverConsumed(stream));
+                    }
+                    if !open.remote_done
+                        && !open.over
+                        && let Some(total) = open.grant()
+                    {
+                        self.transmit(&ToServer::Credit { stream, total });
+                    }
+                }
+            }
+            ClientCommand::ReadDone { read, result } => self.read_done(read, result)?,
+            ClientCommand::WordRead { read, result } => self.word_read(read, result)?,
+            ClientCommand::Rejected { stream, seq, reason } => {
+                self.fail(stream, StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
+            }
+            ClientCommand::Ping => {
+                if self.state == State::Open {
+                    let nonce = self.link.ping(now, &mut self.timers);
+                    self.pings_asked.insert(nonce);
+                    self.transmit(&ToServer::Ping(nonce));
+                }
+            }
+            ClientCommand::Close => {
+                if !self.state.is_ending() {
+                    self.transmit(&ToServer::Goodbye { code: CloseCode::Normal, message: String::new() });
+                    self.end(ConnectionError::Closed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        sql: String,
+        options: ExecuteOptions,
+    ) -> Result<(), ApiMisuse> {
+        if self.last_stream.is_some_and(|last| stream <= last) {
+            return Err(ApiMisuse::StreamReused(stream));
+        }
+        if self.state != State::Open {
+            if let (true, Some(error)) = (self.state.is_ending(), self.ended_by.clone()) {
+                self.last_stream = Some(stream);
+                self.event(ClientEvent::Failed { stream, error: StreamError::Connection(error) });
+                return Ok(());
+            }
+            return Err(ApiMisuse::State { command: "execute", state: self.state.name() });
+        }
+        let (window, deadline_ms) = (options.credit, options.deadline_ms);
+        let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
+        self.last_stream = Some(stream);
+        if let Some(deadline) = deadline_ms.map(Duration::from_millis) {
+            self.timers.set(Timer::Stream(stream), now + deadline);
+            self.deadlines.insert(stream, deadline);
+        }
+        self.streams.insert(stream, IncomingStream::new(stream, window));
+        self.out.push_back(ClientOutput::Transmit(frame));
+        Ok(())
+    }
+
+    /// Ends a stream for the application, and tells the lender if it does not know.
+    fn fail(&mut self, stream: StreamId, error: StreamError, reason: CancelReason) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if std::mem::replace(&mut open.over, true) {
+            return;
+        }
+        let done = open.remote_done;
+        let abandoned: Vec<_> = open.abandon().collect();
+        for payload in abandoned {
+            if let Payload::Lent { read, .. } = payload {
+                self.out.push_back(ClientOutput::Discard { read });
+            }
+        }
+        self.clear_deadline(stream);
+        self.event(ClientEvent::Failed { stream, error });
+        if done {
+            self.streams.remove(&stream);
+        } else {
+            self.transmit(&ToServer::Cancel { stream, reason });
+        }
+    }
+
+    fn clear_deadline(&mut self, stream: StreamId) {
+        self.timers.clear(Timer::Stream(stream));
+        self.deadlines.remove(&stream);
+    }
+
+    fn fire_timers(&mut self, now: Timestamp) {
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
+                Timer::KeepAlive => {
+                    let nonce = self.link.ping(now, &mut self.timers);
+                    self.transmit(&ToServer::Ping(nonce));
+                }
+                Timer::Idle => self.end(ConnectionError::IdleTimeout(self.link.timeouts().idle)),
+                Timer::Stream(stream) => {
+                    let deadline = self.deadlines.remove(&stream).unwrap_or_default();
+                    self.fail(stream, StreamError::DeadlineExceeded(deadline), CancelReason::DeadlineExceeded);
+                }
+                Timer::Read(read) => {
+                    let after = self.config.read_timeout;
+                    if let Some((stream, seq)) = self.reads.get(&read).map(|read| (read.stream, read.seq)) {
+                        self.fail(stream, StreamError::ReadTimeout { seq, after }, CancelReason::ReadFailed);
+                    }
+                    self.fabric_down(format!("a one-sided read was not done within {after:?}"));
+                }
+                Timer::Drain | Timer::Lease(_) => {}
+            }
+        }
+    }
+
+    /// The data plane is gone, or never came up. What is being read completes in failure when the endpoint closes.
+    fn fabric_down(&mut self, reason: String) {
+        let was_connecting = self.state == State::Connecting;
+        if was_connecting {
+            self.state = State::Open;
+        } else if self.data != DataPlane::Up {
+            return;
+        }
+        self.data = DataPlane::Down;
+        self.transmit(&ToServer::FabricDown { reason: reason.clone() });
+        self.event(ClientEvent::FabricDown { reason });
+        self.close_fabric();
+    }
+
+    fn close_fabric(&mut self) {
+        if self.endpoint_open && !std::mem::replace(&mut self.fabric_closing, true) {
+            self.out.push_back(ClientOutput::CloseFabric);
+        }
+    }
+
+    /// Begins the end of the connection: streams end, the data plane is shut, its reads complete, then it is closed.
+    fn end(&mut self, error: ConnectionError) {
+        if self.state.is_ending() {
+            return;
+        }
+        let error = Arc::new(error);
+        let silent = matches!(
+            *error,
+            ConnectionError::Closed | ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. }
+        );
+        if !silent && self.state != State::AwaitingWelcome {
+            self.transmit(&ToServer::Goodbye { code: error.close_code(), message: error.to_string() });
+        }
+        self.ended_by = Some(Arc::clone(&error));
+        self.timers.clear_all();
+        for (stream, mut open) in std::mem::take(&mut self.streams) {
+            for payload in open.abandon() {
+                if let Payload::Lent { read, .. } = payload {
+                    self.out.push_back(ClientOutput::Discard { read });
+                }
+            }
+            if !open.over {
+                self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });
+            }
+        }
+        self.releases.clear();
+        self.state = State::Closing;
+        if self.endpoint_open {
+            self.close_fabric();
+        } else {
+            self.closed();
+        }
+    }
+
+    fn closed(&mut self) {
+        self.state = State::Closed;
+        let error = self.ended_by.as_deref().cloned().unwrap_or(ConnectionError::Closed);
+        self.out.push_back(ClientOutput::Closed(error));
+    }
+}
+
+/// Whether this end offered the fabric.
+fn offered(config: &ClientConfig, kind: &FabricKind) -> bool {
+    config.fabrics.iter().any(|offer| offer.kind == *kind)
+}
+
+impl Read {
+    fn is_waiting_for(&self, phase: ReadPhase) -> bool {
+        self.phase == phase
+    }
+}

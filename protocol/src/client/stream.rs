@@ -1,0 +1,181 @@
+//! A stream at the borrower: what has arrived and the application has not been given.
+
+use std::collections::BTreeMap;
+
+use arrow_schema::SchemaRef;
+use bytes::{Bytes, BytesMut};
+
+use crate::client::Payload;
+use crate::credit::{Credit, batch_cost};
+use crate::ids::StreamId;
+use crate::message::StreamStats;
+use crate::misbehaviour::PeerMisbehaved;
+
+#[derive(Debug)]
+struct Partial {
+    bytes: u64,
+    have: BytesMut,
+}
+
+#[derive(Debug)]
+pub(crate) struct IncomingStream {
+    id: StreamId,
+    pub(crate) schema: Option<SchemaRef>,
+    /// The application has been told how it ended; what still comes is given back.
+    pub(crate) over: bool,
+    /// The lender has nothing more to say on it.
+    pub(crate) remote_done: bool,
+    end: Option<StreamStats>,
+    credit: Credit,
+    window: u64,
+    /// Taken by the application and not granted again yet.
+    to_grant: u64,
+    /// Cost of what the application was given and has not taken.
+    delivered: u64,
+    next_arrival: u64,
+    next_delivery: u64,
+    ready: BTreeMap<u64, (u64, Payload)>,
+    partial: Option<Partial>,
+}
+
+impl IncomingStream {
+    pub(crate) fn new(id: StreamId, window: u64) -> Self {
+        IncomingStream {
+            id,
+            schema: None,
+            over: false,
+            remote_done: false,
+            end: None,
+            credit: Credit::new(window),
+            window,
+            to_grant: 0,
+            delivered: 0,
+            next_arrival: 0,
+            next_delivery: 0,
+            ready: BTreeMap::new(),
+            partial: None,
+        }
+    }
+
+    /// A batch, or the first piece of one, arrived.
+    pub(crate) fn arrive(&mut self, seq: u64, bytes: u64) -> Result<(), PeerMisbehaved> {
+        if self.schema.is_none() {
+            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch before the schema" });
+        }
+        if self.partial.is_some() {
+            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch within another" });
+        }
+        if seq != self.next_arrival {
+            return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: seq });
+        }
+        self.credit.spend(batch_cost(bytes))?;
+        self.next_arrival += 1;
+        Ok(())
+    }
+
+    /// A piece of an inline batch arrived; the batch, if it was the last.
+    pub(crate) fn piece(
+        &mut self,
+        seq: u64,
+        bytes: u64,
+        more: bool,
+        payload: Bytes,
+    ) -> Result<Option<Bytes>, PeerMisbehaved> {
+        let wrong = |what| PeerMisbehaved::StreamOrder { stream: self.id, what };
+        let Some(partial) = &mut self.partial else {
+            self.arrive(seq, bytes)?;
+            if payload.len() as u64 == bytes && !more {
+                return Ok(Some(payload));
+            }
+            if payload.len() as u64 >= bytes || !more || payload.is_empty() {
+                return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an inline batch of the wrong length" });
+            }
+            // Within the credit that was granted, hence bounded.
+            let mut have = BytesMut::with_capacity(usize::try_from(bytes).unwrap_or(0));
+            have.extend_from_slice(&payload);
+            self.partial = Some(Partial { bytes, have });
+            return Ok(None);
+        };
+        if seq + 1 != self.next_arrival || bytes != partial.bytes {
+            return Err(wrong("a piece of another inline batch"));
+        }
+        partial.have.extend_from_slice(&payload);
+        let have = partial.have.len() as u64;
+        if have > bytes || more == (have == bytes) || payload.is_empty() {
+            return Err(wrong("an inline batch of the wrong length"));
+        }
+        if more {
+            return Ok(None);
+        }
+        Ok(self.partial.take().map(|whole| whole.have.freeze()))
+    }
+
+    /// The lender says that this is all.
+    pub(crate) fn end(&mut self, batches: u64, stats: StreamStats) -> Result<(), PeerMisbehaved> {
+        if self.schema.is_none() || self.partial.is_some() {
+            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an end before its time" });
+        }
+        if batches != self.next_arrival {
+            return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: batches });
+        }
+        self.end = Some(stats);
+        Ok(())
+    }
+
+    /// A batch is whole; it waits for those before it.
+    pub(crate) fn ready(&mut self, seq: u64, bytes: u64, payload: Payload) {
+        self.ready.insert(seq, (batch_cost(bytes), payload));
+    }
+
+    /// The next batch in order, if it is there.
+    pub(crate) fn deliver(&mut self) -> Option<(u64, u64, Payload)> {
+        let seq = self.next_delivery;
+        let (cost, payload) = self.ready.remove(&seq)?;
+        self.next_delivery += 1;
+        self.delivered += cost;
+        Some((seq, cost, payload))
+    }
+
+    /// The lender's figures, once everything was delivered.
+    pub(crate) fn ended(&self) -> Option<StreamStats> {
+        if self.next_delivery == self.next_arrival { self.end } else { None }
+    }
+
+    /// Takes what is ready and will not be delivered.
+    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Payload> {
+        self.partial = None;
+        std::mem::take(&mut self.ready).into_values().map(|(_, payload)| payload)
+    }
+
+    /// The application took what cost so much. `false` if it never was given that.
+    pub(crate) fn consumed(&mut self, cost: u64) -> bool {
+        if cost > self.delivered {
+            return false;
+        }
+        self.delivered -= cost;
+        self.to_grant += cost;
+        true
+    }
+
+    /// A new total to grant, once it is worth a message.
+    pub(crate) fn grant(&mut self) -> Option<u64> {
+        if self.to_grant == 0 || self.to_grant < self.window / 4 {
+            return None;
+        }
+        Some(self.credit.extend(std::mem::take(&mut self.to_grant)))
+    }
+
+    /// Widens the window so that one batch of this cost fits; the new total.
+    pub(crate) fn widen(&mut self, cost: u64) -> Option<u64> {
+        let more = cost.checked_sub(self.window).filter(|more| *more > 0)?;
+        self.window = cost;
+        let more = more.saturating_add(std::mem::take(&mut self.to_grant));
+        Some(self.credit.extend(more))
+    }
+
+    /// Bytes granted and not consumed: never above the window.
+    #[cfg(test)]
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+}

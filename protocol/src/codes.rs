@@ -1,0 +1,127 @@
+//! Reasons as they travel: numbers, so that a peer which is newer can say what this build does not know.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(from = "u16", into = "u16")]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+            /// A reason that this build does not know.
+            Unknown(u16),
+        }
+
+        impl From<u16> for $name {
+            fn from(code: u16) -> Self {
+                match code {
+                    $($code => $name::$variant,)*
+                    other => $name::Unknown(other),
+                }
+            }
+        }
+
+        impl From<$name> for u16 {
+            fn from(code: $name) -> u16 {
+                match code {
+                    $($name::$variant => $code,)*
+                    $name::Unknown(other) => other,
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    $($name::$variant => f.write_str($text),)*
+                    $name::Unknown(other) => write!(f, "reason {other} (from a newer peer)"),
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Why a stream ended in an error, as the lender says it.
+    StreamCode {
+        /// The SQL text does not parse.
+        Syntax = 1, "SQL syntax error";
+        /// A table that the query names does not exist.
+        UnknownTable = 2, "unknown table";
+        /// The query does not fit the tables: columns, types, functions.
+        Plan = 3, "invalid query";
+        /// The server does not do that.
+        Unsupported = 4, "unsupported";
+        /// The statement would change something.
+        ReadOnly = 5, "the server is read-only";
+        /// The query failed while it ran.
+        Execution = 6, "execution failed";
+        /// The engine ran out of what it may use.
+        ResourcesExhausted = 7, "resources exhausted";
+        /// A table's files could not be read.
+        Source = 8, "table source unreadable";
+        /// A bug at the server.
+        Internal = 9, "internal server error";
+        /// The client asked for it.
+        Cancelled = 10, "cancelled";
+        /// The stream's deadline passed.
+        DeadlineExceeded = 11, "deadline exceeded";
+        /// The connection has as many streams as it may.
+        TooManyStreams = 12, "too many streams";
+        /// The server is shutting down.
+        ShuttingDown = 13, "the server is shutting down";
+        /// One batch is larger than the server may lend or the client can take.
+        BatchTooLarge = 14, "batch too large";
+        /// The client held a lease for longer than the server allows.
+        LeaseExpired = 15, "lease expired";
+        /// The data plane went down in mid-stream.
+        DataPlaneLost = 16, "the data plane went down";
+        /// The SQL text is longer than the server takes.
+        SqlTooLong = 17, "SQL text too long";
+        /// Arrow cannot carry the result.
+        Unencodable = 18, "the result cannot be encoded";
+    }
+}
+
+codes! {
+    /// Why a connection ends, or takes no more streams.
+    CloseCode {
+        /// Nothing is wrong.
+        Normal = 0, "closed";
+        /// The server is shutting down: what runs is finished.
+        ShuttingDown = 1, "the server is shutting down";
+        /// The server has as many connections as it may.
+        TooManyConnections = 2, "too many connections";
+        /// The peer broke the protocol.
+        ProtocolError = 3, "protocol error";
+        /// The peer was silent for too long.
+        IdleTimeout = 4, "idle timeout";
+        /// The hello did not come in time.
+        HandshakeTimeout = 5, "handshake timeout";
+        /// A bug at the other end.
+        Internal = 6, "internal error";
+    }
+}
+
+codes! {
+    /// Why the borrower gave a stream up.
+    CancelReason {
+        /// The application dropped it.
+        Dropped = 0, "dropped by the application";
+        /// A one-sided read failed.
+        ReadFailed = 1, "a read failed";
+        /// What arrived was not a valid batch.
+        InvalidBatch = 2, "invalid batch";
+        /// The lease did not stand when its bytes had been read.
+        LeaseLost = 3, "lease lost";
+        /// One batch is larger than the borrower can take.
+        BatchTooLarge = 4, "batch too large";
+        /// The borrower's deadline passed.
+        DeadlineExceeded = 5, "deadline exceeded";
+        /// The borrower has no memory for it.
+        OutOfMemory = 6, "out of memory";
+    }
+}

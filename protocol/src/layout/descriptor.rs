@@ -1,0 +1,80 @@
+//! What travels on the control plane for a lent batch.
+
+use serde::{Deserialize, Serialize};
+
+/// One batch: its arrays and the lengths of its buffers. The schema is not repeated.
+///
+/// What a peer sends is not trusted: nothing in it may be used before [`check`](super::check) said yes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchDescriptor {
+    /// Number of rows, also where there is no column.
+    pub rows: u64,
+    /// The arrays, depth first, parents before children, columns in the schema's order.
+    pub nodes: Vec<NodeDescriptor>,
+    /// Length of each buffer in bytes, in the order of the arrays that they belong to.
+    pub buffers: Vec<u64>,
+}
+
+impl BatchDescriptor {
+    /// Number of bytes that are lent, without any alignment.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.buffers.iter().fold(0, |sum, len| sum.saturating_add(*len))
+    }
+
+    /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. What credit counts.
+    #[must_use]
+    pub fn slab_bytes(&self) -> u64 {
+        let aligned = |len: &u64| len.checked_next_multiple_of(super::SLAB_ALIGNMENT).unwrap_or(u64::MAX);
+        self.buffers.iter().map(aligned).fold(0, u64::saturating_add)
+    }
+}
+
+/// One array of a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDescriptor {
+    /// Number of elements.
+    pub len: u64,
+    /// Number of nulls in the array's own bitmap. Where it is 0 no bitmap is sent.
+    pub nulls: u64,
+    /// Which bit of the bitmap's first byte is that of the first element: 0 to 7.
+    pub null_bit: u8,
+    /// What else the type needs.
+    pub detail: Detail,
+}
+
+/// What a descriptor says of an array beside its length and nulls; which one is right depends on the type alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Detail {
+    /// Nothing.
+    None,
+    /// Boolean: which bit of the first byte of values is that of the first element, 0 to 7.
+    Bits {
+        /// 0 to 7.
+        first: u8,
+    },
+    /// Utf8, binary, lists, maps, list views: what is to be subtracted from each offset.
+    Base(u64),
+    /// Views: for each data buffer, what is to be subtracted from the offsets of the views into it.
+    ViewBases(Vec<u64>),
+    /// Dense union: for each child, what is to be subtracted from the offsets into it.
+    UnionBases(Vec<u64>),
+    /// Run-end encoded: how many logical elements of the first run come before the array's first. Run ends count them.
+    Runs {
+        /// In elements.
+        offset: u64,
+    },
+}
+
+impl Detail {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Detail::None => "none",
+            Detail::Bits { .. } => "bits",
+            Detail::Base(_) => "base",
+            Detail::ViewBases(_) => "view bases",
+            Detail::UnionBases(_) => "union bases",
+            Detail::Runs { .. } => "runs",
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Any record batch as a descriptor and a list of buffers, and back, without a copy.
+//!
+//! The lender calls [`describe`]: it gets a [`BatchDescriptor`], which travels on the control plane, and the slices of
+//! the batch's own buffers that the borrower has to read. The borrower calls [`check`] before it reads a byte: the
+//! descriptor is held against the schema, and the result says where in a slab each buffer goes. When the bytes are
+//! there, [`rebuild`] makes arrays over them, and validates every value that Rust's arrays rely on: offsets, UTF-8,
+//! dictionary keys, views, run ends, union offsets, nulls.
+//!
+//! The order of nodes and buffers is that of Arrow IPC (depth first over the schema, validity before values). Two
+//! things differ from IPC. Bitmaps keep their bit offset, so that a slice need not be shifted. And only the *live
+//! range* is lent: a slice of ten strings moves ten strings, whatever the array it was cut from. Offsets that then do
+//! not start at zero are lent as they stand; the descriptor carries the base, and `rebuild` subtracts it, which is the
+//! only copy there is.
+//!
+//! | type | buffers after the validity bitmap | live range | detail |
+//! |---|---|---|---|
+//! | null | - | - | - |
+//! | boolean | bits | the bytes that hold the bits | [`Detail::Bits`] |
+//! | primitive, temporal, decimal, fixed size binary | values | the rows | - |
+//! | utf8, binary (small, large) | offsets, values | values from first to last offset | [`Detail::Base`] |
+//! | utf8 view, binary view | views, each data buffer | lowest to highest byte referenced, per buffer | [`Detail::ViewBases`] |
+//! | list, large list, map | offsets | the child from first to last offset | [`Detail::Base`] |
+//! | list view, large list view | offsets, sizes | the child from lowest to highest element referenced | [`Detail::Base`] |
+//! | fixed size list, struct, sparse union | -, -, type ids | the children's rows | - |
+//! | dense union | type ids, offsets | each child from lowest to highest element used | [`Detail::UnionBases`] |
+//! | dictionary | keys | the whole dictionary, so that it can be recognized and lent once | - |
+//! | run-end encoded | - (two children: run ends, values) | the runs that the rows touch | [`Detail::Runs`] |
+//!
+//! Buffers are in native byte order, which is little-endian on every machine that this crate compiles for.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! # use arrow_array::{ArrayRef, RecordBatch, StringArray};
+//! # use thallus_protocol::layout::{LayoutLimits, check, describe, rebuild};
+//! let names: ArrayRef = Arc::new(StringArray::from(vec![Some("ada"), None, Some("grace")]));
+//! let batch = RecordBatch::try_from_iter_with_nullable([("name", names, true)])?.slice(1, 2);
+//! let (descriptor, lent) = describe(&batch)?;
+//! let slab = check(&batch.schema(), &descriptor, &LayoutLimits::default())?;
+//! assert_eq!(slab.ranges.len(), lent.len());
+//! assert_eq!(rebuild(&batch.schema(), &descriptor, &lent)?, batch);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(target_endian = "big")]
+compile_error!("lent buffers are little-endian; a big-endian machine would misread them");
+
+mod check;
+mod describe;
+mod descriptor;
+mod error;
+mod rebase;
+mod rebuild;
+mod shape;
+
+pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
+pub use describe::describe;
+pub use descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+pub use error::{LayoutError, LayoutProblem};
+pub use rebuild::rebuild;
+pub(crate) use shape::check_type;
+
+/// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
+pub const MAX_DEPTH: usize = 64;

@@ -1,0 +1,118 @@
+//! The lender's ledger: what is on loan, to which stream, and under which lease word.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::ApiMisuse;
+use crate::ids::{LeaseId, StreamId};
+use crate::misbehaviour::PeerMisbehaved;
+
+/// How a lease ended. Each ends in exactly one of these ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LeaseEnd {
+    /// The borrower gave it back.
+    Released,
+    /// The batch was never sent: its stream ended before credit came.
+    Withdrawn,
+    /// The borrower kept it beyond its deadline, and the lender fenced it.
+    Revoked,
+    /// The connection ended, and the data plane has been shut.
+    TornDown,
+}
+
+/// A lease that stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub(crate) stream: StreamId,
+    pub(crate) bytes: u64,
+    pub(crate) slot: Option<u32>,
+}
+
+/// All leases of a connection.
+#[derive(Debug)]
+pub(crate) struct LeaseTable {
+    live: BTreeMap<LeaseId, Lease>,
+    /// Revoked, and the borrower, who could not know it yet, will still release them.
+    revoked: BTreeSet<LeaseId>,
+    last: Option<LeaseId>,
+    free_slots: Vec<u32>,
+    bytes: u64,
+}
+
+impl LeaseTable {
+    pub(crate) fn new(slots: u32) -> Self {
+        LeaseTable {
+            live: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            last: None,
+            free_slots: (0..slots).rev().collect(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes on loan.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(crate) fn has_slot(&self) -> bool {
+        !self.free_slots.is_empty()
+    }
+
+    pub(crate) fn is_live(&self, lease: LeaseId) -> bool {
+        self.live.contains_key(&lease)
+    }
+
+    /// Checks that the driver numbers its leases upwards.
+    pub(crate) fn reserve(&mut self, lease: LeaseId) -> Result<(), ApiMisuse> {
+        if self.last.is_some_and(|last| lease <= last) {
+            return Err(ApiMisuse::LeaseReused(lease));
+        }
+        self.last = Some(lease);
+        Ok(())
+    }
+
+    /// Opens a reserved lease and says which slot its word has.
+    pub(crate) fn open(&mut self, lease: LeaseId, stream: StreamId, bytes: u64, fenced_by_word: bool) -> Option<u32> {
+        let slot = if fenced_by_word { self.free_slots.pop() } else { None };
+        self.live.insert(lease, Lease { stream, bytes, slot });
+        self.bytes += bytes;
+        slot
+    }
+
+    /// The borrower gave a lease back. `None` if it had been revoked before.
+    pub(crate) fn release(&mut self, lease: LeaseId) -> Result<Option<Lease>, PeerMisbehaved> {
+        if self.revoked.remove(&lease) {
+            return Ok(None);
+        }
+        self.end(lease).map(Some).ok_or(PeerMisbehaved::UnknownLease(lease))
+    }
+
+    /// The lender takes a lease back; the borrower's release is still to come.
+    pub(crate) fn revoke(&mut self, lease: LeaseId) -> Option<Lease> {
+        let ended = self.end(lease)?;
+        self.revoked.insert(lease);
+        Some(ended)
+    }
+
+    fn end(&mut self, lease: LeaseId) -> Option<Lease> {
+        let ended = self.live.remove(&lease)?;
+        self.bytes -= ended.bytes;
+        self.free_slots.extend(ended.slot);
+        Some(ended)
+    }
+
+    /// Ends the next lease of all, when the connection is torn down.
+    pub(crate) fn pop(&mut self) -> Option<(LeaseId, Lease)> {
+        let (&lease, _) = self.live.first_key_value()?;
+        self.end(lease).map(|ended| (lease, ended))
+    }
+
+    /// Leases that a borrower keeps without release grow the revoked set: this bounds it.
+    pub(crate) fn revoked(&self) -> usize {
+        self.revoked.len()
+    }
+}

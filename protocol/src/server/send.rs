@@ -1,0 +1,221 @@
+//! The sending half of a server's connection: batches go out as credit, loan limits and lease words allow.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::stream::{OutgoingStream, Pending};
+use super::{DataPlane, Loan, ServerConnection, ServerOutput, State};
+use crate::codec::PIECE;
+use crate::codes::StreamCode;
+use crate::error::ApiMisuse;
+use crate::ids::{LeaseId, RemoteRange, StreamId};
+use crate::lease::LeaseEnd;
+use crate::link::clip;
+use crate::message::{Fencing, LeaseWord, LentBatch, Region, ToClient};
+use crate::time::Timestamp;
+use crate::timers::Timer;
+
+impl ServerConnection {
+    pub(super) fn transmit<M: Serialize>(&mut self, message: &M, payload: Bytes) {
+        match self.link.encode(message, payload) {
+            Ok(frame) => self.out.push_back(ServerOutput::Transmit(frame)),
+            // Everything of variable size is checked before it comes here.
+            Err(misuse) => debug_assert!(false, "{misuse}"),
+        }
+    }
+
+    /// Commands for streams that were are late; for streams that never were, misuse.
+    pub(super) fn known(&self, stream: StreamId) -> Result<(), ApiMisuse> {
+        if self.last_stream.is_some_and(|last| stream <= last) { Ok(()) } else { Err(ApiMisuse::UnknownStream(stream)) }
+    }
+
+    /// The stream if it is open; misuse if it has not asked for a batch.
+    pub(super) fn pulled(&mut self, stream: StreamId) -> Result<Option<&mut OutgoingStream>, ApiMisuse> {
+        self.known(stream)?;
+        match self.streams.get_mut(&stream) {
+            Some(open) if open.is_pulled() => Ok(Some(open)),
+            Some(_) => Err(ApiMisuse::NotPulled(stream)),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) fn schema(&mut self, stream: StreamId, schema: Bytes) -> Result<(), ApiMisuse> {
+        self.known(stream)?;
+        let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
+        if open.is_running() {
+            return Err(ApiMisuse::State { command: "schema", state: "the stream runs" });
+        }
+        if schema.len() > self.config.frame.payload as usize {
+            let message = format!("a schema of {} bytes, the limit is {}", schema.len(), self.config.frame.payload);
+            self.fail_stream(stream, StreamCode::Unencodable, message);
+            return Ok(());
+        }
+        open.running();
+        self.transmit(&ToClient::Schema { stream }, schema);
+        Ok(())
+    }
+
+    pub(super) fn lend(&mut self, now: Timestamp, stream: StreamId, loan: Loan, rows: u64) -> Result<(), ApiMisuse> {
+        let lease = loan.lease;
+        self.leases.reserve(lease)?;
+        let up = matches!(self.data, DataPlane::Up(_));
+        let limit = self.config.limits.max_loan_bytes;
+        let bytes = loan.descriptor.slab_bytes();
+        if self.pulled(stream)?.is_none() {
+            self.withdraw(lease);
+        } else if !up {
+            self.withdraw(lease);
+            self.stop(stream, StreamCode::DataPlaneLost, "run the query again".into());
+        } else if bytes > limit {
+            self.withdraw(lease);
+            let message = format!("a batch of {bytes} bytes, at most {limit} may be on loan; ask for fewer rows a batch");
+            self.stop(stream, StreamCode::BatchTooLarge, message);
+        } else if let Some(open) = self.pulled(stream)? {
+            open.handed_over(Some(Pending::Lent(loan)), rows, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn inline(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        ipc: Bytes,
+        rows: u64,
+    ) -> Result<(), ApiMisuse> {
+        if let Some(open) = self.pulled(stream)? {
+            open.handed_over(Some(Pending::Inline(ipc)), rows, now);
+        }
+        Ok(())
+    }
+
+    fn withdraw(&mut self, lease: LeaseId) {
+        self.out.push_back(ServerOutput::EndLease { lease, slot: None, end: LeaseEnd::Withdrawn });
+    }
+
+    fn stop(&mut self, stream: StreamId, code: StreamCode, message: String) {
+        self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
+        self.fail_stream(stream, code, message);
+    }
+
+    /// Ends a stream in an error. What is on loan stays on loan until it is given back.
+    pub(super) fn fail_stream(&mut self, stream: StreamId, code: StreamCode, message: String) {
+        let Some(open) = self.streams.remove(&stream) else { return };
+        self.timers.clear(Timer::Stream(stream));
+        if let Some(Pending::Lent(loan)) = open.pending {
+            self.withdraw(loan.lease);
+        }
+        self.transmit(&ToClient::Failed { stream, code, message: clip(message) }, Bytes::new());
+    }
+
+    /// Streams take turns, so that none starves while another has credit.
+    pub(super) fn send_what_can_be_sent(&mut self, now: Timestamp) {
+        if self.state != State::Open {
+            return;
+        }
+        let after = |id: &StreamId| self.served.is_some_and(|served| *id > served);
+        let (later, sooner): (Vec<_>, Vec<_>) = self.streams.keys().copied().partition(after);
+        for stream in later.into_iter().chain(sooner) {
+            self.serve(now, stream);
+        }
+    }
+
+    fn serve(&mut self, now: Timestamp, stream: StreamId) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if let Some(pending) = &open.pending {
+            let (cost, bytes, lent) = (pending.cost(), pending.bytes(), matches!(pending, Pending::Lent(_)));
+            if cost > open.credit.available() {
+                open.blocked(now);
+                let beyond_window = cost > open.options.credit;
+                if beyond_window && !std::mem::replace(&mut open.wanted_said, true) {
+                    self.transmit(&ToClient::CreditWanted { stream, bytes: cost }, Bytes::new());
+                }
+                return;
+            }
+            let room = self.config.limits.max_loan_bytes.saturating_sub(self.leases.bytes());
+            if lent && (bytes > room || !self.leases.has_slot()) {
+                open.blocked(now);
+                return;
+            }
+            self.served = Some(stream);
+            self.send(now, stream);
+        }
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if open.pull() {
+            let lend_from = if matches!(self.data, DataPlane::Up(_)) {
+                open.lend_from(self.config.inline_threshold)
+            } else {
+                None
+            };
+            self.out.push_back(ServerOutput::Pull { stream, lend_from });
+        } else if open.finished && open.pending.is_none() {
+            let (batches, stats) = (open.seq, open.stats);
+            self.streams.remove(&stream);
+            self.timers.clear(Timer::Stream(stream));
+            self.transmit(&ToClient::End { stream, batches, stats }, Bytes::new());
+        }
+    }
+
+    fn send(&mut self, now: Timestamp, stream: StreamId) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        let Some(pending) = open.pending.take() else { return };
+        let spent = open.credit.spend(pending.cost());
+        debug_assert!(spent.is_ok(), "credit was checked before");
+        let seq = open.sent(&pending, now);
+        match pending {
+            Pending::Inline(ipc) => self.send_inline(stream, seq, ipc),
+            Pending::Lent(loan) => self.send_lent(now, stream, seq, loan),
+        }
+    }
+
+    fn send_inline(&mut self, stream: StreamId, seq: u64, mut ipc: Bytes) {
+        let bytes = ipc.len() as u64;
+        loop {
+            let piece = ipc.split_to(ipc.len().min(PIECE).min(self.config.frame.payload as usize));
+            let more = !ipc.is_empty();
+            self.transmit(&ToClient::Inline { stream, seq, bytes, more }, piece);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn send_lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, loan: Loan) {
+        let Some(fabric) = self.data.opened() else { return };
+        let (words, by_word) = (fabric.words.clone(), fabric.fencing == Fencing::LeaseWord);
+        let lease = loan.lease;
+        let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word);
+        let value = word_value(self.config.word_nonce, lease);
+        let word = slot.map(|slot| LeaseWord {
+            at: word_at(&words, slot),
+            value,
+        });
+        self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
+        self.out.push_back(ServerOutput::OpenLease { lease, word: slot.map(|slot| (slot, value)) });
+        let batch = LentBatch { lease, word, descriptor: loan.descriptor, places: loan.places };
+        match self.link.encode(&ToClient::Lent { stream, seq, batch }, Bytes::new()) {
+            Ok(frame) => self.out.push_back(ServerOutput::Transmit(frame)),
+            Err(too_long) => {
+                if let Ok(Some(ended)) = self.leases.release(lease) {
+                    self.timers.clear(Timer::Lease(lease));
+                    self.out.push_back(ServerOutput::EndLease { lease, slot: ended.slot, end: LeaseEnd::Withdrawn });
+                }
+                self.stop(stream, StreamCode::Unencodable, too_long.to_string());
+            }
+        }
+    }
+}
+
+/// Where a slot's word is.
+pub(super) fn word_at(words: &Region, slot: u32) -> RemoteRange {
+    RemoteRange { region: words.id, address: words.base.saturating_add(u64::from(slot) * 8), len: 8 }
+}
+
+/// A lease's word: unlike its neighbours, unlike anything that other users of the memory write there but by chance of one
+/// in 2^64, and never zero. The mixer is splitmix64's (Steele et al., "Fast splittable pseudorandom number generators", 2014).
+fn word_value(nonce: u64, lease: LeaseId) -> u64 {
+    let mut z = nonce.wrapping_add(lease.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)).max(1)
+}

@@ -1,0 +1,80 @@
+//! What a hostile or broken peer would send.
+
+use proptest::prelude::*;
+
+use super::dice::Dice;
+use crate::layout::{BatchDescriptor, Detail};
+
+/// The descriptor with one to four things about it changed: lengths, counts, bits, bases, nodes or buffers more or less.
+pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = BatchDescriptor> {
+    (any::<u64>(), 1..5).prop_map(move |(seed, changes)| {
+        let (mut dice, mut descriptor) = (Dice::new(seed), descriptor.clone());
+        (0..changes).for_each(|_| change(&mut descriptor, &mut dice));
+        descriptor
+    })
+}
+
+/// Flips one to four bits or bytes of a buffer, if it has any.
+pub fn mutate_bytes(bytes: &mut [u8], dice: &mut Dice) {
+    if bytes.is_empty() {
+        return;
+    }
+    for _ in 0..=dice.below(4) {
+        let at = dice.below(bytes.len());
+        bytes[at] = match dice.below(4) {
+            0 => 0xff,
+            1 => 0,
+            2 => bytes[at] ^ (1 << dice.below(8)),
+            _ => dice.next() as u8,
+        };
+    }
+}
+
+fn nudge(number: &mut u64, dice: &mut Dice) {
+    *number = match dice.below(6) {
+        0 => number.wrapping_add(1),
+        1 => number.wrapping_sub(1),
+        2 => number.wrapping_add(dice.below(16) as u64),
+        3 => 0,
+        4 => [u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 31, (1 << 31) - 1, 1 << 32][dice.below(6)],
+        _ => dice.next() >> dice.below(64),
+    };
+}
+
+fn change(descriptor: &mut BatchDescriptor, dice: &mut Dice) {
+    let (nodes, buffers) = (descriptor.nodes.len(), descriptor.buffers.len());
+    match dice.below(9) {
+        0 => nudge(&mut descriptor.rows, dice),
+        1 if buffers > 0 => nudge(&mut descriptor.buffers[dice.below(buffers)], dice),
+        2 if buffers > 0 => drop(descriptor.buffers.remove(dice.below(buffers))),
+        3 => descriptor.buffers.insert(dice.below(buffers + 1), dice.below(64) as u64),
+        4 if nodes > 0 => drop(descriptor.nodes.remove(dice.below(nodes))),
+        5 if nodes > 0 => {
+            let copy = descriptor.nodes[dice.below(nodes)].clone();
+            descriptor.nodes.insert(dice.below(nodes + 1), copy);
+        }
+        _ if nodes > 0 => {
+            let node = &mut descriptor.nodes[dice.below(nodes)];
+            match dice.below(4) {
+                0 => nudge(&mut node.len, dice),
+                1 => nudge(&mut node.nulls, dice),
+                2 => node.null_bit = dice.next() as u8 >> dice.below(8),
+                _ => change_detail(&mut node.detail, dice),
+            }
+        }
+        _ => nudge(&mut descriptor.rows, dice),
+    }
+}
+
+fn change_detail(detail: &mut Detail, dice: &mut Dice) {
+    match detail {
+        Detail::Bits { first } => *first = dice.next() as u8 >> dice.below(8),
+        Detail::Base(base) | Detail::Runs { offset: base } => nudge(base, dice),
+        Detail::ViewBases(bases) | Detail::UnionBases(bases) if !bases.is_empty() && !dice.one_in(4) => {
+            let at = dice.below(bases.len());
+            nudge(&mut bases[at], dice);
+        }
+        Detail::ViewBases(bases) | Detail::UnionBases(bases) => bases.push(dice.below(99) as u64),
+        Detail::None => *detail = Detail::Base(0),
+    }
+}

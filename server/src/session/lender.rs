@@ -1,0 +1,148 @@
+//! Makes a batch's buffers readable by peers: where they lie if the fabric can reach them there, else by a copy.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow_buffer::Buffer;
+use thallus_fabric::memory::{PoolLimits, RegisteredMemory, StagedRange, StagingArena};
+use thallus_fabric::{Fabric, FabricError};
+use thallus_protocol::layout::BatchDescriptor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
+
+/// Buffers shorter than this are copied side by side into registered memory: a registration, and a remote key that the
+/// borrower has to take in, cost more than the copy.
+const STAGE_BELOW: usize = 32 * 1024;
+
+/// Unit of the budget's permits, since a semaphore counts in 32 bits.
+const BUDGET_UNIT: u64 = 4096;
+
+/// What lends over one fabric; shared by all connections.
+pub(crate) struct Lender {
+    fabric: Arc<dyn Fabric>,
+    staging: StagingArena,
+    budget: Arc<Semaphore>,
+    registers: AtomicBool,
+}
+
+/// A non-empty buffer of a loan.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) memory: Arc<RegisteredMemory>,
+    pub(crate) address: u64,
+    pub(crate) len: u64,
+    /// Whether the memory will be lent from again, so that its region is worth keeping announced.
+    pub(crate) lasting: bool,
+}
+
+/// Keeps what is on loan alive and counted. Dropped when the lease has ended.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _staged: Vec<StagedRange>,
+    _budget: OwnedSemaphorePermit,
+}
+
+/// A batch that can be lent.
+#[derive(Debug)]
+pub(crate) struct PreparedLoan {
+    pub(crate) descriptor: BatchDescriptor,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) staged: u64,
+    pub(crate) held: Held,
+}
+
+impl Lender {
+    /// Lends at most `budget` bytes at once over `fabric`.
+    pub(crate) fn new(fabric: Arc<dyn Fabric>, budget: u64) -> Self {
+        let permits = usize::try_from(budget / BUDGET_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let max_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
+        let limits = PoolLimits { max_bytes, ..PoolLimits::default() };
+        Lender {
+            staging: StagingArena::new(Arc::clone(&fabric), limits),
+            fabric,
+            budget: Arc::new(Semaphore::new(permits)),
+            registers: AtomicBool::new(true),
+        }
+    }
+
+    pub(crate) fn fabric(&self) -> &Arc<dyn Fabric> {
+        &self.fabric
+    }
+
+    /// Makes the buffers of a batch readable. `Ok(None)`: the budget does not allow it now.
+    ///
+    /// # Errors
+    /// The fabric cannot register, and there is no memory to copy to.
+    pub(crate) fn prepare(
+        &self,
+        descriptor: BatchDescriptor,
+        buffers: &[Buffer],
+    ) -> Result<Option<PreparedLoan>, FabricError> {
+        let units = u32::try_from(descriptor.slab_bytes().div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        let Ok(budget) = Arc::clone(&self.budget).try_acquire_many_owned(units) else { return Ok(None) };
+
+        let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
+        let mut registered = HashMap::new();
+        let mut in_place = Vec::with_capacity(filled.len());
+        for buffer in &filled {
+            in_place.push(if buffer.len() < STAGE_BELOW { None } else { self.register(buffer, &mut registered)? });
+        }
+        let to_stage: Vec<&[u8]> =
+            filled.iter().zip(&in_place).filter(|(_, place)| place.is_none()).map(|(buffer, _)| buffer.as_slice()).collect();
+        let copied = if to_stage.is_empty() { Vec::new() } else { self.staging.stage(&to_stage)? };
+        let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
+
+        let mut copies = copied.iter();
+        let mut parts = Vec::with_capacity(filled.len());
+        for (buffer, place) in filled.iter().zip(in_place) {
+            let len = buffer.len() as u64;
+            parts.push(match place {
+                Some(memory) => Part { memory, address: buffer.as_ptr() as u64, len, lasting: false },
+                None => {
+                    let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than were asked for"))?;
+                    Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, lasting: true }
+                }
+            });
+        }
+        let held = Held { _staged: copied, _budget: budget };
+        Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
+    }
+
+    /// Registers a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.
+    fn register(
+        &self,
+        buffer: &Buffer,
+        seen: &mut HashMap<(usize, usize), Arc<RegisteredMemory>>,
+    ) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
+        if !self.registers.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let key = (buffer.as_ptr() as usize, buffer.len());
+        if let Some(memory) = seen.get(&key) {
+            return Ok(Some(Arc::clone(memory)));
+        }
+        match self.fabric.register(buffer.clone()) {
+            Ok(memory) => {
+                seen.insert(key, Arc::clone(&memory));
+                Ok(Some(memory))
+            }
+            Err(FabricError::Unsupported { .. }) => {
+                self.registers.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(error @ FabricError::Registration { .. }) => {
+                warn!(%error, "a buffer cannot be lent from where it lies, and is copied");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl fmt::Debug for Lender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lender({:?}, {:?})", self.fabric.kind(), self.staging)
+    }
+}
