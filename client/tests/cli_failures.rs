@@ -100,6 +100,7 @@ fn exit_codes_follow_from_the_error_and_the_phase() {
         (ClientError::Url(url), code::USAGE, code::USAGE),
         (failed_query(), code::QUERY, code::QUERY),
         (timeout, code::CONNECT, code::TRANSFER),
+        (ClientError::Refused { message: "shutting down".into() }, code::CONNECT, code::TRANSFER),
         (ClientError::Cancelled, code::INTERRUPTED, code::INTERRUPTED),
     ];
     for (error, connecting, transferring) in cases {
