@@ -94,6 +94,22 @@ fn a_dropped_slab_returns_only_with_its_last_range() {
 }
 
 #[test]
+fn a_held_range_is_alive() {
+    let (pool, _) = pool(LIMITS);
+    let slab = pool.take(100).unwrap();
+    let mut range = slab.range(0, 50).unwrap();
+    let holds = [range.hold(), range.hold()];
+    drop(range);
+    let mut slab = Some(slab);
+    for hold in holds {
+        assert!(matches!(slab.as_ref().unwrap().range(0, 1), Err(FabricError::Misuse(_))));
+        slab = slab.unwrap().into_buffer().err();
+        drop(hold);
+    }
+    assert_eq!(slab.unwrap().into_buffer().unwrap().len(), 100);
+}
+
+#[test]
 fn a_buffer_outlives_pool_and_fabric() {
     let (pool, registered) = pool(LIMITS);
     let mut slab = pool.take(PAGE).unwrap();
