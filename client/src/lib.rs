@@ -1,1 +1,40 @@
-//! Thallus.
+//! The Thallus client: SQL in, Apache Arrow out, read one-sidedly from the server's memory where that is possible.
+//!
+//! ```no_run
+//! use futures::TryStreamExt;
+//! use thallus_client::Client;
+//!
+//! # async fn example() -> Result<(), thallus_client::ClientError> {
+//! let client = Client::connect("thallus://db.example:7807").await?;
+//! let mut result = client.query("SELECT l_shipmode, count(*) FROM lineitem GROUP BY 1").await?;
+//! println!("{}", result.schema());
+//! while let Some(batch) = result.try_next().await? {
+//!     println!("{} rows", batch.num_rows());
+//! }
+//! println!("{}", result.report());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+
+#![warn(missing_docs)]
+
+pub mod blocking;
+#[doc(hidden)]
+pub mod cli;
+mod connection;
+mod driver;
+mod error;
+mod options;
+mod report;
+mod result;
+
+pub use connection::{Client, protocol_versions};
+pub use error::{ClientError, StreamCode};
+pub use options::{
+    ConnectOptions, DEFAULT_PORT, Delivery, FabricPreference, OPTION_NAMES, QueryOptions, UnitError, UrlError,
+    parse_duration, parse_size,
+};
+pub use report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
+pub use result::ResultStream;

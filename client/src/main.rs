@@ -1,1 +1,5 @@
-fn main() {}
+//! `thallus`: SQL to a server, results to a table, file or pipe. All of it is in the library, where tests reach it.
+
+fn main() -> std::process::ExitCode {
+    thallus_client::cli::main()
+}

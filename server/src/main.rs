@@ -1,1 +1,143 @@
-fn main() {}
+//! `thallus-server`: configuration, tables, fabrics, and a socket.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use thallus_server::config::{Args, LogFormat, ServerConfig};
+use thallus_server::engine::Engine;
+use thallus_server::{Fabrics, Server, Settings};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut message = format!("thallus-server: error: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                message.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let config = ServerConfig::load(args)?;
+    if args.print_config {
+        std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
+        return Ok(());
+    }
+    init_log(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(config));
+    // A query that computes without end does not keep the process from ending.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: ServerConfig) -> Result<(), Failure> {
+    let engine = open_engine(&config).await?;
+    for table in engine.tables() {
+        info!(table = %table.name, source = %table.source, format = table.format, columns = table.columns, "table");
+    }
+    let fabrics = open_fabrics(&config)?;
+    let address = config.listen.as_str();
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("cannot listen on {address}: {e} (choose another with --listen HOST:PORT)"))?;
+    // Whoever starts a server with port 0 reads the port here.
+    info!(address = %listener.local_addr()?, "listening");
+
+    let server = Server::new(engine, fabrics, Settings::new(&config));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let draining = server.clone();
+    tokio::spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        info!(signal = name, "shutting down: no new work; a second signal ends at once");
+        draining.drain();
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    server.serve(listener).await?;
+    info!("stopped");
+    Ok(())
+}
+
+#[cfg(feature = "datafusion")]
+async fn open_engine(config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> {
+    use thallus_server::engine::datafusion::DataFusionEngine;
+    Ok(Arc::new(DataFusionEngine::open(config).await?))
+}
+
+#[cfg(not(feature = "datafusion"))]
+async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> {
+    Err("this build has no query engine (feature `datafusion`)".into())
+}
+
+/// The fabrics that work here; why not, said loudly, if none does.
+fn open_fabrics(config: &ServerConfig) -> Result<Fabrics, Failure> {
+    use thallus_server::config::FabricChoice;
+    match config.fabric.kind {
+        FabricChoice::None => {
+            Ok(Fabrics { available: Vec::new(), reason: "the server was started with --fabric none".into() })
+        }
+        choice => match open_ucx(config) {
+            Ok(fabric) => {
+                info!(fabric = %fabric.kind(), "fabric");
+                Ok(Fabrics { available: vec![fabric], reason: String::new() })
+            }
+            Err(error) if choice == FabricChoice::Ucx => Err(error),
+            Err(error) => {
+                warn!(%error, "no fabric: all results will travel inline over TCP");
+                Ok(Fabrics { available: Vec::new(), reason: format!("the server has no fabric: {error}") })
+            }
+        },
+    }
+}
+
+#[cfg(feature = "ucx")]
+fn open_ucx(config: &ServerConfig) -> Result<Arc<dyn thallus_fabric::Fabric>, Failure> {
+    use thallus_fabric_ucx::{UcxFabric, UcxOptions};
+    let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+    let ucx = &config.fabric.ucx;
+    let options = UcxOptions {
+        transports: joined(&ucx.transports),
+        net_devices: joined(&ucx.net_devices),
+        busy_poll: ucx.busy_poll,
+        ..UcxOptions::default()
+    };
+    Ok(Arc::new(UcxFabric::new(options)?))
+}
+
+#[cfg(not(feature = "ucx"))]
+fn open_ucx(_config: &ServerConfig) -> Result<Arc<dyn thallus_fabric::Fabric>, Failure> {
+    Err("this build has no fabric (feature `ucx`)".into())
+}
+
+fn init_log(config: &ServerConfig) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&config.log.filter)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::stderr().is_terminal());
+    match config.log.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -34,14 +34,12 @@ impl LeaseWords {
             .checked_mul(size_of::<u64>())
             .and_then(|len| len.checked_next_multiple_of(PAGE))
             .ok_or_else(|| refused(usize::MAX, "more lease words than an address space holds"))?;
-        let mut memory = fabric.allocate(len)?;
+        let memory = fabric.allocate(len)?;
         // Nobody else may have it, or the accesses below could race with others' that are not atomic.
-        let usable = memory.len() >= len
-            && memory.is_writable()
-            && (memory.address() as usize).is_multiple_of(size_of::<u64>())
-            && Arc::get_mut(&mut memory).is_some();
+        let usable =
+            memory.len() >= len && (memory.address() as usize).is_multiple_of(size_of::<u64>()) && memory.claim();
         if !usable {
-            return Err(refused(len, "the fabric's memory is too short, misaligned, read-only or shared"));
+            return Err(refused(len, "the fabric's memory is too short, misaligned, read-only or somebody else's"));
         }
         let words = LeaseWords { memory, slots };
         (0..slots)
@@ -101,7 +99,7 @@ impl LeaseWords {
         if slot >= self.slots {
             return Err(FabricError::Misuse("no such lease word"));
         }
-        // SAFETY: `new` checked that the memory holds `slots` words, aligned and writable, and that nobody else had it; it
+        // SAFETY: `new` checked that the memory holds `slots` words, aligned and writable, and that it was claimed for `self`; it
         // lives as long as `self`. Since then it is accessed by atomics only, here and by in-process peers' reads.
         Ok(unsafe { AtomicU64::from_ptr(self.memory.start().as_ptr().cast::<u64>().add(slot)) })
     }
@@ -137,6 +135,7 @@ mod tests {
     #[test]
     fn shared_memory_is_refused() {
         let fabric = TestFabric { share_allocations: true, ..TestFabric::default() };
+        let _first = LeaseWords::new(&fabric, 1).unwrap();
         assert!(matches!(LeaseWords::new(&fabric, 1), Err(FabricError::Registration { .. })));
     }
 

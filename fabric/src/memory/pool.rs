@@ -51,7 +51,7 @@ pub struct PoolStats {
 /// itself: when it is dropped, or when the last array over the buffer made of it is. Cheap to clone, shared by threads.
 /// Memory never outlives its use: once every handle of the pool is dropped, chunks go as their last slab does.
 ///
-/// ```ignore
+/// ```
 /// use std::sync::Arc;
 /// use thallus_fabric::Fabric;
 /// use thallus_fabric::memory::{PoolLimits, SlabPool};
@@ -194,7 +194,7 @@ impl fmt::Debug for SlabPool {
 
 /// Refuses memory that the pool's safety could not rest on, so that it need not rest on the fabric's good manners.
 fn fit_for_slabs(
-    mut memory: Arc<RegisteredMemory>,
+    memory: Arc<RegisteredMemory>,
     len: usize,
     fabric: &dyn Fabric,
 ) -> Result<Arc<RegisteredMemory>, FabricError> {
@@ -202,10 +202,8 @@ fn fit_for_slabs(
         "the fabric allocated less than was asked for"
     } else if !(memory.address() as usize).is_multiple_of(PAGE) {
         "the fabric's memory does not begin at a page"
-    } else if !memory.is_writable() {
-        "the fabric's memory is read-only"
-    } else if Arc::get_mut(&mut memory).is_none() {
-        "the fabric's memory is shared with somebody else"
+    } else if !memory.claim() {
+        "the fabric's memory is read-only, or somebody else's already"
     } else {
         return Ok(memory);
     };

@@ -161,16 +161,22 @@ fn trim_gives_back_what_is_idle() {
 
 #[test]
 fn a_failing_fabric_leaves_the_pool_as_it_was() {
-    for fabric in [
-        TestFabric { fail: true, ..TestFabric::default() },
-        TestFabric { share_allocations: true, ..TestFabric::default() },
-    ] {
-        let pool = SlabPool::new(Arc::new(fabric), LIMITS);
-        for _ in 0..100 {
-            assert!(matches!(pool.take(16 * PAGE), Err(FabricError::Registration { .. })));
-        }
-        assert_eq!(pool.stats(), PoolStats::default());
+    let pool = SlabPool::new(Arc::new(TestFabric { fail: true, ..TestFabric::default() }), LIMITS);
+    for _ in 0..100 {
+        assert!(matches!(pool.take(16 * PAGE), Err(FabricError::Registration { .. })));
     }
+    assert_eq!(pool.stats(), PoolStats::default());
+}
+
+#[test]
+fn memory_that_is_not_the_pools_alone_is_refused() {
+    let fabric = Arc::new(TestFabric { share_allocations: true, ..TestFabric::default() });
+    let pool = SlabPool::new(fabric.clone(), LIMITS);
+    let _slab = pool.take(4 * PAGE).unwrap();
+    let before = pool.stats();
+    assert!(matches!(pool.take(PAGE), Err(FabricError::Registration { .. })));
+    assert_eq!(pool.stats(), before);
+    assert!(matches!(SlabPool::new(fabric, LIMITS).take(PAGE), Err(FabricError::Registration { .. })));
 }
 
 #[test]

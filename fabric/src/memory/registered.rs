@@ -5,6 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_buffer::Buffer;
 
@@ -28,6 +29,7 @@ pub struct RegisteredMemory {
     // Before `backing`: memory is deregistered before it is freed, and fields drop in order.
     registration: Box<dyn Registration>,
     backing: Backing,
+    claimed: AtomicBool,
 }
 
 enum Backing {
@@ -54,7 +56,7 @@ impl RegisteredMemory {
     /// nobody else in this process. (Memory that is only lent and never written may be shared; but then nobody may
     /// return it from [`crate::Fabric::allocate`], and [`RegisteredMemory::foreign`] says it better.)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
-        RegisteredMemory { start, len, registration, backing: Backing::Registration }
+        RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
     }
 
     /// New zeroed pages from this process's heap, of `len` bytes rounded up to whole pages. `register` is told their
@@ -73,6 +75,7 @@ impl RegisteredMemory {
             len,
             registration,
             backing: Backing::Heap(pages),
+            claimed: AtomicBool::new(false),
         }))
     }
 
@@ -82,7 +85,13 @@ impl RegisteredMemory {
     pub fn foreign(buffer: Buffer, registration: Box<dyn Registration>) -> Self {
         // `Buffer::as_ptr` is never null: an empty buffer's pointer dangles.
         let start = NonNull::new(buffer.as_ptr().cast_mut()).unwrap_or(NonNull::dangling());
-        RegisteredMemory { start, len: buffer.len(), registration, backing: Backing::Foreign(buffer) }
+        RegisteredMemory {
+            start,
+            len: buffer.len(),
+            registration,
+            backing: Backing::Foreign(buffer),
+            claimed: AtomicBool::new(false),
+        }
     }
 
     /// Address of the first byte, as remote ranges name it.
@@ -113,6 +122,14 @@ impl RegisteredMemory {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         !matches!(self.backing, Backing::Foreign(_))
+    }
+
+    /// Makes the caller the one who says which parts are written, by whom and when: true for the first who asks, if the
+    /// memory is writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim theirs, so that two never share memory,
+    /// whatever a fabric hands out.
+    #[must_use]
+    pub fn claim(&self) -> bool {
+        self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
     }
 
     /// The offset of `len` bytes at `address`, if they lie within this memory.

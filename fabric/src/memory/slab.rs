@@ -68,8 +68,8 @@ impl Slab {
             .ok_or(FabricError::Misuse("a range outside its slab was asked for"))?;
         self.block.ranges().insert(offset, end)?;
         let guard = RangeGuard { block: Arc::clone(&self.block), start: offset, end };
-        // SAFETY: the block is this slab's alone, since the pool cuts disjoint blocks from memory that nobody else had
-        // when it was allocated, and it is writable, which the pool checked. Within the slab the range overlaps no other
+        // SAFETY: the block is this slab's alone, since the pool cuts disjoint blocks from writable memory that it
+        // has claimed. Within the slab the range overlaps no other
         // that is alive. The bytes are seen through `into_buffer` only, which wants no range alive; `copy_in` wants the
         // same. The guard counts until the range is dropped, and keeps the block from the pool.
         Ok(unsafe {

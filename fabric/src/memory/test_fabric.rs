@@ -15,9 +15,9 @@ use crate::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
 pub(crate) struct TestFabric {
     /// Bytes registered now.
     pub(crate) registered: Arc<AtomicUsize>,
-    /// Breaks the contract of `allocate`: the memory is not the caller's alone.
+    /// Breaks the contract of `allocate`: each call returns the same memory.
     pub(crate) share_allocations: bool,
-    pub(crate) shared: Mutex<Vec<Arc<RegisteredMemory>>>,
+    pub(crate) shared: Mutex<Option<Arc<RegisteredMemory>>>,
     /// `allocate` fails.
     pub(crate) fail: bool,
 }
@@ -67,7 +67,7 @@ impl Fabric for TestFabric {
         let register = |_: NonNull<u8>, len| Ok(self.registration(len));
         let memory = Arc::new(RegisteredMemory::heap(len, register).unwrap_or_else(|| Err(self.refused(len)))?);
         if self.share_allocations {
-            self.shared.lock().unwrap().push(Arc::clone(&memory));
+            return Ok(Arc::clone(self.shared.lock().unwrap().get_or_insert(memory)));
         }
         Ok(memory)
     }

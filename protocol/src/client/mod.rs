@@ -20,6 +20,7 @@ use crate::codes::{CancelReason, CloseCode};
 use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{FabricKind, LeaseId, ReadId, RegionId, StreamId};
+use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::link::{Link, LinkTimeouts, clip};
 use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ServerLimits, ToServer};
@@ -41,6 +42,8 @@ pub struct ClientConfig {
     pub max_regions: usize,
     /// Limits of what a descriptor may say.
     pub layout: LayoutLimits,
+    /// Limits of what a schema and an inline batch may say.
+    pub inline: InlineLimits,
     /// Times of the control connection.
     pub timeouts: LinkTimeouts,
     /// How long a batch's reads may take before the data plane is taken for dead.

@@ -164,12 +164,12 @@ impl ClientConnection {
     }
 
     fn schema(&mut self, stream: StreamId, ipc: Bytes) -> Result<(), PeerMisbehaved> {
-        let layout = self.config.layout;
+        let limits = self.config.inline;
         let Some(open) = self.live(stream)? else { return Ok(()) };
         if open.schema.is_some() {
             return Err(PeerMisbehaved::StreamOrder { stream, what: "a second schema" });
         }
-        let schema = inline::decode_schema(&ipc, &layout)
+        let schema = inline::decode_schema(&ipc, &limits)
             .map_err(|error| PeerMisbehaved::Schema { stream, reason: error.to_string() })?;
         open.schema = Some(Arc::clone(&schema));
         self.event(ClientEvent::Schema { stream, schema, ipc });

@@ -108,7 +108,7 @@ pub fn arb_data_type() -> impl Strategy<Value = DataType> {
             field.clone().prop_map(DataType::LargeListView),
             (field.clone(), 0..4).prop_map(|(field, size)| DataType::FixedSizeList(field, size)),
             fields.prop_map(|fields| DataType::Struct(fields.into())),
-            (select(leaves()), field.clone(), any::<bool>())
+            (select(leaves()[1..].to_vec()), field.clone(), any::<bool>())
                 .prop_map(|(key, value, sorted)| map_of(key, value, sorted)),
             variants.clone().prop_map(|fields| union_of(fields, UnionMode::Sparse)),
             variants.prop_map(|fields| union_of(fields, UnionMode::Dense)),
@@ -119,7 +119,20 @@ pub fn arb_data_type() -> impl Strategy<Value = DataType> {
 }
 
 fn field(name: &str, data_type: DataType, nullable: bool) -> FieldRef {
+    // `StructArray::try_new`, and so Arrow IPC, holds a field that is not nullable to be free of these nulls too.
+    let nullable = nullable || holds_nulls(&data_type);
     Arc::new(Field::new(name, data_type, nullable))
+}
+
+/// Whether arrays of a type can have nulls without a bitmap of their own.
+fn holds_nulls(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Null => true,
+        DataType::RunEndEncoded(_, values) => values.is_nullable(),
+        DataType::Dictionary(_, values) => holds_nulls(values),
+        DataType::Union(fields, _) => fields.iter().any(|(_, field)| field.is_nullable()),
+        _ => false,
+    }
 }
 
 /// A column of any type, with metadata (that of an extension type, say) now and then.

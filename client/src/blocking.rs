@@ -1,0 +1,118 @@
+//! The client without async: for tools, notebooks and tests.
+//!
+//! ```no_run
+//! use thallus_client::blocking::Client;
+//!
+//! let client = Client::connect("thallus://localhost")?;
+//! for batch in client.query("SELECT 1 AS one")? {
+//!     println!("{} rows", batch?.num_rows());
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{RecordBatch, RecordBatchReader};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use futures::StreamExt;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferReport};
+
+/// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
+#[derive(Debug)]
+pub struct Client {
+    // Dropped before the runtime that drives it.
+    client: crate::Client,
+    runtime: Arc<Runtime>,
+}
+
+impl Client {
+    /// See [`crate::Client::connect`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::connect`].
+    pub fn connect(url: &str) -> Result<Client, ClientError> {
+        Self::connect_with(url.parse()?)
+    }
+
+    /// See [`crate::Client::connect_with`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::connect_with`]; [`ClientError::Connect`] if no thread can be started.
+    pub fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("thallus-client").enable_all().build();
+        let failed = |source| ClientError::Connect { address: options.address(), source };
+        let runtime = Arc::new(runtime.map_err(failed)?);
+        let client = runtime.block_on(crate::Client::connect_with(options))?;
+        Ok(Client { client, runtime })
+    }
+
+    /// See [`crate::Client::query`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::query`].
+    pub fn query(&self, sql: &str) -> Result<Batches, ClientError> {
+        self.query_with(sql, QueryOptions::default())
+    }
+
+    /// See [`crate::Client::query_with`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::query_with`].
+    pub fn query_with(&self, sql: &str, options: QueryOptions) -> Result<Batches, ClientError> {
+        let result = self.runtime.block_on(self.client.query_with(sql, options))?;
+        Ok(Batches { result, runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// See [`crate::Client::connection`].
+    #[must_use]
+    pub fn connection(&self) -> ConnectionInfo {
+        self.client.connection()
+    }
+
+    /// See [`crate::Client::ping`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::ping`].
+    pub fn ping(&self) -> Result<Duration, ClientError> {
+        self.runtime.block_on(self.client.ping())
+    }
+
+    /// See [`crate::Client::close`].
+    pub fn close(self) {
+        self.runtime.block_on(self.client.close());
+    }
+}
+
+/// A query's result, batch by batch. See [`crate::ResultStream`].
+#[derive(Debug)]
+pub struct Batches {
+    result: crate::ResultStream,
+    runtime: Arc<Runtime>,
+}
+
+impl Batches {
+    /// See [`crate::ResultStream::report`].
+    #[must_use]
+    pub fn report(&self) -> TransferReport {
+        self.result.report()
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.runtime.block_on(self.result.next())?;
+        Some(next.map_err(|error| ArrowError::ExternalError(Box::new(error))))
+    }
+}
+
+impl RecordBatchReader for Batches {
+    fn schema(&self) -> SchemaRef {
+        self.result.schema()
+    }
+}

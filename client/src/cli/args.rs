@@ -1,0 +1,136 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::format::{Compression, Format};
+use crate::options::{Delivery, parse_duration, parse_size};
+
+/// Codes in the order of their numbers; `failure` gives them.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  2    usage: an argument or URL is wrong, or the result does not fit the format
+  3    no connection: unreachable, refused, no common version or fabric
+  4    the server refused the query, or it failed there
+  5    the transfer failed before its end
+  6    a local file or pipe could not be read or written
+  130  interrupted (Ctrl-C); 143 when terminated
+  141  whoever read the output stopped reading
+
+Environment:
+  THALLUS_URL  server to use where no URL is given
+  THALLUS_LOG  what to log on stderr, as in thallus=debug";
+
+const URL_HELP: &str = "\
+Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|none, \
+require_fabric, window, inline_threshold, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
+busy_poll, ucx_tls, ucx_net_devices";
+
+/// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
+#[derive(Debug, Parser)]
+#[command(name = "thallus", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `thallus` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a query, and print its result or write it to a file
+    #[command(after_help = EXIT_CODES)]
+    Query(QueryArgs),
+    /// Connect, and say what server that is, which fabric carries results, and how long a round trip takes
+    #[command(after_help = EXIT_CODES)]
+    Ping(PingArgs),
+    /// Say which versions and fabrics this build has
+    Version,
+}
+
+/// Arguments of `thallus query`.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    #[arg(value_name = "URL", help = URL_HELP)]
+    pub(super) first: Option<String>,
+    /// The query; - reads it from standard input
+    #[arg(value_name = "SQL")]
+    pub(super) second: Option<String>,
+    /// Read the query from a file; - reads standard input
+    #[arg(short = 'f', long = "file", value_name = "FILE")]
+    pub(super) file: Option<PathBuf>,
+    /// Format of the result. By default what the output's extension says, or else a table
+    #[arg(long, value_enum)]
+    pub(super) format: Option<Format>,
+    /// Write to a file, which appears only when it is whole; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Compression within Parquet
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) compression: Compression,
+    /// Rows that a table shows at most
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) max_rows: usize,
+    /// How the result travels: lent batches are read one-sidedly, inline ones come over TCP
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) delivery: DeliveryArg,
+    /// Give up after this time, as in 10s or 2min
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) deadline: Option<Duration>,
+    /// Rows in a batch that the server should aim at
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) batch_rows: Option<u32>,
+    /// Bytes of the result that may be under way at once, as in 16MiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) window: Option<u64>,
+    /// Say on stderr how the result travelled, in lines or as one JSON object
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    pub(super) stats: Option<StatsFormat>,
+    /// No progress bar
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// Arguments of `thallus ping`.
+#[derive(Debug, Args)]
+pub struct PingArgs {
+    #[arg(value_name = "URL", env = "THALLUS_URL", help = URL_HELP)]
+    pub(super) url: String,
+    /// Round trips to time
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) count: u32,
+}
+
+/// `--delivery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DeliveryArg {
+    /// Lent from the URL's inline_threshold up
+    #[default]
+    Auto,
+    /// All inline
+    Inline,
+    /// All lent
+    Lent,
+}
+
+impl From<DeliveryArg> for Delivery {
+    fn from(arg: DeliveryArg) -> Self {
+        match arg {
+            DeliveryArg::Auto => Delivery::Auto,
+            DeliveryArg::Inline => Delivery::Inline,
+            DeliveryArg::Lent => Delivery::Lent,
+        }
+    }
+}
+
+/// `--stats`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StatsFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object on one line
+    Json,
+}

@@ -1,0 +1,85 @@
+//! `thallus ping`, and `thallus version`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::args::PingArgs;
+use super::failure::{Failure, Phase};
+use super::interrupt::Interrupts;
+use super::query::FAREWELL;
+use crate::options::human_duration;
+use crate::{Client, ConnectionInfo};
+
+/// Connects, times round trips, and says what was found.
+///
+/// # Errors
+/// [`Failure::Client`], [`Failure::Interrupted`].
+pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<String, Failure> {
+    let failed = |error| Failure::Client { phase: Phase::Connect, error };
+    let options = super::options(&args.url)?;
+    let client = interrupts.unless(Client::connect_with(options)).await?.map_err(failed)?;
+    let mut times = Vec::new();
+    for _ in 0..args.count {
+        times.push(interrupts.unless(client.ping()).await?.map_err(failed)?);
+    }
+    let text = describe(&client.connection(), &times);
+    let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+    Ok(text)
+}
+
+fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{what:<11} {value}");
+    };
+    line("server", &format!("{} at {}", info.server, info.address));
+    line("protocol", &info.protocol.to_string());
+    line("carried by", &info.carrier.to_string());
+    if let Some(probe) = info.probe {
+        line("probe", &format!("a word of the server's memory, read and right, in {}", human_duration(probe)));
+    }
+    let (least, most) = (times.iter().min(), times.iter().max());
+    if let (Some(least), Some(most)) = (least, most) {
+        let (least, most, count) = (human_duration(*least), human_duration(*most), times.len());
+        line("round trip", &format!("{least} at best, {most} at worst, of {count}"));
+    }
+    text
+}
+
+/// Versions and fabrics of this build.
+#[must_use]
+pub(super) fn version() -> String {
+    let fabrics = if cfg!(feature = "ucx") { "ucx, inline" } else { "inline only (built without ucx)" };
+    format!(
+        "thallus {}\nprotocol {}\narrow {}\nfabrics {fabrics}\n",
+        env!("CARGO_PKG_VERSION"),
+        crate::protocol_versions(),
+        arrow::ARROW_VERSION
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Carrier;
+
+    #[test]
+    fn what_was_found() {
+        let info = ConnectionInfo {
+            server: "thallus-server 0.1.0".into(),
+            address: "localhost:7807".into(),
+            protocol: 1,
+            carrier: Carrier::OneSided { fabric: "ucx".into(), transport: "posix/memory".into() },
+            probe: Some(Duration::from_micros(18)),
+        };
+        let expected = "\
+server      thallus-server 0.1.0 at localhost:7807
+protocol    1
+carried by  ucx: posix/memory
+probe       a word of the server's memory, read and right, in 18.0 µs
+round trip  100.0 µs at best, 2.00 ms at worst, of 2
+";
+        assert_eq!(describe(&info, &[Duration::from_millis(2), Duration::from_micros(100)]), expected);
+    }
+}

@@ -1,0 +1,69 @@
+//! How applications talk to a connection's task.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use thallus_protocol::layout::{BatchDescriptor, SlabLayout};
+use thallus_protocol::message::{ExecuteOptions, StreamStats};
+use thallus_protocol::{StreamError, StreamId};
+use tokio::sync::{mpsc, oneshot};
+
+/// What is asked of a connection.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Execute { stream: StreamId, sql: String, options: ExecuteOptions, items: mpsc::UnboundedSender<Item> },
+    Cancel { stream: StreamId },
+    Consumed { stream: StreamId, cost: u64 },
+    Rejected { stream: StreamId, seq: u64, reason: String },
+    Ping { pong: oneshot::Sender<()> },
+    Close { done: oneshot::Sender<()> },
+}
+
+/// What a connection says of one result. Bounded by the result's credit.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Schema { schema: SchemaRef, ipc: Bytes },
+    Batch { seq: u64, cost: u64, arrived: Arrived },
+    End { stats: StreamStats, read: std::time::Duration },
+    Failed(StreamError),
+}
+
+/// A batch that is all there, and not yet an array.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    Lent { buffer: Buffer, layout: SlabLayout, descriptor: Arc<BatchDescriptor> },
+    Inline(Bytes),
+}
+
+/// The way to a connection's task. When the last handle is dropped, the connection closes.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    last_stream: Mutex<u32>,
+}
+
+impl Handle {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Arc<Self> {
+        Arc::new(Handle { commands, last_stream: Mutex::new(0) })
+    }
+
+    /// `false`: the connection has ended.
+    pub(crate) fn send(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    /// Starts a query. Ids go out in the order in which they are given: hence the lock over both.
+    pub(crate) fn execute(
+        &self,
+        sql: String,
+        options: ExecuteOptions,
+    ) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
+        let (items, received) = mpsc::unbounded_channel();
+        let mut last = self.last_stream.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = last.checked_add(1)?;
+        let stream = StreamId(*last);
+        self.send(Command::Execute { stream, sql, options, items }).then_some((stream, received))
+    }
+}

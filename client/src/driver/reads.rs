@@ -1,0 +1,311 @@
+//! One-sided reads of a connection: batches in, slabs out, as many reads in flight as the fabric takes.
+
+use std::collections::{HashMap, VecDeque};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arrow::buffer::Buffer;
+use thallus_fabric::memory::{Slab, SlabPool};
+use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
+use thallus_protocol::client::{ReadBatch, ReadProblem};
+use thallus_protocol::layout::SlabLayout;
+use thallus_protocol::message::Region;
+use thallus_protocol::{ReadId, RegionId, RemoteRange, StreamId};
+use tracing::warn;
+
+/// Bytes posted at most before the task yields: some fabrics copy within the call.
+const POST_BYTES: u64 = 4 << 20;
+
+/// Something has been read, or has failed to be.
+#[derive(Debug)]
+pub(super) enum Done {
+    Batch { read: ReadId, result: Result<(), ReadProblem> },
+    Word { read: ReadId, result: Result<u64, ReadProblem> },
+    Probe(Result<u64, ReadProblem>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Target {
+    Batch(ReadId),
+    Word(ReadId),
+    Probe,
+}
+
+/// What is being read into one slab.
+#[derive(Debug)]
+struct Reading {
+    slab: Slab,
+    /// Pieces posted or queued.
+    remaining: usize,
+    failed: Option<String>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    target: Target,
+    from: RemoteRange,
+    offset: usize,
+}
+
+/// A batch whose bytes are all there.
+#[derive(Debug)]
+pub(super) struct ReadSlab {
+    pub(super) slab: Option<Slab>,
+    pub(super) layout: SlabLayout,
+    pub(super) stream: StreamId,
+}
+
+/// The reads of one connection, over its endpoint.
+#[derive(Debug)]
+pub(super) struct Reads {
+    endpoint: Box<dyn Endpoint>,
+    pool: SlabPool,
+    max_read: u64,
+    max_outstanding: usize,
+    reading: HashMap<Target, Reading>,
+    slabs: HashMap<ReadId, ReadSlab>,
+    tokens: HashMap<ReadToken, Target>,
+    queue: VecDeque<Piece>,
+    last_token: u64,
+    /// Done without a completion.
+    done: Vec<Done>,
+    closing: bool,
+}
+
+impl Reads {
+    pub(super) fn new(endpoint: Box<dyn Endpoint>, pool: SlabPool, max_read: u64, max_outstanding: usize) -> Self {
+        Reads {
+            endpoint,
+            pool,
+            max_read: max_read.max(1),
+            max_outstanding: max_outstanding.max(1),
+            reading: HashMap::new(),
+            slabs: HashMap::new(),
+            tokens: HashMap::new(),
+            queue: VecDeque::new(),
+            last_token: 0,
+            done: Vec::new(),
+            closing: false,
+        }
+    }
+
+    pub(super) fn endpoint(&mut self) -> &mut dyn Endpoint {
+        &mut *self.endpoint
+    }
+
+    pub(super) fn import(&mut self, region: &Region) {
+        if let Err(error) = self.endpoint.import(region.id, region.base, region.len, &region.key) {
+            // Reads of it will be refused, and end their streams: nobody waits for them in vain.
+            warn!(%error, "a region of the server cannot be read");
+        }
+    }
+
+    pub(super) fn forget(&mut self, region: RegionId) {
+        self.endpoint.forget(region);
+    }
+
+    pub(super) fn read_batch(&mut self, batch: ReadBatch) {
+        let ReadBatch { read, stream, layout, places } = batch;
+        self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
+        let slab = match usize::try_from(layout.len).map_err(|e| e.to_string()) {
+            Ok(0) => None,
+            Ok(len) => match self.pool.take(len) {
+                Ok(slab) => Some(slab),
+                Err(error) => return self.no_memory(read, error.to_string()),
+            },
+            Err(error) => return self.no_memory(read, error),
+        };
+        let target = Target::Batch(read);
+        let mut remaining = 0;
+        for (index, place) in places {
+            let Some(range) = layout.ranges.get(index) else { continue };
+            let mut done = 0;
+            while done < place.len {
+                let len = (place.len - done).min(self.max_read);
+                let from = RemoteRange { region: place.region, address: place.address + done, len };
+                // Within the slab, whose length is a usize.
+                self.queue.push_back(Piece { target, from, offset: (range.offset + done) as usize });
+                remaining += 1;
+                done += len;
+            }
+        }
+        match slab {
+            Some(slab) if remaining > 0 => {
+                self.reading.insert(target, Reading { slab, remaining, failed: None });
+            }
+            _ => {
+                self.done.push(Done::Batch { read, result: Ok(()) });
+            }
+        }
+    }
+
+    fn no_memory(&mut self, read: ReadId, reason: String) {
+        self.done.push(Done::Batch { read, result: Err(ReadProblem::NoMemory(reason)) });
+    }
+
+    pub(super) fn read_word(&mut self, read: ReadId, at: RemoteRange) {
+        self.read_eight_bytes(Target::Word(read), at);
+    }
+
+    pub(super) fn probe(&mut self, at: RemoteRange) {
+        self.read_eight_bytes(Target::Probe, at);
+    }
+
+    fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
+        match self.pool.take(8) {
+            Ok(slab) => {
+                self.reading.insert(target, Reading { slab, remaining: 1, failed: None });
+                // Ahead of the queue: a batch waits for its word, and with it the lender's memory.
+                self.queue.push_front(Piece { target, from: at, offset: 0 });
+            }
+            Err(error) => self.finished(target, Err(ReadProblem::NoMemory(error.to_string()))),
+        }
+    }
+
+    /// The slab of a batch that has been read.
+    pub(super) fn take(&mut self, read: ReadId) -> Option<ReadSlab> {
+        self.slabs.remove(&read)
+    }
+
+    pub(super) fn stream_of(&self, read: ReadId) -> Option<StreamId> {
+        self.slabs.get(&read).map(|entry| entry.stream)
+    }
+
+    /// Gives memory back in which nothing has been for a while.
+    pub(super) fn trim(&self, idle: Duration) {
+        self.pool.trim(idle);
+    }
+
+    /// Begins the teardown: what is not posted yet fails here, what is posted fails as the endpoint flushes it.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+        self.fail_queued("the data plane was closed");
+        self.endpoint.close();
+    }
+
+    /// Whether everything that was asked has been answered, and the endpoint is done.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closing && self.reading.is_empty() && self.done.is_empty() && self.endpoint.is_closed()
+    }
+
+    /// Gives up what an endpoint that does not close still holds. Its slabs stay with it.
+    pub(super) fn give_up(&mut self) -> Vec<Done> {
+        let stuck: Vec<_> = self.reading.keys().copied().collect();
+        for target in stuck {
+            self.reading.remove(&target);
+            self.finished(target, Err(ReadProblem::Failed("the endpoint did not close in time".into())));
+        }
+        std::mem::take(&mut self.done)
+    }
+
+    /// Posts what can be posted, and reports what has been read.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
+        let mut completions = Vec::new();
+        loop {
+            let more = self.post();
+            if !self.done.is_empty() {
+                done.append(&mut self.done);
+                return Poll::Ready(Ok(()));
+            }
+            if more {
+                cx.waker().wake_by_ref();
+            }
+            let polled = self.endpoint.poll(cx, &mut completions);
+            for Completion { token, result } in completions.drain(..) {
+                if let Some(target) = self.tokens.remove(&token) {
+                    self.piece_done(target, result.map_err(|e| e.to_string()));
+                }
+            }
+            match ready!(polled) {
+                Ok(()) => {}
+                Err(error) => {
+                    self.fail_queued(&error.to_string());
+                    done.append(&mut self.done);
+                    return Poll::Ready(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Posts queued pieces; `true` if it stopped only to yield.
+    fn post(&mut self) -> bool {
+        let mut posted = 0;
+        while self.tokens.len() < self.max_outstanding {
+            if posted >= POST_BYTES {
+                return !self.queue.is_empty();
+            }
+            let Some(piece) = self.queue.pop_front() else { return false };
+            let Some(reading) = self.reading.get(&piece.target) else { continue };
+            if reading.failed.is_some() {
+                self.piece_done(piece.target, Ok(()));
+                continue;
+            }
+            let token = ReadToken(self.last_token + 1);
+            let range = reading.slab.range(piece.offset, piece.from.len as usize);
+            match range.and_then(|range| self.endpoint.post_read(token, piece.from, range)) {
+                Ok(()) => {
+                    self.last_token += 1;
+                    self.tokens.insert(token, piece.target);
+                    posted += piece.from.len;
+                }
+                Err(FabricError::TooManyReads { .. }) if !self.tokens.is_empty() => {
+                    self.queue.push_front(piece);
+                    return false;
+                }
+                Err(error) => self.piece_done(piece.target, Err(error.to_string())),
+            }
+        }
+        false
+    }
+
+    fn piece_done(&mut self, target: Target, result: Result<(), String>) {
+        let Some(reading) = self.reading.get_mut(&target) else { return };
+        reading.remaining -= 1;
+        if let Err(reason) = result {
+            reading.failed.get_or_insert(reason);
+        }
+        if reading.remaining > 0 {
+            return;
+        }
+        let Some(Reading { slab, failed, .. }) = self.reading.remove(&target) else { return };
+        match failed {
+            Some(reason) => self.finished(target, Err(ReadProblem::Failed(reason))),
+            None => self.finished(target, Ok(slab)),
+        }
+    }
+
+    fn finished(&mut self, target: Target, result: Result<Slab, ReadProblem>) {
+        match target {
+            Target::Batch(read) => {
+                let result = match (result, self.slabs.get_mut(&read)) {
+                    (Ok(slab), Some(entry)) => {
+                        entry.slab = Some(slab);
+                        Ok(())
+                    }
+                    (Ok(_), None) => Err(ReadProblem::Failed("the batch was discarded".into())),
+                    (Err(problem), _) => Err(problem),
+                };
+                self.done.push(Done::Batch { read, result });
+            }
+            Target::Word(read) => self.done.push(Done::Word { read, result: result.and_then(eight_bytes) }),
+            Target::Probe => self.done.push(Done::Probe(result.and_then(eight_bytes))),
+        }
+    }
+
+    fn fail_queued(&mut self, reason: &str) {
+        for piece in std::mem::take(&mut self.queue) {
+            self.piece_done(piece.target, Err(reason.to_owned()));
+        }
+    }
+}
+
+/// The slab's bytes as an arrow buffer, once nothing writes to it any more.
+pub(super) fn into_buffer(slab: Slab) -> Result<Buffer, String> {
+    slab.into_buffer().map_err(|_| "bug: a slab was used while reads were outstanding".to_owned())
+}
+
+fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
+    let buffer = into_buffer(slab).map_err(ReadProblem::Failed)?;
+    let word = buffer.as_slice().first_chunk::<8>().copied();
+    word.map(u64::from_le_bytes).ok_or_else(|| ReadProblem::Failed("fewer than eight bytes".into()))
+}

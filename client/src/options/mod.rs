@@ -1,0 +1,214 @@
+//! How to reach a server, and how to run a query there.
+
+mod units;
+mod url;
+
+use std::time::Duration;
+
+pub use self::units::{UnitError, parse_duration, parse_size};
+pub(crate) use self::units::{grouped, human_duration, human_size};
+pub use self::url::{OPTION_NAMES, UrlError};
+
+/// The port that a server listens on unless it is told otherwise.
+pub const DEFAULT_PORT: u16 = 7807;
+
+/// Which fabrics a client offers to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FabricPreference {
+    /// Every fabric that this build has and that works here.
+    #[default]
+    Auto,
+    /// UCX.
+    Ucx,
+    /// None: results travel inline over the control connection.
+    None,
+}
+
+impl FabricPreference {
+    /// The names in a URL.
+    pub const NAMES: [&str; 3] = ["auto", "ucx", "none"];
+
+    /// The name in a URL.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FabricPreference::Auto => "auto",
+            FabricPreference::Ucx => "ucx",
+            FabricPreference::None => "none",
+        }
+    }
+}
+
+/// How the batches of a result travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Delivery {
+    /// Lent from [`ConnectOptions::inline_threshold`] up, inline below it.
+    #[default]
+    Auto,
+    /// All inline, as Arrow IPC over the control connection: the pure-RPC baseline.
+    Inline,
+    /// All lent and read one-sidedly, however small.
+    Lent,
+}
+
+/// How to reach a server, and what to hold and to wait for on the way.
+///
+/// From a URL, `thallus://host[:port][?option=value&...]`, or built here:
+///
+/// ```
+/// use std::time::Duration;
+/// use thallus_client::ConnectOptions;
+///
+/// let parsed: ConnectOptions = "thallus://db.example?window=16MiB&read_timeout=5s".parse()?;
+/// let built = ConnectOptions::new("db.example").with_window(16 << 20).with_read_timeout(Duration::from_secs(5));
+/// assert_eq!(parsed, built);
+/// assert_eq!(built.to_string(), "thallus://db.example:7807?window=16MiB&read_timeout=5s");
+/// # Ok::<(), thallus_client::UrlError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectOptions {
+    /// Host name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port, [`DEFAULT_PORT`] by default.
+    pub port: u16,
+    /// `fabric`: what carries results.
+    pub fabric: FabricPreference,
+    /// `require_fabric`: fail to connect, rather than fall back to inline.
+    pub require_fabric: bool,
+    /// `window`: bytes of results that the server may have on loan or on the way to this client, for each stream. 64 MiB by
+    /// default.
+    pub window: u64,
+    /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. 64 KiB by
+    /// default.
+    pub inline_threshold: u64,
+    /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by default.
+    pub max_batch: u64,
+    /// `pool`: bytes of registered memory that are kept for reuse when no batch lives in them any more. 256 MiB by default.
+    pub pool: u64,
+    /// `connect_timeout`: for all of connecting: name, TCP, hello, fabric, probe. 10 s by default.
+    pub connect_timeout: Duration,
+    /// `read_timeout`: for the one-sided reads of one batch. 30 s by default.
+    pub read_timeout: Duration,
+    /// `idle_timeout`: silence of the server after which it is taken for gone. 30 s by default.
+    pub idle_timeout: Duration,
+    /// `keepalive`: silence after which the server is asked for a sign of life. 10 s by default.
+    pub keepalive: Duration,
+    /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
+    pub busy_poll: bool,
+    /// `ucx_tls`: transports that UCX may use, as `UCX_TLS`. UCX chooses by default.
+    pub ucx_tls: Option<String>,
+    /// `ucx_net_devices`: network devices that UCX may use, as `UCX_NET_DEVICES`. UCX chooses by default.
+    pub ucx_net_devices: Option<String>,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $setter:ident, $field:ident: $ty:ty;)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $setter(mut self, $field: $ty) -> Self {
+            self.$field = $field;
+            self
+        })*
+    };
+}
+
+impl ConnectOptions {
+    /// Defaults, for a server on `host`: a name or an address, IPv6 with or without brackets.
+    #[must_use]
+    pub fn new(host: impl Into<String>) -> Self {
+        let host: String = host.into();
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).map(str::to_owned);
+        ConnectOptions {
+            host: bare.unwrap_or(host),
+            port: DEFAULT_PORT,
+            fabric: FabricPreference::Auto,
+            require_fabric: false,
+            window: 64 << 20,
+            inline_threshold: 64 << 10,
+            max_batch: 256 << 20,
+            pool: 256 << 20,
+            connect_timeout: Duration::from_secs(10),
+            read_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(30),
+            keepalive: Duration::from_secs(10),
+            busy_poll: false,
+            ucx_tls: None,
+            ucx_net_devices: None,
+        }
+    }
+
+    /// Where to connect to: `host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+
+    setters! {
+        /// Sets [`port`](Self::port).
+        with_port, port: u16;
+        /// Sets [`fabric`](Self::fabric).
+        with_fabric, fabric: FabricPreference;
+        /// Sets [`require_fabric`](Self::require_fabric).
+        with_require_fabric, require_fabric: bool;
+        /// Sets [`window`](Self::window), in bytes.
+        with_window, window: u64;
+        /// Sets [`inline_threshold`](Self::inline_threshold), in bytes.
+        with_inline_threshold, inline_threshold: u64;
+        /// Sets [`max_batch`](Self::max_batch), in bytes.
+        with_max_batch, max_batch: u64;
+        /// Sets [`pool`](Self::pool), in bytes.
+        with_pool, pool: u64;
+        /// Sets [`connect_timeout`](Self::connect_timeout).
+        with_connect_timeout, connect_timeout: Duration;
+        /// Sets [`read_timeout`](Self::read_timeout).
+        with_read_timeout, read_timeout: Duration;
+        /// Sets [`idle_timeout`](Self::idle_timeout).
+        with_idle_timeout, idle_timeout: Duration;
+        /// Sets [`keepalive`](Self::keepalive).
+        with_keepalive, keepalive: Duration;
+        /// Sets [`busy_poll`](Self::busy_poll).
+        with_busy_poll, busy_poll: bool;
+        /// Sets [`ucx_tls`](Self::ucx_tls).
+        with_ucx_tls, ucx_tls: Option<String>;
+        /// Sets [`ucx_net_devices`](Self::ucx_net_devices).
+        with_ucx_net_devices, ucx_net_devices: Option<String>;
+    }
+}
+
+/// How one query is to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueryOptions {
+    /// The query ends in an error this long after it was sent. `None`: it may take as long as it takes.
+    pub deadline: Option<Duration>,
+    /// How batches travel.
+    pub delivery: Delivery,
+    /// Rows that the engine should aim at in a batch. `None`: the server's choice.
+    pub batch_rows: Option<u32>,
+    /// Bytes on loan or on the way, for this result. `None`: [`ConnectOptions::window`].
+    pub window: Option<u64>,
+}
+
+impl QueryOptions {
+    /// No deadline, and the server's and the connection's choice for the rest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        /// Sets [`deadline`](Self::deadline).
+        with_deadline, deadline: Option<Duration>;
+        /// Sets [`delivery`](Self::delivery).
+        with_delivery, delivery: Delivery;
+        /// Sets [`batch_rows`](Self::batch_rows).
+        with_batch_rows, batch_rows: Option<u32>;
+        /// Sets [`window`](Self::window), in bytes.
+        with_window, window: Option<u64>;
+    }
+}

@@ -1,0 +1,285 @@
+//! What a transfer was: by which fabric, how much, and where the time went.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::options::{grouped, human_duration, human_size};
+
+/// What carries results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// One-sided reads through a fabric.
+    OneSided {
+        /// The fabric: `ucx`.
+        fabric: String,
+        /// What the fabric chose below it, in its own words: `posix/memory cma/memory`.
+        transport: String,
+    },
+    /// Arrow IPC over the control connection.
+    Inline {
+        /// Why there are no one-sided reads. `None`: inline was asked for.
+        fallback: Option<String>,
+    },
+}
+
+impl Default for Carrier {
+    fn default() -> Self {
+        Carrier::Inline { fallback: None }
+    }
+}
+
+impl Carrier {
+    /// Why results travel inline although that was not asked for.
+    #[must_use]
+    pub fn fallback(&self) -> Option<&str> {
+        match self {
+            Carrier::Inline { fallback } => fallback.as_deref(),
+            Carrier::OneSided { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Carrier::OneSided { fabric, transport } if transport.is_empty() => f.write_str(fabric),
+            Carrier::OneSided { fabric, transport } => write!(f, "{fabric}: {transport}"),
+            Carrier::Inline { fallback: None } => f.write_str("inline over TCP"),
+            Carrier::Inline { fallback: Some(reason) } => write!(f, "inline over TCP ({reason})"),
+        }
+    }
+}
+
+/// What the server says of a result at its good end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerReport {
+    /// Bytes that it had to copy to registered memory before it could lend them.
+    pub bytes_copied: u64,
+    /// From the query's arrival to the first batch out of the engine.
+    pub first_batch: Duration,
+    /// In the engine, time waiting for the client left out.
+    pub execute: Duration,
+    /// With a batch ready and no credit from the client to send it.
+    pub credit_wait: Duration,
+}
+
+/// What one result's transfer was, so far or in all.
+///
+/// `Display` writes it as aligned lines for people, [`to_json`](TransferReport::to_json) as one line for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransferReport {
+    /// What carried the result.
+    pub carrier: Carrier,
+    /// Whether the result arrived to its end.
+    pub complete: bool,
+    /// Rows delivered.
+    pub rows: u64,
+    /// Batches read one-sidedly from the server's memory.
+    pub batches_lent: u64,
+    /// Batches that came inline.
+    pub batches_inline: u64,
+    /// Live bytes of the lent batches.
+    pub bytes_lent: u64,
+    /// Bytes of the inline batches.
+    pub bytes_inline: u64,
+    /// Bytes that the client copied after they had arrived.
+    pub bytes_copied: u64,
+    /// From sending the query to the first answer to it: planning at the server, and one round trip.
+    pub first_answer: Duration,
+    /// In which the client wanted a batch and none had been announced.
+    pub wait: Duration,
+    /// In one-sided reads. Reads of several batches overlap, and count once.
+    pub read: Duration,
+    /// In decoding and validation.
+    pub decode: Duration,
+    /// From sending the query until now, or to the result's end.
+    pub total: Duration,
+    /// The server's side. `None` until the result is complete.
+    pub server: Option<ServerReport>,
+}
+
+impl TransferReport {
+    /// Batches, whichever way they came.
+    #[must_use]
+    pub fn batches(&self) -> u64 {
+        self.batches_lent.saturating_add(self.batches_inline)
+    }
+
+    /// Bytes, whichever way they came.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes_lent.saturating_add(self.bytes_inline)
+    }
+
+    /// Bytes per second over the whole of [`total`](Self::total); zero if no time has passed.
+    #[must_use]
+    pub fn throughput(&self) -> f64 {
+        let seconds = self.total.as_secs_f64();
+        if seconds > 0.0 { self.bytes() as f64 / seconds } else { 0.0 }
+    }
+
+    /// One JSON object on one line. Sizes in bytes, durations in seconds, throughput in bytes per second; absent things are
+    /// `null`.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let (fabric, transport) = match &self.carrier {
+            Carrier::OneSided { fabric, transport } => (Some(fabric.as_str()), Some(transport.as_str())),
+            Carrier::Inline { .. } => (None, None),
+        };
+        let json = Json {
+            carrier: if fabric.is_some() { "one-sided" } else { "inline" },
+            fabric,
+            transport,
+            fallback: self.carrier.fallback(),
+            complete: self.complete,
+            rows: self.rows,
+            batches_lent: self.batches_lent,
+            batches_inline: self.batches_inline,
+            bytes_lent: self.bytes_lent,
+            bytes_inline: self.bytes_inline,
+            bytes_copied_client: self.bytes_copied,
+            bytes_copied_server: self.server.map(|s| s.bytes_copied),
+            first_answer_seconds: self.first_answer.as_secs_f64(),
+            wait_seconds: self.wait.as_secs_f64(),
+            read_seconds: self.read.as_secs_f64(),
+            decode_seconds: self.decode.as_secs_f64(),
+            total_seconds: self.total.as_secs_f64(),
+            server_first_batch_seconds: self.server.map(|s| s.first_batch.as_secs_f64()),
+            server_execute_seconds: self.server.map(|s| s.execute.as_secs_f64()),
+            server_credit_wait_seconds: self.server.map(|s| s.credit_wait.as_secs_f64()),
+            throughput_bytes_per_second: self.throughput(),
+        };
+        // Strings, numbers that are finite, and options of these: nothing that serialization could refuse.
+        serde_json::to_string(&json).unwrap_or_default()
+    }
+}
+
+/// The names are an interface: programs read them.
+#[derive(Serialize)]
+struct Json<'a> {
+    carrier: &'static str,
+    fabric: Option<&'a str>,
+    transport: Option<&'a str>,
+    fallback: Option<&'a str>,
+    complete: bool,
+    rows: u64,
+    batches_lent: u64,
+    batches_inline: u64,
+    bytes_lent: u64,
+    bytes_inline: u64,
+    bytes_copied_client: u64,
+    bytes_copied_server: Option<u64>,
+    first_answer_seconds: f64,
+    wait_seconds: f64,
+    read_seconds: f64,
+    decode_seconds: f64,
+    total_seconds: f64,
+    server_first_batch_seconds: Option<f64>,
+    server_execute_seconds: Option<f64>,
+    server_credit_wait_seconds: Option<f64>,
+    throughput_bytes_per_second: f64,
+}
+
+impl fmt::Display for TransferReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |f: &mut fmt::Formatter<'_>, what: &str, text: String| writeln!(f, "{what:<13} {text}");
+        let batches = |count: u64, bytes: u64| format!("{} batches, {}", grouped(count), human_size(bytes));
+        line(f, "carried by", self.carrier.to_string())?;
+        line(f, "rows", grouped(self.rows) + if self.complete { "" } else { " (incomplete)" })?;
+        line(f, "lent", batches(self.batches_lent, self.bytes_lent))?;
+        line(f, "inline", batches(self.batches_inline, self.bytes_inline))?;
+        let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
+        line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;
+        line(f, "first answer", human_duration(self.first_answer))?;
+        line(f, "waited", human_duration(self.wait))?;
+        line(f, "read", human_duration(self.read))?;
+        line(f, "decoded", human_duration(self.decode))?;
+        line(f, "total", human_duration(self.total))?;
+        if let Some(server) = self.server {
+            let (first, execute) = (human_duration(server.first_batch), human_duration(server.execute));
+            let credit = human_duration(server.credit_wait);
+            line(f, "server", format!("first batch {first}, engine {execute}, waited for the client {credit}"))?;
+        }
+        // A rate past u64 is past every machine; the cast saturates.
+        write!(f, "{:<13} {}/s", "throughput", human_size(self.throughput() as u64))
+    }
+}
+
+/// What a client and a server agreed on when they connected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// What the server calls itself, with its version.
+    pub server: String,
+    /// Where it is: `host:port`.
+    pub address: String,
+    /// The protocol version in use.
+    pub protocol: u16,
+    /// What carries results.
+    pub carrier: Carrier,
+    /// How long the probe took: one word, read one-sidedly from the server's memory and checked. `None` without a fabric.
+    pub probe: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> TransferReport {
+        TransferReport {
+            carrier: Carrier::OneSided { fabric: "ucx".into(), transport: "posix/memory cma/memory".into() },
+            complete: true,
+            rows: 6_001_215,
+            batches_lent: 733,
+            batches_inline: 1,
+            bytes_lent: 3 << 30,
+            bytes_inline: 2048,
+            first_answer: Duration::from_millis(12),
+            total: Duration::from_secs(2),
+            server: Some(ServerReport { bytes_copied: 512, execute: Duration::from_secs(1), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn for_people() {
+        let expected = "\
+carried by    ucx: posix/memory cma/memory
+rows          6,001,215
+lent          733 batches, 3.00 GiB
+inline        1 batches, 2.00 KiB
+copied        by the client 0 B, by the server 512 B
+first answer  12.00 ms
+waited        0 s
+read          0 s
+decoded       0 s
+total         2.000 s
+server        first batch 0 s, engine 1.000 s, waited for the client 0 s
+throughput    1.50 GiB/s";
+        assert_eq!(report().to_string(), expected);
+    }
+
+    #[test]
+    fn a_fallback_and_an_incomplete_result_are_said() {
+        let carrier = Carrier::Inline { fallback: Some("the server has no UCX".into()) };
+        let text = TransferReport { carrier, rows: 3, ..Default::default() }.to_string();
+        assert!(text.contains("inline over TCP (the server has no UCX)"), "{text}");
+        assert!(text.contains("3 (incomplete)"), "{text}");
+        assert!(text.contains("throughput    0 B/s"), "{text}");
+    }
+
+    #[test]
+    fn for_programs() {
+        let text = report().to_json();
+        assert!(!text.contains('\n'));
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["carrier"], "one-sided");
+        assert_eq!(json["transport"], "posix/memory cma/memory");
+        assert_eq!(json["fallback"], serde_json::Value::Null);
+        assert_eq!(json["bytes_lent"], 3_221_225_472_u64);
+        assert_eq!(json["bytes_copied_server"], 512);
+        assert_eq!(json["total_seconds"], 2.0);
+        assert_eq!(json["throughput_bytes_per_second"], (3_221_225_472_u64 + 2048) as f64 / 2.0);
+    }
+}

@@ -1,0 +1,207 @@
+//! A query's result as a stream of record batches.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use futures::Stream;
+use thallus_protocol::inline::{InlineDecoder, InlineLimits};
+use thallus_protocol::{StreamId, layout};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::driver::{Arrived, Command, Handle, Item};
+use crate::error::ClientError;
+use crate::options::Delivery;
+use crate::report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
+
+/// A query's result: its schema at once, its batches as they arrive, and at the end or at any time its report.
+///
+/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels the
+/// query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
+#[derive(Debug)]
+pub struct ResultStream {
+    handle: Arc<Handle>,
+    stream: StreamId,
+    items: mpsc::UnboundedReceiver<Item>,
+    schema: SchemaRef,
+    decoder: Option<InlineDecoder>,
+    info: Arc<Mutex<ConnectionInfo>>,
+    inline_wanted: bool,
+    started: Instant,
+    waiting_since: Option<Instant>,
+    report: TransferReport,
+    over: bool,
+}
+
+impl ResultStream {
+    pub(crate) fn new(
+        handle: Arc<Handle>,
+        stream: StreamId,
+        items: mpsc::UnboundedReceiver<Item>,
+        started: Instant,
+        info: Arc<Mutex<ConnectionInfo>>,
+    ) -> Self {
+        ResultStream {
+            handle,
+            stream,
+            items,
+            schema: Arc::new(Schema::empty()),
+            decoder: None,
+            info,
+            inline_wanted: false,
+            started,
+            waiting_since: None,
+            report: TransferReport::default(),
+            over: false,
+        }
+    }
+
+    /// Waits for the schema.
+    pub(crate) async fn begun(mut self, delivery: Delivery) -> Result<Self, ClientError> {
+        self.inline_wanted = delivery == Delivery::Inline;
+        let first = self.items.recv().await;
+        self.report.first_answer = self.started.elapsed();
+        match first {
+            Some(Item::Schema { schema, ipc }) => {
+                let decoder = InlineDecoder::new(&ipc, InlineLimits::default());
+                self.decoder = Some(decoder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
+                self.schema = schema;
+                Ok(self)
+            }
+            Some(Item::Failed(error)) => {
+                self.over = true;
+                Err(error.into())
+            }
+            _ => {
+                self.over = true;
+                Err(ClientError::ServerGone { message: "the connection has ended".into() })
+            }
+        }
+    }
+
+    /// The schema of every batch.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// What the transfer was so far; in all, once the stream has ended.
+    #[must_use]
+    pub fn report(&self) -> TransferReport {
+        let mut report = self.report.clone();
+        if !self.over {
+            report.total = self.started.elapsed();
+        }
+        let now = || self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
+        report.carrier = match (self.inline_wanted, now()) {
+            (true, _) => Carrier::Inline { fallback: None },
+            (false, carrier) => carrier,
+        };
+        report
+    }
+
+    fn ended(&mut self) {
+        self.over = true;
+        self.report.total = self.started.elapsed();
+    }
+
+    fn decode(&mut self, arrived: Arrived) -> Result<RecordBatch, String> {
+        match arrived {
+            Arrived::Inline(ipc) => {
+                self.report.batches_inline += 1;
+                self.report.bytes_inline += ipc.len() as u64;
+                let decoder = self.decoder.as_mut().ok_or("no schema")?;
+                decoder.decode(ipc).map_err(|e| e.to_string())
+            }
+            Arrived::Lent { buffer, layout, descriptor } => {
+                self.report.batches_lent += 1;
+                self.report.bytes_lent += descriptor.live_bytes();
+                let mut buffers = Vec::with_capacity(layout.ranges.len());
+                for range in &layout.ranges {
+                    // The slab was taken with this layout's length, which is a usize.
+                    buffers.push(buffer.slice_with_length(range.offset as usize, range.len as usize));
+                }
+                layout::rebuild(&self.schema, &descriptor, &buffers).map_err(|e| e.to_string())
+            }
+        }
+    }
+
+    fn batch(&mut self, seq: u64, cost: u64, arrived: Arrived) -> Result<RecordBatch, ClientError> {
+        let begun = Instant::now();
+        let decoded = self.decode(arrived);
+        self.report.decode += begun.elapsed();
+        let stream = self.stream;
+        match decoded {
+            Ok(batch) => {
+                self.handle.send(Command::Consumed { stream, cost });
+                self.report.rows += batch.num_rows() as u64;
+                Ok(batch)
+            }
+            Err(reason) => {
+                self.handle.send(Command::Rejected { stream, seq, reason: reason.clone() });
+                self.ended();
+                Err(ClientError::Transfer { message: format!("batch {seq} is invalid: {reason}") })
+            }
+        }
+    }
+}
+
+impl Stream for ResultStream {
+    type Item = Result<RecordBatch, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.over {
+            return Poll::Ready(None);
+        }
+        let polled = this.items.poll_recv(cx);
+        if polled.is_pending() {
+            this.waiting_since.get_or_insert_with(Instant::now);
+        }
+        let item = ready!(polled);
+        if let Some(since) = this.waiting_since.take() {
+            this.report.wait += since.elapsed();
+        }
+        Poll::Ready(match item {
+            Some(Item::Batch { seq, cost, arrived }) => Some(this.batch(seq, cost, arrived)),
+            Some(Item::End { stats, read }) => {
+                this.ended();
+                this.report.complete = true;
+                this.report.read = read;
+                this.report.server = Some(ServerReport {
+                    bytes_copied: stats.bytes_staged,
+                    first_batch: Duration::from_nanos(stats.first_batch_nanos),
+                    execute: Duration::from_nanos(stats.execute_nanos),
+                    credit_wait: Duration::from_nanos(stats.credit_wait_nanos),
+                });
+                if stats.rows == this.report.rows {
+                    None
+                } else {
+                    let (sent, got) = (stats.rows, this.report.rows);
+                    this.report.complete = false;
+                    Some(Err(ClientError::Transfer { message: format!("{got} rows arrived of {sent} that were sent") }))
+                }
+            }
+            Some(Item::Failed(error)) => {
+                this.ended();
+                Some(Err(error.into()))
+            }
+            Some(Item::Schema { .. }) | None => {
+                this.ended();
+                Some(Err(ClientError::ServerGone { message: "the connection has ended".into() }))
+            }
+        })
+    }
+}
+
+impl Drop for ResultStream {
+    fn drop(&mut self) {
+        if !self.over {
+            self.handle.send(Command::Cancel { stream: self.stream });
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The other way to deliver a batch: its bytes in the control message, as standard Arrow IPC.
+//!
+//! The stream format of Arrow IPC, cut at the batches: [`InlineEncoder::new`] gives the schema message, and each
+//! [`encode`](InlineEncoder::encode) the dictionaries that changed and one record batch. Put together in order they are
+//! a stream that any Arrow implementation reads.
+//!
+//! Arrow's own reader validates values, but panics on much that a hostile peer can put into the metadata (a buffer
+//! beyond the body, a bit width that does not exist, a bitmap that is too short). So all metadata is verified here
+//! first, to the point that nothing of that is left. Compressed bodies and delta dictionaries, of which a small
+//! message could make a large allocation, are refused; the encoder never sends them.
+//!
+//! Arrow IPC cannot carry a dictionary whose values are themselves dictionary-encoded: its schema has room for one
+//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`].
+
+mod decode;
+mod encode;
+mod error;
+mod frame;
+mod verify_batch;
+mod verify_schema;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use arrow_schema::{Schema, SchemaRef};
+
+pub use decode::InlineDecoder;
+pub use encode::InlineEncoder;
+pub use error::InlineError;
+
+/// What a decoder accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InlineLimits {
+    /// Fields of a schema, nested ones included.
+    pub max_fields: usize,
+    /// Elements of any one array, rows included: arrays of nulls have elements but no bytes.
+    pub max_len: u64,
+}
+
+impl Default for InlineLimits {
+    /// 100 000 fields, 2^31 - 1 elements.
+    fn default() -> Self {
+        InlineLimits { max_fields: 100_000, max_len: (1 << 31) - 1 }
+    }
+}
+
+/// The schema as an Arrow IPC message: what begins a stream of inline batches, and what tells a borrower the schema of
+/// lent ones.
+///
+/// # Errors
+/// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
+pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
+    InlineEncoder::new(schema).map(|(_, message)| message)
+}
+
+/// The schema of a message that [`encode_schema`] made, or any other implementation of Arrow.
+///
+/// # Errors
+/// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
+/// [`MAX_DEPTH`](crate::layout::MAX_DEPTH) or has more than [`InlineLimits::max_fields`] fields.
+pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
+    decode::schema(message, limits)
+}
+
+/// Runs a part of arrow-ipc, which reports some of what it does not like by a panic.
+///
+/// What is known to make it panic is verified before. This is here because a connection must survive what is not known,
+/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used again.
+fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Result<T, InlineError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => Ok(result?),
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(InlineError::Panicked { said: said.unwrap_or("nothing").to_owned() })
+        }
+    }
+}

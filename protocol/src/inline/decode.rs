@@ -1,0 +1,127 @@
+//! The receiving end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_buffer::Buffer;
+use arrow_ipc::convert::fb_to_schema;
+use arrow_ipc::reader::{RecordBatchDecoder, read_dictionary};
+use arrow_ipc::{DictionaryBatch, MessageHeader, MetadataVersion};
+use arrow_schema::{DataType, Field, SchemaRef};
+use bytes::Bytes;
+
+use super::error::InlineError;
+use super::frame::Frame;
+use super::{InlineLimits, guarded, verify_batch, verify_schema};
+use crate::layout::check_type;
+
+/// Takes batches out of the messages of one stream, in the order in which they were encoded.
+///
+/// After an error the decoder is of no use: dictionaries may be missing.
+#[derive(Debug)]
+pub struct InlineDecoder {
+    schema: SchemaRef,
+    limits: InlineLimits,
+    /// By the id that the schema gives them. Arrow looks them up, and never walks them in the map's order.
+    dictionaries: HashMap<i64, ArrayRef>,
+}
+
+impl InlineDecoder {
+    /// A decoder for the stream that begins with this schema message.
+    ///
+    /// # Errors
+    /// As [`decode_schema`](super::decode_schema).
+    pub fn new(schema: &[u8], limits: InlineLimits) -> Result<Self, InlineError> {
+        Ok(InlineDecoder { schema: self::schema(schema, &limits)?, limits, dictionaries: HashMap::new() })
+    }
+
+    /// The stream's schema.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The batch in the bytes of one [`encode`](super::InlineEncoder::encode), validated.
+    ///
+    /// Its arrays share the memory of `message`, provided that this lies at an address that is a multiple of 16;
+    /// otherwise the body is copied once.
+    ///
+    /// # Errors
+    /// The bytes are anything but dictionaries of the schema and one batch of the schema, all valid.
+    pub fn decode(&mut self, message: Bytes) -> Result<RecordBatch, InlineError> {
+        let mut bytes = Buffer::from(message);
+        loop {
+            let frame = Frame::cut(&bytes)?;
+            let (message, body, rest) = frame.open()?;
+            match message.header_type() {
+                MessageHeader::DictionaryBatch => {
+                    let batch = message.header_as_dictionary_batch().ok_or_else(no_header)?;
+                    self.dictionary(batch, &body)?;
+                    bytes = rest;
+                }
+                MessageHeader::RecordBatch => {
+                    let batch = message.header_as_record_batch().ok_or_else(no_header)?;
+                    if !rest.is_empty() {
+                        return Err(InlineError::Trailing { extra: rest.len() });
+                    }
+                    verify_batch::verify(
+                        batch,
+                        self.schema.fields().iter().map(AsRef::as_ref),
+                        &body,
+                        self.limits.max_len,
+                    )?;
+                    let (schema, dictionaries) = (self.schema.clone(), &self.dictionaries);
+                    return guarded(|| {
+                        RecordBatchDecoder::try_new(&body, batch, schema, dictionaries, &MetadataVersion::V5)?
+                            .read_record_batch()
+                    });
+                }
+                other => return Err(unexpected("a dictionary or a record batch", other)),
+            }
+        }
+    }
+
+    fn dictionary(&mut self, batch: DictionaryBatch<'_>, body: &Buffer) -> Result<(), InlineError> {
+        if batch.isDelta() {
+            return Err(InlineError::metadata("delta dictionaries are not accepted"));
+        }
+        let values = batch.data().ok_or_else(no_header)?;
+        // That fields carry the id of their dictionary is deprecated, but it is how arrow-ipc's own reader finds them.
+        #[allow(deprecated)]
+        let field = self.schema.fields_with_dict_id(batch.id()).first().copied().cloned();
+        let Some(DataType::Dictionary(_, value_type)) = field.as_ref().map(Field::data_type) else {
+            return Err(InlineError::metadata(format!("no field has the dictionary {}", batch.id())));
+        };
+        let value = Field::new("", value_type.as_ref().clone(), true);
+        verify_batch::verify(values, [&value], body, self.limits.max_len)?;
+        guarded(|| read_dictionary(body, batch, &self.schema, &mut self.dictionaries, &MetadataVersion::V5))
+    }
+}
+
+fn no_header() -> InlineError {
+    InlineError::metadata("the message has no header")
+}
+
+fn unexpected(expected: &'static str, got: MessageHeader) -> InlineError {
+    InlineError::Unexpected { expected, got: format!("{got:?}") }
+}
+
+/// The schema in the bytes of a schema message.
+pub(super) fn schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
+    let frame = Frame::cut(&Buffer::from_slice_ref(message))?;
+    let (message, body, rest) = frame.open()?;
+    let extra = body.len() + rest.len();
+    if extra > 0 {
+        return Err(InlineError::Trailing { extra });
+    }
+    let schema = message.header_as_schema().ok_or_else(|| unexpected("a schema", message.header_type()))?;
+    verify_schema::verify(schema, limits.max_fields)?;
+    let schema = guarded(|| Ok(fb_to_schema(schema)))?;
+    // What a flatbuffer can say is not always a type: a width may be negative, a map may have three columns.
+    let mut budget = usize::MAX;
+    for field in schema.fields() {
+        check_type(field.data_type(), 0, &mut budget)?;
+    }
+    Ok(Arc::new(schema))
+}

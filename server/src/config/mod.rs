@@ -1,0 +1,487 @@
+//! What `thallus-server` can be told, by a TOML file and by flags.
+//!
+//! Every key has a default, so that an empty file is a whole configuration; a key that does not exist is an error that
+//! names it. `thallus-server.example.toml` beside this crate lists every key with its default and its meaning.
+
+mod args;
+mod units;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, de};
+use thiserror::Error;
+
+pub use args::{Args, TableArg};
+pub use units::{ByteSize, Span};
+
+use crate::catalog::Format;
+
+/// Default address: this host only, since the server does not authenticate.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7807";
+
+/// The whole configuration of a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Where to listen for control connections.
+    pub listen: ListenAddress,
+    /// Directories of which every file and sub-directory becomes a table, named by its stem.
+    pub data: Vec<PathBuf>,
+    /// Tables by name, besides those of `data`.
+    pub tables: BTreeMap<String, TableConfig>,
+    /// What one peer, and all together, may take.
+    pub limits: Limits,
+    /// How long to wait for what.
+    pub timeouts: Timeouts,
+    /// What carries the data plane.
+    pub fabric: FabricConfig,
+    /// The query engine.
+    pub engine: EngineConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// `HOST:PORT`; the host a name or an address, an IPv6 address in brackets; port 0 lets the system choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenAddress(String);
+
+impl ListenAddress {
+    /// As `tokio::net::TcpListener::bind` takes it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ListenAddress {
+    fn default() -> Self {
+        ListenAddress(DEFAULT_LISTEN.to_owned())
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ListenAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let host_and_port = text.rsplit_once(':').filter(|(host, port)| {
+            let bracketed = host.starts_with('[') && host.ends_with(']');
+            !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+        });
+        match host_and_port {
+            Some(_) => Ok(ListenAddress(text.to_owned())),
+            None => Err(format!("`{text}` is not HOST:PORT, such as {DEFAULT_LISTEN} or [::1]:7807")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ListenAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// One table. In TOML either just its path, or a table of these keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableConfig {
+    /// File or directory.
+    pub path: PathBuf,
+    /// Format of its files; told from their names (or, without extension, from their first bytes) if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// Whether the first line of a CSV file names its columns.
+    pub header: bool,
+    /// What separates the fields of a CSV file, one ASCII character; a comma (in .tsv files a tab) if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<char>,
+}
+
+impl TableConfig {
+    /// The table at `path`, all else by default.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        TableConfig { path: path.into(), format: None, header: true, delimiter: None }
+    }
+}
+
+impl<'de> Deserialize<'de> for TableConfig {
+    // By hand, because an untagged enum would not name an unknown key.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Keys {
+            path: PathBuf,
+            format: Option<Format>,
+            header: Option<bool>,
+            delimiter: Option<char>,
+        }
+
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = TableConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path, or a table with the key `path`")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> Result<TableConfig, E> {
+                Ok(TableConfig::at(path))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<TableConfig, A::Error> {
+                let keys = Keys::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(TableConfig {
+                    path: keys.path,
+                    format: keys.format,
+                    header: keys.header.unwrap_or(true),
+                    delimiter: keys.delimiter,
+                })
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// What one peer, and all together, may take. Beyond a limit a peer gets a typed error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections served at once.
+    pub max_connections: usize,
+    /// Queries open at once on one connection.
+    pub max_streams_per_connection: usize,
+    /// Bytes lent to one client and not yet released.
+    pub max_bytes_on_loan_per_connection: ByteSize,
+    /// Bytes lent to all clients and not yet released.
+    pub max_bytes_on_loan_total: ByteSize,
+    /// Longest control message, either way, inline batches included.
+    pub max_message_bytes: ByteSize,
+    /// Batches of fewer bytes travel inside the control message; zero lends every batch.
+    pub inline_threshold_bytes: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: 256,
+            max_streams_per_connection: 64,
+            max_bytes_on_loan_per_connection: ByteSize::mib(256),
+            max_bytes_on_loan_total: ByteSize::gib(1),
+            max_message_bytes: ByteSize::mib(16),
+            inline_threshold_bytes: ByteSize::kib(64),
+        }
+    }
+}
+
+/// How long to wait for what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accepting a connection to the end of its handshake.
+    pub handshake: Span,
+    /// Without a sign of life from a client, its connection is closed.
+    pub idle: Span,
+    /// From lending a batch to its release; then the loan is ended, and its stream with it.
+    pub lease: Span,
+    /// At shutdown, for running queries to end by themselves.
+    pub drain: Span,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            handshake: Span::secs(10),
+            idle: Span::secs(300),
+            lease: Span::secs(60),
+            drain: Span::secs(30),
+        }
+    }
+}
+
+/// What carries the data plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FabricConfig {
+    /// Which fabric.
+    pub kind: FabricChoice,
+    /// Settings of UCX.
+    pub ucx: UcxConfig,
+}
+
+/// Which fabric carries the data plane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FabricChoice {
+    /// The best that works here; inline, with a warning, if none does.
+    #[default]
+    Auto,
+    /// UCX, or fail to start.
+    Ucx,
+    /// None: all results travel inline over the control connection.
+    None,
+}
+
+/// Settings of UCX; what is empty is left to UCX.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UcxConfig {
+    /// Transports that may be used, as in `UCX_TLS`.
+    pub transports: Vec<String>,
+    /// Network devices that may be used, as in `UCX_NET_DEVICES`.
+    pub net_devices: Vec<String>,
+    /// Poll without sleeping: lower latency, one core busy.
+    pub busy_poll: bool,
+}
+
+/// The query engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// Memory that all queries together may hold for sorting, grouping and joining; half of this machine's (or of its
+    /// container's) memory if not given. Batches on their way to a client are not counted here but as bytes on loan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<ByteSize>,
+    /// How queries share that memory.
+    pub memory_pool: MemoryPoolKind,
+    /// Target number of rows in a batch; a query may ask for another.
+    pub batch_rows: usize,
+    /// Parallel partitions of a query; the number of cores if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<usize>,
+    /// Directory for what does not fit in memory; the system's directory for temporary files if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spill_dir: Option<PathBuf>,
+    /// Bytes that all queries together may write there; zero forbids spilling.
+    pub max_spill_bytes: ByteSize,
+    /// Longest SQL text.
+    pub max_sql_bytes: ByteSize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            memory_limit: None,
+            memory_pool: MemoryPoolKind::Fair,
+            batch_rows: 65_536,
+            partitions: None,
+            spill_dir: None,
+            max_spill_bytes: ByteSize::gib(64),
+            max_sql_bytes: ByteSize::mib(1),
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Parallel partitions of a query, as configured or as this host has cores.
+    #[must_use]
+    pub fn effective_partitions(&self) -> usize {
+        self.partitions.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, NonZeroUsize::get))
+    }
+
+    /// The memory limit in bytes, as configured or as this host has memory.
+    #[must_use]
+    pub fn effective_memory_limit(&self) -> ByteSize {
+        /// Where nothing says how much memory there is.
+        const UNKNOWN_HOST: ByteSize = ByteSize::gib(1);
+        self.memory_limit.unwrap_or_else(|| memory_of_host().map_or(UNKNOWN_HOST, |bytes| ByteSize(bytes / 2)))
+    }
+}
+
+/// Memory of this machine, or of the cgroup (version 2) that confines this process, whichever is less.
+fn memory_of_host() -> Option<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let machine = total.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
+    // The unlimited cgroup says "max", which does not parse.
+    let confined = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse::<u64>().ok());
+    Some(confined.map_or(machine, |max| max.min(machine)))
+}
+
+/// How queries share the engine's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum MemoryPoolKind {
+    /// Every operator that can spill gets an equal share: one query cannot starve the others, and spills earlier.
+    #[default]
+    Fair,
+    /// First come, first served: a query alone gets everything.
+    Greedy,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level (error, warn, info, debug, trace), or directives such as `info,thallus_server=debug`.
+    pub filter: String,
+    /// Form of a log line.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { filter: "info".to_owned(), format: LogFormat::Full }
+    }
+}
+
+/// Form of a log line, in the terms of `tracing-subscriber`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line with time, level, span, target, fields.
+    #[default]
+    Full,
+    /// One shorter line.
+    Compact,
+    /// Several lines, for reading while developing.
+    Pretty,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, has a key that does not exist, or a value of the wrong kind.
+    #[error("{}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and reason.
+        message: String,
+    },
+    /// A value is out of its range.
+    #[error("configuration: {key} = {value}: {reason}")]
+    Invalid {
+        /// The key, with its section.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What it must be.
+        reason: String,
+    },
+    /// Two `--table` flags name one table.
+    #[error("table `{name}` is given twice: {} and {}", first.display(), second.display())]
+    DuplicateTable {
+        /// The name.
+        name: String,
+        /// Where the first comes from.
+        first: PathBuf,
+        /// Where the second comes from.
+        second: PathBuf,
+    },
+}
+
+impl ServerConfig {
+    /// Reads a file. Its relative paths are taken from the directory that it is in. Not validated yet.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`], [`ConfigError::Parse`].
+    pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config = Self::from_toml(&text)
+            .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        for relative in config
+            .data
+            .iter_mut()
+            .chain(config.tables.values_mut().map(|table| &mut table.path))
+            .chain(&mut config.engine.spill_dir)
+        {
+            *relative = base.join(&*relative);
+        }
+        Ok(config)
+    }
+
+    /// Parses the text of a file; relative paths stay as they are. Not validated yet.
+    ///
+    /// # Errors
+    /// What is wrong, where, and for an unknown key which ones there are.
+    pub fn from_toml(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    /// The configuration as the text of a file, as `--print-config` shows it.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8 cannot be written as TOML.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string_pretty(self)
+    }
+
+    /// Checks every range, and that limits fit together.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for the first that does not hold.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let Limits { inline_threshold_bytes, max_message_bytes, .. } = self.limits;
+        within("limits.max_connections", self.limits.max_connections, 1, 1_000_000)?;
+        within("limits.max_streams_per_connection", self.limits.max_streams_per_connection, 1, 65_536)?;
+        within("limits.max_message_bytes", max_message_bytes, ByteSize::kib(64), ByteSize::gib(1))?;
+        within("limits.inline_threshold_bytes", inline_threshold_bytes, ByteSize(0), max_message_bytes)?;
+        let total = self.limits.max_bytes_on_loan_total;
+        within("limits.max_bytes_on_loan_total", total, ByteSize::mib(1), ByteSize(u64::MAX))?;
+        let each = self.limits.max_bytes_on_loan_per_connection;
+        within("limits.max_bytes_on_loan_per_connection", each, ByteSize::mib(1), total)?;
+        for (key, span) in [
+            ("timeouts.handshake", self.timeouts.handshake),
+            ("timeouts.idle", self.timeouts.idle),
+            ("timeouts.lease", self.timeouts.lease),
+            ("timeouts.drain", self.timeouts.drain),
+        ] {
+            // No wait is without an end: a day is longer than anybody waits.
+            within(key, span, Span(std::time::Duration::from_millis(1)), Span::secs(86_400))?;
+        }
+        let engine = &self.engine;
+        if let Some(limit) = engine.memory_limit {
+            within("engine.memory_limit", limit, ByteSize::mib(16), ByteSize(u64::MAX))?;
+        }
+        within("engine.batch_rows", engine.batch_rows, 1, MAX_BATCH_ROWS)?;
+        within("engine.partitions", engine.effective_partitions(), 1, 4096)?;
+        within("engine.max_sql_bytes", engine.max_sql_bytes, ByteSize(1), max_message_bytes)?;
+        self.log.filter.parse::<tracing_subscriber::EnvFilter>().map_err(|e| ConfigError::Invalid {
+            key: "log.filter",
+            value: self.log.filter.clone(),
+            reason: e.to_string(),
+        })?;
+        for table in self.tables.values() {
+            if let Some(delimiter) = table.delimiter.filter(|c| !c.is_ascii() || matches!(c, '"' | '\r' | '\n' | '\0')) {
+                return Err(ConfigError::Invalid {
+                    key: "tables.*.delimiter",
+                    value: format!("{delimiter:?}"),
+                    reason: "must be one ASCII character, not a quote or an end of line".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most rows that a batch may be configured, or asked, to have.
+pub const MAX_BATCH_ROWS: usize = 1 << 24;
+
+fn within<T: PartialOrd + fmt::Display>(key: &'static str, value: T, min: T, max: T) -> Result<(), ConfigError> {
+    if value >= min && value <= max {
+        return Ok(());
+    }
+    Err(ConfigError::Invalid { key, value: value.to_string(), reason: format!("must be from {min} to {max}") })
+}

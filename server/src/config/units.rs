@@ -1,0 +1,221 @@
+//! Sizes and durations as people write them: `64 MiB`, `30s`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A number of bytes. Written `64MiB`, `1.5GiB`, `100MB` (powers of ten), `4096` or `4096B`; printed in the largest binary
+/// unit that is exact, so that what is printed parses to the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+/// Binary units (IEC 80000-13), largest first.
+const BINARY: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+/// Decimal units (SI), largest first.
+const DECIMAL: [(&str, u64); 4] =
+    [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)];
+
+impl ByteSize {
+    /// `n` KiB.
+    #[must_use]
+    pub const fn kib(n: u64) -> Self {
+        ByteSize(n << 10)
+    }
+
+    /// `n` MiB.
+    #[must_use]
+    pub const fn mib(n: u64) -> Self {
+        ByteSize(n << 20)
+    }
+
+    /// `n` GiB.
+    #[must_use]
+    pub const fn gib(n: u64) -> Self {
+        ByteSize(n << 30)
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// In bytes, as a length in memory; the largest there is, if this host's addresses are shorter.
+    #[must_use]
+    pub fn as_usize(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, unit) in BINARY {
+            if self.0 >= unit && self.0.is_multiple_of(unit) {
+                return write!(f, "{}{name}", self.0 / unit);
+            }
+        }
+        write!(f, "{}B", self.0)
+    }
+}
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let hint = || format!("`{text}` is not a size; write a number and a unit, such as 64KiB, 16MiB, 1.5GiB, 100MB");
+        let trimmed = text.trim();
+        let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(split);
+        let unit = unit.trim();
+        let factor = if unit.is_empty() || unit.eq_ignore_ascii_case("B") {
+            1
+        } else {
+            BINARY
+                .iter()
+                .chain(&DECIMAL)
+                .find(|(name, _)| name.eq_ignore_ascii_case(unit))
+                .map(|(_, factor)| *factor)
+                .ok_or_else(hint)?
+        };
+        if let Ok(whole) = number.parse::<u64>() {
+            return whole.checked_mul(factor).map(ByteSize).ok_or_else(|| format!("`{text}` is more than 16 EiB"));
+        }
+        let value = number.parse::<f64>().map_err(|_| hint())? * factor as f64;
+        if value.fract() != 0.0 {
+            return Err(format!("`{text}` is not a whole number of bytes"));
+        }
+        // Beyond 2^53 a fraction no longer has an exact meaning.
+        if !(0.0..=9_007_199_254_740_992.0).contains(&value) {
+            return Err(hint());
+        }
+        Ok(ByteSize(value as u64))
+    }
+}
+
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = ByteSize;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size such as \"64MiB\", or a number of bytes")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
+                Ok(ByteSize(bytes))
+            }
+
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
+                u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size cannot be negative"))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// A length of time. Written `30s`, `5m`, `1h 30m`, `250ms`, with its unit always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// `n` seconds.
+    #[must_use]
+    pub const fn secs(n: u64) -> Self {
+        Span(Duration::from_secs(n))
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Duration {
+        span.0
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text.trim())
+            .map(Span)
+            .map_err(|e| format!("`{text}` is not a duration ({e}); write a number and a unit, such as 250ms, 30s, 5m"))
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_parse_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("512B", 512),
+            ("64KiB", 65536),
+            ("64 kib", 65536),
+            (" 1.5GiB ", 3 << 29),
+            ("100MB", 100_000_000),
+            ("2tb", 2_000_000_000_000),
+            ("16777215TiB", 16_777_215 << 40),
+        ] {
+            assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_a_hint() {
+        for text in ["", "MiB", "-1", "1e9", "12 parsecs", "64M", "1.2.3GiB", "0.3B", "16777216TiB", "1.5EiB", "NaN"] {
+            let error = text.parse::<ByteSize>().unwrap_err();
+            assert!(error.contains(text), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_printed_size_parses_to_itself() {
+        for bytes in [0, 1, 1023, 1024, 1025, 3 << 20, 5 << 40, u64::MAX] {
+            assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+        }
+        assert_eq!(ByteSize::mib(64).to_string(), "64MiB");
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!("30s".parse(), Ok(Span::secs(30)));
+        assert_eq!("1h 30m".parse(), Ok(Span::secs(5400)));
+        assert_eq!(Span::secs(5400).to_string(), "1h 30m");
+        for text in ["30", "", "soon", "-1s"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Why a query failed, in words for the user and in a kind for the wire.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Most table names that a message lists.
+const NAMES_SHOWN: usize = 20;
+
+/// A query failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The text is not SQL that the engine can parse, or not exactly one statement.
+    #[error("syntax error: {message}")]
+    Syntax {
+        /// What was expected, and where.
+        message: String,
+    },
+    /// The query is longer or more deeply nested than the engine takes.
+    #[error("query too large: {what} is {actual}, the limit is {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        actual: usize,
+        /// How large it may be.
+        limit: usize,
+    },
+    /// There is no such table.
+    #[error("table '{table}' not found; {}", known_tables(known))]
+    UnknownTable {
+        /// As the query names it.
+        table: String,
+        /// The tables there are.
+        known: Vec<String>,
+    },
+    /// There is no such column, or more than one.
+    #[error("{message}")]
+    Column {
+        /// Which column, and which ones there are.
+        message: String,
+    },
+    /// The query has no meaning: types that do not fit, an unknown function, an aggregate in the wrong place.
+    #[error("{message}")]
+    Plan {
+        /// What does not fit.
+        message: String,
+    },
+    /// SQL that the engine does not implement.
+    #[error("not supported: {message}")]
+    Unsupported {
+        /// What.
+        message: String,
+    },
+    /// A statement that would change something: data, tables, settings, files.
+    #[error("{statement} is not allowed: this server only answers queries (SELECT, EXPLAIN, SHOW, DESCRIBE)")]
+    ReadOnly {
+        /// The statement's first word or words.
+        statement: String,
+    },
+    /// The query failed on the values it met: division by zero, a cast that does not hold, overflow.
+    #[error("execution failed: {message}")]
+    Execution {
+        /// What failed.
+        message: String,
+    },
+    /// The engine's memory or its space for spilling is used up.
+    #[error(
+        "out of resources: {message} (ask for less, try again when fewer queries run, or raise engine.memory_limit or \
+         engine.max_spill_bytes)"
+    )]
+    ResourcesExhausted {
+        /// Which resource, and who holds it.
+        message: String,
+    },
+    /// The files of a table cannot be read: gone, changed, corrupt, forbidden.
+    #[error("cannot read {}: {reason}", source_name(tables, path))]
+    Source {
+        /// The table; several if the engine cannot tell which of those that the query reads.
+        tables: Vec<String>,
+        /// The file or directory, if known.
+        path: Option<PathBuf>,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A bug in the engine, or the engine is shutting down.
+    #[error("internal error of the query engine: {message}")]
+    Internal {
+        /// What is known.
+        message: String,
+    },
+}
+
+/// Kinds of [`EngineError`], with numbers that never change their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum EngineErrorKind {
+    /// [`EngineError::Syntax`]
+    Syntax = 1,
+    /// [`EngineError::TooLarge`]
+    TooLarge = 2,
+    /// [`EngineError::UnknownTable`]
+    UnknownTable = 3,
+    /// [`EngineError::Column`]
+    Column = 4,
+    /// [`EngineError::Plan`]
+    Plan = 5,
+    /// [`EngineError::Unsupported`]
+    Unsupported = 6,
+    /// [`EngineError::ReadOnly`]
+    ReadOnly = 7,
+    /// [`EngineError::Execution`]
+    Execution = 8,
+    /// [`EngineError::ResourcesExhausted`]
+    ResourcesExhausted = 9,
+    /// [`EngineError::Source`]
+    Source = 10,
+    /// [`EngineError::Internal`]
+    Internal = 11,
+}
+
+impl EngineError {
+    /// The kind, for the wire and for programs.
+    #[must_use]
+    pub fn kind(&self) -> EngineErrorKind {
+        match self {
+            EngineError::Syntax { .. } => EngineErrorKind::Syntax,
+            EngineError::TooLarge { .. } => EngineErrorKind::TooLarge,
+            EngineError::UnknownTable { .. } => EngineErrorKind::UnknownTable,
+            EngineError::Column { .. } => EngineErrorKind::Column,
+            EngineError::Plan { .. } => EngineErrorKind::Plan,
+            EngineError::Unsupported { .. } => EngineErrorKind::Unsupported,
+            EngineError::ReadOnly { .. } => EngineErrorKind::ReadOnly,
+            EngineError::Execution { .. } => EngineErrorKind::Execution,
+            EngineError::ResourcesExhausted { .. } => EngineErrorKind::ResourcesExhausted,
+            EngineError::Source { .. } => EngineErrorKind::Source,
+            EngineError::Internal { .. } => EngineErrorKind::Internal,
+        }
+    }
+
+    /// The message for the user.
+    #[must_use]
+    pub fn message(&self) -> String {
+        self.to_string()
+    }
+}
+
+fn known_tables(known: &[String]) -> String {
+    match known.len() {
+        0 => "there are no tables".to_owned(),
+        n if n <= NAMES_SHOWN => format!("known tables: {}", known.join(", ")),
+        n => format!("known tables: {} and {} more (SHOW TABLES)", known[..NAMES_SHOWN].join(", "), n - NAMES_SHOWN),
+    }
+}
+
+fn source_name(tables: &[String], path: &Option<PathBuf>) -> String {
+    let tables = match tables {
+        [] => "the table's files".to_owned(),
+        [table] => format!("table '{table}'"),
+        several => format!("one of the tables {}", several.join(", ")),
+    };
+    match path {
+        Some(path) => format!("{tables} ({})", path.display()),
+        None => tables,
+    }
+}

@@ -1,0 +1,85 @@
+//! What runs a query: SQL in, a lazy stream of record batches out.
+//!
+//! The server knows an engine only by [`Engine`]. [`datafusion`] is the one that ships; [`scripted`] is the one for tests,
+//! which plays what it was told to, including every way to fail.
+
+#[cfg(feature = "datafusion")]
+pub mod datafusion;
+mod error;
+pub mod scripted;
+
+use std::fmt;
+use std::pin::Pin;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures::Stream;
+
+pub use error::{EngineError, EngineErrorKind};
+
+/// Runs queries. Shared by every connection.
+#[async_trait]
+pub trait Engine: Send + Sync + fmt::Debug + 'static {
+    /// Plans a query and starts it. Rows are produced as the stream is polled, with a bounded number of batches ahead.
+    ///
+    /// Dropping the future, or the stream, cancels the query and every task of it. A panic within the engine is an
+    /// [`EngineError::Internal`] of that query, and nobody else's.
+    ///
+    /// # Errors
+    /// [`EngineError`], for what shows before the first row.
+    async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError>;
+
+    /// What there is to query, for the start-up log.
+    fn tables(&self) -> Vec<TableInfo>;
+}
+
+/// A query, as a client asks it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryRequest {
+    /// Exactly one statement.
+    pub sql: String,
+    /// Target number of rows in a batch; the engine's own if not given. No batch has more; the last, and those of
+    /// selective queries, may have fewer.
+    pub batch_rows: Option<usize>,
+}
+
+impl QueryRequest {
+    /// The query `sql`, all else by default.
+    #[must_use]
+    pub fn new(sql: impl Into<String>) -> Self {
+        QueryRequest { sql: sql.into(), batch_rows: None }
+    }
+}
+
+/// Record batches as they come, in the result's order. After an error there is nothing more.
+pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch, EngineError>> + Send>>;
+
+/// A running query.
+pub struct QueryStream {
+    /// Schema of every batch.
+    pub schema: SchemaRef,
+    /// The rows. No batch is empty.
+    pub batches: BatchStream,
+}
+
+impl fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// A table, for people to read of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// Its name in SQL.
+    pub name: String,
+    /// Where its rows come from: a path, or words.
+    pub source: String,
+    /// Format of its files.
+    pub format: &'static str,
+    /// Number of its columns.
+    pub columns: usize,
+    /// Number of its files at start-up.
+    pub files: usize,
+}

@@ -1,0 +1,247 @@
+//! The server: accepts connections within its limits, and ends in good order.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use thallus_fabric::Fabric;
+use thallus_fabric::driver::ControlIo;
+use thallus_protocol::codec::FrameLimits;
+use thallus_protocol::message::ServerLimits;
+use thallus_protocol::server::ServerConfig as MachineConfig;
+use thallus_protocol::{ConnectionError, LinkTimeouts};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::config::ServerConfig;
+use crate::engine::Engine;
+use crate::session::{Lender, Shared, serve};
+
+/// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
+const MAX_LEASES: u32 = 511;
+/// After this an accept that failed for want of descriptors or memory is tried again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Beyond the drain timeout, for connections to close.
+const CLOSE_GRACE: Duration = Duration::from_secs(15);
+
+/// Where connections come from.
+pub trait Listen: Send {
+    /// A connection's bytes.
+    type Io: ControlIo;
+
+    /// The next connection, and who it is from, in words.
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, String)>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Io = tokio::net::TcpStream;
+
+    async fn accept(&mut self) -> io::Result<(Self::Io, String)> {
+        let (stream, peer) = TcpListener::accept(self).await?;
+        // Control messages are small and waited for.
+        stream.set_nodelay(true)?;
+        Ok((stream, peer.to_string()))
+    }
+}
+
+/// What carries the data plane.
+#[derive(Debug)]
+pub struct Fabrics {
+    /// Those that work on this host.
+    pub available: Vec<Arc<dyn Fabric>>,
+    /// If there are none, why, for clients to hear.
+    pub reason: String,
+}
+
+/// Limits and times of a server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the server calls itself.
+    pub name: String,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Bytes on loan at once, to all clients.
+    pub max_loan_bytes_total: u64,
+    /// What one client may take.
+    pub limits: ServerLimits,
+    /// Longest control message.
+    pub max_message_bytes: u32,
+    /// Live bytes from which on a batch is lent.
+    pub inline_threshold: u64,
+    /// Times of control connections.
+    pub timeouts: LinkTimeouts,
+    /// How long a lease may be kept.
+    pub lease_timeout: Duration,
+    /// How long running queries may go on once the server shuts down.
+    pub drain_timeout: Duration,
+    /// Entropy for lease words; a simulation puts its seed here.
+    pub entropy: fn() -> u64,
+}
+
+impl Settings {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: &ServerConfig) -> Self {
+        let (limits, times) = (&config.limits, &config.timeouts);
+        let at_most = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        Settings {
+            name: format!("thallus-server {}", env!("CARGO_PKG_VERSION")),
+            max_connections: limits.max_connections,
+            max_loan_bytes_total: limits.max_bytes_on_loan_total.bytes(),
+            limits: ServerLimits {
+                max_streams: at_most(limits.max_streams_per_connection as u64),
+                max_loan_bytes: limits.max_bytes_on_loan_per_connection.bytes(),
+                max_sql_bytes: at_most(config.engine.max_sql_bytes.bytes()),
+            },
+            max_message_bytes: at_most(limits.max_message_bytes.bytes()),
+            inline_threshold: limits.inline_threshold_bytes.bytes(),
+            timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
+            lease_timeout: times.lease.0,
+            drain_timeout: times.drain.0,
+            entropy: || RandomState::new().hash_one(0),
+        }
+    }
+
+    fn machine(&self, fabrics: &Fabrics) -> MachineConfig {
+        let frame = FrameLimits::default();
+        let mut timeouts = self.timeouts;
+        // A peer must be asked before it is taken for dead.
+        timeouts.keepalive = timeouts.keepalive.min(timeouts.idle / 3);
+        MachineConfig {
+            name: self.name.clone(),
+            fabrics: fabrics.available.iter().map(|fabric| fabric.kind()).collect(),
+            no_fabric: fabrics.reason.clone(),
+            limits: self.limits.clone(),
+            frame: FrameLimits {
+                message: frame.message.min(self.max_message_bytes),
+                payload: frame.payload.min(self.max_message_bytes),
+            },
+            inline_threshold: self.inline_threshold,
+            max_leases: MAX_LEASES,
+            word_nonce: 0,
+            timeouts,
+            lease_timeout: self.lease_timeout,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+}
+
+/// The listener is beyond use.
+#[derive(Debug, Error)]
+#[error("cannot accept connections any more: {0}")]
+pub struct ServeError(#[from] io::Error);
+
+/// Serves queries. Cheap to clone; all clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    connections: Arc<AtomicUsize>,
+    drain: Arc<watch::Sender<bool>>,
+}
+
+impl Server {
+    /// A server of this engine's tables.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
+        let machine = settings.machine(&fabrics);
+        let budget = settings.max_loan_bytes_total;
+        let lenders = fabrics.available.into_iter().map(|fabric| Arc::new(Lender::new(fabric, budget))).collect();
+        Server {
+            shared: Arc::new(Shared { engine, lenders, machine }),
+            settings: Arc::new(settings),
+            connections: Arc::default(),
+            drain: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    /// Connections being served.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more work: what runs is finished, within the drain timeout, and connections close.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Serves one connection until it ends.
+    pub async fn handle<S: ControlIo>(&self, io: S) -> ConnectionError {
+        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        let _counted = Counted(&self.connections);
+        let limit = self.settings.max_connections;
+        let refused = (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
+        if let Some(message) = &refused {
+            warn!(%message, "connection refused");
+        }
+        serve(Arc::clone(&self.shared), io, (self.settings.entropy)(), refused, self.drain.subscribe()).await
+    }
+
+    /// Accepts connections until [`Server::drain`], then waits for them to end.
+    ///
+    /// # Errors
+    /// [`ServeError`] if the listener itself is broken.
+    pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
+        let mut drained = self.drain.subscribe();
+        let mut tasks = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = drained.wait_for(|drain| *drain) => break,
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "bug: a connection's task panicked");
+                    }
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((io, peer)) => {
+                    let (server, span) = (self.clone(), info_span!("connection", %peer));
+                    let connection = async move {
+                        info!("connected");
+                        match server.handle(io).await {
+                            ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
+                            ended => info!(%ended, "connection ended"),
+                        }
+                    };
+                    tasks.spawn(connection.instrument(span));
+                }
+                Err(error) => {
+                    // Out of descriptors, or a connection that was gone before it was accepted: neither is for ever.
+                    warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        info!(connections = tasks.len(), "draining");
+        let all_ended = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.settings.drain_timeout + CLOSE_GRACE, all_ended).await.is_err() {
+            warn!("connections were still open when the drain timeout had passed");
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("shared", &self.shared).field("connections", &self.connections).finish()
+    }
+}
+
+/// A connection, counted while it lasts.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,140 @@
+//! The data plane of one connection: its endpoint, its lease words, and the regions its peer has keys to.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
+use thallus_fabric::{Endpoint, FabricError, Fencing};
+use thallus_protocol::message::{self, Region};
+use thallus_protocol::server::OpenedFabric;
+use thallus_protocol::RegionId;
+use tracing::error;
+
+use super::lender::Lender;
+use super::regions::Regions;
+
+/// How long an endpoint may take to close before it is given up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What stands in the probe: `THALLUS!`.
+const PROBE: u64 = u64::from_le_bytes(*b"THALLUS!");
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// The endpoint failed as a whole; it is still to be closed.
+    Failed,
+    Closing {
+        deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
+    },
+    Closed,
+}
+
+/// What a data plane reports.
+#[derive(Debug)]
+pub(super) enum PlaneEvent {
+    Failed(String),
+    Closed,
+}
+
+#[derive(Debug)]
+pub(super) struct DataPlane {
+    endpoint: Box<dyn Endpoint>,
+    lender: Arc<Lender>,
+    words: LeaseWords,
+    regions: Regions,
+    state: State,
+}
+
+impl DataPlane {
+    /// An endpoint connected to the peer's address, with its lease words and the probe among them.
+    pub(super) fn open(
+        lender: Arc<Lender>,
+        max_leases: u32,
+        peer: &[u8],
+    ) -> Result<(DataPlane, OpenedFabric), String> {
+        let open = || -> Result<_, FabricError> {
+            let fabric = lender.fabric();
+            let mut endpoint = fabric.endpoint()?;
+            let address = endpoint.address();
+            endpoint.connect(peer)?;
+            let words = LeaseWords::new(&**fabric, max_leases as usize + 1)?;
+            words.open(max_leases as usize, PROBE)?;
+            let mut regions = Regions::default();
+            let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), true)?;
+            let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
+            let fencing = match fabric.capabilities().fencing {
+                Fencing::Revocation => message::Fencing::Revocation,
+                Fencing::LeaseWord => message::Fencing::LeaseWord,
+            };
+            Ok((endpoint, words, regions, OpenedFabric { address, fencing, words: region, probe_value: PROBE }))
+        };
+        let (endpoint, words, regions, opened) = open().map_err(|error| error.to_string())?;
+        Ok((DataPlane { endpoint, lender, words, regions, state: State::Open }, opened))
+    }
+
+    pub(super) fn lender(&self) -> &Arc<Lender> {
+        &self.lender
+    }
+
+    pub(super) fn enter(
+        &mut self,
+        memory: &Arc<RegisteredMemory>,
+        lasting: bool,
+    ) -> Result<(RegionId, Option<Region>), FabricError> {
+        self.regions.enter(&mut *self.endpoint, memory, lasting)
+    }
+
+    pub(super) fn leave(&mut self, region: RegionId) -> bool {
+        self.regions.leave(region)
+    }
+
+    pub(super) fn open_word(&self, slot: u32, value: u64) -> Result<(), FabricError> {
+        self.words.open(slot as usize, value)
+    }
+
+    pub(super) fn clear_word(&self, slot: u32) {
+        if let Err(error) = self.words.revoke(slot as usize) {
+            error!(%error, slot, "bug: a lease word could not be cleared");
+        }
+    }
+
+    /// Cuts the peer off; [`PlaneEvent::Closed`] says when that is done.
+    pub(super) fn close(&mut self) {
+        self.endpoint.close();
+        self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PlaneEvent> {
+        let mut completions = Vec::new();
+        loop {
+            match &mut self.state {
+                State::Failed | State::Closed => return Poll::Pending,
+                State::Open => match self.endpoint.poll(cx, &mut completions) {
+                    Poll::Pending => return Poll::Pending,
+                    // A lender posts no reads: this is progress for its peer's sake.
+                    Poll::Ready(Ok(())) => completions.clear(),
+                    Poll::Ready(Err(error)) => {
+                        self.state = State::Failed;
+                        return Poll::Ready(PlaneEvent::Failed(error.to_string()));
+                    }
+                },
+                State::Closing { deadline } => {
+                    let polled = self.endpoint.poll(cx, &mut completions);
+                    let late = deadline.as_mut().poll(cx).is_ready();
+                    if late && !self.endpoint.is_closed() {
+                        error!("an endpoint did not close within {CLOSE_TIMEOUT:?}");
+                    }
+                    if late || self.endpoint.is_closed() {
+                        self.state = State::Closed;
+                        return Poll::Ready(PlaneEvent::Closed);
+                    }
+                    if !matches!(polled, Poll::Ready(Ok(()))) {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+    }
+}

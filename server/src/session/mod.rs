@@ -1,0 +1,307 @@
+//! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint and the queries.
+
+mod data_plane;
+mod lender;
+mod query;
+mod regions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
+use thallus_protocol::codes::CloseCode;
+use thallus_protocol::message::ExecuteOptions;
+use thallus_protocol::server::{
+    Loan, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
+};
+use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use data_plane::{DataPlane, PlaneEvent};
+pub(crate) use lender::Lender;
+use lender::{Held, PreparedLoan};
+use query::{Pull, QueryContext, QueryEvent, RunningQuery};
+
+use crate::engine::{Engine, QueryRequest};
+
+/// What every connection of a server shares.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) lenders: Vec<Arc<Lender>>,
+    pub(crate) machine: MachineConfig,
+}
+
+/// What is on loan under one lease.
+#[derive(Debug)]
+struct OnLoan {
+    regions: Vec<RegionId>,
+    _held: Held,
+}
+
+/// Something happened.
+enum Event {
+    Time,
+    Control(ControlEvent),
+    Plane(PlaneEvent),
+    Query(StreamId, QueryEvent),
+    Drain,
+}
+
+/// A connection and all that belongs to it.
+pub(crate) struct Session<S> {
+    shared: Arc<Shared>,
+    machine: ServerConnection,
+    clock: Clock,
+    control: Control<S>,
+    plane: Option<DataPlane>,
+    queries: HashMap<StreamId, RunningQuery>,
+    loans: HashMap<LeaseId, OnLoan>,
+    last_lease: u64,
+    events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
+    report: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
+    ended: Option<ConnectionError>,
+}
+
+/// Serves one connection until it ends, and says why it did. `word_nonce` is entropy for its lease words.
+pub(crate) async fn serve<S: ControlIo>(
+    shared: Arc<Shared>,
+    io: S,
+    word_nonce: u64,
+    refused: Option<String>,
+    drain: watch::Receiver<bool>,
+) -> ConnectionError {
+    let clock = Clock::new();
+    let (report, events) = mpsc::unbounded_channel();
+    let config = MachineConfig { word_nonce, ..shared.machine.clone() };
+    let mut session = Session {
+        machine: ServerConnection::new(config, clock.now()),
+        shared,
+        clock,
+        control: Control::new(io),
+        plane: None,
+        queries: HashMap::new(),
+        loans: HashMap::new(),
+        last_lease: 0,
+        events,
+        report,
+        ended: None,
+    };
+    if let Some(message) = refused {
+        session.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });
+    }
+    session.run(drain).await
+}
+
+impl<S: ControlIo> Session<S> {
+    async fn run(mut self, mut drain: watch::Receiver<bool>) -> ConnectionError {
+        let mut drained = std::pin::pin!(async move {
+            // A server that is gone without a word drains too.
+            let _gone = drain.wait_for(|drain| *drain).await;
+        });
+        let mut draining = false;
+        loop {
+            self.carry_out();
+            if let Some(error) = self.ended.take() {
+                debug_assert!(self.loans.is_empty(), "the machine ended every lease");
+                self.control.finish().await;
+                return error;
+            }
+            let event = std::future::poll_fn(|cx| {
+                if !draining && drained.as_mut().poll(cx).is_ready() {
+                    draining = true;
+                    return Poll::Ready(Event::Drain);
+                }
+                self.poll(cx)
+            })
+            .await;
+            self.handle(event);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        // Control first: it is where batches go out, and where a dead peer shows.
+        if let Poll::Ready(event) = self.control.poll(cx) {
+            return Poll::Ready(Event::Control(event));
+        }
+        if let Poll::Ready(Some((stream, event))) = self.events.poll_recv(cx) {
+            return Poll::Ready(Event::Query(stream, event));
+        }
+        if let Some(plane) = &mut self.plane
+            && let Poll::Ready(event) = plane.poll(cx)
+        {
+            return Poll::Ready(Event::Plane(event));
+        }
+        self.clock.poll(cx).map(|()| Event::Time)
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Time => self.input(ServerInput::Time),
+            Event::Drain => self.command(ServerCommand::Drain),
+            Event::Control(ControlEvent::Lost(reason)) => self.input(ServerInput::ControlLost(reason)),
+            Event::Control(ControlEvent::Received(len)) => {
+                let now = self.clock.now();
+                let taken = self.machine.handle(now, ServerInput::Received(self.control.received(len)));
+                self.check(taken);
+            }
+            Event::Plane(PlaneEvent::Failed(reason)) => self.command(ServerCommand::FabricFailed { reason }),
+            Event::Plane(PlaneEvent::Closed) => self.command(ServerCommand::FabricClosed),
+            Event::Query(stream, event) => self.query_event(stream, event),
+        }
+    }
+
+    fn input(&mut self, input: ServerInput<'_>) {
+        let taken = self.machine.handle(self.clock.now(), input);
+        self.check(taken);
+    }
+
+    fn command(&mut self, command: ServerCommand) {
+        self.input(ServerInput::Command(command));
+    }
+
+    fn check(&mut self, taken: Result<(), ApiMisuse>) {
+        if let Err(misuse) = taken {
+            // A bug of this driver. The machine tears the connection down, and nobody else suffers.
+            tracing::error!(%misuse, "bug: the protocol's contract was broken");
+        }
+    }
+
+    fn query_event(&mut self, stream: StreamId, event: QueryEvent) {
+        if !self.machine.is_open(stream) {
+            return;
+        }
+        match event {
+            QueryEvent::Schema(schema) => self.command(ServerCommand::Schema { stream, schema }),
+            QueryEvent::Inline { ipc, rows } => self.command(ServerCommand::Inline { stream, ipc, rows }),
+            QueryEvent::Lend { loan, rows } => self.lend(stream, loan, rows),
+            QueryEvent::Finish { execute } => {
+                let execute_nanos = u64::try_from(execute.as_nanos()).unwrap_or(u64::MAX);
+                self.command(ServerCommand::Finish { stream, execute_nanos });
+            }
+            QueryEvent::Fail { code, message } => {
+                self.queries.remove(&stream);
+                self.command(ServerCommand::Fail { stream, code, message });
+            }
+        }
+    }
+
+    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, rows: u64) {
+        let PreparedLoan { descriptor, parts, staged, held } = loan;
+        let mut places = Vec::with_capacity(parts.len());
+        let mut regions = Vec::with_capacity(parts.len());
+        for part in parts {
+            let Some(plane) = &mut self.plane else { break };
+            match plane.enter(&part.memory, part.lasting) {
+                Ok((region, announcement)) => {
+                    regions.push(region);
+                    places.push(RemoteRange { region, address: part.address, len: part.len });
+                    if let Some(region) = announcement {
+                        self.command(ServerCommand::Announce(region));
+                    }
+                }
+                Err(error) => {
+                    self.leave(regions);
+                    let code = thallus_protocol::codes::StreamCode::DataPlaneLost;
+                    self.queries.remove(&stream);
+                    self.command(ServerCommand::Fail { stream, code, message: error.to_string() });
+                    return;
+                }
+            }
+        }
+        self.last_lease += 1;
+        let lease = LeaseId(self.last_lease);
+        self.loans.insert(lease, OnLoan { regions, _held: held });
+        let loan = Loan { lease, descriptor, places, staged };
+        self.command(ServerCommand::Lend { stream, loan, rows });
+    }
+
+    fn leave(&mut self, regions: Vec<RegionId>) {
+        for region in regions {
+            if self.plane.as_mut().is_some_and(|plane| plane.leave(region)) {
+                self.command(ServerCommand::Retire(region));
+            }
+        }
+    }
+
+    /// Does what the machine wants done, in order.
+    fn carry_out(&mut self) {
+        loop {
+            match self.machine.poll_output() {
+                ServerOutput::Wait(deadline) => {
+                    self.clock.arm(deadline.map(|(at, _)| at));
+                    return;
+                }
+                ServerOutput::Transmit(frame) => self.control.send(frame),
+                ServerOutput::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
+                ServerOutput::FabricUp { transport } => info!(%transport, "data plane is up"),
+                ServerOutput::FabricDown { reason } => warn!(%reason, "no data plane: results travel inline"),
+                ServerOutput::Execute { stream, sql, options } => self.execute(stream, sql, &options),
+                ServerOutput::Pull { stream, lend_from } => {
+                    if let Some(query) = self.queries.get(&stream) {
+                        query.pull(Pull { lend_from });
+                    }
+                }
+                ServerOutput::StopQuery { stream, reason } => {
+                    debug!(%stream, ?reason, "query stopped");
+                    self.queries.remove(&stream);
+                }
+                ServerOutput::OpenLease { lease, word } => {
+                    if let (Some((slot, value)), Some(plane)) = (word, &self.plane)
+                        && let Err(error) = plane.open_word(slot, value)
+                    {
+                        tracing::error!(%error, %lease, "bug: a lease word could not be set");
+                    }
+                }
+                ServerOutput::EndLease { lease, slot, end } => self.end_lease(lease, slot, end),
+                ServerOutput::CloseFabric => match &mut self.plane {
+                    Some(plane) => plane.close(),
+                    None => self.command(ServerCommand::FabricClosed),
+                },
+                ServerOutput::Closed(error) => self.ended = Some(error),
+            }
+        }
+    }
+
+    fn execute(&mut self, stream: StreamId, sql: String, options: &ExecuteOptions) {
+        debug!(%stream, %sql, "query");
+        let context = QueryContext {
+            engine: Arc::clone(&self.shared.engine),
+            lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
+            max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
+        };
+        let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
+        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, self.report.clone());
+        self.queries.insert(stream, query);
+    }
+
+    fn end_lease(&mut self, lease: LeaseId, slot: Option<u32>, end: LeaseEnd) {
+        // The word goes before the memory: a borrower that is still reading must find out.
+        if let (Some(slot), Some(plane)) = (slot, &self.plane) {
+            plane.clear_word(slot);
+        }
+        if end == LeaseEnd::Revoked {
+            warn!(%lease, "a client did not release a lease in time; it was revoked");
+        }
+        if let Some(loan) = self.loans.remove(&lease) {
+            self.leave(loan.regions);
+        }
+    }
+
+    fn open_fabric(&mut self, kind: &thallus_protocol::FabricKind, peer: &[u8]) {
+        let lender = self.shared.lenders.iter().find(|lender| lender.fabric().kind() == *kind);
+        let opened = match lender {
+            Some(lender) => DataPlane::open(Arc::clone(lender), self.shared.machine.max_leases, peer),
+            None => Err(format!("fabric {kind} is not there any more")),
+        };
+        match opened {
+            Ok((plane, opened)) => {
+                self.plane = Some(plane);
+                self.command(ServerCommand::FabricOpened(opened));
+            }
+            Err(reason) => self.command(ServerCommand::FabricUnavailable { reason }),
+        }
+    }
+}
