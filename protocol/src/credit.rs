@@ -44,10 +44,15 @@ impl Credit {
         self.granted - self.spent
     }
 
-    /// Lender: the borrower's new total. A total that shrinks is misbehaviour.
-    pub(crate) fn grant(&mut self, total: u64) -> Result<(), PeerMisbehaved> {
+    /// Lender: the borrower's new total. A total that shrinks, or leaves more than `limit` unspent, is misbehaviour: bytes
+    /// in flight are never more than the lender set.
+    pub(crate) fn grant(&mut self, total: u64, limit: u64) -> Result<(), PeerMisbehaved> {
         if total < self.granted {
             return Err(PeerMisbehaved::CreditShrank { from: self.granted, to: total });
+        }
+        let value = total - self.spent;
+        if value > limit {
+            return Err(PeerMisbehaved::Limit { what: "unspent credit", value, limit });
         }
         self.granted = total;
         Ok(())

@@ -156,6 +156,14 @@ pub enum StreamError {
         /// What there is.
         limit: u64,
     },
+    /// The query is longer than the server, or a message, takes. It was not sent.
+    #[error("SQL text of {bytes} bytes exceeds the limit of {limit}")]
+    SqlTooLong {
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// No memory to read it into.
     #[error("batch {seq}: {reason}")]
     OutOfMemory {

@@ -34,6 +34,7 @@ pub(crate) struct LeaseTable {
     /// Revoked, and the borrower, who could not know it yet, will still release them.
     revoked: BTreeSet<LeaseId>,
     last: Option<LeaseId>,
+    limit: usize,
     free_slots: Vec<u32>,
     bytes: u64,
 }
@@ -44,6 +45,7 @@ impl LeaseTable {
             live: BTreeMap::new(),
             revoked: BTreeSet::new(),
             last: None,
+            limit: slots as usize,
             free_slots: (0..slots).rev().collect(),
             bytes: 0,
         }
@@ -58,8 +60,9 @@ impl LeaseTable {
         self.live.len()
     }
 
-    pub(crate) fn has_slot(&self) -> bool {
-        !self.free_slots.is_empty()
+    /// Whether one more lease may be opened, fenced by a word or not.
+    pub(crate) fn has_room(&self) -> bool {
+        self.live.len() < self.limit
     }
 
     pub(crate) fn is_live(&self, lease: LeaseId) -> bool {

@@ -33,6 +33,11 @@ impl Default for LinkTimeouts {
     }
 }
 
+/// A frame always takes these: the longest fabric address with a remote key, a full release, clipped words.
+const LEAST: FrameLimits = FrameLimits { message: 256 << 10, payload: 4 << 10 };
+/// Pinging more often than this would do nothing else.
+const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
+
 #[derive(Debug)]
 pub(crate) struct Link {
     decoder: Decoder,
@@ -49,13 +54,17 @@ pub(crate) enum Incoming<M> {
 }
 
 impl Link {
-    /// A link, its preface to be sent first, and its first deadline set.
+    /// A link, its preface to be sent first, and its first deadline set. Limits and times that nothing could work with
+    /// are raised to what can.
     pub(crate) fn new(
         limits: FrameLimits,
         timeouts: LinkTimeouts,
         now: Timestamp,
         timers: &mut Timers,
     ) -> (Self, Frame) {
+        let limits =
+            FrameLimits { message: limits.message.max(LEAST.message), payload: limits.payload.max(LEAST.payload) };
+        let timeouts = LinkTimeouts { keepalive: timeouts.keepalive.max(LEAST_KEEPALIVE), ..timeouts };
         timers.set(Timer::Handshake, now + timeouts.handshake);
         let preface = Preface { versions: VERSIONS, features: 0 }.encode();
         let link = Link { decoder: Decoder::new(limits), limits, timeouts, version: None, pings: 0 };
@@ -64,6 +73,10 @@ impl Link {
 
     pub(crate) fn version(&self) -> Option<u16> {
         self.version
+    }
+
+    pub(crate) fn limits(&self) -> FrameLimits {
+        self.limits
     }
 
     pub(crate) fn timeouts(&self) -> LinkTimeouts {
@@ -132,9 +145,5 @@ pub(crate) fn clip(mut message: String) -> String {
 
 /// A payload only where one belongs.
 pub(crate) fn no_payload(payload: &Bytes) -> Result<(), PeerMisbehaved> {
-    if payload.is_empty() {
-        Ok(())
-    } else {
-        Err(codec::DecodeError::UnexpectedPayload { len: payload.len() }.into())
-    }
+    if payload.is_empty() { Ok(()) } else { Err(codec::DecodeError::UnexpectedPayload { len: payload.len() }.into()) }
 }

@@ -255,7 +255,8 @@ pub enum ToClient {
         /// The rest.
         batch: LentBatch,
     },
-    /// The next batch needs more credit in all than the whole window.
+    /// The next batch needs more credit than there is, and so much that the borrower's habit of granting in quarters of
+    /// its window might keep it waiting forever: grant what was taken at once, and widen the window if it is too small.
     CreditWanted {
         /// Of this stream.
         stream: StreamId,

@@ -17,12 +17,13 @@ use stream::IncomingStream;
 
 use crate::codec::FrameLimits;
 use crate::codes::{CancelReason, CloseCode};
+use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{FabricKind, LeaseId, ReadId, RegionId, StreamId};
 use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
-use crate::link::{Link, LinkTimeouts};
-use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ToServer};
+use crate::link::{Link, LinkTimeouts, clip};
+use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ServerLimits, ToServer};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
@@ -93,6 +94,8 @@ pub struct ClientConnection {
     timers: Timers,
     data: DataPlane,
     fencing: Option<Fencing>,
+    words: Option<RegionId>,
+    limits: Option<ServerLimits>,
     /// Whether the endpoints that were offered still have to be closed.
     endpoint_open: bool,
     fabric_closing: bool,
@@ -101,11 +104,13 @@ pub struct ClientConnection {
     last_stream: Option<StreamId>,
     reads: BTreeMap<ReadId, Read>,
     last_read: u64,
-    last_lease: Option<LeaseId>,
-    /// Reads delivered: their slabs are the application's.
+    /// Leases of what is being read.
+    borrowed: BTreeSet<LeaseId>,
+    /// Leases to be given back at the end of this step, in one message.
     releases: Vec<LeaseId>,
     deadlines: BTreeMap<StreamId, Duration>,
     pings_asked: BTreeSet<u64>,
+    draining_said: bool,
     ended_by: Option<Arc<ConnectionError>>,
     out: VecDeque<ClientOutput>,
 }
@@ -126,6 +131,8 @@ impl ClientConnection {
             timers,
             data: DataPlane::None,
             fencing: None,
+            words: None,
+            limits: None,
             endpoint_open: !config.fabrics.is_empty(),
             config,
             fabric_closing: false,
@@ -134,10 +141,11 @@ impl ClientConnection {
             last_stream: None,
             reads: BTreeMap::new(),
             last_read: 0,
-            last_lease: None,
+            borrowed: BTreeSet::new(),
             releases: Vec::new(),
             deadlines: BTreeMap::new(),
             pings_asked: BTreeSet::new(),
+            draining_said: false,
             ended_by: None,
             out: VecDeque::from([ClientOutput::Transmit(preface), ClientOutput::Transmit(hello)]),
         })
@@ -163,7 +171,8 @@ impl ClientConnection {
         if self.state == State::Closed {
             return Ok(());
         }
-        self.fire_timers(now);
+        // What happened comes before what was due: after a stall of this host the peer is not taken for silent while its
+        // bytes lie here unread, nor a read for late that has completed.
         match input {
             ClientInput::Time => {}
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
@@ -181,6 +190,7 @@ impl ClientConnection {
                 }
             }
         }
+        self.fire_timers(now);
         self.say_releases();
         Ok(())
     }
@@ -217,25 +227,13 @@ impl ClientConnection {
         match command {
             ClientCommand::FabricUp { transport } => {
                 if self.state == State::Connecting {
-                    self.state = State::Open;
-                    self.data = DataPlane::Up;
-                    self.transmit(&ToServer::FabricUp { transport: transport.clone() });
-                    self.event(ClientEvent::FabricUp { transport });
+                    self.fabric_up(clip(transport));
                 }
             }
             ClientCommand::FabricUnavailable { reason } | ClientCommand::FabricFailed { reason } => {
                 self.fabric_down(reason);
             }
-            ClientCommand::FabricClosed => {
-                self.endpoint_open = false;
-                self.fabric_closing = false;
-                if !self.reads.is_empty() {
-                    return Err(ApiMisuse::State { command: "fabric-closed", state: "reads are outstanding" });
-                }
-                if self.state == State::Closing {
-                    self.closed();
-                }
-            }
+            ClientCommand::FabricClosed => self.fabric_closed()?,
             ClientCommand::Execute { stream, sql, options } => self.execute(now, stream, sql, options)?,
             ClientCommand::Cancel { stream } => {
                 if self.last_stream.is_none_or(|last| stream > last) {
@@ -283,7 +281,7 @@ impl ClientConnection {
         now: Timestamp,
         stream: StreamId,
         sql: String,
-        options: ExecuteOptions,
+        mut options: ExecuteOptions,
     ) -> Result<(), ApiMisuse> {
         if self.last_stream.is_some_and(|last| stream <= last) {
             return Err(ApiMisuse::StreamReused(stream));
@@ -296,9 +294,21 @@ impl ClientConnection {
             }
             return Err(ApiMisuse::State { command: "execute", state: self.state.name() });
         }
+        self.last_stream = Some(stream);
+        let (most_sql, most_credit) = self
+            .limits
+            .as_ref()
+            .map_or((u32::MAX, u64::MAX), |limits| (limits.max_sql_bytes, batch_cost(limits.max_loan_bytes)));
+        // What stands beside the text in its message is much less than this.
+        let limit = u64::from(most_sql.min(self.link.limits().message - 1024));
+        let bytes = sql.len() as u64;
+        if bytes > limit {
+            self.event(ClientEvent::Failed { stream, error: StreamError::SqlTooLong { bytes, limit } });
+            return Ok(());
+        }
+        options.credit = options.credit.min(most_credit);
         let (window, deadline_ms) = (options.credit, options.deadline_ms);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
-        self.last_stream = Some(stream);
         if let Some(deadline) = deadline_ms.map(Duration::from_millis) {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
@@ -338,6 +348,9 @@ impl ClientConnection {
     fn fire_timers(&mut self, now: Timestamp) {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
+                Timer::Handshake if self.state == State::Connecting => {
+                    self.fabric_down(format!("it was not connected within {:?}", self.config.timeouts.handshake));
+                }
                 Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
                 Timer::KeepAlive => {
                     let nonce = self.link.ping(now, &mut self.timers);
@@ -360,10 +373,43 @@ impl ClientConnection {
         }
     }
 
+    fn fabric_up(&mut self, transport: String) {
+        self.timers.clear(Timer::Handshake);
+        self.state = State::Open;
+        self.data = DataPlane::Up;
+        // Announced while the endpoint was being connected.
+        for region in self.regions.values().filter(|region| Some(region.id) != self.words) {
+            self.out.push_back(ClientOutput::ImportRegion(region.clone()));
+        }
+        self.transmit(&ToServer::FabricUp { transport: transport.clone() });
+        self.event(ClientEvent::FabricUp { transport });
+    }
+
+    fn fabric_closed(&mut self) -> Result<(), ApiMisuse> {
+        if !std::mem::take(&mut self.fabric_closing) {
+            return Err(ApiMisuse::State { command: "fabric-closed", state: "nobody asked for it" });
+        }
+        self.endpoint_open = false;
+        let unreported: Vec<_> = self.reads.keys().copied().collect();
+        for read in &unreported {
+            self.lost(*read, "the data plane was closed".into());
+        }
+        if self.state == State::Closing {
+            self.closed();
+        }
+        if unreported.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiMisuse::State { command: "fabric-closed", state: "reads are outstanding" })
+        }
+    }
+
     /// The data plane is gone, or never came up. What is being read completes in failure when the endpoint closes.
     fn fabric_down(&mut self, reason: String) {
         let was_connecting = self.state == State::Connecting;
+        let reason = clip(reason);
         if was_connecting {
+            self.timers.clear(Timer::Handshake);
             self.state = State::Open;
         } else if self.data != DataPlane::Up {
             return;
@@ -391,7 +437,9 @@ impl ClientConnection {
             ConnectionError::Closed | ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. }
         );
         if !silent && self.state != State::AwaitingWelcome {
-            self.transmit(&ToServer::Goodbye { code: error.close_code(), message: error.to_string() });
+            // An error's words may hold the peer's: a field name of megabytes.
+            let message = clip(error.to_string());
+            self.transmit(&ToServer::Goodbye { code: error.close_code(), message });
         }
         self.ended_by = Some(Arc::clone(&error));
         self.timers.clear_all();
@@ -406,6 +454,7 @@ impl ClientConnection {
             }
         }
         self.releases.clear();
+        self.deadlines.clear();
         self.state = State::Closing;
         if self.endpoint_open {
             self.close_fabric();

@@ -9,11 +9,12 @@ use super::{
 };
 use crate::codec::{MAX_ADDRESS, MAX_KEY};
 use crate::codes::{CancelReason, CloseCode};
+use crate::credit::{BATCH_OVERHEAD, batch_cost};
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{LeaseId, ReadId, RegionId, RemoteRange};
 use crate::inline;
 use crate::layout::{self, BatchDescriptor};
-use crate::link::{Incoming, no_payload};
+use crate::link::{Incoming, clip, no_payload};
 use crate::message::{FabricChoice, Fencing, LeaseWord, LentBatch, Region, ServerHello, ToClient, ToServer};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -56,8 +57,14 @@ impl ClientConnection {
         let greeted = self.state != State::AwaitingWelcome;
         match message {
             ToClient::Welcome(hello) if !greeted => self.welcome(now, hello)?,
-            ToClient::Goodbye { code: CloseCode::ShuttingDown, .. } if greeted => self.event(ClientEvent::Draining),
-            ToClient::Goodbye { code, message } => return Err(ConnectionError::Goodbye { code, message }),
+            ToClient::Goodbye { code: CloseCode::ShuttingDown, .. } if greeted => {
+                if !std::mem::replace(&mut self.draining_said, true) {
+                    self.event(ClientEvent::Draining);
+                }
+            }
+            ToClient::Goodbye { code, message } => {
+                return Err(ConnectionError::Goodbye { code, message: clip(message) });
+            }
             other if !greeted => return Err(self.unexpected(name_of(&other)).into()),
             ToClient::Region(region) => self.region(region)?,
             ToClient::RegionGone(region) => self.region_gone(region)?,
@@ -84,7 +91,8 @@ impl ClientConnection {
             ToClient::Failed { stream, code, message } => {
                 if let Some(open) = self.live(stream)? {
                     open.remote_done = true;
-                    self.fail(stream, StreamError::Remote { code, message }, CancelReason::Dropped);
+                    let error = StreamError::Remote { code, message: clip(message) };
+                    self.fail(stream, error, CancelReason::Dropped);
                 } else {
                     self.remote_done(stream);
                 }
@@ -103,22 +111,25 @@ impl ClientConnection {
     fn welcome(&mut self, now: Timestamp, hello: ServerHello) -> Result<(), PeerMisbehaved> {
         self.link.established(now, &mut self.timers);
         let version = self.link.version().unwrap_or_default();
-        self.event(ClientEvent::Welcome { server: hello.name, version, limits: hello.limits });
+        self.limits = Some(hello.limits.clone());
+        self.event(ClientEvent::Welcome { server: clip(hello.name), version, limits: hello.limits });
         match hello.fabric {
             Ok(choice) => {
                 check_choice(&choice)?;
                 if !offered(&self.config, &choice.kind) {
-                    return Err(PeerMisbehaved::FabricNotOffered(choice.kind.to_string()));
+                    return Err(PeerMisbehaved::FabricNotOffered(clip(choice.kind.to_string())));
                 }
                 self.fencing = Some(choice.fencing);
                 self.regions.insert(choice.words.id, choice.words.clone());
+                self.words = Some(choice.words.id);
                 self.check_range(choice.probe_at)?;
                 self.state = State::Connecting;
+                self.timers.set(Timer::Handshake, now + self.link.timeouts().handshake);
                 self.out.push_back(ClientOutput::ConnectFabric(choice));
             }
             Err(reason) => {
                 self.state = State::Open;
-                self.event(ClientEvent::FabricDown { reason });
+                self.event(ClientEvent::FabricDown { reason: clip(reason) });
                 self.close_fabric();
             }
         }
@@ -165,26 +176,23 @@ impl ClientConnection {
         Ok(())
     }
 
-    fn lent(
-        &mut self,
-        now: Timestamp,
-        stream: StreamId,
-        seq: u64,
-        batch: LentBatch,
-    ) -> Result<(), PeerMisbehaved> {
+    fn lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, batch: LentBatch) -> Result<(), PeerMisbehaved> {
         let LentBatch { lease, word, descriptor, places } = batch;
-        if self.last_lease.is_some_and(|last| lease <= last) {
+        // Leases come in the order in which credit let them go, not in that of their numbers.
+        if self.borrowed.contains(&lease) {
             return Err(PeerMisbehaved::LeaseReused(lease));
         }
-        self.last_lease = Some(lease);
         if self.live(stream)?.is_none() || self.data != DataPlane::Up {
             return self.give_back(stream, seq, lease);
         }
         if word.is_some() != (self.fencing == Some(Fencing::LeaseWord)) {
-            return Err(PeerMisbehaved::Places { stream, what: "a lease word where none belongs, or none where one does" });
+            return Err(PeerMisbehaved::Places {
+                stream,
+                what: "a lease word where none belongs, or none where one does",
+            });
         }
         if let Some(word) = word {
-            if word.at.len != 8 || !word.at.address.is_multiple_of(8) || word.value == 0 {
+            if !is_word(word.at) || word.value == 0 {
                 return Err(PeerMisbehaved::Places { stream, what: "a malformed lease word" });
             }
             self.check_range(word.at)?;
@@ -200,6 +208,7 @@ impl ClientConnection {
         self.last_read += 1;
         let read = ReadId(self.last_read);
         let descriptor = Arc::new(descriptor);
+        self.borrowed.insert(lease);
         self.reads.insert(read, Read { stream, seq, phase: ReadPhase::Data, lease, word, descriptor });
         self.timers.set(Timer::Read(read), now + self.config.read_timeout);
         self.out.push_back(ClientOutput::Read(ReadBatch { read, stream, layout, places }));
@@ -258,10 +267,10 @@ impl ClientConnection {
     fn credit_wanted(&mut self, stream: StreamId, cost: u64) -> Result<(), PeerMisbehaved> {
         let limit = self.config.max_batch_bytes;
         let Some(open) = self.live(stream)? else { return Ok(()) };
-        if cost > limit {
-            let error = StreamError::BatchTooLarge { bytes: cost, limit };
+        if cost > batch_cost(limit) {
+            let error = StreamError::BatchTooLarge { bytes: cost - BATCH_OVERHEAD, limit };
             self.fail(stream, error, CancelReason::BatchTooLarge);
-        } else if let Some(total) = open.widen(cost) {
+        } else if let Some(total) = open.wanted(cost) {
             self.transmit(&ToServer::Credit { stream, total });
         }
         Ok(())
@@ -319,7 +328,7 @@ impl ClientConnection {
         }
     }
 
-    fn lost(&mut self, read: ReadId, reason: String) {
+    pub(super) fn lost(&mut self, read: ReadId, reason: String) {
         if let Some(Read { stream, seq, .. }) = self.forget_read(read, true) {
             self.fail(stream, StreamError::Read { seq, reason }, CancelReason::ReadFailed);
         }
@@ -328,6 +337,7 @@ impl ClientConnection {
     fn forget_read(&mut self, read: ReadId, discard: bool) -> Option<Read> {
         let ended = self.reads.remove(&read)?;
         self.timers.clear(Timer::Read(read));
+        self.borrowed.remove(&ended.lease);
         self.releases.push(ended.lease);
         if discard {
             self.out.push_back(ClientOutput::Discard { read });
@@ -373,7 +383,16 @@ fn check_choice(choice: &FabricChoice) -> Result<(), PeerMisbehaved> {
     if value > limit {
         return Err(PeerMisbehaved::Limit { what: "fabric address bytes", value, limit });
     }
+    if !is_word(choice.probe_at) {
+        let RemoteRange { region, address, len } = choice.probe_at;
+        return Err(PeerMisbehaved::OutsideRegion { region, address, len });
+    }
     check_region(&choice.words)
+}
+
+/// Eight bytes, aligned.
+fn is_word(range: RemoteRange) -> bool {
+    range.len == 8 && range.address.is_multiple_of(8)
 }
 
 fn check_region(region: &Region) -> Result<(), PeerMisbehaved> {

@@ -28,6 +28,8 @@ pub(crate) struct IncomingStream {
     end: Option<StreamStats>,
     credit: Credit,
     window: u64,
+    /// The lender waits for more: grants are not held back.
+    wanted: bool,
     /// Taken by the application and not granted again yet.
     to_grant: u64,
     /// Cost of what the application was given and has not taken.
@@ -48,6 +50,7 @@ impl IncomingStream {
             end: None,
             credit: Credit::new(window),
             window,
+            wanted: false,
             to_grant: 0,
             delivered: 0,
             next_arrival: 0,
@@ -70,6 +73,7 @@ impl IncomingStream {
         }
         self.credit.spend(batch_cost(bytes))?;
         self.next_arrival += 1;
+        self.wanted = false;
         Ok(())
     }
 
@@ -88,7 +92,10 @@ impl IncomingStream {
                 return Ok(Some(payload));
             }
             if payload.len() as u64 >= bytes || !more || payload.is_empty() {
-                return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an inline batch of the wrong length" });
+                return Err(PeerMisbehaved::StreamOrder {
+                    stream: self.id,
+                    what: "an inline batch of the wrong length",
+                });
             }
             // Within the credit that was granted, hence bounded.
             let mut have = BytesMut::with_capacity(usize::try_from(bytes).unwrap_or(0));
@@ -96,7 +103,8 @@ impl IncomingStream {
             self.partial = Some(Partial { bytes, have });
             return Ok(None);
         };
-        if seq + 1 != self.next_arrival || bytes != partial.bytes {
+        // A partial batch has arrived, so that there is one before the next.
+        if seq != self.next_arrival - 1 || bytes != partial.bytes {
             return Err(wrong("a piece of another inline batch"));
         }
         partial.have.extend_from_slice(&payload);
@@ -159,23 +167,19 @@ impl IncomingStream {
 
     /// A new total to grant, once it is worth a message.
     pub(crate) fn grant(&mut self) -> Option<u64> {
-        if self.to_grant == 0 || self.to_grant < self.window / 4 {
+        let worth = if self.wanted { 1 } else { (self.window / 4).max(1) };
+        if self.to_grant < worth {
             return None;
         }
         Some(self.credit.extend(std::mem::take(&mut self.to_grant)))
     }
 
-    /// Widens the window so that one batch of this cost fits; the new total.
-    pub(crate) fn widen(&mut self, cost: u64) -> Option<u64> {
-        let more = cost.checked_sub(self.window).filter(|more| *more > 0)?;
-        self.window = cost;
-        let more = more.saturating_add(std::mem::take(&mut self.to_grant));
-        Some(self.credit.extend(more))
-    }
-
-    /// Bytes granted and not consumed: never above the window.
-    #[cfg(test)]
-    pub(crate) fn window(&self) -> u64 {
-        self.window
+    /// The lender waits for so much: widens the window so that one batch of this cost fits. The new total, if any.
+    pub(crate) fn wanted(&mut self, cost: u64) -> Option<u64> {
+        self.wanted = true;
+        let more = cost.saturating_sub(self.window);
+        self.window += more;
+        self.to_grant += more;
+        self.grant()
     }
 }

@@ -1,5 +1,7 @@
 //! The server's end of a connection: it lends query results.
 
+mod command;
+mod ending;
 mod io;
 mod send;
 mod stream;
@@ -14,11 +16,12 @@ use stream::OutgoingStream;
 
 use crate::codec::{FrameLimits, MAX_ADDRESS};
 use crate::codes::{CloseCode, StreamCode};
+use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, ConnectionError};
 use crate::ids::{FabricKind, LeaseId, RegionId, StreamId};
 use crate::lease::{LeaseEnd, LeaseTable};
 use crate::link::{Incoming, Link, LinkTimeouts, clip, no_payload};
-use crate::message::{ClientHello, ExecuteOptions, FabricChoice, Fencing, ServerHello, ServerLimits, ToClient, ToServer};
+use crate::message::{ClientHello, ExecuteOptions, FabricChoice, ServerHello, ServerLimits, ToClient, ToServer};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
@@ -38,7 +41,7 @@ pub struct ServerConfig {
     pub frame: FrameLimits,
     /// Live bytes from which on a batch is lent, unless the client asks otherwise.
     pub inline_threshold: u64,
-    /// Leases at once, and slots for lease words.
+    /// Leases at once, at least 1, and slots for lease words.
     pub max_leases: u32,
     /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
     pub word_nonce: u64,
@@ -108,6 +111,8 @@ pub struct ServerConnection {
     regions: BTreeSet<RegionId>,
     /// The stream that was served last, so that blocked ones take turns.
     served: Option<StreamId>,
+    /// The stream whose batch found no room among the loans: until it has, no other may lend.
+    waiting: Option<StreamId>,
     draining: bool,
     ended_by: Option<ConnectionError>,
     out: VecDeque<ServerOutput>,
@@ -116,7 +121,10 @@ pub struct ServerConnection {
 impl ServerConnection {
     /// A connection that was just accepted.
     #[must_use]
-    pub fn new(config: ServerConfig, now: Timestamp) -> Self {
+    pub fn new(mut config: ServerConfig, now: Timestamp) -> Self {
+        config.name = clip(config.name);
+        config.no_fabric = clip(config.no_fabric);
+        config.max_leases = config.max_leases.max(1);
         let mut timers = Timers::default();
         let (link, preface) = Link::new(config.frame, config.timeouts, now, &mut timers);
         ServerConnection {
@@ -131,6 +139,7 @@ impl ServerConnection {
             last_stream: None,
             regions: BTreeSet::new(),
             served: None,
+            waiting: None,
             draining: false,
             ended_by: None,
             out: VecDeque::from([ServerOutput::Transmit(preface)]),
@@ -173,14 +182,20 @@ impl ServerConnection {
     /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
     pub fn handle(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
         if self.state == State::Closed {
+            // Memory may still be on its way here from an engine that had not heard; it is not kept.
+            if let ServerInput::Command(ServerCommand::Lend { loan, .. }) = input {
+                self.leases.reserve(loan.lease)?;
+                self.withdraw(loan.lease);
+            }
             return Ok(());
         }
-        self.fire_timers(now);
+        // What happened comes before what was due: after a stall of this host the peer is not taken for silent, nor a
+        // lease for kept, while the bytes that say otherwise lie here unread.
         match input {
             ServerInput::Time => {}
             ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ServerInput::Received(bytes) => {
-                if !matches!(self.state, State::Closing | State::Closed)
+                if !self.is_ending()
                     && let Err(error) = self.received(now, bytes)
                 {
                     self.end(error);
@@ -193,6 +208,7 @@ impl ServerConnection {
                 }
             }
         }
+        self.fire_timers(now);
         self.send_what_can_be_sent(now);
         self.close_when_drained();
         Ok(())
@@ -206,7 +222,7 @@ impl ServerConnection {
 
     fn received(&mut self, now: Timestamp, bytes: &[u8]) -> Result<(), ConnectionError> {
         self.link.push(now, bytes, self.state == State::Open, &mut self.timers);
-        while !matches!(self.state, State::Closing | State::Closed) {
+        while !self.is_ending() {
             match self.link.next::<ToServer>()? {
                 Incoming::Nothing => break,
                 Incoming::Message(message, payload) => {
@@ -221,11 +237,10 @@ impl ServerConnection {
     fn message(&mut self, now: Timestamp, message: ToServer) -> Result<(), ConnectionError> {
         match (self.state, message) {
             (State::AwaitingHello, ToServer::Hello(hello)) => self.hello(now, hello)?,
-            // A client need not wait for the welcome before it asks for more; the order of answers keeps it right.
             (State::Open, ToServer::Execute { stream, sql, options }) => self.execute(now, stream, sql, options)?,
             (State::Open, ToServer::Credit { stream, total }) => {
                 if let Some(open) = self.streams.get_mut(&stream) {
-                    open.credit.grant(total)?;
+                    open.credit.grant(total, batch_cost(self.config.limits.max_loan_bytes))?;
                 } else {
                     self.must_have_been(stream)?;
                 }
@@ -239,12 +254,14 @@ impl ServerConnection {
                     self.must_have_been(stream)?;
                 }
             }
-            (State::Open, ToServer::FabricUp { transport }) => match std::mem::replace(&mut self.data, DataPlane::None) {
+            (State::Open, ToServer::FabricUp { transport }) => match &self.data {
                 DataPlane::Unproven(fabric) => {
-                    self.data = DataPlane::Up(fabric);
+                    self.data = DataPlane::Up(fabric.clone());
                     self.out.push_back(ServerOutput::FabricUp { transport: clip(transport) });
                 }
-                _ => return Err(self.unexpected("fabric-up").into()),
+                // This end saw it die while the client said that it works.
+                DataPlane::Down(_) => {}
+                DataPlane::None | DataPlane::Up(_) => return Err(self.unexpected("fabric-up").into()),
             },
             (State::Open, ToServer::FabricDown { reason }) => {
                 if !matches!(self.data, DataPlane::Unproven(_) | DataPlane::Up(_)) {
@@ -276,8 +293,7 @@ impl ServerConnection {
             Some(offer) => {
                 self.state = State::OpeningFabric;
                 self.chosen = Some(offer.kind.clone());
-                self.out
-                    .push_back(ServerOutput::OpenFabric { kind: offer.kind.clone(), peer: offer.address.clone() });
+                self.out.push_back(ServerOutput::OpenFabric { kind: offer.kind.clone(), peer: offer.address.clone() });
             }
             None => {
                 let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.as_str()).collect();
@@ -320,6 +336,10 @@ impl ServerConnection {
             return Err(PeerMisbehaved::StreamReused(stream));
         }
         self.last_stream = Some(stream);
+        let most = batch_cost(self.config.limits.max_loan_bytes);
+        if options.credit > most {
+            return Err(PeerMisbehaved::Limit { what: "unspent credit", value: options.credit, limit: most });
+        }
         let refusal = if self.draining {
             Some((StreamCode::ShuttingDown, String::new()))
         } else if self.streams.len() >= self.config.limits.max_streams as usize {
@@ -353,204 +373,8 @@ impl ServerConnection {
         Ok(())
     }
 
-    fn command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
-        match command {
-            ServerCommand::FabricOpened(fabric) if self.state == State::OpeningFabric => {
-                let Some(kind) = self.chosen.clone() else {
-                    return Err(ApiMisuse::State { command: "fabric-opened", state: self.state.name() });
-                };
-                let choice = FabricChoice {
-                    kind,
-                    address: fabric.address.clone(),
-                    fencing: fabric.fencing,
-                    words: fabric.words.clone(),
-                    probe_at: send::word_at(&fabric.words, self.config.max_leases),
-                    probe_value: fabric.probe_value,
-                };
-                self.regions.insert(fabric.words.id);
-                self.data = DataPlane::Unproven(fabric);
-                self.welcome(now, Ok(choice));
-            }
-            ServerCommand::FabricUnavailable { reason } if self.state == State::OpeningFabric => {
-                self.welcome(now, Err(reason));
-            }
-            // The connection ended while the fabric was being opened: close it again.
-            ServerCommand::FabricOpened(fabric) if self.state == State::Closing => {
-                self.data = DataPlane::Down(fabric);
-                self.out.push_back(ServerOutput::CloseFabric);
-            }
-            ServerCommand::FabricUnavailable { .. } if self.state == State::Closing => self.torn_down(),
-            ServerCommand::FabricClosed if self.state == State::Closing => self.torn_down(),
-            ServerCommand::FabricFailed { reason } => {
-                if matches!(self.data, DataPlane::Unproven(_) | DataPlane::Up(_)) {
-                    self.fabric_down(reason);
-                }
-            }
-            ServerCommand::Drain => self.drain(now),
-            ServerCommand::Close { code, message } => {
-                if !matches!(self.state, State::Closing | State::Closed) {
-                    self.say_goodbye(code, &message);
-                    self.end(ConnectionError::Closed);
-                }
-            }
-            ServerCommand::Announce(region) => {
-                if self.state == State::Open {
-                    if !self.regions.insert(region.id) {
-                        return Err(ApiMisuse::Region(region.id));
-                    }
-                    self.transmit(&ToClient::Region(region), Bytes::new());
-                }
-            }
-            ServerCommand::Retire(region) => {
-                if self.state == State::Open {
-                    if !self.regions.remove(&region) {
-                        return Err(ApiMisuse::Region(region));
-                    }
-                    self.transmit(&ToClient::RegionGone(region), Bytes::new());
-                }
-            }
-            ServerCommand::Schema { stream, schema } => self.schema(stream, schema)?,
-            ServerCommand::Lend { stream, loan, rows } => self.lend(now, stream, loan, rows)?,
-            ServerCommand::Inline { stream, ipc, rows } => self.inline(now, stream, ipc, rows)?,
-            ServerCommand::Finish { stream, execute_nanos } => {
-                if let Some(open) = self.pulled(stream)? {
-                    open.stats.execute_nanos = execute_nanos;
-                    open.handed_over(None, 0, now);
-                }
-            }
-            ServerCommand::Fail { stream, code, message } => {
-                self.known(stream)?;
-                if self.streams.contains_key(&stream) {
-                    self.fail_stream(stream, code, message);
-                }
-            }
-            other => return Err(ApiMisuse::State { command: command_name(&other), state: self.state.name() }),
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, now: Timestamp) {
-        if self.draining || matches!(self.state, State::Closing | State::Closed) {
-            return;
-        }
-        self.draining = true;
-        self.timers.set(Timer::Drain, now + self.config.drain_timeout);
-        match self.state {
-            State::Open => self.say_goodbye(CloseCode::ShuttingDown, ""),
-            State::AwaitingHello => self.end(ConnectionError::Closed),
-            _ => {}
-        }
-    }
-
-    fn close_when_drained(&mut self) {
-        if self.draining && self.state == State::Open && self.streams.is_empty() && self.leases.len() == 0 {
-            self.end(ConnectionError::Closed);
-        }
-    }
-
-    fn fire_timers(&mut self, now: Timestamp) {
-        while let Some(timer) = self.timers.expired(now) {
-            match timer {
-                Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
-                Timer::KeepAlive => {
-                    let nonce = self.link.ping(now, &mut self.timers);
-                    self.transmit(&ToClient::Ping(nonce), Bytes::new());
-                }
-                Timer::Idle => self.end(ConnectionError::IdleTimeout(self.link.timeouts().idle)),
-                Timer::Drain => {
-                    for stream in self.streams.keys().copied().collect::<Vec<_>>() {
-                        self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
-                        self.fail_stream(stream, StreamCode::ShuttingDown, "not done within the drain timeout".into());
-                    }
-                    self.end(ConnectionError::Closed);
-                }
-                Timer::Stream(stream) => {
-                    if self.streams.contains_key(&stream) {
-                        self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
-                        self.fail_stream(stream, StreamCode::DeadlineExceeded, String::new());
-                    }
-                }
-                Timer::Lease(lease) => self.lease_expired(lease),
-                Timer::Read(_) => {}
-            }
-        }
-    }
-
-    fn lease_expired(&mut self, lease: LeaseId) {
-        let by_word = self.data.opened().is_some_and(|fabric| fabric.fencing == Fencing::LeaseWord);
-        if !by_word || self.leases.revoked() >= self.config.max_leases as usize {
-            // This fabric cuts off a connection, not a lease; or the client sits on everything it gets.
-            if self.leases.is_live(lease) {
-                self.end(ConnectionError::LeaseExpired(lease));
-            }
-            return;
-        }
-        if let Some(ended) = self.leases.revoke(lease) {
-            self.out.push_back(ServerOutput::EndLease { lease, slot: ended.slot, end: LeaseEnd::Revoked });
-            if self.streams.contains_key(&ended.stream) {
-                self.out.push_back(ServerOutput::StopQuery { stream: ended.stream, reason: None });
-                let held = format!("{lease:?} was not released within {:?}", self.config.lease_timeout);
-                self.fail_stream(ended.stream, StreamCode::LeaseExpired, held);
-            }
-        }
-    }
-
-    /// Nothing is lent from now on; streams that had begun to lend end, new ones travel inline.
-    fn fabric_down(&mut self, reason: String) {
-        if let Some(fabric) = self.data.opened().cloned() {
-            self.data = DataPlane::Down(fabric);
-        }
-        self.out.push_back(ServerOutput::FabricDown { reason: reason.clone() });
-        let caught = |open: &OutgoingStream| {
-            matches!(open.pending, Some(stream::Pending::Lent(_))) || open.is_pulled() && open.lend_from(0).is_some()
-        };
-        let caught: Vec<_> = self.streams.iter().filter(|(_, open)| caught(open)).map(|(id, _)| *id).collect();
-        for stream in caught {
-            self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
-            self.fail_stream(stream, StreamCode::DataPlaneLost, format!("{reason}; run the query again"));
-        }
-    }
-
-    fn say_goodbye(&mut self, code: CloseCode, message: &str) {
-        let message = clip(message.to_owned());
-        self.transmit(&ToClient::Goodbye { code, message }, Bytes::new());
-    }
-
-    /// Begins the end of the connection: streams stop, the data plane is shut, then leases end, then it is closed.
-    fn end(&mut self, error: ConnectionError) {
-        if matches!(self.state, State::Closing | State::Closed) {
-            return;
-        }
-        let silent = matches!(
-            error,
-            ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. } | ConnectionError::Closed
-        );
-        // Before the hello the peer may be anything; it has our preface, which is all that every version understands.
-        if !silent && self.state != State::AwaitingHello {
-            self.say_goodbye(error.close_code(), &error.to_string());
-        }
-        for stream in std::mem::take(&mut self.streams).into_keys() {
-            self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
-        }
-        self.ended_by = Some(error);
-        self.timers.clear_all();
-        let opening = self.state == State::OpeningFabric;
-        self.state = State::Closing;
-        if self.data.opened().is_some() {
-            self.out.push_back(ServerOutput::CloseFabric);
-        } else if !opening {
-            self.torn_down();
-        }
-    }
-
-    /// The peer is cut off: now, and only now, the leases end.
-    fn torn_down(&mut self) {
-        while let Some((lease, ended)) = self.leases.pop() {
-            self.out.push_back(ServerOutput::EndLease { lease, slot: ended.slot, end: LeaseEnd::TornDown });
-        }
-        self.state = State::Closed;
-        let error = self.ended_by.take().unwrap_or(ConnectionError::Closed);
-        self.out.push_back(ServerOutput::Closed(error));
+    fn is_ending(&self) -> bool {
+        matches!(self.state, State::Closing | State::Closed)
     }
 
     fn unexpected(&self, got: &'static str) -> PeerMisbehaved {
@@ -568,11 +392,7 @@ impl ServerConnection {
 }
 
 fn limit(what: &'static str, value: usize, limit: usize) -> Result<(), PeerMisbehaved> {
-    if value <= limit {
-        Ok(())
-    } else {
-        Err(PeerMisbehaved::Limit { what, value: value as u64, limit: limit as u64 })
-    }
+    if value <= limit { Ok(()) } else { Err(PeerMisbehaved::Limit { what, value: value as u64, limit: limit as u64 }) }
 }
 
 fn name_of(message: &ToServer) -> &'static str {
@@ -587,14 +407,5 @@ fn name_of(message: &ToServer) -> &'static str {
         ToServer::Ping(_) => "ping",
         ToServer::Pong(_) => "pong",
         ToServer::Goodbye { .. } => "goodbye",
-    }
-}
-
-fn command_name(command: &ServerCommand) -> &'static str {
-    match command {
-        ServerCommand::FabricOpened(_) => "fabric-opened",
-        ServerCommand::FabricUnavailable { .. } => "fabric-unavailable",
-        ServerCommand::FabricClosed => "fabric-closed",
-        _ => "other",
     }
 }

@@ -45,9 +45,10 @@ impl ServerConnection {
         if open.is_running() {
             return Err(ApiMisuse::State { command: "schema", state: "the stream runs" });
         }
-        if schema.len() > self.config.frame.payload as usize {
-            let message = format!("a schema of {} bytes, the limit is {}", schema.len(), self.config.frame.payload);
-            self.fail_stream(stream, StreamCode::Unencodable, message);
+        let limit = self.link.limits().payload;
+        if schema.len() > limit as usize {
+            let message = format!("a schema of {} bytes, the limit is {limit}", schema.len());
+            self.stop(stream, StreamCode::Unencodable, message);
             return Ok(());
         }
         open.running();
@@ -61,39 +62,71 @@ impl ServerConnection {
         let up = matches!(self.data, DataPlane::Up(_));
         let limit = self.config.limits.max_loan_bytes;
         let bytes = loan.descriptor.slab_bytes();
-        if self.pulled(stream)?.is_none() {
-            self.withdraw(lease);
-        } else if !up {
-            self.withdraw(lease);
-            self.stop(stream, StreamCode::DataPlaneLost, "run the query again".into());
-        } else if bytes > limit {
-            self.withdraw(lease);
-            let message = format!("a batch of {bytes} bytes, at most {limit} may be on loan; ask for fewer rows a batch");
-            self.stop(stream, StreamCode::BatchTooLarge, message);
-        } else if let Some(open) = self.pulled(stream)? {
-            open.handed_over(Some(Pending::Lent(loan)), rows, now);
+        // From here on the lease is this connection's to end, misuse or not.
+        match self.pulled(stream).map(|open| open.is_some()) {
+            Err(misuse) => {
+                self.withdraw(lease);
+                return Err(misuse);
+            }
+            Ok(false) => self.withdraw(lease),
+            Ok(true) if !up => {
+                self.withdraw(lease);
+                self.stop(stream, StreamCode::DataPlaneLost, "run the query again".into());
+            }
+            Ok(true) if bytes > limit => {
+                self.withdraw(lease);
+                self.too_large(stream, bytes);
+            }
+            Ok(true) => {
+                if let Err(misuse) = self.check_places(&loan) {
+                    self.withdraw(lease);
+                    return Err(misuse);
+                }
+                if let Some(open) = self.streams.get_mut(&stream) {
+                    open.handed_over(Some(Pending::Lent(loan)), rows, now);
+                }
+            }
         }
         Ok(())
     }
 
-    pub(super) fn inline(
-        &mut self,
-        now: Timestamp,
-        stream: StreamId,
-        ipc: Bytes,
-        rows: u64,
-    ) -> Result<(), ApiMisuse> {
+    /// The client would end the connection over it: better that the driver hears what it did.
+    fn check_places(&self, loan: &Loan) -> Result<(), ApiMisuse> {
+        if let Some(place) = loan.places.iter().find(|place| !self.regions.contains(&place.region)) {
+            return Err(ApiMisuse::Region(place.region));
+        }
+        let filled = loan.descriptor.buffers.iter().copied().filter(|len| *len > 0);
+        if filled.eq(loan.places.iter().map(|place| place.len)) {
+            Ok(())
+        } else {
+            Err(ApiMisuse::Encode(format!("the places of {:?} do not match its buffers", loan.lease)))
+        }
+    }
+
+    fn too_large(&mut self, stream: StreamId, bytes: u64) {
+        let limit = self.config.limits.max_loan_bytes;
+        let message = format!("a batch of {bytes} bytes, the server's limit is {limit}; ask for fewer rows a batch");
+        self.stop(stream, StreamCode::BatchTooLarge, message);
+    }
+
+    pub(super) fn inline(&mut self, now: Timestamp, stream: StreamId, ipc: Bytes, rows: u64) -> Result<(), ApiMisuse> {
+        let (bytes, limit) = (ipc.len() as u64, self.config.limits.max_loan_bytes);
         if let Some(open) = self.pulled(stream)? {
-            open.handed_over(Some(Pending::Inline(ipc)), rows, now);
+            if bytes > limit {
+                self.too_large(stream, bytes);
+            } else {
+                open.handed_over(Some(Pending::Inline(ipc)), rows, now);
+            }
         }
         Ok(())
     }
 
-    fn withdraw(&mut self, lease: LeaseId) {
+    pub(super) fn withdraw(&mut self, lease: LeaseId) {
         self.out.push_back(ServerOutput::EndLease { lease, slot: None, end: LeaseEnd::Withdrawn });
     }
 
-    fn stop(&mut self, stream: StreamId, code: StreamCode, message: String) {
+    /// Ends a stream in an error that the driver does not know of.
+    pub(super) fn stop(&mut self, stream: StreamId, code: StreamCode, message: String) {
         self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
         self.fail_stream(stream, code, message);
     }
@@ -102,10 +135,15 @@ impl ServerConnection {
     pub(super) fn fail_stream(&mut self, stream: StreamId, code: StreamCode, message: String) {
         let Some(open) = self.streams.remove(&stream) else { return };
         self.timers.clear(Timer::Stream(stream));
-        if let Some(Pending::Lent(loan)) = open.pending {
+        self.withdraw_pending(open);
+        self.transmit(&ToClient::Failed { stream, code, message: clip(message) }, Bytes::new());
+    }
+
+    /// What the engine had handed over for a stream that ends here.
+    pub(super) fn withdraw_pending(&mut self, ended: OutgoingStream) {
+        if let Some(Pending::Lent(loan)) = ended.pending {
             self.withdraw(loan.lease);
         }
-        self.transmit(&ToClient::Failed { stream, code, message: clip(message) }, Bytes::new());
     }
 
     /// Streams take turns, so that none starves while another has credit.
@@ -115,7 +153,10 @@ impl ServerConnection {
         }
         let after = |id: &StreamId| self.served.is_some_and(|served| *id > served);
         let (later, sooner): (Vec<_>, Vec<_>) = self.streams.keys().copied().partition(after);
-        for stream in later.into_iter().chain(sooner) {
+        self.waiting = self.waiting.filter(|stream| self.streams.contains_key(stream));
+        // Small batches of others would take up what is given back, again and again.
+        let first = self.waiting;
+        for stream in first.into_iter().chain(later).chain(sooner) {
             self.serve(now, stream);
         }
     }
@@ -126,27 +167,30 @@ impl ServerConnection {
             let (cost, bytes, lent) = (pending.cost(), pending.bytes(), matches!(pending, Pending::Lent(_)));
             if cost > open.credit.available() {
                 open.blocked(now);
-                let beyond_window = cost > open.options.credit;
-                if beyond_window && !std::mem::replace(&mut open.wanted_said, true) {
+                // The borrower may hold back grants of less than a quarter of its window.
+                let beyond_habit = cost > open.options.credit - open.options.credit / 4;
+                if beyond_habit && !std::mem::replace(&mut open.wanted_said, true) {
                     self.transmit(&ToClient::CreditWanted { stream, bytes: cost }, Bytes::new());
                 }
                 return;
             }
-            let room = self.config.limits.max_loan_bytes.saturating_sub(self.leases.bytes());
-            if lent && (bytes > room || !self.leases.has_slot()) {
-                open.blocked(now);
-                return;
+            if lent {
+                let room = self.config.limits.max_loan_bytes.saturating_sub(self.leases.bytes());
+                let other = self.waiting.is_some_and(|waiting| waiting != stream);
+                if other || bytes > room || !self.leases.has_room() {
+                    open.blocked(now);
+                    self.waiting.get_or_insert(stream);
+                    return;
+                }
+                self.waiting = None;
             }
             self.served = Some(stream);
             self.send(now, stream);
         }
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if open.pull() {
-            let lend_from = if matches!(self.data, DataPlane::Up(_)) {
-                open.lend_from(self.config.inline_threshold)
-            } else {
-                None
-            };
+            let lend_from =
+                if matches!(self.data, DataPlane::Up(_)) { open.lend_from(self.config.inline_threshold) } else { None };
             self.out.push_back(ServerOutput::Pull { stream, lend_from });
         } else if open.finished && open.pending.is_none() {
             let (batches, stats) = (open.seq, open.stats);
@@ -171,7 +215,7 @@ impl ServerConnection {
     fn send_inline(&mut self, stream: StreamId, seq: u64, mut ipc: Bytes) {
         let bytes = ipc.len() as u64;
         loop {
-            let piece = ipc.split_to(ipc.len().min(PIECE).min(self.config.frame.payload as usize));
+            let piece = ipc.split_to(ipc.len().min(PIECE).min(self.link.limits().payload as usize));
             let more = !ipc.is_empty();
             self.transmit(&ToClient::Inline { stream, seq, bytes, more }, piece);
             if !more {
@@ -186,10 +230,7 @@ impl ServerConnection {
         let lease = loan.lease;
         let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word);
         let value = word_value(self.config.word_nonce, lease);
-        let word = slot.map(|slot| LeaseWord {
-            at: word_at(&words, slot),
-            value,
-        });
+        let word = slot.map(|slot| LeaseWord { at: word_at(&words, slot), value });
         self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
         self.out.push_back(ServerOutput::OpenLease { lease, word: slot.map(|slot| (slot, value)) });
         let batch = LentBatch { lease, word, descriptor: loan.descriptor, places: loan.places };

@@ -47,7 +47,7 @@ pub(crate) struct OutgoingStream {
     pub(crate) pending: Option<Pending>,
     pub(crate) seq: u64,
     pub(crate) stats: StreamStats,
-    /// Whether the borrower was told that the pending batch needs more than its window.
+    /// Whether the borrower was told how much the pending batch needs.
     pub(crate) wanted_said: bool,
     pub(crate) finished: bool,
     phase: Phase,
