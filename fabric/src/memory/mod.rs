@@ -1,7 +1,32 @@
 //! Registered memory: what a fabric may read from or write to, and who keeps it alive meanwhile.
 //!
+//! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
+//! - [`SlabPool`] is the borrower's: slabs for reads to land in, which come back when the last array over them is dropped.
+//! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
+//!   that tell a late reader that its lease has ended. [`MemoryIndex`] tells what can be lent from where it lies.
+//!
 //! The only unsafe code outside the fabric crates is here.
 
+mod copy;
+mod extents;
+mod index;
+mod lease_words;
+mod pool;
+#[cfg(test)]
+mod pool_tests;
 mod registered;
+mod slab;
+mod staging;
+#[cfg(test)]
+mod test_fabric;
 
+pub use index::MemoryIndex;
+pub use lease_words::LeaseWords;
+pub use pool::{PoolLimits, PoolStats, SlabPool};
 pub use registered::{LocalRange, RegisteredMemory, Registration};
+pub use slab::Slab;
+pub use staging::{StagedRange, StagingArena, StagingStats};
+
+/// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every machine
+/// that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned to.
+pub const PAGE: usize = 4096;

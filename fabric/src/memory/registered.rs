@@ -1,9 +1,15 @@
 //! A range of memory that a fabric has registered.
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow_buffer::Buffer;
+
+use super::PAGE;
 
 /// The fabric's own side of a registration: its handle, and whatever keeps the memory alive. Dropping it deregisters,
 /// and then frees or lets go of the memory, in this order.
@@ -13,27 +19,79 @@ pub trait Registration: Any + Send + Sync + fmt::Debug {
 }
 
 /// Memory that a fabric has registered. It stays valid, mapped and registered until this is dropped.
-#[derive(Debug)]
+///
+/// Three ways lead here, by who owns the bytes: [`RegisteredMemory::new`] where the registration itself does (the library
+/// allocated them), [`RegisteredMemory::heap`] where this process's heap does, [`RegisteredMemory::foreign`] where somebody
+/// else's buffer is lent from where it lies.
 pub struct RegisteredMemory {
     start: NonNull<u8>,
     len: usize,
+    // Before `backing`: memory is deregistered before it is freed, and fields drop in order.
     registration: Box<dyn Registration>,
+    backing: Backing,
+    claimed: AtomicBool,
 }
 
-// SAFETY: the memory is owned through `registration`, which is Send and Sync; `start` is only an address, and every
-// access through it is by the unsafe methods below and by fabrics, whose callers rule out data races.
+enum Backing {
+    /// The registration owns the bytes.
+    Registration,
+    /// This process's heap does.
+    Heap(#[expect(dead_code, reason = "held for its drop")] HeapPages),
+    /// Somebody's immutable buffer, kept alive.
+    Foreign(Buffer),
+}
+
+// SAFETY: the memory is owned through `registration` or `backing`, which are Send and Sync; `start` is only an address, and
+// every access through it is atomic (see `copy`), or by the unsafe methods below and by fabrics, whose callers rule out
+// data races.
 unsafe impl Send for RegisteredMemory {}
 // SAFETY: as above.
 unsafe impl Sync for RegisteredMemory {}
 
 impl RegisteredMemory {
-    /// Takes over registered memory.
+    /// Takes over memory that `registration` owns.
     ///
     /// # Safety
-    /// `start .. start + len` is valid for reads until `registration` is dropped, and for writes too unless it is foreign
-    /// memory that is only ever lent (then nobody asks for a [`LocalRange`] of it).
+    /// `start .. start + len` is initialised, valid for reads and writes until `registration` is dropped, and belongs to
+    /// nobody else in this process. (Memory that is only lent and never written may be shared; but then nobody may
+    /// return it from [`crate::Fabric::allocate`], and [`RegisteredMemory::foreign`] says it better.)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
-        RegisteredMemory { start, len, registration }
+        RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
+    }
+
+    /// New zeroed pages from this process's heap, of `len` bytes rounded up to whole pages. `register` is told their
+    /// address and length. For fabrics that need nothing special of their memory.
+    ///
+    /// # Errors
+    /// `None` if the heap has no such memory, else what `register` said.
+    pub fn heap<E>(
+        len: usize,
+        register: impl FnOnce(NonNull<u8>, usize) -> Result<Box<dyn Registration>, E>,
+    ) -> Option<Result<Self, E>> {
+        let pages = HeapPages::new(len)?;
+        let (start, len) = (pages.start, pages.layout.size());
+        Some(register(start, len).map(|registration| RegisteredMemory {
+            start,
+            len,
+            registration,
+            backing: Backing::Heap(pages),
+            claimed: AtomicBool::new(false),
+        }))
+    }
+
+    /// A buffer that somebody else made, to be lent from where it lies, under `registration`. It is kept alive, and cannot
+    /// change: arrow's buffers are immutable while they are shared.
+    #[must_use]
+    pub fn foreign(buffer: Buffer, registration: Box<dyn Registration>) -> Self {
+        // `Buffer::as_ptr` is never null: an empty buffer's pointer dangles.
+        let start = NonNull::new(buffer.as_ptr().cast_mut()).unwrap_or(NonNull::dangling());
+        RegisteredMemory {
+            start,
+            len: buffer.len(),
+            registration,
+            backing: Backing::Foreign(buffer),
+            claimed: AtomicBool::new(false),
+        }
     }
 
     /// Address of the first byte, as remote ranges name it.
@@ -60,12 +118,71 @@ impl RegisteredMemory {
         self.len == 0
     }
 
+    /// Whether reads may land in it. Foreign memory is only ever lent.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        !matches!(self.backing, Backing::Foreign(_))
+    }
+
+    /// Makes the caller the one who says which parts are written, by whom and when: true for the first who asks, if the
+    /// memory is writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim theirs, so that two never share memory,
+    /// whatever a fabric hands out.
+    #[must_use]
+    pub fn claim(&self) -> bool {
+        self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// The offset of `len` bytes at `address`, if they lie within this memory.
+    #[must_use]
+    pub fn offset_of(&self, address: u64, len: u64) -> Option<usize> {
+        let offset = address.checked_sub(self.address())?;
+        let end = offset.checked_add(len)?;
+        if end > self.len as u64 {
+            return None;
+        }
+        usize::try_from(offset).ok()
+    }
+
     /// The fabric's handle.
     #[must_use]
     pub fn registration(&self) -> &dyn Registration {
         &*self.registration
     }
 }
+
+impl fmt::Debug for RegisteredMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegisteredMemory({:?}+{}, {:?})", self.start, self.len, self.registration)
+    }
+}
+
+/// Page-aligned zeroed memory of this process's heap.
+struct HeapPages {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl HeapPages {
+    fn new(len: usize) -> Option<Self> {
+        let len = len.max(1).checked_next_multiple_of(PAGE)?;
+        let layout = Layout::from_size_align(len, PAGE).ok()?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(HeapPages { start, layout })
+    }
+}
+
+impl Drop for HeapPages {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, and nobody can reach it but through the owner being dropped.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+// SAFETY: it owns its memory, like a box; the memory is reached only as `RegisteredMemory` allows.
+unsafe impl Send for HeapPages {}
+// SAFETY: as above.
+unsafe impl Sync for HeapPages {}
 
 /// Where a posted read lands: a range of registered memory that nobody else accesses until this value is dropped. A
 /// fabric keeps it in its table of operations until the completion was polled.
@@ -113,6 +230,12 @@ impl LocalRange {
         unsafe { self.memory.start().add(self.offset) }
     }
 
+    /// Offset of the first byte in its memory.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -123,6 +246,27 @@ impl LocalRange {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Copies `source[offset ..]` into the whole range, as a fabric without hardware does it: what a device would do to
+    /// memory that others may be writing meanwhile. Aligned 8-byte words do not tear, so lease words are read whole.
+    ///
+    /// Returns whether the source has that many bytes at `offset`; if not, nothing is copied.
+    #[must_use]
+    pub fn fill_from(&mut self, source: &RegisteredMemory, offset: usize) -> bool {
+        if offset.checked_add(self.len).is_none_or(|end| end > source.len()) {
+            return false;
+        }
+        if let Backing::Foreign(buffer) = &source.backing {
+            // Immutable, perhaps mapped read-only: read as the plain bytes that it is.
+            // SAFETY: `new` checked that the range lies within its memory, which is alive and writable, as its caller
+            // vouched; others reach it by atomic accesses only.
+            unsafe { super::copy::into(&buffer[offset..offset + self.len], self.start()) };
+        } else {
+            // SAFETY: as above; the source's range was checked, `source` is borrowed, so alive, and is writable memory.
+            unsafe { super::copy::between(source.start().add(offset), self.start(), self.len) };
+        }
+        true
     }
 }
 
