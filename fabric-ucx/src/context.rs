@@ -1,5 +1,6 @@
 //! The UCX context: one per fabric, shared by its endpoints and by every registration.
 
+use std::env;
 use std::ffi::CString;
 use std::fmt;
 use std::ptr;
@@ -9,6 +10,20 @@ use ucx_sys as sys;
 
 use crate::status::check;
 use crate::{UcxOptions, quiet, stream};
+
+/// Where this crate wants something else than UCX does, unless the environment or the options say otherwise.
+///
+/// Options of one transport go by their table's prefix: `MM_` up to UCX 1.18, the transport's own later. What this UCX does
+/// not know it ignores.
+const DEFAULTS: [(&str, &str); 4] = [
+    // Endpoints with error handling, which a forced close needs, otherwise exclude shared memory (UCX 1.13
+    // `uct_mm_iface_query`); what remains between processes of one host is emulation over tcp.
+    ("MM_ERROR_HANDLING", "y"),
+    ("POSIX_ERROR_HANDLING", "y"),
+    ("SYSV_ERROR_HANDLING", "y"),
+    // How soon a peer's death is noticed through shared memory. UCX's 20 s outlast the deadlines of a query.
+    ("KEEPALIVE_INTERVAL", "2s"),
+];
 
 /// An open `ucp_context_h`.
 pub(crate) struct UcxContext {
@@ -53,6 +68,11 @@ impl UcxContext {
     pub(crate) fn new(options: &UcxOptions) -> Result<Self, String> {
         quiet::once();
         let config = Config::read()?;
+        for (name, value) in DEFAULTS {
+            if env::var_os(format!("UCX_{name}")).is_none() {
+                config.set(name, value)?;
+            }
+        }
         if let Some(transports) = &options.transports {
             config.set("TLS", transports)?;
         }

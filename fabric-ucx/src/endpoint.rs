@@ -19,7 +19,7 @@ use crate::operations::{Operations, Shared};
 use crate::peer::{Closing, Connection, RemoteKey};
 use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, lanes};
+use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
 
 /// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
 const DROP_BOUND: Duration = Duration::from_secs(2);
@@ -31,6 +31,7 @@ pub(crate) struct UcxEndpoint {
     address: Bytes,
     state: State,
     busy_poll: bool,
+    emulation: bool,
     shared: Arc<Shared>,
     operations: Operations,
     keys: HashMap<RegionId, Arc<RemoteKey>>,
@@ -53,14 +54,15 @@ enum State {
 }
 
 impl UcxEndpoint {
-    pub(crate) fn new(worker: Arc<Worker>, busy_poll: bool) -> Result<Self, FabricError> {
+    pub(crate) fn new(worker: Arc<Worker>, options: &UcxOptions) -> Result<Self, FabricError> {
         let packed = worker.address().map_err(down)?;
         let address = envelope::seal(Kind::WorkerAddress, (0, 0), &packed).map_err(down)?.into();
         let events = EventFd::register(&worker).map_err(down)?;
         Ok(UcxEndpoint {
             address,
             state: State::Idle,
-            busy_poll,
+            busy_poll: options.busy_poll,
+            emulation: options.emulation,
             shared: Arc::default(),
             operations: Operations::default(),
             keys: HashMap::new(),
@@ -140,7 +142,7 @@ impl Endpoint for UcxEndpoint {
 
     fn transport(&self) -> Option<Transport> {
         let State::Connected(connection) = &self.state else { return None };
-        Some(lanes::transport(&connection.info()?))
+        Some(lanes::read(&connection.info()?).transport)
     }
 
     fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
@@ -160,6 +162,13 @@ impl Endpoint for UcxEndpoint {
         if !inside || start.checked_add(available).is_none() {
             return Err(error(format!(
                 "the key opens {available} bytes at {start:#x}, the region has {len} bytes at {base:#x}"
+            )));
+        }
+        let lanes = lanes::read(&connection.info().unwrap_or_default());
+        if !self.emulation && lanes.domains & envelope::domains(opened.payload) == 0 {
+            return Err(error(format!(
+                "reads of it would be emulated by messages over {}, which UcxOptions::emulation does not allow",
+                lanes.transport.name
             )));
         }
         let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;

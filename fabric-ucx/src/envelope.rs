@@ -122,6 +122,11 @@ fn remote_key_fits(payload: &[u8]) -> bool {
     true
 }
 
+/// The memory domains that a packed remote key is for, as a map of their numbers.
+pub(crate) fn domains(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
+}
+
 /// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

@@ -10,9 +10,19 @@
 
 use thallus_fabric::Transport;
 
+/// An endpoint's lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lanes {
+    pub(crate) transport: Transport,
+    /// The peer's memory domains, by number, that lanes for one-sided reads lead to. A remote key names the domains that
+    /// its memory is registered with; UCX emulates where the two share none (`ucp_rkey_find_rma_lane`).
+    pub(crate) domains: u64,
+}
+
 /// Reads the output of `ucp_ep_print_info`.
-pub(crate) fn transport(info: &str) -> Transport {
+pub(crate) fn read(info: &str) -> Lanes {
     let mut lanes = Vec::new();
+    let mut leads_to = Vec::new();
     let mut native = Vec::new();
     for line in info.lines() {
         let line = line.trim_start_matches(['#', ' ']);
@@ -25,10 +35,18 @@ pub(crate) fn transport(info: &str) -> Transport {
             });
             let name = resource.map_or("unknown", |name| name.rsplit_once('.').map_or(name, |(name, _)| name));
             lanes.push((lane, name.to_owned()));
+            let domain = rest.split_once("-> md[").and_then(|(_, domain)| domain.split_once(']'));
+            if let Some(domain) = domain.and_then(|(domain, _)| domain.parse::<u32>().ok()) {
+                leads_to.push((lane, domain));
+            }
         } else if let Some((lane, _)) = indexed(line, "get[") {
             native.push(lane);
         }
     }
+    let domains = leads_to
+        .iter()
+        .filter(|(lane, _)| native.contains(lane))
+        .fold(0, |map, &(_, domain)| map | 1u64.checked_shl(domain).unwrap_or(0));
     let names = |wanted: &dyn Fn(u32) -> bool| {
         let mut names: Vec<&str> = Vec::new();
         for (_, name) in lanes.iter().filter(|(lane, _)| wanted(*lane)) {
@@ -40,7 +58,7 @@ pub(crate) fn transport(info: &str) -> Transport {
     };
     let reads = names(&|lane| native.contains(&lane));
     if !reads.is_empty() {
-        return Transport { name: reads, inferior: None };
+        return Lanes { transport: Transport { name: reads, inferior: None }, domains };
     }
     let all = names(&|_| true);
     let all = if all.is_empty() { "unknown".to_owned() } else { all };
@@ -48,7 +66,7 @@ pub(crate) fn transport(info: &str) -> Transport {
         "UCX found only {all} between these ends, which has no one-sided reads; they would be emulated in software, slower \
          than bytes sent inline"
     );
-    Transport { name: all, inferior: Some(inferior) }
+    Lanes { transport: Transport { name: all, inferior: Some(inferior) }, domains: 0 }
 }
 
 /// The number and what follows of `lane[3]: rest`.
@@ -80,21 +98,30 @@ mod tests {
 
     #[test]
     fn lanes_that_read_are_named() {
-        let transport = transport(SHARED_MEMORY);
-        assert_eq!(transport, Transport { name: "sysv/memory posix/memory".into(), inferior: None });
+        let lanes = read(SHARED_MEMORY);
+        assert_eq!(lanes.transport, Transport { name: "sysv/memory posix/memory".into(), inferior: None });
+        assert_eq!(lanes.domains, 0b11);
+    }
+
+    #[test]
+    fn lanes_that_do_not_read_lead_nowhere() {
+        let text = SHARED_MEMORY.replace("#                  get[0]: 0..<bcopy>..(inf)\n", "");
+        let lanes = read(&text);
+        assert_eq!(lanes.transport, Transport { name: "posix/memory".into(), inferior: None });
+        assert_eq!(lanes.domains, 0b10);
     }
 
     #[test]
     fn tcp_alone_is_inferior() {
-        let transport = transport(TCP);
-        assert_eq!(transport.name, "tcp/eth0");
-        assert!(transport.inferior.unwrap().contains("only tcp/eth0"));
+        let lanes = read(TCP);
+        assert_eq!((lanes.transport.name.as_str(), lanes.domains), ("tcp/eth0", 0));
+        assert!(lanes.transport.inferior.unwrap().contains("only tcp/eth0"));
     }
 
     #[test]
     fn what_cannot_be_read_is_inferior() {
         for text in ["", "lane[]: x", "lane[1]:", "get[0]: 0..<bcopy>..(inf)", "lane[99999999999]: 0:a/b.0"] {
-            assert!(transport(text).inferior.is_some(), "{text:?}");
+            assert!(read(text).transport.inferior.is_some(), "{text:?}");
         }
     }
 }
