@@ -1,1 +1,32 @@
-//! Thallus.
+//! A fabric in memory, whose every choice comes from a seed.
+//!
+//! For property tests and tests of whole systems without devices. Memory is registered with a simulated network, which
+//! copies a read's bytes at a later step of the reading endpoint, completes it later still, perhaps out of order, and plays
+//! the hardware's memory protection: what it refused is on record ([`SimNetwork::violations`]).
+//!
+//! [`core`] is the network itself: a plain state machine without clock, locks, tasks or entropy. [`SimNetwork`] makes it a
+//! [`Fabric`](thallus_fabric::Fabric), under any tokio runtime: there a step is a poll of an endpoint.
+//!
+//! ```
+//! use thallus_fabric::Fabric;
+//! use thallus_fabric_sim::{SimNetwork, SimOptions};
+//!
+//! let network = SimNetwork::new(42, SimOptions::default());
+//! let (lender, borrower) = (network.host(), network.host());
+//! let memory = lender.allocate(4096)?;
+//! assert_eq!(borrower.capabilities(), lender.capabilities());
+//! # Ok::<(), thallus_fabric::FabricError>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod blob;
+pub mod core;
+mod endpoint;
+mod fabric;
+mod options;
+mod random;
+
+pub use fabric::{SimFabric, SimNetwork};
+pub use options::SimOptions;
+pub use random::SplitMix64;

@@ -51,7 +51,7 @@ pub struct PoolStats {
 /// itself: when it is dropped, or when the last array over the buffer made of it is. Cheap to clone, shared by threads.
 /// Memory never outlives its use: once every handle of the pool is dropped, chunks go as their last slab does.
 ///
-/// ```ignore
+/// ```
 /// use std::sync::Arc;
 /// use thallus_fabric::Fabric;
 /// use thallus_fabric::memory::{PoolLimits, SlabPool};

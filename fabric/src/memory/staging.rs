@@ -14,7 +14,7 @@ const ALIGNMENT: usize = 64;
 /// Registered memory to which a lender copies buffers that are too small to be worth a registration each, or that lie where
 /// the fabric cannot reach. Cheap to clone, shared by threads.
 ///
-/// ```ignore
+/// ```
 /// # use std::sync::Arc;
 /// # use thallus_fabric::memory::{PoolLimits, StagingArena};
 /// # use thallus_fabric_sim::{SimNetwork, SimOptions};

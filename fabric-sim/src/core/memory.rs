@@ -1,0 +1,99 @@
+//! The network's memory protection: what is registered, who exposed it, and what a read may reach.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use thallus_fabric::memory::RegisteredMemory;
+
+use super::{EndpointId, HostId, KeyId, MemoryId};
+
+/// Why the protection refused a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// No such key was ever given out.
+    UnknownKey,
+    /// The key was given to the peer of another endpoint.
+    NotThisPeer,
+    /// The range reaches outside the memory that the key opens.
+    OutsideMemory,
+    /// The memory is not registered any more.
+    Deregistered,
+    /// The endpoint that exposed it has closed. Only under [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
+    Revoked,
+}
+
+/// A read that the memory protection refused while its connection stood: somebody broke the rules of lending. (After the
+/// lender closed, late reads are part of the game, and refused without a record.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Whose read.
+    pub reader: EndpointId,
+    /// The key it was made with.
+    pub key: KeyId,
+    /// Its first byte.
+    pub address: u64,
+    /// Its length.
+    pub len: u64,
+    /// What was wrong.
+    pub access: Access,
+}
+
+/// All hosts' registrations and keys.
+#[derive(Debug, Default)]
+pub(super) struct MemoryTable {
+    memories: BTreeMap<MemoryId, Registered>,
+    exposures: BTreeMap<KeyId, Exposure>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    host: HostId,
+    /// Weak: memory is deregistered by dropping it, and reads must then find it gone.
+    memory: Weak<RegisteredMemory>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exposure {
+    pub(super) memory: MemoryId,
+    pub(super) by: EndpointId,
+}
+
+impl MemoryTable {
+    pub(super) fn insert(&mut self, id: MemoryId, host: HostId, memory: &Arc<RegisteredMemory>) {
+        self.memories.retain(|_, registered| registered.memory.strong_count() > 0);
+        self.memories.insert(id, Registered { host, memory: Arc::downgrade(memory) });
+    }
+
+    /// Whether `memory` is registered at `host`.
+    pub(super) fn is_registered(&self, id: MemoryId, host: HostId) -> bool {
+        self.memories.get(&id).is_some_and(|registered| registered.host == host && registered.memory.strong_count() > 0)
+    }
+
+    /// The key under which `by` has exposed `memory` before.
+    pub(super) fn key_of(&self, memory: MemoryId, by: EndpointId) -> Option<KeyId> {
+        self.exposures.iter().find(|(_, exposure)| exposure.memory == memory && exposure.by == by).map(|(&key, _)| key)
+    }
+
+    pub(super) fn expose(&mut self, key: KeyId, exposure: Exposure) {
+        self.exposures.insert(key, exposure);
+    }
+
+    pub(super) fn exposure(&self, key: KeyId) -> Option<Exposure> {
+        self.exposures.get(&key).copied()
+    }
+
+    /// The memory that `exposure` opens and the offset of the range in it.
+    pub(super) fn open(
+        &self,
+        exposure: Exposure,
+        address: u64,
+        len: u64,
+    ) -> Result<(Arc<RegisteredMemory>, usize), Access> {
+        let registered = self.memories.get(&exposure.memory).ok_or(Access::Deregistered)?;
+        let memory = registered.memory.upgrade().ok_or(Access::Deregistered)?;
+        // Never the last handle, unless the owner lets go just now on another thread; then its registration, which takes
+        // no lock, is dropped here.
+        let offset = memory.offset_of(address, len).ok_or(Access::OutsideMemory)?;
+        Ok((memory, offset))
+    }
+}

@@ -1,0 +1,29 @@
+//! The simulated network: hosts, memory, endpoints, reads; no clock, locks, tasks or entropy.
+//!
+//! **Time is counted in steps, of each endpoint for itself**: [`Core::step`] is one, and whatever an endpoint waits for
+//! happens in one of its own. So what an endpoint sees depends on the seed and on what was done to it, not on how often
+//! others were stepped.
+
+mod memory;
+mod network;
+mod read;
+
+pub use memory::{Access, Violation};
+pub use network::{Core, EndpointState, Stats};
+pub use read::{Finished, Progress};
+
+/// A host of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(pub u32);
+
+/// One connection's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId(pub u64);
+
+/// A registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemoryId(pub u64);
+
+/// A remote key: one memory, exposed by one endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub u64);

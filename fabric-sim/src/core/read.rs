@@ -1,0 +1,47 @@
+//! One endpoint's outstanding reads.
+
+use thallus_fabric::memory::LocalRange;
+use thallus_fabric::{Completion, ReadFailure, ReadToken};
+
+use super::KeyId;
+
+/// A read on its way.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) token: ReadToken,
+    pub(super) key: KeyId,
+    pub(super) address: u64,
+    pub(super) into: LocalRange,
+    /// The endpoint's step in which the bytes are copied.
+    pub(super) copy_at: u64,
+    /// The step in which it completes.
+    pub(super) complete_at: u64,
+    /// How the copy went, once made.
+    pub(super) copied: Option<Result<(), ReadFailure>>,
+}
+
+/// A read that has ended. Its memory is let go of by whoever drops this, not under any lock.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub completion: Completion,
+    /// Where it was to land.
+    pub into: LocalRange,
+}
+
+impl Read {
+    pub(super) fn finish(self, result: Result<(), ReadFailure>) -> Finished {
+        Finished { completion: Completion { token: self.token, result }, into: self.into }
+    }
+}
+
+/// What an endpoint waits for after a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// For nothing: only somebody else's doing can change that.
+    Idle,
+    /// For a later step.
+    Waiting,
+    /// The peer is gone; every read has ended.
+    Down,
+}

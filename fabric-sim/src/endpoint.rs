@@ -1,0 +1,228 @@
+//! An endpoint of the network as an [`Endpoint`]: each poll is one step.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use thallus_fabric::memory::{LocalRange, RegisteredMemory};
+use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+
+use crate::blob::{Blob, Kind};
+use crate::core::{EndpointId, EndpointState, Finished, KeyId, MemoryId, Progress};
+use crate::fabric::{SimNetwork, SimRegistration};
+
+pub(crate) struct SimEndpoint {
+    network: SimNetwork,
+    id: EndpointId,
+    regions: BTreeMap<RegionId, Region>,
+    outstanding: BTreeSet<ReadToken>,
+}
+
+struct Region {
+    base: u64,
+    len: u64,
+    key: KeyId,
+}
+
+impl SimEndpoint {
+    pub(crate) fn new(network: SimNetwork, id: EndpointId) -> Self {
+        SimEndpoint { network, id, regions: BTreeMap::new(), outstanding: BTreeSet::new() }
+    }
+
+    fn blob(&self, kind: Kind, id: u64) -> Bytes {
+        let network = self.network.lock().core.seed();
+        Bytes::copy_from_slice(&Blob { kind, network, id }.pack())
+    }
+
+    /// The id that a blob names, if it is of this network.
+    fn open_blob(&self, kind: Kind, bytes: &[u8]) -> Result<u64, &'static str> {
+        let blob = Blob::unpack(kind, bytes)?;
+        if blob.network == self.network.lock().core.seed() { Ok(blob.id) } else { Err("it is of another network") }
+    }
+
+    fn registered(&self, memory: &RegisteredMemory) -> Option<MemoryId> {
+        let id = memory.registration().as_any().downcast_ref::<SimRegistration>()?.id;
+        self.network.lock().core.is_registered_at(id, self.id).then_some(id)
+    }
+
+    fn state(&self) -> EndpointState {
+        // Removed only by the drop of `self`.
+        self.network.lock().core.state(self.id).unwrap_or(EndpointState::Closed)
+    }
+
+    fn check(&self, token: ReadToken, from: RemoteRange, into: &LocalRange) -> Result<KeyId, FabricError> {
+        let down = |reason: &str| FabricError::EndpointDown { fabric: FabricKind::SIM, reason: reason.to_owned() };
+        match self.state() {
+            EndpointState::Unconnected => return Err(down("it is not connected yet")),
+            EndpointState::Closed => return Err(down("it is closed")),
+            EndpointState::Down => return Err(down("the peer is gone")),
+            EndpointState::Connected => {}
+        }
+        let (max_read, max_outstanding) = {
+            let shared = self.network.lock();
+            (shared.core.options().max_read, shared.core.options().max_outstanding_reads)
+        };
+        if from.len != into.len() as u64 {
+            return Err(FabricError::Misuse("a read's two ranges differ in length"));
+        }
+        if from.len > max_read {
+            return Err(FabricError::Misuse("a read is longer than the fabric's longest"));
+        }
+        let outside = FabricError::OutsideRegion { region: from.region, address: from.address, len: from.len };
+        let Some(region) = self.regions.get(&from.region) else { return Err(outside) };
+        let within = from.address.checked_sub(region.base).and_then(|offset| offset.checked_add(from.len));
+        if within.is_none_or(|end| end > region.len) {
+            return Err(outside);
+        }
+        if self.outstanding.contains(&token) {
+            return Err(FabricError::Misuse("a read's token is that of one outstanding"));
+        }
+        if self.outstanding.len() >= max_outstanding {
+            return Err(FabricError::TooManyReads { limit: max_outstanding });
+        }
+        if self.registered(into.memory()).is_none() {
+            return Err(FabricError::Misuse("a read was to land in memory that is not registered with this fabric"));
+        }
+        Ok(region.key)
+    }
+
+    /// Hands completions on. The finished reads' memory is let go of here, where no lock is held.
+    fn take(&mut self, finished: Vec<Finished>, completions: &mut Vec<Completion>) {
+        for Finished { completion, into } in finished {
+            drop(into);
+            self.outstanding.remove(&completion.token);
+            completions.push(completion);
+        }
+    }
+}
+
+impl Endpoint for SimEndpoint {
+    fn address(&self) -> Bytes {
+        self.blob(Kind::Address, self.id.0)
+    }
+
+    fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
+        self.open_blob(Kind::Address, peer)
+            .and_then(|peer| self.network.lock().core.connect(self.id, EndpointId(peer)))
+            .map_err(|reason| FabricError::Connect {
+                fabric: FabricKind::SIM,
+                reason: format!("cannot use the peer's address: {reason}"),
+            })
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        (self.state() != EndpointState::Unconnected).then(|| Transport { name: "simulated".to_owned(), inferior: None })
+    }
+
+    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+        let Some(id) = self.registered(memory) else {
+            return Err(FabricError::Registration {
+                fabric: FabricKind::SIM,
+                len: memory.len(),
+                reason: "the memory is not registered with this fabric".to_owned(),
+            });
+        };
+        let key = self.network.lock().core.expose(self.id, id);
+        Ok(self.blob(Kind::Key, key.0))
+    }
+
+    fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
+        let refused =
+            |reason: &str| FabricError::RemoteKey { fabric: FabricKind::SIM, region, reason: reason.to_owned() };
+        if self.regions.contains_key(&region) {
+            return Err(FabricError::Misuse("a region was imported twice"));
+        }
+        if base.checked_add(len).is_none() {
+            return Err(refused("the region reaches past the end of the address space"));
+        }
+        let key = KeyId(self.open_blob(Kind::Key, key).map_err(refused)?);
+        self.regions.insert(region, Region { base, len, key });
+        Ok(())
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        // Reads of it that are outstanding have the key already.
+        self.regions.remove(&region);
+    }
+
+    fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
+        let key = self.check(token, from, &into)?;
+        // Bound, so that a range that comes back is dropped after the lock.
+        let posted = self.network.lock().core.post(self.id, token, key, from.address, into);
+        posted.map_err(|_into| FabricError::EndpointDown {
+            fabric: FabricKind::SIM,
+            reason: "it went down just now".to_owned(),
+        })?;
+        self.outstanding.insert(token);
+        let waker = self.network.lock().wakers.remove(&self.id);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
+        let mut finished = Vec::new();
+        let progress = {
+            let mut shared = self.network.lock();
+            let progress = shared.core.step(self.id, &mut finished);
+            if progress == Progress::Idle && finished.is_empty() {
+                shared.wakers.insert(self.id, cx.waker().clone());
+            }
+            progress
+        };
+        let any = !finished.is_empty();
+        self.take(finished, completions);
+        match progress {
+            Progress::Down => Poll::Ready(Err(FabricError::EndpointDown {
+                fabric: FabricKind::SIM,
+                reason: "the peer is gone".to_owned(),
+            })),
+            _ if any => Poll::Ready(Ok(())),
+            Progress::Idle => Poll::Pending,
+            Progress::Waiting => {
+                // The next poll is the next step.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        let wakers = {
+            let mut shared = self.network.lock();
+            let peer = shared.core.close(self.id);
+            let concerned = [Some(self.id), peer].into_iter().flatten();
+            concerned.filter_map(|endpoint| shared.wakers.remove(&endpoint)).collect::<Vec<_>>()
+        };
+        wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state() == EndpointState::Closed && self.outstanding.is_empty()
+    }
+}
+
+impl Drop for SimEndpoint {
+    fn drop(&mut self) {
+        let (finished, waker) = {
+            let mut shared = self.network.lock();
+            let (finished, peer) = shared.core.remove(self.id);
+            shared.wakers.remove(&self.id);
+            (finished, peer.and_then(|peer| shared.wakers.remove(&peer)))
+        };
+        drop(finished);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for SimEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimEndpoint({:?}, {:?})", self.network, self.id)
+    }
+}

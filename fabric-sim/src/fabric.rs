@@ -1,0 +1,195 @@
+//! The network as a [`Fabric`].
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use arrow_buffer::Buffer;
+use thallus_fabric::memory::{RegisteredMemory, Registration};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
+use thallus_protocol::FabricKind;
+
+use crate::SimOptions;
+use crate::core::{Core, EndpointId, HostId, MemoryId, Stats, Violation};
+use crate::endpoint::SimEndpoint;
+
+/// A simulated network. Clones are the same network.
+#[derive(Clone)]
+pub struct SimNetwork {
+    shared: Arc<Mutex<Shared>>,
+}
+
+/// The core, and who waits for it.
+pub(crate) struct Shared {
+    pub(crate) core: Core,
+    pub(crate) wakers: BTreeMap<EndpointId, Waker>,
+}
+
+/// One host of a [`SimNetwork`].
+pub struct SimFabric {
+    network: SimNetwork,
+    host: HostId,
+    registered: Arc<AtomicUsize>,
+}
+
+/// The network's side of a registration.
+#[derive(Debug)]
+pub(crate) struct SimRegistration {
+    pub(crate) id: MemoryId,
+    len: usize,
+    /// Bytes registered at the host.
+    registered: Arc<AtomicUsize>,
+}
+
+impl Registration for SimRegistration {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for SimRegistration {
+    fn drop(&mut self) {
+        self.registered.fetch_sub(self.len, Ordering::AcqRel);
+    }
+}
+
+impl SimNetwork {
+    /// A network without hosts. The same seed, and the same calls, give the same run.
+    #[must_use]
+    pub fn new(seed: u64, options: SimOptions) -> Self {
+        let shared = Shared { core: Core::new(seed, options), wakers: BTreeMap::new() };
+        SimNetwork { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// One more host.
+    #[must_use]
+    pub fn host(&self) -> Arc<SimFabric> {
+        let host = self.lock().core.add_host();
+        Arc::new(SimFabric { network: self.clone(), host, registered: Arc::default() })
+    }
+
+    /// Stops a host: all its endpoints are closed without its asking, and their peers notice.
+    pub fn crash(&self, host: HostId) {
+        let concerned = {
+            let mut shared = self.lock();
+            let concerned = shared.core.crash(host);
+            concerned.into_iter().filter_map(|endpoint| shared.wakers.remove(&endpoint)).collect::<Vec<_>>()
+        };
+        concerned.into_iter().for_each(Waker::wake);
+    }
+
+    /// What the memory protection refused so far: reads of memory that was not lent to the reader.
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        self.lock().core.violations().to_vec()
+    }
+
+    /// What it has carried.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.lock().core.stats()
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SimNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seed = self.lock().core.seed();
+        write!(f, "SimNetwork(seed {seed})")
+    }
+}
+
+impl SimFabric {
+    /// Its name in the network.
+    #[must_use]
+    pub fn id(&self) -> HostId {
+        self.host
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn network(&self) -> &SimNetwork {
+        &self.network
+    }
+
+    /// Bytes registered here now.
+    #[must_use]
+    pub fn registered_bytes(&self) -> usize {
+        self.registered.load(Ordering::Acquire)
+    }
+
+    fn registration(&self, len: usize) -> Result<Box<SimRegistration>, FabricError> {
+        let limit = self.network.lock().core.options().max_registered;
+        let fits = |before: usize| before.checked_add(len).filter(|&after| after <= limit);
+        self.registered
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, fits)
+            .map_err(|before| FabricError::OutOfMemory { len, available: limit.saturating_sub(before), limit })?;
+        let id = self.network.lock().core.new_memory_id();
+        Ok(Box::new(SimRegistration { id, len, registered: Arc::clone(&self.registered) }))
+    }
+
+    fn announce(&self, id: MemoryId, memory: RegisteredMemory) -> Arc<RegisteredMemory> {
+        let memory = Arc::new(memory);
+        self.network.lock().core.add_memory(id, self.host, &memory);
+        memory
+    }
+}
+
+impl fmt::Debug for SimFabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimFabric({:?}, {:?})", self.network, self.host)
+    }
+}
+
+impl Fabric for SimFabric {
+    fn kind(&self) -> FabricKind {
+        FabricKind::SIM
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let shared = self.network.lock();
+        let options = shared.core.options();
+        Capabilities {
+            fencing: options.fencing,
+            max_read: options.max_read,
+            max_outstanding_reads: options.max_outstanding_reads,
+        }
+    }
+
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        let mut id = None;
+        let memory = RegisteredMemory::heap(len, |_, len| {
+            let registration = self.registration(len)?;
+            id = Some(registration.id);
+            Ok::<Box<dyn Registration>, FabricError>(registration)
+        });
+        match (memory, id) {
+            (Some(Ok(memory)), Some(id)) => Ok(self.announce(id, memory)),
+            (Some(Err(error)), _) => Err(error),
+            _ => {
+                let limit = self.network.lock().core.options().max_registered;
+                Err(FabricError::OutOfMemory { len, available: 0, limit })
+            }
+        }
+    }
+
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        if !self.network.lock().core.options().foreign_memory {
+            return Err(FabricError::Unsupported { fabric: self.kind(), what: "lend memory that it did not allocate" });
+        }
+        let registration = self.registration(buffer.len())?;
+        let id = registration.id;
+        Ok(self.announce(id, RegisteredMemory::foreign(buffer, registration)))
+    }
+
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        let id = self.network.lock().core.add_endpoint(self.host);
+        Ok(Box::new(SimEndpoint::new(self.network.clone(), id)))
+    }
+}

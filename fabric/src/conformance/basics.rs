@@ -1,0 +1,254 @@
+//! Cases of a connection between ends that behave.
+
+use std::collections::BTreeSet;
+
+use arrow_buffer::Buffer;
+use thallus_protocol::RegionId;
+
+use super::bench::{Bench, pattern};
+use crate::memory::LeaseWords;
+use crate::{FabricError, ReadToken};
+
+const REGION: RegionId = RegionId(7);
+
+/// Both ends have an address blob of at most 64 KiB, connect by the other's, and then know their transport.
+pub fn addresses_are_exchanged(bench: &Bench) {
+    bench.block_on(async {
+        let connection = bench.connect();
+        for side in [&connection.lender, &connection.borrower] {
+            let address = side.endpoint.address();
+            assert!((1..=64 << 10).contains(&address.len()), "{}: {} bytes", bench.name(), address.len());
+            let transport = side.endpoint.transport();
+            assert!(transport.is_some_and(|transport| !transport.name.is_empty()), "{}", bench.name());
+            assert!(!side.endpoint.is_closed());
+        }
+        let unconnected = bench.lender.endpoint().expect("one more endpoint");
+        assert!(unconnected.transport().is_none(), "{}: a transport before connecting", bench.name());
+        let mut side = super::Side::new(unconnected);
+        side.close();
+        assert!(super::drive(&mut [&mut side], |sides| sides[0].endpoint.is_closed()).await);
+        connection.close().await;
+    });
+}
+
+/// Every size at which a protocol may change its ways.
+pub fn a_read_of_every_size_brings_its_bytes(bench: &Bench) {
+    bench.block_on(async {
+        let mut connection = bench.connect();
+        let sizes = [1, 7, 8, 63, 64, 65, 4095, 4096, 65_537, (1 << 20) + 3, 8 << 20];
+        for (at, len) in sizes.into_iter().enumerate() {
+            let content = pattern(at as u8, len);
+            let lent = bench.lend(&content);
+            let region = RegionId(at as u32);
+            connection.share(region, lent.memory());
+            let bytes = connection.read(bench, region, lent.address(), len).await;
+            let bytes = bytes.unwrap_or_else(|error| panic!("{}: {len} bytes: {error}", bench.name()));
+            assert!(bytes.as_slice() == content, "{}: wrong bytes in a read of {len}", bench.name());
+            connection.borrower.endpoint.forget(region);
+        }
+        connection.close().await;
+    });
+}
+
+/// Odd offsets at both ends; what lies around the target stays as it was.
+pub fn a_read_at_any_offset_brings_its_bytes_and_no_others(bench: &Bench) {
+    bench.block_on(async {
+        const GUARD: usize = 64;
+        let content = pattern(3, 300_000);
+        let lent = bench.lend(&content);
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let places = [(1, 3, 5), (3, 1, 4096), (63, 64, 65), (4095, 1, 2), (8, 9, 70_001), (299_999, 7, 1)];
+        for (token, (from, to, len)) in (0..).zip(places) {
+            let mut slab = bench.slab(to + len + 2 * GUARD);
+            slab.copy_in(0, &vec![0xA5; slab.len()]).expect("no read is outstanding");
+            let into = slab.range(GUARD + to, len).expect("within its slab");
+            connection.post(token, REGION, lent.address() + from as u64, into).expect("within its region");
+            let result = connection.finish([token]).await.remove(0);
+            assert_eq!(result, Ok(()), "{}: {from} to {to}, {len} bytes", bench.name());
+            let bytes = slab.into_buffer().expect("the read has completed");
+            let (before, rest) = bytes.split_at(GUARD + to);
+            let (read, after) = rest.split_at(len);
+            assert!(read == &content[from..from + len], "{}: {from} to {to}, {len} bytes: wrong", bench.name());
+            assert!(before.iter().chain(after).all(|&byte| byte == 0xA5), "{}: wrote around {to}+{len}", bench.name());
+        }
+        connection.close().await;
+    });
+}
+
+/// As many reads as are allowed, over and over.
+pub fn many_reads_complete_each_once(bench: &Bench) {
+    bench.block_on(async {
+        const PIECE: usize = 10_007;
+        const READS: u64 = 200;
+        let content = pattern(4, PIECE * READS as usize);
+        let lent = bench.lend(&content);
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let slab = bench.slab(content.len());
+        let limit = bench.borrower.capabilities().max_outstanding_reads.min(64) as u64;
+        let mut next = 0;
+        while next < READS {
+            let tokens = next..(next + limit).min(READS);
+            next = tokens.end;
+            for token in tokens.clone() {
+                let offset = token as usize * PIECE;
+                let into = slab.range(offset, PIECE).expect("within its slab");
+                let posted = connection.post(token, REGION, lent.address() + offset as u64, into);
+                posted.unwrap_or_else(|error| panic!("{}: read {token}: {error}", bench.name()));
+            }
+            let results = connection.finish(tokens).await;
+            assert!(results.iter().all(Result::is_ok), "{}: {results:?}", bench.name());
+        }
+        let seen: BTreeSet<ReadToken> = connection.borrower.done.iter().map(|completion| completion.token).collect();
+        assert_eq!((seen.len(), connection.borrower.done.len()), (READS as usize, READS as usize), "{}", bench.name());
+        assert!(slab.into_buffer().expect("all reads completed").as_slice() == content, "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// One read above the limit is a typed error; all others complete.
+pub fn too_many_reads_are_refused(bench: &Bench) {
+    bench.block_on(async {
+        let limit = bench.borrower.capabilities().max_outstanding_reads;
+        assert!(limit > 0, "{}", bench.name());
+        if limit > 1 << 16 {
+            // No table of operations is that long; nothing would be tested but patience.
+            return;
+        }
+        let lent = bench.lend(&pattern(5, limit + 1));
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let slab = bench.slab(limit + 1);
+        // Reads that complete at once on posting are outstanding until they are polled.
+        for token in 0..limit {
+            let into = slab.range(token, 1).expect("within its slab");
+            let posted = connection.post(token as u64, REGION, lent.address() + token as u64, into);
+            posted.unwrap_or_else(|error| panic!("{}: read {token} of {limit}: {error}", bench.name()));
+        }
+        let into = slab.range(limit, 1).expect("within its slab");
+        let refused = connection.post(limit as u64, REGION, lent.address(), into);
+        assert_eq!(refused, Err(FabricError::TooManyReads { limit }), "{}", bench.name());
+        let results = connection.finish(0..limit as u64).await;
+        assert!(results.iter().all(Result::is_ok), "{}: {results:?}", bench.name());
+        assert_eq!(connection.borrower.done.len(), limit, "{}: the refused read completed", bench.name());
+        connection.close().await;
+    });
+}
+
+/// A token names a read only while it is outstanding.
+pub fn a_token_can_be_used_again_once_it_completed(bench: &Bench) {
+    bench.block_on(async {
+        let lent = bench.lend(&pattern(6, 64));
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let slab = bench.slab(64);
+        for round in 0..3 {
+            let into = slab.range(0, 64).unwrap_or_else(|error| panic!("{}: round {round}: {error}", bench.name()));
+            connection.post(1, REGION, lent.address(), into).expect("the token is free");
+            assert_eq!(connection.finish([1]).await, [Ok(())], "{}: round {round}", bench.name());
+            connection.borrower.done.clear();
+        }
+        connection.close().await;
+    });
+}
+
+/// Memory that somebody else allocated, of any alignment, and a slice of it.
+pub fn foreign_memory_is_read_where_it_lies(bench: &Bench) {
+    bench.block_on(async {
+        let mut connection = bench.connect();
+        for (at, (offset, len)) in [(0, 100_000), (1, 3), (13, 77_777)].into_iter().enumerate() {
+            let buffer = Buffer::from_vec(pattern(at as u8, offset + len)).slice(offset);
+            let Some(memory) = bench.register(buffer.clone()) else { return connection.close().await };
+            assert_eq!((memory.address(), memory.len()), (buffer.as_ptr() as u64, len), "{}", bench.name());
+            let region = RegionId(at as u32);
+            connection.share(region, &memory);
+            let bytes = connection.read(bench, region, memory.address(), len).await;
+            let bytes = bytes.unwrap_or_else(|error| panic!("{}: {len} bytes at {offset}: {error}", bench.name()));
+            assert!(bytes == buffer, "{}: wrong bytes, {len} at {offset}", bench.name());
+        }
+        connection.close().await;
+    });
+}
+
+/// An id is free once it was forgotten.
+pub fn a_region_can_be_forgotten_and_imported_again(bench: &Bench) {
+    bench.block_on(async {
+        let lent = [bench.lend(&pattern(8, 1000)), bench.lend(&pattern(9, 1000))];
+        let mut connection = bench.connect();
+        for (round, lent) in lent.iter().cycle().take(6).enumerate() {
+            connection.share(REGION, lent.memory());
+            let bytes = connection.read(bench, REGION, lent.address(), 1000).await;
+            let expected = pattern(8 + (round % 2) as u8, 1000);
+            assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == expected), "{}: round {round}", bench.name());
+            connection.borrower.endpoint.forget(REGION);
+            let slab = bench.slab(8);
+            let into = slab.range(0, 8).expect("within its slab");
+            let refused = connection.post(99, REGION, lent.address(), into);
+            assert!(matches!(refused, Err(FabricError::OutsideRegion { .. })), "{}: {refused:?}", bench.name());
+        }
+        connection.borrower.endpoint.forget(RegionId(12345));
+        connection.close().await;
+    });
+}
+
+/// Forgetting waits for the reads that are on their way.
+pub fn reads_of_a_forgotten_region_complete(bench: &Bench) {
+    bench.block_on(async {
+        let content = pattern(10, 4 << 20);
+        let lent = bench.lend(&content);
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let slab = bench.slab(content.len());
+        for token in 0..4 {
+            let offset = token as usize * (1 << 20);
+            let into = slab.range(offset, 1 << 20).expect("within its slab");
+            connection.post(token, REGION, lent.address() + offset as u64, into).expect("within its region");
+        }
+        connection.borrower.endpoint.forget(REGION);
+        let results = connection.finish(0..4).await;
+        assert!(results.iter().all(Result::is_ok), "{}: {results:?}", bench.name());
+        assert!(slab.into_buffer().expect("all completed").as_slice() == content, "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// A word that the lender changes is read as it is, whole, and as a revoked one once it is revoked.
+pub fn a_lease_word_is_seen_as_it_changes(bench: &Bench) {
+    bench.block_on(async {
+        let words = LeaseWords::new(&*bench.lender, 10).unwrap_or_else(|error| panic!("{}: {error}", bench.name()));
+        let mut connection = bench.connect();
+        connection.share(REGION, words.memory());
+        let address = words.address(9).expect("a slot");
+        for value in [1, u64::MAX, 0x0123_4567_89AB_CDEF] {
+            words.open(9, value).expect("the slot is free");
+            for expected in [value, LeaseWords::REVOKED] {
+                let word = connection.read(bench, REGION, address, 8).await;
+                let word = word.unwrap_or_else(|error| panic!("{}: {error}", bench.name()));
+                assert_eq!(word.as_slice(), expected.to_ne_bytes(), "{}: {expected:#x}", bench.name());
+                words.revoke(9).expect("a slot");
+            }
+        }
+        connection.close().await;
+    });
+}
+
+/// Lender and borrower are roles, not ends.
+pub fn both_ends_can_lend_at_once(bench: &Bench) {
+    bench.block_on(async {
+        // The other way round: the borrower's host stages, the lender's reads.
+        let reverse = Bench::new("both_ends_can_lend_at_once", bench.borrower.clone(), bench.lender.clone());
+        let lent = [bench.lend(&pattern(11, 50_000)), reverse.lend(&pattern(12, 50_000))];
+        let mut connection = bench.connect();
+        connection.share(REGION, lent[0].memory());
+        std::mem::swap(&mut connection.lender, &mut connection.borrower);
+        connection.share(REGION, lent[1].memory());
+        for round in 0..4 {
+            let (bench, lent, seed) = if round % 2 == 0 { (&reverse, &lent[1], 12) } else { (bench, &lent[0], 11) };
+            let bytes = connection.read(bench, REGION, lent.address(), 50_000).await;
+            assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == pattern(seed, 50_000)), "{}: {round}", bench.name());
+            std::mem::swap(&mut connection.lender, &mut connection.borrower);
+        }
+        connection.close().await;
+    });
+}

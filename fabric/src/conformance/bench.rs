@@ -1,0 +1,227 @@
+//! What the cases are written with: two connected endpoints, memory with a known content, and a driver for both.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use arrow_buffer::Buffer;
+use thallus_protocol::{RegionId, RemoteRange};
+
+use super::DEADLINE;
+use crate::memory::{LocalRange, PoolLimits, RegisteredMemory, Slab, SlabPool, StagedRange, StagingArena};
+use crate::{Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken};
+
+/// The two hosts of a case, and its name.
+#[derive(Debug)]
+pub struct Bench {
+    case: &'static str,
+    /// The host that lends.
+    pub lender: Arc<dyn Fabric>,
+    /// The host that reads.
+    pub borrower: Arc<dyn Fabric>,
+    /// The borrower's slabs.
+    pub pool: SlabPool,
+    arena: StagingArena,
+}
+
+/// One end of a connection, with what it has brought so far.
+#[derive(Debug)]
+pub struct Side {
+    /// The endpoint.
+    pub endpoint: Box<dyn Endpoint>,
+    /// Every completion polled so far, in order.
+    pub done: Vec<Completion>,
+    /// What the endpoint failed of as a whole.
+    pub failed: Option<FabricError>,
+    /// How often it was polled.
+    pub polls: usize,
+}
+
+/// Two connected endpoints.
+#[derive(Debug)]
+pub struct Connection {
+    /// Which case and fabric, for messages.
+    pub name: String,
+    /// The end that lends.
+    pub lender: Side,
+    /// The end that reads.
+    pub borrower: Side,
+}
+
+/// Polls every side until `until` says so, or [`DEADLINE`] has passed. Returns whether `until` did.
+///
+/// A side that failed as a whole is not polled again unless it is being closed.
+pub async fn drive(sides: &mut [&mut Side], mut until: impl FnMut(&mut [&mut Side]) -> bool) -> bool {
+    let driven = poll_fn(|cx| {
+        loop {
+            if until(sides) {
+                return Poll::Ready(());
+            }
+            let mut any = false;
+            for side in sides.iter_mut().filter(|side| side.failed.is_none()) {
+                side.polls += 1;
+                match side.endpoint.poll(cx, &mut side.done) {
+                    Poll::Ready(Ok(())) => any = true,
+                    Poll::Ready(Err(error)) => {
+                        side.failed = Some(error);
+                        any = true;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+            if !any {
+                // A poll that brought nothing may still have moved what `until` looks at.
+                return if until(sides) { Poll::Ready(()) } else { Poll::Pending };
+            }
+        }
+    });
+    tokio::time::timeout(DEADLINE, driven).await.is_ok()
+}
+
+/// Content of a region: no two of its places look alike for long, and no two seeds.
+pub(super) fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    let mut state = u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+impl Side {
+    pub(super) fn new(endpoint: Box<dyn Endpoint>) -> Self {
+        Side { endpoint, done: Vec::new(), failed: None, polls: 0 }
+    }
+
+    /// Begins the teardown; from now on the side is polled again, even if it failed.
+    pub fn close(&mut self) {
+        self.endpoint.close();
+        self.failed = None;
+    }
+
+    /// How the read with this token ended, if it has; exactly once.
+    #[must_use]
+    pub fn result(&self, token: u64) -> Option<&Result<(), ReadFailure>> {
+        let mut ends = self.done.iter().filter(|completion| completion.token == ReadToken(token));
+        let first = ends.next();
+        assert!(ends.next().is_none(), "read {token} completed twice: {:?}", self.done);
+        first.map(|completion| &completion.result)
+    }
+}
+
+impl Bench {
+    pub(super) fn new(case: &'static str, lender: Arc<dyn Fabric>, borrower: Arc<dyn Fabric>) -> Self {
+        let limits = PoolLimits { max_bytes: 256 << 20, first_chunk_bytes: 1 << 20, chunk_bytes: 16 << 20 };
+        let pool = SlabPool::new(Arc::clone(&borrower), limits);
+        let arena = StagingArena::new(Arc::clone(&lender), limits);
+        Bench { case, lender, borrower, pool, arena }
+    }
+
+    /// Case and fabric, for messages.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("case {} on fabric {}", self.case, self.lender.kind())
+    }
+
+    /// Runs a case's future to its end, in a runtime of its own.
+    pub(super) fn block_on<T>(&self, case: impl Future<Output = T>) -> T {
+        runtime().block_on(case)
+    }
+
+    /// Two connected endpoints. Within a runtime.
+    #[must_use]
+    pub fn connect(&self) -> Connection {
+        let name = self.name();
+        let endpoint = |fabric: &Arc<dyn Fabric>| {
+            Side::new(fabric.endpoint().unwrap_or_else(|error| panic!("{name}: no endpoint: {error}")))
+        };
+        let (mut lender, mut borrower) = (endpoint(&self.lender), endpoint(&self.borrower));
+        let (lender_address, borrower_address) = (lender.endpoint.address(), borrower.endpoint.address());
+        lender.endpoint.connect(&borrower_address).unwrap_or_else(|error| panic!("{name}: lender: {error}"));
+        borrower.endpoint.connect(&lender_address).unwrap_or_else(|error| panic!("{name}: borrower: {error}"));
+        Connection { name, lender, borrower }
+    }
+
+    /// Memory of the lender with this content.
+    #[must_use]
+    pub fn lend(&self, content: &[u8]) -> StagedRange {
+        let mut ranges = self.arena.stage(&[content]).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
+        ranges.remove(0)
+    }
+
+    /// A slab of the borrower.
+    #[must_use]
+    pub fn slab(&self, len: usize) -> Slab {
+        self.pool.take(len).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
+    }
+
+    /// Foreign memory, registered by the lender; `None` where the fabric cannot.
+    pub(super) fn register(&self, buffer: Buffer) -> Option<Arc<RegisteredMemory>> {
+        match self.lender.register(buffer) {
+            Ok(memory) => Some(memory),
+            Err(FabricError::Unsupported { .. }) => None,
+            Err(error) => panic!("{}: registering: {error}", self.name()),
+        }
+    }
+}
+
+/// A runtime as a fabric may expect one.
+pub(super) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made")
+}
+
+impl Connection {
+    /// Exposes `memory` at the lender and imports it at the borrower.
+    pub fn share(&mut self, region: RegionId, memory: &RegisteredMemory) {
+        let name = &self.name;
+        let key = self.lender.endpoint.expose(memory).unwrap_or_else(|error| panic!("{name}: exposing: {error}"));
+        let (base, len) = (memory.address(), memory.len() as u64);
+        let imported = self.borrower.endpoint.import(region, base, len, &key);
+        imported.unwrap_or_else(|error| panic!("{name}: importing {len} bytes: {error}"));
+    }
+
+    /// Posts a read at the borrower.
+    pub fn post(&mut self, token: u64, region: RegionId, address: u64, into: LocalRange) -> Result<(), FabricError> {
+        let from = RemoteRange { region, address, len: into.len() as u64 };
+        self.borrower.endpoint.post_read(ReadToken(token), from, into)
+    }
+
+    /// Polls both sides until these reads have ended, and says how each did.
+    pub async fn finish(&mut self, tokens: impl IntoIterator<Item = u64>) -> Vec<Result<(), ReadFailure>> {
+        let tokens: Vec<u64> = tokens.into_iter().collect();
+        let all = |sides: &mut [&mut Side]| tokens.iter().all(|&token| sides[1].result(token).is_some());
+        let in_time = drive(&mut [&mut self.lender, &mut self.borrower], all).await;
+        assert!(in_time, "{}: reads {tokens:?} did not end in {DEADLINE:?}: {:?}", self.name, self.borrower);
+        tokens.iter().filter_map(|&token| self.borrower.result(token).cloned()).collect()
+    }
+
+    /// Reads `len` bytes at `address` through `region` and returns them, or the failure.
+    pub async fn read(
+        &mut self,
+        bench: &Bench,
+        region: RegionId,
+        address: u64,
+        len: usize,
+    ) -> Result<Buffer, ReadFailure> {
+        let token = 1_000_000 + self.borrower.done.len() as u64;
+        let slab = bench.slab(len);
+        let range = slab.range(0, len).expect("within its slab");
+        if let Err(error) = self.post(token, region, address, range) {
+            panic!("{}: posting a read of {len} bytes: {error}", self.name);
+        }
+        self.finish([token]).await.remove(0)?;
+        let name = &self.name;
+        Ok(slab.into_buffer().unwrap_or_else(|_| panic!("{name}: the fabric kept the range of a completed read")))
+    }
+
+    /// Closes both ends and drives them until they are closed.
+    pub async fn close(mut self) {
+        self.borrower.close();
+        self.lender.close();
+        let closed = |sides: &mut [&mut Side]| sides.iter().all(|side| side.endpoint.is_closed());
+        let in_time = drive(&mut [&mut self.lender, &mut self.borrower], closed).await;
+        assert!(in_time, "{}: the teardown took longer than {DEADLINE:?}: {:?}", self.name, self);
+    }
+}

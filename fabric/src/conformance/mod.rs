@@ -1,0 +1,134 @@
+//! What every fabric must do, as tests that each fabric crate runs: with the feature `conformance`, by
+//!
+//! ```ignore
+//! thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(MyFabric::new().unwrap()) });
+//! ```
+//!
+//! which makes one `#[test]` of each case. The closure is called anew for each case. It returns one fabric, which then plays
+//! both hosts, or a pair of them: the lender's and the borrower's.
+//!
+//! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: whatever a fabric must bring
+//! about has [`DEADLINE`].
+
+mod basics;
+mod bench;
+mod hostile;
+mod runtime;
+mod teardown;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Fabric;
+
+pub use bench::{Bench, Connection, Side, drive};
+
+/// How long a fabric may take for anything that a case waits for.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the suite is given to test.
+pub trait Hosts {
+    /// The lender's fabric and the borrower's.
+    fn pair(self) -> (Arc<dyn Fabric>, Arc<dyn Fabric>);
+}
+
+impl Hosts for Arc<dyn Fabric> {
+    fn pair(self) -> (Arc<dyn Fabric>, Arc<dyn Fabric>) {
+        (Arc::clone(&self), self)
+    }
+}
+
+impl Hosts for (Arc<dyn Fabric>, Arc<dyn Fabric>) {
+    fn pair(self) -> (Arc<dyn Fabric>, Arc<dyn Fabric>) {
+        self
+    }
+}
+
+/// Runs one case, named for its messages. For [`conformance_suite!`](crate::conformance_suite).
+pub fn run<H: Hosts>(case: &'static str, test: fn(&Bench), make: impl Fn() -> H) {
+    let (lender, borrower) = make().pair();
+    test(&Bench::new(case, lender, borrower));
+}
+
+/// Runs every case, one after the other.
+pub fn run_all<H: Hosts>(make: impl Fn() -> H) {
+    for (case, test) in CASES {
+        run(case, *test, &make);
+    }
+}
+
+/// The list of cases, once: calls `$then` with it, after `$args`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_conformance_case {
+    ($then:path; $($args:tt)*) => {
+        $then! {
+            $($args)*;
+            addresses_are_exchanged,
+            a_read_of_every_size_brings_its_bytes,
+            a_read_at_any_offset_brings_its_bytes_and_no_others,
+            many_reads_complete_each_once,
+            too_many_reads_are_refused,
+            a_token_can_be_used_again_once_it_completed,
+            foreign_memory_is_read_where_it_lies,
+            a_region_can_be_forgotten_and_imported_again,
+            reads_of_a_forgotten_region_complete,
+            a_lease_word_is_seen_as_it_changes,
+            both_ends_can_lend_at_once,
+            reads_before_connecting_are_refused,
+            reads_outside_their_region_are_refused,
+            mismatched_lengths_are_refused,
+            malformed_addresses_are_refused,
+            malformed_keys_are_refused,
+            a_false_region_hurts_only_its_reader,
+            closing_ends_each_read_once,
+            a_closed_endpoint_takes_no_reads,
+            closing_an_idle_endpoint_closes_it,
+            a_revoked_lease_is_noticed,
+            reads_end_though_the_peer_is_gone,
+            two_connections_work_at_once,
+            an_endpoint_moves_between_threads,
+            the_two_ends_may_be_driven_by_different_threads,
+            an_idle_endpoint_does_not_spin,
+        }
+    };
+}
+
+macro_rules! cases {
+    (; $($case:ident),* $(,)?) => {
+        /// Every case, by name.
+        pub const CASES: &[(&str, fn(&Bench))] = &[$((stringify!($case), cases::$case)),*];
+    };
+}
+
+for_each_conformance_case!(cases; );
+
+/// The cases.
+pub mod cases {
+    pub use super::basics::*;
+    pub use super::hostile::*;
+    pub use super::runtime::*;
+    pub use super::teardown::*;
+}
+
+/// Makes a `#[test]` of each case of the [conformance suite](crate::conformance). Takes an expression of type
+/// `impl Fn() -> H`, where `H` is an `Arc<dyn Fabric>` or a pair of them (lender's, borrower's).
+#[macro_export]
+macro_rules! conformance_suite {
+    ($make:expr) => {
+        $crate::for_each_conformance_case!($crate::conformance_tests; $make);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_tests {
+    ($make:expr; $($case:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $case() {
+                $crate::conformance::run(stringify!($case), $crate::conformance::cases::$case, $make);
+            }
+        )*
+    };
+}
