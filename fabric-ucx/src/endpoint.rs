@@ -158,7 +158,8 @@ impl Endpoint for UcxEndpoint {
         }
         let opened = envelope::open(Kind::RemoteKey, key).map_err(error)?;
         let (start, available) = opened.memory;
-        let inside = base.checked_sub(start).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= available);
+        let inside =
+            base.checked_sub(start).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= available);
         if !inside || start.checked_add(available).is_none() {
             return Err(error(format!(
                 "the key opens {available} bytes at {start:#x}, the region has {len} bytes at {base:#x}"

@@ -84,7 +84,8 @@ pub(crate) fn open(kind: Kind, blob: &[u8]) -> Result<Opened<'_>, String> {
     if blob[4] != LAYOUT {
         return Err(format!("{name} in layout {}; this build reads layout {LAYOUT}", blob[4]));
     }
-    let integer = |at: usize, len: usize| blob[at..at + len].iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+    let integer =
+        |at: usize, len: usize| blob[at..at + len].iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
     let end = blob.len() - CHECKSUM;
     if integer(24, 4) != (end - HEADER) as u64 {
         return Err(format!("{name} of {} bytes says that it has {}", end - HEADER, integer(24, 4)));

@@ -104,11 +104,7 @@ impl Fabric for UcxFabric {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            fencing: Fencing::LeaseWord,
-            max_read: MAX_READ,
-            max_outstanding_reads: MAX_OUTSTANDING_READS,
-        }
+        Capabilities { fencing: Fencing::LeaseWord, max_read: MAX_READ, max_outstanding_reads: MAX_OUTSTANDING_READS }
     }
 
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {

@@ -33,8 +33,12 @@ pub(crate) struct UcxRegistration {
 enum Memory {
     /// UCX allocated it and frees it.
     Ucx,
-    Pages { _owner: Pages },
-    Foreign { _owner: Buffer },
+    Pages {
+        _owner: Pages,
+    },
+    Foreign {
+        _owner: Buffer,
+    },
 }
 
 // SAFETY: the handle is used by `ucp_rkey_pack`, `ucp_get_nbx` (read only) and `ucp_mem_unmap` (once), which lock the

@@ -138,10 +138,7 @@ impl RemoteKey {
 
     /// Whether `address .. address + len` is within what was imported.
     pub(crate) fn covers(&self, address: u64, len: u64) -> bool {
-        address
-            .checked_sub(self.base)
-            .and_then(|offset| offset.checked_add(len))
-            .is_some_and(|end| end <= self.len)
+        address.checked_sub(self.base).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len)
     }
 }
 

@@ -48,7 +48,9 @@ fn restore_signals() {
     // SAFETY: a C string; RTLD_DEFAULT searches the libraries that are loaded.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ucs_debug_disable_signals".as_ptr()) };
     if found.is_null() {
-        tracing::debug!("this UCX keeps its signal handlers: set UCX_HANDLE_ERRORS=none before the start to prevent it");
+        tracing::debug!(
+            "this UCX keeps its signal handlers: set UCX_HANDLE_ERRORS=none before the start to prevent it"
+        );
         return;
     }
     // SAFETY: `void ucs_debug_disable_signals()` in every UCX that exports it (src/ucs/debug/debug_int.h).

@@ -103,7 +103,7 @@ async fn kill_the_lender(transports: &str) -> Duration {
         loop {
             let region = regions[posted as usize % regions.len()];
             while posted - ended < 8 {
-                let at = (posted as usize % 64) << 20;
+                let at = (posted as usize % 16) << 20;
                 match reader.post(posted, region, at, &into, at, most) {
                     Ok(()) => posted += 1,
                     Err(_) => break,
@@ -187,7 +187,9 @@ async fn victim() {
     let most = reader.fabric.capabilities().max_read as usize;
     for round in 0u64.. {
         for piece in 0..8 {
-            reader.post(round * 8 + piece, ALLOCATED, piece as usize * most, &into, piece as usize * most, most).unwrap();
+            reader
+                .post(round * 8 + piece, ALLOCATED, piece as usize * most, &into, piece as usize * most, most)
+                .unwrap();
         }
         if round == 3 {
             println!("@reading");

@@ -28,7 +28,7 @@ use tokio::time::timeout;
 /// Set for the child, to the transports (empty: default).
 pub const LENDER: &str = "THALLUS_UCX_LENDER";
 /// Bytes in each lent region.
-pub const REGION: usize = 64 << 20;
+pub const REGION: usize = 16 << 20;
 /// No step of a test takes longer.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -71,9 +71,8 @@ pub fn mapped_file(region: RegionId, len: usize) -> Buffer {
     let file = File::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
     // SAFETY: a new mapping; nobody else can open the file any more.
-    let start = unsafe {
-        libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
-    };
+    let start =
+        unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     assert_ne!(start, libc::MAP_FAILED);
     let start = NonNull::new(start.cast::<u8>()).unwrap();
     // SAFETY: valid for reads until the mapping is dropped.
