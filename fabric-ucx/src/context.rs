@@ -15,12 +15,18 @@ use crate::{UcxOptions, quiet, stream};
 ///
 /// Options of one transport go by their table's prefix: `MM_` up to UCX 1.18, the transport's own later. What this UCX does
 /// not know it ignores.
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 8] = [
     // Endpoints with error handling, which a forced close needs, otherwise exclude shared memory (UCX 1.13
     // `uct_mm_iface_query`); what remains between processes of one host is emulation over tcp.
     ("MM_ERROR_HANDLING", "y"),
     ("POSIX_ERROR_HANDLING", "y"),
     ("SYSV_ERROR_HANDLING", "y"),
+    // Receive buffers of messages through shared memory: UCX's 512 of 8 KiB, per worker and transport, come to 4 MiB for
+    // each connection, touched or not; here they only carry the wire-up (and emulated reads, if allowed).
+    ("MM_FIFO_SIZE", "32"),
+    ("POSIX_FIFO_SIZE", "32"),
+    ("SYSV_FIFO_SIZE", "32"),
+    ("MM_RX_BUFS_GROW", "48"),
     // How soon a peer's death is noticed through shared memory. UCX's 20 s outlast the deadlines of a query.
     ("KEEPALIVE_INTERVAL", "2s"),
 ];
