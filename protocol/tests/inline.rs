@@ -29,9 +29,8 @@ fn decoder(schema: &[u8]) -> InlineDecoder {
     InlineDecoder::new(schema, InlineLimits::default()).unwrap()
 }
 
+// 256 cases each; more by PROPTEST_CASES.
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     #[test]
     fn any_batches_survive(batches in arb_batches(3)) {
         let schema = batches[0].schema();

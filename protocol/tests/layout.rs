@@ -47,9 +47,8 @@ fn is_valid(batch: &RecordBatch) {
     }
 }
 
+// 256 cases each; more by PROPTEST_CASES.
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
     #[test]
     fn any_batch_survives(batch in arb_batch()) {
         let back = round_trip(&batch);
