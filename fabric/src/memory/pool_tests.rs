@@ -160,6 +160,17 @@ fn idle_chunks_make_way_for_a_large_slab() {
 }
 
 #[test]
+fn what_is_left_of_a_large_slabs_chunk_is_not_called_available() {
+    let (pool, _) = pool(LIMITS);
+    drop(pool.take(24 * PAGE).unwrap());
+    // Recycles the chunk of 24 pages, of which 4 stay unused.
+    let large = pool.take(20 * PAGE).unwrap();
+    let small = [16, 16, 8].map(|pages| pool.take(pages * PAGE).unwrap());
+    assert_eq!(pool.take(1).unwrap_err(), FabricError::OutOfMemory { len: 1, available: 0, limit: LIMITS.max_bytes });
+    drop((large, small));
+}
+
+#[test]
 fn trim_gives_back_what_is_idle() {
     let (pool, registered) = pool(LIMITS);
     let kept = pool.take(PAGE).unwrap();
