@@ -305,6 +305,12 @@ impl Borrower {
         self.command(now, ClientCommand::ReadDone { read, result: failure.map_or(Ok(()), Err) });
     }
 
+    /// A driver that loses its reads.
+    pub(crate) fn forget_reads(&mut self) -> usize {
+        self.plane = Plane::Closed;
+        std::mem::take(&mut self.reading).len()
+    }
+
     /// There is no memory for the `k`th read, which has not begun.
     pub(crate) fn no_memory(&mut self, now: Timestamp, k: usize) -> bool {
         let fresh = |reading: &Reading| !reading.word && reading.pieces.iter().all(|piece| piece.found.is_none());

@@ -266,7 +266,8 @@ impl Lender {
         }
     }
 
-    fn lend(
+    /// A batch of `rows` rows, its memory accounted for: what is to be said of it.
+    pub(crate) fn lend(
         &mut self,
         stream: StreamId,
         seq: u64,

@@ -16,7 +16,7 @@ use thallus_protocol::codec::{Frame, FrameLimits};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::message::ExecuteOptions;
 use thallus_protocol::server::{ServerCommand, ServerInput};
-use thallus_protocol::{LeaseEnd, LinkTimeouts, Timestamp};
+use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LinkTimeouts, Timestamp};
 
 use borrower::Borrower;
 use lender::{Lender, Plane};
@@ -59,7 +59,11 @@ impl Pipe {
         self.ended = true;
     }
 
-    fn take(&mut self, most: usize) -> Vec<u8> {
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
         let len = most.min(self.bytes.len());
         self.bytes.drain(..len).collect()
     }
@@ -169,6 +173,19 @@ impl Pair {
     pub(crate) fn client(&mut self, input: ClientInput<'_>) {
         let handled = self.client.handle(self.now, input, &self.memory, &mut self.to_server);
         handled.expect("this driver keeps the contract");
+    }
+
+    /// A command that breaks the contract.
+    pub(crate) fn misuse_server(&mut self, command: ServerCommand) -> Result<(), ApiMisuse> {
+        self.faults = true;
+        let input = ServerInput::Command(command);
+        self.server.handle(self.now, input, &mut self.memory, &mut self.to_client)
+    }
+
+    /// A command that breaks the contract.
+    pub(crate) fn misuse_client(&mut self, command: ClientCommand) -> Result<(), ApiMisuse> {
+        self.faults = true;
+        self.client.handle(self.now, ClientInput::Command(command), &self.memory, &mut self.to_server)
     }
 
     fn server_command(&mut self, command: ServerCommand) {
@@ -393,8 +410,8 @@ impl Pair {
         format!("{:#?}\n{:#?}\n{:#?}", self.client.apps, self.client.machine, self.server.machine)
     }
 
-    /// Every stream ends; then both ends close, and nothing is left.
-    pub(crate) fn finish(mut self) {
+    /// Every stream ends; then both ends close, and nothing is left. Why each closed: the server, the client.
+    pub(crate) fn finish(mut self) -> [ConnectionError; 2] {
         // Whoever could not ask yet will be told; whoever asks a connection that never opens is told too.
         self.settle("streams end", |pair| pair.waiting.is_empty() && pair.client.all_over());
         if !self.faults {
@@ -405,6 +422,7 @@ impl Pair {
         self.settle("both close", |pair| pair.server.closed.is_some() && pair.client.closed.is_some());
         assert_eq!(self.server.leases_held(), 0);
         assert_eq!(self.client.machine.open_streams(), 0);
+        [self.server.closed, self.client.closed].map(|closed| closed.expect("both are closed"))
     }
 
     /// Without faults, streams end as their scripts say, but for limits that they run into.
