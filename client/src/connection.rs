@@ -101,11 +101,7 @@ impl Client {
             max_regions: MAX_REGIONS,
             inline: InlineLimits::default(),
             layout: LayoutLimits { max_bytes: options.max_batch, ..LayoutLimits::default() },
-            timeouts: LinkTimeouts {
-                handshake: limit,
-                keepalive: options.keepalive,
-                idle: options.idle_timeout,
-            },
+            timeouts: LinkTimeouts { handshake: limit, keepalive: options.keepalive, idle: options.idle_timeout },
             read_timeout: options.read_timeout,
         };
         let (commands, received) = mpsc::unbounded_channel();

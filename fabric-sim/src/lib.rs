@@ -25,8 +25,6 @@ pub mod core;
 mod endpoint;
 mod fabric;
 mod options;
-mod random;
 
 pub use fabric::{SimFabric, SimNetwork};
 pub use options::SimOptions;
-pub use random::SplitMix64;

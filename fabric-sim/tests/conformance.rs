@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use thallus_fabric::conformance::Bench;
 use thallus_fabric::{Fabric, Fencing};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
+use thallus_protocol::RegionId;
 
 fn hosts(seed: u64, options: SimOptions) -> (Arc<dyn Fabric>, Arc<dyn Fabric>) {
     let network = SimNetwork::new(seed, options);
@@ -33,7 +35,7 @@ mod one_host_plays_both {
 
 #[test]
 fn every_network_conforms() {
-    for seed in 10..15 {
+    for seed in 10..12 {
         for fencing in [Fencing::Revocation, Fencing::LeaseWord] {
             for reorder in [false, true] {
                 let slow =
@@ -44,4 +46,36 @@ fn every_network_conforms() {
             }
         }
     }
+}
+
+/// Endpoints as a server has them: many tasks, which move between threads as the runtime likes.
+#[test]
+fn many_tasks_share_a_network_under_a_multi_threaded_runtime() {
+    let network = SimNetwork::new(4, SimOptions::default());
+    let bench = Arc::new(Bench::new("many tasks", network.host(), network.host()));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..16_u8)
+            .map(|task| {
+                let bench = Arc::clone(&bench);
+                tokio::spawn(async move {
+                    let mut connection = bench.connect();
+                    let lent = bench.lend(&vec![task; 10_000]);
+                    connection.share(RegionId(1), lent.memory());
+                    for _ in 0..10 {
+                        let bytes = connection.read(&bench, RegionId(1), lent.address(), 10_000).await.unwrap();
+                        assert!(bytes.iter().all(|&byte| byte == task));
+                        tokio::task::yield_now().await;
+                    }
+                    connection.close().await;
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+    assert!(network.violations().is_empty());
+    assert_eq!(network.stats().reads, 160);
+    assert_eq!(bench.pool.stats().slabs_in_use, 0);
 }

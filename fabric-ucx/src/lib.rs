@@ -1,1 +1,133 @@
-//! Thallus.
+//! Thallus over [UCX](https://openucx.org): one-sided reads by RDMA or shared memory, whatever the installed UCX finds.
+//!
+//! [`UcxFabric`] is the [`Fabric`]: one UCX context, and one UCX worker per endpoint. Works with UCX 1.13 and later.
+//!
+//! # What carries the reads
+//! UCX chooses, and [`Endpoint::transport`] tells. With UCX 1.13:
+//!
+//! | between | memory from [`Fabric::allocate`] | memory from [`Fabric::register`] |
+//! |---|---|---|
+//! | hosts with InfiniBand or RoCE | RDMA | RDMA |
+//! | processes of one host and one user | shared memory; the reader copies | emulated: messages through shared memory |
+//! | anything else | emulated: messages over TCP | emulated: messages over TCP |
+//!
+//! Emulated reads are off by default ([`UcxOptions::emulation`]): the lender's worker answers them at the cost of its CPU, and
+//! UCX aborts a lender whose reader dies while it does. Without them, memory that would need them is refused when it is
+//! registered or imported. An endpoint over TCP alone reports itself as inferior to inline transfer. Whether registered
+//! memory is read natively is [`UcxFabric::reads_registered_memory`].
+//!
+//! # Trust
+//! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
+//! ([`Fencing::LeaseWord`]), and is not built against malice. It reads worker addresses and remote keys without bounds: of 60 random
+//! worker addresses 53 aborted UCX 1.13.1, and so did one of 60 with up to three bits turned, and 11 of 60 such keys. It
+//! answers emulated reads and writes for *any* address of this process, without looking at a key, whether or not this end
+//! uses them. And a shared-memory segment that its owner truncates kills its reader by SIGBUS.
+//! This crate puts both blobs into an envelope with a checksum: that protects from accident, not from malice. Who needs more
+//! takes the verbs fabric, where the hardware checks every access, or inline transfer over an encrypted control connection.
+//!
+//! # When the peer dies
+//! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices by itself; through shared memory
+//! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
+//! parent counts as there). Until then one-sided reads of
+//! a dead peer's segment succeed: it stays mapped, with its last contents, so that no wrong byte is read.
+
+#![warn(missing_docs)]
+
+mod context;
+mod describe;
+mod endpoint;
+mod envelope;
+mod lanes;
+mod memory;
+mod operations;
+mod options;
+mod pages;
+mod peer;
+mod quiet;
+mod status;
+mod stream;
+mod worker;
+
+use std::sync::Arc;
+
+use arrow_buffer::Buffer;
+use thallus_fabric::memory::RegisteredMemory;
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
+use thallus_protocol::FabricKind;
+
+use context::UcxContext;
+pub use describe::Description;
+use endpoint::UcxEndpoint;
+pub use options::{Allocation, UcxOptions};
+use status::{down, unavailable};
+use worker::Worker;
+
+/// Longest single read. Through shared memory a read is a copy within the call, and must not hold up the executor's thread.
+const MAX_READ: u64 = 1 << 20;
+/// Most reads that an endpoint has outstanding.
+const MAX_OUTSTANDING_READS: usize = 256;
+
+/// UCX on this host.
+#[derive(Debug)]
+pub struct UcxFabric {
+    context: Arc<UcxContext>,
+    options: UcxOptions,
+    description: Description,
+}
+
+impl UcxFabric {
+    /// Opens UCX.
+    ///
+    /// # Errors
+    /// [`FabricError::Unavailable`] with the failing call, UCX's words, and what was asked for.
+    pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
+        let context = UcxContext::new(&options).map_err(unavailable)?;
+        let description = Description::new(&context.info().unwrap_or_default());
+        Ok(UcxFabric { context: Arc::new(context), options, description })
+    }
+
+    /// What this host has, for a doctor command.
+    #[must_use]
+    pub fn describe(&self) -> &Description {
+        &self.description
+    }
+
+    /// Whether some transport of this host reads memory from [`Fabric::register`] one-sidedly. If not, copying it once to
+    /// memory from [`Fabric::allocate`] is the way to lend it.
+    #[must_use]
+    pub fn reads_registered_memory(&self) -> bool {
+        self.description.reads_registered_memory()
+    }
+}
+
+impl Fabric for UcxFabric {
+    fn kind(&self) -> FabricKind {
+        FabricKind::UCX
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { fencing: Fencing::LeaseWord, max_read: MAX_READ, max_outstanding_reads: MAX_OUTSTANDING_READS }
+    }
+
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        match self.options.allocation {
+            Allocation::HugePages => memory::allocate_pages(&self.context, len),
+            Allocation::Segment => memory::allocate_segment(&self.context, len),
+        }
+    }
+
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        if !self.options.emulation && !self.reads_registered_memory() {
+            return Err(FabricError::Unsupported {
+                fabric: FabricKind::UCX,
+                what: "lend registered memory here: no transport reads it one-sidedly; copy to allocated memory",
+            });
+        }
+        memory::register(&self.context, buffer)
+    }
+
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        let worker = Worker::new(self.context.clone()).map_err(down)?;
+        Ok(Box::new(UcxEndpoint::new(worker, &self.options)?))
+    }
+}

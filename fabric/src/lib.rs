@@ -3,6 +3,9 @@
 //! A [`Fabric`] is this host's device or library, one per process. An [`Endpoint`] is one connection's end of it. Both
 //! are driven, not awaited: reads are posted, completions are polled, and an operation's table owns the memory that an
 //! operation writes until that operation's completion has been polled, whatever became of whoever asked for it.
+//!
+//! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`] and
+//! [`trace::Tracer`] wrap any fabric; `conformance`, a feature, is the suite that every fabric passes.
 
 #![warn(missing_docs)]
 
@@ -10,7 +13,10 @@
 pub mod conformance;
 pub mod driver;
 mod error;
+pub mod fault;
 pub mod memory;
+pub mod random;
+pub mod trace;
 
 use std::fmt;
 use std::sync::Arc;
@@ -75,8 +81,8 @@ pub trait Fabric: Send + Sync + fmt::Debug + 'static {
     /// What it can do here.
     fn capabilities(&self) -> Capabilities;
 
-    /// New memory of `len` bytes (rounded up to whole pages), zeroed, touched and registered for both roles: reads may
-    /// land in it, and it may be lent.
+    /// New memory of `len` bytes (rounded up to whole pages, beginning at one), zeroed, touched and registered for both
+    /// roles: reads may land in it, and it may be lent. Never memory that somebody else has.
     ///
     /// # Errors
     /// [`FabricError::OutOfMemory`], or [`FabricError::Registration`] with what the library said (memlock limit, say).
@@ -94,6 +100,28 @@ pub trait Fabric: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`FabricError`] if the fabric has no resources for one more.
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError>;
+}
+
+impl<F: Fabric + ?Sized> Fabric for Arc<F> {
+    fn kind(&self) -> FabricKind {
+        (**self).kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        (**self).allocate(len)
+    }
+
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        (**self).register(buffer)
+    }
+
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        (**self).endpoint()
+    }
 }
 
 /// One connection's end of a fabric. Either role: it reads what its peer lends, and exposes what it lends itself.
@@ -130,7 +158,8 @@ pub trait Endpoint: Send + fmt::Debug {
     /// Posts a one-sided read of `from` into `into`, whose lengths are equal and at most
     /// [`Capabilities::max_read`]. The endpoint owns `into` until the completion has been polled.
     ///
-    /// A range outside its imported region is refused here and never reaches the device.
+    /// A range outside its imported region is refused here and never reaches the device. Nobody posts empty reads: there is
+    /// nothing to fetch, and devices differ in what they make of them.
     ///
     /// # Errors
     /// [`FabricError`]; then nothing was posted, and no completion will come.

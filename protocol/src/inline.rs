@@ -10,7 +10,8 @@
 //! message could make a large allocation, are refused; the encoder never sends them.
 //!
 //! Arrow IPC cannot carry a dictionary whose values are themselves dictionary-encoded: its schema has room for one
-//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`].
+//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the verifier of
+//! flatbuffers allows types to be nested about 60 levels deep, a little less than [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
 
 mod decode;
 mod encode;

@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
-use arrow_array::{Array, RecordBatch, StringArray};
-use arrow_buffer::{Buffer, MutableBuffer};
-use arrow_schema::{Field, Schema};
+use arrow_array::builder::StringViewBuilder;
+use arrow_array::types::Int32Type;
+use arrow_array::{
+    Array, ArrayRef, Int32Array, ListArray, ListViewArray, RecordBatch, RecordBatchOptions, RunArray, StringArray,
+    StringViewArray, StructArray, UnionArray,
+};
+use arrow_buffer::{Buffer, MutableBuffer, OffsetBuffer};
+use arrow_schema::{DataType, Field, Schema, TimeUnit, UnionFields, UnionMode};
 use proptest::prelude::*;
-use thallus_protocol::layout::{BatchDescriptor, LayoutError, LayoutLimits, SLAB_ALIGNMENT, check, describe, rebuild};
+use thallus_protocol::layout::{
+    BatchDescriptor, Detail, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor, SLAB_ALIGNMENT,
+    check, describe, rebuild,
+};
 use thallus_protocol::testing::{
     Dice, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array, same_batch,
 };
@@ -39,9 +47,8 @@ fn is_valid(batch: &RecordBatch) {
     }
 }
 
+// 256 cases each; more by PROPTEST_CASES.
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
-
     #[test]
     fn any_batch_survives(batch in arb_batch()) {
         let back = round_trip(&batch);
@@ -163,4 +170,180 @@ fn a_slice_lends_its_live_range_only() {
     let slice = batch.slice(654_321, 10);
     assert!(lent_bytes(&slice) <= 10 * 13 + 11 * 4 + 3, "{}", lent_bytes(&slice));
     assert_eq!(same_batch(&slice, &round_trip(&slice)), Ok(()));
+}
+
+#[test]
+fn each_nested_type_lends_its_live_range_only() {
+    let rows = 100_000_i32;
+    let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..rows));
+    let item = Arc::new(Field::new("item", DataType::Int32, true));
+    let list =
+        ListArray::new(item.clone(), OffsetBuffer::from_repeated_length(1, rows as usize), numbers.clone(), None);
+    let places: Vec<i32> = (0..rows).collect();
+    let sizes = vec![1_i32; rows as usize];
+    let views = ListViewArray::new(item, places.clone().into(), sizes.into(), numbers.clone(), None);
+    let fields: UnionFields = [(3, Arc::new(Field::new("n", DataType::Int32, true)))].into_iter().collect();
+    let ids = vec![3_i8; rows as usize];
+    let union = UnionArray::try_new(fields, ids.into(), Some(places.into()), vec![numbers.clone()]).unwrap();
+    let ends = Int32Array::from_iter_values((1..=rows).map(|n| n * 3));
+    let runs = RunArray::<Int32Type>::try_new(&ends, &numbers).unwrap();
+    let strings = StringViewArray::from_iter_values((0..rows).map(|n| format!("longer than twelve bytes {n:06}")));
+    let columns: [(&str, ArrayRef, u64); 6] = [
+        ("list", Arc::new(list), 4 * 11 + 4 * 10),
+        ("list view", Arc::new(views), 4 * 10 + 4 * 10 + 4 * 10),
+        ("union", Arc::new(union), 10 + 4 * 10 + 4 * 10),
+        ("runs", Arc::new(runs), 8 * 5),
+        ("string view", Arc::new(strings), 16 * 10 + 31 * 10),
+        ("struct", Arc::new(StructArray::from(vec![(Field::new("n", DataType::Int32, true).into(), numbers)])), 40),
+    ];
+    for (name, column, most) in columns {
+        let batch = RecordBatch::try_from_iter([(name, column)]).unwrap().slice(70_000, 10);
+        assert!(lent_bytes(&batch) <= most, "{name}: {} bytes, not {most}", lent_bytes(&batch));
+        assert_eq!(same_batch(&batch, &round_trip(&batch)), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn data_buffers_that_no_view_references_are_not_lent() {
+    let long = "a string that is longer than a view holds";
+    let mut builder = StringViewBuilder::new().with_fixed_block_size(256);
+    (0..1000).for_each(|_| builder.append_value(long));
+    builder.append_value("short");
+    let batch = RecordBatch::try_from_iter([("s", Arc::new(builder.finish()) as ArrayRef)]).unwrap().slice(1000, 1);
+    assert_eq!(lent_bytes(&batch), 16);
+    let (descriptor, lent) = describe(&batch).unwrap();
+    assert!(lent.len() > 100, "the number of data buffers is kept");
+    assert_eq!(same_batch(&batch, &rebuild(&batch.schema(), &descriptor, &lent).unwrap()), Ok(()));
+}
+
+#[test]
+fn rows_survive_without_columns_and_unions_without_variants() {
+    let schema = Arc::new(Schema::empty());
+    let options = RecordBatchOptions::new().with_row_count(Some(7));
+    let batch = RecordBatch::try_new_with_options(schema, vec![], &options).unwrap();
+    assert_eq!(round_trip(&batch).num_rows(), 7);
+    for mode in [UnionMode::Sparse, UnionMode::Dense] {
+        let offsets = (mode == UnionMode::Dense).then(|| Vec::<i32>::new().into());
+        let union = UnionArray::try_new(UnionFields::empty(), Vec::<i8>::new().into(), offsets, vec![]).unwrap();
+        let batch = RecordBatch::try_from_iter([("u", Arc::new(union) as ArrayRef)]).unwrap();
+        assert_eq!(same_batch(&batch, &round_trip(&batch)), Ok(()));
+    }
+}
+
+#[test]
+fn what_is_not_sliced_is_not_copied_by_either_side() {
+    for data_type in all_types() {
+        let schema = Arc::new(Schema::new(vec![Field::new("column", data_type.clone(), true)]));
+        let whole = batch(&schema, 20, &mut Dice::new(3));
+        let (descriptor, lent) = describe(&whole).unwrap();
+        let slab = read(&schema, &descriptor, &lent).unwrap();
+        let back = rebuild(&schema, &descriptor, &slab).unwrap();
+        let bases_are_zero = descriptor.nodes.iter().all(|node| match &node.detail {
+            Detail::Base(base) => *base == 0,
+            Detail::ViewBases(bases) | Detail::UnionBases(bases) => bases.iter().all(|base| *base == 0),
+            _ => true,
+        });
+        // Where nothing has to be rebased, every byte of the arrays lies in the slab; values do in any case.
+        let mut own = Vec::new();
+        addresses(&back.column(0).to_data(), &mut own);
+        let in_slab = |(low, high): &(usize, usize)| {
+            slab.iter().any(|b| b.as_ptr() as usize <= *low && *high <= b.as_ptr() as usize + b.len())
+        };
+        let copied = own.iter().filter(|range| range.1 > range.0 && !in_slab(range)).count();
+        // Booleans may be moved to bit 0, and arrow gives an empty array an offset of its own.
+        let moves = |node: &&NodeDescriptor| node.len == 0 || matches!(node.detail, Detail::Bits { .. });
+        let moved = descriptor.nodes.iter().filter(moves).count();
+        let may_copy = if bases_are_zero { moved } else { moved + descriptor.nodes.len() };
+        assert!(copied <= may_copy, "{data_type}: {copied} buffers copied");
+    }
+}
+
+#[test]
+fn what_is_wrong_and_where_is_said() {
+    let item = Field::new("item", DataType::Utf8, true);
+    let list = Field::new("list", DataType::List(Arc::new(item)), true);
+    let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Struct(vec![list].into()), true)]));
+    let batch = batch(&schema, 30, &mut Dice::new(5));
+    let (descriptor, lent) = describe(&batch).unwrap();
+    let limits = LayoutLimits::default();
+    let error = |descriptor: &BatchDescriptor| check(&schema, descriptor, &limits).unwrap_err();
+
+    let mut short = descriptor.clone();
+    short.nodes.pop();
+    assert_eq!(
+        error(&short).to_string(),
+        "s.list.item: the descriptor ends before the schema does: no array for this field"
+    );
+    let mut long = descriptor.clone();
+    long.buffers.push(9);
+    assert!(matches!(error(&long).problem(), LayoutProblem::ExtraBuffers { extra: 1 }));
+    let mut other = descriptor.clone();
+    other.nodes[1].detail = Detail::None;
+    assert!(matches!(error(&other).problem(), LayoutProblem::Detail { got: "none", .. }));
+    assert_eq!(error(&other).path(), "s.list");
+    let mut uneven = descriptor.clone();
+    uneven.nodes[1].len += 1;
+    assert!(matches!(error(&uneven).problem(), LayoutProblem::Mismatch { expected: 30, got: 31, .. }));
+    let mut huge = descriptor.clone();
+    *huge.buffers.last_mut().unwrap() = u64::MAX;
+    assert!(matches!(error(&huge).problem(), LayoutProblem::Overflow { .. }));
+    let tight = LayoutLimits { max_bytes: 64, ..limits };
+    assert!(matches!(check(&schema, &descriptor, &tight).unwrap_err().problem(), LayoutProblem::TooLarge { .. }));
+
+    let mut not_utf8 = lent.clone();
+    let last = not_utf8.len() - 1;
+    not_utf8[last] = Buffer::from_vec(vec![0xff_u8; lent[last].len()]);
+    let error = rebuild(&schema, &descriptor, &not_utf8).unwrap_err();
+    assert_eq!(error.path(), "s.list.item");
+    assert!(matches!(error.problem(), LayoutProblem::Invalid(_)), "{error}");
+}
+
+#[test]
+fn fields_that_are_not_nullable_stay_free_of_nulls() {
+    let nullable = |item| Arc::new(Schema::new(vec![Field::new("c", item, false)]));
+    let list_view = |null| DataType::ListView(Arc::new(Field::new("item", DataType::Int8, null)));
+    let list = |null| DataType::List(Arc::new(Field::new("item", DataType::Int8, null)));
+    let entries = |null| {
+        DataType::Struct(
+            vec![Field::new("key", DataType::Int8, false), Field::new("value", DataType::Int8, null)].into(),
+        )
+    };
+    let map = |null| DataType::Map(Arc::new(Field::new("entries", entries(null), false)), false);
+    let types: [&dyn Fn(bool) -> DataType; 3] = [&list_view, &list, &map];
+    for of in types {
+        let batch = (0..)
+            .map(|seed| batch(&nullable(of(true)), 30, &mut Dice::new(seed)))
+            .find(|batch| describe(batch).unwrap().0.nodes.last().unwrap().nulls > 0);
+        let (descriptor, lent) = describe(&batch.unwrap()).unwrap();
+        rebuild(&nullable(of(true)), &descriptor, &lent).unwrap();
+        assert!(rebuild(&nullable(of(false)), &descriptor, &lent).is_err(), "{}", of(false));
+    }
+}
+
+#[test]
+fn nesting_is_bounded_and_types_that_cannot_be_are_refused() {
+    let mut deep = DataType::Int8;
+    for _ in 0..MAX_DEPTH {
+        deep = DataType::List(Arc::new(Field::new("item", deep, true)));
+    }
+    let refused = [
+        deep,
+        DataType::Time32(TimeUnit::Nanosecond),
+        DataType::Decimal128(39, 0),
+        DataType::FixedSizeBinary(-1),
+        DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Int8, true)), -1),
+        DataType::Map(Arc::new(Field::new("entries", DataType::Int8, false)), false),
+        DataType::Dictionary(DataType::Utf8.into(), DataType::Utf8.into()),
+        DataType::RunEndEncoded(
+            Arc::new(Field::new("run_ends", DataType::Int8, false)),
+            Arc::new(Field::new("values", DataType::Int8, true)),
+        ),
+    ];
+    for data_type in refused {
+        let schema = Schema::new(vec![Field::new("c", data_type.clone(), true)]);
+        let node = NodeDescriptor { len: 0, nulls: 0, null_bit: 0, detail: Detail::Base(0) };
+        let descriptor = BatchDescriptor { rows: 0, nodes: vec![node; 70], buffers: vec![0; 70] };
+        let error = check(&schema, &descriptor, &LayoutLimits::default()).unwrap_err();
+        assert!(matches!(error.problem(), LayoutProblem::TooDeep { .. } | LayoutProblem::Type { .. }), "{error}");
+    }
 }

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ServerConfig, TableConfig};
 pub use error::CatalogError;
 use files::FileKind;
+#[cfg(feature = "datafusion")]
+pub(crate) use files::is_hidden;
 
 /// Longest name of a table, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -85,6 +87,8 @@ pub struct TableSpec {
     pub header: bool,
     /// What separates the fields of a CSV file.
     pub delimiter: u8,
+    /// Whether quoted fields of a CSV file may contain ends of lines.
+    pub quoted_newlines: bool,
 }
 
 /// Finds every table that the configuration names, sorted by name.
@@ -138,6 +142,7 @@ pub fn resolve_table(name: &str, config: &TableConfig) -> Result<TableSpec, Cata
         partition_columns: found.partition_columns,
         header: config.header,
         delimiter,
+        quoted_newlines: config.quoted_newlines,
     })
 }
 

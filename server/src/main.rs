@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut message = format!("thallus-server: error: {error}");
@@ -31,9 +31,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
-    let config = ServerConfig::load(args)?;
-    if args.print_config {
+fn run(args: Args) -> Result<(), Failure> {
+    let print_config = args.print_config;
+    let config = args.into_config()?;
+    if print_config {
         std::io::stdout().write_all(config.to_toml()?.as_bytes())?;
         return Ok(());
     }
@@ -136,8 +137,9 @@ fn init_log(config: &ServerConfig) -> Result<(), Failure> {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let log = log.with_ansi(std::io::stderr().is_terminal());
     match config.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Full => log.init(),
+        LogFormat::Compact => log.compact().init(),
+        LogFormat::Pretty => log.pretty().init(),
     }
     Ok(())
 }

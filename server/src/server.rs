@@ -167,6 +167,12 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Bytes of registered memory that are kept for batches which cannot be lent from where they lie.
+    #[must_use]
+    pub fn staged_bytes(&self) -> usize {
+        self.shared.lenders.iter().map(|lender| lender.staged_bytes()).sum()
+    }
+
     /// Takes no more work: what runs is finished, within the drain timeout, and connections close.
     pub fn drain(&self) {
         self.drain.send_replace(true);

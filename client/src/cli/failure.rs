@@ -135,10 +135,11 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
     };
     match error {
         ClientError::Url(..) => code::USAGE,
-        ClientError::Connect { .. } | ClientError::Refused { .. } | ClientError::Version { .. } => code::CONNECT,
+        ClientError::Connect { .. } | ClientError::Version { .. } => code::CONNECT,
         ClientError::Query { .. } => code::QUERY,
         ClientError::Transfer { .. } => code::TRANSFER,
         ClientError::Timeout { .. }
+        | ClientError::Refused { .. }
         | ClientError::Fabric { .. }
         | ClientError::ServerGone { .. }
         | ClientError::Protocol { .. } => by_phase,

@@ -64,7 +64,7 @@ fn options(url: &str) -> Result<ConnectOptions, Failure> {
 
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout.write_all(plain(text).as_bytes()).and_then(|()| stdout.flush());
     written.map_err(|source| match source.kind() {
         io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
         _ => Failure::Local { what: "cannot write to standard output".into(), source },

@@ -457,11 +457,9 @@ impl<S: ControlIo> Driver<S> {
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         let arrived = match payload {
             Payload::Inline(ipc) => Ok(Arrived::Inline(ipc)),
-            Payload::Lent { read, descriptor } => self.slab(read).map(|(buffer, layout)| Arrived::Lent {
-                buffer,
-                layout,
-                descriptor,
-            }),
+            Payload::Lent { read, descriptor } => {
+                self.slab(read).map(|(buffer, layout)| Arrived::Lent { buffer, layout, descriptor })
+            }
         };
         match arrived {
             Ok(arrived) => self.item(stream, Item::Batch { seq, cost, arrived }),
@@ -469,10 +467,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    fn slab(
-        &mut self,
-        read: ReadId,
-    ) -> Result<(arrow::buffer::Buffer, thallus_protocol::layout::SlabLayout), String> {
+    fn slab(&mut self, read: ReadId) -> Result<(arrow::buffer::Buffer, thallus_protocol::layout::SlabLayout), String> {
         let slab = self.reads.as_mut().and_then(|reads| reads.take(read));
         let slab = slab.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned())?;
         let buffer = match slab.slab {

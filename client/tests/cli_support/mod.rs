@@ -1,5 +1,8 @@
 //! Results without a server, and directories of their own.
 
+// Each test program takes what it needs.
+#![allow(dead_code)]
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use thallus_client::cli::failure::{Failure, Interrupt};
 use thallus_client::cli::format::{Compression, Format, FormatOptions};
@@ -19,8 +22,24 @@ use thallus_client::cli::query::{QueryResult, deliver};
 use thallus_client::{ClientError, TransferReport};
 use tokio::sync::watch;
 
+/// Rows with an id, and a name that needs quoting in text or is null.
+pub(crate) fn numbers(from: i64, rows: i64) -> RecordBatch {
+    let ids: Int64Array = (from..from + rows).collect();
+    let names: StringArray = (from..from + rows).map(|i| (i % 3 != 0).then(|| format!("name, \"{i}\""))).collect();
+    RecordBatch::try_from_iter_with_nullable([
+        ("id", Arc::new(ids) as ArrayRef, false),
+        ("name", Arc::new(names) as ArrayRef, true),
+    ])
+    .unwrap()
+}
+
+/// Seven rows, in batches of which one is empty and one a slice.
+pub(crate) fn batches() -> Vec<RecordBatch> {
+    vec![numbers(0, 5), numbers(5, 0), numbers(5, 4).slice(1, 2)]
+}
+
 /// A result made up by a test.
-pub struct Synthetic {
+pub(crate) struct Synthetic {
     schema: SchemaRef,
     items: VecDeque<Result<RecordBatch, ClientError>>,
     /// Whether it ends, or says nothing any more.
@@ -31,27 +50,27 @@ pub struct Synthetic {
 }
 
 impl Synthetic {
-    pub fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+    pub(crate) fn new(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
         let items = batches.into_iter().map(Ok).collect();
         let drained = watch::Sender::new(false);
         Synthetic { schema, items, ends: true, rows: 0, drained, dropped: Arc::default() }
     }
 
-    pub fn of(batches: Vec<RecordBatch>) -> Self {
+    pub(crate) fn of(batches: Vec<RecordBatch>) -> Self {
         Self::new(batches[0].schema(), batches)
     }
 
-    pub fn then(mut self, item: Result<RecordBatch, ClientError>) -> Self {
+    pub(crate) fn then(mut self, item: Result<RecordBatch, ClientError>) -> Self {
         self.items.push_back(item);
         self
     }
 
-    pub fn then_silent(mut self) -> Self {
+    pub(crate) fn then_silent(mut self) -> Self {
         self.ends = false;
         self
     }
 
-    pub fn dropped(&self) -> Arc<AtomicBool> {
+    pub(crate) fn dropped(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.dropped)
     }
 }
@@ -86,13 +105,11 @@ impl QueryResult for Synthetic {
     }
 
     fn report(&self) -> TransferReport {
-        let mut report = TransferReport::default();
-        report.rows = self.rows;
-        report
+        TransferReport { rows: self.rows, ..TransferReport::default() }
     }
 }
 
-pub fn options(format: Format) -> FormatOptions {
+pub(crate) fn options(format: Format) -> FormatOptions {
     FormatOptions { format, compression: Compression::Zstd, max_rows: 1000, stream: false }
 }
 
@@ -101,7 +118,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Delivers a result, and checks that the last report has what came.
-pub fn run(result: Synthetic, options: FormatOptions, path: &Path) -> Result<(), Failure> {
+pub(crate) fn run(result: Synthetic, options: FormatOptions, path: &Path) -> Result<(), Failure> {
     let expected: u64 = result.items.iter().flatten().map(|batch| batch.num_rows() as u64).sum();
     let output = Output::file(path)?;
     let (_stop, seen) = watch::channel(None);
@@ -111,7 +128,7 @@ pub fn run(result: Synthetic, options: FormatOptions, path: &Path) -> Result<(),
 }
 
 /// Delivers a result that falls silent, and then interrupts.
-pub fn run_interrupted(
+pub(crate) fn run_interrupted(
     result: Synthetic,
     options: FormatOptions,
     path: &Path,
@@ -130,10 +147,10 @@ pub fn run_interrupted(
 }
 
 /// A directory that goes with its test.
-pub struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let unique = format!("cli-{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique);
@@ -141,12 +158,12 @@ impl Scratch {
         Scratch(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// All that is in it, hidden or not.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();

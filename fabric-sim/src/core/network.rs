@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
+use thallus_fabric::random::SplitMix64;
 use thallus_fabric::{Fencing, ReadFailure, ReadToken};
 
 use super::memory::{Exposure, MemoryTable};
 use super::read::Read;
 use super::{Access, EndpointId, Finished, HostId, KeyId, MemoryId, Progress, Violation};
-use crate::{SimOptions, SplitMix64};
+use crate::SimOptions;
 
 /// The simulated network.
 #[derive(Debug)]

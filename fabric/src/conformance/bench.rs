@@ -112,7 +112,9 @@ impl Side {
 }
 
 impl Bench {
-    pub(super) fn new(case: &'static str, lender: Arc<dyn Fabric>, borrower: Arc<dyn Fabric>) -> Self {
+    /// Two hosts, which may be the same, for a case of this name.
+    #[must_use]
+    pub fn new(case: &'static str, lender: Arc<dyn Fabric>, borrower: Arc<dyn Fabric>) -> Self {
         let limits = PoolLimits { max_bytes: 256 << 20, first_chunk_bytes: 1 << 20, chunk_bytes: 16 << 20 };
         let pool = SlabPool::new(Arc::clone(&borrower), limits);
         let arena = StagingArena::new(Arc::clone(&lender), limits);
@@ -197,7 +199,8 @@ impl Connection {
         tokens.iter().filter_map(|&token| self.borrower.result(token).cloned()).collect()
     }
 
-    /// Reads `len` bytes at `address` through `region` and returns them, or the failure.
+    /// Reads `len` bytes at `address` through `region`, in pieces as long as the fabric allows, and returns them, or the
+    /// failure.
     pub async fn read(
         &mut self,
         bench: &Bench,
@@ -205,13 +208,18 @@ impl Connection {
         address: u64,
         len: usize,
     ) -> Result<Buffer, ReadFailure> {
-        let token = 1_000_000 + self.borrower.done.len() as u64;
+        let first = 1_000_000 + self.borrower.done.len() as u64;
         let slab = bench.slab(len);
-        let range = slab.range(0, len).expect("within its slab");
-        if let Err(error) = self.post(token, region, address, range) {
-            panic!("{}: posting a read of {len} bytes: {error}", self.name);
+        let longest = usize::try_from(bench.borrower.capabilities().max_read).unwrap_or(usize::MAX).min(len);
+        let mut next = first;
+        for offset in (0..len).step_by(longest.max(1)) {
+            let range = slab.range(offset, longest.min(len - offset)).expect("within its slab");
+            if let Err(error) = self.post(next, region, address + offset as u64, range) {
+                panic!("{}: posting a piece of a read of {len} bytes: {error}", self.name);
+            }
+            next += 1;
         }
-        self.finish([token]).await.remove(0)?;
+        self.finish(first..next).await.into_iter().collect::<Result<Vec<()>, _>>()?;
         let name = &self.name;
         Ok(slab.into_buffer().unwrap_or_else(|_| panic!("{name}: the fabric kept the range of a completed read")))
     }

@@ -23,7 +23,7 @@ mod test_fabric;
 pub use index::MemoryIndex;
 pub use lease_words::LeaseWords;
 pub use pool::{PoolLimits, PoolStats, SlabPool};
-pub use registered::{LocalRange, RegisteredMemory, Registration};
+pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;
 pub use staging::{StagedRange, StagingArena, StagingStats};
 

@@ -277,7 +277,9 @@ impl State {
             let mut idle: Vec<_> = self.chunks.iter().filter(|(_, chunk)| chunk.can_go(None)).collect();
             let reachable = room + idle.iter().map(|(_, chunk)| chunk.free.capacity()).sum::<usize>();
             if reachable < block {
-                let largest = self.chunks.values().map(|chunk| chunk.free.largest()).max().unwrap_or(0);
+                // What is left of a slab's own chunk serves nobody else.
+                let shared = self.chunks.values().filter(|chunk| chunk.free.capacity() <= limits.chunk_bytes);
+                let largest = shared.map(|chunk| chunk.free.largest()).max().unwrap_or(0);
                 return Err(reachable.max(largest));
             }
             idle.sort_by_key(|(id, chunk)| (chunk.idle_since, **id));

@@ -94,6 +94,22 @@ fn a_dropped_slab_returns_only_with_its_last_range() {
 }
 
 #[test]
+fn a_held_range_is_alive() {
+    let (pool, _) = pool(LIMITS);
+    let slab = pool.take(100).unwrap();
+    let mut range = slab.range(0, 50).unwrap();
+    let holds = [range.hold(), range.hold()];
+    drop(range);
+    let mut slab = Some(slab);
+    for hold in holds {
+        assert!(matches!(slab.as_ref().unwrap().range(0, 1), Err(FabricError::Misuse(_))));
+        slab = slab.unwrap().into_buffer().err();
+        drop(hold);
+    }
+    assert_eq!(slab.unwrap().into_buffer().unwrap().len(), 100);
+}
+
+#[test]
 fn a_buffer_outlives_pool_and_fabric() {
     let (pool, registered) = pool(LIMITS);
     let mut slab = pool.take(PAGE).unwrap();
@@ -141,6 +157,17 @@ fn idle_chunks_make_way_for_a_large_slab() {
     let before = pool.stats().registrations;
     drop(pool.take(40 * PAGE).unwrap());
     assert_eq!(pool.stats().registrations, before);
+}
+
+#[test]
+fn what_is_left_of_a_large_slabs_chunk_is_not_called_available() {
+    let (pool, _) = pool(LIMITS);
+    drop(pool.take(24 * PAGE).unwrap());
+    // Recycles the chunk of 24 pages, of which 4 stay unused.
+    let large = pool.take(20 * PAGE).unwrap();
+    let small = [16, 16, 8].map(|pages| pool.take(pages * PAGE).unwrap());
+    assert_eq!(pool.take(1).unwrap_err(), FabricError::OutOfMemory { len: 1, available: 0, limit: LIMITS.max_bytes });
+    drop((large, small));
 }
 
 #[test]

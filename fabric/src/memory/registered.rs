@@ -4,8 +4,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use arrow_buffer::Buffer;
 
@@ -191,7 +191,27 @@ pub struct LocalRange {
     offset: usize,
     len: usize,
     /// Whatever tells the range's owner, by its drop, that the operation is over.
-    _guard: Option<Box<dyn Any + Send>>,
+    guard: Guard,
+}
+
+enum Guard {
+    Own(Option<Box<dyn Any + Send>>),
+    Held(RangeHold),
+}
+
+/// Keeps a [`LocalRange`]'s owner waiting, as the range itself does. For wrappers of fabrics, that hold back a completion
+/// which the fabric below has given, and with it the range.
+#[derive(Clone)]
+pub struct RangeHold {
+    // In a mutex, never locked, because the guard is not Sync.
+    _guard: Arc<Mutex<Option<Box<dyn Any + Send>>>>,
+    _memory: Arc<RegisteredMemory>,
+}
+
+impl fmt::Debug for RangeHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RangeHold")
+    }
 }
 
 impl LocalRange {
@@ -214,7 +234,7 @@ impl LocalRange {
             "range {offset}+{len} is outside registered memory of {} bytes",
             memory.len()
         );
-        LocalRange { memory, offset, len, _guard: guard }
+        LocalRange { memory, offset, len, guard: Guard::Own(guard) }
     }
 
     /// The memory it lies in, with the fabric's handle.
@@ -246,6 +266,18 @@ impl LocalRange {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// A handle that keeps the range's owner waiting until both it and the range are dropped.
+    #[must_use]
+    pub fn hold(&mut self) -> RangeHold {
+        let own = match &mut self.guard {
+            Guard::Held(hold) => return hold.clone(),
+            Guard::Own(own) => own.take(),
+        };
+        let hold = RangeHold { _guard: Arc::new(Mutex::new(own)), _memory: Arc::clone(&self.memory) };
+        self.guard = Guard::Held(hold.clone());
+        hold
     }
 
     /// Copies `source[offset ..]` into the whole range, as a fabric without hardware does it: what a device would do to

@@ -15,7 +15,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Cuts off the prefix and the metadata of the first message. `bytes` is not empty.
+    /// Cuts off the prefix and the metadata of the first message.
     pub(super) fn cut(bytes: &Buffer) -> Result<Frame, InlineError> {
         let prefix =
             bytes.get(..8).ok_or(InlineError::CutOff { what: "the prefix", needed: 8, got: bytes.len() as u64 })?;

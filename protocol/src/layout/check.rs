@@ -28,6 +28,9 @@ impl Default for LayoutLimits {
     }
 }
 
+/// 2^33 bits are 1 GiB.
+const MAX_WIDENED: u64 = 1 << 33;
+
 impl LayoutLimits {
     /// What 63 bits can hold: for a batch that is in memory already.
     pub(super) const NONE: LayoutLimits =
@@ -136,9 +139,10 @@ impl<'a> Checker<'a> {
             }
             (Shape::FixedList { size, item }, Detail::None) => {
                 let items = len.checked_mul(size).ok_or(LayoutProblem::Overflow { what: "the number of elements" })?;
-                // Arrow widens the list's bitmap to its elements, to see whether their nulls are masked.
+                // Arrow widens the list's bitmap to its elements, to see whether their nulls are masked. Elements may
+                // have no bytes, so that nothing else bounds what that allocates.
                 if node.nulls > 0 && !item.is_nullable() {
-                    at_most("bytes of the elements' bitmap", items.div_ceil(8), self.limits.max_bytes)?;
+                    at_most("elements under a bitmap", items, MAX_WIDENED.min(self.limits.max_len))?;
                 }
                 self.array(item.data_type(), Some(items), depth).within(item.name())?;
             }

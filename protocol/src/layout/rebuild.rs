@@ -16,6 +16,8 @@ use super::shape::{Shape, shape};
 /// The arrays share the memory of `buffers`. Copied are only offsets and views of slices, and buffers that are not
 /// aligned for their type, which no buffer of a [`SlabLayout`](super::SlabLayout) is. Each value is looked at once.
 ///
+/// The structure is held against the schema again, but against no limits: those are for [`check`], before the read.
+///
 /// # Errors
 /// The descriptor does not fit the schema (as [`check`]), a buffer is not as long as described, or its bytes are not
 /// those of a valid array.

@@ -25,7 +25,7 @@ pub fn mutate_bytes(bytes: &mut [u8], dice: &mut Dice) {
             0 => 0xff,
             1 => 0,
             2 => bytes[at] ^ (1 << dice.below(8)),
-            _ => dice.next() as u8,
+            _ => dice.number() as u8,
         };
     }
 }
@@ -37,7 +37,7 @@ fn nudge(number: &mut u64, dice: &mut Dice) {
         2 => number.wrapping_add(dice.below(16) as u64),
         3 => 0,
         4 => [u64::MAX, 1 << 63, (1 << 63) - 1, 1 << 31, (1 << 31) - 1, 1 << 32][dice.below(6)],
-        _ => dice.next() >> dice.below(64),
+        _ => dice.number() >> dice.below(64),
     };
 }
 
@@ -58,7 +58,7 @@ fn change(descriptor: &mut BatchDescriptor, dice: &mut Dice) {
             match dice.below(4) {
                 0 => nudge(&mut node.len, dice),
                 1 => nudge(&mut node.nulls, dice),
-                2 => node.null_bit = dice.next() as u8 >> dice.below(8),
+                2 => node.null_bit = dice.number() as u8 >> dice.below(8),
                 _ => change_detail(&mut node.detail, dice),
             }
         }
@@ -68,7 +68,7 @@ fn change(descriptor: &mut BatchDescriptor, dice: &mut Dice) {
 
 fn change_detail(detail: &mut Detail, dice: &mut Dice) {
     match detail {
-        Detail::Bits { first } => *first = dice.next() as u8 >> dice.below(8),
+        Detail::Bits { first } => *first = dice.number() as u8 >> dice.below(8),
         Detail::Base(base) | Detail::Runs { offset: base } => nudge(base, dice),
         Detail::ViewBases(bases) | Detail::UnionBases(bases) if !bases.is_empty() && !dice.one_in(4) => {
             let at = dice.below(bases.len());

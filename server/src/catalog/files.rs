@@ -39,7 +39,8 @@ impl FileKind {
             _ => return None,
         };
         let is_text = matches!(format, Format::Csv | Format::Json);
-        (is_text || compression == Compression::None).then_some((stem, FileKind { format, compression, delimiter, ipc_stream: false }))
+        (is_text || compression == Compression::None)
+            .then_some((stem, FileKind { format, compression, delimiter, ipc_stream: false }))
     }
 }
 
@@ -141,7 +142,10 @@ impl Walk<'_> {
             let metadata = fs::metadata(&path).map_err(|e| CatalogError::of_io(Some(self.table), &path, e))?;
             if !metadata.is_dir() {
                 if self.partition_columns.get_or_insert_with(|| columns.clone()) != columns {
-                    return Err(CatalogError::NestedDirectory { table: self.table.to_owned(), path: directory.to_owned() });
+                    return Err(CatalogError::NestedDirectory {
+                        table: self.table.to_owned(),
+                        path: directory.to_owned(),
+                    });
                 }
                 self.file(path, &metadata)?;
                 continue;

@@ -105,13 +105,15 @@ pub struct TableConfig {
     /// What separates the fields of a CSV file, one ASCII character; a comma (in .tsv files a tab) if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<char>,
+    /// Whether quoted fields of a CSV file may contain ends of lines. If not, one large file is read in parallel.
+    pub quoted_newlines: bool,
 }
 
 impl TableConfig {
     /// The table at `path`, all else by default.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        TableConfig { path: path.into(), format: None, header: true, delimiter: None }
+        TableConfig { path: path.into(), format: None, header: true, delimiter: None, quoted_newlines: true }
     }
 }
 
@@ -125,6 +127,7 @@ impl<'de> Deserialize<'de> for TableConfig {
             format: Option<Format>,
             header: Option<bool>,
             delimiter: Option<char>,
+            quoted_newlines: Option<bool>,
         }
 
         struct Visitor;
@@ -146,6 +149,7 @@ impl<'de> Deserialize<'de> for TableConfig {
                     format: keys.format,
                     header: keys.header.unwrap_or(true),
                     delimiter: keys.delimiter,
+                    quoted_newlines: keys.quoted_newlines.unwrap_or(true),
                 })
             }
         }
@@ -200,12 +204,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts {
-            handshake: Span::secs(10),
-            idle: Span::secs(300),
-            lease: Span::secs(60),
-            drain: Span::secs(30),
-        }
+        Timeouts { handshake: Span::secs(10), idle: Span::secs(300), lease: Span::secs(60), drain: Span::secs(30) }
     }
 }
 
@@ -396,10 +395,9 @@ impl ServerConfig {
     /// # Errors
     /// [`ConfigError::Read`], [`ConfigError::Parse`].
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text =
-            fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let mut config = Self::from_toml(&text)
-            .map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let mut config =
+            Self::from_toml(&text).map_err(|e| ConfigError::Parse { path: path.to_owned(), message: e.to_string() })?;
         let base = path.parent().unwrap_or(Path::new(""));
         for relative in config
             .data
@@ -464,7 +462,8 @@ impl ServerConfig {
             reason: e.to_string(),
         })?;
         for table in self.tables.values() {
-            if let Some(delimiter) = table.delimiter.filter(|c| !c.is_ascii() || matches!(c, '"' | '\r' | '\n' | '\0')) {
+            if let Some(delimiter) = table.delimiter.filter(|c| !c.is_ascii() || matches!(c, '"' | '\r' | '\n' | '\0'))
+            {
                 return Err(ConfigError::Invalid {
                     key: "tables.*.delimiter",
                     value: format!("{delimiter:?}"),

@@ -83,3 +83,18 @@ pub struct TableInfo {
     /// Number of its files at start-up.
     pub files: usize,
 }
+
+/// A batch in pieces of at most `rows` rows, without copying; nothing of an empty batch.
+fn slices(
+    item: Result<RecordBatch, EngineError>,
+    rows: usize,
+) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {
+    let (batch, error) = match item {
+        Ok(batch) => (Some(batch), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let pieces = batch.into_iter().flat_map(move |batch| {
+        (0..batch.num_rows()).step_by(rows).map(move |start| Ok(batch.slice(start, rows.min(batch.num_rows() - start))))
+    });
+    pieces.chain(error)
+}

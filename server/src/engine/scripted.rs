@@ -233,7 +233,7 @@ impl Engine for ScriptedEngine {
             let item = player.next().await?;
             Some((item, player))
         })
-        .flat_map(move |item| stream::iter(slices(item, rows)));
+        .flat_map(move |item| stream::iter(super::slices(item, rows)));
         let counters = Arc::clone(&self.counters);
         let batches = batches.inspect(move |item| {
             counters.batches.fetch_add(u64::from(item.is_ok()), Ordering::Relaxed);
@@ -253,21 +253,6 @@ impl Engine for ScriptedEngine {
             })
             .collect()
     }
-}
-
-/// A batch in pieces of at most `rows` rows, without copying; nothing of an empty batch.
-pub(super) fn slices(
-    item: Result<RecordBatch, EngineError>,
-    rows: usize,
-) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {
-    let (batch, error) = match item {
-        Ok(batch) => (Some(batch), None),
-        Err(error) => (None, Some(Err(error))),
-    };
-    let pieces = batch.into_iter().flat_map(move |batch| {
-        (0..batch.num_rows()).step_by(rows).map(move |start| Ok(batch.slice(start, rows.min(batch.num_rows() - start))))
-    });
-    pieces.chain(error)
 }
 
 /// Schema of [`synthetic_batch`].

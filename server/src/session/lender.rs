@@ -71,6 +71,11 @@ impl Lender {
         &self.fabric
     }
 
+    /// Bytes that the staging arena has from the fabric.
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.staging.stats().pool.bytes_total
+    }
+
     /// Makes the buffers of a batch readable. `Ok(None)`: the budget does not allow it now.
     ///
     /// # Errors

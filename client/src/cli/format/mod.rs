@@ -2,6 +2,7 @@
 
 mod arrow;
 mod parquet;
+mod plain;
 mod table;
 mod text;
 
@@ -146,7 +147,7 @@ pub fn writer(options: FormatOptions, schema: &SchemaRef, output: &Output) -> Re
     let to = output.writer()?;
     match options.format {
         Format::Table => Ok(Box::new(table::Table::new(schema, to, options.max_rows, output.is_terminal()))),
-        Format::Csv => text::csv(schema, to),
+        Format::Csv => text::csv(schema, to, output),
         Format::Json => text::json(schema, to),
         Format::Arrow if output.is_regular_file() && !options.stream => arrow::file(schema, to, output),
         Format::Arrow => arrow::stream(schema, to, output),
@@ -163,7 +164,7 @@ pub fn failure(format: Format, error: WriteError, output: &Output) -> Failure {
 fn refusal(format: Format, reason: &str) -> Failure {
     let (name, hint) = match format {
         Format::Table => ("a table", "use --format arrow"),
-        Format::Csv => ("CSV", "use --format json or arrow, or select the parts as columns of their own"),
+        Format::Csv => ("CSV", "use --format arrow or json, or select the parts as columns of their own"),
         Format::Json => ("JSON", "use --format arrow or parquet, or cast or rename columns in the query"),
         Format::Arrow => ("Arrow IPC", "use --format parquet"),
         Format::Parquet => ("Parquet", "use --format arrow, or cast the column in the query"),

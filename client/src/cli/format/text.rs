@@ -9,15 +9,16 @@ use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::json::{LineDelimitedWriter, WriterBuilder};
 
-use super::{BatchWriter, Failure, Format, WriteError, refusal};
-use crate::cli::output::OutputWriter;
+use super::plain::Plain;
+use super::{BatchWriter, Failure, Format, WriteError, failure, refusal};
+use crate::cli::output::{Output, OutputWriter};
 
 struct Csv {
     writer: csv::Writer<OutputWriter>,
 }
 
 /// A writer of CSV with a header. Nested columns are refused.
-pub(super) fn csv(schema: &SchemaRef, to: OutputWriter) -> Result<Box<dyn BatchWriter>, Failure> {
+pub(super) fn csv(schema: &SchemaRef, to: OutputWriter, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
     if let Some(field) = schema.fields().iter().find(|field| is_nested(field.data_type())) {
         let (name, data_type) = (field.name(), field.data_type());
         return Err(refusal(Format::Csv, &format!("column {name:?} is nested ({data_type})")));
@@ -25,7 +26,7 @@ pub(super) fn csv(schema: &SchemaRef, to: OutputWriter) -> Result<Box<dyn BatchW
     let mut writer = csv::WriterBuilder::new().with_header(true).build(to);
     // The header is written with the first batch; a result may have none.
     let header = writer.write(&RecordBatch::new_empty(schema.clone()));
-    header.map_err(|error| refusal(Format::Csv, &error.to_string()))?;
+    header.map_err(|error| failure(Format::Csv, error.into(), output))?;
     Ok(Box::new(Csv { writer }))
 }
 
@@ -62,19 +63,27 @@ impl BatchWriter for Csv {
 
 struct Json {
     writer: LineDelimitedWriter<OutputWriter>,
+    plain: Plain,
 }
 
 /// A writer of JSON, an object a line; nulls are written, so that every line has every column.
 pub(super) fn json(schema: &SchemaRef, to: OutputWriter) -> Result<Box<dyn BatchWriter>, Failure> {
     names_are_unique(schema.fields())?;
+    // arrow-json panics where a dictionary's or a run's values are nulls by their type (59.3).
+    let plain = Plain::new(schema, |values| {
+        matches!(values, DataType::Null | DataType::Dictionary(..) | DataType::RunEndEncoded(..))
+    });
+    if let Some(field) = plain.stuck() {
+        return Err(refusal(Format::Json, &format!("column {:?} is {}", field.name(), field.data_type())));
+    }
     let options = EncoderOptions::default().with_explicit_nulls(true);
-    for field in schema.fields() {
+    for field in plain.schema().fields() {
         let column = new_empty_array(field.data_type());
         if let Err(error) = make_encoder(field, &column, &options) {
             return Err(refusal(Format::Json, &format!("column {:?}: {error}", field.name())));
         }
     }
-    Ok(Box::new(Json { writer: WriterBuilder::new().with_explicit_nulls(true).build(to) }))
+    Ok(Box::new(Json { writer: WriterBuilder::new().with_explicit_nulls(true).build(to), plain }))
 }
 
 /// Most readers of JSON keep one of two values of the same name, and lose the other silently.
@@ -90,7 +99,7 @@ fn names_are_unique(fields: &Fields) -> Result<(), Failure> {
 
 impl BatchWriter for Json {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
-        Ok(self.writer.write(batch)?)
+        Ok(self.writer.write(&self.plain.apply(batch)?)?)
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), WriteError> {

@@ -1,4 +1,4 @@
-//! Random numbers from a seed, the same on every machine.
+//! Random numbers from a seed, the same on every machine: for faults and simulation, not for secrets.
 
 use std::ops::RangeInclusive;
 

@@ -1,0 +1,313 @@
+//! One connection's end: its worker, its peer, the reads under way, and their orderly end.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thallus_fabric::memory::{LocalRange, RegisteredMemory};
+use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use tokio::io::unix::AsyncFd;
+use ucx_sys as sys;
+
+use crate::envelope::{self, Kind};
+use crate::memory::{self, UcxRegistration};
+use crate::operations::{Operations, Shared};
+use crate::peer::{Closing, Connection, RemoteKey};
+use crate::status::{down, failed};
+use crate::worker::{EventFd, Progress, Worker};
+use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
+
+/// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
+const DROP_BOUND: Duration = Duration::from_secs(2);
+/// How often `arm` may say "busy" before others get their turn.
+const ARM_BUDGET: usize = 16;
+
+/// A UCX endpoint. See [`Endpoint`].
+pub(crate) struct UcxEndpoint {
+    address: Bytes,
+    state: State,
+    busy_poll: bool,
+    emulation: bool,
+    shared: Arc<Shared>,
+    operations: Operations,
+    keys: HashMap<RegionId, Arc<RemoteKey>>,
+    /// What failed other than the peer.
+    broken: Option<String>,
+    /// Whether [`Endpoint::close`] was called.
+    closing: bool,
+    events: Option<AsyncFd<EventFd>>,
+    worker: Option<Arc<Worker>>,
+}
+
+/// Where the connection stands.
+enum State {
+    Idle,
+    Connected(Connection),
+    /// The connection was closed; its request is asked on. The connection stays for its error handler's argument.
+    Closing(Closing, Connection),
+    /// Nothing of UCX's refers to this endpoint any more, but for reads in the table.
+    Closed,
+}
+
+impl UcxEndpoint {
+    pub(crate) fn new(worker: Arc<Worker>, options: &UcxOptions) -> Result<Self, FabricError> {
+        let packed = worker.address().map_err(down)?;
+        let address = envelope::seal(Kind::WorkerAddress, (0, 0), &packed).map_err(down)?.into();
+        let events = EventFd::register(&worker).map_err(down)?;
+        Ok(UcxEndpoint {
+            address,
+            state: State::Idle,
+            busy_poll: options.busy_poll,
+            emulation: options.emulation,
+            shared: Arc::default(),
+            operations: Operations::default(),
+            keys: HashMap::new(),
+            broken: None,
+            closing: false,
+            events: Some(events),
+            worker: Some(worker),
+        })
+    }
+
+    /// Why nothing more can be posted, if so.
+    fn failure(&self) -> Option<String> {
+        if let Some(status) = self.shared.failed() {
+            return Some(failed("the peer is gone", status));
+        }
+        self.broken.clone().or_else(|| self.closing.then(|| "closed at this end".to_owned()))
+    }
+
+    fn connection(&self) -> Result<&Connection, FabricError> {
+        if let Some(reason) = self.failure() {
+            return Err(down(reason));
+        }
+        match &self.state {
+            State::Connected(connection) => Ok(connection),
+            _ => Err(FabricError::Misuse("the endpoint is not connected")),
+        }
+    }
+
+    /// Takes the teardown as far as it goes now.
+    fn advance_teardown(&mut self) {
+        if self.failure().is_none() {
+            return;
+        }
+        self.state = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Idle | State::Closed => State::Closed,
+            State::Connected(connection) => State::Closing(connection.close(), connection),
+            State::Closing(closing, connection) => match closing.advance() {
+                // The connection is dropped when no read is under way any more, and then nothing calls its handler.
+                Closing::Done if self.operations.is_empty() => State::Closed,
+                closing => State::Closing(closing, connection),
+            },
+        };
+        // With the worker goes the last way to reach this end by emulated reads.
+        if self.closing && matches!(self.state, State::Closed) && self.operations.is_empty() {
+            self.keys.clear();
+            self.events = None;
+            self.worker = None;
+        }
+    }
+
+    fn finished(&self) -> bool {
+        self.closing && self.worker.is_none()
+    }
+
+    fn waits_busily(&self) -> bool {
+        self.busy_poll && !self.operations.is_empty()
+    }
+}
+
+impl Endpoint for UcxEndpoint {
+    fn address(&self) -> Bytes {
+        self.address.clone()
+    }
+
+    fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
+        let error = |reason: String| FabricError::Connect { fabric: FabricKind::UCX, reason };
+        if let Some(reason) = self.failure() {
+            return Err(down(reason));
+        }
+        let (State::Idle, Some(worker)) = (&self.state, &self.worker) else {
+            return Err(FabricError::Misuse("the endpoint is connected already"));
+        };
+        let address = envelope::open(Kind::WorkerAddress, peer).map_err(error)?;
+        self.state = State::Connected(Connection::new(worker, &self.shared, address.payload).map_err(error)?);
+        Ok(())
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        let State::Connected(connection) = &self.state else { return None };
+        Some(lanes::read(&connection.info()?).transport)
+    }
+
+    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+        let worker = self.worker.as_ref().ok_or_else(|| down("closed at this end"))?;
+        memory::expose(worker.context(), memory)
+    }
+
+    fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
+        let error = |reason: String| FabricError::RemoteKey { fabric: FabricKind::UCX, region, reason };
+        let connection = self.connection()?;
+        if self.keys.contains_key(&region) {
+            return Err(FabricError::Misuse("the region is imported already"));
+        }
+        let opened = envelope::open(Kind::RemoteKey, key).map_err(error)?;
+        let (start, available) = opened.memory;
+        let inside =
+            base.checked_sub(start).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= available);
+        if !inside || start.checked_add(available).is_none() {
+            return Err(error(format!(
+                "the key opens {available} bytes at {start:#x}, the region has {len} bytes at {base:#x}"
+            )));
+        }
+        let lanes = lanes::read(&connection.info().unwrap_or_default());
+        if !self.emulation && lanes.domains & envelope::domains(opened.payload) == 0 {
+            return Err(error(format!(
+                "reads of it would be emulated by messages over {}, which UcxOptions::emulation does not allow",
+                lanes.transport.name
+            )));
+        }
+        let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;
+        self.keys.insert(region, Arc::new(key));
+        Ok(())
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        // Reads under way hold the key.
+        self.keys.remove(&region);
+    }
+
+    fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
+        let connection = self.connection()?.handle();
+        let worker = self.worker.as_ref().ok_or_else(|| down("closed at this end"))?;
+        let outside = FabricError::OutsideRegion { region: from.region, address: from.address, len: from.len };
+        let key = self.keys.get(&from.region).filter(|key| key.covers(from.address, from.len)).ok_or(outside)?;
+        if into.len() as u64 != from.len {
+            return Err(FabricError::Misuse("the two ends of a read differ in length"));
+        }
+        if from.len > MAX_READ {
+            return Err(FabricError::Misuse("a read is longer than max_read"));
+        }
+        if self.operations.len() >= MAX_OUTSTANDING_READS {
+            return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
+        }
+        let memh = UcxRegistration::of(into.memory(), worker.context())
+            .filter(|registration| registration.writable())
+            .ok_or(FabricError::Misuse("a read must land in memory that this fabric allocated"))?
+            .handle();
+        self.operations
+            .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
+                params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
+                params.memh = memh;
+                // SAFETY: an open endpoint and a key that was unpacked for it; `into` is valid, registered as `memh` and
+                // nobody else's until the table drops it, which is after this read's completion.
+                unsafe {
+                    let start = into.start().as_ptr().cast();
+                    sys::ucp_get_nbx(connection, start, into.len(), from.address, key.handle(), &params)
+                }
+            })
+            .map_err(|status| FabricError::Post { fabric: FabricKind::UCX, reason: failed("ucp_get_nbx", status) })
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
+        let before = completions.len();
+        for _ in 0..ARM_BUDGET {
+            let progress = self.worker.as_ref().map_or(Progress::Idle, |worker| worker.progress());
+            self.operations.settle(&self.shared, completions);
+            self.advance_teardown();
+            // What a forced close has cancelled may be here already.
+            self.operations.settle(&self.shared, completions);
+            if completions.len() > before {
+                // The teardown may have waited for exactly these.
+                self.advance_teardown();
+                return Poll::Ready(Ok(()));
+            }
+            if let Some(reason) = self.failure()
+                && self.operations.is_empty()
+                && (!self.closing || self.finished())
+            {
+                return Poll::Ready(Err(down(reason)));
+            }
+            if progress == Progress::More || self.waits_busily() {
+                break;
+            }
+            let (Some(worker), Some(events)) = (&self.worker, &self.events) else { break };
+            match worker.arm() {
+                Ok(false) => {}
+                Ok(true) => match events.poll_read_ready(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
+                    Poll::Ready(Err(error)) => self.broken = Some(format!("the runtime's reactor is gone: {error}")),
+                },
+                Err(reason) => self.broken = Some(reason),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn close(&mut self) {
+        self.closing = true;
+        self.advance_teardown();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.finished()
+    }
+}
+
+impl Drop for UcxEndpoint {
+    fn drop(&mut self) {
+        let mut flushed = Vec::new();
+        let deadline = Instant::now() + DROP_BOUND;
+        self.close();
+        while !self.finished() {
+            if let Some(worker) = &self.worker {
+                worker.progress();
+            }
+            self.operations.settle(&self.shared, &mut flushed);
+            self.advance_teardown();
+            if Instant::now() > deadline {
+                break;
+            }
+            if !self.finished() {
+                std::thread::yield_now();
+            }
+        }
+        if !self.finished() {
+            // UCX may yet write to the memory of these reads. Forgetting a worker keeps UCX's side alive; forgetting the
+            // table keeps the memory.
+            tracing::error!(
+                reads = self.operations.len(),
+                "UCX did not let go of an endpoint within {DROP_BOUND:?}: its memory is leaked"
+            );
+            self.events = None;
+            std::mem::forget(std::mem::take(&mut self.operations));
+            std::mem::forget(std::mem::take(&mut self.keys));
+            std::mem::forget(std::mem::replace(&mut self.state, State::Closed));
+            std::mem::forget(self.worker.take());
+        }
+    }
+}
+
+impl fmt::Debug for UcxEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Idle => "idle",
+            State::Connected(_) => "connected",
+            State::Closing(..) => "closing",
+            State::Closed => "closed",
+        };
+        f.debug_struct("UcxEndpoint")
+            .field("state", &state)
+            .field("operations", &self.operations.len())
+            .field("regions", &self.keys.len())
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,176 @@
+//! The frame around what UCX packs, for UCX reads worker addresses and remote keys without bounds or checks.
+//!
+//! It protects from accident: a truncated or mixed-up blob, another fabric's blob, a peer with an incompatible UCX. It
+//! does **not** protect from malice: whoever can compute the checksum can put anything inside.
+//!
+//! ```text
+//! offset  size  field
+//!      0     4  magic: "TUXA" (worker address) or "TUXK" (remote key)
+//!      4     1  version of this layout: 1
+//!      5     1  major version of the sender's UCX
+//!      6     2  minor version of the sender's UCX        (integers are little-endian)
+//!      8     8  first byte of the memory that the key opens; 0 in an address
+//!     16     8  length of that memory in bytes;            0 in an address
+//!     24     4  length of the payload
+//!     28     n  payload, as UCX packed it
+//!   28+n     8  FNV-1a (64 bits) of everything before
+//! ```
+
+const LAYOUT: u8 = 1;
+const HEADER: usize = 28;
+const CHECKSUM: usize = 8;
+/// Longest blob, as the `Endpoint` trait has it.
+const LONGEST: usize = 64 * 1024;
+
+/// What is inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    WorkerAddress,
+    RemoteKey,
+}
+
+impl Kind {
+    fn magic(self) -> [u8; 4] {
+        match self {
+            Kind::WorkerAddress => *b"TUXA",
+            Kind::RemoteKey => *b"TUXK",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::WorkerAddress => "UCX worker address",
+            Kind::RemoteKey => "UCX remote key",
+        }
+    }
+}
+
+/// An opened envelope.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Opened<'a> {
+    /// First byte and length of the memory that a key opens.
+    pub(crate) memory: (u64, u64),
+    pub(crate) payload: &'a [u8],
+}
+
+/// Frames `payload`; `memory` is the first byte and the length of what a remote key opens.
+pub(crate) fn seal(kind: Kind, memory: (u64, u64), payload: &[u8]) -> Result<Vec<u8>, String> {
+    let total = HEADER + payload.len() + CHECKSUM;
+    if total > LONGEST {
+        return Err(format!("{} of {} bytes is too long to be sent", kind.name(), payload.len()));
+    }
+    let (major, minor, _) = ucx_sys::version();
+    let mut blob = Vec::with_capacity(total);
+    blob.extend(kind.magic());
+    blob.extend([LAYOUT, major.min(u8::MAX.into()) as u8]);
+    blob.extend((minor.min(u16::MAX.into()) as u16).to_le_bytes());
+    blob.extend(memory.0.to_le_bytes());
+    blob.extend(memory.1.to_le_bytes());
+    blob.extend((payload.len() as u32).to_le_bytes());
+    blob.extend(payload);
+    blob.extend(fnv1a(&blob).to_le_bytes());
+    Ok(blob)
+}
+
+/// Checks and opens a blob that a peer sent.
+pub(crate) fn open(kind: Kind, blob: &[u8]) -> Result<Opened<'_>, String> {
+    let name = kind.name();
+    if !(HEADER + CHECKSUM..=LONGEST).contains(&blob.len()) {
+        return Err(format!("{} bytes cannot be a {name}", blob.len()));
+    }
+    if blob[..4] != kind.magic() {
+        return Err(format!("not a {name}: it begins with {:02x?}", &blob[..4]));
+    }
+    if blob[4] != LAYOUT {
+        return Err(format!("{name} in layout {}; this build reads layout {LAYOUT}", blob[4]));
+    }
+    let integer =
+        |at: usize, len: usize| blob[at..at + len].iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
+    let end = blob.len() - CHECKSUM;
+    if integer(24, 4) != (end - HEADER) as u64 {
+        return Err(format!("{name} of {} bytes says that it has {}", end - HEADER, integer(24, 4)));
+    }
+    if integer(end, 8) != fnv1a(&blob[..end]) {
+        return Err(format!("{name} is damaged: its checksum is wrong"));
+    }
+    // UCX promises that minor versions talk to each other.
+    let (major, minor, _) = ucx_sys::version();
+    if u32::from(blob[5]) != major {
+        return Err(format!("{name} of UCX {}.{}; this host has UCX {major}.{minor}", blob[5], integer(6, 2)));
+    }
+    let payload = &blob[HEADER..end];
+    let plausible = match kind {
+        // A header byte, the worker's 8-byte id, and at least one device entry.
+        Kind::WorkerAddress => payload.len() > 10,
+        Kind::RemoteKey => remote_key_fits(payload),
+    };
+    if !plausible {
+        return Err(format!("{name} of {} bytes is malformed", payload.len()));
+    }
+    Ok(Opened { memory: (integer(8, 8), integer(16, 8)), payload })
+}
+
+/// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX 1.13 `ucp_rkey.c`): an 8-byte map of
+/// memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes.
+fn remote_key_fits(payload: &[u8]) -> bool {
+    let Some((domains, rest)) = payload.split_first_chunk::<8>() else { return false };
+    let Some((_, mut rest)) = rest.split_first() else { return false };
+    for _ in 0..u64::from_ne_bytes(*domains).count_ones() {
+        let Some((&len, tail)) = rest.split_first() else { return false };
+        let Some(tail) = tail.get(usize::from(len)..) else { return false };
+        rest = tail;
+    }
+    true
+}
+
+/// The memory domains that a packed remote key is for, as a map of their numbers.
+pub(crate) fn domains(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
+}
+
+/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fnv1a_is_fnv1a() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn what_was_sealed_opens() {
+        let blob = seal(Kind::WorkerAddress, (0, 0), b"0123456789abcdef").unwrap();
+        assert_eq!(open(Kind::WorkerAddress, &blob).unwrap().payload, b"0123456789abcdef");
+        let mut key = 1u64.to_ne_bytes().to_vec();
+        key.extend([0, 2, 7, 7]);
+        let blob = seal(Kind::RemoteKey, (4096, 8), &key).unwrap();
+        assert_eq!(open(Kind::RemoteKey, &blob).unwrap(), Opened { memory: (4096, 8), payload: &key });
+    }
+
+    #[test]
+    fn every_damaged_byte_and_every_truncation_is_noticed() {
+        let blob = seal(Kind::WorkerAddress, (0, 0), b"0123456789abcdef").unwrap();
+        for at in 0..blob.len() {
+            let mut damaged = blob.clone();
+            damaged[at] ^= 0x40;
+            assert!(open(Kind::WorkerAddress, &damaged).is_err(), "byte {at}");
+            assert!(open(Kind::WorkerAddress, &blob[..at]).is_err(), "cut at {at}");
+        }
+        assert!(open(Kind::RemoteKey, &blob).unwrap_err().contains("not a UCX remote key"));
+    }
+
+    #[test]
+    fn remote_keys_that_run_out_of_bounds_are_refused() {
+        let sealed = |payload: &[u8]| seal(Kind::RemoteKey, (0, 0), payload).unwrap();
+        for payload in [&[][..], &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 200, 1]] {
+            assert!(open(Kind::RemoteKey, &sealed(payload)).is_err(), "{payload:?}");
+        }
+        assert!(open(Kind::RemoteKey, &sealed(&[0; 9])).is_ok());
+    }
+}

@@ -1,0 +1,255 @@
+//! Memory that UCX knows: allocated for it, or registered where somebody else allocated it.
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use arrow_buffer::Buffer;
+use bytes::Bytes;
+use thallus_fabric::FabricError;
+use thallus_fabric::memory::{RegisteredMemory, Registration};
+use thallus_protocol::FabricKind;
+use ucx_sys as sys;
+
+use crate::context::UcxContext;
+use crate::envelope::{self, Kind};
+use crate::pages::Pages;
+use crate::status::check;
+
+const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_REMOTE_READ;
+
+/// A `ucp_mem_h`, and what keeps its memory alive.
+pub(crate) struct UcxRegistration {
+    handle: sys::ucp_mem_h,
+    /// Whether reads may land in it.
+    writable: bool,
+    context: Arc<UcxContext>,
+    /// Let go of after `drop` has deregistered. Held only for that.
+    _memory: Memory,
+}
+
+/// Who owns registered memory.
+enum Memory {
+    /// UCX allocated it and frees it.
+    Ucx,
+    Pages {
+        _owner: Pages,
+    },
+    Foreign {
+        _owner: Buffer,
+    },
+}
+
+// SAFETY: the handle is used by `ucp_rkey_pack`, `ucp_get_nbx` (read only) and `ucp_mem_unmap` (once), which lock the
+// context; pages and buffers are Send and Sync, and nobody forms a reference to memory through this type.
+unsafe impl Send for UcxRegistration {}
+// SAFETY: as above.
+unsafe impl Sync for UcxRegistration {}
+
+impl UcxRegistration {
+    /// This crate's side of `memory`, if a fabric over `context` registered it.
+    pub(crate) fn of<'a>(memory: &'a RegisteredMemory, context: &Arc<UcxContext>) -> Option<&'a UcxRegistration> {
+        let registration = memory.registration().as_any().downcast_ref::<UcxRegistration>()?;
+        Arc::ptr_eq(&registration.context, context).then_some(registration)
+    }
+
+    pub(crate) fn handle(&self) -> sys::ucp_mem_h {
+        self.handle
+    }
+
+    pub(crate) fn writable(&self) -> bool {
+        self.writable
+    }
+}
+
+impl Registration for UcxRegistration {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Drop for UcxRegistration {
+    fn drop(&mut self) {
+        // SAFETY: mapped once and unmapped once, before `_memory` goes; a read that lands here holds the memory alive.
+        let status = unsafe { sys::ucp_mem_unmap(self.context.handle(), self.handle) };
+        if let Err(reason) = check("ucp_mem_unmap", status) {
+            tracing::error!(reason, "memory could not be deregistered");
+        }
+    }
+}
+
+impl fmt::Debug for UcxRegistration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let owner = match self._memory {
+            Memory::Ucx => "UCX",
+            Memory::Pages { .. } => "anonymous pages",
+            Memory::Foreign { .. } => "foreign",
+        };
+        write!(f, "UcxRegistration({:p}, {owner}, writable: {})", self.handle, self.writable)
+    }
+}
+
+/// New memory from UCX itself, so that peers can attach to it as a shared-memory segment.
+pub(crate) fn allocate_segment(context: &Arc<UcxContext>, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
+    let len = round_up(len).ok_or_else(|| error("zero or too many bytes".into()))?;
+    check_available(len)?;
+    let params = sys::ucp_mem_map_params_t {
+        field_mask: u64::from(
+            sys::UCP_MEM_MAP_PARAM_FIELD_LENGTH
+                | sys::UCP_MEM_MAP_PARAM_FIELD_FLAGS
+                | sys::UCP_MEM_MAP_PARAM_FIELD_PROT
+                | sys::UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        ),
+        length: len,
+        flags: sys::UCP_MEM_MAP_ALLOCATE,
+        prot: LENDING | sys::UCP_MEM_MAP_PROT_LOCAL_WRITE,
+        memory_type: sys::UCS_MEMORY_TYPE_HOST,
+        ..Default::default()
+    };
+    let mut handle = ptr::null_mut();
+    // SAFETY: an open context, parameters whose mask names the fields that are set, room for the handle.
+    check("ucp_mem_map(ALLOCATE)", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) })
+        .map_err(|reason| error(format!("{reason}; look at the size of /dev/shm, kernel.shmmax and `ulimit -l`")))?;
+    let registration = UcxRegistration { handle, writable: true, context: context.clone(), _memory: Memory::Ucx };
+
+    let mut attributes = sys::ucp_mem_attr_t {
+        field_mask: u64::from(sys::UCP_MEM_ATTR_FIELD_ADDRESS | sys::UCP_MEM_ATTR_FIELD_LENGTH),
+        ..Default::default()
+    };
+    // SAFETY: a mapped handle, and room for the fields that the mask names.
+    check("ucp_mem_query", unsafe { sys::ucp_mem_query(handle, &mut attributes) }).map_err(error)?;
+    let start = NonNull::new(attributes.address.cast::<u8>())
+        .filter(|_| attributes.length >= len)
+        .ok_or_else(|| error("UCX allocated less than was asked for".into()))?;
+    // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Writing zeroes touches every page as well.
+    unsafe { start.write_bytes(0, len) };
+    // SAFETY: valid for reads and writes until the registration unmaps it.
+    Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
+}
+
+/// New memory from anonymous (huge) pages, registered.
+pub(crate) fn allocate_pages(context: &Arc<UcxContext>, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
+    let len = round_up(len).ok_or_else(|| error("zero or too many bytes".into()))?;
+    check_available(len)?;
+    let pages = Pages::new(len).map_err(|refused| error(format!("mmap: {refused}")))?;
+    let start = pages.start();
+    let registration = map(context, start, len, true, Memory::Pages { _owner: pages }).map_err(error)?;
+    // SAFETY: the pages are readable and writable until the registration drops them.
+    Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
+}
+
+/// Registers foreign memory, which may be read-only (a mapped file), for being lent.
+pub(crate) fn register(context: &Arc<UcxContext>, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+    let len = buffer.len();
+    let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
+    if len == 0 {
+        return Err(error("there is nothing in the buffer".into()));
+    }
+    let start = NonNull::new(buffer.as_ptr().cast_mut()).ok_or_else(|| error("the buffer is at address 0".into()))?;
+    let registration = map(context, start, len, false, Memory::Foreign { _owner: buffer }).map_err(error)?;
+    // SAFETY: the registration holds the buffer, whose bytes are valid for reads; it is not writable, which `post_read`
+    // checks.
+    Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
+}
+
+fn map(
+    context: &Arc<UcxContext>,
+    start: NonNull<u8>,
+    len: usize,
+    writable: bool,
+    memory: Memory,
+) -> Result<UcxRegistration, String> {
+    let params = sys::ucp_mem_map_params_t {
+        field_mask: u64::from(
+            sys::UCP_MEM_MAP_PARAM_FIELD_ADDRESS
+                | sys::UCP_MEM_MAP_PARAM_FIELD_LENGTH
+                | sys::UCP_MEM_MAP_PARAM_FIELD_PROT
+                | sys::UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE,
+        ),
+        address: start.as_ptr().cast(),
+        length: len,
+        // Without the write bits, a device that pins memory does not ask the kernel for writable pages.
+        prot: if writable { LENDING | sys::UCP_MEM_MAP_PROT_LOCAL_WRITE } else { LENDING },
+        memory_type: sys::UCS_MEMORY_TYPE_HOST,
+        ..Default::default()
+    };
+    let mut handle = ptr::null_mut();
+    // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that `memory`
+    // keeps valid until after the unmapping; room for the handle.
+    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) })
+        .map_err(|reason| format!("{reason}; look at the limit of locked memory (`ulimit -l`)"))?;
+    Ok(UcxRegistration { handle, writable, context: context.clone(), _memory: memory })
+}
+
+/// The remote key of `memory`, in its envelope.
+pub(crate) fn expose(context: &Arc<UcxContext>, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+    let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len: memory.len(), reason };
+    let registration = UcxRegistration::of(memory, context)
+        .ok_or(FabricError::Misuse("memory to be exposed was registered by another fabric"))?;
+    let (mut key, mut len) = (ptr::null_mut(), 0);
+    // SAFETY: an open context, a mapped handle of it, room for both results.
+    check("ucp_rkey_pack", unsafe { sys::ucp_rkey_pack(context.handle(), registration.handle, &mut key, &mut len) })
+        .map_err(error)?;
+    // SAFETY: UCX packed `len` bytes there.
+    let packed = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), len) };
+    let sealed = envelope::seal(Kind::RemoteKey, (memory.address(), memory.len() as u64), packed);
+    // SAFETY: packed above, released once; `packed` is not used any more.
+    unsafe { sys::ucp_rkey_buffer_release(key) };
+    Ok(sealed.map_err(error)?.into())
+}
+
+/// Whole pages; `None` for zero and for what no address space has.
+fn round_up(len: usize) -> Option<usize> {
+    const PAGE: usize = 4096;
+    if len == 0 || len > isize::MAX as usize - PAGE { None } else { Some(len.next_multiple_of(PAGE)) }
+}
+
+/// Refuses what the host does not have. The kernel would promise it and kill processes when it is touched; and UCX 1.13
+/// (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process of the host is out of memory.
+fn check_available(len: usize) -> Result<(), FabricError> {
+    // A host without /proc/meminfo gets no check.
+    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
+    let (Some(limit), Some(available)) =
+        (meminfo_bytes(&meminfo, "MemTotal:"), meminfo_bytes(&meminfo, "MemAvailable:"))
+    else {
+        return Ok(());
+    };
+    if len > available { Err(FabricError::OutOfMemory { len, available, limit }) } else { Ok(()) }
+}
+
+/// A line of `/proc/meminfo`, which is in KiB.
+fn meminfo_bytes(meminfo: &str, name: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        let refused = check_available(1 << 50);
+        assert!(
+            matches!(refused, Err(FabricError::OutOfMemory { available, limit, .. }) if available <= limit),
+            "{refused:?}"
+        );
+        assert_eq!(check_available(4096), Ok(()));
+    }
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        let text = "MemTotal:       24123456 kB\nMemFree:        1 kB\n";
+        assert_eq!(meminfo_bytes(text, "MemTotal:"), Some(24_123_456 << 10));
+        assert_eq!(meminfo_bytes(text, "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn sizes_are_whole_pages() {
+        assert_eq!((round_up(1), round_up(4096), round_up(4097)), (Some(4096), Some(4096), Some(8192)));
+        assert_eq!((round_up(0), round_up(usize::MAX)), (None, None));
+    }
+}

@@ -1,0 +1,95 @@
+//! Anonymous memory: zeroed, touched, on huge pages where the kernel has them.
+
+use std::io;
+use std::ptr::{self, NonNull};
+
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A private anonymous mapping, unmapped by its drop.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread; this type only knows its address.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// Maps `len` bytes, a multiple of the page size, and touches them.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let align = if len >= HUGE_PAGE { HUGE_PAGE } else { 1 };
+        let mapped = len.checked_add(align - 1).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let address = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = address as usize;
+        let start = base.next_multiple_of(align);
+        // Only an aligned mapping gets huge pages throughout: what sticks out on either side goes back.
+        for (from, to) in [(base, start), (start + len, (base + mapped).next_multiple_of(4096))] {
+            if to > from {
+                // SAFETY: within the new mapping, and outside of what is kept.
+                unsafe { libc::munmap(from as *mut _, to - from) };
+            }
+        }
+        let start = NonNull::new(start as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
+        let pages = Pages { start, len };
+        // SAFETY: exactly the mapping that is kept. Advice only: refusal costs speed.
+        unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+        // First touch of a fresh page is by far the largest cost of a copy, so that it is paid here.
+        // SAFETY: `len` bytes that are readable, writable and nobody else's.
+        unsafe { start.write_bytes(0, len) };
+        Ok(pages)
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new`, unmapped once.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_zeroed_writable_and_aligned() {
+        for len in [4096, 12288, HUGE_PAGE, 3 * HUGE_PAGE + 4096] {
+            let pages = Pages::new(len).unwrap();
+            let start = pages.start();
+            assert!(len < HUGE_PAGE || start.addr().get().is_multiple_of(HUGE_PAGE));
+            // SAFETY: within the mapping.
+            let last = unsafe { start.add(len - 1) };
+            // SAFETY: as above; nobody else knows the mapping.
+            unsafe {
+                assert_eq!((start.read(), last.read()), (0, 0));
+                last.write(7);
+                assert_eq!(last.read(), 7);
+            }
+        }
+    }
+
+    #[test]
+    fn too_much_is_an_error() {
+        assert!(Pages::new(1 << 60).is_err());
+    }
+}

@@ -1,0 +1,206 @@
+//! Two processes: reads of both kinds of memory, and what becomes of either end when the other is killed.
+
+mod support;
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use support::{ALLOCATED, DEADLINE, LENDER, Lender, REGION, Reader, close, pattern};
+use thallus_fabric::{Fabric, FabricError};
+use thallus_fabric_ucx::UcxFabric;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// The child of every test here; alone it does nothing.
+#[tokio::test(flavor = "current_thread")]
+async fn lender() {
+    if std::env::var_os(LENDER).is_some() {
+        support::lend().await;
+    }
+}
+
+fn start(transports: &str) -> Lender {
+    Lender::start(transports, &["--exact", "lender", "--nocapture", "--test-threads=1"])
+}
+
+async fn reads_everything(transports: &str, native: bool, regions: usize) {
+    let mut lender = start(transports);
+    let mut reader = Reader::connect(&mut lender, transports).await;
+    let transport = reader.end.transport().unwrap();
+    assert_eq!(transport.inferior.is_none(), native, "{transport:?}");
+    assert_eq!(reader.regions().len(), regions);
+    let into = reader.fabric.allocate(REGION).unwrap();
+    let most = reader.fabric.capabilities().max_read as usize;
+    for region in reader.regions() {
+        // Odd lengths and offsets, a single byte, and a whole piece at the region's end.
+        let ranges = [(0, 1), (1, 4095), (8191, 100_001), (REGION - most, most)];
+        for (token, (offset, len)) in ranges.into_iter().enumerate() {
+            reader.post(token as u64, region, offset, &into, offset, len).unwrap();
+        }
+        let mut completions = reader.completed(ranges.len()).await.unwrap();
+        completions.sort_by_key(|completion| completion.token);
+        assert_eq!(completions.len(), ranges.len());
+        for (completion, (offset, len)) in completions.iter().zip(ranges) {
+            assert_eq!(completion.result, Ok(()), "{region:?} {offset}+{len}");
+            // SAFETY: the read is complete, and nobody else writes.
+            let bytes = unsafe { std::slice::from_raw_parts(into.start().add(offset).as_ptr(), len) };
+            let wrong = (0..len).find(|&at| bytes[at] != pattern(region, offset + at));
+            assert_eq!(wrong, None, "{region:?} {offset}+{len}");
+        }
+    }
+    assert_eq!(close(reader.end).await, []);
+}
+
+/// How many regions these transports lend without emulation.
+fn native_regions() -> usize {
+    1 + usize::from(UcxFabric::new(support::options("")).unwrap().reads_registered_memory())
+}
+
+#[tokio::test]
+async fn default_transports_read_natively() {
+    reads_everything("", true, native_regions()).await;
+}
+
+#[tokio::test]
+async fn posix_reads_natively() {
+    reads_everything("posix,self,cma", true, 1).await;
+}
+
+#[tokio::test]
+async fn emulation_reads_registered_memory_too() {
+    reads_everything(" emulated", true, 2).await;
+}
+
+#[tokio::test]
+async fn tcp_emulates_and_says_that_it_is_inferior() {
+    reads_everything("tcp emulated", false, 2).await;
+}
+
+#[tokio::test]
+async fn without_emulation_a_key_over_tcp_is_refused() {
+    let fabric = UcxFabric::new(support::options("tcp")).unwrap();
+    let (mut lender, mut reader) = (fabric.endpoint().unwrap(), fabric.endpoint().unwrap());
+    let memory = fabric.allocate(4096).unwrap();
+    let key = lender.expose(&memory).unwrap();
+    reader.connect(&lender.address()).unwrap();
+    let error = reader.import(ALLOCATED, memory.address(), 4096, &key).unwrap_err();
+    assert!(error.to_string().contains("tcp/lo"), "{error}");
+    assert!(matches!(error, FabricError::RemoteKey { .. }), "{error}");
+}
+
+/// Reads until something fails, and says after how long the endpoint was down.
+async fn kill_the_lender(transports: &str) -> Duration {
+    let mut lender = start(transports);
+    let mut reader = Reader::connect(&mut lender, transports).await;
+    let into = reader.fabric.allocate(REGION).unwrap();
+    let most = reader.fabric.capabilities().max_read as usize;
+    let regions = reader.regions();
+    let mut posted = 0;
+    let mut ended = 0;
+    let mut killed = None;
+    let outcome = timeout(DEADLINE, async {
+        loop {
+            let region = regions[posted as usize % regions.len()];
+            while posted - ended < 8 {
+                let at = (posted as usize % 16) << 20;
+                match reader.post(posted, region, at, &into, at, most) {
+                    Ok(()) => posted += 1,
+                    Err(_) => break,
+                }
+            }
+            if posted > 100 && killed.is_none() {
+                killed = Some(Instant::now());
+                // Waits too, or the zombie still looks alive to UCX.
+                lender.child.kill().await.unwrap();
+            }
+            let outcome = reader.poll_once().await;
+            let completions = std::mem::take(&mut reader.completions);
+            ended += completions.len() as u64;
+            if let std::task::Poll::Ready(Err(error)) = outcome {
+                break error;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .expect("the endpoint goes down in time");
+    println!("{transports:?}: {outcome} after {:?}; {posted} posted", killed.unwrap().elapsed());
+    assert_eq!(posted, ended, "every posted read ends in one completion");
+    assert!(reader.post(posted, ALLOCATED, 0, &into, 0, 1).is_err());
+    let down = killed.unwrap().elapsed();
+    assert_eq!(close(reader.end).await, []);
+    down
+}
+
+#[tokio::test]
+async fn a_killed_lender_takes_the_endpoint_down_over_shared_memory() {
+    assert!(kill_the_lender("").await < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_killed_lender_takes_the_endpoint_down_over_tcp() {
+    assert!(kill_the_lender("tcp emulated").await < Duration::from_secs(10));
+}
+
+/// The reader here is a process too: the test's child lends, and a child of its own reads and is killed.
+async fn kill_the_reader(transports: &str) {
+    let mut lender = start(transports);
+    let mut reader = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--nocapture", "--test-threads=1"])
+        .env(VICTIM, transports)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // Passes lines between the two.
+    let mut to_reader = reader.stdin.take().unwrap();
+    let mut from_reader = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let line = lender.line().await;
+    to_reader.write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    let mut next = async || loop {
+        let line = timeout(DEADLINE, from_reader.next_line()).await.unwrap().unwrap().expect("the reader speaks");
+        if let Some((_, line)) = line.split_once('@') {
+            return line.to_owned();
+        }
+    };
+    lender.say(&next().await).await;
+    assert_eq!(next().await, "reading");
+    reader.kill().await.unwrap();
+    let killed = Instant::now();
+    assert!(lender.line().await.starts_with("down "));
+    println!("{transports:?}: the lender noticed after {:?}", killed.elapsed());
+    assert_eq!(lender.line().await, "closed");
+    lender.say("alive").await;
+    assert_eq!(lender.line().await, "alive");
+}
+
+const VICTIM: &str = "THALLUS_UCX_VICTIM";
+
+/// The child that is killed while it reads; alone it does nothing.
+#[tokio::test(flavor = "current_thread")]
+async fn victim() {
+    let Ok(transports) = std::env::var(VICTIM) else { return };
+    let mut reader = Reader::over_stdio(&transports).await;
+    let into = reader.fabric.allocate(REGION).unwrap();
+    let most = reader.fabric.capabilities().max_read as usize;
+    for round in 0u64.. {
+        for piece in 0..8 {
+            reader
+                .post(round * 8 + piece, ALLOCATED, piece as usize * most, &into, piece as usize * most, most)
+                .unwrap();
+        }
+        if round == 3 {
+            println!("@reading");
+        }
+        for completion in reader.completed(8).await.unwrap() {
+            completion.result.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_killed_reader_leaves_the_lender_unharmed_over_shared_memory() {
+    kill_the_reader("").await;
+}

@@ -1,0 +1,206 @@
+//! The endpoint around an endpoint. Every read goes through to the one inside; only its completion may be changed or held
+//! back. So whatever the fabric checks is still checked, and there is one table more: of the reads whose completions have
+//! not been handed out.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+
+use super::injector::{REASON, strikes};
+use super::plan::{CallFaults, ReadFaults};
+use super::{Call, ReadFault};
+use crate::memory::{LocalRange, RangeHold, RegisteredMemory};
+use crate::{Completion, Endpoint, FabricError, ReadFailure, ReadToken, Transport};
+
+#[derive(Debug)]
+pub(super) struct FaultyEndpoint {
+    // First, to be dropped first: it may have to wait for the device, with the ranges below still held.
+    inner: Box<dyn Endpoint>,
+    kind: FabricKind,
+    limit: usize,
+    calls: Arc<Mutex<CallFaults>>,
+    reads: ReadFaults,
+    /// Reads whose completions have not been handed out.
+    outstanding: BTreeMap<ReadToken, Outstanding>,
+    /// Completions that the endpoint inside gave and that are held back.
+    arrived: Vec<Completion>,
+    life: Life,
+    /// Of the last poll, to be woken when a close or a death changes what the next brings.
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Alive,
+    /// Died by plan: the endpoint inside has been closed, and flushes.
+    Dead,
+    Closing,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    fault: Option<ReadFault>,
+    /// The memory stays under the read until its completion is handed out, also if the fabric inside is done with it.
+    _hold: RangeHold,
+}
+
+impl FaultyEndpoint {
+    pub(super) fn new(
+        inner: Box<dyn Endpoint>,
+        kind: FabricKind,
+        limit: usize,
+        calls: Arc<Mutex<CallFaults>>,
+        reads: ReadFaults,
+    ) -> Self {
+        FaultyEndpoint {
+            inner,
+            kind,
+            limit,
+            calls,
+            reads,
+            outstanding: BTreeMap::new(),
+            arrived: Vec::new(),
+            life: Life::Alive,
+            waker: None,
+        }
+    }
+
+    fn down(&self) -> FabricError {
+        FabricError::EndpointDown { fabric: self.kind.clone(), reason: REASON.to_owned() }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Hands out what is due. `over`: nothing is held back any longer. Returns whether a delay is still counting.
+    fn hand_out(&mut self, over: bool, completions: &mut Vec<Completion>) -> bool {
+        let (life, outstanding) = (self.life, &mut self.outstanding);
+        let mut counting = false;
+        self.arrived.retain(|completion| {
+            let fault = outstanding.get_mut(&completion.token).and_then(|read| read.fault.as_mut());
+            let result = match fault {
+                Some(ReadFault::Delay { polls }) if *polls > 0 && !over => {
+                    *polls -= 1;
+                    counting = true;
+                    return true;
+                }
+                Some(ReadFault::Hang) if !over => return true,
+                _ if life == Life::Dead => Err(ReadFailure::PeerGone(REASON.to_owned())),
+                Some(ReadFault::Hang) => Err(ReadFailure::Flushed),
+                Some(ReadFault::Fail(failure)) => Err(failure.clone()),
+                Some(ReadFault::Delay { .. }) | None => completion.result.clone(),
+            };
+            outstanding.remove(&completion.token);
+            completions.push(Completion { token: completion.token, result });
+            false
+        });
+        counting
+    }
+}
+
+impl Endpoint for FaultyEndpoint {
+    fn address(&self) -> Bytes {
+        self.inner.address()
+    }
+
+    fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
+        if strikes(&self.calls, Call::Connect) {
+            return Err(FabricError::Connect { fabric: self.kind.clone(), reason: REASON.to_owned() });
+        }
+        self.inner.connect(peer)
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        self.inner.transport()
+    }
+
+    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+        if strikes(&self.calls, Call::Expose) {
+            let (fabric, len) = (self.kind.clone(), memory.len());
+            return Err(FabricError::Registration { fabric, len, reason: REASON.to_owned() });
+        }
+        self.inner.expose(memory)
+    }
+
+    fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
+        if strikes(&self.calls, Call::Import) {
+            return Err(FabricError::RemoteKey { fabric: self.kind.clone(), region, reason: REASON.to_owned() });
+        }
+        self.inner.import(region, base, len, key)
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        self.inner.forget(region);
+    }
+
+    fn post_read(&mut self, token: ReadToken, from: RemoteRange, mut into: LocalRange) -> Result<(), FabricError> {
+        if self.life == Life::Dead {
+            return Err(self.down());
+        }
+        // Of these two the endpoint inside knows only its own share: what it has completed may be held back here.
+        if self.outstanding.contains_key(&token) {
+            return Err(FabricError::Misuse("a read's token is that of one outstanding"));
+        }
+        if self.outstanding.len() >= self.limit {
+            return Err(FabricError::TooManyReads { limit: self.limit });
+        }
+        if strikes(&self.calls, Call::Post) {
+            return Err(FabricError::Post { fabric: self.kind.clone(), reason: REASON.to_owned() });
+        }
+        let hold = into.hold();
+        self.inner.post_read(token, from, into)?;
+        let fault = self.reads.next();
+        self.outstanding.insert(token, Outstanding { fault, _hold: hold });
+        if self.reads.is_over() && self.life == Life::Alive {
+            self.life = Life::Dead;
+            self.inner.close();
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
+        let before = completions.len();
+        // Until the endpoint inside has nothing more, and so has the waker.
+        let inner = loop {
+            match self.inner.poll(cx, &mut self.arrived) {
+                Poll::Ready(Ok(())) => {}
+                other => break other,
+            }
+        };
+        let over = inner.is_ready() || self.life != Life::Alive;
+        let counting = self.hand_out(over, completions);
+        if let Poll::Ready(Err(error)) = inner {
+            return Poll::Ready(Err(error));
+        }
+        if self.life == Life::Dead && self.outstanding.is_empty() {
+            return Poll::Ready(Err(self.down()));
+        }
+        if completions.len() > before {
+            return Poll::Ready(Ok(()));
+        }
+        self.waker = Some(cx.waker().clone());
+        if counting {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    fn close(&mut self) {
+        if self.life == Life::Alive {
+            self.inner.close();
+        }
+        self.life = Life::Closing;
+        self.wake();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.life == Life::Closing && self.inner.is_closed() && self.outstanding.is_empty()
+    }
+}

@@ -1,0 +1,83 @@
+//! The fabric around a fabric.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_buffer::Buffer;
+use thallus_protocol::FabricKind;
+
+use super::endpoint::FaultyEndpoint;
+use super::plan::CallFaults;
+use super::{Call, FaultPlan};
+use crate::memory::RegisteredMemory;
+use crate::{Capabilities, Endpoint, Fabric, FabricError};
+
+/// What every injected error says of itself.
+pub(super) const REASON: &str = "injected by the fault plan";
+
+/// A fabric that fails according to a [`FaultPlan`], and is otherwise the one it wraps.
+pub struct FaultInjector<F> {
+    inner: F,
+    faults: Arc<Mutex<CallFaults>>,
+}
+
+impl<F: Fabric> FaultInjector<F> {
+    /// Wraps `inner`.
+    pub fn new(inner: F, plan: FaultPlan) -> Self {
+        FaultInjector { inner, faults: Arc::new(Mutex::new(CallFaults::new(plan))) }
+    }
+
+    /// The fabric inside.
+    pub fn inner(&self) -> &F {
+        &self.inner
+    }
+
+    fn registration(&self, len: usize) -> FabricError {
+        FabricError::Registration { fabric: self.kind(), len, reason: REASON.to_owned() }
+    }
+}
+
+/// Whether `call` fails this time.
+pub(super) fn strikes(faults: &Mutex<CallFaults>, call: Call) -> bool {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).strikes(call)
+}
+
+impl<F: fmt::Debug> fmt::Debug for FaultInjector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultInjector({:?})", self.inner)
+    }
+}
+
+impl<F: Fabric> Fabric for FaultInjector<F> {
+    fn kind(&self) -> FabricKind {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        if strikes(&self.faults, Call::Allocate) {
+            return Err(FabricError::OutOfMemory { len, available: 0, limit: 0 });
+        }
+        self.inner.allocate(len)
+    }
+
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        if strikes(&self.faults, Call::Register) {
+            return Err(self.registration(buffer.len()));
+        }
+        self.inner.register(buffer)
+    }
+
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        if strikes(&self.faults, Call::Endpoint) {
+            return Err(FabricError::Unavailable { fabric: self.kind(), reason: REASON.to_owned() });
+        }
+        let reads = self.faults.lock().unwrap_or_else(PoisonError::into_inner).for_endpoint();
+        let limit = self.capabilities().max_outstanding_reads;
+        let inner = self.inner.endpoint()?;
+        Ok(Box::new(FaultyEndpoint::new(inner, self.kind(), limit, Arc::clone(&self.faults), reads)))
+    }
+}

@@ -1,0 +1,165 @@
+//! Which faults happen when.
+
+use std::collections::BTreeMap;
+
+use crate::ReadFailure;
+use crate::random::SplitMix64;
+
+/// A call that can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Call {
+    /// [`Fabric::allocate`](crate::Fabric::allocate), with `OutOfMemory`.
+    Allocate,
+    /// [`Fabric::register`](crate::Fabric::register), with `Registration`.
+    Register,
+    /// [`Fabric::endpoint`](crate::Fabric::endpoint), with `Unavailable`.
+    Endpoint,
+    /// [`Endpoint::connect`](crate::Endpoint::connect), with `Connect`.
+    Connect,
+    /// [`Endpoint::expose`](crate::Endpoint::expose), with `Registration`.
+    Expose,
+    /// [`Endpoint::import`](crate::Endpoint::import), with `RemoteKey`.
+    Import,
+    /// [`Endpoint::post_read`](crate::Endpoint::post_read), with `Post`.
+    Post,
+}
+
+/// At which of its opportunities a fault happens. They are counted from 0: calls over the whole fabric, reads for each endpoint
+/// by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Every time.
+    Always,
+    /// Only this time.
+    Nth(u64),
+    /// This time and every time after.
+    From(u64),
+    /// Once in so many times on average, by the plan's seed. Never, if 0.
+    OneIn(u32),
+}
+
+/// What happens to a read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    /// It completes with this failure. Some of its bytes, or all, may have landed.
+    Fail(ReadFailure),
+    /// It completes as it would have, but so many polls of its endpoint later.
+    Delay {
+        /// How many.
+        polls: u32,
+    },
+    /// It completes when its endpoint is closed or dies, as flushed.
+    Hang,
+}
+
+/// Which faults happen when. Everything comes from the seed and the rules; the first rule that applies decides.
+#[derive(Clone, Debug)]
+pub struct FaultPlan {
+    seed: u64,
+    calls: Vec<(Call, When)>,
+    reads: Vec<(When, ReadFault)>,
+    dies_after: Option<u64>,
+}
+
+impl FaultPlan {
+    /// No faults yet.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        FaultPlan { seed, calls: Vec::new(), reads: Vec::new(), dies_after: None }
+    }
+
+    /// Fails a call.
+    #[must_use]
+    pub fn call(mut self, call: Call, when: When) -> Self {
+        self.calls.push((call, when));
+        self
+    }
+
+    /// Does something to reads.
+    #[must_use]
+    pub fn read(mut self, when: When, fault: ReadFault) -> Self {
+        self.reads.push((when, fault));
+        self
+    }
+
+    /// Each endpoint dies once it has posted so many reads: what is outstanding completes as `PeerGone`, and then the endpoint
+    /// fails as a whole.
+    #[must_use]
+    pub fn endpoints_die_after(mut self, reads: u64) -> Self {
+        self.dies_after = Some(reads);
+        self
+    }
+}
+
+impl When {
+    fn applies(self, count: u64, random: &mut SplitMix64) -> bool {
+        match self {
+            When::Always => true,
+            When::Nth(nth) => count == nth,
+            When::From(first) => count >= first,
+            When::OneIn(0) => false,
+            When::OneIn(times) => random.within(&(1..=times)) == 1,
+        }
+    }
+}
+
+/// Carries out the part of a plan that is about calls.
+#[derive(Debug)]
+pub(super) struct CallFaults {
+    rules: Vec<(Call, When)>,
+    counts: BTreeMap<Call, u64>,
+    random: SplitMix64,
+    endpoints: u64,
+    plan: FaultPlan,
+}
+
+impl CallFaults {
+    pub(super) fn new(plan: FaultPlan) -> Self {
+        let random = SplitMix64::split(plan.seed, 0);
+        CallFaults { rules: plan.calls.clone(), counts: BTreeMap::new(), random, endpoints: 0, plan }
+    }
+
+    /// Whether this call fails.
+    pub(super) fn strikes(&mut self, call: Call) -> bool {
+        let count = self.counts.entry(call).or_default();
+        let this = *count;
+        *count += 1;
+        let random = &mut self.random;
+        self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random))
+    }
+
+    /// The part of the plan that is about one more endpoint's reads.
+    pub(super) fn for_endpoint(&mut self) -> ReadFaults {
+        self.endpoints += 1;
+        ReadFaults {
+            rules: self.plan.reads.clone(),
+            dies_after: self.plan.dies_after,
+            posted: 0,
+            random: SplitMix64::split(self.plan.seed, self.endpoints),
+        }
+    }
+}
+
+/// Carries out the part of a plan that is about one endpoint's reads.
+#[derive(Debug)]
+pub(super) struct ReadFaults {
+    rules: Vec<(When, ReadFault)>,
+    dies_after: Option<u64>,
+    posted: u64,
+    random: SplitMix64,
+}
+
+impl ReadFaults {
+    /// What happens to the read just posted.
+    pub(super) fn next(&mut self) -> Option<ReadFault> {
+        let this = self.posted;
+        self.posted += 1;
+        let random = &mut self.random;
+        self.rules.iter().find(|(when, _)| when.applies(this, random)).map(|(_, fault)| fault.clone())
+    }
+
+    /// Whether the endpoint has posted all the reads of its life.
+    pub(super) fn is_over(&self) -> bool {
+        self.dies_after.is_some_and(|reads| self.posted >= reads)
+    }
+}

@@ -1,0 +1,240 @@
+//! A wrapper that records what any fabric is asked and answers.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use arrow_buffer::Buffer;
+use bytes::Bytes;
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+
+use crate::memory::{LocalRange, RegisteredMemory};
+use crate::{Capabilities, Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken, Transport};
+
+/// An endpoint of a traced fabric, numbered from 1 as they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointNumber(pub u64);
+
+/// Something that a fabric was asked for, or told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TraceEvent {
+    /// [`Fabric::allocate`] of so many bytes: where they are.
+    Allocated(usize, Result<u64, FabricError>),
+    /// [`Fabric::register`] of so many bytes: where they are.
+    Registered(usize, Result<u64, FabricError>),
+    /// [`Fabric::endpoint`].
+    Opened(Result<EndpointNumber, FabricError>),
+    /// [`Endpoint::connect`].
+    Connected(EndpointNumber, Result<(), FabricError>),
+    /// [`Endpoint::expose`] of the memory at this address: how long the key is.
+    Exposed(EndpointNumber, u64, Result<usize, FabricError>),
+    /// [`Endpoint::import`].
+    Imported(EndpointNumber, RegionId, Result<(), FabricError>),
+    /// [`Endpoint::forget`].
+    Forgot(EndpointNumber, RegionId),
+    /// [`Endpoint::post_read`].
+    Posted(EndpointNumber, ReadToken, RemoteRange, Result<(), FabricError>),
+    /// A completion was polled.
+    Completed(EndpointNumber, ReadToken, Result<(), ReadFailure>),
+    /// A poll brought the endpoint's failure.
+    Failed(EndpointNumber, FabricError),
+    /// [`Endpoint::close`].
+    Closing(EndpointNumber),
+    /// The endpoint was dropped; whether it was closed by then.
+    Dropped(EndpointNumber, bool),
+}
+
+/// A fabric that records every call but polls that bring nothing: in a ring of bounded length, and as `tracing` events at
+/// debug level.
+///
+/// ```
+/// use thallus_fabric::Fabric;
+/// use thallus_fabric::trace::{TraceEvent, Tracer};
+/// # use thallus_fabric_sim::{SimNetwork, SimOptions};
+/// # let fabric = SimNetwork::new(1, SimOptions::default()).host();
+///
+/// let traced = Tracer::new(fabric, 1000);
+/// let memory = traced.allocate(4096)?;
+/// assert_eq!(traced.events(), [TraceEvent::Allocated(4096, Ok(memory.address()))]);
+/// # Ok::<(), thallus_fabric::FabricError>(())
+/// ```
+pub struct Tracer<F> {
+    inner: F,
+    log: Arc<Log>,
+    endpoints: AtomicU64,
+}
+
+struct Log {
+    capacity: usize,
+    ring: Mutex<Ring>,
+}
+
+#[derive(Default)]
+struct Ring {
+    events: VecDeque<TraceEvent>,
+    lost: u64,
+}
+
+impl<F: Fabric> Tracer<F> {
+    /// Wraps `inner`. The last `capacity` events are kept; 0 is for `tracing` only.
+    pub fn new(inner: F, capacity: usize) -> Self {
+        let log = Log { capacity, ring: Mutex::default() };
+        Tracer { inner, log: Arc::new(log), endpoints: AtomicU64::new(0) }
+    }
+
+    /// The fabric inside.
+    pub fn inner(&self) -> &F {
+        &self.inner
+    }
+
+    /// The events kept, oldest first.
+    #[must_use]
+    pub fn events(&self) -> Vec<TraceEvent> {
+        self.log.ring().events.iter().cloned().collect()
+    }
+
+    /// How many events the ring was too short for.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.log.ring().lost
+    }
+}
+
+impl Log {
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn record(&self, event: TraceEvent) {
+        tracing::debug!(?event, "fabric");
+        let mut ring = self.ring();
+        if ring.events.len() >= self.capacity {
+            ring.lost += 1;
+            if ring.events.pop_front().is_none() {
+                return;
+            }
+        }
+        ring.events.push_back(event);
+    }
+}
+
+impl<F: fmt::Debug> fmt::Debug for Tracer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tracer({:?})", self.inner)
+    }
+}
+
+impl<F: Fabric> Fabric for Tracer<F> {
+    fn kind(&self) -> FabricKind {
+        self.inner.kind()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        let memory = self.inner.allocate(len);
+        let address = memory.as_ref().map(|memory| memory.address()).map_err(Clone::clone);
+        self.log.record(TraceEvent::Allocated(len, address));
+        memory
+    }
+
+    fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        let len = buffer.len();
+        let memory = self.inner.register(buffer);
+        let address = memory.as_ref().map(|memory| memory.address()).map_err(Clone::clone);
+        self.log.record(TraceEvent::Registered(len, address));
+        memory
+    }
+
+    fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        let inner =
+            self.inner.endpoint().inspect_err(|error| self.log.record(TraceEvent::Opened(Err(error.clone()))))?;
+        let number = EndpointNumber(self.endpoints.fetch_add(1, Ordering::Relaxed) + 1);
+        self.log.record(TraceEvent::Opened(Ok(number)));
+        Ok(Box::new(TracedEndpoint { inner, number, log: Arc::clone(&self.log) }))
+    }
+}
+
+struct TracedEndpoint {
+    inner: Box<dyn Endpoint>,
+    number: EndpointNumber,
+    log: Arc<Log>,
+}
+
+impl fmt::Debug for TracedEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {:?}", self.number, self.inner)
+    }
+}
+
+impl Endpoint for TracedEndpoint {
+    fn address(&self) -> Bytes {
+        self.inner.address()
+    }
+
+    fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
+        let result = self.inner.connect(peer);
+        self.log.record(TraceEvent::Connected(self.number, result.clone()));
+        result
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        self.inner.transport()
+    }
+
+    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+        let result = self.inner.expose(memory);
+        let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
+        self.log.record(TraceEvent::Exposed(self.number, memory.address(), len));
+        result
+    }
+
+    fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
+        let result = self.inner.import(region, base, len, key);
+        self.log.record(TraceEvent::Imported(self.number, region, result.clone()));
+        result
+    }
+
+    fn forget(&mut self, region: RegionId) {
+        self.log.record(TraceEvent::Forgot(self.number, region));
+        self.inner.forget(region);
+    }
+
+    fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
+        let result = self.inner.post_read(token, from, into);
+        self.log.record(TraceEvent::Posted(self.number, token, from, result.clone()));
+        result
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
+        let before = completions.len();
+        let polled = self.inner.poll(cx, completions);
+        for Completion { token, result } in completions.iter().skip(before) {
+            self.log.record(TraceEvent::Completed(self.number, *token, result.clone()));
+        }
+        if let Poll::Ready(Err(error)) = &polled {
+            self.log.record(TraceEvent::Failed(self.number, error.clone()));
+        }
+        polled
+    }
+
+    fn close(&mut self) {
+        self.log.record(TraceEvent::Closing(self.number));
+        self.inner.close();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.inner.is_closed()
+    }
+}
+
+impl Drop for TracedEndpoint {
+    fn drop(&mut self) {
+        self.log.record(TraceEvent::Dropped(self.number, self.inner.is_closed()));
+    }
+}

@@ -1,0 +1,166 @@
+//! From DataFusion's errors, which wrap each other and those of five libraries, to one of ours.
+
+use std::any::Any;
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use arrow_schema::ArrowError;
+use datafusion::error::DataFusionError;
+use datafusion::object_store;
+use datafusion::parquet::errors::ParquetError;
+use tokio::task::JoinError;
+
+use crate::catalog::TableSpec;
+use crate::engine::EngineError;
+
+/// The engine went away under a query.
+pub(super) fn shutting_down() -> EngineError {
+    EngineError::Internal { message: "the engine is shutting down".to_owned() }
+}
+
+/// A task of the engine did not end by itself.
+pub(super) fn of_join(error: JoinError) -> EngineError {
+    match error.try_into_panic() {
+        Ok(panic) => EngineError::Internal { message: format!("a bug: {}", of_panic(&*panic)) },
+        Err(_) => shutting_down(),
+    }
+}
+
+fn of_panic(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message")
+}
+
+/// DataFusion's message alone.
+pub(super) fn short(error: &DataFusionError) -> String {
+    error.find_root().message().into_owned()
+}
+
+/// What DataFusion's error means to the user of a query that reads the tables `scanned`.
+pub(super) fn of_datafusion(error: DataFusionError, scanned: &[&TableSpec]) -> EngineError {
+    let mut cause: &(dyn Error + 'static) = &error;
+    // The innermost error that says what happened decides; those around it say where it passed by. No recursion: chains
+    // may be long.
+    let mut found = None;
+    loop {
+        found = meaning(cause, scanned).or(found);
+        match cause.source() {
+            Some(source) => cause = source,
+            None => break,
+        }
+    }
+    found.unwrap_or_else(|| EngineError::Execution { message: error.strip_backtrace() })
+}
+
+fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<EngineError> {
+    if let Some(error) = cause.downcast_ref::<DataFusionError>() {
+        return of_datafusion_itself(error, scanned);
+    }
+    if let Some(error) = cause.downcast_ref::<ArrowError>() {
+        return of_arrow(error, scanned);
+    }
+    if let Some(error) = cause.downcast_ref::<ParquetError>() {
+        return Some(source(scanned, None, error.to_string()));
+    }
+    if let Some(error) = cause.downcast_ref::<object_store::Error>() {
+        return Some(of_store(error, scanned));
+    }
+    if let Some(error) = cause.downcast_ref::<io::Error>() {
+        return Some(of_io(error, scanned));
+    }
+    None
+}
+
+fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Option<EngineError> {
+    let message = error.message().into_owned();
+    Some(match error {
+        DataFusionError::SQL(parser, _) => EngineError::Syntax { message: of_parser(parser) },
+        DataFusionError::NotImplemented(_) => EngineError::Unsupported { message },
+        DataFusionError::SchemaError(..) => EngineError::Column { message },
+        DataFusionError::Plan(_) | DataFusionError::Configuration(_) => EngineError::Plan { message },
+        DataFusionError::Execution(_) => EngineError::Execution { message },
+        DataFusionError::ResourcesExhausted(_) => EngineError::ResourcesExhausted { message },
+        DataFusionError::Internal(_) => EngineError::Internal { message },
+        DataFusionError::ExecutionJoin(join) => match join.is_panic() {
+            true => EngineError::Internal { message: format!("a bug: {join}") },
+            false => shutting_down(),
+        },
+        DataFusionError::ArrowError(error, _) => return of_arrow(error, scanned),
+        DataFusionError::ParquetError(error) => source(scanned, None, error.to_string()),
+        DataFusionError::ObjectStore(error) => of_store(error, scanned),
+        DataFusionError::IoError(error) => of_io(error, scanned),
+        // Wrappers, which say nothing by themselves.
+        _ => return None,
+    })
+}
+
+fn of_parser(error: &datafusion::sql::sqlparser::parser::ParserError) -> String {
+    use datafusion::sql::sqlparser::parser::ParserError;
+    match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.clone(),
+        ParserError::RecursionLimitExceeded => {
+            format!("nested more than {} deep", super::guard::PARSER_RECURSION)
+        }
+    }
+}
+
+fn of_arrow(error: &ArrowError, scanned: &[&TableSpec]) -> Option<EngineError> {
+    let message = error.to_string();
+    Some(match error {
+        ArrowError::ExternalError(_) => return None,
+        ArrowError::NotYetImplemented(_) => EngineError::Unsupported { message },
+        ArrowError::MemoryError(_) => EngineError::ResourcesExhausted { message },
+        ArrowError::CsvError(_)
+        | ArrowError::JsonError(_)
+        | ArrowError::AvroError(_)
+        | ArrowError::IpcError(_)
+        | ArrowError::ParquetError(_) => source(scanned, None, message),
+        ArrowError::IoError(_, error) => of_io(error, scanned),
+        // The reader of CSV says so too when a later row is not of the type that the first rows had; a cast in the query
+        // does not say "for column".
+        ArrowError::ParseError(text) if text.contains("for column") && !scanned.is_empty() => {
+            source(scanned, None, format!("{text} (a column's type is told from the first rows)"))
+        }
+        _ => EngineError::Execution { message },
+    })
+}
+
+fn of_store(error: &object_store::Error, scanned: &[&TableSpec]) -> EngineError {
+    use object_store::Error as E;
+    let path = match error {
+        E::NotFound { path, .. }
+        | E::PermissionDenied { path, .. }
+        | E::Precondition { path, .. }
+        | E::NotModified { path, .. } => Some(path),
+        _ => None,
+    };
+    let reason = match error {
+        E::NotFound { .. } => "no such file or directory".to_owned(),
+        E::PermissionDenied { source, .. } => format!("permission denied ({source})"),
+        E::Precondition { .. } | E::NotModified { .. } => "the file changed while it was read".to_owned(),
+        other => other.to_string(),
+    };
+    source(scanned, path.map(|path| PathBuf::from(format!("/{}", path.trim_start_matches('/')))), reason)
+}
+
+fn of_io(error: &io::Error, scanned: &[&TableSpec]) -> EngineError {
+    match error.kind() {
+        // Only spilling writes.
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            EngineError::ResourcesExhausted { message: format!("cannot spill: {error}") }
+        }
+        _ => source(scanned, None, error.to_string()),
+    }
+}
+
+/// A file cannot be read: of the table that the path belongs to, else of one of those that the query reads.
+fn source(scanned: &[&TableSpec], path: Option<PathBuf>, reason: String) -> EngineError {
+    let owner = path.as_ref().and_then(|path| scanned.iter().find(|spec| path.starts_with(&spec.path)));
+    let candidates: &[&TableSpec] = owner.map_or(scanned, std::slice::from_ref);
+    let path = match (path, candidates) {
+        (None, [only]) => Some(only.path.clone()),
+        (path, _) => path,
+    };
+    EngineError::Source { tables: candidates.iter().map(|spec| spec.name.clone()).collect(), path, reason }
+}

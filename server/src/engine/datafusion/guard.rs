@@ -1,0 +1,218 @@
+//! What is let through to the planner: one statement, that reads, and not so deep that the stack would not hold it.
+//!
+//! The parser limits its own recursion, but chains such as `a + a + ...` it parses in a loop, to a tree as deep as the
+//! chain is long; and most of what is later done to trees (to copy, compare, hash, print, evaluate and drop them)
+//! recurses without asking how deep. So depth is bounded here, from the tokens, before there is a tree.
+
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+
+use super::error;
+use crate::engine::EngineError;
+
+/// Deepest nesting of parentheses, sub-queries and the like that the parser follows.
+pub(super) const PARSER_RECURSION: usize = 128;
+
+/// Highest [`nesting`] let through. The stack that a level takes was measured for the shapes in the tests, with a factor
+/// of at least four to spare in [`super::STACK_BYTES`].
+pub(super) const MAX_NESTING: usize = 4096;
+
+/// Parses the one statement that `sql` must be, if it is one that only reads.
+pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, EngineError> {
+    if sql.len() > max_sql_bytes {
+        return Err(EngineError::TooLarge { what: "length in bytes", actual: sql.len(), limit: max_sql_bytes });
+    }
+    let dialect = GenericDialect {};
+    let tokens = Tokenizer::new(&dialect, sql)
+        .tokenize_with_location()
+        .map_err(|e| EngineError::Syntax { message: e.to_string() })?;
+    let depth = nesting(&tokens);
+    if depth > MAX_NESTING {
+        return Err(EngineError::TooLarge { what: "nesting of expressions", actual: depth, limit: MAX_NESTING });
+    }
+    let words = first_words(&tokens);
+    let mut statements = DFParserBuilder::new(tokens)
+        .with_dialect(&dialect)
+        .with_recursion_limit(PARSER_RECURSION)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|e| error::of_datafusion(e, &[]))?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) if only_reads(&statement) => Ok(statement),
+        (Some(_), 0) => Err(EngineError::ReadOnly { statement: words }),
+        (Some(_), more) => {
+            Err(EngineError::Syntax { message: format!("one statement at a time; this text has {}", more + 1) })
+        }
+        (None, _) => Err(EngineError::Syntax { message: "there is no statement in the text".to_owned() }),
+    }
+}
+
+/// Whether a statement, by its kind, only reads. A list of what may, so that a kind that a later version adds may not.
+fn only_reads(statement: &Statement) -> bool {
+    match statement {
+        Statement::Explain(explain) => only_reads(&explain.statement),
+        Statement::Statement(statement) => sql_only_reads(statement),
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => false,
+    }
+}
+
+fn sql_only_reads(statement: &SqlStatement) -> bool {
+    match statement {
+        SqlStatement::Query(_)
+        | SqlStatement::ShowTables { .. }
+        | SqlStatement::ShowColumns { .. }
+        | SqlStatement::ShowFunctions { .. }
+        | SqlStatement::ShowVariable { .. }
+        | SqlStatement::ShowVariables { .. }
+        | SqlStatement::ExplainTable { .. } => true,
+        SqlStatement::Explain { statement, .. } => sql_only_reads(statement),
+        _ => false,
+    }
+}
+
+/// The statement's first words, for a message: `CREATE EXTERNAL TABLE`, `SET`.
+fn first_words(tokens: &[TokenWithSpan]) -> String {
+    const MOST: usize = 3;
+    let words: Vec<String> = tokens
+        .iter()
+        .map(|token| &token.token)
+        .filter(|token| !matches!(token, Token::Whitespace(_)))
+        .map_while(|token| match token {
+            Token::Word(word) if word.keyword != Keyword::NoKeyword && word.quote_style.is_none() => {
+                Some(word.value.to_uppercase())
+            }
+            _ => None,
+        })
+        .take(MOST)
+        .collect();
+    if words.is_empty() { "this statement".to_owned() } else { words.join(" ") }
+}
+
+/// One pair of parentheses, or the whole text.
+#[derive(Default)]
+struct Level {
+    /// Operators and keywords since the last comma: each may be one level of a tree.
+    operators: usize,
+    /// Deepest of the parentheses since the last comma.
+    inner: usize,
+    /// Deepest of what lies between earlier commas.
+    deepest: usize,
+    /// Whether a query stands here: then commas too may nest, in `FROM a, b` (as joins) and in `WITH a AS (), b AS ()`.
+    query: bool,
+}
+
+impl Level {
+    fn depth(&self) -> usize {
+        self.deepest.max(self.operators + self.inner)
+    }
+}
+
+/// An upper bound of the depth of any tree, of expressions or of plans, that can be made of these tokens. It grows by at
+/// most one a token, and not with the number of literals in a list.
+fn nesting(tokens: &[TokenWithSpan]) -> usize {
+    let mut outer: Vec<Level> = Vec::new();
+    let mut level = Level::default();
+    for token in tokens {
+        match &token.token {
+            Token::LParen | Token::LBracket | Token::LBrace => outer.push(std::mem::take(&mut level)),
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                let depth = level.depth() + 1;
+                // One too many is a syntax error, which the parser explains better.
+                level = outer.pop().unwrap_or_default();
+                level.inner = level.inner.max(depth);
+                // `a[1][1]`, `f(x)(y)`: one within the other, though no operator stands between.
+                level.operators += 1;
+            }
+            Token::Comma if level.query => level.operators += 1,
+            Token::Comma => level = Level { deepest: level.depth(), ..Level::default() },
+            Token::Word(word) if word.keyword == Keyword::NoKeyword => {}
+            Token::Word(word) => {
+                level.query |= matches!(word.keyword, Keyword::SELECT | Keyword::FROM | Keyword::WITH);
+                level.operators += 1;
+            }
+            Token::Whitespace(_) | Token::Number(..) | Token::SingleQuotedString(_) | Token::Period | Token::EOF => {}
+            _ => level.operators += 1,
+        }
+    }
+    while let Some(parent) = outer.pop() {
+        let depth = level.depth() + 1;
+        level = parent;
+        level.inner = level.inner.max(depth);
+    }
+    level.depth()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineErrorKind;
+
+    fn nesting_of(sql: &str) -> usize {
+        nesting(&Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap())
+    }
+
+    #[test]
+    fn chains_count_by_their_length() {
+        let n = 1000;
+        for chain in [
+            format!("1{}", "+1".repeat(n)),
+            format!("a{}", " OR a".repeat(n)),
+            format!("{}a", "NOT ".repeat(n)),
+            format!("a{}", "[1]".repeat(n)),
+            format!("a{}", "::int".repeat(n)),
+            format!("{}1{}", "(".repeat(n), ")".repeat(n)),
+            format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(n)),
+            format!("SELECT * FROM t{}", ", t".repeat(n)),
+            format!("SELECT * FROM t{}", " CROSS JOIN t".repeat(n)),
+            format!("WITH a AS (SELECT 1){} SELECT 1", ", a AS (SELECT * FROM a)".repeat(n)),
+            format!("(1{})+(2)+(3)", "+1".repeat(n)),
+        ] {
+            assert!(nesting_of(&chain) >= n, "{}: {}", &chain[..40], nesting_of(&chain));
+        }
+    }
+
+    #[test]
+    fn lists_do_not_count_by_their_length() {
+        let numbers = vec!["-1"; 100_000].join(", ");
+        assert!(nesting_of(&format!("SELECT a FROM t WHERE a IN ({numbers})")) < 20);
+        assert!(nesting_of(&format!("VALUES {}", vec!["(1, 2)"; 100_000].join(", "))) < 20);
+        assert!(nesting_of(&format!("SELECT f({numbers})")) < 20);
+    }
+
+    #[test]
+    fn one_statement_that_reads() {
+        let kind = |sql: &str| parse(sql, 1 << 20).map(|_| ()).map_err(|e| e.kind());
+        for sql in ["SELECT 1", "select 1;", " VALUES (1) ", "EXPLAIN ANALYZE SELECT 1", "SHOW TABLES", "DESCRIBE t"] {
+            assert_eq!(kind(sql), Ok(()), "{sql}");
+        }
+        for sql in ["", ";", "-- nothing", "SELECT 1; SELECT 2", "SELEC 1", "SELECT 'open", "SELECT (1", "SELECT 1)"] {
+            assert_eq!(kind(sql), Err(EngineErrorKind::Syntax), "{sql}");
+        }
+        for sql in [
+            "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
+            "COPY t TO '/tmp/x.csv'",
+            "EXPLAIN COPY t TO '/tmp/x.csv'",
+            "INSERT INTO t VALUES (1)",
+            "DROP TABLE t",
+            "SET datafusion.execution.batch_size = 1",
+            "RESET datafusion.execution.batch_size",
+            "PREPARE p AS SELECT 1",
+            "BEGIN",
+            "CREATE FUNCTION f() RETURNS INT RETURN 1",
+        ] {
+            assert_eq!(kind(sql), Err(EngineErrorKind::ReadOnly), "{sql}");
+        }
+        assert_eq!(kind(&" ".repeat((1 << 20) + 1)), Err(EngineErrorKind::TooLarge));
+        assert_eq!(kind(&format!("SELECT 1{}", "+1".repeat(MAX_NESTING))), Err(EngineErrorKind::TooLarge));
+    }
+
+    #[test]
+    fn a_refusal_names_the_statement() {
+        let refused = |sql| parse(sql, 1000).unwrap_err().message();
+        assert!(refused("create external table x stored as csv location 'y'").starts_with("CREATE EXTERNAL TABLE is"));
+        assert!(refused("set x = 1").starts_with("SET is"));
+    }
+}

@@ -1,0 +1,227 @@
+//! The engine that ships: Apache DataFusion over files.
+//!
+//! It has a tokio runtime of its own, for three reasons: planning and scanning are long computations that must not delay
+//! the connections; its threads have stacks deep enough for the deepest query that [`guard`] lets through; and everything
+//! that a query spawned can be counted.
+
+mod error;
+mod guard;
+mod run;
+mod store;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::TableReference;
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+
+use super::{Engine, EngineError, QueryRequest, QueryStream, TableInfo};
+use crate::catalog::{self, CatalogError, TableSpec};
+use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
+use store::ReadOnlyStore;
+
+/// Stack of each of the engine's threads. Only what is touched costs memory. See [`guard::MAX_NESTING`].
+const STACK_BYTES: usize = 128 << 20;
+/// How many of the largest consumers an out-of-memory error names.
+const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
+
+/// The engine could not be opened.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// A table cannot be served.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// There is no place to spill to.
+    #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
+    SpillDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The system gives no more threads.
+    #[error("cannot start the engine's threads: {0}")]
+    Threads(#[source] std::io::Error),
+    /// Anything else; a bug.
+    #[error("cannot open the query engine: {0}")]
+    Internal(String),
+}
+
+/// What each query's task needs of the engine.
+struct Shared {
+    context: SessionContext,
+    specs: Vec<TableSpec>,
+    batch_rows: usize,
+    max_sql_bytes: usize,
+}
+
+/// Runs SQL over Parquet, CSV, JSON and Arrow files with DataFusion.
+pub struct DataFusionEngine {
+    /// Always there, but for the end of `drop`.
+    runtime: Option<Runtime>,
+    shared: Arc<Shared>,
+    tables: Vec<TableInfo>,
+}
+
+impl DataFusionEngine {
+    /// Opens every table that the configuration names, and starts the engine's threads.
+    ///
+    /// Every file's schema is read, so that one that is corrupt shows now. The data itself is not.
+    ///
+    /// # Errors
+    /// [`OpenError`], for the first table that cannot be served, or a resource that cannot be had.
+    pub async fn open(config: &ServerConfig) -> Result<Self, OpenError> {
+        let specs = catalog::resolve(config)?;
+        let context = context(&config.engine, &specs)?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(config.engine.effective_partitions())
+            .thread_name("thallus-engine")
+            .thread_stack_size(STACK_BYTES)
+            .enable_all()
+            .build()
+            .map_err(OpenError::Threads)?;
+        // From here on the runtime is dropped the way an asynchronous context allows.
+        let mut engine = DataFusionEngine {
+            runtime: Some(runtime),
+            shared: Arc::new(Shared {
+                context,
+                specs,
+                batch_rows: config.engine.batch_rows,
+                max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
+            }),
+            tables: Vec::new(),
+        };
+        let shared = Arc::clone(&engine.shared);
+        // On the engine's own threads: a decoder that panics on a corrupt file then ends in an error here.
+        engine.tables = engine
+            .handle()
+            .spawn(async move { register(&shared).await })
+            .await
+            .map_err(|e| OpenError::Internal(error::of_join(e).message()))??;
+        Ok(engine)
+    }
+
+    fn handle(&self) -> &tokio::runtime::Handle {
+        self.runtime.as_ref().expect("taken only by drop").handle()
+    }
+
+    /// Tasks alive in the engine, those of every query together; for tests and metrics.
+    #[must_use]
+    pub fn alive_tasks(&self) -> usize {
+        self.handle().metrics().num_alive_tasks()
+    }
+
+    /// Bytes that queries hold of the engine's memory now; for tests and metrics.
+    #[must_use]
+    pub fn memory_reserved(&self) -> usize {
+        self.shared.context.runtime_env().memory_pool.reserved()
+    }
+}
+
+impl fmt::Debug for DataFusionEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataFusionEngine").field("tables", &self.tables).finish_non_exhaustive()
+    }
+}
+
+impl Drop for DataFusionEngine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A plain drop would block, which panics where the owner is asynchronous.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for DataFusionEngine {
+    async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
+        let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
+        run::start(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows).await
+    }
+
+    fn tables(&self) -> Vec<TableInfo> {
+        self.tables.clone()
+    }
+}
+
+/// DataFusion, set up to read `specs` and nothing else.
+fn context(config: &EngineConfig, specs: &[TableSpec]) -> Result<SessionContext, OpenError> {
+    let environment = environment(config)?;
+    let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
+    let roots = specs.iter().map(|spec| tables::location(spec)).collect::<Result<Vec<_>, _>>()?;
+    environment.register_object_store(&url, Arc::new(ReadOnlyStore::new(roots)));
+    let mut session = SessionConfig::new()
+        .with_information_schema(true)
+        .with_default_catalog_and_schema("thallus", "public")
+        .with_target_partitions(config.effective_partitions())
+        .with_batch_size(config.batch_rows);
+    session.options_mut().sql_parser.recursion_limit =
+        NonZeroUsize::new(guard::PARSER_RECURSION).expect("not zero").into();
+    let state =
+        SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(environment).build();
+    Ok(SessionContext::new_with_state(state))
+}
+
+fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
+    let bytes = config.effective_memory_limit().as_usize();
+    let pool: Arc<dyn MemoryPool> = match config.memory_pool {
+        MemoryPoolKind::Fair => Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), CONSUMERS_NAMED)),
+        MemoryPoolKind::Greedy => Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(bytes), CONSUMERS_NAMED)),
+    };
+    let spill_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let mode = match config.max_spill_bytes.bytes() {
+        0 => DiskManagerMode::Disabled,
+        _ => {
+            // DataFusion would make a missing directory; a mistyped one is better refused.
+            let usable = std::fs::metadata(&spill_dir)
+                .map_err(|e| e.to_string())
+                .and_then(|metadata| metadata.is_dir().then_some(()).ok_or_else(|| "it is not a directory".to_owned()));
+            usable.map_err(|reason| OpenError::SpillDirectory { path: spill_dir.clone(), reason })?;
+            DiskManagerMode::Directories(vec![spill_dir.clone()])
+        }
+    };
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(
+            DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(config.max_spill_bytes.bytes()),
+        )
+        // A directory's listing is not remembered: new and vanished files count from the next query on.
+        .with_object_list_cache_limit(0)
+        .build_arc()
+        .map_err(|e| OpenError::SpillDirectory { path: spill_dir, reason: e.strip_backtrace() })
+}
+
+/// Opens and registers every table.
+async fn register(shared: &Shared) -> Result<Vec<TableInfo>, OpenError> {
+    let state = shared.context.state();
+    let mut tables = Vec::new();
+    for spec in &shared.specs {
+        let provider = tables::open(&state, spec).await?;
+        tables.push(TableInfo {
+            name: spec.name.clone(),
+            source: spec.path.display().to_string(),
+            format: spec.format.as_str(),
+            columns: provider.schema().fields().len(),
+            files: spec.files.len(),
+        });
+        shared
+            .context
+            .register_table(TableReference::bare(spec.name.clone()), provider)
+            .map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
+    }
+    Ok(tables)
+}

@@ -1,0 +1,198 @@
+//! One query, from its text to the end of its rows: a task on the engine's runtime, and the stream at the other end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::SQLOptions;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::{ResolvedTableReference, TableReference};
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::{Shared, error, guard};
+use crate::catalog::TableSpec;
+use crate::engine::{EngineError, QueryStream};
+
+/// Batches that wait for whoever takes them, besides the one in the making: enough that neither side waits for the other's
+/// every step, and no more memory than that.
+const BATCHES_AHEAD: usize = 2;
+
+/// Aborts the query's task when dropped, and with it everything that the task spawned.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Task {
+    /// How the task ended: `None` by itself, else why not.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<EngineError>> {
+        self.0.poll_unpin(cx).map(|end| end.err().map(error::of_join))
+    }
+}
+
+/// Plans and starts a query.
+pub(super) async fn start(
+    handle: &Handle,
+    shared: Arc<Shared>,
+    sql: String,
+    batch_rows: usize,
+) -> Result<QueryStream, EngineError> {
+    let (started, start) = oneshot::channel();
+    let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
+    let mut task = Task(handle.spawn(run(shared, sql, batch_rows, started, rows)));
+    match start.await {
+        Ok(Ok(schema)) => Ok(QueryStream { schema, batches: Box::pin(Batches { batches, task: Some(task) }) }),
+        Ok(Err(e)) => Err(e),
+        // It ended without an answer: it panicked, or the engine is going down.
+        Err(_) => {
+            let end = std::future::poll_fn(|cx| task.poll_end(cx)).await;
+            Err(end.unwrap_or_else(error::shutting_down))
+        }
+    }
+}
+
+/// The receiving end of a query's rows.
+struct Batches {
+    batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
+    /// `None` once its end is known.
+    task: Option<Task>,
+}
+
+impl Stream for Batches {
+    type Item = Result<RecordBatch, EngineError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(item) = ready!(self.batches.poll_recv(cx)) {
+            return Poll::Ready(Some(item));
+        }
+        // A closed channel alone does not tell a complete result from one cut short by a panic.
+        let Some(task) = &mut self.task else { return Poll::Ready(None) };
+        let end = ready!(task.poll_end(cx));
+        self.task = None;
+        Poll::Ready(end.map(Err))
+    }
+}
+
+/// The task: everything of a query happens here, the drop of its (possibly deep) plan included.
+async fn run(
+    shared: Arc<Shared>,
+    sql: String,
+    batch_rows: usize,
+    started: oneshot::Sender<Result<SchemaRef, EngineError>>,
+    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+) {
+    let (mut stream, scanned) = match plan(&shared, &sql, batch_rows).await {
+        Ok(query) => query,
+        Err(e) => {
+            // Nobody to tell if the asker is gone.
+            let _ = started.send(Err(e));
+            return;
+        }
+    };
+    let schema = stream.schema();
+    if started.send(Ok(Arc::clone(&schema))).is_err() {
+        return;
+    }
+    while let Some(item) = stream.next().await {
+        let item = item.map_err(|e| error::of_datafusion(e, &scanned)).and_then(|batch| with_schema(batch, &schema));
+        let failed = item.is_err();
+        for piece in crate::engine::slices(item, batch_rows) {
+            if rows.send(piece).await.is_err() {
+                return;
+            }
+        }
+        if failed {
+            return;
+        }
+    }
+}
+
+/// From SQL to a stream that has not been polled yet, and the tables that it reads.
+async fn plan<'a>(
+    shared: &'a Shared,
+    sql: &str,
+    batch_rows: usize,
+) -> Result<(SendableRecordBatchStream, Vec<&'a TableSpec>), EngineError> {
+    let statement = guard::parse(sql, shared.max_sql_bytes)?;
+    let mut state = shared.context.state();
+    *state.config_mut() = state.config().clone().with_batch_size(batch_rows);
+    // Asked only when planning failed: whether it was for want of a table.
+    let references = state.resolve_table_references(&statement).unwrap_or_default();
+    let logical = match logical_plan(&state, statement).await {
+        Ok(logical) => logical,
+        Err(e) => return Err(unknown_table(shared, &state, references).await.unwrap_or_else(|| of_planning(e))),
+    };
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    if let Err(e) = read_only.verify_plan(&logical) {
+        return Err(EngineError::ReadOnly { statement: error::short(&e) });
+    }
+    let scanned = scanned_tables(shared, &logical);
+    let failed = |e| error::of_datafusion(e, &scanned);
+    let physical = state.create_physical_plan(&logical).await.map_err(failed)?;
+    let stream = execute_stream(physical, state.task_ctx()).map_err(failed)?;
+    Ok((stream, scanned))
+}
+
+async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {
+    state.statement_to_plan(statement).await
+}
+
+fn of_planning(e: DataFusionError) -> EngineError {
+    error::of_datafusion(e, &[])
+}
+
+/// The first of these tables that does not exist.
+async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
+    let defaults = &state.config_options().catalog;
+    for reference in references {
+        let ResolvedTableReference { catalog, schema, table } =
+            reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
+        let exists = match state.schema_for_ref(TableReference::full(catalog, schema, Arc::clone(&table))) {
+            Ok(schema) => matches!(schema.table(&table).await, Ok(Some(_))),
+            Err(_) => false,
+        };
+        if !exists {
+            return Some(EngineError::UnknownTable {
+                table: reference.to_string(),
+                known: shared.specs.iter().map(|spec| spec.name.clone()).collect(),
+            });
+        }
+    }
+    None
+}
+
+/// The tables that a plan reads, to name them when a file of theirs fails.
+fn scanned_tables<'a>(shared: &'a Shared, plan: &LogicalPlan) -> Vec<&'a TableSpec> {
+    let mut names = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            names.push(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the visitor does not fail");
+    shared.specs.iter().filter(|spec| names.contains(&spec.name)).collect()
+}
+
+/// The batch under exactly the schema that was announced: some operators yield one that differs in nullability or metadata.
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, EngineError> {
+    if Arc::ptr_eq(batch.schema_ref(), schema) || batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
+        .map_err(|e| EngineError::Internal { message: format!("a batch does not fit the announced schema: {e}") })
+}

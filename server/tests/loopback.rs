@@ -1,0 +1,260 @@
+//! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
+
+mod world;
+
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use proptest::prelude::*;
+use thallus_client::{ClientError, Delivery, QueryOptions, StreamCode};
+use thallus_fabric::Fencing;
+use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_server::engine::EngineError;
+use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use world::{World, block_on, within};
+
+#[test]
+fn a_small_result_comes_inline_and_a_large_one_lent() {
+    block_on(async {
+        let engine =
+            ScriptedEngine::new().on("small", Script::synthetic(1, 3)).on("large", Script::synthetic(5, 20_000));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let mut small = client.query("small").await.unwrap();
+        let batches: Vec<_> = small.by_ref().try_collect().await.unwrap();
+        assert_eq!(batches, [synthetic_batch(0, 3)]);
+        assert_eq!((small.report().batches_inline, small.report().batches_lent), (1, 0));
+
+        let mut large = client.query("large").await.unwrap();
+        let batches: Vec<_> = large.by_ref().try_collect().await.unwrap();
+        let expected: Vec<_> = (0..5).map(|n| synthetic_batch(n, 20_000)).collect();
+        assert_eq!(batches, expected);
+        let report = large.report();
+        assert_eq!((report.batches_inline, report.batches_lent, report.complete), (0, 5, true), "{report}");
+        drop((batches, client));
+        world.is_at_rest().await;
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batches_survive_every_way(batches in arb_batches(3), way in 0_usize..3) {
+        let (fencing, delivery) = [
+            (Some(Fencing::LeaseWord), Delivery::Lent),
+            (Some(Fencing::Revocation), Delivery::Lent),
+            (None, Delivery::Inline),
+        ][way];
+        let got = block_on(async {
+            let engine = ScriptedEngine::new().on("q", Script::batches(batches.clone()));
+            let world = World::over(engine, fencing);
+            let client = world.client().await;
+            let options = QueryOptions::default().with_delivery(delivery);
+            let got = match client.query_with("q", options).await {
+                Ok(result) => result.try_collect::<Vec<_>>().await,
+                Err(error) => Err(error),
+            };
+            drop(client);
+            world.is_at_rest().await;
+            got
+        });
+        match got {
+            Ok(got) => {
+                prop_assert_eq!(got.len(), batches.len());
+                for (got, sent) in got.iter().zip(&batches) {
+                    prop_assert_eq!(same_batch(got, sent), Ok(()));
+                }
+            }
+            // What Arrow IPC has no words for, its schema included, is refused in words.
+            Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => {}
+            Err(other) => prop_assert!(false, "{other}"),
+        }
+    }
+}
+
+#[test]
+fn many_results_at_once_on_one_connection() {
+    block_on(async {
+        let mut engine = ScriptedEngine::new();
+        for n in 0..40_u64 {
+            engine = engine.on(format!("q{n}"), Script::synthetic(n % 7, 100 * n as usize + 1));
+        }
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let client = &client;
+        let results = (0..40_u64).map(|n| async move {
+            let result = client.query(&format!("q{n}")).await.unwrap();
+            let batches: Vec<_> = result.try_collect().await.unwrap();
+            let expected: Vec<_> = (0..n % 7).map(|i| synthetic_batch(i, 100 * n as usize + 1)).collect();
+            assert_eq!(batches, expected, "q{n}");
+        });
+        futures::future::join_all(results).await;
+    });
+}
+
+#[test]
+fn a_dropped_result_is_cancelled_at_the_server() {
+    block_on(async {
+        let engine = ScriptedEngine::new()
+            .on("endless", Script::synthetic(u64::MAX, 20_000))
+            .on("hangs", Script::synthetic(1, 10).hang())
+            .on("next", Script::synthetic(1, 10));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        for sql in ["endless", "hangs"] {
+            let mut result = client.query(sql).await.unwrap();
+            result.next().await.unwrap().unwrap();
+            drop(result);
+            within("the query to be cancelled", async {
+                while world.engine.running() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+        }
+        let rest: Vec<_> = client.query("next").await.unwrap().try_collect().await.unwrap();
+        assert_eq!(rest, [synthetic_batch(0, 10)], "the connection goes on");
+        drop(client);
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
+fn a_slow_reader_stops_the_engine_at_its_window() {
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let options = QueryOptions::default().with_window(Some(4 << 20));
+        let result = client.query_with("endless", options).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let after_a_while = world.engine.batches();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(world.engine.batches(), after_a_while, "the engine runs on without credit");
+        assert!(after_a_while < 20, "{after_a_while} batches of half a megabyte or more in a window of 4 MiB");
+        drop(result);
+    });
+}
+
+#[test]
+fn an_error_in_the_middle_is_an_error_and_not_an_end() {
+    block_on(async {
+        let error = EngineError::Execution { message: "the third batch is bad".into() };
+        let engine = ScriptedEngine::new().on("breaks", Script::synthetic(2, 20_000).fail(error));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let mut result = client.query("breaks").await.unwrap();
+        let mut rows = 0;
+        let failure = loop {
+            match result.next().await {
+                Some(Ok(batch)) => rows += batch.num_rows(),
+                Some(Err(error)) => break error,
+                None => panic!("an end after {rows} rows"),
+            }
+        };
+        assert!(failure.to_string().contains("the third batch is bad"), "{failure}");
+        assert!(matches!(failure, ClientError::Query { kind: StreamCode::Execution, .. }), "{failure:?}");
+        assert!(result.next().await.is_none());
+        assert!(!result.report().complete);
+    });
+}
+
+#[test]
+fn a_deadline_ends_a_query_that_hangs() {
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("hangs", Script::synthetic(1, 10).hang()), None);
+        let client = world.client().await;
+        let options = QueryOptions::default().with_deadline(Some(Duration::from_millis(200)));
+        let result = client.query_with("hangs", options).await.unwrap();
+        let failure = result.try_collect::<Vec<_>>().await.unwrap_err();
+        assert!(matches!(failure, ClientError::Timeout { .. } | ClientError::Query { kind: StreamCode::DeadlineExceeded, .. }));
+        drop(client);
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
+fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not() {
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("big", Script::synthetic(3, 200_000)), Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        for delivery in [Delivery::Lent, Delivery::Inline] {
+            let options = QueryOptions::default().with_window(Some(100_000)).with_delivery(delivery);
+            let batches: Vec<_> = client.query_with("big", options).await.unwrap().try_collect().await.unwrap();
+            assert_eq!(batches.len(), 3);
+        }
+        let client = world.client_with(|options| options.with_max_batch(1 << 20).with_window(1 << 20)).await;
+        let failure = client.query("big").await.unwrap().try_collect::<Vec<_>>().await.unwrap_err();
+        assert!(failure.to_string().contains("exceeds the limit"), "{failure}");
+    });
+}
+
+#[test]
+fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let mut result = client.query("endless").await.unwrap();
+        result.next().await.unwrap().unwrap();
+        world.cut();
+        let failure = within("the result to end", async {
+            loop {
+                match result.next().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break error,
+                    None => panic!("an end where the connection broke"),
+                }
+            }
+        })
+        .await;
+        assert!(matches!(failure, ClientError::ServerGone { .. }), "{failure:?}");
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
+fn a_drained_server_finishes_what_runs_and_takes_no_more() {
+    block_on(async {
+        let script = Script::synthetic(3, 20_000).sleep(Duration::from_millis(300)).batch(synthetic_batch(9, 5));
+        let world = World::over(ScriptedEngine::new().on("slow", script), Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let running = client.query("slow").await.unwrap();
+        world.server.drain();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let refused = client.query("slow").await.unwrap_err();
+        assert!(matches!(refused, ClientError::Query { kind: StreamCode::ShuttingDown, .. }), "{refused:?}");
+        let rows: usize = running.map_ok(|batch| batch.num_rows()).try_collect::<Vec<_>>().await.unwrap().iter().sum();
+        assert_eq!(rows, 60_005);
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
+fn one_connection_too_many_is_refused_in_words() {
+    block_on(async {
+        let world = World::limited(ScriptedEngine::new(), 2);
+        let _first = world.client().await;
+        let _second = world.client().await;
+        let refused = world.try_client(|options| options).await.unwrap_err();
+        assert!(matches!(&refused, ClientError::Refused { message } if message.contains("2 connections")), "{refused:?}");
+    });
+}
+
+#[test]
+fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(1, 10)), None);
+        let client = world.client().await;
+        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"THALLUS\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", &[0xff; 4096]] {
+            let mut stranger = world.pipe();
+            stranger.write_all(garbage).await.unwrap();
+            let mut answer = Vec::new();
+            within("the server to hang up", stranger.read_to_end(&mut answer)).await.unwrap();
+            assert!(answer.starts_with(b"THALLUS\n"), "the preface is all that every version understands");
+        }
+        let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.len(), 1);
+    });
+}

@@ -1,0 +1,117 @@
+//! A server, its fabric, and pipes to it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use thallus_client::{Client, ClientError, ConnectOptions, FabricPreference};
+use thallus_fabric::{Fabric, Fencing};
+use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
+use thallus_server::config::ServerConfig;
+use thallus_server::engine::scripted::ScriptedEngine;
+use thallus_server::{Fabrics, Server, Settings};
+use tokio::io::DuplexStream;
+use tokio::task::AbortHandle;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test on two threads, so that ends and fabric really run side by side.
+pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(within("the test", test))
+}
+
+pub async fn within<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, waited_for).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
+    }
+}
+
+pub struct World {
+    pub engine: ScriptedEngine,
+    pub server: Server,
+    network: Option<(SimNetwork, Arc<SimFabric>)>,
+    connections: Mutex<Vec<AbortHandle>>,
+}
+
+impl World {
+    /// A server over a fabric that is fenced so, or over none.
+    pub fn over(engine: ScriptedEngine, fencing: Option<Fencing>) -> Self {
+        let network = fencing.map(|fencing| {
+            let network = SimNetwork::new(42, SimOptions { fencing, ..SimOptions::default() });
+            let host = network.host();
+            (network, host)
+        });
+        Self::new(engine, network, ServerConfig::default())
+    }
+
+    /// A server that takes few connections.
+    pub fn limited(engine: ScriptedEngine, max_connections: usize) -> Self {
+        let mut config = ServerConfig::default();
+        config.limits.max_connections = max_connections;
+        Self::new(engine, None, config)
+    }
+
+    fn new(engine: ScriptedEngine, network: Option<(SimNetwork, Arc<SimFabric>)>, config: ServerConfig) -> Self {
+        let available = network.iter().map(|(_, host)| Arc::clone(host) as Arc<dyn Fabric>).collect();
+        let fabrics = Fabrics { available, reason: "this world has no fabric".into() };
+        let server = Server::new(Arc::new(engine.clone()), fabrics, Settings::new(&config));
+        World { engine, server, network, connections: Mutex::default() }
+    }
+
+    /// A new connection's far end.
+    pub fn pipe(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let server = self.server.clone();
+        let task = tokio::spawn(async move { server.handle(near).await });
+        self.connections.lock().unwrap().push(task.abort_handle());
+        far
+    }
+
+    pub async fn client(&self) -> Client {
+        self.client_with(|options| options).await
+    }
+
+    pub async fn client_with(&self, change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> Client {
+        self.try_client(change).await.unwrap()
+    }
+
+    pub async fn try_client(
+        &self,
+        change: impl FnOnce(ConnectOptions) -> ConnectOptions,
+    ) -> Result<Client, ClientError> {
+        let mut options = change(ConnectOptions::new("world"));
+        let fabrics: Vec<Arc<dyn Fabric>> = match &self.network {
+            Some((network, _)) => vec![network.host()],
+            None => Vec::new(),
+        };
+        if fabrics.is_empty() {
+            options = options.with_fabric(FabricPreference::None);
+        }
+        Client::connect_over(self.pipe(), &fabrics, None, options).await
+    }
+
+    /// Kills the server's side of every connection where it stands.
+    pub fn cut(&self) {
+        for connection in self.connections.lock().unwrap().drain(..) {
+            connection.abort();
+        }
+    }
+
+    /// Waits until no connection, no query and, but for what pools keep, no lent memory is left; and nothing was read that
+    /// was not on loan.
+    pub async fn is_at_rest(&self) {
+        within("connections and queries to end", async {
+            while self.server.connections() > 0 || self.engine.running() > 0 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+        if let Some((network, host)) = &self.network {
+            assert_eq!(network.violations(), [], "memory was read that was not on loan");
+            // The staging arena's chunks stay with the server; per-loan registrations and lease words do not.
+            let staging = self.server.staged_bytes();
+            assert_eq!(host.registered_bytes(), staging, "registrations were leaked");
+        }
+    }
+}
