@@ -63,7 +63,9 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(ToClient, Bytes)>, Decode
 
 /// A wrong preface is reported with as much of it as had come.
 fn blurred(result: Result<Vec<(ToClient, Bytes)>, DecodeError>) -> Result<Vec<(ToClient, Bytes)>, DecodeError> {
-    result.map_err(|error| if let DecodeError::Magic { .. } = error { DecodeError::Magic { found: [0; 8] } } else { error })
+    result.map_err(
+        |error| if let DecodeError::Magic { .. } = error { DecodeError::Magic { found: [0; 8] } } else { error },
+    )
 }
 
 proptest! {

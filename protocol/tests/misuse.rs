@@ -11,8 +11,8 @@ use thallus_protocol::client::{ClientCommand, ClientConfig};
 use thallus_protocol::message::{Delivery, ExecuteOptions, FabricOffer, Fencing, Region};
 use thallus_protocol::server::{Loan, ServerCommand};
 use thallus_protocol::{
-    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseEnd, LeaseId, ReadId, RegionId, RemoteRange, StreamId,
-    Timestamp,
+    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseEnd, LeaseId, ReadId, RegionId, RemoteRange,
+    StreamId, Timestamp,
 };
 
 /// A stream with one batch on loan and being read, and one that waits for credit.
@@ -110,9 +110,12 @@ fn place(region: RegionId) -> RemoteRange {
 fn server_state() {
     let state = |command, state| ApiMisuse::State { command, state };
     server_refuses(&state("fabric-closed", "open"), |_| ServerCommand::FabricClosed);
-    server_refuses(&state("fabric-unavailable", "open"), |_| ServerCommand::FabricUnavailable { reason: String::new() });
-    server_refuses(&state("schema", "the stream runs"), |_| {
-        ServerCommand::Schema { stream: STREAM, schema: schema_message() }
+    server_refuses(&state("fabric-unavailable", "open"), |_| ServerCommand::FabricUnavailable {
+        reason: String::new(),
+    });
+    server_refuses(&state("schema", "the stream runs"), |_| ServerCommand::Schema {
+        stream: STREAM,
+        schema: schema_message(),
     });
 }
 
@@ -127,15 +130,19 @@ fn server_unknown_stream() {
 
 #[test]
 fn server_lease_reused() {
-    server_refuses(&ApiMisuse::LeaseReused(LeaseId(1)), |_| {
-        ServerCommand::Lend { stream: STREAM, loan: loan(1, 8, place(DATA)), rows: 8 }
+    server_refuses(&ApiMisuse::LeaseReused(LeaseId(1)), |_| ServerCommand::Lend {
+        stream: STREAM,
+        loan: loan(1, 8, place(DATA)),
+        rows: 8,
     });
 }
 
 #[test]
 fn server_not_pulled() {
-    server_refuses(&ApiMisuse::NotPulled(STREAM), |_| {
-        ServerCommand::Inline { stream: STREAM, ipc: Bytes::new(), rows: 0 }
+    server_refuses(&ApiMisuse::NotPulled(STREAM), |_| ServerCommand::Inline {
+        stream: STREAM,
+        ipc: Bytes::new(),
+        rows: 0,
     });
     server_refuses(&ApiMisuse::NotPulled(STREAM), |pair| {
         pair.server.lend(STREAM, 2, 8, false, &mut pair.memory).pop_back().expect("a loan")
@@ -163,7 +170,10 @@ fn server_encode() {
 fn a_loan_must_be_what_it_says() {
     for (wrong, misuse) in [
         (place(RegionId(77)), ApiMisuse::Region(RegionId(77))),
-        (RemoteRange { len: 63, ..place(DATA) }, ApiMisuse::Encode("the places of LeaseId(3) do not match its buffers".into())),
+        (
+            RemoteRange { len: 63, ..place(DATA) },
+            ApiMisuse::Encode("the places of LeaseId(3) do not match its buffers".into()),
+        ),
     ] {
         let mut pair = busy(Fencing::Revocation);
         // The first batch is taken, so that the second goes out and the third is asked for.
