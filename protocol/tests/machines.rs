@@ -8,18 +8,9 @@ mod pair;
 use std::time::Duration;
 
 use pair::script::{Batch, Ending, Knobs, Script, arb_knobs, arb_script};
-use pair::{Op, Pair};
+use pair::{Op, Pair, config};
 use proptest::prelude::*;
-use proptest::test_runner::FileFailurePersistence;
 use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
-
-/// The given number of cases, unless `PROPTEST_CASES` says otherwise.
-fn config(cases: u32) -> ProptestConfig {
-    let default = ProptestConfig::default();
-    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
-    let regressions = FileFailurePersistence::Direct("tests/regressions/machines.txt");
-    ProptestConfig { cases, failure_persistence: Some(Box::new(regressions)), max_shrink_iters: 20_000, ..default }
-}
 
 fn arb_execute() -> impl Strategy<Value = Op> {
     let delivery = prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline)];
@@ -88,7 +79,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
 }
 
 proptest! {
-    #![proptest_config(config(3000))]
+    #![proptest_config(config(3000, "tests/regressions/machines.txt"))]
 
     /// Whatever happens, in whatever order, from the first byte on.
     #[test]

@@ -11,8 +11,12 @@ pub(crate) mod script;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use serde::Serialize;
 use thallus_protocol::client::{ClientCommand, ClientInput};
-use thallus_protocol::codec::{Frame, FrameLimits};
+use thallus_protocol::codec::{Frame, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::message::ExecuteOptions;
 use thallus_protocol::server::{ServerCommand, ServerInput};
@@ -441,4 +445,27 @@ impl Pair {
         }
         assert_eq!((self.server.machine.open_streams(), self.server.machine.open_leases()), (0, 0));
     }
+}
+
+/// The given number of cases, unless `PROPTEST_CASES` says otherwise. Seeds of failures go to `tests/regressions/`.
+pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
+    let persistence = FileFailurePersistence::Direct(regressions);
+    ProptestConfig { cases, failure_persistence: Some(Box::new(persistence)), max_shrink_iters: 20_000, ..default }
+}
+
+/// A message's bytes, whatever its length.
+pub(crate) fn bytes_of<M: Serialize>(message: &M, payload: Bytes) -> Vec<u8> {
+    let frame = encode(message, payload, FrameLimits { message: u32::MAX, payload: u32::MAX }).expect("any message");
+    [frame.head, frame.payload].concat()
+}
+
+pub(crate) fn preface() -> Vec<u8> {
+    Preface { versions: VERSIONS, features: 0 }.encode().to_vec()
+}
+
+/// Numbers at which something may overflow.
+pub(crate) fn any_edge() -> impl Strategy<Value = u64> {
+    prop_oneof![0..4_u64, 200..3000_u64, Just(1 << 20), Just(u64::MAX), Just(u64::MAX - 255), any::<u64>()]
 }
