@@ -4,7 +4,6 @@
 mod pair;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
@@ -15,7 +14,7 @@ use proptest::prelude::*;
 use thallus_protocol::client::*;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::inline::encode_schema;
-use thallus_protocol::layout::BatchDescriptor;
+use thallus_protocol::layout::{BatchDescriptor, Detail};
 use thallus_protocol::message::*;
 use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
@@ -393,16 +392,17 @@ fn a_piece_with_the_last_sequence_number() {
 #[test]
 fn an_error_that_quotes_megabytes() {
     let field = Field::new("x".repeat(300_000), DataType::Int64, false);
-    let ipc = encode_schema(&Schema::new(vec![Arc::new(field)])).expect("IPC carries it");
+    let parent = Field::new("parent", DataType::Struct(vec![field].into()), false);
+    let ipc = encode_schema(&Schema::new(vec![parent])).expect("IPC carries it");
     let mut client = Client::new(FrameLimits { message: 256 << 10, payload: 4 << 20 });
     for op in welcome().into_iter().take(7) {
         client.apply(op);
     }
     client.say(&ToClient::Schema { stream: StreamId(1) }, ipc.into());
     let mut batch = lent(1, 3, Twist::Nothing);
-    batch.descriptor.nodes[0].len = 2;
+    batch.descriptor.nodes[0].detail = Detail::Base(0);
     client.say(&ToClient::Lent { stream: StreamId(1), seq: 0, batch }, Bytes::new());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })));
-    assert!(error.to_string().len() > 300_000, "nothing was long");
+    assert!(error.to_string().len() > 300_000, "{error}");
 }
