@@ -28,7 +28,8 @@ use memory::Memory;
 use script::{Batch, Ending, Knobs, Script};
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-pub(crate) const LEASE_TIMEOUT: Duration = Duration::from_secs(8);
+/// Shorter than a read may take, as no sound configuration has it: leases run out while they are read.
+pub(crate) const LEASE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) fn timeouts() -> LinkTimeouts {
@@ -414,10 +415,16 @@ impl Pair {
         format!("{:#?}\n{:#?}\n{:#?}", self.client.apps, self.client.machine, self.server.machine)
     }
 
+    /// Every stream ends: which ended well.
+    pub(crate) fn streams_end(&mut self) -> Vec<bool> {
+        self.settle("streams end", |pair| pair.waiting.is_empty() && pair.client.all_over());
+        self.client.apps.values().map(|app| matches!(app.over, Some(Ok(())))).collect()
+    }
+
     /// Every stream ends; then both ends close, and nothing is left. Why each closed: the server, the client.
     pub(crate) fn finish(mut self) -> [ConnectionError; 2] {
         // Whoever could not ask yet will be told; whoever asks a connection that never opens is told too.
-        self.settle("streams end", |pair| pair.waiting.is_empty() && pair.client.all_over());
+        self.streams_end();
         if !self.faults {
             self.all_well();
         }
