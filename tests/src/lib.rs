@@ -1,1 +1,3 @@
-//! Thallus.
+//! What the whole-system tests and the demonstration share.
+
+pub mod tpch;
