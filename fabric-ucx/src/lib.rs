@@ -18,15 +18,17 @@
 //!
 //! # Trust
 //! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
-//! ([`Fencing::LeaseWord`]), and is not built against malice: it reads worker addresses and remote keys without bounds, so that
-//! a forged one can crash this process; it answers emulated reads and writes for *any* address
-//! of this process, without looking at a key, whether or not this end uses them; and a shared-memory segment that its owner truncates kills its reader by SIGBUS.
+//! ([`Fencing::LeaseWord`]), and is not built against malice. It reads worker addresses and remote keys without bounds: of 60 random
+//! worker addresses 53 ended UCX 1.13.1 by abort or segfault, and so did one of 60 with up to three bits turned, and 11 of 60 such keys. It
+//! answers emulated reads and writes for *any* address of this process, without looking at a key, whether or not this end
+//! uses them. And a shared-memory segment that its owner truncates kills its reader by SIGBUS.
 //! This crate puts both blobs into an envelope with a checksum: that protects from accident, not from malice. Who needs more
 //! takes the verbs fabric, where the hardware checks every access, or inline transfer over an encrypted control connection.
 //!
 //! # When the peer dies
 //! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices by itself; through shared memory
-//! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there. Until then one-sided reads of
+//! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
+//! parent counts as there). Until then one-sided reads of
 //! a dead peer's segment succeed: it stays mapped, with its last contents, so that no wrong byte is read.
 
 #![warn(missing_docs)]

@@ -94,6 +94,7 @@ impl fmt::Debug for UcxRegistration {
 pub(crate) fn allocate_segment(context: &Arc<UcxContext>, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
     let len = round_up(len).ok_or_else(|| error("zero or too many bytes".into()))?;
+    check_available(len)?;
     let params = sys::ucp_mem_map_params_t {
         field_mask: u64::from(
             sys::UCP_MEM_MAP_PARAM_FIELD_LENGTH
@@ -132,6 +133,7 @@ pub(crate) fn allocate_segment(context: &Arc<UcxContext>, len: usize) -> Result<
 pub(crate) fn allocate_pages(context: &Arc<UcxContext>, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
     let len = round_up(len).ok_or_else(|| error("zero or too many bytes".into()))?;
+    check_available(len)?;
     let pages = Pages::new(len).map_err(|refused| error(format!("mmap: {refused}")))?;
     let start = pages.start();
     let registration = map(context, start, len, true, Memory::Pages { _owner: pages }).map_err(error)?;
@@ -203,4 +205,51 @@ pub(crate) fn expose(context: &Arc<UcxContext>, memory: &RegisteredMemory) -> Re
 fn round_up(len: usize) -> Option<usize> {
     const PAGE: usize = 4096;
     if len == 0 || len > isize::MAX as usize - PAGE { None } else { Some(len.next_multiple_of(PAGE)) }
+}
+
+/// Refuses what the host does not have. The kernel would promise it and kill processes when it is touched; and UCX 1.13
+/// (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process of the host is out of memory.
+fn check_available(len: usize) -> Result<(), FabricError> {
+    // A host without /proc/meminfo gets no check.
+    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
+    let (Some(limit), Some(available)) =
+        (meminfo_bytes(&meminfo, "MemTotal:"), meminfo_bytes(&meminfo, "MemAvailable:"))
+    else {
+        return Ok(());
+    };
+    if len > available { Err(FabricError::OutOfMemory { len, available, limit }) } else { Ok(()) }
+}
+
+/// A line of `/proc/meminfo`, which is in KiB.
+fn meminfo_bytes(meminfo: &str, name: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_the_host_has_is_refused() {
+        let refused = check_available(1 << 50);
+        assert!(
+            matches!(refused, Err(FabricError::OutOfMemory { available, limit, .. }) if available <= limit),
+            "{refused:?}"
+        );
+        assert_eq!(check_available(4096), Ok(()));
+    }
+
+    #[test]
+    fn meminfo_is_read_in_bytes() {
+        let text = "MemTotal:       24123456 kB\nMemFree:        1 kB\n";
+        assert_eq!(meminfo_bytes(text, "MemTotal:"), Some(24_123_456 << 10));
+        assert_eq!(meminfo_bytes(text, "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn sizes_are_whole_pages() {
+        assert_eq!((round_up(1), round_up(4096), round_up(4097)), (Some(4096), Some(4096), Some(8192)));
+        assert_eq!((round_up(0), round_up(usize::MAX)), (None, None));
+    }
 }

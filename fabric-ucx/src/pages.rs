@@ -76,7 +76,7 @@ mod tests {
         for len in [4096, 12288, HUGE_PAGE, 3 * HUGE_PAGE + 4096] {
             let pages = Pages::new(len).unwrap();
             let start = pages.start();
-            assert!(len < HUGE_PAGE || start.addr().get() % HUGE_PAGE == 0);
+            assert!(len < HUGE_PAGE || start.addr().get().is_multiple_of(HUGE_PAGE));
             // SAFETY: within the mapping.
             let last = unsafe { start.add(len - 1) };
             // SAFETY: as above; nobody else knows the mapping.

@@ -33,7 +33,7 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
         assert_eq!(batches, expected);
         let report = large.report();
         assert_eq!((report.batches_inline, report.batches_lent, report.complete), (0, 5, true), "{report}");
-        drop((batches, client));
+        drop((batches, small, large, client));
         world.is_at_rest().await;
     });
 }
@@ -63,8 +63,10 @@ proptest! {
         });
         match got {
             Ok(got) => {
-                prop_assert_eq!(got.len(), batches.len());
-                for (got, sent) in got.iter().zip(&batches) {
+                // Engines hand out no empty batches.
+                let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).collect();
+                prop_assert_eq!(got.len(), sent.len());
+                for (got, sent) in got.iter().zip(sent) {
                     prop_assert_eq!(same_batch(got, sent), Ok(()));
                 }
             }

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# What CI demands besides the tests: format, lints, documentation, dependencies, builds without native libraries.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+# Without UCX and without the query engine: for machines that have neither.
+cargo clippy -p thallus-client --no-default-features --all-targets --quiet -- -D warnings
+cargo clippy -p thallus-server --no-default-features --all-targets --quiet -- -D warnings
+# protocol and fabrics know no query engine, the client neither.
+for crate in thallus-protocol thallus-fabric thallus-fabric-sim thallus-fabric-ucx thallus-client; do
+    if cargo tree -p "$crate" -e normal --prefix none | grep -q '^datafusion '; then
+        echo "lint: $crate depends on DataFusion" >&2
+        exit 1
+    fi
+done
+arrows=$(cargo tree --workspace --prefix none -e normal,build,dev | sed -n 's/^arrow-array \(v[0-9.]*\).*/\1/p' | sort -u)
+[ "$(wc -l <<<"$arrows")" -eq 1 ] || { echo "lint: more than one version of arrow:" $arrows >&2; exit 1; }
+if command -v cargo-deny >/dev/null; then
+    cargo deny --log-level error check bans licenses sources
+else
+    echo "lint: cargo-deny is not installed, licences and sources were not checked" >&2
+fi

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what a build needs and this machine lacks. Does nothing where everything is there.
+set -euo pipefail
+
+command -v cargo >/dev/null || {
+    echo "setup: no cargo on the PATH: install Rust 1.95 or newer (https://rustup.rs), then run this again" >&2
+    exit 1
+}
+
+missing=()
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v c++ >/dev/null || missing+=(g++)
+command -v make >/dev/null || missing+=(make)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+pkg-config --exists 'ucx >= 1.13' 2>/dev/null || missing+=(libucx-dev)
+# bindgen loads libclang at build time.
+ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' || ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    command -v apt-get >/dev/null || {
+        echo "setup: please install the equivalents of these Debian packages: ${missing[*]}" >&2
+        exit 1
+    }
+    echo "setup: installing ${missing[*]}" >&2
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
