@@ -14,11 +14,16 @@ fn read(pid: u32, file: &str) -> String {
 
 fn status(pid: u32, key: &str) -> u64 {
     let status = read(pid, "status");
-    let value = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key} in status"));
-    value.trim_matches([' ', '\t', ':']).trim_end_matches(" kB").parse().unwrap_or_else(|e| panic!("{key} {value}: {e}"))
+    // What has ended and has not been waited for has a status, but no memory.
+    let Some(value) = status.lines().find_map(|line| line.strip_prefix(key)) else { return 0 };
+    value
+        .trim_matches([' ', '\t', ':'])
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap_or_else(|e| panic!("{key} {value}: {e}"))
 }
 
-/// The most memory that it ever had resident, in bytes, shared memory included.
+/// The most memory that it ever had resident, in bytes, shared memory included. Zero once it has ended.
 ///
 /// # Panics
 /// If there is no such process; so do all functions here.
@@ -27,7 +32,7 @@ pub fn peak_rss(pid: u32) -> u64 {
     status(pid, "VmHWM") * 1024
 }
 
-/// Memory that it has resident, in bytes, shared memory included.
+/// Memory that it has resident, in bytes, shared memory included. Zero once it has ended.
 #[must_use]
 pub fn rss(pid: u32) -> u64 {
     status(pid, "VmRSS") * 1024
