@@ -67,7 +67,7 @@ fn a_directory_that_cannot_be_read_is_named() {
     // Root may read everything: then there is no such thing as a directory that it must not.
     use std::os::unix::fs::PermissionsExt;
     fs::create_dir(path("locked")).unwrap();
-    fs::set_permissions(path("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(path("locked"), fs::Permissions::from_mode(0o000)).unwrap();
     if fs::read_dir(path("locked")).is_err() {
         refuses("--data", text(&path("locked")), &["locked: cannot be read", "ermission denied"]);
     }

@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, SortField};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Carrier, Client, Delivery, QueryOptions, TransferReport};
 use thallus_tests::block_on;
 use thallus_tests::server::TestServer;
