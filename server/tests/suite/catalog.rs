@@ -31,8 +31,21 @@ fn a_data_directory_is_a_table_for_every_file_and_sub_directory() {
     let directory = directory();
     let at = |name: &str| directory.path().join(name);
     for name in [
-        "Orders.PARQUET", "b.csv", "c.tsv", "d.json", "e.ndjson", "f.arrow", "g.arrows", "h.csv.gz", "i.json.zst",
-        "nested/1.csv", "nested/2.csv", "v1.2.csv", ".hidden.csv", "_SUCCESS", "README.md",
+        "Orders.PARQUET",
+        "b.csv",
+        "c.tsv",
+        "d.json",
+        "e.ndjson",
+        "f.arrow",
+        "g.arrows",
+        "h.csv.gz",
+        "i.json.zst",
+        "nested/1.csv",
+        "nested/2.csv",
+        "v1.2.csv",
+        ".hidden.csv",
+        "_SUCCESS",
+        "README.md",
     ] {
         fs::create_dir_all(at(name).parent().unwrap()).unwrap();
         fs::write(at(name), "ARROW1 is what f.arrow begins with").unwrap();

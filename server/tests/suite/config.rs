@@ -41,9 +41,31 @@ fn the_example_file_shows_every_key() {
 #[test]
 fn what_is_printed_parses_to_the_same() {
     let args = parse(&[
-        "--listen", "[::1]:0", "--table", "t=/data/t.csv", "--table", "u=/u", "--data", "/d", "--fabric", "none",
-        "--memory-limit", "1.5GiB", "--memory-pool", "greedy", "--partitions", "3", "--drain-timeout", "1m 30s",
-        "--ucx-transports", "rc,cma", "--ucx-busy-poll", "--log", "warn", "--log-format", "compact",
+        "--listen",
+        "[::1]:0",
+        "--table",
+        "t=/data/t.csv",
+        "--table",
+        "u=/u",
+        "--data",
+        "/d",
+        "--fabric",
+        "none",
+        "--memory-limit",
+        "1.5GiB",
+        "--memory-pool",
+        "greedy",
+        "--partitions",
+        "3",
+        "--drain-timeout",
+        "1m 30s",
+        "--ucx-transports",
+        "rc,cma",
+        "--ucx-busy-poll",
+        "--log",
+        "warn",
+        "--log-format",
+        "compact",
     ]);
     let config = args.into_config().unwrap();
     assert_eq!(config.listen.as_str(), "[::1]:0");

@@ -16,7 +16,8 @@ use thallus_server::config::{ByteSize, ServerConfig, TableConfig};
 /// Rows of a table `(id BIGINT, name TEXT)` with these ids; the name is the id in words of a sort.
 pub fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     let names = StringArray::from_iter_values(ids.clone().map(|id| format!("name {id}")));
-    let columns: [(&str, ArrayRef); 2] = [("id", Arc::new(Int64Array::from_iter_values(ids))), ("name", Arc::new(names))];
+    let columns: [(&str, ArrayRef); 2] =
+        [("id", Arc::new(Int64Array::from_iter_values(ids))), ("name", Arc::new(names))];
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
