@@ -22,11 +22,12 @@ pub struct TestServer {
 /// A command for a server that logs to a file.
 fn prepare<A: AsRef<OsStr>>(scratch: &Path, toml: &str, args: impl IntoIterator<Item = A>) -> Process {
     let config = scratch.join("server.toml");
-    fs::write(&config, toml).expect("a configuration file");
+    // In the file, where flags win over it.
+    let settings = format!("listen = \"127.0.0.1:0\"\n{toml}\n[log]\nfilter = \"info,thallus_server=debug\"\n");
+    fs::write(&config, settings).expect("a configuration file");
     let log = fs::File::create(log_path(scratch)).expect("a log file");
     let mut command = command("thallus-server");
-    command.arg("--config").arg(config).args(["--listen", "127.0.0.1:0", "--log", "info,thallus_server=debug"]);
-    command.args(args).stdout(Stdio::null()).stderr(log);
+    command.arg("--config").arg(config).args(args).stdout(Stdio::null()).stderr(log);
     Process::spawn("thallus-server", &mut command)
 }
 
@@ -51,7 +52,7 @@ impl TestServer {
         Self::configured("", args)
     }
 
-    /// Starts a server with this configuration file and these flags.
+    /// Starts a server with these flags, and a configuration file with these sections besides `log`.
     ///
     /// # Panics
     /// If it does not listen soon.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
-use futures::{StreamExt, TryStreamExt};
 use futures::future::{join_all, try_join_all};
+use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Carrier, Client, TransferReport};
 use thallus_tests::block_on;
 use thallus_tests::cli::Cli;

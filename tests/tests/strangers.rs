@@ -224,6 +224,7 @@ fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
         let client = thallus(["query", &server.url(""), sql]);
         assert_eq!(client.code, Some(code), "{sql}: {}", client.stderr);
         assert!(client.stderr.contains(said), "{sql}: {}", client.stderr);
+        assert!(!client.stderr.contains("failed: execution failed"), "{sql}: {}", client.stderr);
         assert_eq!(client.stdout, "", "{sql}");
         assert!(client.took < Duration::from_secs(10), "{sql}: {:?}", client.took);
     }
