@@ -14,6 +14,7 @@ mod tests;
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, Memory
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::FutureExt;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
@@ -208,7 +210,13 @@ async fn register(shared: &Shared) -> Result<Vec<TableInfo>, OpenError> {
     let state = shared.context.state();
     let mut tables = Vec::new();
     for spec in &shared.specs {
-        let provider = tables::open(&state, spec).await?;
+        // Decoders of file formats are known to panic on what they do not expect.
+        let opened = AssertUnwindSafe(tables::open(&state, spec)).catch_unwind().await;
+        let provider = opened.unwrap_or_else(|panic| {
+            let reason = format!("its reader panicked: {}", error::of_panic(&*panic));
+            let (table, path) = (spec.name.clone(), spec.path.clone());
+            Err(CatalogError::Corrupt { table, path, format: spec.format.as_str(), reason }.into())
+        })?;
         tables.push(TableInfo {
             name: spec.name.clone(),
             source: spec.path.display().to_string(),
