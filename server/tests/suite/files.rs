@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use thallus_server::config::{ByteSize, ServerConfig, TableConfig};
 
 /// Rows of a table `(id BIGINT, name TEXT)` with these ids; the name is the id in words of a sort.
-pub fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
+pub(crate) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     let names = StringArray::from_iter_values(ids.clone().map(|id| format!("name {id}")));
     let columns: [(&str, ArrayRef); 2] =
         [("id", Arc::new(Int64Array::from_iter_values(ids))), ("name", Arc::new(names))];
@@ -22,7 +22,7 @@ pub fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 }
 
 /// Writes a batch in the format that the path's extension names.
-pub fn write(path: impl AsRef<Path>, batch: &RecordBatch) -> PathBuf {
+pub(crate) fn write(path: impl AsRef<Path>, batch: &RecordBatch) -> PathBuf {
     let path = path.as_ref();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let extension = path.extension().unwrap().to_str().unwrap();
@@ -79,12 +79,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// A directory for one test.
-pub fn directory() -> TempDir {
+pub(crate) fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
 /// A configuration with these tables, small and the same on every machine.
-pub fn config(tables: &[(&str, &Path)]) -> ServerConfig {
+pub(crate) fn config(tables: &[(&str, &Path)]) -> ServerConfig {
     let mut config = ServerConfig::default();
     config.engine.memory_limit = Some(ByteSize::mib(256));
     config.engine.partitions = Some(4);

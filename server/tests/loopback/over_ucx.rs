@@ -1,9 +1,5 @@
 //! The real server and the real client over TCP and UCX, in one process, without a query engine.
-//! (By itself: `cargo test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx --test over_ucx`.)
-
-#![cfg(feature = "ucx")]
-
-mod world;
+//! (By itself: `cargo test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx --test loopback`.)
 
 use std::sync::Arc;
 
@@ -18,7 +14,7 @@ use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::net::TcpListener;
 
-use world::block_on;
+use crate::world::block_on;
 
 /// A server on a port of its own. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {

@@ -1,5 +1,7 @@
 //! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
 
+#[cfg(feature = "ucx")]
+mod over_ucx;
 mod world;
 
 use std::time::Duration;
