@@ -2,6 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
+pub mod frames;
+pub mod server;
+
 use std::sync::Arc;
 
 use arrow_array::Array;

@@ -169,7 +169,13 @@ impl ClientConnection {
     /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
     pub fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
         if self.state == State::Closed {
-            return Ok(());
+            // Whoever asks a connection that is gone hears so, whenever it asks.
+            return match input {
+                ClientInput::Command(ClientCommand::Execute { stream, sql, options }) => {
+                    self.execute(now, stream, sql, options)
+                }
+                _ => Ok(()),
+            };
         }
         // What happened comes before what was due: after a stall of this host the peer is not taken for silent while its
         // bytes lie here unread, nor a read for late that has completed.

@@ -1,0 +1,273 @@
+//! The decoder takes any split of the bytes, and nothing that a peer sends makes it panic, allocate or forget an error.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use thallus_protocol::client::{ClientConfig, ClientInput, ClientOutput};
+use thallus_protocol::codec::{
+    DecodeError, Decoded, Decoder, EncodeError, FrameLimits, Preface, VERSIONS, VersionRange, encode,
+};
+use thallus_protocol::message::ToClient;
+use thallus_protocol::server::{ServerConfig, ServerInput, ServerOutput};
+use thallus_protocol::{ClientConnection, ConnectionError, PeerMisbehaved, ServerConnection, StreamId, Timestamp};
+
+const LIMITS: FrameLimits = FrameLimits { message: 1000, payload: 2000 };
+
+fn preface() -> Vec<u8> {
+    Preface { versions: VERSIONS, features: 0 }.encode().to_vec()
+}
+
+/// A message with a payload, and its bytes.
+fn arb_message() -> impl Strategy<Value = (ToClient, Bytes)> {
+    let payload = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
+    prop_oneof![
+        any::<u64>().prop_map(|nonce| (ToClient::Ping(nonce), Bytes::new())),
+        (any::<u32>(), any::<u64>(), any::<u64>(), any::<bool>(), payload()).prop_map(
+            |(stream, seq, bytes, more, payload)| {
+                (ToClient::Inline { stream: StreamId(stream), seq, bytes, more }, payload)
+            }
+        ),
+        (any::<u32>(), payload()).prop_map(|(stream, ipc)| (ToClient::Schema { stream: StreamId(stream) }, ipc)),
+        (any::<u16>(), "\\PC{0,30}")
+            .prop_map(|(code, message)| { (ToClient::Goodbye { code: code.into(), message }, Bytes::new()) }),
+    ]
+}
+
+fn wire(messages: &[(ToClient, Bytes)]) -> Vec<u8> {
+    let mut bytes = preface();
+    for (message, payload) in messages {
+        let frame = encode(message, payload.clone(), LIMITS).expect("within the limits");
+        assert_eq!(frame.len(), frame.head.len() + frame.payload.len());
+        bytes.extend_from_slice(&frame.head);
+        bytes.extend_from_slice(&frame.payload);
+    }
+    bytes
+}
+
+/// Feeds pieces cut at the given places, in any order and repeated, and takes out what is there after each.
+fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(ToClient, Bytes)>, DecodeError> {
+    let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
+    cuts.sort_unstable();
+    let mut decoder = Decoder::new(LIMITS);
+    let mut messages = Vec::new();
+    for piece in cuts.windows(2) {
+        decoder.push(&bytes[piece[0]..piece[1]]);
+        while let Some(decoded) = decoder.decode()? {
+            match decoded {
+                Decoded::Preface(_) => assert!(messages.is_empty()),
+                Decoded::Message(message, payload) => messages.push((message, payload)),
+            }
+        }
+    }
+    Ok(messages)
+}
+
+/// A wrong preface is reported with as much of it as had come.
+fn blurred(result: Result<Vec<(ToClient, Bytes)>, DecodeError>) -> Result<Vec<(ToClient, Bytes)>, DecodeError> {
+    result.map_err(
+        |error| if let DecodeError::Magic { .. } = error { DecodeError::Magic { found: [0; 8] } } else { error },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_split_gives_the_same_messages(
+        messages in prop::collection::vec(arb_message(), 0..8),
+        cuts in prop::collection::vec(any::<usize>(), 0..40),
+    ) {
+        let bytes = wire(&messages);
+        prop_assert_eq!(decode(&bytes, &cuts), Ok(messages.clone()));
+        prop_assert_eq!(decode(&bytes, &(0..bytes.len()).collect::<Vec<_>>()), Ok(messages));
+    }
+
+    #[test]
+    fn garbage_is_refused_whatever_its_split(
+        messages in prop::collection::vec(arb_message(), 0..4),
+        garbage in prop::collection::vec(any::<u8>(), 0..200),
+        flip in (any::<usize>(), 1..=255_u8),
+        cuts in prop::collection::vec(any::<usize>(), 0..10),
+    ) {
+        let mut bytes = wire(&messages);
+        bytes.extend_from_slice(&garbage);
+        let at = flip.0 % bytes.len();
+        bytes[at] ^= flip.1;
+        // Whole, split and byte by byte: the same end, and the same messages before it.
+        let whole = blurred(decode(&bytes, &[]));
+        prop_assert_eq!(blurred(decode(&bytes, &cuts)), whole.clone());
+        prop_assert_eq!(blurred(decode(&bytes, &(0..bytes.len()).collect::<Vec<_>>())), whole);
+    }
+
+    #[test]
+    fn what_is_no_preface_is_refused_at_its_first_wrong_byte(bytes in prop::collection::vec(any::<u8>(), 1..30)) {
+        let right = preface();
+        let mut decoder = Decoder::new(LIMITS);
+        decoder.push(&bytes);
+        let common = bytes.len().min(8);
+        let refused = matches!(decoder.decode::<ToClient>(), Err(DecodeError::Magic { .. }));
+        prop_assert_eq!(refused, bytes[..common] != right[..common]);
+    }
+}
+
+fn opened() -> Decoder {
+    let mut decoder = Decoder::new(LIMITS);
+    decoder.push(&preface());
+    assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
+    decoder
+}
+
+fn header(message: u32, payload: u32) -> Vec<u8> {
+    [message.to_le_bytes(), payload.to_le_bytes()].concat()
+}
+
+/// An error is repeated for ever, whatever comes after it, and nothing more is kept.
+fn refused(mut decoder: Decoder, error: &DecodeError) {
+    for _ in 0..3 {
+        assert_eq!(decoder.decode::<ToClient>().as_ref(), Err(error));
+        decoder.push(&encode(&ToClient::Ping(1), Bytes::new(), LIMITS).expect("short").head);
+    }
+}
+
+#[test]
+fn limits_hold_as_soon_as_the_lengths_are_there() {
+    for (message, payload, part, len, limit) in [
+        (1001, 0, "message", 1001, 1000),
+        (u32::MAX, u32::MAX, "message", u32::MAX, 1000),
+        (0, 2001, "payload", 2001, 2000),
+        (1000, u32::MAX, "payload", u32::MAX, 2000),
+    ] {
+        let mut decoder = opened();
+        decoder.push(&header(message, payload));
+        refused(decoder, &DecodeError::TooLong { part, len, limit });
+    }
+    let mut decoder = opened();
+    decoder.push(&header(1000, 2000));
+    assert_eq!(decoder.decode::<ToClient>(), Ok(None));
+}
+
+#[test]
+fn trailing_bytes_and_empty_messages_are_refused() {
+    let mut decoder = opened();
+    let frame = encode(&ToClient::Ping(1), Bytes::new(), LIMITS).expect("short");
+    decoder.push(&header(frame.head.len() as u32 - 8 + 3, 0));
+    decoder.push(&frame.head[8..]);
+    decoder.push(&[0; 3]);
+    refused(decoder, &DecodeError::Trailing { excess: 3 });
+
+    let mut decoder = opened();
+    decoder.push(&header(0, 0));
+    assert!(matches!(decoder.decode::<ToClient>(), Err(DecodeError::Malformed { .. })));
+}
+
+#[test]
+fn what_the_peer_would_refuse_is_not_encoded() {
+    let long = ToClient::Goodbye { code: 0.into(), message: "x".repeat(1000) };
+    let refused = encode(&long, Bytes::new(), LIMITS);
+    assert!(matches!(refused, Err(EncodeError::TooLong { part: "message", limit: 1000, .. })), "{refused:?}");
+    let refused = encode(&ToClient::Ping(0), Bytes::from(vec![0; 2001]), LIMITS);
+    assert_eq!(refused, Err(EncodeError::TooLong { part: "payload", len: 2001, limit: 2000 }));
+}
+
+/// The most that this process ever had in memory, in bytes; `None` where that is not to be had.
+fn peak() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmPeak:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[test]
+fn announced_lengths_cost_nothing() {
+    let Some(before) = peak() else { return };
+    let limits = FrameLimits { message: u32::MAX, payload: u32::MAX };
+    let decoders: Vec<_> = (0..32)
+        .map(|_| {
+            let mut decoder = Decoder::new(limits);
+            decoder.push(&preface());
+            decoder.push(&header(u32::MAX, u32::MAX));
+            decoder.push(&[0; 100]);
+            assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(_))));
+            assert_eq!(decoder.decode::<ToClient>(), Ok(None));
+            decoder
+        })
+        .collect();
+    let grown = peak().unwrap_or(before) - before;
+    assert!(grown < 1 << 30, "{} decoders of 8 GiB each took {grown} bytes", decoders.len());
+    // A vector that claims more elements than its message has bytes.
+    let mut decoder = opened();
+    let mut claim = vec![5];
+    claim.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
+    decoder.push(&header(claim.len() as u32, 0));
+    decoder.push(&claim);
+    assert!(matches!(decoder.decode::<thallus_protocol::message::ToServer>(), Err(DecodeError::Malformed { .. })));
+}
+
+fn server() -> ServerConnection {
+    let config = ServerConfig {
+        name: "s".into(),
+        fabrics: vec![],
+        no_fabric: "none".into(),
+        limits: thallus_protocol::message::ServerLimits { max_streams: 1, max_loan_bytes: 1, max_sql_bytes: 1 },
+        frame: FrameLimits::default(),
+        inline_threshold: 0,
+        max_leases: 1,
+        word_nonce: 0,
+        timeouts: Default::default(),
+        lease_timeout: Default::default(),
+        drain_timeout: Default::default(),
+    };
+    ServerConnection::new(config, Timestamp::ZERO)
+}
+
+fn client() -> ClientConnection {
+    let config = ClientConfig {
+        name: "c".into(),
+        fabrics: vec![],
+        frame: FrameLimits::default(),
+        max_batch_bytes: 1,
+        max_regions: 1,
+        layout: Default::default(),
+        inline: Default::default(),
+        timeouts: Default::default(),
+        read_timeout: Default::default(),
+    };
+    ClientConnection::new(config, Timestamp::ZERO).expect("a short hello")
+}
+
+/// How each end closes when these bytes come first.
+fn endings(bytes: &[u8]) -> [ConnectionError; 2] {
+    let (mut server, mut client) = (server(), client());
+    server.handle(Timestamp::ZERO, ServerInput::Received(bytes)).expect("no misuse");
+    client.handle(Timestamp::ZERO, ClientInput::Received(bytes)).expect("no misuse");
+    let server = std::iter::from_fn(|| match server.poll_output() {
+        ServerOutput::Wait(_) => None,
+        other => Some(other),
+    });
+    let client = std::iter::from_fn(|| match client.poll_output() {
+        ClientOutput::Wait(_) => None,
+        other => Some(other),
+    });
+    let server = server.filter_map(|output| if let ServerOutput::Closed(error) = output { Some(error) } else { None });
+    let client = client.filter_map(|output| if let ClientOutput::Closed(error) = output { Some(error) } else { None });
+    [server.last().expect("it closes"), client.last().expect("it closes")]
+}
+
+#[test]
+fn a_version_mismatch_names_both_versions() {
+    let theirs = VersionRange { min: 2, max: 9 };
+    let bytes = Preface { versions: theirs, features: u64::MAX }.encode();
+    for error in endings(&bytes) {
+        assert_eq!(error, ConnectionError::Version { ours: VERSIONS, theirs });
+        let words = error.to_string();
+        assert!(words.contains("speaks 1, the peer 2 to 9"), "{words}");
+    }
+    assert_eq!(VERSIONS.common(theirs), None);
+    assert_eq!(VersionRange { min: 1, max: 4 }.common(VersionRange { min: 2, max: 3 }), Some(3));
+    assert_eq!(VersionRange { min: 3, max: 2 }.common(VersionRange { min: 1, max: 9 }), None);
+}
+
+#[test]
+fn strangers_are_refused_at_once() {
+    for error in endings(b"GET") {
+        assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Decode(DecodeError::Magic { .. }))), "{error}");
+    }
+}

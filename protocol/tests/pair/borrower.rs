@@ -1,0 +1,354 @@
+//! The client's end: its machine, its reads, and an application that holds what it gets against what was sent.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use thallus_protocol::client::*;
+use thallus_protocol::credit::batch_cost;
+use thallus_protocol::layout::LayoutLimits;
+use thallus_protocol::message::{ExecuteOptions, FabricChoice, FabricOffer};
+use thallus_protocol::{
+    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamError,
+    StreamId, Timestamp,
+};
+
+use super::lender::Plane;
+use super::memory::{Memory, WORDS, tag};
+use super::script::*;
+use super::{Pipe, READ_TIMEOUT, timeouts};
+
+/// A result, as the application sees it.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) script: Script,
+    pub(crate) options: ExecuteOptions,
+    pub(crate) next: u64,
+    pub(crate) schema: bool,
+    pub(crate) over: Option<Result<(), StreamError>>,
+    /// Cost of what was delivered and not taken.
+    pub(crate) untaken: VecDeque<u64>,
+}
+
+#[derive(Debug)]
+struct Piece {
+    buffer: usize,
+    from: RemoteRange,
+    lease: Option<LeaseId>,
+    found: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    stream: StreamId,
+    pieces: Vec<Piece>,
+    word: bool,
+    failed: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Borrower {
+    pub(crate) machine: ClientConnection,
+    pub(crate) plane: Plane,
+    pub(crate) wake: Option<Timestamp>,
+    pub(crate) closed: Option<ConnectionError>,
+    /// Whether queries may be asked.
+    pub(crate) ready: bool,
+    /// This end's endpoint is broken.
+    pub(crate) broken: bool,
+    pub(crate) apps: BTreeMap<StreamId, App>,
+    reading: BTreeMap<ReadId, Reading>,
+    slabs: BTreeMap<ReadId, (StreamId, Vec<(usize, u64)>)>,
+    regions: BTreeSet<RegionId>,
+    choice: Option<FabricChoice>,
+    knobs: Knobs,
+    last_stream: u32,
+}
+
+impl Borrower {
+    pub(crate) fn new(knobs: Knobs) -> Self {
+        let config = ClientConfig {
+            name: "borrower".into(),
+            fabrics: vec![FabricOffer { kind: FabricKind::SIM, address: Bytes::from_static(b"client") }],
+            frame: super::frame(),
+            max_batch_bytes: knobs.max_batch_bytes,
+            max_regions: 1000,
+            layout: LayoutLimits::default(),
+            inline: Default::default(),
+            timeouts: timeouts(),
+            read_timeout: READ_TIMEOUT,
+        };
+        Borrower {
+            machine: ClientConnection::new(config, Timestamp::ZERO).expect("a short hello"),
+            plane: Plane::None,
+            wake: None,
+            closed: None,
+            ready: false,
+            broken: false,
+            apps: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            slabs: BTreeMap::new(),
+            regions: BTreeSet::new(),
+            choice: None,
+            knobs,
+            last_stream: 0,
+        }
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        now: Timestamp,
+        input: ClientInput<'_>,
+        memory: &Memory,
+        out: &mut Pipe,
+    ) -> Result<(), ApiMisuse> {
+        let handled = self.machine.handle(now, input);
+        self.drain(now, memory, out);
+        self.check();
+        handled
+    }
+
+    fn command(&mut self, now: Timestamp, command: ClientCommand) {
+        self.machine.handle(now, ClientInput::Command(command)).expect("this driver keeps the contract");
+    }
+
+    /// The next query.
+    pub(crate) fn execute(&mut self, script: Script, index: usize, options: ExecuteOptions) -> ClientCommand {
+        self.last_stream += 1;
+        let stream = StreamId(self.last_stream);
+        let app =
+            App { script, options: options.clone(), next: 0, schema: false, over: None, untaken: VecDeque::new() };
+        self.apps.insert(stream, app);
+        ClientCommand::Execute { stream, sql: index.to_string(), options }
+    }
+
+    fn drain(&mut self, now: Timestamp, memory: &Memory, out: &mut Pipe) {
+        for turn in 0.. {
+            assert!(turn < 100_000, "outputs without end");
+            match self.machine.poll_output() {
+                ClientOutput::Wait(deadline) => {
+                    self.wake = deadline.map(|(at, _)| at);
+                    assert!(self.closed.is_none() || self.wake.is_none(), "timers are left over");
+                    return;
+                }
+                ClientOutput::Transmit(frame) => {
+                    assert!(self.closed.is_none(), "a frame after the close");
+                    out.write(&frame);
+                }
+                ClientOutput::ConnectFabric(choice) => {
+                    assert_eq!(self.plane, Plane::None);
+                    self.regions.insert(choice.words.id);
+                    self.choice = Some(choice);
+                    self.plane = Plane::Asked;
+                    if self.knobs.instant {
+                        self.answer(now, memory);
+                    }
+                }
+                ClientOutput::CloseFabric => {
+                    assert!(!matches!(self.plane, Plane::Closing | Plane::Closed), "closed twice");
+                    self.plane = Plane::Closing;
+                    if self.knobs.instant {
+                        self.answer(now, memory);
+                    }
+                }
+                ClientOutput::ImportRegion(region) => {
+                    assert!(self.regions.insert(region.id), "{:?} is imported twice", region.id);
+                }
+                ClientOutput::ForgetRegion(region) => {
+                    assert!(self.regions.remove(&region), "{region:?} is forgotten, and was not there");
+                }
+                ClientOutput::Read(batch) => self.read(batch, memory),
+                ClientOutput::ReadWord { read, at } => {
+                    assert!(self.regions.contains(&at.region));
+                    let (stream, _) = self.slabs[&read];
+                    let piece = Piece { buffer: 0, from: at, lease: None, found: None };
+                    let reading = Reading { stream, pieces: vec![piece], word: true, failed: false };
+                    assert!(self.reading.insert(read, reading).is_none());
+                }
+                ClientOutput::Discard { read } => {
+                    assert!(!self.reading.contains_key(&read), "{read:?} is discarded while it is read");
+                    assert!(self.slabs.remove(&read).is_some(), "{read:?} is discarded, and has no slab");
+                }
+                ClientOutput::Event(event) => self.event(event),
+                ClientOutput::Closed(error) => {
+                    assert!(self.closed.replace(error).is_none(), "closed twice");
+                    assert!(self.reading.is_empty(), "reads outlive the connection: {:?}", self.reading);
+                    assert!(self.slabs.is_empty(), "slabs outlive the connection: {:?}", self.slabs);
+                    assert!(!matches!(self.plane, Plane::Asked | Plane::Open | Plane::Closing), "{:?}", self.plane);
+                    let left: Vec<_> = self.apps.iter().filter(|(_, app)| app.over.is_none()).collect();
+                    assert!(left.is_empty(), "streams outlive the connection: {left:?}");
+                    out.close();
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, batch: ReadBatch, memory: &Memory) {
+        assert_eq!(self.plane, Plane::Open, "a read without a data plane");
+        let ReadBatch { read, stream, layout, places } = batch;
+        assert_eq!(layout.ranges.len(), 2);
+        let piece = |(buffer, from): (usize, RemoteRange)| {
+            assert!(self.regions.contains(&from.region), "{:?} is read, and was not imported", from.region);
+            Piece { buffer, from, lease: memory.lease_at(from.address), found: None }
+        };
+        let pieces = places.into_iter().map(piece).collect();
+        self.slabs.insert(read, (stream, Vec::new()));
+        let reading = Reading { stream, pieces, word: false, failed: false };
+        assert!(self.reading.insert(read, reading).is_none(), "{read:?} is read twice");
+    }
+
+    fn event(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::FabricUp { .. } | ClientEvent::FabricDown { .. } => self.ready = true,
+            ClientEvent::Welcome { .. } | ClientEvent::Draining | ClientEvent::Pong => {}
+            ClientEvent::Schema { stream, schema: got, .. } => {
+                let app = self.live(stream);
+                assert!(!std::mem::replace(&mut app.schema, true), "{stream:?} has two schemas");
+                assert_eq!(*got, schema());
+            }
+            ClientEvent::Batch { stream, seq, cost, payload } => self.delivered(stream, seq, cost, payload),
+            ClientEvent::End { stream, stats } => {
+                let app = self.live(stream);
+                assert_eq!(app.next as usize, app.script.batches.len(), "{stream:?} ended before its end");
+                assert_eq!(app.script.ending, Ending::Finish);
+                assert_eq!(stats.batches_lent + stats.batches_inline, app.next);
+                app.over = Some(Ok(()));
+            }
+            ClientEvent::Failed { stream, error } => self.live(stream).over = Some(Err(error)),
+        }
+    }
+
+    /// The stream, which may be spoken of: nothing comes after its end.
+    fn live(&mut self, stream: StreamId) -> &mut App {
+        let app = self.apps.get_mut(&stream).expect("a stream that was asked for");
+        assert!(app.over.is_none(), "{stream:?} speaks after its end: {app:?}");
+        app
+    }
+
+    fn delivered(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
+        let app = self.live(stream);
+        assert!(app.schema, "{stream:?} delivers before its schema");
+        assert_eq!(app.next, seq, "{stream:?} delivers out of order");
+        app.next += 1;
+        let batch = app.script.batches[seq as usize];
+        let lent = matches!(payload, Payload::Lent { .. });
+        assert_eq!(cost, batch_cost(batch.bytes(lent)));
+        app.untaken.push_back(cost);
+        match payload {
+            Payload::Inline(ipc) => assert_eq!(ipc, inline_bytes(stream, seq, batch.inline_len())),
+            Payload::Lent { read, descriptor: got } => {
+                let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
+                assert_eq!(*got, descriptor(rows));
+                assert!(!self.reading.contains_key(&read), "delivered while it is read");
+                let (_, found) = self.slabs.remove(&read).expect("a batch that was read");
+                let right: Vec<_> = (0..if rows > 0 { 2 } else { 0 }).map(|i| (i, tag(stream, seq, i))).collect();
+                assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
+            }
+        }
+    }
+
+    /// Answers what the machine asked of the fabric. `false`: nothing was asked.
+    pub(crate) fn answer(&mut self, now: Timestamp, memory: &Memory) -> bool {
+        match self.plane {
+            Plane::Asked => {
+                let choice = self.choice.take().expect("a choice to connect to");
+                let right = !memory.refuses && memory.read(choice.probe_at) == choice.probe_value;
+                if self.knobs.connect_works && right && !self.broken {
+                    self.plane = Plane::Open;
+                    self.command(now, ClientCommand::FabricUp { transport: "sim".into() });
+                } else {
+                    self.command(now, ClientCommand::FabricUnavailable { reason: "no path".into() });
+                }
+            }
+            Plane::Closing => {
+                for (read, reading) in std::mem::take(&mut self.reading) {
+                    self.complete(now, read, reading, true);
+                }
+                self.plane = Plane::Closed;
+                self.command(now, ClientCommand::FabricClosed);
+            }
+            Plane::None | Plane::Open | Plane::Closed => return false,
+        }
+        true
+    }
+
+    /// The `k`th read makes a step: a piece of it reaches memory, or all of it completes. `false`: there is none.
+    pub(crate) fn read_step(&mut self, now: Timestamp, k: usize, fail: bool, memory: &Memory) -> bool {
+        if memory.blackhole {
+            return false;
+        }
+        let Some(read) = self.reading.keys().nth(k % self.reading.len().max(1)).copied() else { return false };
+        let refused = fail || self.broken || memory.refuses;
+        if let Some(reading) = self.reading.get_mut(&read)
+            && let Some(piece) = reading.pieces.iter_mut().find(|piece| piece.found.is_none())
+        {
+            reading.failed |= refused;
+            piece.found = Some(memory.read(piece.from));
+        } else if let Some(reading) = self.reading.remove(&read) {
+            self.complete(now, read, reading, false);
+        }
+        true
+    }
+
+    fn complete(&mut self, now: Timestamp, read: ReadId, reading: Reading, flushed: bool) {
+        let unread = reading.pieces.iter().any(|piece| piece.found.is_none());
+        assert!(!unread || flushed);
+        let failure = (reading.failed || unread).then(|| ReadProblem::Failed("flushed".into()));
+        if reading.word {
+            let word = reading.pieces[0].found.unwrap_or(0);
+            let result = failure.map_or(Ok(word), Err);
+            return self.command(now, ClientCommand::WordRead { read, result });
+        }
+        if failure.is_none() {
+            let found = reading.pieces.iter().map(|piece| (piece.buffer, piece.found.unwrap_or(0))).collect();
+            self.slabs.get_mut(&read).expect("a slab under the read").1 = found;
+        }
+        self.command(now, ClientCommand::ReadDone { read, result: failure.map_or(Ok(()), Err) });
+    }
+
+    /// A driver that loses its reads.
+    pub(crate) fn forget_reads(&mut self) -> usize {
+        self.plane = Plane::Closed;
+        std::mem::take(&mut self.reading).len()
+    }
+
+    /// There is no memory for the `k`th read, which has not begun.
+    pub(crate) fn no_memory(&mut self, now: Timestamp, k: usize) -> bool {
+        let fresh = |reading: &Reading| !reading.word && reading.pieces.iter().all(|piece| piece.found.is_none());
+        let fresh: Vec<_> = self.reading.iter().filter(|(_, r)| fresh(r)).map(|(read, _)| *read).collect();
+        let Some(read) = fresh.get(k % fresh.len().max(1)) else { return false };
+        self.reading.remove(read);
+        let result = Err(ReadProblem::NoMemory("the pool is empty".into()));
+        self.command(now, ClientCommand::ReadDone { read: *read, result });
+        true
+    }
+
+    /// A lease that the borrower gave back is read no more.
+    pub(crate) fn released(&self, lease: LeaseId) {
+        let late = self.reading.values().flat_map(|reading| &reading.pieces).find(|piece| piece.lease == Some(lease));
+        assert!(late.is_none(), "{lease:?} was released while it is read: {late:?}");
+    }
+
+    pub(crate) fn all_over(&self) -> bool {
+        self.apps.values().all(|app| app.over.is_some())
+    }
+
+    /// Streams by the number that an operation names.
+    pub(crate) fn pick(&self, k: usize) -> Option<StreamId> {
+        self.apps.keys().nth(k % self.apps.len().max(1)).copied()
+    }
+
+    fn check(&self) {
+        assert_eq!(self.machine.outstanding_reads(), self.reading.len());
+        for (stream, app) in &self.apps {
+            // Memory that a stream has here: within its window, which is widened for one large batch at most.
+            let slabs = self.slabs.keys().filter(|read| self.slabs[read].0 == *stream).count() as u64;
+            let most = batch_cost(self.knobs.max_batch_bytes).max(app.options.credit);
+            let taken: u64 = app.untaken.iter().sum::<u64>() + slabs * batch_cost(0);
+            assert!(app.over.is_some() || taken <= most, "{stream:?} has {taken} bytes here, of {most}");
+        }
+        if self.closed.is_some() {
+            assert_eq!((self.machine.open_streams(), self.machine.outstanding_reads()), (0, 0));
+        }
+        assert!(self.regions.is_empty() || self.regions.contains(&WORDS));
+    }
+}
