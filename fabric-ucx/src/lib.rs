@@ -19,7 +19,7 @@
 //! # Trust
 //! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
 //! ([`Fencing::LeaseWord`]), and is not built against malice. It reads worker addresses and remote keys without bounds: of 60 random
-//! worker addresses 53 aborted UCX 1.13.1, and so did one of 60 with up to three bits turned, and 11 of 60 such keys. It
+//! worker addresses 53 ended UCX 1.13.1 by abort or segfault, and so did one of 60 with up to three bits turned, and 11 of 60 such keys. It
 //! answers emulated reads and writes for *any* address of this process, without looking at a key, whether or not this end
 //! uses them. And a shared-memory segment that its owner truncates kills its reader by SIGBUS.
 //! This crate puts both blobs into an envelope with a checksum: that protects from accident, not from malice. Who needs more

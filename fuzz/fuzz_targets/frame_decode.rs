@@ -20,7 +20,7 @@ where
         rest = later;
         decoder.push(piece);
         loop {
-            match decoder.next() {
+            match decoder.decode() {
                 Ok(Some(decoded)) => found.push(decoded),
                 Ok(None) => break,
                 // It is reported with as much as had come.
@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
         decoder.push(&bytes[..24]);
         decoder.push(&frame.head);
         decoder.push(&frame.payload);
-        assert!(matches!(decoder.next::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
-        assert_eq!(decoder.next(), Ok(Some(Decoded::Message(message, payload))));
+        assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
+        assert_eq!(decoder.decode(), Ok(Some(Decoded::Message(message, payload))));
     }
 });

@@ -223,7 +223,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`DecodeError`], for good.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<Decoded<M>>, DecodeError> {
+    pub fn decode<M: DeserializeOwned>(&mut self) -> Result<Option<Decoded<M>>, DecodeError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }

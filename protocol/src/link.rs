@@ -105,7 +105,7 @@ impl Link {
     /// The next message.
     pub(crate) fn next<M: DeserializeOwned>(&mut self) -> Result<Incoming<M>, ConnectionError> {
         loop {
-            match self.decoder.next::<M>().map_err(PeerMisbehaved::from)? {
+            match self.decoder.decode::<M>().map_err(PeerMisbehaved::from)? {
                 None => return Ok(Incoming::Nothing),
                 Some(Decoded::Message(message, payload)) => return Ok(Incoming::Message(message, payload)),
                 Some(Decoded::Preface(preface)) => {

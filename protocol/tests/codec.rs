@@ -51,7 +51,7 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(ToClient, Bytes)>, Decode
     let mut messages = Vec::new();
     for piece in cuts.windows(2) {
         decoder.push(&bytes[piece[0]..piece[1]]);
-        while let Some(decoded) = decoder.next()? {
+        while let Some(decoded) = decoder.decode()? {
             match decoded {
                 Decoded::Preface(_) => assert!(messages.is_empty()),
                 Decoded::Message(message, payload) => messages.push((message, payload)),
@@ -104,7 +104,7 @@ proptest! {
         let mut decoder = Decoder::new(LIMITS);
         decoder.push(&bytes);
         let common = bytes.len().min(8);
-        let refused = matches!(decoder.next::<ToClient>(), Err(DecodeError::Magic { .. }));
+        let refused = matches!(decoder.decode::<ToClient>(), Err(DecodeError::Magic { .. }));
         prop_assert_eq!(refused, bytes[..common] != right[..common]);
     }
 }
@@ -112,7 +112,7 @@ proptest! {
 fn opened() -> Decoder {
     let mut decoder = Decoder::new(LIMITS);
     decoder.push(&preface());
-    assert!(matches!(decoder.next::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
+    assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
     decoder
 }
 
@@ -123,7 +123,7 @@ fn header(message: u32, payload: u32) -> Vec<u8> {
 /// An error is repeated for ever, whatever comes after it, and nothing more is kept.
 fn refused(mut decoder: Decoder, error: &DecodeError) {
     for _ in 0..3 {
-        assert_eq!(decoder.next::<ToClient>().as_ref(), Err(error));
+        assert_eq!(decoder.decode::<ToClient>().as_ref(), Err(error));
         decoder.push(&encode(&ToClient::Ping(1), Bytes::new(), LIMITS).expect("short").head);
     }
 }
@@ -142,7 +142,7 @@ fn limits_hold_as_soon_as_the_lengths_are_there() {
     }
     let mut decoder = opened();
     decoder.push(&header(1000, 2000));
-    assert_eq!(decoder.next::<ToClient>(), Ok(None));
+    assert_eq!(decoder.decode::<ToClient>(), Ok(None));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn trailing_bytes_and_empty_messages_are_refused() {
 
     let mut decoder = opened();
     decoder.push(&header(0, 0));
-    assert!(matches!(decoder.next::<ToClient>(), Err(DecodeError::Malformed { .. })));
+    assert!(matches!(decoder.decode::<ToClient>(), Err(DecodeError::Malformed { .. })));
 }
 
 #[test]
@@ -185,8 +185,8 @@ fn announced_lengths_cost_nothing() {
             decoder.push(&preface());
             decoder.push(&header(u32::MAX, u32::MAX));
             decoder.push(&[0; 100]);
-            assert!(matches!(decoder.next::<ToClient>(), Ok(Some(_))));
-            assert_eq!(decoder.next::<ToClient>(), Ok(None));
+            assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(_))));
+            assert_eq!(decoder.decode::<ToClient>(), Ok(None));
             decoder
         })
         .collect();
@@ -198,7 +198,7 @@ fn announced_lengths_cost_nothing() {
     claim.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
     decoder.push(&header(claim.len() as u32, 0));
     decoder.push(&claim);
-    assert!(matches!(decoder.next::<thallus_protocol::message::ToServer>(), Err(DecodeError::Malformed { .. })));
+    assert!(matches!(decoder.decode::<thallus_protocol::message::ToServer>(), Err(DecodeError::Malformed { .. })));
 }
 
 fn server() -> ServerConnection {

@@ -27,9 +27,9 @@ fn pinned<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: M, paylo
     let mut decoder = Decoder::new(FrameLimits::default());
     decoder.push(&Preface { versions: VERSIONS, features: 0 }.encode());
     decoder.push(&unhex(&golden));
-    assert!(matches!(decoder.next::<M>(), Ok(Some(Decoded::Preface(_)))));
-    assert_eq!(decoder.next::<M>(), Ok(Some(Decoded::Message(message, Bytes::from_static(payload)))));
-    assert_eq!(decoder.next::<M>(), Ok(None));
+    assert!(matches!(decoder.decode::<M>(), Ok(Some(Decoded::Preface(_)))));
+    assert_eq!(decoder.decode::<M>(), Ok(Some(Decoded::Message(message, Bytes::from_static(payload)))));
+    assert_eq!(decoder.decode::<M>(), Ok(None));
 }
 
 fn range(region: u32, address: u64, len: u64) -> RemoteRange {
@@ -65,7 +65,7 @@ fn preface() {
     );
     let mut decoder = Decoder::new(FrameLimits::default());
     decoder.push(&preface.encode());
-    assert_eq!(decoder.next::<ToServer>(), Ok(Some(Decoded::Preface(preface))));
+    assert_eq!(decoder.decode::<ToServer>(), Ok(Some(Decoded::Preface(preface))));
 }
 
 #[test]

@@ -128,7 +128,7 @@ fn a_slice_sends_its_live_range_only() {
         let slice = batch(&schema, 4_000, &mut Dice::new(1)).slice(2_345, 2);
         let (lent, _) = describe(&slice).unwrap();
         // What is lent, and what IPC adds for alignment and metadata.
-        let most = lent.bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
+        let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&slice).unwrap().len();
         assert!(sent <= most, "{data_type}: {sent} bytes for two rows, not {most}");
     }

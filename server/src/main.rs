@@ -22,7 +22,11 @@ fn main() -> ExitCode {
             let mut message = format!("thallus-server: error: {error}");
             let mut source = error.source();
             while let Some(cause) = source {
-                message.push_str(&format!(": {cause}"));
+                let cause_says = cause.to_string();
+                // Many errors say their cause in their own message.
+                if !message.ends_with(&cause_says) {
+                    message.push_str(&format!(": {cause_says}"));
+                }
                 source = cause.source();
             }
             eprintln!("{message}");

@@ -183,7 +183,8 @@ impl Server {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
         let limit = self.settings.max_connections;
-        let refused = (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
+        let refused =
+            (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
         if let Some(message) = &refused {
             warn!(%message, "connection refused");
         }

@@ -308,9 +308,11 @@ impl<S: ControlIo> Driver<S> {
             let reason = format!("fabric {} is not there any more", choice.kind);
             return self.command(ClientCommand::FabricUnavailable { reason });
         };
-        if let Err(error) = endpoint.connect(&choice.address) {
+        let connected = endpoint.connect(&choice.address).map_err(|error| error.to_string());
+        let inferior = endpoint.transport().and_then(|transport| transport.inferior).filter(|_| !self.forced);
+        if let Some(reason) = connected.err().or(inferior) {
             self.reads = Some(Reads::new(endpoint, pool, 1, 1));
-            return self.command(ClientCommand::FabricUnavailable { reason: error.to_string() });
+            return self.command(ClientCommand::FabricUnavailable { reason });
         }
         let mut reads = Reads::new(endpoint, pool, capabilities.max_read, capabilities.max_outstanding_reads);
         reads.import(&choice.words);
@@ -323,9 +325,8 @@ impl<S: ControlIo> Driver<S> {
     fn probed(&mut self, word: Result<u64, ReadProblem>) {
         let Some(Probing { choice, started, .. }) = self.probing.take() else { return };
         let transport = self.reads.as_mut().and_then(|reads| reads.endpoint().transport());
-        let inferior = transport.as_ref().and_then(|transport| transport.inferior.clone()).filter(|_| !self.forced);
         let reason = match word {
-            Ok(word) if word == choice.probe_value => inferior,
+            Ok(word) if word == choice.probe_value => None,
             Ok(_) => Some("the probe read something else than the server wrote".into()),
             Err(ReadProblem::Failed(reason) | ReadProblem::NoMemory(reason)) => {
                 Some(format!("the probe could not be read: {reason}"))

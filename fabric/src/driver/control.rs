@@ -133,8 +133,10 @@ mod tests {
         let mut control = Control::new(ours);
         let mut expected = Vec::new();
         for i in 0..200_u8 {
-            let frame =
-                Frame { head: Bytes::from(vec![i; usize::from(i % 11)]), payload: Bytes::from(vec![i; usize::from(i % 3)]) };
+            let frame = Frame {
+                head: Bytes::from(vec![i; usize::from(i % 11)]),
+                payload: Bytes::from(vec![i; usize::from(i % 3)]),
+            };
             expected.extend_from_slice(&frame.head);
             expected.extend_from_slice(&frame.payload);
             control.send(frame);

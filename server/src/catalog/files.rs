@@ -1,7 +1,7 @@
 //! From a path to the files of a table, and what kind of file they are.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{CatalogError, Compression, Format};
@@ -190,6 +190,12 @@ impl Walk<'_> {
         if metadata.len() == 0 && matches!(kind.format, Format::Parquet | Format::Arrow) {
             return Err(CatalogError::EmptyFile { table: table(), path });
         }
+        if kind.format == Format::Parquet {
+            let flaw = parquet_flaw(&path).map_err(|source| CatalogError::of_io(Some(self.table), &path, source))?;
+            if let Some(reason) = flaw {
+                return Err(CatalogError::Corrupt { table: table(), path, format: kind.format.as_str(), reason });
+            }
+        }
         kind.ipc_stream = kind.format == Format::Arrow && !head.starts_with(b"ARROW1");
         self.files.push((path, kind, suffix));
         Ok(())
@@ -200,4 +206,28 @@ fn head_of(path: &Path) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     File::open(path)?.take(8).read_to_end(&mut head)?;
     Ok(head)
+}
+
+/// What is wrong with the end of a Parquet file: the metadata, its length in four bytes, and a magic (Parquet format, "File
+/// format"). The reader takes this length on trust, and panics where it is longer than the file.
+fn parquet_flaw(path: &Path) -> io::Result<Option<String>> {
+    const TAIL: u64 = 8;
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    let mut tail = [0; TAIL as usize];
+    if len < TAIL + 4 {
+        return Ok(Some(format!("a file of {len} bytes is too short")));
+    }
+    file.seek(SeekFrom::End(-(TAIL as i64)))?;
+    file.read_exact(&mut tail)?;
+    let [a, b, c, d, magic @ ..] = tail;
+    let metadata = u64::from(u32::from_le_bytes([a, b, c, d]));
+    Ok(match &magic {
+        // The second is that of encrypted metadata.
+        b"PAR1" | b"PARE" if metadata + TAIL + 4 <= len => None,
+        b"PAR1" | b"PARE" => {
+            Some(format!("its end announces {metadata} bytes of metadata, more than the file's {len} bytes hold"))
+        }
+        _ => Some("it does not end in the format's magic; it is something else, or cut short".to_owned()),
+    })
 }

@@ -1,6 +1,6 @@
 //! What runs a query: SQL in, a lazy stream of record batches out.
 //!
-//! The server knows an engine only by [`Engine`]. [`datafusion`] is the one that ships; [`scripted`] is the one for tests,
+//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; [`scripted`] is the one for tests,
 //! which plays what it was told to, including every way to fail.
 
 #[cfg(feature = "datafusion")]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
 use thallus_fabric::{Endpoint, FabricError, Fencing};
+use thallus_protocol::RegionId;
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::server::OpenedFabric;
-use thallus_protocol::RegionId;
 use tracing::error;
 
 use super::lender::Lender;
@@ -49,11 +49,7 @@ pub(super) struct DataPlane {
 
 impl DataPlane {
     /// An endpoint connected to the peer's address, with its lease words and the probe among them.
-    pub(super) fn open(
-        lender: Arc<Lender>,
-        max_leases: u32,
-        peer: &[u8],
-    ) -> Result<(DataPlane, OpenedFabric), String> {
+    pub(super) fn open(lender: Arc<Lender>, max_leases: u32, peer: &[u8]) -> Result<(DataPlane, OpenedFabric), String> {
         let open = || -> Result<_, FabricError> {
             let fabric = lender.fabric();
             let mut endpoint = fabric.endpoint()?;

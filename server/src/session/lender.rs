@@ -94,8 +94,12 @@ impl Lender {
         for buffer in &filled {
             in_place.push(if buffer.len() < STAGE_BELOW { None } else { self.register(buffer, &mut registered)? });
         }
-        let to_stage: Vec<&[u8]> =
-            filled.iter().zip(&in_place).filter(|(_, place)| place.is_none()).map(|(buffer, _)| buffer.as_slice()).collect();
+        let to_stage: Vec<&[u8]> = filled
+            .iter()
+            .zip(&in_place)
+            .filter(|(_, place)| place.is_none())
+            .map(|(buffer, _)| buffer.as_slice())
+            .collect();
         let copied = if to_stage.is_empty() { Vec::new() } else { self.staging.stage(&to_stage)? };
         let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
 

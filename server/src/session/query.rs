@@ -236,5 +236,12 @@ fn failure(error: EngineError) -> Failure {
         EngineErrorKind::Source => StreamCode::Source,
         EngineErrorKind::Internal => StreamCode::Internal,
     };
-    (code, error.to_string())
+    // The code says what kind of error it is, in words too: not a second time.
+    let message = match error {
+        EngineError::Syntax { message } | EngineError::Execution { message } | EngineError::Unsupported { message } => {
+            message
+        }
+        other => other.to_string(),
+    };
+    (code, message)
 }

@@ -27,7 +27,7 @@ pub(super) fn of_join(error: JoinError) -> EngineError {
     }
 }
 
-fn of_panic(panic: &(dyn Any + Send)) -> &str {
+pub(super) fn of_panic(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message")
 }

@@ -14,16 +14,18 @@ mod tests;
 
 use std::fmt;
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::common::TableReference;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion::sql::TableReference;
+use futures::FutureExt;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
@@ -164,13 +166,11 @@ fn context(config: &EngineConfig, specs: &[TableSpec]) -> Result<SessionContext,
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
     let roots = specs.iter().map(|spec| tables::location(spec)).collect::<Result<Vec<_>, _>>()?;
     environment.register_object_store(&url, Arc::new(ReadOnlyStore::new(roots)));
-    let mut session = SessionConfig::new()
+    let session = SessionConfig::new()
         .with_information_schema(true)
         .with_default_catalog_and_schema("thallus", "public")
         .with_target_partitions(config.effective_partitions())
         .with_batch_size(config.batch_rows);
-    session.options_mut().sql_parser.recursion_limit =
-        NonZeroUsize::new(guard::PARSER_RECURSION).expect("not zero").into();
     let state =
         SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(environment).build();
     Ok(SessionContext::new_with_state(state))
@@ -210,7 +210,13 @@ async fn register(shared: &Shared) -> Result<Vec<TableInfo>, OpenError> {
     let state = shared.context.state();
     let mut tables = Vec::new();
     for spec in &shared.specs {
-        let provider = tables::open(&state, spec).await?;
+        // Decoders of file formats are known to panic on what they do not expect.
+        let opened = AssertUnwindSafe(tables::open(&state, spec)).catch_unwind().await;
+        let provider = opened.unwrap_or_else(|panic| {
+            let reason = format!("its reader panicked: {}", error::of_panic(&*panic));
+            let (table, path) = (spec.name.clone(), spec.path.clone());
+            Err(CatalogError::Corrupt { table, path, format: spec.format.as_str(), reason }.into())
+        })?;
         tables.push(TableInfo {
             name: spec.name.clone(),
             source: spec.path.display().to_string(),

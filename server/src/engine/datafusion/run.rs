@@ -7,13 +7,13 @@ use std::task::{Context, Poll, ready};
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::{ResolvedTableReference, TableReference};
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -158,6 +158,10 @@ fn of_planning(e: DataFusionError) -> EngineError {
 async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
     let defaults = &state.config_options().catalog;
     for reference in references {
+        // A function that yields a table looks like a table to whoever only reads the SQL.
+        if state.table_functions().contains_key(reference.table()) {
+            continue;
+        }
         let ResolvedTableReference { catalog, schema, table } =
             reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
         let exists = match state.schema_for_ref(TableReference::full(catalog, schema, Arc::clone(&table))) {

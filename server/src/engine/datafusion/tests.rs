@@ -1,1 +1,96 @@
+//! What needs a hand inside the engine: bugs, put there for the purpose.
 
+use std::sync::Arc;
+
+use arrow_schema::DataType;
+use datafusion::common::Result;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use datafusion::object_store::path::Path;
+use datafusion::object_store::{ObjectStore, ObjectStoreExt};
+use futures::{StreamExt, TryStreamExt};
+
+use super::*;
+use crate::engine::EngineErrorKind;
+
+/// A function that panics when it is given a scalar, which is while planning, or a batch with the number 70000, which is
+/// not the first.
+fn buggy(arguments: &[ColumnarValue]) -> Result<ColumnarValue> {
+    if let ColumnarValue::Scalar(_) = &arguments[0] {
+        panic!("the planner's bug");
+    }
+    let numbers = arguments[0].to_array(1)?;
+    let numbers = arrow_array::cast::as_primitive_array::<arrow_array::types::Int64Type>(&numbers);
+    assert!(!numbers.values().contains(&70_000), "the executor's bug");
+    Ok(arguments[0].clone())
+}
+
+async fn engine() -> DataFusionEngine {
+    let engine = DataFusionEngine::open(&ServerConfig::default()).await.unwrap();
+    let function = create_udf("buggy", vec![DataType::Int64], DataType::Int64, Volatility::Immutable, Arc::new(buggy));
+    engine.shared.context.register_udf(function);
+    engine
+}
+
+async fn failure(engine: &DataFusionEngine, sql: &str) -> EngineError {
+    match engine.execute(QueryRequest::new(sql)).await {
+        Ok(stream) => stream.batches.try_collect::<Vec<_>>().await.unwrap_err(),
+        Err(e) => e,
+    }
+}
+
+#[tokio::test]
+async fn a_panic_is_one_querys_error_and_the_engine_lives_on() {
+    let engine = engine().await;
+    let series = "FROM generate_series(1, 100000)";
+    for (sql, message) in [
+        ("SELECT buggy(1)".to_owned(), "the planner's bug"),
+        (format!("SELECT buggy(value) {series}"), "the executor's bug"),
+        // In a task that the query's own task spawned.
+        (format!("SELECT b, count(*) FROM (SELECT buggy(value) AS b {series}) GROUP BY b"), "the executor's bug"),
+    ] {
+        let error = failure(&engine, &sql).await;
+        assert_eq!(error.kind(), EngineErrorKind::Internal, "{sql}: {error}");
+        assert!(error.message().contains(message), "{sql}: {error}");
+    }
+    let rows = engine.execute(QueryRequest::new("SELECT 1")).await.unwrap().batches.count().await;
+    assert_eq!(rows, 1);
+}
+
+#[tokio::test]
+async fn rows_before_the_panic_are_delivered_and_then_the_error() {
+    let engine = engine().await;
+    let sql = "SELECT buggy(value) FROM generate_series(1, 100000)";
+    let items: Vec<_> = engine.execute(QueryRequest::new(sql)).await.unwrap().batches.collect().await;
+    assert_eq!(items.len(), 2);
+    assert!(items[0].is_ok() && items[1].is_err());
+}
+
+#[tokio::test]
+async fn the_store_reads_the_tables_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| Path::from_absolute_path(directory.path().join(name)).unwrap();
+    std::fs::create_dir(directory.path().join("table")).unwrap();
+    for name in ["table/a", "table/.hidden", "table2", "secret"] {
+        std::fs::write(directory.path().join(name), "bytes").unwrap();
+    }
+    let store = ReadOnlyStore::new(vec![at("table")]);
+    assert_eq!(store.get(&at("table/a")).await.unwrap().bytes().await.unwrap(), "bytes");
+    for path in ["secret", "table2"] {
+        assert!(store.get(&at(path)).await.is_err(), "{path}");
+        assert!(store.get_range(&at(path), 0..1).await.is_err(), "{path}");
+        assert!(store.head(&at(path)).await.is_err(), "{path}");
+    }
+    let listed: Vec<_> = store.list(Some(&at("table"))).try_collect().await.unwrap();
+    assert_eq!(listed.iter().map(|file| &file.location).collect::<Vec<_>>(), [&at("table/a")]);
+    assert!(store.list(None).try_collect::<Vec<_>>().await.is_err());
+    assert!(store.list_with_delimiter(None).await.is_err());
+    assert!(store.list(Some(&at("table/gone"))).try_collect::<Vec<_>>().await.is_err());
+
+    let a = at("table/a");
+    assert!(store.put(&at("table/b"), "new".into()).await.is_err());
+    assert!(store.put_multipart(&at("table/b")).await.is_err());
+    assert!(store.delete(&a).await.is_err());
+    assert!(store.copy(&a, &at("table/b")).await.is_err());
+    assert!(store.rename(&a, &at("table/b")).await.is_err());
+    assert_eq!(std::fs::read_dir(directory.path().join("table")).unwrap().count(), 2);
+}

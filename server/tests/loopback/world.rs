@@ -15,28 +15,28 @@ use tokio::task::AbortHandle;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test on two threads, so that ends and fabric really run side by side.
-pub fn block_on<T>(test: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(within("the test", test))
 }
 
-pub async fn within<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, waited_for).await {
         Ok(value) => value,
         Err(_) => panic!("waited {PATIENCE:?} for {what}"),
     }
 }
 
-pub struct World {
-    pub engine: ScriptedEngine,
-    pub server: Server,
+pub(crate) struct World {
+    pub(crate) engine: ScriptedEngine,
+    pub(crate) server: Server,
     network: Option<(SimNetwork, Arc<SimFabric>)>,
     connections: Mutex<Vec<AbortHandle>>,
 }
 
 impl World {
     /// A server over a fabric that is fenced so, or over none.
-    pub fn over(engine: ScriptedEngine, fencing: Option<Fencing>) -> Self {
+    pub(crate) fn over(engine: ScriptedEngine, fencing: Option<Fencing>) -> Self {
         let network = fencing.map(|fencing| {
             let network = SimNetwork::new(42, SimOptions { fencing, ..SimOptions::default() });
             let host = network.host();
@@ -46,7 +46,7 @@ impl World {
     }
 
     /// A server that takes few connections.
-    pub fn limited(engine: ScriptedEngine, max_connections: usize) -> Self {
+    pub(crate) fn limited(engine: ScriptedEngine, max_connections: usize) -> Self {
         let mut config = ServerConfig::default();
         config.limits.max_connections = max_connections;
         Self::new(engine, None, config)
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// A new connection's far end.
-    pub fn pipe(&self) -> DuplexStream {
+    pub(crate) fn pipe(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let server = self.server.clone();
         let task = tokio::spawn(async move { server.handle(near).await });
@@ -68,15 +68,15 @@ impl World {
         far
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         self.client_with(|options| options).await
     }
 
-    pub async fn client_with(&self, change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> Client {
+    pub(crate) async fn client_with(&self, change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> Client {
         self.try_client(change).await.unwrap()
     }
 
-    pub async fn try_client(
+    pub(crate) async fn try_client(
         &self,
         change: impl FnOnce(ConnectOptions) -> ConnectOptions,
     ) -> Result<Client, ClientError> {
@@ -92,7 +92,7 @@ impl World {
     }
 
     /// Kills the server's side of every connection where it stands.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.abort();
         }
@@ -100,7 +100,7 @@ impl World {
 
     /// Waits until no connection, no query and, but for what pools keep, no lent memory is left; and nothing was read that
     /// was not on loan.
-    pub async fn is_at_rest(&self) {
+    pub(crate) async fn is_at_rest(&self) {
         within("connections and queries to end", async {
             while self.server.connections() > 0 || self.engine.running() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;

@@ -1,5 +1,7 @@
 //! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
 
+#[cfg(feature = "ucx")]
+mod over_ucx;
 mod world;
 
 use std::time::Duration;
@@ -33,7 +35,7 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
         assert_eq!(batches, expected);
         let report = large.report();
         assert_eq!((report.batches_inline, report.batches_lent, report.complete), (0, 5, true), "{report}");
-        drop((batches, client));
+        drop((batches, small, large, client));
         world.is_at_rest().await;
     });
 }
@@ -63,8 +65,10 @@ proptest! {
         });
         match got {
             Ok(got) => {
-                prop_assert_eq!(got.len(), batches.len());
-                for (got, sent) in got.iter().zip(&batches) {
+                // Engines hand out no empty batches.
+                let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).collect();
+                prop_assert_eq!(got.len(), sent.len());
+                for (got, sent) in got.iter().zip(sent) {
                     prop_assert_eq!(same_batch(got, sent), Ok(()));
                 }
             }
@@ -125,15 +129,20 @@ fn a_dropped_result_is_cancelled_at_the_server() {
 #[test]
 fn a_slow_reader_stops_the_engine_at_its_window() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), Some(Fencing::LeaseWord));
+        let world = World::over(
+            ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)),
+            Some(Fencing::LeaseWord),
+        );
         let client = world.client().await;
         let options = QueryOptions::default().with_window(Some(4 << 20));
         let result = client.query_with("endless", options).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let after_a_while = world.engine.batches();
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        assert_eq!(world.engine.batches(), after_a_while, "the engine runs on without credit");
-        assert!(after_a_while < 20, "{after_a_while} batches of half a megabyte or more in a window of 4 MiB");
+        // It comes to rest, however slow the machine, and not only after the whole result.
+        let mut batches = u64::MAX;
+        while std::mem::replace(&mut batches, world.engine.batches()) != world.engine.batches() {
+            assert!(batches == u64::MAX || batches < 20, "{batches} batches of half a megabyte in a window of 4 MiB");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(batches < 20, "{batches} batches of half a megabyte in a window of 4 MiB");
         drop(result);
     });
 }
@@ -169,7 +178,10 @@ fn a_deadline_ends_a_query_that_hangs() {
         let options = QueryOptions::default().with_deadline(Some(Duration::from_millis(200)));
         let result = client.query_with("hangs", options).await.unwrap();
         let failure = result.try_collect::<Vec<_>>().await.unwrap_err();
-        assert!(matches!(failure, ClientError::Timeout { .. } | ClientError::Query { kind: StreamCode::DeadlineExceeded, .. }));
+        assert!(matches!(
+            failure,
+            ClientError::Timeout { .. } | ClientError::Query { kind: StreamCode::DeadlineExceeded, .. }
+        ));
         drop(client);
         world.is_at_rest().await;
     });
@@ -178,7 +190,8 @@ fn a_deadline_ends_a_query_that_hangs() {
 #[test]
 fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("big", Script::synthetic(3, 200_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().on("big", Script::synthetic(3, 200_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         for delivery in [Delivery::Lent, Delivery::Inline] {
             let options = QueryOptions::default().with_window(Some(100_000)).with_delivery(delivery);
@@ -194,7 +207,10 @@ fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not(
 #[test]
 fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), Some(Fencing::LeaseWord));
+        let world = World::over(
+            ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)),
+            Some(Fencing::LeaseWord),
+        );
         let client = world.client().await;
         let mut result = client.query("endless").await.unwrap();
         result.next().await.unwrap().unwrap();
@@ -238,7 +254,10 @@ fn one_connection_too_many_is_refused_in_words() {
         let _first = world.client().await;
         let _second = world.client().await;
         let refused = world.try_client(|options| options).await.unwrap_err();
-        assert!(matches!(&refused, ClientError::Refused { message } if message.contains("2 connections")), "{refused:?}");
+        assert!(
+            matches!(&refused, ClientError::Refused { message } if message.contains("2 connections")),
+            "{refused:?}"
+        );
     });
 }
 
@@ -247,7 +266,9 @@ fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(1, 10)), None);
         let client = world.client().await;
-        for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"THALLUS\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", &[0xff; 4096]] {
+        for garbage in
+            [&b"GET / HTTP/1.1\r\n\r\n"[..], b"THALLUS\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", &[0xff; 4096]]
+        {
             let mut stranger = world.pipe();
             stranger.write_all(garbage).await.unwrap();
             let mut answer = Vec::new();

@@ -1,0 +1,95 @@
+//! The real server and the real client over TCP and UCX, in one process, without a query engine.
+//! (By itself: `cargo test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx --test loopback`.)
+
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use proptest::prelude::*;
+use thallus_client::{Carrier, Client, ConnectOptions, Delivery, FabricPreference, QueryOptions};
+use thallus_fabric::Fabric;
+use thallus_fabric_ucx::{UcxFabric, UcxOptions};
+use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_server::config::ServerConfig;
+use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
+use thallus_server::{Fabrics, Server, Settings};
+use tokio::net::TcpListener;
+
+use crate::world::block_on;
+
+/// A server on a port of its own. Its task ends with the runtime.
+async fn serve(engine: ScriptedEngine) -> ConnectOptions {
+    let fabric: Arc<dyn Fabric> = Arc::new(UcxFabric::new(UcxOptions::default()).unwrap());
+    let fabrics = Fabrics { available: vec![fabric], reason: String::new() };
+    let server = Server::new(Arc::new(engine), fabrics, Settings::new(&ServerConfig::default()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { server.serve(listener).await });
+    ConnectOptions::new("127.0.0.1").with_port(port)
+}
+
+#[test]
+fn a_result_crosses_shared_memory() {
+    block_on(async {
+        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
+        let info = client.connection();
+        assert!(matches!(&info.carrier, Carrier::OneSided { fabric, .. } if fabric == "ucx"), "{info:?}");
+        assert!(info.probe.is_some());
+        let mut result = client.query("q").await.unwrap();
+        let mut number = 0;
+        while let Some(batch) = result.try_next().await.unwrap() {
+            assert_eq!(batch, synthetic_batch(number, 50_000));
+            number += 1;
+        }
+        assert_eq!(number, 50);
+        let report = result.report();
+        assert_eq!((report.batches_lent, report.batches_inline), (50, 0), "{report}");
+    });
+}
+
+#[test]
+fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
+    block_on(async {
+        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
+        let reason = client.connection().carrier.fallback().map(str::to_owned).expect("a fallback");
+        assert!(reason.contains("tcp"), "{reason}");
+        let mut result = client.query("q").await.unwrap();
+        let batches: Vec<_> = result.by_ref().try_collect().await.unwrap();
+        assert_eq!(batches.len(), 3);
+        assert_eq!((result.report().batches_lent, result.report().batches_inline), (0, 3));
+    });
+}
+
+#[test]
+fn without_a_fabric_nothing_is_missed() {
+    block_on(async {
+        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
+        assert_eq!(client.connection().carrier, Carrier::Inline { fallback: None });
+        let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.len(), 3);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batches_survive_ucx(batches in arb_batches(3)) {
+        let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
+        let got = block_on(async {
+            let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
+            let client = Client::connect_with(options).await.unwrap();
+            let lent = QueryOptions::default().with_delivery(Delivery::Lent);
+            let mut result = client.query_with("q", lent).await.unwrap();
+            let got: Vec<_> = result.by_ref().try_collect().await.unwrap();
+            assert_eq!(result.report().batches_inline, 0);
+            got
+        });
+        prop_assert_eq!(got.len(), sent.len());
+        for (got, sent) in got.iter().zip(&sent) {
+            prop_assert_eq!(same_batch(got, sent), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The parts of the server that need no network: configuration, catalog, query engine.
+
+mod catalog;
+mod config;
+#[cfg(feature = "datafusion")]
+mod engine;
+mod files;
+#[cfg(feature = "datafusion")]
+mod sources;
+#[cfg(feature = "datafusion")]
+mod sql;

@@ -1,0 +1,256 @@
+//! Ends that go away in the middle of a result, killed or asked to; and what is left at the end that stays.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use futures::{StreamExt, TryStreamExt};
+use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, StreamCode};
+use thallus_tests::cli::{Cli, thallus};
+use thallus_tests::process::{Signal, until};
+use thallus_tests::server::TestServer;
+use thallus_tests::{ENDLESS, PATIENCE, block_on, usage};
+
+/// Within which the end that stays must have noticed.
+const SECONDS: Duration = Duration::from_secs(5);
+
+/// What is in a directory, hidden or not.
+fn names(directory: &Path) -> Vec<String> {
+    fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Starts `thallus` with a result that does not end, on its way to a file; comes back when some of it is there.
+fn endless_download(server: &TestServer, directory: &Path, delivery: &str) -> Cli {
+    let out = directory.join("out.csv");
+    let cli = Cli::start([
+        "query",
+        &server.url("window=16MiB"),
+        ENDLESS,
+        "--delivery",
+        delivery,
+        "-o",
+        out.to_str().unwrap(),
+    ]);
+    until("some of the result", PATIENCE, || {
+        let written = fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
+        (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
+    });
+    cli
+}
+
+async fn until_failure(mut result: ResultStream) -> ClientError {
+    loop {
+        match result.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return error,
+            None => panic!("an end where there is none"),
+        }
+    }
+}
+
+#[test]
+fn a_killed_server_is_exit_code_5_and_no_partial_file() {
+    for delivery in ["lent", "inline"] {
+        let mut server = TestServer::start::<&str>([]);
+        let directory = tempfile::tempdir().unwrap();
+        let cli = endless_download(&server, directory.path(), delivery);
+        server.process().kill();
+        let killed = Instant::now();
+        let client = cli.finish(PATIENCE);
+        println!("{delivery}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
+        assert_eq!(client.code, Some(5), "{delivery}: {}", client.stderr);
+        assert!(killed.elapsed() < SECONDS, "{delivery}: {:?}", killed.elapsed());
+        assert!(
+            client.stderr.starts_with("error: ") && client.stderr.contains("\nhint: "),
+            "{delivery}: {}",
+            client.stderr
+        );
+        assert_eq!(names(directory.path()), [] as [String; 0], "{delivery}");
+    }
+    nothing_stays_in_shared_memory();
+}
+
+/// What killed processes had must be gone with them.
+fn nothing_stays_in_shared_memory() {
+    // Whoever makes a segment has a moment between its name and its first mapping.
+    until("shared memory to be given back", PATIENCE, || usage::orphaned_shared_memory().is_empty().then_some(()));
+}
+
+#[test]
+fn killed_clients_leave_nothing_behind_at_the_server() {
+    // Ten times as much on loan as one client may have: what is not given back shows soon.
+    let server = TestServer::start(["--max-bytes-on-loan", "160MiB"]);
+    let directory = tempfile::tempdir().unwrap();
+    let bystander_url = server.url("require_fabric=true&window=16MiB");
+    block_on(async {
+        let bystander = Client::connect(&bystander_url).await.unwrap();
+        // Once, to fill pools and start threads that stay.
+        drop(endless_download(&server, directory.path(), "lent"));
+        until_alone(&server);
+        let level = |server: &TestServer| {
+            (usage::descriptors(server.id()), usage::shared(server.id()), usage::rss(server.id()))
+        };
+        let before = level(&server);
+        for round in 0..12 {
+            let delivery = ["lent", "inline", "lent"][round % 3];
+            let mut cli = endless_download(&server, directory.path(), delivery);
+            if round % 2 == 0 {
+                // Stands still first, so that a whole window is on loan to it when it is killed.
+                cli.process().signal(Signal::Stop);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            cli.process().kill();
+            let killed = Instant::now();
+            until_alone(&server);
+            assert!(killed.elapsed() < 2 * SECONDS, "round {round}: {:?}", killed.elapsed());
+            for name in names(directory.path()) {
+                fs::remove_file(directory.path().join(name)).unwrap();
+            }
+        }
+        until("queries to be stopped", PATIENCE, || {
+            let load = server_load(&server);
+            (load < 0.1).then_some(())
+        });
+        let after = level(&server);
+        println!("descriptors, shared memory, resident: before {before:?}, after 12 killed clients {after:?}");
+        assert!(after.0 <= before.0, "descriptors were leaked");
+        assert!(after.1 <= before.1 + (16 << 20), "registered memory was leaked");
+        assert!(after.2 <= before.2 + (128 << 20), "memory was leaked");
+
+        // All of the budget is there again, and the bystander's connection is as good as it was.
+        let sql = "SELECT value, value + 1 AS next FROM generate_series(1, 8000000)";
+        let options = QueryOptions::new().with_delivery(Delivery::Lent);
+        let mut result = bystander.query_with(sql, options).await.unwrap();
+        let rows: usize = result.by_ref().map_ok(|b| b.num_rows()).try_collect::<Vec<_>>().await.unwrap().iter().sum();
+        let report = result.report();
+        assert_eq!((rows, report.batches_inline), (8_000_000, 0), "{report}");
+        assert!(!server.log().contains("the limit of bytes on loan is reached"), "loans were leaked");
+        bystander.close().await;
+    });
+    server.is_at_rest();
+    server.stop();
+    nothing_stays_in_shared_memory();
+}
+
+/// Waits until only the bystander is connected.
+fn until_alone(server: &TestServer) {
+    until("the killed client to be noticed", PATIENCE, || (server.connections() == 1).then_some(()));
+}
+
+fn server_load(server: &TestServer) -> f64 {
+    let (before, began) = (usage::cpu(server.id()), Instant::now());
+    std::thread::sleep(Duration::from_millis(300));
+    (usage::cpu(server.id()) - before).as_secs_f64() / began.elapsed().as_secs_f64()
+}
+
+#[test]
+fn an_interrupted_client_cancels_at_the_server() {
+    for (signal, code) in [(Signal::Interrupt, 130), (Signal::Terminate, 143)] {
+        let server = TestServer::start::<&str>([]);
+        let directory = tempfile::tempdir().unwrap();
+        let mut cli = endless_download(&server, directory.path(), "auto");
+        cli.process().signal(signal);
+        let sent = Instant::now();
+        let client = cli.finish(PATIENCE);
+        assert_eq!(client.code, Some(code), "{}", client.stderr);
+        assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
+        assert_eq!(names(directory.path()), [] as [String; 0]);
+        server.logs("query stopped");
+        server.is_at_rest();
+        server.stop();
+    }
+}
+
+#[test]
+fn a_query_that_runs_is_finished_after_sigterm() {
+    let rows = 2_000_000_u64;
+    let sql = format!("SELECT value, value + 1 AS next FROM generate_series(1, {rows})");
+    for delivery in [Delivery::Lent, Delivery::Inline] {
+        let mut server = TestServer::start::<&str>([]);
+        block_on(async {
+            let client = Client::connect(&server.url("window=1MiB")).await.unwrap();
+            let mut result = client.query_with(&sql, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+            // The server can be no further than the window: it is in the middle.
+            let first = result.try_next().await.unwrap().unwrap();
+            server.process().signal(Signal::Terminate);
+            server.logs("draining");
+            let late = Client::connect(&server.url("connect_timeout=5s")).await.unwrap_err();
+            assert!(matches!(late, ClientError::Connect { .. } | ClientError::Refused { .. }), "{late:?}");
+            let more = client.query("SELECT 1").await.unwrap_err();
+            assert!(matches!(more, ClientError::Query { kind: StreamCode::ShuttingDown, .. }), "{more:?}");
+            let rest: Vec<RecordBatch> = result.by_ref().try_collect().await.unwrap();
+            let all = first.num_rows() + rest.iter().map(RecordBatch::num_rows).sum::<usize>();
+            assert_eq!(all as u64, rows, "{delivery:?}");
+            assert!(result.report().complete);
+            let status = server.process().wait(PATIENCE);
+            assert_eq!(status.code(), Some(0), "{}", server.log());
+        });
+        assert!(server.log().contains("stopped"));
+    }
+}
+
+#[test]
+fn a_query_that_does_not_end_is_ended_by_the_drain_timeout() {
+    let mut server = TestServer::start(["--drain-timeout", "1s"]);
+    block_on(async {
+        let client = Client::connect(&server.url("")).await.unwrap();
+        let result = client.query(ENDLESS).await.unwrap();
+        server.process().signal(Signal::Terminate);
+        let sent = Instant::now();
+        let error = until_failure(result).await;
+        assert!(matches!(error, ClientError::Query { kind: StreamCode::ShuttingDown, .. }), "{error:?}");
+        assert!((Duration::from_millis(900)..2 * SECONDS).contains(&sent.elapsed()), "{:?}", sent.elapsed());
+        assert_eq!(server.process().wait(PATIENCE).code(), Some(0), "{}", server.log());
+    });
+}
+
+#[test]
+fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
+    let mut server = TestServer::start::<&str>([]);
+    block_on(async {
+        let client = Client::connect(&server.url("")).await.unwrap();
+        server.process().signal(Signal::Terminate);
+        let sent = Instant::now();
+        assert_eq!(server.process().wait(PATIENCE).code(), Some(0), "{}", server.log());
+        println!("an idle server ended after {:.2} s", sent.elapsed().as_secs_f64());
+        assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
+        let error = client.query("SELECT 1").await.unwrap_err();
+        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Refused { .. }), "{error:?}");
+    });
+
+    let mut server = TestServer::start::<&str>([]);
+    block_on(async {
+        let client = Client::connect(&server.url("")).await.unwrap();
+        let result = client.query(ENDLESS).await.unwrap();
+        server.process().signal(Signal::Terminate);
+        server.logs("draining");
+        server.process().signal(Signal::Interrupt);
+        let sent = Instant::now();
+        assert_eq!(server.process().wait(PATIENCE).code(), Some(130));
+        assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
+        let error = until_failure(result).await;
+        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn without_a_fabric_results_travel_inline_and_that_is_said() {
+    let unfit = ["--ucx-transports", "no_such_transport"];
+    for arguments in [&["--fabric", "none"][..], &unfit] {
+        let server = TestServer::start(arguments);
+        let sql = "SELECT sum(value) AS s FROM generate_series(1, 100000)";
+        let query = |options: &str| thallus(["query", &server.url(options), sql, "--format", "csv"]);
+        let client = query("");
+        assert_eq!((client.code, client.stdout.as_str()), (Some(0), "s\n5000050000\n"), "{}", client.stderr);
+        assert!(client.stderr.contains("warning: no one-sided reads: "), "{}", client.stderr);
+        let client = query("fabric=none");
+        assert_eq!((client.code, client.stdout.as_str(), client.stderr.as_str()), (Some(0), "s\n5000050000\n", ""));
+        let client = query("require_fabric=true");
+        assert_eq!((client.code, client.stdout.as_str()), (Some(3), ""), "{}", client.stderr);
+        assert!(client.stderr.contains("no one-sided reads: "), "{}", client.stderr);
+        server.stop();
+    }
+    let refusal = TestServer::refusal(&[&["--fabric", "ucx"][..], &unfit].concat());
+    assert!(refusal.contains("no_such_transport") || refusal.contains("ucp_"), "{refusal}");
+}

@@ -1,0 +1,241 @@
+//! Peers that are no Thallus, or another one: garbage, oversized messages, silence, other versions, too many at once.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use thallus_client::{Client, ClientError};
+use thallus_protocol::codec::{Preface, VersionRange};
+use thallus_tests::cli::thallus;
+use thallus_tests::server::TestServer;
+use thallus_tests::{PATIENCE, block_on, usage};
+
+const OURS: VersionRange = VersionRange { min: 1, max: 1 };
+const OTHERS: VersionRange = VersionRange { min: 7, max: 9 };
+
+fn preface(versions: VersionRange) -> Vec<u8> {
+    Preface { versions, features: 0 }.encode().to_vec()
+}
+
+/// Says something to a server, and gives what it answers until it hangs up, and after how long that is.
+fn say(server: &TestServer, bytes: &[u8]) -> (Vec<u8>, Duration) {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    // The server may hang up before it has heard all of it.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "the server did not hang up: {error}");
+    }
+    (answer, began.elapsed())
+}
+
+fn serves(server: &TestServer) {
+    let client = thallus(["query", &server.url(""), "SELECT 40 + 2 AS answer", "--format", "csv"]);
+    assert_eq!((client.code, client.stdout.as_str()), (Some(0), "answer\n42\n"), "{}", client.stderr);
+}
+
+#[test]
+fn garbage_is_hung_up_on_and_others_are_served() {
+    let server = TestServer::start::<&str>([]);
+    serves(&server);
+    let descriptors = usage::descriptors(server.id());
+    let resident = usage::rss(server.id());
+    let mut random = vec![0_u8; 1 << 20];
+    let mut state = 42_u64;
+    random.fill_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    });
+    let framed = |rest: &[u8]| [&preface(OURS)[..], rest].concat();
+    let garbage: [(&str, Vec<u8>); 8] = [
+        ("HTTP", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
+        ("zeros", vec![0; 4096]),
+        ("random", random.clone()),
+        ("a preface, then random", framed(&random)),
+        // Lengths are little endian.
+        ("a message of 4 GiB", framed(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0])),
+        ("a payload of 4 GiB", framed(&[1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0])),
+        ("an unknown message", framed(&[4, 0, 0, 0, 0, 0, 0, 0, 0x7f, 0x7f, 0x7f, 0x7f])),
+    ];
+    for (what, bytes) in &garbage {
+        let (answer, took) = say(&server, bytes);
+        assert!(took < Duration::from_secs(5), "{what}: the server hung up after {took:?}");
+        // All that may be said to a stranger is the preface, and why.
+        assert!(answer.len() < 1024, "{what}: {} bytes", answer.len());
+    }
+    let log = server.log();
+    for said in
+        ["not a Thallus connection", "a message of 4294967295 bytes exceeds the limit", "a payload of 4294967295 bytes"]
+    {
+        assert!(log.contains(said), "{said:?} is not in {log}");
+    }
+    serves(&server);
+    server.is_at_rest();
+    assert!(usage::descriptors(server.id()) <= descriptors, "descriptors were leaked");
+    let grown = usage::rss(server.id()).saturating_sub(resident);
+    println!("the server grew by {} KiB over {} strangers", grown >> 10, garbage.len());
+    assert!(grown < 64 << 20, "announced bytes were allocated: {grown}");
+    server.stop();
+}
+
+#[test]
+fn who_says_nothing_is_not_waited_for() {
+    let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"500ms\"\n", []);
+    let whole = preface(OURS);
+    for half in [&[][..], &whole[..3], &whole[..23], &whole] {
+        let (_, took) = say(&server, half);
+        assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "hung up after {took:?}");
+    }
+    serves(&server);
+    server.is_at_rest();
+    server.stop();
+}
+
+#[test]
+fn one_connection_too_many_is_refused_until_there_is_room() {
+    let server = TestServer::configured("[timeouts]\nhandshake = \"2s\"\n", ["--max-connections", "3"]);
+    let silent: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    thallus_tests::process::until("the silent ones to be taken in", PATIENCE, || {
+        (server.connections() == 3).then_some(())
+    });
+    let refused = thallus(["query", &server.url(""), "SELECT 1"]);
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("3 connections at most"), "{}", refused.stderr);
+    drop(silent);
+    server.is_at_rest();
+    serves(&server);
+    server.stop();
+}
+
+/// A peer that takes one connection, says this, and waits for the other end to hang up.
+fn fake_server(says: Vec<u8>) -> (String, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("thallus://{}?connect_timeout=10s", listener.local_addr().unwrap());
+    let serving = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&says).unwrap();
+        let _heard = stream.read_to_end(&mut Vec::new());
+    });
+    (url, serving)
+}
+
+#[test]
+fn another_version_is_named_on_both_ends() {
+    let (url, serving) = fake_server(preface(OTHERS));
+    let error = block_on(Client::connect(&url)).unwrap_err();
+    serving.join().unwrap();
+    assert!(matches!(error, ClientError::Version { ours: OURS, theirs: OTHERS }), "{error:?}");
+    assert_eq!(error.to_string(), "this client speaks protocol 1, the server 7 to 9");
+
+    let (url, serving) = fake_server(preface(OTHERS));
+    let client = thallus(["query", &url, "SELECT 1"]);
+    serving.join().unwrap();
+    assert_eq!(client.code, Some(3), "{}", client.stderr);
+    assert!(client.stderr.contains("protocol 1, the server 7 to 9\nhint: "), "{}", client.stderr);
+
+    let server = TestServer::start::<&str>([]);
+    let (answer, took) = say(&server, &preface(OTHERS));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(answer.starts_with(&preface(OURS)), "the stranger is told what the server speaks: {answer:x?}");
+    let log = server.log();
+    let named =
+        log.lines().any(|line| line.contains("connection ended") && line.contains("7 to 9") && line.contains("1,"));
+    assert!(named, "both versions are not in {log}");
+    serves(&server);
+    server.stop();
+}
+
+#[test]
+fn a_server_that_is_none_is_a_typed_error_at_once() {
+    let oversized = [&preface(OURS)[..], &[0xff; 8]].concat();
+    for (what, says, said) in [
+        ("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "not a Thallus connection"),
+        ("oversized", oversized, "exceeds the limit"),
+        ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec(), "not a Thallus connection"),
+    ] {
+        let (url, serving) = fake_server(says);
+        let client = thallus(["query", &url, "SELECT 1"]);
+        serving.join().unwrap();
+        assert_eq!(client.code, Some(3), "{what}: {}", client.stderr);
+        assert!(client.stderr.starts_with("error: ") && client.stderr.contains(said), "{what}: {}", client.stderr);
+        assert!(client.took < Duration::from_secs(5), "{what}: {:?}", client.took);
+    }
+}
+
+#[test]
+fn an_unreachable_server_is_a_typed_error_in_time() {
+    // Listens, so that connections come about; never answers.
+    let hole = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("thallus://{}?connect_timeout=500ms", hole.local_addr().unwrap());
+    let client = thallus(["query", &url, "SELECT 1"]);
+    assert_eq!(client.code, Some(3), "{}", client.stderr);
+    assert!(client.stderr.contains("longer than 500ms") && client.stderr.contains("\nhint: "), "{}", client.stderr);
+    assert!(client.took < Duration::from_secs(5), "{:?}", client.took);
+
+    // Another address of the loopback network, on a port that is ours: nobody listens there.
+    let closed = format!("thallus://127.0.0.2:{}", hole.local_addr().unwrap().port());
+    let client = thallus(["query", &closed, "SELECT 1"]);
+    assert_eq!(client.code, Some(3), "{}", client.stderr);
+    assert!(
+        client.stderr.contains("cannot connect to 127.0.0.2") && client.stderr.contains("refused"),
+        "{}",
+        client.stderr
+    );
+    assert!(client.took < Duration::from_secs(5), "{:?}", client.took);
+
+    let client = thallus(["query", "thallus://nobody.invalid?connect_timeout=5s", "SELECT 1"]);
+    assert_eq!(client.code, Some(3), "{}", client.stderr);
+    assert!(client.stderr.contains("nobody.invalid"), "{}", client.stderr);
+    assert!(client.took < Duration::from_secs(10), "{:?}", client.took);
+
+    for wrong in
+        ["http://localhost", "localhost:7807", "thallus://", "thallus://localhost:99999", "thallus://h?windows=1MiB"]
+    {
+        let client = thallus(["query", wrong, "SELECT 1"]);
+        assert_eq!(client.code, Some(2), "{wrong}: {}", client.stderr);
+        assert!(
+            client.stderr.starts_with("error: ") && client.stderr.contains("\nhint: "),
+            "{wrong}: {}",
+            client.stderr
+        );
+    }
+}
+
+#[test]
+fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
+    let server = TestServer::start::<&str>([]);
+    for (sql, code, said) in [
+        ("SELEC 1", 4, "syntax error"),
+        ("SELECT 1; SELECT 2", 4, "one statement at a time"),
+        ("SELECT * FROM nowhere", 4, "table 'nowhere' not found"),
+        ("SELECT nonsense FROM generate_series(1, 2)", 4, "nonsense"),
+        ("SELECT no_such_function(1)", 4, "no_such_function"),
+        ("CREATE TABLE t (a INT)", 4, "is not allowed"),
+        ("SELECT 1 / (value - 5) FROM generate_series(1, 10)", 4, "ivide by zero"),
+        ("", 2, "no query is given"),
+    ] {
+        let client = thallus(["query", &server.url(""), sql]);
+        assert_eq!(client.code, Some(code), "{sql}: {}", client.stderr);
+        assert!(client.stderr.contains(said), "{sql}: {}", client.stderr);
+        assert!(!client.stderr.contains("failed: execution failed"), "{sql}: {}", client.stderr);
+        assert_eq!(client.stdout, "", "{sql}");
+        assert!(client.took < Duration::from_secs(10), "{sql}: {:?}", client.took);
+    }
+    block_on(async {
+        let client = Client::connect(&server.url("")).await.unwrap();
+        for sql in ["SELEC 1", "SELECT * FROM nowhere", "SELECT no_such_function(1)"] {
+            let error = client.query(sql).await.unwrap_err();
+            assert!(matches!(error, ClientError::Query { .. }), "{sql}: {error:?}");
+            let batches: Vec<_> = client.query("SELECT 1").await.unwrap().try_collect().await.unwrap();
+            assert_eq!(batches[0].num_rows(), 1);
+        }
+    });
+    server.stop();
+}

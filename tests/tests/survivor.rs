@@ -1,0 +1,63 @@
+//! A client whose server is killed: what it learns, and what it is left with.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use thallus_client::{Client, ClientError, Delivery, QueryOptions};
+use thallus_tests::process::until;
+use thallus_tests::server::TestServer;
+use thallus_tests::{ENDLESS, PATIENCE, block_on, usage};
+
+const ROUNDS: usize = 6;
+
+/// Kills a server in the middle of a result; gives how long the client took to say so.
+async fn round(delivery: Delivery) -> Duration {
+    let mut server = TestServer::start::<&str>([]);
+    let client = Client::connect(&server.url("require_fabric=true")).await.unwrap();
+    let mut result = client.query_with(ENDLESS, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+    let mut kept = Vec::new();
+    for _ in 0..20 {
+        kept.push(result.next().await.unwrap().unwrap());
+    }
+    let copies = kept.clone();
+    server.process().kill();
+    let killed = Instant::now();
+    let error = loop {
+        match result.next().await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => break error,
+            None => panic!("{delivery:?}: an end where there is none"),
+        }
+    };
+    let took = killed.elapsed();
+    let gone = matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. });
+    assert!(gone, "{delivery:?}: {error:?}");
+    assert!(result.next().await.is_none(), "{delivery:?}: something came after the error");
+    assert!(!result.report().complete, "{delivery:?}");
+    let error = client.query("SELECT 1").await.unwrap_err();
+    assert!(matches!(error, ClientError::ServerGone { .. }), "{delivery:?}: {error:?}");
+    // What was delivered before stays good, in memory that is the client's own.
+    assert_eq!(kept, copies);
+    took
+}
+
+// One test, since it looks at its own process: another beside it would show.
+#[test]
+fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
+    let mut level = None;
+    for n in 0..ROUNDS {
+        let delivery = if n % 2 == 0 { Delivery::Lent } else { Delivery::Inline };
+        let took = block_on(round(delivery));
+        println!("{delivery:?}: the server was missed after {:.3} s", took.as_secs_f64());
+        assert!(took < Duration::from_secs(5), "{delivery:?}: {took:?}");
+        let id = std::process::id();
+        let now = (usage::descriptors(id), usage::shared(id));
+        // After the first of each kind, whatever is made once has been made.
+        if n >= 1 {
+            let (descriptors, shared) = *level.get_or_insert(now);
+            assert!(now.0 <= descriptors, "{} descriptors, {descriptors} before", now.0);
+            assert!(now.1 <= shared, "{} bytes of shared memory, {shared} before", now.1);
+        }
+    }
+    until("shared memory to be given back", PATIENCE, || usage::orphaned_shared_memory().is_empty().then_some(()));
+}

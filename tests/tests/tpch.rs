@@ -1,0 +1,173 @@
+//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, and inline, against DataFusion
+//! run in this process over the same files: value for value.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::row::{RowConverter, SortField};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use futures::{StreamExt, TryStreamExt};
+use thallus_client::{Carrier, Client, Delivery, QueryOptions, TransferReport};
+use thallus_tests::block_on;
+use thallus_tests::server::TestServer;
+use thallus_tests::tpch::{Format, TABLES, generate, queries};
+
+const SCALE: f64 = 0.05;
+const PARTITIONS: usize = 2;
+const BATCH_ROWS: usize = 65_536;
+
+const WAYS: [Delivery; 3] = [Delivery::Lent, Delivery::Auto, Delivery::Inline];
+
+/// DataFusion in this process, set up as the server is.
+async fn reference(data: &Path) -> SessionContext {
+    let config = SessionConfig::new().with_target_partitions(PARTITIONS).with_batch_size(BATCH_ROWS);
+    let context = SessionContext::new_with_config(config);
+    for table in TABLES {
+        let path = data.join(format!("{table}.parquet"));
+        context.register_parquet(table, path.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
+    }
+    context
+}
+
+async fn expected(context: &SessionContext, sql: &str) -> RecordBatch {
+    let stream = context.sql(sql).await.unwrap().execute_stream().await.unwrap();
+    let schema = stream.schema();
+    let batches: Vec<_> = stream.try_collect().await.unwrap();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+async fn received(client: &Client, sql: &str, delivery: Delivery) -> (SchemaRef, RecordBatch, TransferReport) {
+    let options = QueryOptions::new().with_delivery(delivery);
+    let mut result = client.query_with(sql, options).await.unwrap();
+    let schema = result.schema();
+    let batches: Vec<_> = result.by_ref().try_collect().await.unwrap();
+    (schema.clone(), concat_batches(&schema, &batches).unwrap(), result.report())
+}
+
+/// The columns that a query's last ORDER BY names. Among rows that are equal in them, any order is right.
+fn ordered_by(sql: &str) -> Vec<String> {
+    let sql = sql.to_lowercase();
+    let Some((_, keys)) = sql.rsplit_once("order by") else { return Vec::new() };
+    let keys = keys.split("limit").next().unwrap_or_default().trim().trim_end_matches(';');
+    let column = |key: &str| key.split_whitespace().next().unwrap().rsplit('.').next().unwrap().to_owned();
+    keys.split(',').map(column).collect()
+}
+
+/// Rows in an encoding in which exactly equal rows are equal, sorted.
+fn sorted_rows(batch: &RecordBatch) -> Vec<Vec<u8>> {
+    let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
+    let converter = RowConverter::new(fields).unwrap();
+    let rows = converter.convert_columns(batch.columns()).unwrap();
+    let mut rows: Vec<_> = rows.iter().map(|row| row.as_ref().to_vec()).collect();
+    rows.sort_unstable();
+    rows
+}
+
+fn assert_same(what: &str, sql: &str, got: &RecordBatch, expected: &RecordBatch) {
+    let show = |batch: &RecordBatch| {
+        let head = batch.slice(0, batch.num_rows().min(20));
+        pretty_format_batches(&[head]).unwrap().to_string()
+    };
+    let both = || format!("{what}\ngot:\n{}\nexpected:\n{}", show(got), show(expected));
+    assert_eq!(got.num_rows(), expected.num_rows(), "{}", both());
+    if got == expected {
+        return;
+    }
+    for key in ordered_by(sql) {
+        let (got_keys, expected_keys) = (got.column_by_name(&key), expected.column_by_name(&key));
+        let same = got_keys.expect("ordered by an output column").as_ref() == expected_keys.unwrap().as_ref();
+        assert!(same, "the order by {key} differs: {}", both());
+    }
+    assert!(sorted_rows(got) == sorted_rows(expected), "{}", both());
+}
+
+/// That a report tells of the way that was asked for.
+fn assert_travelled(what: &str, way: Delivery, bytes: usize, report: &TransferReport) {
+    assert!(report.complete, "{what}: {report}");
+    let one_sided = matches!(&report.carrier, Carrier::OneSided { fabric, .. } if fabric == "ucx");
+    match way {
+        Delivery::Lent => {
+            assert!(one_sided, "{what}: {report}");
+            assert_eq!(report.batches_inline, 0, "{what}: {report}");
+            assert!(report.batches_lent > 0 || report.rows == 0, "{what}: {report}");
+            assert!(report.bytes_lent > 0 || report.rows == 0, "{what}: {report}");
+        }
+        Delivery::Auto => {
+            assert!(one_sided, "{what}: {report}");
+            assert!(report.batches_lent > 0 || bytes < 1 << 20, "{what}: {report}");
+        }
+        Delivery::Inline => assert_eq!((report.batches_lent, one_sided), (0, false), "{what}: {report}"),
+    }
+}
+
+#[test]
+fn all_queries_equal_datafusion_in_process_by_every_way() {
+    let data = tempfile::tempdir().unwrap();
+    generate(data.path(), SCALE, Format::Parquet).unwrap();
+    let (partitions, rows) = (PARTITIONS.to_string(), BATCH_ROWS.to_string());
+    let directory = data.path().to_str().unwrap();
+    let server = TestServer::start(["--data", directory, "--partitions", &partitions, "--batch-rows", &rows]);
+    // Whole tables too: the queries' results are small.
+    let mut all: Vec<(&str, &str)> = queries().to_vec();
+    all.push(("lineitem", "SELECT * FROM lineitem"));
+    all.push(("orders", "SELECT o_orderkey, o_comment, o_orderdate FROM orders WHERE o_orderkey % 3 = 0"));
+    let mut time = [Duration::ZERO; 3];
+    block_on(async {
+        let context = reference(data.path()).await;
+        let client = Client::connect(&server.url("fabric=ucx&require_fabric=true")).await.unwrap();
+        let mut filled = 0;
+        for (name, sql) in &all {
+            let expected = expected(&context, sql).await;
+            filled += usize::from(expected.num_rows() > 0);
+            for (way, time) in WAYS.into_iter().zip(&mut time) {
+                let what = format!("{name} {way:?}");
+                let began = Instant::now();
+                let (schema, got, report) = received(&client, sql, way).await;
+                *time += began.elapsed();
+                assert_eq!(schema, expected.schema(), "{what}");
+                assert_same(&what, sql, &got, &expected);
+                assert_travelled(&what, way, expected.get_array_memory_size(), &report);
+                if way == Delivery::Lent {
+                    println!(
+                        "{name}: {} rows, {} batches lent, {} bytes, by {}",
+                        report.rows, report.batches_lent, report.bytes_lent, report.carrier
+                    );
+                }
+            }
+        }
+        assert!(filled >= 20, "{filled} of {} results have rows at scale {SCALE}: that compares nothing", all.len());
+        client.close().await;
+    });
+    for (way, time) in WAYS.iter().zip(time) {
+        println!("all queries, {way:?}: {:.2} s", time.as_secs_f64());
+    }
+    server.stop();
+}
+
+#[test]
+fn the_comparison_sees_differences() {
+    use arrow::array::{ArrayRef, Float64Array, Int64Array};
+    use std::sync::Arc;
+    let batch = |keys: [i64; 3], values: [f64; 3]| {
+        let keys = Arc::new(Int64Array::from(keys.to_vec())) as ArrayRef;
+        RecordBatch::try_from_iter([("k", keys), ("v", Arc::new(Float64Array::from(values.to_vec())) as ArrayRef)])
+            .unwrap()
+    };
+    let expected = batch([1, 2, 2], [0.5, 0.1, 0.2]);
+    let by_k = "SELECT k, v FROM t ORDER BY t.k DESC, k\nLIMIT 3;";
+    assert_eq!(ordered_by(by_k), ["k", "k"]);
+    assert_same("a tie", by_k, &batch([1, 2, 2], [0.5, 0.2, 0.1]), &expected);
+    assert_same("no order", "SELECT k, v FROM t", &batch([2, 1, 2], [0.1, 0.5, 0.2]), &expected);
+    for (sql, other) in [
+        (by_k, batch([2, 1, 2], [0.1, 0.5, 0.2])),
+        (by_k, batch([1, 2, 2], [0.5, 0.1, 0.200_000_000_000_000_01 + f64::EPSILON])),
+        ("SELECT k, v FROM t", batch([1, 2, 2], [0.1, 0.5, 0.2])),
+    ] {
+        let compared = std::panic::catch_unwind(|| assert_same("different", sql, &other, &expected));
+        assert!(compared.is_err(), "{other:?}");
+    }
+}
