@@ -122,7 +122,8 @@ proptest! {
         max_leases in 1..4_u32,
         ops in prop::collection::vec(
             prop_oneof![
-                40 => arb_progress(),
+                30 => arb_progress(),
+                30 => (0..2_usize).prop_map(Op::Read),
                 4 => (1000..4000_u64).prop_map(|ms| Op::Advance(Duration::from_millis(ms))),
                 1 => Just(Op::ServerHearsCut),
             ],
@@ -241,5 +242,18 @@ fn a_lease_that_ran_out_is_found_out() {
     }
     let over = pair.client.apps.values().next().and_then(|app| app.over.clone());
     assert!(matches!(over, Some(Err(StreamError::LeaseLost { seq: 0 }))), "{over:?}");
+    pair.finish();
+}
+
+/// A connection that is gone answers too: nobody waits for a query that it will never run.
+#[test]
+fn a_query_after_the_close_is_answered() {
+    let mut pair = Pair::new(plain(), vec![finite(vec![])]);
+    for op in [open(), vec![Op::Cut { lose: false }, Op::ClientHearsCut, execute(0, 1000)]].concat() {
+        pair.apply(op);
+    }
+    assert!(pair.client.closed.is_some());
+    let over = pair.client.apps.values().next().and_then(|app| app.over.clone());
+    assert!(matches!(over, Some(Err(StreamError::Connection(_)))), "{over:?}");
     pair.finish();
 }

@@ -204,8 +204,9 @@ impl Pair {
     pub(crate) fn apply(&mut self, op: Op) {
         self.faults |= op.is_fault();
         match op {
-            Op::ToServer(most) => drop(self.deliver_to_server(most)),
-            Op::ToClient(most) => drop(self.deliver_to_client(most)),
+            // Who hears of a cut, and when, is an operation of its own.
+            Op::ToServer(most) => drop(self.deliver_to_server(most, !self.cut)),
+            Op::ToClient(most) => drop(self.deliver_to_client(most, !self.cut)),
             Op::Engine(k) => drop(self.engine(k)),
             Op::Read(k) => drop(self.read(k, false)),
             Op::ReadFails(k) => drop(self.read(k, true)),
@@ -310,12 +311,15 @@ impl Pair {
         }
     }
 
-    fn deliver_to_server(&mut self, most: usize) -> bool {
+    fn deliver_to_server(&mut self, most: usize, tell: bool) -> bool {
         let bytes = self.to_server.take(most);
         if !bytes.is_empty() && !self.to_server.told {
             self.server(ServerInput::Received(&bytes));
         }
-        if self.to_server.bytes.is_empty() && self.to_server.ended && !std::mem::replace(&mut self.to_server.told, true)
+        if tell
+            && self.to_server.bytes.is_empty()
+            && self.to_server.ended
+            && !std::mem::replace(&mut self.to_server.told, true)
         {
             self.server(ServerInput::ControlLost("end of file".into()));
             return true;
@@ -323,12 +327,15 @@ impl Pair {
         !bytes.is_empty()
     }
 
-    fn deliver_to_client(&mut self, most: usize) -> bool {
+    fn deliver_to_client(&mut self, most: usize, tell: bool) -> bool {
         let bytes = self.to_client.take(most);
         if !bytes.is_empty() && !self.to_client.told {
             self.client(ClientInput::Received(&bytes));
         }
-        if self.to_client.bytes.is_empty() && self.to_client.ended && !std::mem::replace(&mut self.to_client.told, true)
+        if tell
+            && self.to_client.bytes.is_empty()
+            && self.to_client.ended
+            && !std::mem::replace(&mut self.to_client.told, true)
         {
             self.client(ClientInput::ControlLost("end of file".into()));
             return true;
@@ -378,8 +385,8 @@ impl Pair {
     fn anything(&mut self) -> bool {
         self.execute_waiting();
         let moved = [
-            self.deliver_to_server(usize::MAX),
-            self.deliver_to_client(usize::MAX),
+            self.deliver_to_server(usize::MAX, true),
+            self.deliver_to_client(usize::MAX, true),
             self.answer_server(),
             self.answer_client(),
             self.engine(0),
@@ -427,6 +434,14 @@ impl Pair {
         self.streams_end();
         if !self.faults {
             self.all_well();
+        }
+        let connected = [&self.to_server, &self.to_client].iter().all(|pipe| !pipe.deaf && !pipe.ended);
+        if connected {
+            // Both have heard all, and the connection could live for years.
+            let streams = [self.client.machine.open_streams(), self.server.machine.open_streams()];
+            assert_eq!(streams, [0, 0], "streams are left over: {}", self.state());
+            let reads = self.client.machine.outstanding_reads();
+            assert!(self.memory.blackhole || (reads, self.server.leases_held()) == (0, 0), "{}", self.state());
         }
         self.faults = true;
         self.client_command(ClientCommand::Close);
