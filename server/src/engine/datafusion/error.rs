@@ -27,6 +27,13 @@ pub(super) fn of_join(error: JoinError) -> EngineError {
     }
 }
 
+fn of_nested_join(error: &JoinError) -> EngineError {
+    match error.is_panic() {
+        true => EngineError::Internal { message: format!("a bug: {error}") },
+        false => shutting_down(),
+    }
+}
+
 pub(super) fn of_panic(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message")
@@ -45,12 +52,18 @@ pub(super) fn of_datafusion(error: DataFusionError, scanned: &[&TableSpec]) -> E
     let mut found = None;
     loop {
         found = meaning(cause, scanned).or(found);
-        match cause.source() {
+        // What lies below a store's own words is the system's error code, which says less.
+        match cause.source().filter(|_| !is_of_store(cause)) {
             Some(source) => cause = source,
             None => break,
         }
     }
     found.unwrap_or_else(|| EngineError::Execution { message: error.strip_backtrace() })
+}
+
+fn is_of_store(cause: &(dyn Error + 'static)) -> bool {
+    use object_store::Error as E;
+    matches!(cause.downcast_ref(), Some(error) if !matches!(error, E::Generic { .. } | E::JoinError { .. }))
 }
 
 fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<EngineError> {
@@ -69,6 +82,10 @@ fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<Engi
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         return Some(of_io(error, scanned));
     }
+    // Of a task that the query's own task spawned.
+    if let Some(error) = cause.downcast_ref::<JoinError>() {
+        return Some(of_nested_join(error));
+    }
     None
 }
 
@@ -82,10 +99,7 @@ fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Opti
         DataFusionError::Execution(_) => EngineError::Execution { message },
         DataFusionError::ResourcesExhausted(_) => EngineError::ResourcesExhausted { message },
         DataFusionError::Internal(_) => EngineError::Internal { message },
-        DataFusionError::ExecutionJoin(join) => match join.is_panic() {
-            true => EngineError::Internal { message: format!("a bug: {join}") },
-            false => shutting_down(),
-        },
+        DataFusionError::ExecutionJoin(join) => of_nested_join(join),
         DataFusionError::ArrowError(error, _) => return of_arrow(error, scanned),
         DataFusionError::ParquetError(error) => source(scanned, None, error.to_string()),
         DataFusionError::ObjectStore(error) => of_store(error, scanned),

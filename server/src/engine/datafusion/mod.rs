@@ -34,8 +34,9 @@ use crate::catalog::{self, CatalogError, TableSpec};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
 use store::ReadOnlyStore;
 
-/// Stack of each of the engine's threads. Only what is touched costs memory. See [`guard::MAX_NESTING`].
-const STACK_BYTES: usize = 128 << 20;
+/// Stack of each of the engine's threads: four times what the tests show to be enough for every shape of query of the
+/// greatest [`guard::MAX_NESTING`]. Only what is touched costs memory.
+const STACK_BYTES: usize = 64 << 20;
 /// How many of the largest consumers an out-of-memory error names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
@@ -86,12 +87,16 @@ impl DataFusionEngine {
     /// # Errors
     /// [`OpenError`], for the first table that cannot be served, or a resource that cannot be had.
     pub async fn open(config: &ServerConfig) -> Result<Self, OpenError> {
+        Self::open_with_stack(config, STACK_BYTES).await
+    }
+
+    async fn open_with_stack(config: &ServerConfig, stack_bytes: usize) -> Result<Self, OpenError> {
         let specs = catalog::resolve(config)?;
         let context = context(&config.engine, &specs)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
-            .thread_stack_size(STACK_BYTES)
+            .thread_stack_size(stack_bytes)
             .enable_all()
             .build()
             .map_err(OpenError::Threads)?;

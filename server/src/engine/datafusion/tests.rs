@@ -94,3 +94,54 @@ async fn the_store_reads_the_tables_and_nothing_else() {
     assert!(store.rename(&a, &at("table/b")).await.is_err());
     assert_eq!(std::fs::read_dir(directory.path().join("table")).unwrap().count(), 2);
 }
+
+/// Shapes of queries that are trees as deep as they are long, by their [`guard`] count.
+const SHAPES: [(&str, fn(usize) -> String); 12] = [
+    ("literals added", |n| format!("SELECT 1{}", "+1".repeat(n))),
+    ("columns added", |n| format!("SELECT id{} FROM t", "+id".repeat(n))),
+    ("columns added, filtered", |n| format!("SELECT id FROM t WHERE id{} > 0", "+id".repeat(n))),
+    ("disjunction", |n| {
+        let terms: Vec<_> = (0..n).map(|i| format!("id = {i}")).collect();
+        format!("SELECT id FROM t WHERE {}", terms.join(" OR "))
+    }),
+    ("conjunction", |n| {
+        let terms: Vec<_> = (0..n).map(|i| format!("id <> {i}")).collect();
+        format!("SELECT id FROM t WHERE {}", terms.join(" AND "))
+    }),
+    ("concatenation", |n| format!("SELECT id::text{} FROM t", "||'x'".repeat(n))),
+    ("casts", |n| format!("SELECT id{} FROM t", "::int::bigint".repeat(n / 4))),
+    ("alternating", |n| {
+        let terms: Vec<_> = (0..n / 4).map(|i| format!("id = {i} AND id < {i} OR NOT id > {i}")).collect();
+        format!("SELECT id FROM t WHERE {}", terms.join(" OR "))
+    }),
+    ("union", |n| format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(n / 4))),
+    ("distinct union", |n| format!("SELECT 1{}", " UNION SELECT 1".repeat(n / 8))),
+    ("cross joins", |n| {
+        let tables: String = (0..n / 4).map(|i| format!(", (SELECT 1) t{i}")).collect();
+        format!("SELECT count(*) FROM t{tables}")
+    }),
+    ("common table expressions", |n| {
+        let tables: String = (1..=n / 16).map(|i| format!(", c{i} AS (SELECT id + 1 AS id FROM c{})", i - 1)).collect();
+        format!("WITH c0 AS (SELECT id FROM t){tables} SELECT id FROM c{}", n / 16)
+    }),
+];
+
+/// With a quarter of the stack, so that there is room for what another version, or another shape, takes.
+#[tokio::test]
+async fn the_deepest_queries_let_through_need_a_quarter_of_the_stack() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("t.csv");
+    std::fs::write(&path, "id\n1\n2\n3\n").unwrap();
+    let mut config = ServerConfig::default();
+    config.tables.insert("t".to_owned(), crate::config::TableConfig::at(path));
+    let engine = DataFusionEngine::open_with_stack(&config, STACK_BYTES / 4).await.unwrap();
+    for (name, shape) in SHAPES {
+        let start = std::time::Instant::now();
+        // A little is for what stands around the chain.
+        let query = engine.execute(QueryRequest::new(shape(guard::MAX_NESTING - 16))).await;
+        let rows: Vec<_> = query.unwrap_or_else(|e| panic!("{name}: {e}")).batches.try_collect().await.unwrap();
+        println!("{name}: {} batches in {:?}", rows.len(), start.elapsed());
+        let beyond = engine.execute(QueryRequest::new(shape(guard::MAX_NESTING * 20))).await;
+        assert!(matches!(beyond.map(|_| ()), Err(EngineError::TooLarge { .. })), "{name}");
+    }
+}
