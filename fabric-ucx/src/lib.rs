@@ -35,6 +35,7 @@
 
 mod context;
 mod describe;
+mod descriptors;
 mod endpoint;
 mod envelope;
 mod lanes;
@@ -57,6 +58,7 @@ use thallus_protocol::FabricKind;
 
 use context::UcxContext;
 pub use describe::Description;
+pub use descriptors::raise_descriptor_limit;
 use endpoint::UcxEndpoint;
 pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};

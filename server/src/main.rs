@@ -119,7 +119,12 @@ fn open_fabrics(config: &ServerConfig) -> Result<Fabrics, Failure> {
 
 #[cfg(feature = "ucx")]
 fn open_ucx(config: &ServerConfig) -> Result<Arc<dyn thallus_fabric::Fabric>, Failure> {
-    use thallus_fabric_ucx::{UcxFabric, UcxOptions};
+    use thallus_fabric_ucx::{UcxFabric, UcxOptions, raise_descriptor_limit};
+    // A connection takes a dozen: with the usual 1024, the 80th would have no fabric.
+    match raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
     let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
     let ucx = &config.fabric.ucx;
     let options = UcxOptions {

@@ -209,7 +209,7 @@ fn whole_file(path: &Path, write: impl FnOnce(BufWriter<File>) -> Result<u64, An
 enum Sink {
     Parquet(Box<ArrowWriter<BufWriter<File>>>),
     Arrow(Box<FileWriter<BufWriter<File>>>),
-    Csv(CsvWriter<BufWriter<File>>),
+    Csv(Box<CsvWriter<BufWriter<File>>>),
 }
 
 impl Sink {
@@ -223,7 +223,7 @@ impl Sink {
                 Sink::Parquet(Box::new(ArrowWriter::try_new(file, schema, Some(properties))?))
             }
             Format::Arrow => Sink::Arrow(Box::new(FileWriter::try_new(file, &schema)?)),
-            Format::Csv => Sink::Csv(CsvWriter::new(file)),
+            Format::Csv => Sink::Csv(Box::new(CsvWriter::new(file))),
         })
     }
 

@@ -7,6 +7,7 @@ use arrow::datatypes::Int64Type;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Carrier, Client, TransferReport};
+use thallus_fabric_ucx::raise_descriptor_limit;
 use thallus_tests::block_on;
 use thallus_tests::cli::Cli;
 use thallus_tests::server::TestServer;
@@ -46,6 +47,8 @@ async fn run(client: &Client, n: usize) -> TransferReport {
 
 #[test]
 fn a_hundred_clients_at_once_get_each_its_own_result_and_idle_ones_cost_nothing() {
+    // This process has as many ends of connections as the server, which does the same at its start.
+    raise_descriptor_limit().unwrap();
     let server = TestServer::start::<&str>([]);
     let before = usage::rss(server.id());
     let url = server.url("");

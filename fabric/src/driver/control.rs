@@ -56,6 +56,12 @@ impl<S: ControlIo> Control<S> {
         }
     }
 
+    /// Bytes queued and not written yet.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.backlog
+    }
+
     /// The bytes that [`ControlEvent::Received`] announced.
     #[must_use]
     pub fn received(&self, len: usize) -> &[u8] {

@@ -34,6 +34,10 @@ pub(crate) struct Shared {
     pub(crate) machine: MachineConfig,
 }
 
+/// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
+/// reads costs no more memory than this and a batch for each stream.
+const MAX_BACKLOG: usize = 64 << 20;
+
 /// What is on loan under one lease.
 #[derive(Debug)]
 struct OnLoan {
@@ -47,6 +51,8 @@ enum Event {
     Control(ControlEvent),
     Plane(PlaneEvent),
     Query(StreamId, QueryEvent),
+    /// The backlog is small enough again for pulls that were put off.
+    Relieved,
     Drain,
 }
 
@@ -58,6 +64,8 @@ pub(crate) struct Session<S> {
     control: Control<S>,
     plane: Option<DataPlane>,
     queries: HashMap<StreamId, RunningQuery>,
+    /// Pulls that wait until the backlog is smaller.
+    put_off: Vec<(StreamId, Pull)>,
     loans: HashMap<LeaseId, OnLoan>,
     last_lease: u64,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
@@ -83,6 +91,7 @@ pub(crate) async fn serve<S: ControlIo>(
         control: Control::new(io),
         plane: None,
         queries: HashMap::new(),
+        put_off: Vec::new(),
         loans: HashMap::new(),
         last_lease: 0,
         events,
@@ -126,6 +135,9 @@ impl<S: ControlIo> Session<S> {
         if let Poll::Ready(event) = self.control.poll(cx) {
             return Poll::Ready(Event::Control(event));
         }
+        if !self.put_off.is_empty() && self.control.backlog() <= MAX_BACKLOG {
+            return Poll::Ready(Event::Relieved);
+        }
         if let Poll::Ready(Some((stream, event))) = self.events.poll_recv(cx) {
             return Poll::Ready(Event::Query(stream, event));
         }
@@ -140,6 +152,11 @@ impl<S: ControlIo> Session<S> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Time => self.input(ServerInput::Time),
+            Event::Relieved => {
+                for (stream, pull) in std::mem::take(&mut self.put_off) {
+                    self.pull(stream, pull);
+                }
+            }
             Event::Drain => self.command(ServerCommand::Drain),
             Event::Control(ControlEvent::Lost(reason)) => self.input(ServerInput::ControlLost(reason)),
             Event::Control(ControlEvent::Received(len)) => {
@@ -239,11 +256,7 @@ impl<S: ControlIo> Session<S> {
                 ServerOutput::FabricUp { transport } => info!(%transport, "data plane is up"),
                 ServerOutput::FabricDown { reason } => warn!(%reason, "no data plane: results travel inline"),
                 ServerOutput::Execute { stream, sql, options } => self.execute(stream, sql, &options),
-                ServerOutput::Pull { stream, lend_from } => {
-                    if let Some(query) = self.queries.get(&stream) {
-                        query.pull(Pull { lend_from });
-                    }
-                }
+                ServerOutput::Pull { stream, lend_from } => self.pull(stream, Pull { lend_from }),
                 ServerOutput::StopQuery { stream, reason } => {
                     debug!(%stream, ?reason, "query stopped");
                     self.queries.remove(&stream);
@@ -262,6 +275,14 @@ impl<S: ControlIo> Session<S> {
                 },
                 ServerOutput::Closed(error) => self.ended = Some(error),
             }
+        }
+    }
+
+    fn pull(&mut self, stream: StreamId, pull: Pull) {
+        if self.control.backlog() > MAX_BACKLOG {
+            self.put_off.push((stream, pull));
+        } else if let Some(query) = self.queries.get(&stream) {
+            query.pull(pull);
         }
     }
 

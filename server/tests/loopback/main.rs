@@ -279,3 +279,32 @@ fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
         assert_eq!(batches.len(), 1);
     });
 }
+
+#[test]
+fn a_client_that_grants_much_and_never_reads_does_not_fill_the_server() {
+    use thallus_protocol::codec::{FrameLimits, Preface, VERSIONS, encode};
+    use thallus_protocol::message::{ClientHello, ExecuteOptions, ToServer};
+
+    block_on(async {
+        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), None);
+        let mut greedy = world.pipe();
+        greedy.write_all(&Preface { versions: VERSIONS, features: 0 }.encode()).await.unwrap();
+        let mut messages = vec![ToServer::Hello(ClientHello { name: "greedy".into(), fabrics: Vec::new() })];
+        for stream in 1..=4 {
+            // As much as one stream may have; without a bound of the connection that would be a gigabyte.
+            let options = ExecuteOptions { credit: 256 << 20, ..ExecuteOptions::default() };
+            let (stream, sql) = (thallus_protocol::StreamId(stream), "endless".into());
+            messages.push(ToServer::Execute { stream, sql, options });
+        }
+        for message in messages {
+            let frame = encode(&message, bytes::Bytes::new(), FrameLimits::default()).unwrap();
+            greedy.write_all(&frame.head).await.unwrap();
+        }
+        // It comes to rest with a backlog of its own limit: some hundred batches of half a megabyte.
+        let mut batches = u64::MAX;
+        while std::mem::replace(&mut batches, world.engine.batches()) != world.engine.batches() || batches == 0 {
+            assert!(batches == u64::MAX || batches < 400, "{batches} batches for a client that reads nothing");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+}

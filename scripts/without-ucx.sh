@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Without UCX: neither program's build without it needs the library, and a client built so runs queries, inline over TCP.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=${CARGO_TARGET_DIR:-target}
+
+needs_none() { # PACKAGE FEATURES
+    if cargo tree -p "$1" --no-default-features --features "$2" -e normal,build --prefix none | grep -E '^(ucx-sys|thallus-fabric-ucx) '; then
+        echo "without-ucx: $1 without its feature ucx still needs UCX" >&2
+        exit 1
+    fi
+}
+needs_none thallus-client ""
+needs_none thallus-server datafusion
+
+# The development profile: other features than the workspace's, so that nothing of the release builds is replaced.
+cargo build --quiet -p thallus-client --no-default-features
+client=$target/debug/thallus
+if ldd "$client" | grep -E 'libuc[pst]'; then
+    echo "without-ucx: $client is linked with UCX" >&2
+    exit 1
+fi
+
+cargo build --quiet --release --workspace
+log=$(mktemp)
+"$target/release/thallus-server" --listen 127.0.0.1:0 --fabric none 2>"$log" &
+server=$!
+trap 'kill "$server" 2>/dev/null || true; rm -f "$log"' EXIT
+for _ in $(seq 100); do
+    address=$(sed -n 's/.*listening address=//p' "$log")
+    [ -n "$address" ] && break
+    sleep 0.1
+done
+[ -n "$address" ] || { cat "$log" >&2; exit 1; }
+sql="SELECT value, value * 2 AS twice FROM generate_series(1, 1000000)"
+expected=$(seq 1000000 | awk '{ s += $1 * 3 } END { printf "%d", s }')
+got=$("$client" query "thallus://$address?fabric=none" "$sql" --format csv | awk -F, 'NR > 1 { s += $1 + $2 } END { printf "%d", s }')
+[ "$got" = "$expected" ] || { echo "without-ucx: got $got, expected $expected" >&2; exit 1; }
+# Unless inline is asked for, that there is no fabric is said.
+"$client" query "thallus://$address" "SELECT 1" 2>&1 >/dev/null | grep "built without UCX" ||
+    { echo "without-ucx: the client does not say that it has no fabric" >&2; exit 1; }
+echo "without UCX: builds, and $got is right"
