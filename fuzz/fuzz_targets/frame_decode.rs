@@ -39,7 +39,8 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(decode::<ToClient>(bytes, lens), whole);
     for decoded in whole.0 {
         let Decoded::Message(message, payload) = decoded else { continue };
-        let frame = thallus_protocol::codec::encode(&message, Bytes::clone(&payload), LIMITS).expect("what was decoded");
+        let frame =
+            thallus_protocol::codec::encode(&message, Bytes::clone(&payload), LIMITS).expect("what was decoded");
         let mut decoder = Decoder::new(LIMITS);
         decoder.push(&bytes[..24]);
         decoder.push(&frame.head);

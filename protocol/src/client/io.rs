@@ -82,6 +82,9 @@ pub enum ClientCommand {
         result: Result<u64, ReadProblem>,
     },
     /// A delivered batch is invalid: arrays cannot be built from it.
+    ///
+    /// The stream's good end may have been said along with its last batch, and is not taken back: whoever rejects a batch
+    /// tells the application so, and nothing that follows for that stream.
     Rejected {
         /// This stream.
         stream: StreamId,

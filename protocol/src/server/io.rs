@@ -156,6 +156,9 @@ pub enum ServerOutput {
         options: ExecuteOptions,
     },
     /// Hand over the next batch of a stream, or its end.
+    ///
+    /// A driver with much left to write waits with its answer: credit bounds what a client that reads has in flight, and
+    /// only this bounds what is queued for one that grants and does not read.
     Pull {
         /// This stream.
         stream: StreamId,

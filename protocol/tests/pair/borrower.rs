@@ -322,9 +322,11 @@ impl Borrower {
         true
     }
 
-    /// A lease that the borrower gave back is read no more.
-    pub(crate) fn released(&self, lease: LeaseId) {
-        let late = self.reading.values().flat_map(|reading| &reading.pieces).find(|piece| piece.lease == Some(lease));
+    /// A lease that the borrower gave back is read no more. What was there when the read began may have been another's
+    /// already, but never another of the same stream: a stream whose lease runs out lends nothing more.
+    pub(crate) fn released(&self, lease: LeaseId, stream: StreamId) {
+        let of_stream = self.reading.values().filter(|reading| reading.stream == stream);
+        let late = of_stream.flat_map(|reading| &reading.pieces).find(|piece| piece.lease == Some(lease));
         assert!(late.is_none(), "{lease:?} was released while it is read: {late:?}");
     }
 

@@ -26,6 +26,7 @@ struct Engine {
 /// Memory that was handed to the machine.
 #[derive(Debug)]
 struct Held {
+    stream: StreamId,
     addresses: Vec<u64>,
     region: Option<RegionId>,
     slot: Option<u32>,
@@ -54,7 +55,7 @@ pub(crate) struct Lender {
     held: BTreeMap<LeaseId, Held>,
     pub(crate) ends: BTreeMap<LeaseId, LeaseEnd>,
     /// Leases that ended in this turn.
-    pub(crate) just_ended: Vec<(LeaseId, LeaseEnd)>,
+    pub(crate) just_ended: Vec<(LeaseId, StreamId, LeaseEnd)>,
     slots: BTreeSet<u32>,
     last_lease: u64,
     last_region: u32,
@@ -186,7 +187,7 @@ impl Lender {
         if end == LeaseEnd::TornDown {
             assert_eq!(self.plane, Plane::Closed, "{lease:?} is torn down while the data plane is open");
         }
-        self.just_ended.push((lease, end));
+        self.just_ended.push((lease, held.stream, end));
         if let Some(slot) = slot {
             memory.words[slot as usize] = 0;
             self.slots.remove(&slot);
@@ -291,7 +292,7 @@ impl Lender {
         }
         let place = |address: &u64| RemoteRange { region: region.unwrap_or(DATA), address: *address, len: rows * 8 };
         let places = addresses.iter().map(place).collect();
-        self.held.insert(lease, Held { addresses, region, slot: None });
+        self.held.insert(lease, Held { stream, addresses, region, slot: None });
         commands.push_back(ServerCommand::Lend { stream, loan: Loan { lease, descriptor, places, staged: 0 }, rows });
         commands
     }

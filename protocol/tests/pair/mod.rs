@@ -168,9 +168,9 @@ impl Pair {
     pub(crate) fn server(&mut self, input: ServerInput<'_>) {
         let handled = self.server.handle(self.now, input, &mut self.memory, &mut self.to_client);
         handled.expect("this driver keeps the contract");
-        for (lease, end) in std::mem::take(&mut self.server.just_ended) {
+        for (lease, stream, end) in std::mem::take(&mut self.server.just_ended) {
             if end == LeaseEnd::Released {
-                self.client.released(lease);
+                self.client.released(lease, stream);
             }
         }
     }
