@@ -15,7 +15,7 @@ use thallus_protocol::client::{
     ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadProblem,
 };
 use thallus_protocol::message::FabricChoice;
-use thallus_protocol::{ApiMisuse, ConnectionError, ReadId, StreamId, Timestamp};
+use thallus_protocol::{ApiMisuse, ConnectionError, ReadId, StreamError, StreamId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, warn};
@@ -58,6 +58,8 @@ pub(crate) struct Driver<S> {
     reads: Option<Reads>,
     probing: Option<Probing>,
     closing: Option<Pin<Box<Sleep>>>,
+    /// The endpoint is closed: there is nothing to poll any more, only slabs to hand out.
+    fabric_over: bool,
     results: HashMap<StreamId, Running>,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
@@ -107,6 +109,7 @@ impl<S: ControlIo> Driver<S> {
             reads: None,
             probing: None,
             closing: None,
+            fabric_over: false,
             results: HashMap::new(),
             pings: Vec::new(),
             info: parts.info,
@@ -162,7 +165,9 @@ impl<S: ControlIo> Driver<S> {
         {
             return Poll::Ready(Event::CloseTimeout);
         }
-        if let Some(reads) = &mut self.reads {
+        if let Some(reads) = &mut self.reads
+            && !self.fabric_over
+        {
             let mut done = Vec::new();
             match reads.poll(cx, &mut done) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Event::Read(done, None)),
@@ -365,6 +370,7 @@ impl<S: ControlIo> Driver<S> {
 
     fn fabric_closed(&mut self) {
         self.closing = None;
+        self.fabric_over = true;
         self.command(ClientCommand::FabricClosed);
     }
 
@@ -464,7 +470,11 @@ impl<S: ControlIo> Driver<S> {
         };
         match arrived {
             Ok(arrived) => self.item(stream, Item::Batch { seq, cost, arrived }),
-            Err(reason) => self.command(ClientCommand::Rejected { stream, seq, reason }),
+            Err(reason) => {
+                // The end of the stream may be queued already, and would pass for its good end: the result hears of it here.
+                self.item(stream, Item::Failed(StreamError::InvalidBatch { seq, reason: reason.clone() }));
+                self.command(ClientCommand::Rejected { stream, seq, reason });
+            }
         }
     }
 
