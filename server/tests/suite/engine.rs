@@ -13,24 +13,24 @@ use thallus_server::engine::{Engine, EngineError, EngineErrorKind, QueryRequest}
 
 use crate::files::{config, directory, rows, write};
 
-pub async fn open(config: &ServerConfig) -> DataFusionEngine {
+pub(crate) async fn open(config: &ServerConfig) -> DataFusionEngine {
     DataFusionEngine::open(config).await.unwrap()
 }
 
 /// All rows, as one batch.
-pub async fn query(engine: &DataFusionEngine, sql: &str) -> Result<RecordBatch, EngineError> {
+pub(crate) async fn query(engine: &DataFusionEngine, sql: &str) -> Result<RecordBatch, EngineError> {
     let stream = engine.execute(QueryRequest::new(sql)).await?;
     let batches: Vec<_> = stream.batches.try_collect().await?;
     Ok(concat_batches(&stream.schema, &batches).unwrap())
 }
 
 /// The first column, of 64-bit integers.
-pub fn numbers(batch: &RecordBatch) -> Vec<i64> {
+pub(crate) fn numbers(batch: &RecordBatch) -> Vec<i64> {
     batch.column(0).as_primitive::<Int64Type>().values().to_vec()
 }
 
 /// What `SELECT count(*) ...` says.
-pub async fn count(engine: &DataFusionEngine, sql: &str) -> i64 {
+pub(crate) async fn count(engine: &DataFusionEngine, sql: &str) -> i64 {
     numbers(&query(engine, sql).await.unwrap())[0]
 }
 
