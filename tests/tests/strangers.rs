@@ -69,12 +69,11 @@ fn garbage_is_hung_up_on_and_others_are_served() {
         // All that may be said to a stranger is the preface, and why.
         assert!(answer.len() < 1024, "{what}: {} bytes", answer.len());
     }
-    let log = server.log();
-    for said in
-        ["not a Thallus connection", "a message of 4294967295 bytes exceeds the limit", "a payload of 4294967295 bytes"]
-    {
-        assert!(log.contains(said), "{said:?} is not in {log}");
+    // The log may lag behind what a peer sees.
+    for part in ["message", "payload"] {
+        server.logs(&format!("a {part} of 4294967295 bytes exceeds the limit"));
     }
+    server.logs("not a Thallus connection");
     serves(&server);
     server.is_at_rest();
     assert!(usage::descriptors(server.id()) <= descriptors, "descriptors were leaked");
@@ -144,10 +143,7 @@ fn another_version_is_named_on_both_ends() {
     let (answer, took) = say(&server, &preface(OTHERS));
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(answer.starts_with(&preface(OURS)), "the stranger is told what the server speaks: {answer:x?}");
-    let log = server.log();
-    let named =
-        log.lines().any(|line| line.contains("connection ended") && line.contains("7 to 9") && line.contains("1,"));
-    assert!(named, "both versions are not in {log}");
+    server.logs("no protocol version in common: this end speaks 1, the peer 7 to 9");
     serves(&server);
     server.stop();
 }
