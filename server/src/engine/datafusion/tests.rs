@@ -96,7 +96,10 @@ async fn the_store_reads_the_tables_and_nothing_else() {
 }
 
 /// Shapes of queries that are trees as deep as they are long, by their [`guard`] count.
-const SHAPES: [(&str, fn(usize) -> String); 12] = [
+/// A way to nest, and the query that is nested so deep.
+type NestedQuery = (&'static str, fn(usize) -> String);
+
+const SHAPES: [NestedQuery; 12] = [
     ("literals added", |n| format!("SELECT 1{}", "+1".repeat(n))),
     ("columns added", |n| format!("SELECT id{} FROM t", "+id".repeat(n))),
     ("columns added, filtered", |n| format!("SELECT id FROM t WHERE id{} > 0", "+id".repeat(n))),
