@@ -4,6 +4,7 @@ use std::any::Any;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use arrow_schema::ArrowError;
 use datafusion::error::DataFusionError;
@@ -67,7 +68,8 @@ fn is_of_store(cause: &(dyn Error + 'static)) -> bool {
 }
 
 fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<EngineError> {
-    if let Some(error) = cause.downcast_ref::<DataFusionError>() {
+    let shared = cause.downcast_ref::<Arc<DataFusionError>>().map(|error| &**error);
+    if let Some(error) = cause.downcast_ref().or(shared) {
         return of_datafusion_itself(error, scanned);
     }
     if let Some(error) = cause.downcast_ref::<ArrowError>() {
@@ -83,7 +85,8 @@ fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<Engi
         return Some(of_io(error, scanned));
     }
     // Of a task that the query's own task spawned.
-    if let Some(error) = cause.downcast_ref::<JoinError>() {
+    let shared = cause.downcast_ref::<Arc<JoinError>>().map(|error| &**error);
+    if let Some(error) = cause.downcast_ref().or(shared) {
         return Some(of_nested_join(error));
     }
     None
@@ -136,6 +139,7 @@ fn of_arrow(error: &ArrowError, scanned: &[&TableSpec]) -> Option<EngineError> {
         ArrowError::ParseError(text) if text.contains("for column") && !scanned.is_empty() => {
             source(scanned, None, format!("{text} (a column's type is told from the first rows)"))
         }
+        ArrowError::ParseError(text) if text.starts_with("Arrow file") => source(scanned, None, text.clone()),
         _ => EngineError::Execution { message },
     })
 }
