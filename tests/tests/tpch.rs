@@ -164,7 +164,7 @@ fn the_comparison_sees_differences() {
     assert_same("no order", "SELECT k, v FROM t", &batch([2, 1, 2], [0.1, 0.5, 0.2]), &expected);
     for (sql, other) in [
         (by_k, batch([2, 1, 2], [0.1, 0.5, 0.2])),
-        (by_k, batch([1, 2, 2], [0.5, 0.1, 0.200_000_000_000_000_01 + f64::EPSILON])),
+        (by_k, batch([1, 2, 2], [0.5, 0.1, 0.2_f64.next_up()])),
         ("SELECT k, v FROM t", batch([1, 2, 2], [0.1, 0.5, 0.2])),
     ] {
         let compare = std::panic::AssertUnwindSafe(|| assert_same("different", sql, &other, &expected));
