@@ -66,8 +66,9 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
             bench.block_on(async {
                 let mut side = Side::new(bench.lender.endpoint().expect("an endpoint"));
                 let key = side.endpoint.expose(lent.memory()).expect("it can be lent");
-                to_borrower.send((side.endpoint.address(), key)).expect("the borrower listens");
+                // Connected first: the borrower may be done, and gone, as soon as it has what it needs.
                 side.endpoint.connect(&from_borrower.recv().expect("the borrower's address")).expect("its address");
+                to_borrower.send((side.endpoint.address(), key)).expect("the borrower listens");
                 let mut sides = [&mut side];
                 tokio::select! {
                     _ = drive(&mut sides, |_| false) => {}
