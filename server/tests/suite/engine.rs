@@ -139,16 +139,16 @@ async fn memory_has_a_limit_and_spilling_has_one_too() {
     config.engine.batch_rows = 8192;
     config.engine.partitions = Some(2);
     config.engine.spill_dir = Some(spill.path().to_owned());
+    config.engine.max_spill_bytes = ByteSize::gib(1);
+    let engine = open(&config).await;
+    let sorted = query(&engine, sql).await.unwrap();
+    assert_eq!(sorted.num_rows(), 4_000_000);
+    settled(&engine).await;
+    let left = fs::read_dir(spill.path()).unwrap().flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap()).count();
+    assert_eq!(left, 0, "files are left in the spill directory");
+
     for pool in [MemoryPoolKind::Fair, MemoryPoolKind::Greedy] {
         config.engine.memory_pool = pool;
-        config.engine.max_spill_bytes = ByteSize::gib(1);
-        let engine = open(&config).await;
-        let sorted = query(&engine, sql).await.unwrap();
-        assert_eq!(sorted.num_rows(), 4_000_000);
-        settled(&engine).await;
-        let left = fs::read_dir(spill.path()).unwrap().flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap()).count();
-        assert_eq!(left, 0, "files are left in the spill directory");
-
         config.engine.max_spill_bytes = ByteSize(0);
         let engine = open(&config).await;
         let error = query(&engine, sql).await.unwrap_err();
