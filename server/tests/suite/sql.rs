@@ -9,6 +9,9 @@ use thallus_server::engine::EngineErrorKind as Kind;
 use crate::engine::{count, open, query};
 use crate::files::{config, directory, rows, write};
 
+/// A way to nest, and the query that is nested so deep.
+type Shape = (&'static str, fn(usize) -> String);
+
 #[tokio::test]
 async fn every_mistake_has_its_kind_and_says_what_is_wrong() {
     let directory = directory();
@@ -105,7 +108,7 @@ async fn deep_queries_do_not_overflow_the_stack() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..10));
     let engine = open(&config(&[("t", &path)])).await;
-    let shapes: [(&str, fn(usize) -> String); 14] = [
+    let shapes: [Shape; 14] = [
         ("parentheses", |n| format!("SELECT {}1{}", "(".repeat(n), ")".repeat(n))),
         ("literals added", |n| format!("SELECT 1{}", "+1".repeat(n))),
         ("columns added", |n| format!("SELECT id{} FROM t", "+id".repeat(n))),
@@ -145,7 +148,7 @@ async fn wide_plans_do_not_overflow_the_stack() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..10));
     let engine = open(&config(&[("t", &path)])).await;
-    let shapes: [(&str, fn(usize) -> String); 4] = [
+    let shapes: [Shape; 4] = [
         ("union", |n| format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(n))),
         ("joins", |n| {
             let joins: String = (0..n).map(|i| format!(" JOIN t t{i} ON t.id = t{i}.id")).collect();
