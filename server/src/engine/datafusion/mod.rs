@@ -1,7 +1,7 @@
 //! The engine that ships: Apache DataFusion over files.
 //!
 //! It has a tokio runtime of its own, for three reasons: planning and scanning are long computations that must not delay
-//! the connections; its threads have stacks deep enough for the deepest query that [`guard`] lets through; and everything
+//! the connections; its threads have stacks deep enough for the deepest query that `guard` lets through; and everything
 //! that a query spawned can be counted.
 
 mod error;
