@@ -45,7 +45,8 @@ thallus ping "$url"
 
 run() {
     printf '\n\033[1m%s\033[0m\n' "$1"
-    thallus query "$url" "$1" --stats --max-rows 10 --quiet
+    # A query may begin with a comment, which looks like a flag.
+    thallus query --stats --max-rows 10 --quiet "$url" -- "$1"
 }
 
 if [ $# -ge 2 ]; then
