@@ -42,7 +42,6 @@ mod lanes;
 mod memory;
 mod operations;
 mod options;
-mod pages;
 mod peer;
 mod quiet;
 mod status;

@@ -19,6 +19,7 @@ pub mod random;
 pub mod trace;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -26,7 +27,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-pub use error::{FabricError, ReadFailure};
+pub use error::{FabricError, ReadFailure, WorkFailure};
 use memory::{LocalRange, RegisteredMemory};
 
 /// How a lender keeps a late one-sided read from being taken for a good one, once a lease has ended without a release.
@@ -144,6 +145,28 @@ pub trait Endpoint: Send + fmt::Debug {
     /// # Errors
     /// [`FabricError::Registration`].
     fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError>;
+
+    /// Whether [`Endpoint::expose_range`] opens exactly the range that it is given. If not, it opens the whole memory.
+    fn exposes_ranges(&self) -> bool {
+        false
+    }
+
+    /// The packed remote key with which the peer of this endpoint can read `range` (offsets) of `memory`, until
+    /// [`Endpoint::revoke`] or the end of the endpoint. Where [`Endpoint::exposes_ranges`], the key opens nothing else, and to
+    /// nobody else.
+    ///
+    /// # Errors
+    /// [`FabricError::Registration`]; [`FabricError::EndpointDown`].
+    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        let _whole = range;
+        self.expose(memory)
+    }
+
+    /// Withdraws a key of [`Endpoint::expose_range`]: once this returns, no read by it can reach the memory any more, where
+    /// [`Endpoint::exposes_ranges`]; otherwise keys stand as long as their memory is registered. Unknown keys are ignored.
+    fn revoke(&mut self, key: &Bytes) {
+        let _stands = key;
+    }
 
     /// Takes in a region of the peer's memory: `base .. base + len` in its address space, opened by its packed `key`.
     /// All untrusted. The caller never imports an id twice without [`Endpoint::forget`] between.
