@@ -45,8 +45,7 @@ thallus ping "$url"
 
 run() {
     printf '\n\033[1m%s\033[0m\n' "$1"
-    # A query may begin with a comment, which looks like a flag.
-    thallus query --stats --max-rows 10 --quiet "$url" -- "$1"
+    thallus query --stats --max-rows 10 --quiet "$url" "$1"
 }
 
 if [ $# -ge 2 ]; then

@@ -1,5 +1,5 @@
 //! `thallus`: SQL to a server, results to a table, file or pipe. All of it is in the library, where tests reach it.
 
-fn main() -> std::process::ExitCode {
+fn main() {
     thallus_client::cli::main()
 }

@@ -85,6 +85,17 @@ fn no_server_exits_with_3_and_leaves_no_file() {
 }
 
 #[test]
+fn a_query_may_begin_with_a_comment_and_flags_may_follow_it() {
+    let (_port, url) = closed_port();
+    for args in [[&url, "-- all of it\nSELECT 1", "--quiet"], [&url, "--quiet", "--a comment\nSELECT 1"]] {
+        let (code, _, err) = run(&[&["query"], &args[..]].concat());
+        assert_eq!(code, 3, "{args:?}: {err}");
+    }
+    let (code, _, err) = run(&["query", &url, "SELECT 1", "--no-such-flag"]);
+    assert!(code == 2 && err.contains("--no-such-flag"), "{err}");
+}
+
+#[test]
 fn the_url_may_come_from_the_environment() {
     let (_reserved, url) = closed_port();
     let (code, _, err) = said(thallus().env("THALLUS_URL", &url).args(["query", "SELECT 1"]).output().unwrap());

@@ -1,7 +1,6 @@
 //! `thallus-server`: configuration, tables, fabrics, and a socket.
 
 use std::io::{IsTerminal, Write};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -15,9 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn main() -> ExitCode {
+fn main() {
     match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => leave(0),
         Err(error) => {
             let mut message = format!("thallus-server: error: {error}");
             let mut source = error.source();
@@ -30,9 +29,20 @@ fn main() -> ExitCode {
                 source = cause.source();
             }
             eprintln!("{message}");
-            ExitCode::FAILURE
+            leave(1)
         }
     }
+}
+
+/// Ends the process, though threads that were not waited for may be within a fabric's library.
+#[cfg(feature = "ucx")]
+fn leave(code: u8) -> ! {
+    thallus_fabric_ucx::exit_process(code)
+}
+
+#[cfg(not(feature = "ucx"))]
+fn leave(code: u8) -> ! {
+    std::process::exit(code.into())
 }
 
 fn run(args: Args) -> Result<(), Failure> {
@@ -78,7 +88,7 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(130);
+        leave(130);
     });
     server.serve(listener).await?;
     info!("stopped");
@@ -149,6 +159,7 @@ fn init_log(config: &ServerConfig) -> Result<(), Failure> {
         LogFormat::Full => log.init(),
         LogFormat::Compact => log.compact().init(),
         LogFormat::Pretty => log.pretty().init(),
+        LogFormat::Json => log.json().init(),
     }
     Ok(())
 }

@@ -84,7 +84,10 @@ pub fn orphaned_shared_memory() -> Vec<String> {
     let segments = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     names.extend(segments.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(6) == Some(&"0")).then(|| format!("shmid {}", fields.get(1).unwrap_or(&"?")))
+        let field = |index: usize| fields.get(index).copied().unwrap_or("?");
+        // Attached by nobody, and with pages. One without pages was made by a process that was killed between `shmget` and
+        // `shmat`: an identifier is lost then, as it must be with System V, and no memory.
+        (field(6) == "0" && field(14) != "0").then(|| format!("shmid {}", field(1)))
     }));
     if !names.is_empty() {
         let used = mapped_by_anybody();

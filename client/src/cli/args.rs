@@ -57,7 +57,8 @@ pub struct QueryArgs {
     #[arg(value_name = "URL", help = URL_HELP)]
     pub(super) first: Option<String>,
     /// The query; - reads it from standard input
-    #[arg(value_name = "SQL")]
+    // A query may begin with a comment, which looks like a flag.
+    #[arg(value_name = "SQL", allow_hyphen_values = true)]
     pub(super) second: Option<String>,
     /// Read the query from a file; - reads standard input
     #[arg(short = 'f', long = "file", value_name = "FILE")]

@@ -36,7 +36,7 @@ impl Interrupts {
                     else => return,
                 };
                 if tell.borrow().is_some() {
-                    std::process::exit(Failure::Interrupted(now).exit_code().into());
+                    super::leave(Failure::Interrupted(now).exit_code());
                 }
                 tell.send_replace(Some(now));
             }

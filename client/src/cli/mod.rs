@@ -11,7 +11,6 @@ pub mod query;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -21,18 +20,29 @@ use self::failure::{Failure, Phase};
 use self::interrupt::Interrupts;
 use crate::ConnectOptions;
 
-/// Runs `thallus` with the process's arguments.
-pub fn main() -> ExitCode {
+/// Runs `thallus` with the process's arguments, and ends the process with its exit code.
+pub fn main() -> ! {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => leave(0),
         Err(failure) => {
             tell(&failure);
-            ExitCode::from(failure.exit_code())
+            leave(failure.exit_code())
         }
     }
+}
+
+/// Ends the process, though threads that were not waited for may be within a fabric's library.
+#[cfg(feature = "ucx")]
+fn leave(code: u8) -> ! {
+    thallus_fabric_ucx::exit_process(code)
+}
+
+#[cfg(not(feature = "ucx"))]
+fn leave(code: u8) -> ! {
+    std::process::exit(code.into())
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

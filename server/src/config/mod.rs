@@ -345,6 +345,8 @@ pub enum LogFormat {
     Compact,
     /// Several lines, for reading while developing.
     Pretty,
+    /// One JSON object a line, for collectors of logs.
+    Json,
 }
 
 /// A configuration that cannot be used.

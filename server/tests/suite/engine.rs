@@ -78,8 +78,11 @@ async fn a_dropped_stream_leaves_nothing_behind() {
 #[tokio::test]
 async fn a_dropped_request_leaves_nothing_behind() {
     let engine = open(&config(&[])).await;
-    let request = engine.execute(QueryRequest::new(ENDLESS));
-    assert!(tokio::time::timeout(Duration::ZERO, request).await.is_err());
+    {
+        // Begun, and dropped wherever it is by then: planning goes on in a task of its own.
+        let mut request = std::pin::pin!(engine.execute(QueryRequest::new(ENDLESS)));
+        let _begun = futures::poll!(&mut request);
+    }
     settled(&engine).await;
 }
 

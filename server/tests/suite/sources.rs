@@ -172,6 +172,28 @@ async fn a_directory_is_read_as_it_is_now() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_emptied_is_an_error_not_an_empty_table() {
+    for extension in ["parquet", "arrow", "arrows", "csv.gz"] {
+        let directory = directory();
+        let path = write(directory.path().join(format!("t.{extension}")), &rows(0..10));
+        let part = write(directory.path().join(format!("parts/1.{extension}")), &rows(0..10));
+        write(directory.path().join(format!("parts/2.{extension}")), &rows(10..30));
+        let engine = open(&config(&[("t", &path), ("parts", part.parent().unwrap())])).await;
+        fs::write(&path, "").unwrap();
+        for sql in ["SELECT * FROM t", "SELECT count(*) FROM t"] {
+            assert!(source_error(&engine, sql, &path).await.contains("empty"), "{extension}");
+        }
+        fs::write(&part, "").unwrap();
+        let error = query(&engine, "SELECT count(*) FROM parts").await.expect_err(extension);
+        assert!(error.message().contains(part.to_str().unwrap()), "{}", error.message());
+        // A text file may be empty, and files of other kinds do not belong to the table.
+        write(&part, &rows(0..10));
+        fs::write(directory.path().join("parts/3.tmp"), "").unwrap();
+        assert_eq!(count(&engine, "SELECT count(*) FROM parts").await, 30, "{extension}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_becomes_corrupt_is_an_error_that_names_it() {
     for extension in ["parquet", "csv", "json", "arrow", "csv.gz"] {
         let directory = directory();

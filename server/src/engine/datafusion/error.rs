@@ -156,7 +156,9 @@ fn of_store(error: &object_store::Error, scanned: &[&TableSpec]) -> EngineError 
     let reason = match error {
         E::NotFound { .. } => "no such file or directory".to_owned(),
         E::PermissionDenied { source, .. } => format!("permission denied ({source})"),
-        E::Precondition { .. } | E::NotModified { .. } => "the file changed while it was read".to_owned(),
+        E::Precondition { source, .. } | E::NotModified { source, .. } => {
+            format!("the file changed under the server ({source})")
+        }
         other => other.to_string(),
     };
     source(scanned, path.map(|path| PathBuf::from(format!("/{}", path.trim_start_matches('/')))), reason)

@@ -169,7 +169,7 @@ impl Engine for DataFusionEngine {
 fn context(config: &EngineConfig, specs: &[TableSpec]) -> Result<SessionContext, OpenError> {
     let environment = environment(config)?;
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
-    let roots = specs.iter().map(tables::location).collect::<Result<Vec<_>, _>>()?;
+    let roots = specs.iter().map(tables::root).collect::<Result<Vec<_>, _>>()?;
     environment.register_object_store(&url, Arc::new(ReadOnlyStore::new(roots)));
     let session = SessionConfig::new()
         .with_information_schema(true)

@@ -1,8 +1,8 @@
 //! The only way from a query to a file: read-only, and only to the tables' own paths.
 //!
 //! Statements that write are refused before they are planned; this is the second lock on the same door. It also tells a
-//! vanished file from an empty table, which the plain local store does not: there, listing what is not there lists
-//! nothing, and DataFusion would answer with no rows.
+//! vanished or emptied file from an empty table, which the plain local store does not: there, listing what is not there
+//! lists nothing, DataFusion passes over files without bytes, and would answer with no rows.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,23 +20,44 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::catalog::is_hidden;
 
+/// Where a table's files are.
+#[derive(Clone, Debug)]
+pub(super) struct Root {
+    /// The file, or the directory of the files.
+    pub(super) path: Path,
+    /// How names of files end whose format has no file without bytes; `None` if the format has (CSV, JSON).
+    pub(super) never_empty: Option<String>,
+}
+
+impl Root {
+    /// Passes on what is not an emptied file of the table.
+    fn not_emptied(&self, file: ObjectMeta) -> Result<ObjectMeta> {
+        match &self.never_empty {
+            Some(suffix) if file.size == 0 && file.location.as_ref().ends_with(suffix.as_str()) => {
+                Err(Error::Precondition { path: file.location.to_string(), source: "it is empty now".into() })
+            }
+            _ => Ok(file),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct ReadOnlyStore {
     files: LocalFileSystem,
-    /// Paths of the tables; what is neither one of them nor under one is refused.
-    roots: Vec<Path>,
+    /// The tables; what is neither one of their paths nor under one is refused.
+    roots: Vec<Root>,
 }
 
 impl ReadOnlyStore {
-    pub(super) fn new(roots: Vec<Path>) -> Self {
+    pub(super) fn new(roots: Vec<Root>) -> Self {
         ReadOnlyStore { files: LocalFileSystem::new(), roots }
     }
 
-    /// The table's path that `path` is, or is under.
-    fn root_of(&self, path: &Path) -> Result<&Path> {
+    /// The table whose path `path` is, or is under.
+    fn root_of(&self, path: &Path) -> Result<&Root> {
         self.roots
             .iter()
-            .find(|root| path.prefix_matches(root))
+            .find(|root| path.prefix_matches(&root.path))
             .ok_or_else(|| Error::PermissionDenied { path: path.to_string(), source: "it belongs to no table".into() })
     }
 
@@ -44,10 +65,11 @@ impl ReadOnlyStore {
         let prefix = prefix.cloned().unwrap_or_default();
         let root = self.root_of(&prefix)?.clone();
         std::fs::metadata(self.files.path_to_filesystem(&prefix)?).map_err(|e| not_readable(&prefix, e))?;
-        let files = self.files.list(Some(&prefix)).try_filter(move |file| {
-            let hidden =
-                file.location.prefix_match(&root).is_some_and(|mut parts| parts.any(|part| is_hidden(part.as_ref())));
-            futures::future::ready(!hidden)
+        let files = self.files.list(Some(&prefix)).try_filter_map(move |file| {
+            let below = file.location.prefix_match(&root.path);
+            let hidden = below.is_some_and(|mut parts| parts.any(|part| is_hidden(part.as_ref())));
+            let visible = if hidden { Ok(None) } else { root.not_emptied(file).map(Some) };
+            futures::future::ready(visible)
         });
         Ok(files.boxed())
     }
@@ -83,8 +105,10 @@ impl ObjectStore for ReadOnlyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.root_of(location)?;
-        self.files.get_opts(location, options).await
+        let root = self.root_of(location)?;
+        let got = self.files.get_opts(location, options).await?;
+        root.not_emptied(got.meta.clone())?;
+        Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {

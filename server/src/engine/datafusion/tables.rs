@@ -14,15 +14,19 @@ use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
-use datafusion::object_store::path::Path;
 use url::Url;
 
 use super::OpenError;
+use super::store::Root;
 use crate::catalog::{CatalogError, Compression, Format, TableSpec};
 
 /// Where a table is, as the object store names it.
-pub(super) fn location(spec: &TableSpec) -> Result<Path, OpenError> {
-    Ok(url_of(&spec.path, spec.is_directory)?.prefix().clone())
+pub(super) fn root(spec: &TableSpec) -> Result<Root, OpenError> {
+    let may_be_empty = matches!(spec.format, Format::Csv | Format::Json) && spec.compression == Compression::None;
+    Ok(Root {
+        path: url_of(&spec.path, spec.is_directory)?.prefix().clone(),
+        never_empty: (!may_be_empty).then(|| spec.suffix.clone()),
+    })
 }
 
 // Through a URL, not by `ListingTableUrl::parse`: in a path that is given, `*`, `?` and `[` mean themselves.

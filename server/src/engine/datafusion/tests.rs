@@ -9,6 +9,7 @@ use datafusion::object_store::path::Path;
 use datafusion::object_store::{ObjectStore, ObjectStoreExt};
 use futures::{StreamExt, TryStreamExt};
 
+use super::store::Root;
 use super::*;
 use crate::engine::EngineErrorKind;
 
@@ -73,7 +74,7 @@ async fn the_store_reads_the_tables_and_nothing_else() {
     for name in ["table/a", "table/.hidden", "table2", "secret"] {
         std::fs::write(directory.path().join(name), "bytes").unwrap();
     }
-    let store = ReadOnlyStore::new(vec![at("table")]);
+    let store = ReadOnlyStore::new(vec![Root { path: at("table"), never_empty: None }]);
     assert_eq!(store.get(&at("table/a")).await.unwrap().bytes().await.unwrap(), "bytes");
     for path in ["secret", "table2"] {
         assert!(store.get(&at(path)).await.is_err(), "{path}");
