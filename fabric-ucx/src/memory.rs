@@ -179,8 +179,11 @@ fn map(
     let mut handle = ptr::null_mut();
     // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that `memory`
     // keeps valid until after the unmapping; room for the handle.
-    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) })
-        .map_err(|reason| format!("{reason}; look at the limit of locked memory (`ulimit -l`)"))?;
+    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(|reason| {
+        // UCX 1.13 (`uct_ib_md_access_flags`) asks for all rights, whatever `prot` says.
+        let pages = if writable { "" } else { "; UCX 1.13 cannot register read-only pages with an RDMA device" };
+        format!("{reason}; look at the limit of locked memory (`ulimit -l`){pages}")
+    })?;
     Ok(UcxRegistration { handle, writable, context: context.clone(), _memory: memory })
 }
 
