@@ -115,6 +115,15 @@ impl UcxEndpoint {
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
+            // Perhaps it is still being made. A worker that lives on would answer the peer's request as somebody new, upon which
+            // the peer's UCX fails an assertion (`ucp_ep_update_remote_id`): the worker's end, in one step, closes this too.
+            State::Connected(connection) if self.operations.is_empty() && !matches!(self.wireup, Wireup::Done) => {
+                if self.closing {
+                    State::Closed
+                } else {
+                    State::Connected(connection)
+                }
+            }
             State::Connected(connection) => State::Closing(connection.close(), connection),
             State::Closing(closing, connection) => match closing.advance() {
                 // The connection is dropped when no read is under way any more, and then nothing calls its handler.
