@@ -10,7 +10,11 @@ fn explain(status: wc::Type) -> (&'static str, &'static str) {
     match status {
         wc::IBV_WC_LOC_LEN_ERR => ("local length error", "the read is longer than the port's max_msg_sz: a bug"),
         wc::IBV_WC_LOC_QP_OP_ERR => {
-            ("local QP operation error", "a malformed work request: a bug, or a provider that lacks memory windows")
+            // Soft-RoCE says this when it has no route.
+            (
+                "local QP operation error",
+                "look whether the link is up (`ibv_devinfo`, `ip link`); if it is, this is a bug",
+            )
         }
         wc::IBV_WC_LOC_PROT_ERR => {
             ("local protection error", "the memory that the read lands in is not registered with this device: a bug")
