@@ -1,6 +1,5 @@
 # What the guest of scripts/soft-roce.sh does: makes two RDMA devices, and runs the steps below, or those that /host/steps
 # names. The exit status is the verdict.
-passed=0 failed=0
 
 # Runs a step, if it is wanted: NAME SECONDS COMMAND ..., where the command sees to it that it takes no longer than $limit.
 step() {
@@ -8,17 +7,16 @@ step() {
     shift 2
     if [ -s /host/steps ] && ! grep -qx "$name" /host/steps; then return; fi
     start=$(cut -d. -f1 /proc/uptime)
-    "$@" >/tmp/output 2>&1
+    "$@" >"/tmp/$name.log" 2>&1
     status=$?
     took=$(($(cut -d. -f1 /proc/uptime) - start))
     if [ "$status" = 0 ]; then
-        passed=$((passed + 1))
-        echo "soft-roce: $name ... ok ($took s)"
-        grep -E '^(test result:|measured:)' /tmp/output | sed 's/^/    /'
+        echo "soft-roce: $name ... ok ($took s)" | tee -a /tmp/passed
+        grep -E '^(test result:|measured:)' "/tmp/$name.log" | sed 's/^/    /'
     else
-        failed=$((failed + 1))
-        cat /tmp/output
-        echo "soft-roce: $name ... FAILED with status $status after $took s (124 or 143: it took longer than $limit s)"
+        cat "/tmp/$name.log"
+        echo "soft-roce: $name ... FAILED with status $status after $took s (143: it took longer than $limit s)" |
+            tee -a /tmp/failed
         echo "soft-roce: to run it again: scripts/soft-roce.sh $name"
     fi
 }
@@ -27,16 +25,17 @@ step() {
 tests() {
     program=$1
     shift
-    timeout "$limit" "/host/release/deps/$program" --test-threads=1 "$@" >/tmp/tests 2>&1
+    timeout "$limit" "/host/release/deps/$program" --test-threads=1 "$@" >"/tmp/$name.tests" 2>&1
     status=$?
-    cat /tmp/tests
+    cat "/tmp/$name.tests"
     # What runs no test shows nothing.
-    ! grep -q '^running 0 tests' /tmp/tests && return "$status"
+    ! grep -q '^running 0 tests' "/tmp/$name.tests" && return "$status"
 }
 
-# Without the right to lock memory, and with the usual limit.
-unprivileged() {
-    timeout "$limit" su -p -s /bin/sh nobody -c "ulimit -l 64; $*"
+# The same without the right to lock memory, and with a limit that used to be the usual one.
+with_little_memory() {
+    timeout "$limit" su -p -s /bin/sh nobody -c \
+        "ulimit -l 64; /host/release/deps/thallus-tests.soft_roce --ignored memory_that_must_not_be_locked"
 }
 
 # One-sided reads by fabric-verbs, and by perftest between the same devices.
@@ -44,7 +43,8 @@ throughput() {
     for size in 65536 262144; do
         timeout "$limit" ib_read_bw -F -n 128 -s $size -d rxa -x 1 >/dev/null 2>&1 &
         sleep 1
-        theirs=$(timeout "$limit" ib_read_bw -F -n 128 -s $size -d rxb -x 1 10.2.0.1 | awk -v size=$size '$1 == size { print $4 * 1.048576 }')
+        theirs=$(timeout "$limit" ib_read_bw -F -n 128 -s $size -d rxb -x 1 10.2.0.1 |
+            awk -v size=$size '$1 == size { print $4 * 1.048576 }')
         wait
         ours=$(timeout "$limit" /host/release/read_bandwidth rxa rxb | awk -v size=$size '$1 == size { print $2 }')
         awk -v size=$size -v ours="$ours" -v theirs="$theirs" 'BEGIN {
@@ -82,28 +82,35 @@ until [ "$(cat /sys/class/infiniband/rx?/ports/1/gids/2 | grep -c '^fd00')" = 2 
     [ $waited -lt 100 ] || { echo "soft-roce: the devices did not come up: $(rdma link)"; exit 2; }
 done
 
-export LD_LIBRARY_PATH=/host/lib TMPDIR=/tmp RUST_BACKTRACE=1 THALLUS_TPCH_DATA=/host/tpch
-cd /tmp
-
-# UCX over verbs. rxe takes a retry count of 7 for "for ever". Without its registration cache, what is registered is what is
-# lent, and can be counted.
+export LD_LIBRARY_PATH=/host/lib TMPDIR=/tmp RUST_BACKTRACE=1 THALLUS_TPCH_DATA=/host/tpch THALLUS_VERBS_DEVICE=rxa
+# UCX over verbs. rxe takes a retry count of 7 for "for ever".
 export UCX_TLS=rc,self UCX_NET_DEVICES=rxa:1 UCX_IB_GID_INDEX=2 UCX_RC_VERBS_RETRY_COUNT=6
-export THALLUS_TEST_FABRIC=ucx
-step ucx-conformance 180 tests thallus-fabric-ucx.conformance
-step ucx-processes 60 tests thallus-fabric-ucx.processes default_transports
+cd /tmp || exit 2
+
+# By two, which is how many processors there are.
+step ucx-conformance 240 tests thallus-fabric-ucx.conformance &
+step verbs-conformance 240 tests thallus-fabric-verbs.conformance --ignored &
+wait
+step ucx-processes 60 tests thallus-fabric-ucx.processes default_transports &
+step verbs-processes 60 tests thallus-fabric-verbs.processes --ignored &
+wait
+# One at a time, since they count what is registered. UCX's cache of registrations keeps what nobody lends any more.
 export UCX_IB_REG_METHODS=direct
-step ucx-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
-step ucx-memlock 60 unprivileged /host/release/deps/thallus-tests.soft_roce --ignored memory_that_must_not_be_locked
+for fabric in ucx verbs; do
+    export THALLUS_TEST_FABRIC=$fabric
+    step $fabric-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
+    step $fabric-memlock 60 with_little_memory
+done
 unset UCX_IB_REG_METHODS
-step ucx-tpch 180 tests thallus-tests.tpch
-
-# Verbs: the same, and between the two devices.
-export THALLUS_TEST_FABRIC=verbs THALLUS_VERBS_DEVICE=rxa
-step verbs-conformance 180 tests thallus-fabric-verbs.conformance --ignored
-step verbs-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
-step verbs-memlock 60 unprivileged /host/release/deps/thallus-tests.soft_roce --ignored memory_that_must_not_be_locked
-step verbs-tpch 180 tests thallus-tests.tpch
+step verbs-loopback 120 tests thallus-server.loopback --ignored over_verbs
 step throughput 120 throughput
+for fabric in ucx verbs; do
+    export THALLUS_TEST_FABRIC=$fabric
+    step $fabric-tpch 240 tests thallus-tests.tpch &
+done
+wait
 
+touch /tmp/passed /tmp/failed
+passed=$(wc -l </tmp/passed) failed=$(wc -l </tmp/failed)
 echo "soft-roce: $passed steps passed, $failed failed, $(cut -d. -f1 /proc/uptime) s in the guest"
-[ $failed = 0 ] && [ $passed -gt 0 ]
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
