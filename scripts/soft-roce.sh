@@ -36,7 +36,7 @@ fi
 
 echo "soft-roce: building the tests" >&2
 cargo build --release --workspace --bins --example read_bandwidth --quiet
-tests=(--test conformance --test loopback --test processes --test soft_roce --test tpch)
+tests=(--test conformance --test faults --test loopback --test processes --test soft_roce --test tpch)
 executables=$(cargo test --release --workspace "${tests[@]}" --no-run --quiet --message-format=json | sed -n \
     '/"test":true/s/.*"package_id":"[^"]*#\([a-z-]*\)@[^"]*".*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
 target=${CARGO_TARGET_DIR:-target}/release

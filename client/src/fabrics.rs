@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use thallus_fabric::Fabric;
+use thallus_fabric::diagnosis::Diagnosis;
+#[cfg(not(all(feature = "ucx", feature = "verbs")))]
+use thallus_protocol::FabricKind;
 
 use crate::error::ClientError;
 use crate::options::{ConnectOptions, FabricPreference};
@@ -39,16 +42,35 @@ pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     Ok((fabrics, Some(message)))
 }
 
+/// Whether each fabric can work on this host, best first.
+pub(crate) fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
+    vec![diagnose_verbs(options), diagnose_ucx(options)]
+}
+
 #[cfg(feature = "ucx")]
-fn open_ucx(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
-    use thallus_fabric_ucx::{UcxFabric, UcxOptions};
-    let ucx = UcxOptions {
+fn ucx(options: &ConnectOptions) -> thallus_fabric_ucx::UcxOptions {
+    thallus_fabric_ucx::UcxOptions {
         transports: options.ucx_tls.clone(),
         net_devices: options.ucx_net_devices.clone(),
         busy_poll: options.busy_poll,
-        ..UcxOptions::default()
-    };
-    UcxFabric::new(ucx).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+        ..Default::default()
+    }
+}
+
+#[cfg(feature = "ucx")]
+fn diagnose_ucx(options: &ConnectOptions) -> Diagnosis {
+    thallus_fabric_ucx::diagnose(ucx(options))
+}
+
+#[cfg(not(feature = "ucx"))]
+fn diagnose_ucx(options: &ConnectOptions) -> Diagnosis {
+    not_built(FabricKind::UCX, open_ucx(options))
+}
+
+#[cfg(feature = "ucx")]
+fn open_ucx(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
+    use thallus_fabric_ucx::UcxFabric;
+    UcxFabric::new(ucx(options)).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "ucx"))]
@@ -57,19 +79,41 @@ fn open_ucx(_options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
 }
 
 #[cfg(feature = "verbs")]
-fn open_verbs(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
-    use thallus_fabric_verbs::{VerbsFabric, VerbsOptions};
-    let verbs = VerbsOptions {
+fn verbs(options: &ConnectOptions) -> thallus_fabric_verbs::VerbsOptions {
+    thallus_fabric_verbs::VerbsOptions {
         device: options.verbs_device.clone(),
         port: options.verbs_port,
         gid: options.verbs_gid,
         busy_poll: options.busy_poll,
-        ..VerbsOptions::default()
-    };
-    VerbsFabric::new(verbs).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+        ..Default::default()
+    }
+}
+
+#[cfg(feature = "verbs")]
+fn diagnose_verbs(options: &ConnectOptions) -> Diagnosis {
+    thallus_fabric_verbs::diagnose(verbs(options))
+}
+
+#[cfg(not(feature = "verbs"))]
+fn diagnose_verbs(options: &ConnectOptions) -> Diagnosis {
+    not_built(FabricKind::VERBS, open_verbs(options))
+}
+
+#[cfg(feature = "verbs")]
+fn open_verbs(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
+    use thallus_fabric_verbs::VerbsFabric;
+    VerbsFabric::new(verbs(options))
+        .map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>)
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "verbs"))]
 fn open_verbs(_options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
     Err("this client was built without verbs (feature `verbs`)".into())
+}
+
+#[cfg(not(all(feature = "ucx", feature = "verbs")))]
+fn not_built(fabric: FabricKind, opened: Result<Arc<dyn Fabric>, String>) -> Diagnosis {
+    let verdict = opened.map(|_| String::new());
+    Diagnosis { fabric, verdict, findings: Vec::new() }
 }

@@ -36,6 +36,7 @@
 mod context;
 mod describe;
 mod descriptors;
+mod diagnose;
 mod endpoint;
 mod envelope;
 mod exit;
@@ -59,6 +60,7 @@ use thallus_protocol::FabricKind;
 use context::UcxContext;
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
+pub use diagnose::diagnose;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
 pub use options::{Allocation, UcxOptions};

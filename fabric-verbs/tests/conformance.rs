@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::fabric;
+use support::{fabric, fabric_of_windows};
 use thallus_fabric::Fabric;
 use thallus_fabric_verbs::Exposure;
 
@@ -25,6 +25,12 @@ mod as_the_device_can {
     use super::*;
 
     thallus_fabric::for_each_conformance_case!(on_a_device; || -> Arc<dyn Fabric> { fabric(Exposure::Auto) });
+}
+
+mod by_windows {
+    use super::*;
+
+    thallus_fabric::for_each_conformance_case!(on_a_device; || -> Arc<dyn Fabric> { fabric_of_windows() });
 }
 
 mod one_key_for_all {

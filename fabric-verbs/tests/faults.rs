@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use support::{Peers, REMOTE_ACCESS, RETRY_EXCEEDED, fabric, runtime, status};
+use support::{Peers, REMOTE_ACCESS, RETRY_EXCEEDED, fabric, fabric_of_windows, runtime, status};
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::{Endpoint, Fabric, FabricError, ReadFailure};
 use thallus_fabric_verbs::{Exposure, VerbsFabric};
@@ -24,6 +24,14 @@ fn forged(key: &Bytes, base: u64, len: u64) -> Vec<u8> {
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     blob.extend(checksum.to_le_bytes());
     blob
+}
+
+/// As the device can, and by memory windows, which are closed in time though a device may not keep to their bounds.
+fn in_both_ways(test: impl AsyncFn(Arc<VerbsFabric>)) {
+    for fabric in [fabric(Exposure::Auto), fabric_of_windows()] {
+        println!("{}", fabric.describe());
+        runtime().block_on(test(fabric));
+    }
 }
 
 /// Reads all of the memory, and sees to it that the device has these reads.
@@ -72,8 +80,7 @@ fn a_read_outside_its_lease_is_refused_by_the_device() {
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_read_after_the_release_is_refused_by_the_device() {
-    runtime().block_on(async {
-        let fabric = fabric(Exposure::Auto);
+    in_both_ways(async |fabric| {
         let memory = fabric.allocate(64 << 10).unwrap();
         let mut peers = Peers::connect(&fabric);
         let key = peers.lender.expose_range(&memory, LENT).unwrap();
@@ -91,8 +98,7 @@ fn a_read_after_the_release_is_refused_by_the_device() {
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_revoked_range_can_be_lent_again_under_another_key() {
-    runtime().block_on(async {
-        let fabric = fabric(Exposure::Auto);
+    in_both_ways(async |fabric| {
         let memory = fabric.allocate(64 << 10).unwrap();
         let mut peers = Peers::connect(&fabric);
         let base = memory.address() + LENT.start as u64;
@@ -110,8 +116,7 @@ fn a_revoked_range_can_be_lent_again_under_another_key() {
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn another_connections_key_is_refused_by_the_device() {
-    runtime().block_on(async {
-        let fabric = fabric(Exposure::Auto);
+    in_both_ways(async |fabric| {
         let memory = fabric.allocate(64 << 10).unwrap();
         let (mut theirs, mut ours) = (Peers::connect(&fabric), Peers::connect(&fabric));
         let key = theirs.lender.expose_range(&memory, LENT).unwrap();

@@ -5,12 +5,14 @@
 //! operation writes until that operation's completion has been polled, whatever became of whoever asked for it.
 //!
 //! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`] and
-//! [`trace::Tracer`] wrap any fabric; `conformance`, a feature, is the suite that every fabric passes.
+//! [`trace::Tracer`] wrap any fabric; [`diagnosis`] is how a fabric says whether it can work; `conformance`, a feature, is the
+//! suite that every fabric passes.
 
 #![warn(missing_docs)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod diagnosis;
 pub mod driver;
 mod error;
 pub mod fault;

@@ -65,6 +65,7 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
     for table in engine.tables() {
         info!(table = %table.name, source = %table.source, format = table.format, columns = table.columns, "table");
     }
+    thallus_server::fabrics::log_limits(config.limits.max_bytes_on_loan_total.bytes());
     let fabrics = thallus_server::fabrics::open(&config.fabric)?;
     let address = config.listen.as_str();
     let listener = TcpListener::bind(address)

@@ -82,7 +82,8 @@ until [ "$(cat /sys/class/infiniband/rx?/ports/1/gids/2 | grep -c '^fd00')" = 2 
     [ $waited -lt 100 ] || { echo "soft-roce: the devices did not come up: $(rdma link)"; exit 2; }
 done
 
-export LD_LIBRARY_PATH=/host/lib TMPDIR=/tmp RUST_BACKTRACE=1 THALLUS_TPCH_DATA=/host/tpch THALLUS_VERBS_DEVICE=rxa
+export LD_LIBRARY_PATH=/host/lib TMPDIR=/tmp RUST_BACKTRACE=1 THALLUS_TPCH_DATA=/host/tpch
+export THALLUS_VERBS_DEVICE=rxb THALLUS_VERBS_LINK=vb
 # UCX over verbs. rxe takes a retry count of 7 for "for ever".
 export UCX_TLS=rc,self UCX_NET_DEVICES=rxa:1 UCX_IB_GID_INDEX=2 UCX_RC_VERBS_RETRY_COUNT=6
 cd /tmp || exit 2
@@ -94,6 +95,7 @@ wait
 step ucx-processes 60 tests thallus-fabric-ucx.processes default_transports &
 step verbs-processes 60 tests thallus-fabric-verbs.processes --ignored &
 wait
+step verbs-faults 120 tests thallus-fabric-verbs.faults --ignored
 # One at a time, since they count what is registered. UCX's cache of registrations keeps what nobody lends any more.
 export UCX_IB_REG_METHODS=direct
 for fabric in ucx verbs; do

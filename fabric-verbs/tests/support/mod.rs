@@ -33,6 +33,12 @@ pub fn fabric(exposure: Exposure) -> Arc<VerbsFabric> {
     Arc::new(VerbsFabric::new(options).unwrap_or_else(|error| panic!("{error}")))
 }
 
+/// The device under test, with memory windows, whether or not it keeps to their bounds.
+pub fn fabric_of_windows() -> Arc<VerbsFabric> {
+    let options = VerbsOptions { device: Some(device()), ..VerbsOptions::default() };
+    Arc::new(VerbsFabric::with_windows_unverified(options).unwrap_or_else(|error| panic!("{error}")))
+}
+
 pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -1,5 +1,8 @@
 //! What the host has left.
 
+use std::ffi::CString;
+use std::mem::MaybeUninit;
+
 use crate::FabricError;
 
 /// Refuses what the host does not have. The kernel would promise it and kill processes when it is touched; and UCX 1.13
@@ -24,9 +27,29 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<usize> {
     line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
+/// Bytes that the file system at `path` has left for this process; `None` if there is none.
+pub(crate) fn room_in(path: &str) -> Option<u64> {
+    let path = CString::new(path).ok()?;
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: a C string, and room for the result.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: filled in by the successful call.
+    let found = unsafe { found.assume_init() };
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_says_what_it_has_left() {
+        assert!(room_in("/").is_some());
+        assert_eq!(room_in("/nowhere/at/all"), None);
+        assert_eq!(room_in("with\0nul"), None);
+    }
 
     #[test]
     fn more_than_the_host_has_is_refused() {

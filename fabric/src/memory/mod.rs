@@ -23,6 +23,7 @@ mod staging;
 mod test_fabric;
 
 pub use available::check_available;
+pub(crate) use available::room_in;
 pub use index::MemoryIndex;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
