@@ -15,6 +15,11 @@ command -v pkg-config >/dev/null || missing+=(pkg-config)
 pkg-config --exists 'ucx >= 1.13' 2>/dev/null || missing+=(libucx-dev)
 # bindgen loads libclang at build time.
 ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' || ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+# The bindings of ibverbs-sys are made from its own headers, which its cmake build collects; linking names libibverbs.
+command -v cmake >/dev/null || missing+=(cmake)
+command -v python3 >/dev/null || missing+=(python3-minimal)
+pkg-config --exists libnl-3.0 libnl-route-3.0 2>/dev/null || missing+=(libnl-3-dev libnl-route-3-dev)
+pkg-config --exists libibverbs 2>/dev/null || missing+=(libibverbs-dev)
 
 if [ "${#missing[@]}" -gt 0 ]; then
     command -v apt-get >/dev/null || {

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# All tests, set-up included. Arguments go to cargo test, as in: scripts/test.sh --test faults
+# All tests, set-up included, and then those that need an RDMA device, in a guest (scripts/soft-roce.sh).
+# Arguments go to cargo test, as in: scripts/test.sh --test faults
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 # --workspace, so that features are the same as in every other build here and DataFusion is compiled once.
-exec cargo test --release --workspace "$@"
+cargo test --release --workspace "$@"
+[ $# -gt 0 ] || scripts/soft-roce.sh

@@ -5,8 +5,8 @@ cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 
 needs_none() { # PACKAGE FEATURES
-    if cargo tree -p "$1" --no-default-features --features "$2" -e normal,build --prefix none | grep -E '^(ucx-sys|thallus-fabric-ucx) '; then
-        echo "without-ucx: $1 without its feature ucx still needs UCX" >&2
+    if cargo tree -p "$1" --no-default-features --features "$2" -e normal,build --prefix none | grep -E '^(ucx-sys|thallus-fabric-ucx|ibverbs-sys|thallus-fabric-verbs) '; then
+        echo "without-ucx: $1 without its features ucx and verbs still needs their libraries" >&2
         exit 1
     fi
 }
@@ -16,12 +16,19 @@ needs_none thallus-server datafusion
 # The development profile: other features than the workspace's, so that nothing of the release builds is replaced.
 cargo build --quiet -p thallus-client --no-default-features
 client=$target/debug/thallus
-if ldd "$client" | grep -E 'libuc[pst]'; then
-    echo "without-ucx: $client is linked with UCX" >&2
+if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
+    echo "without-ucx: $client is linked with UCX or libibverbs" >&2
     exit 1
 fi
 
 cargo build --quiet --release --workspace
+# With verbs, too: libibverbs is loaded when it is asked for, so that programs start where it is not installed.
+for program in thallus thallus-server; do
+    if readelf -d "$target/release/$program" | grep NEEDED.*libibverbs; then
+        echo "without-ucx: $program does not start without libibverbs" >&2
+        exit 1
+    fi
+done
 log=$(mktemp)
 "$target/release/thallus-server" --listen 127.0.0.1:0 --fabric none 2>"$log" &
 server=$!

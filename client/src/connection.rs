@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::driver::{Command, Driver, Handle, Offers, Parts};
 use crate::error::ClientError;
+use crate::fabrics;
 use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions};
 use crate::report::ConnectionInfo;
 use crate::result::ResultStream;
@@ -66,7 +67,7 @@ impl Client {
             let failed = |source| ClientError::Connect { address: address.clone(), source };
             let stream = TcpStream::connect(&address).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
-            let (fabrics, missing) = open_fabrics(&options)?;
+            let (fabrics, missing) = fabrics::open(&options)?;
             Self::connect_over(stream, &fabrics, missing, options).await
         };
         let late = |_| ClientError::Timeout { what: format!("connecting to {address}"), after: limit };
@@ -202,37 +203,4 @@ fn gone() -> ClientError {
 
 fn bug(misuse: ApiMisuse) -> ClientError {
     ClientError::Protocol { message: misuse.to_string() }
-}
-
-type Opened = (Vec<Arc<dyn Fabric>>, Option<String>);
-
-/// The fabrics that the options ask for; or why there are none.
-fn open_fabrics(options: &ConnectOptions) -> Result<Opened, ClientError> {
-    match options.fabric {
-        FabricPreference::None => Ok((Vec::new(), None)),
-        preference => match open_ucx(options) {
-            Ok(fabric) => Ok((vec![fabric], None)),
-            Err(message) if preference == FabricPreference::Ucx && options.require_fabric => {
-                Err(ClientError::Fabric { message })
-            }
-            Err(message) => Ok((Vec::new(), Some(message))),
-        },
-    }
-}
-
-#[cfg(feature = "ucx")]
-fn open_ucx(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
-    use thallus_fabric_ucx::{UcxFabric, UcxOptions};
-    let ucx = UcxOptions {
-        transports: options.ucx_tls.clone(),
-        net_devices: options.ucx_net_devices.clone(),
-        busy_poll: options.busy_poll,
-        ..UcxOptions::default()
-    };
-    UcxFabric::new(ucx).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
-}
-
-#[cfg(not(feature = "ucx"))]
-fn open_ucx(_options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
-    Err("this client was built without UCX (feature `ucx`)".into())
 }

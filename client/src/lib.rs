@@ -26,6 +26,7 @@ pub mod cli;
 mod connection;
 mod driver;
 mod error;
+mod fabrics;
 mod options;
 mod report;
 mod result;

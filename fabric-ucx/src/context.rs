@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use ucx_sys as sys;
 
 use crate::status::check;
-use crate::{UcxOptions, quiet, stream};
+use crate::{Description, UcxOptions, quiet, stream};
 
 /// Where this crate wants something else than UCX does, unless the environment or the options say otherwise.
 ///
 /// Options of one transport go by their table's prefix: `MM_` up to UCX 1.18, the transport's own later. What this UCX does
 /// not know it ignores.
-const DEFAULTS: [(&str, &str); 8] = [
+const DEFAULTS: [(&str, &str); 12] = [
     // Endpoints with error handling, which a forced close needs, otherwise exclude shared memory (UCX 1.13
     // `uct_mm_iface_query`); what remains between processes of one host is emulation over tcp.
     ("MM_ERROR_HANDLING", "y"),
@@ -27,9 +27,18 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("POSIX_FIFO_SIZE", "32"),
     ("SYSV_FIFO_SIZE", "32"),
     ("MM_RX_BUFS_GROW", "48"),
+    // The same for RDMA: UCX's 4095 come to 67 MB for each connection, pinned.
+    ("IB_RX_QUEUE_LEN", "64"),
+    ("IB_RX_BUFS_GROW", "64"),
+    ("IB_TX_BUFS_GROW", "64"),
     // How soon a peer's death is noticed through shared memory. UCX's 20 s outlast the deadlines of a query.
-    ("KEEPALIVE_INTERVAL", "2s"),
+    (KEEPALIVE, "2s"),
+    // When UCX 1.13 gives up a peer that does not answer the datagrams by which an RDMA connection is made, it fails an
+    // assertion (`uct_ud_ep_t` cleanup, "tx.window") and ends the process. The endpoint closes such a connection long before.
+    ("UD_TIMEOUT", "60m"),
 ];
+
+const KEEPALIVE: &str = "KEEPALIVE_INTERVAL";
 
 /// An open `ucp_context_h`.
 pub(crate) struct UcxContext {
@@ -70,9 +79,28 @@ impl Drop for Config {
     }
 }
 
+/// Whether UCX's keepalive can abort this process. With it, an RDMA connection gets a lane of datagrams (`ud_verbs`) to ask the
+/// peer by, and is set up over that lane; closing it before that is done fails an assertion of UCX 1.13
+/// (`ucp_request_send_state_ff`, "got REQ message"), which 1.14 has not: a client that came and went would end the server.
+/// Without it, a dead peer is noticed by reads that RDMA gives up, and by the control connection.
+fn keepalive_aborts((major, minor, _): (u32, u32, u32), description: &Description) -> bool {
+    (major, minor) < (1, 14) && description.has_rdma()
+}
+
 impl UcxContext {
+    /// Opens UCX.
     pub(crate) fn new(options: &UcxOptions) -> Result<Self, String> {
         quiet::once();
+        let context = Self::open(options, None)?;
+        let description = Description::new(&context.info().unwrap_or_default());
+        if !keepalive_aborts(ucx_sys::version(), &description) {
+            return Ok(context);
+        }
+        drop(context);
+        Self::open(options, Some((KEEPALIVE, "inf")))
+    }
+
+    fn open(options: &UcxOptions, over_all: Option<(&str, &str)>) -> Result<Self, String> {
         let config = Config::read()?;
         for (name, value) in DEFAULTS {
             if env::var_os(format!("UCX_{name}")).is_none() {
@@ -86,6 +114,9 @@ impl UcxContext {
             config.set("NET_DEVICES", devices)?;
         }
         for (name, value) in &options.settings {
+            config.set(name, value)?;
+        }
+        if let Some((name, value)) = over_all {
             config.set(name, value)?;
         }
 

@@ -38,6 +38,11 @@ impl Description {
         }
     }
 
+    /// Whether there is a transport by queue pairs.
+    pub(crate) fn has_rdma(&self) -> bool {
+        self.transports.iter().any(|name| ["rc_", "dc_", "ud_"].iter().any(|rdma| name.starts_with(rdma)))
+    }
+
     /// Whether a transport registers memory where it lies and reads it one-sidedly: RDMA, or XPMEM on one host.
     pub(crate) fn reads_registered_memory(&self) -> bool {
         self.transports.iter().any(|name| ["rc_", "dc_", "xpmem", "ugni"].iter().any(|native| name.starts_with(native)))

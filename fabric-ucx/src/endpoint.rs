@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use thallus_fabric::memory::{LocalRange, RegisteredMemory};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
 use ucx_sys as sys;
 
 use crate::envelope::{self, Kind};
@@ -23,6 +25,9 @@ use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
 
 /// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
 const DROP_BOUND: Duration = Duration::from_secs(2);
+/// How long the first reads may wait for the connection to be made. UCX begins it with the peer's address and says nothing of how
+/// it goes: if the peer is gone by then, reads wait for ever.
+const WIREUP_BOUND: Duration = Duration::from_secs(5);
 /// How often `arm` may say "busy" before others get their turn.
 const ARM_BUDGET: usize = 16;
 
@@ -35,12 +40,23 @@ pub(crate) struct UcxEndpoint {
     shared: Arc<Shared>,
     operations: Operations,
     keys: HashMap<RegionId, Arc<RemoteKey>>,
+    wireup: Wireup,
     /// What failed other than the peer.
     broken: Option<String>,
     /// Whether [`Endpoint::close`] was called.
     closing: bool,
     events: Option<AsyncFd<EventFd>>,
     worker: Option<Arc<Worker>>,
+}
+
+/// Whether the connection is known to be made.
+enum Wireup {
+    /// Nothing was read yet.
+    Unknown,
+    /// The first reads are waiting for it.
+    Awaited(Pin<Box<Sleep>>),
+    /// A read has ended.
+    Done,
 }
 
 /// Where the connection stands.
@@ -66,6 +82,7 @@ impl UcxEndpoint {
             shared: Arc::default(),
             operations: Operations::default(),
             keys: HashMap::new(),
+            wireup: Wireup::Unknown,
             broken: None,
             closing: false,
             events: Some(events),
@@ -98,6 +115,15 @@ impl UcxEndpoint {
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
+            // Perhaps it is still being made. A worker that lives on would answer the peer's request as somebody new, upon which
+            // the peer's UCX fails an assertion (`ucp_ep_update_remote_id`): the worker's end, in one step, closes this too.
+            State::Connected(connection) if self.operations.is_empty() && !matches!(self.wireup, Wireup::Done) => {
+                if self.closing {
+                    State::Closed
+                } else {
+                    State::Connected(connection)
+                }
+            }
             State::Connected(connection) => State::Closing(connection.close(), connection),
             State::Closing(closing, connection) => match closing.advance() {
                 // The connection is dropped when no read is under way any more, and then nothing calls its handler.
@@ -110,6 +136,22 @@ impl UcxEndpoint {
             self.keys.clear();
             self.events = None;
             self.worker = None;
+        }
+    }
+
+    /// Gives the connection up if it is not made in time.
+    fn watch_wireup(&mut self, cx: &mut Context<'_>, completed: bool) {
+        if completed {
+            self.wireup = Wireup::Done;
+        } else if matches!(self.wireup, Wireup::Unknown) && !self.operations.is_empty() {
+            self.wireup = Wireup::Awaited(Box::pin(tokio::time::sleep(WIREUP_BOUND)));
+        }
+        if let Wireup::Awaited(bound) = &mut self.wireup
+            && bound.as_mut().poll(cx).is_ready()
+        {
+            self.wireup = Wireup::Done;
+            self.broken
+                .get_or_insert(format!("the peer has not answered for {WIREUP_BOUND:?} while it was connected to"));
         }
     }
 
@@ -219,6 +261,7 @@ impl Endpoint for UcxEndpoint {
         for _ in 0..ARM_BUDGET {
             let progress = self.worker.as_ref().map_or(Progress::Idle, |worker| worker.progress());
             self.operations.settle(&self.shared, completions);
+            self.watch_wireup(cx, completions.len() > before);
             self.advance_teardown();
             // What a forced close has cancelled may be here already.
             self.operations.settle(&self.shared, completions);

@@ -36,6 +36,7 @@
 mod context;
 mod describe;
 mod descriptors;
+mod diagnose;
 mod endpoint;
 mod envelope;
 mod exit;
@@ -43,7 +44,6 @@ mod lanes;
 mod memory;
 mod operations;
 mod options;
-mod pages;
 mod peer;
 mod quiet;
 mod status;
@@ -60,6 +60,7 @@ use thallus_protocol::FabricKind;
 use context::UcxContext;
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
+pub use diagnose::diagnose;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
 pub use options::{Allocation, UcxOptions};
@@ -87,7 +88,16 @@ impl UcxFabric {
     pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
         let context = UcxContext::new(&options).map_err(unavailable)?;
         let description = Description::new(&context.info().unwrap_or_default());
-        Ok(UcxFabric { context: Arc::new(context), options, description })
+        let fabric = UcxFabric { context: Arc::new(context), options, description };
+        fabric.check_lockable().map_err(|error| unavailable(error.to_string()))?;
+        Ok(fabric)
+    }
+
+    /// Whether a worker can have the locked memory that RDMA wants: if not, UCX 1.13 (`uct_ud_iface_complete_init`) tries for ever.
+    fn check_lockable(&self) -> Result<(), FabricError> {
+        /// Twice what a worker was seen to register.
+        const WORKER: usize = 4 << 20;
+        if self.description.has_rdma() { memory::allocate_pages(&self.context, WORKER).map(drop) } else { Ok(()) }
     }
 
     /// What this host has, for a doctor command.
@@ -131,6 +141,7 @@ impl Fabric for UcxFabric {
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        self.check_lockable()?;
         let worker = Worker::new(self.context.clone()).map_err(down)?;
         Ok(Box::new(UcxEndpoint::new(worker, &self.options)?))
     }

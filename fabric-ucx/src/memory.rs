@@ -8,13 +8,13 @@ use std::sync::Arc;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::FabricError;
-use thallus_fabric::memory::{RegisteredMemory, Registration};
+use thallus_fabric::memory::{Pages, RegisteredMemory, Registration, check_available};
 use thallus_protocol::FabricKind;
 use ucx_sys as sys;
 
 use crate::context::UcxContext;
 use crate::envelope::{self, Kind};
-use crate::pages::Pages;
+
 use crate::status::check;
 
 const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_REMOTE_READ;
@@ -179,8 +179,11 @@ fn map(
     let mut handle = ptr::null_mut();
     // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that `memory`
     // keeps valid until after the unmapping; room for the handle.
-    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) })
-        .map_err(|reason| format!("{reason}; look at the limit of locked memory (`ulimit -l`)"))?;
+    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(|reason| {
+        // UCX 1.13 (`uct_ib_md_access_flags`) asks for all rights, whatever `prot` says.
+        let pages = if writable { "" } else { "; UCX 1.13 cannot register read-only pages with an RDMA device" };
+        format!("{reason}; look at the limit of locked memory (`ulimit -l`){pages}")
+    })?;
     Ok(UcxRegistration { handle, writable, context: context.clone(), _memory: memory })
 }
 
@@ -207,45 +210,9 @@ fn round_up(len: usize) -> Option<usize> {
     if len == 0 || len > isize::MAX as usize - PAGE { None } else { Some(len.next_multiple_of(PAGE)) }
 }
 
-/// Refuses what the host does not have. The kernel would promise it and kill processes when it is touched; and UCX 1.13
-/// (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process of the host is out of memory.
-fn check_available(len: usize) -> Result<(), FabricError> {
-    // A host without /proc/meminfo gets no check.
-    let Ok(meminfo) = std::fs::read_to_string("/proc/meminfo") else { return Ok(()) };
-    let (Some(limit), Some(available)) =
-        (meminfo_bytes(&meminfo, "MemTotal:"), meminfo_bytes(&meminfo, "MemAvailable:"))
-    else {
-        return Ok(());
-    };
-    if len > available { Err(FabricError::OutOfMemory { len, available, limit }) } else { Ok(()) }
-}
-
-/// A line of `/proc/meminfo`, which is in KiB.
-fn meminfo_bytes(meminfo: &str, name: &str) -> Option<usize> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn more_than_the_host_has_is_refused() {
-        let refused = check_available(1 << 50);
-        assert!(
-            matches!(refused, Err(FabricError::OutOfMemory { available, limit, .. }) if available <= limit),
-            "{refused:?}"
-        );
-        assert_eq!(check_available(4096), Ok(()));
-    }
-
-    #[test]
-    fn meminfo_is_read_in_bytes() {
-        let text = "MemTotal:       24123456 kB\nMemFree:        1 kB\n";
-        assert_eq!(meminfo_bytes(text, "MemTotal:"), Some(24_123_456 << 10));
-        assert_eq!(meminfo_bytes(text, "MemAvailable:"), None);
-    }
 
     #[test]
     fn sizes_are_whole_pages() {

@@ -134,7 +134,7 @@ async fn kill_the_lender(transports: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn a_killed_lender_takes_the_endpoint_down_over_shared_memory() {
+async fn a_killed_lender_takes_the_endpoint_down_over_default_transports() {
     assert!(kill_the_lender("").await < Duration::from_secs(10));
 }
 

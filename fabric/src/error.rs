@@ -121,7 +121,26 @@ pub enum ReadFailure {
     /// The peer is gone.
     #[error("the peer is gone: {0}")]
     PeerGone(String),
+    /// The device completed the read with an error.
+    #[error(transparent)]
+    Device(WorkFailure),
     /// Anything else, in the fabric's own words.
     #[error("{0}")]
     Other(String),
+}
+
+/// A work request that a device completed with an error.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{verb}: {name} (status {status}, vendor error {vendor_error:#x}): {advice}")]
+pub struct WorkFailure {
+    /// What was asked of the device.
+    pub verb: &'static str,
+    /// The work-completion status (`enum ibv_wc_status`).
+    pub status: u32,
+    /// Its name in the InfiniBand Architecture Specification, vol. 1, section 11.6.2.
+    pub name: &'static str,
+    /// The device's own code.
+    pub vendor_error: u32,
+    /// What an operator should look at.
+    pub advice: &'static str,
 }

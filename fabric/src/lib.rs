@@ -5,12 +5,14 @@
 //! operation writes until that operation's completion has been polled, whatever became of whoever asked for it.
 //!
 //! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`] and
-//! [`trace::Tracer`] wrap any fabric; `conformance`, a feature, is the suite that every fabric passes.
+//! [`trace::Tracer`] wrap any fabric; [`diagnosis`] is how a fabric says whether it can work; `conformance`, a feature, is the
+//! suite that every fabric passes.
 
 #![warn(missing_docs)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod diagnosis;
 pub mod driver;
 mod error;
 pub mod fault;
@@ -19,6 +21,7 @@ pub mod random;
 pub mod trace;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -26,7 +29,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-pub use error::{FabricError, ReadFailure};
+pub use error::{FabricError, ReadFailure, WorkFailure};
 use memory::{LocalRange, RegisteredMemory};
 
 /// How a lender keeps a late one-sided read from being taken for a good one, once a lease has ended without a release.
@@ -144,6 +147,28 @@ pub trait Endpoint: Send + fmt::Debug {
     /// # Errors
     /// [`FabricError::Registration`].
     fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError>;
+
+    /// Whether [`Endpoint::expose_range`] opens exactly the range that it is given. If not, it opens the whole memory.
+    fn exposes_ranges(&self) -> bool {
+        false
+    }
+
+    /// The packed remote key with which the peer of this endpoint can read `range` (offsets) of `memory`, until
+    /// [`Endpoint::revoke`] or the end of the endpoint. Where [`Endpoint::exposes_ranges`], the key opens nothing else, and to
+    /// nobody else.
+    ///
+    /// # Errors
+    /// [`FabricError::Registration`]; [`FabricError::EndpointDown`].
+    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        let _whole = range;
+        self.expose(memory)
+    }
+
+    /// Withdraws a key of [`Endpoint::expose_range`]: once this returns, no read by it can reach the memory any more, where
+    /// [`Endpoint::exposes_ranges`]; otherwise keys stand as long as their memory is registered. Unknown keys are ignored.
+    fn revoke(&mut self, key: &Bytes) {
+        let _stands = key;
+    }
 
     /// Takes in a region of the peer's memory: `base .. base + len` in its address space, opened by its packed `key`.
     /// All untrusted. The caller never imports an id twice without [`Endpoint::forget`] between.

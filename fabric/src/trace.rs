@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -31,6 +32,10 @@ pub enum TraceEvent {
     Connected(EndpointNumber, Result<(), FabricError>),
     /// [`Endpoint::expose`] of the memory at this address: how long the key is.
     Exposed(EndpointNumber, u64, Result<usize, FabricError>),
+    /// [`Endpoint::expose_range`] of this range of the memory at this address: how long the key is.
+    ExposedRange(EndpointNumber, u64, Range<usize>, Result<usize, FabricError>),
+    /// [`Endpoint::revoke`].
+    Revoked(EndpointNumber),
     /// [`Endpoint::import`].
     Imported(EndpointNumber, RegionId, Result<(), FabricError>),
     /// [`Endpoint::forget`].
@@ -192,6 +197,22 @@ impl Endpoint for TracedEndpoint {
         let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
         self.log.record(TraceEvent::Exposed(self.number, memory.address(), len));
         result
+    }
+
+    fn exposes_ranges(&self) -> bool {
+        self.inner.exposes_ranges()
+    }
+
+    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        let result = self.inner.expose_range(memory, range.clone());
+        let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
+        self.log.record(TraceEvent::ExposedRange(self.number, memory.address(), range, len));
+        result
+    }
+
+    fn revoke(&mut self, key: &Bytes) {
+        self.inner.revoke(key);
+        self.log.record(TraceEvent::Revoked(self.number));
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {

@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod config;
 pub mod engine;
+pub mod fabrics;
 mod server;
 mod session;
 

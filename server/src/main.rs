@@ -6,10 +6,10 @@ use std::sync::Arc;
 use clap::Parser;
 use thallus_server::config::{Args, LogFormat, ServerConfig};
 use thallus_server::engine::Engine;
-use thallus_server::{Fabrics, Server, Settings};
+use thallus_server::{Server, Settings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -65,7 +65,8 @@ async fn serve(config: ServerConfig) -> Result<(), Failure> {
     for table in engine.tables() {
         info!(table = %table.name, source = %table.source, format = table.format, columns = table.columns, "table");
     }
-    let fabrics = open_fabrics(&config)?;
+    thallus_server::fabrics::log_limits(config.limits.max_bytes_on_loan_total.bytes());
+    let fabrics = thallus_server::fabrics::open(&config.fabric)?;
     let address = config.listen.as_str();
     let listener = TcpListener::bind(address)
         .await
@@ -104,51 +105,6 @@ async fn open_engine(config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> 
 #[cfg(not(feature = "datafusion"))]
 async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> {
     Err("this build has no query engine (feature `datafusion`)".into())
-}
-
-/// The fabrics that work here; why not, said loudly, if none does.
-fn open_fabrics(config: &ServerConfig) -> Result<Fabrics, Failure> {
-    use thallus_server::config::FabricChoice;
-    match config.fabric.kind {
-        FabricChoice::None => {
-            Ok(Fabrics { available: Vec::new(), reason: "the server was started with --fabric none".into() })
-        }
-        choice => match open_ucx(config) {
-            Ok(fabric) => {
-                info!(fabric = %fabric.kind(), "fabric");
-                Ok(Fabrics { available: vec![fabric], reason: String::new() })
-            }
-            Err(error) if choice == FabricChoice::Ucx => Err(error),
-            Err(error) => {
-                warn!(%error, "no fabric: all results will travel inline over TCP");
-                Ok(Fabrics { available: Vec::new(), reason: format!("the server has no fabric: {error}") })
-            }
-        },
-    }
-}
-
-#[cfg(feature = "ucx")]
-fn open_ucx(config: &ServerConfig) -> Result<Arc<dyn thallus_fabric::Fabric>, Failure> {
-    use thallus_fabric_ucx::{UcxFabric, UcxOptions, raise_descriptor_limit};
-    // A connection takes a dozen: with the usual 1024, the 80th would have no fabric.
-    match raise_descriptor_limit() {
-        Ok(limit) => tracing::debug!(limit, "file descriptors"),
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
-    let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
-    let ucx = &config.fabric.ucx;
-    let options = UcxOptions {
-        transports: joined(&ucx.transports),
-        net_devices: joined(&ucx.net_devices),
-        busy_poll: ucx.busy_poll,
-        ..UcxOptions::default()
-    };
-    Ok(Arc::new(UcxFabric::new(options)?))
-}
-
-#[cfg(not(feature = "ucx"))]
-fn open_ucx(_config: &ServerConfig) -> Result<Arc<dyn thallus_fabric::Fabric>, Failure> {
-    Err("this build has no fabric (feature `ucx`)".into())
 }
 
 fn init_log(config: &ServerConfig) -> Result<(), Failure> {

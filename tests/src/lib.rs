@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod process;
+pub mod rdma;
 pub mod server;
 pub mod tpch;
 pub mod usage;
@@ -17,6 +18,12 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A result of 16 bytes a row that does not end within anybody's lifetime, computed as fast as it is read.
 pub const ENDLESS: &str = "SELECT value, value * 2 AS twice FROM generate_series(1, 1000000000000000)";
+
+/// The fabric that is tested: `ucx`, unless `THALLUS_TEST_FABRIC` says otherwise.
+#[must_use]
+pub fn fabric() -> String {
+    std::env::var("THALLUS_TEST_FABRIC").unwrap_or_else(|_| "ucx".into())
+}
 
 /// Runs a future to its end, on a runtime of two threads.
 ///

@@ -25,9 +25,9 @@ Environment:
   THALLUS_LOG  what to log on stderr, as in thallus=debug";
 
 const URL_HELP: &str = "\
-Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|none, \
+Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|verbs|none, \
 require_fabric, window, inline_threshold, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
-busy_poll, ucx_tls, ucx_net_devices";
+busy_poll, ucx_tls, ucx_net_devices, device, port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
 #[derive(Debug, Parser)]
@@ -47,8 +47,25 @@ pub enum Command {
     /// Connect, and say what server that is, which fabric carries results, and how long a round trip takes
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
+    /// Say which fabrics can work on this host, and for each that cannot, why and what to do. Exits with 0 if any works, else 3
+    #[command(after_help = EXIT_CODES)]
+    Doctor(DoctorArgs),
     /// Say which versions and fabrics this build has
     Version,
+}
+
+/// Arguments of `thallus doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// A URL whose options choose devices and transports; nothing is connected to
+    #[arg(value_name = "URL", env = "THALLUS_URL")]
+    pub(super) url: Option<String>,
+    /// Registered memory that is wanted, against which limits are held. By default the URL's pool; for a server its bytes on loan
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(super) memory: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// Arguments of `thallus query`.

@@ -74,6 +74,8 @@ pub enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// `thallus doctor` found nothing but inline transfer; it has said why.
+    NoFabric,
     /// The reader of the output has had enough: no failure of ours, nothing is said.
     BrokenPipe,
     /// A signal.
@@ -87,6 +89,7 @@ impl Failure {
         match self {
             Failure::Usage { .. } | Failure::Format { .. } => code::USAGE,
             Failure::Client { phase, error } => exit_code(*phase, error),
+            Failure::NoFabric => code::CONNECT,
             Failure::Local { .. } => code::LOCAL,
             Failure::BrokenPipe => code::BROKEN_PIPE,
             Failure::Interrupted(Interrupt::CtrlC) => code::INTERRUPTED,
@@ -107,6 +110,7 @@ impl Failure {
                 }
                 _ => None,
             },
+            Failure::NoFabric => Some("do what stands beside the lines marked !!".into()),
             Failure::BrokenPipe | Failure::Interrupted(_) => None,
         }
     }
@@ -118,6 +122,7 @@ impl fmt::Display for Failure {
             Failure::Usage { message, .. } | Failure::Format { message, .. } => f.write_str(message),
             Failure::Client { error, .. } => error.fmt(f),
             Failure::Local { what, source } => write!(f, "{what}: {source}"),
+            Failure::NoFabric => f.write_str("no fabric works on this host"),
             Failure::BrokenPipe => f.write_str("the output was closed"),
             Failure::Interrupted(Interrupt::CtrlC) => f.write_str("interrupted"),
             Failure::Interrupted(Interrupt::Terminate) => f.write_str("terminated"),

@@ -1,6 +1,7 @@
 //! The command line, `thallus`. Public for the binary and its tests only: not part of the library's interface.
 
 pub mod args;
+mod doctor;
 pub mod failure;
 pub mod format;
 pub mod interrupt;
@@ -53,6 +54,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
             with_runtime(async |interrupts| request.run(interrupts).await)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),
+        Command::Doctor(args) => {
+            let (text, works) = doctor::doctor(&args)?;
+            print(&text)?;
+            if works { Ok(()) } else { Err(Failure::NoFabric) }
+        }
         Command::Version => print(&ping::version()),
     }
 }

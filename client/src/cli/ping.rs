@@ -50,7 +50,12 @@ fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
 /// Versions and fabrics of this build.
 #[must_use]
 pub(super) fn version() -> String {
-    let fabrics = if cfg!(feature = "ucx") { "ucx, inline" } else { "inline only (built without ucx)" };
+    let fabrics = match (cfg!(feature = "verbs"), cfg!(feature = "ucx")) {
+        (true, true) => "verbs, ucx, inline",
+        (true, false) => "verbs, inline (built without ucx)",
+        (false, true) => "ucx, inline (built without verbs)",
+        (false, false) => "inline only (built without verbs and ucx)",
+    };
     format!(
         "thallus {}\nprotocol {}\narrow {}\nfabrics {fabrics}\n",
         env!("CARGO_PKG_VERSION"),

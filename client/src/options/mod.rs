@@ -20,13 +20,15 @@ pub enum FabricPreference {
     Auto,
     /// UCX.
     Ucx,
+    /// InfiniBand verbs.
+    Verbs,
     /// None: results travel inline over the control connection.
     None,
 }
 
 impl FabricPreference {
     /// The names in a URL.
-    pub const NAMES: [&str; 3] = ["auto", "ucx", "none"];
+    pub const NAMES: [&str; 4] = ["auto", "ucx", "verbs", "none"];
 
     /// The name in a URL.
     #[must_use]
@@ -34,6 +36,7 @@ impl FabricPreference {
         match self {
             FabricPreference::Auto => "auto",
             FabricPreference::Ucx => "ucx",
+            FabricPreference::Verbs => "verbs",
             FabricPreference::None => "none",
         }
     }
@@ -100,6 +103,12 @@ pub struct ConnectOptions {
     pub ucx_tls: Option<String>,
     /// `ucx_net_devices`: network devices that UCX may use, as `UCX_NET_DEVICES`. UCX chooses by default.
     pub ucx_net_devices: Option<String>,
+    /// `device`: RDMA device that verbs use (`mlx5_0`). The first with an active port by default.
+    pub verbs_device: Option<String>,
+    /// `port`: port of that device, counted from 1. The first that is active by default.
+    pub verbs_port: Option<u8>,
+    /// `gid`: index into the port's table of GIDs. By default RoCE v2 with an IPv4 address, if there is one.
+    pub verbs_gid: Option<u8>,
 }
 
 macro_rules! setters {
@@ -135,6 +144,9 @@ impl ConnectOptions {
             busy_poll: false,
             ucx_tls: None,
             ucx_net_devices: None,
+            verbs_device: None,
+            verbs_port: None,
+            verbs_gid: None,
         }
     }
 
@@ -177,6 +189,12 @@ impl ConnectOptions {
         with_ucx_tls, ucx_tls: Option<String>;
         /// Sets [`ucx_net_devices`](Self::ucx_net_devices).
         with_ucx_net_devices, ucx_net_devices: Option<String>;
+        /// Sets [`verbs_device`](Self::verbs_device).
+        with_verbs_device, verbs_device: Option<String>;
+        /// Sets [`verbs_port`](Self::verbs_port).
+        with_verbs_port, verbs_port: Option<u8>;
+        /// Sets [`verbs_gid`](Self::verbs_gid).
+        with_verbs_gid, verbs_gid: Option<u8>;
     }
 }
 

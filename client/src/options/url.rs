@@ -17,7 +17,7 @@ const SCHEME: &str = "thallus";
 const ECHO: usize = 64;
 
 /// Options that a URL may have, in the order in which they are written.
-pub const OPTION_NAMES: [&str; 13] = [
+pub const OPTION_NAMES: [&str; 16] = [
     "fabric",
     "require_fabric",
     "window",
@@ -31,6 +31,9 @@ pub const OPTION_NAMES: [&str; 13] = [
     "busy_poll",
     "ucx_tls",
     "ucx_net_devices",
+    "device",
+    "port",
+    "gid",
 ];
 
 /// A URL does not say how to reach a server, or options contradict each other.
@@ -202,6 +205,7 @@ impl ConnectOptions {
                 self.fabric = match value {
                     "auto" => FabricPreference::Auto,
                     "ucx" => FabricPreference::Ucx,
+                    "verbs" => FabricPreference::Verbs,
                     "none" => FabricPreference::None,
                     _ => return Err(bad(name, value, format!("known: {}", FabricPreference::NAMES.join(", ")))),
                 }
@@ -218,6 +222,9 @@ impl ConnectOptions {
             "busy_poll" => self.busy_poll = flag(name, value)?,
             "ucx_tls" => self.ucx_tls = Some(list(name, value)?),
             "ucx_net_devices" => self.ucx_net_devices = Some(list(name, value)?),
+            "device" => self.verbs_device = Some(list(name, value)?),
+            "port" => self.verbs_port = Some(number(name, value, 1)?),
+            "gid" => self.verbs_gid = Some(number(name, value, 0)?),
             _ => return Err(UrlError::UnknownOption { name: echo(name) }),
         }
         Ok(())
@@ -238,6 +245,9 @@ impl ConnectOptions {
             "busy_poll" => self.busy_poll.to_string(),
             "ucx_tls" => return self.ucx_tls.clone(),
             "ucx_net_devices" => return self.ucx_net_devices.clone(),
+            "device" => return self.verbs_device.clone(),
+            "port" => return self.verbs_port.map(|port| port.to_string()),
+            "gid" => return self.verbs_gid.map(|gid| gid.to_string()),
             _ => return None,
         })
     }
@@ -282,6 +292,11 @@ fn flag(name: &'static str, value: &str) -> Result<bool, UrlError> {
         "false" => Ok(false),
         _ => Err(bad(name, value, "known: true, false".into())),
     }
+}
+
+fn number(name: &'static str, value: &str, least: u8) -> Result<u8, UrlError> {
+    let number = value.parse().ok().filter(|number| *number >= least);
+    number.ok_or_else(|| bad(name, value, format!("expected a number from {least} to {}", u8::MAX)))
 }
 
 /// A list for UCX's configuration, to which it goes as it is: no control characters, and something in it.
@@ -344,7 +359,7 @@ mod tests {
     fn every_option_is_read() {
         let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&inline_threshold=0&max_batch=2GiB&pool=0\
                     &connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
-                    &ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1";
+                    &ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)
             .with_require_fabric(true)
@@ -358,7 +373,10 @@ mod tests {
             .with_keepalive(Duration::from_secs(4))
             .with_busy_poll(true)
             .with_ucx_tls(Some("posix,cma".into()))
-            .with_ucx_net_devices(Some("mlx5_0:1".into()));
+            .with_ucx_net_devices(Some("mlx5_0:1".into()))
+            .with_verbs_device(Some("mlx5_1".into()))
+            .with_verbs_port(Some(2))
+            .with_verbs_gid(Some(0));
         assert_eq!(parse(text), Ok(expected.clone()));
         assert_eq!(parse(&expected.to_string()), Ok(expected));
         for name in OPTION_NAMES {
@@ -382,7 +400,9 @@ mod tests {
             ("thallus://h/db", "a thallus URL has no path (known parts: host, port, options)"),
             ("thallus://h#x", "a thallus URL has no fragment (known parts: host, port, options)"),
             ("thallus://h?pool=1&pool=2", "option pool is given twice"),
-            ("thallus://h?fabric=verbs", "bad value \"verbs\" for option fabric: known: auto, ucx, none"),
+            ("thallus://h?fabric=tcp", "bad value \"tcp\" for option fabric: known: auto, ucx, verbs, none"),
+            ("thallus://h?port=0", "bad value \"0\" for option port: expected a number from 1 to 255"),
+            ("thallus://h?gid=256", "bad value \"256\" for option gid: expected a number from 0 to 255"),
             ("thallus://h?busy_poll=1", "bad value \"1\" for option busy_poll: known: true, false"),
             ("thallus://h?window=0", "bad value \"0\" for option window: must be more than zero"),
             ("thallus://h?keepalive=0", "bad value \"0s\" for option keepalive: must be more than zero"),

@@ -3,6 +3,7 @@
 //! not been handed out.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -72,6 +73,13 @@ impl FaultyEndpoint {
         FabricError::EndpointDown { fabric: self.kind.clone(), reason: REASON.to_owned() }
     }
 
+    fn may_expose(&self, len: usize) -> Result<(), FabricError> {
+        if strikes(&self.calls, Call::Expose) {
+            return Err(FabricError::Registration { fabric: self.kind.clone(), len, reason: REASON.to_owned() });
+        }
+        Ok(())
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -121,11 +129,21 @@ impl Endpoint for FaultyEndpoint {
     }
 
     fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        if strikes(&self.calls, Call::Expose) {
-            let (fabric, len) = (self.kind.clone(), memory.len());
-            return Err(FabricError::Registration { fabric, len, reason: REASON.to_owned() });
-        }
+        self.may_expose(memory.len())?;
         self.inner.expose(memory)
+    }
+
+    fn exposes_ranges(&self) -> bool {
+        self.inner.exposes_ranges()
+    }
+
+    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        self.may_expose(range.len())?;
+        self.inner.expose_range(memory, range)
+    }
+
+    fn revoke(&mut self, key: &Bytes) {
+        self.inner.revoke(key);
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {

@@ -7,10 +7,12 @@
 //!
 //! The only unsafe code outside the fabric crates is here.
 
+mod available;
 mod copy;
 mod extents;
 mod index;
 mod lease_words;
+mod pages;
 mod pool;
 #[cfg(test)]
 mod pool_tests;
@@ -20,8 +22,11 @@ mod staging;
 #[cfg(test)]
 mod test_fabric;
 
+pub use available::check_available;
+pub(crate) use available::room_in;
 pub use index::MemoryIndex;
 pub use lease_words::LeaseWords;
+pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;

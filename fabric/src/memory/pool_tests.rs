@@ -230,6 +230,19 @@ fn staged_pieces_share_a_slab_until_the_last_is_dropped() {
 }
 
 #[test]
+fn nothing_of_an_earlier_loan_is_left_between_staged_pieces() {
+    let arena = StagingArena::new(Arc::new(TestFabric::default()), LIMITS);
+    drop(arena.stage(&[&[0xFF; 256]]).unwrap());
+    let ranges = arena.stage(&[b"abc", b"z"]).unwrap();
+    assert_eq!(ranges[1].offset() - ranges[0].offset(), 64);
+    let slab = SlabPool::new(Arc::new(TestFabric::default()), LIMITS).take(128).unwrap();
+    assert!(slab.range(0, 128).unwrap().fill_from(ranges[0].memory(), ranges[0].offset()));
+    let bytes = slab.into_buffer().unwrap();
+    assert_eq!((&bytes[..3], &bytes[64..65]), (&b"abc"[..], &b"z"[..]));
+    assert!(bytes[3..64].iter().chain(&bytes[65..]).all(|&byte| byte == 0), "{bytes:?}");
+}
+
+#[test]
 fn many_threads_never_share_a_byte() {
     const ROUNDS: usize = if cfg!(miri) { 10 } else { 300 };
     let (pool, registered) = pool(PoolLimits { max_bytes: 256 * PAGE, ..LIMITS });

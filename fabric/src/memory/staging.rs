@@ -79,6 +79,9 @@ impl StagingArena {
         let mut copied = 0;
         for (piece, &offset) in pieces.iter().zip(&offsets) {
             slab.copy_in(offset, piece)?;
+            // What lies between the pieces may be opened to whoever they are lent to: nothing of earlier loans is left there.
+            let end = offset + piece.len();
+            slab.copy_in(end, &[0; ALIGNMENT][..end.next_multiple_of(ALIGNMENT) - end])?;
             copied += piece.len() as u64;
         }
         self.copied.fetch_add(copied, Ordering::Relaxed);

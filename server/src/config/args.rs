@@ -7,7 +7,8 @@ use std::str::FromStr;
 use clap::Parser;
 
 use super::{
-    ByteSize, ConfigError, FabricChoice, ListenAddress, LogFormat, MemoryPoolKind, ServerConfig, Span, TableConfig,
+    ByteSize, ConfigError, ExposureChoice, FabricChoice, ListenAddress, LogFormat, MemoryPoolKind, ServerConfig, Span,
+    TableConfig,
 };
 
 /// Serves tables to Thallus clients: SQL in, Apache Arrow out, moved by one-sided reads.
@@ -49,6 +50,26 @@ pub struct Args {
     /// Poll UCX without sleeping: lower latency, one core busy.
     #[arg(long)]
     pub ucx_busy_poll: bool,
+
+    /// RDMA device that verbs use, such as mlx5_0 [default: the first with an active port].
+    #[arg(long, value_name = "NAME")]
+    pub verbs_device: Option<String>,
+
+    /// Port of that device [default: the first that is active].
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..))]
+    pub verbs_port: Option<u8>,
+
+    /// Index into the port's table of GIDs [default: RoCE v2 with an IPv4 address, if there is one].
+    #[arg(long, value_name = "INDEX")]
+    pub verbs_gid: Option<u8>,
+
+    /// How verbs open lent memory to a client [default: auto].
+    #[arg(long, value_enum)]
+    pub verbs_exposure: Option<ExposureChoice>,
+
+    /// Poll verbs without sleeping: lower latency, one core busy.
+    #[arg(long)]
+    pub verbs_busy_poll: bool,
 
     /// Connections served at once [default: 256].
     #[arg(long, value_name = "COUNT")]
@@ -151,6 +172,12 @@ impl Args {
         set(&mut config.fabric.ucx.transports, self.ucx_transports);
         set(&mut config.fabric.ucx.net_devices, self.ucx_net_devices);
         config.fabric.ucx.busy_poll |= self.ucx_busy_poll;
+        let verbs = &mut config.fabric.verbs;
+        set(&mut verbs.device, self.verbs_device.map(Some));
+        set(&mut verbs.port, self.verbs_port.map(Some));
+        set(&mut verbs.gid, self.verbs_gid.map(Some));
+        set(&mut verbs.exposure, self.verbs_exposure);
+        verbs.busy_poll |= self.verbs_busy_poll;
         set(&mut config.limits.max_connections, self.max_connections);
         if let Some(total) = self.max_bytes_on_loan {
             config.limits.max_bytes_on_loan_total = total;

@@ -216,6 +216,8 @@ pub struct FabricConfig {
     pub kind: FabricChoice,
     /// Settings of UCX.
     pub ucx: UcxConfig,
+    /// Settings of verbs.
+    pub verbs: VerbsConfig,
 }
 
 /// Which fabric carries the data plane.
@@ -227,6 +229,8 @@ pub enum FabricChoice {
     Auto,
     /// UCX, or fail to start.
     Ucx,
+    /// InfiniBand verbs, or fail to start.
+    Verbs,
     /// None: all results travel inline over the control connection.
     None,
 }
@@ -241,6 +245,40 @@ pub struct UcxConfig {
     pub net_devices: Vec<String>,
     /// Poll without sleeping: lower latency, one core busy.
     pub busy_poll: bool,
+}
+
+/// Settings of InfiniBand verbs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerbsConfig {
+    /// The device, such as `mlx5_0`; the first with an active port if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Its port, counted from 1; the first that is active if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u8>,
+    /// Index into the port's table of GIDs; RoCE v2 with an IPv4 address, if there is one, if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u8>,
+    /// How lent memory is opened to a client.
+    pub exposure: ExposureChoice,
+    /// Poll without sleeping: lower latency, one core busy.
+    pub busy_poll: bool,
+}
+
+/// How lent memory is opened to a client over verbs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ExposureChoice {
+    /// Windows on a device that has and enforces them, else registrations.
+    #[default]
+    Auto,
+    /// A memory window over exactly what is lent, for as long as it is: microseconds per loan.
+    Windows,
+    /// A registration of exactly what is lent, for as long as it is: pins every page of every loan.
+    Registrations,
+    /// One key for all memory: costs nothing, and every client can read every other's results.
+    Whole,
 }
 
 /// The query engine.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
+use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing};
 use thallus_protocol::RegionId;
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::server::OpenedFabric;
 use tracing::error;
 
-use super::lender::Lender;
+use super::lender::{Lender, Part};
 use super::regions::Regions;
 
 /// How long an endpoint may take to close before it is given up.
@@ -58,7 +58,7 @@ impl DataPlane {
             let words = LeaseWords::new(&**fabric, max_leases as usize + 1)?;
             words.open(max_leases as usize, PROBE)?;
             let mut regions = Regions::default();
-            let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), true)?;
+            let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), 0..words.memory().len(), true)?;
             let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
             let fencing = match fabric.capabilities().fencing {
                 Fencing::Revocation => message::Fencing::Revocation,
@@ -74,16 +74,12 @@ impl DataPlane {
         &self.lender
     }
 
-    pub(super) fn enter(
-        &mut self,
-        memory: &Arc<RegisteredMemory>,
-        lasting: bool,
-    ) -> Result<(RegionId, Option<Region>), FabricError> {
-        self.regions.enter(&mut *self.endpoint, memory, lasting)
+    pub(super) fn enter(&mut self, part: &Part) -> Result<(RegionId, Option<Region>), FabricError> {
+        self.regions.enter(&mut *self.endpoint, &part.memory, part.scope.clone(), part.lasting)
     }
 
     pub(super) fn leave(&mut self, region: RegionId) -> bool {
-        self.regions.leave(region)
+        self.regions.leave(&mut *self.endpoint, region)
     }
 
     pub(super) fn open_word(&self, slot: u32, value: u64) -> Result<(), FabricError> {

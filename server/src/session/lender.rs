@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,6 +34,8 @@ pub(crate) struct Part {
     pub(crate) memory: Arc<RegisteredMemory>,
     pub(crate) address: u64,
     pub(crate) len: u64,
+    /// The part, and what of the memory around it is this loan's too: what may be opened to its borrower.
+    pub(crate) scope: Range<usize>,
     /// Whether the memory will be lent from again, so that its region is worth keeping announced.
     pub(crate) lasting: bool,
 }
@@ -103,15 +106,22 @@ impl Lender {
         let copied = if to_stage.is_empty() { Vec::new() } else { self.staging.stage(&to_stage)? };
         let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
 
+        // The copies of a loan lie side by side, in a slab of their own.
+        let staged_scope =
+            copied.first().zip(copied.last()).map(|(first, last)| first.offset()..last.offset() + last.len());
         let mut copies = copied.iter();
         let mut parts = Vec::with_capacity(filled.len());
         for (buffer, place) in filled.iter().zip(in_place) {
             let len = buffer.len() as u64;
             parts.push(match place {
-                Some(memory) => Part { memory, address: buffer.as_ptr() as u64, len, lasting: false },
+                Some(memory) => {
+                    let scope = 0..memory.len();
+                    Part { memory, address: buffer.as_ptr() as u64, len, scope, lasting: false }
+                }
                 None => {
                     let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than were asked for"))?;
-                    Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, lasting: true }
+                    let scope = staged_scope.clone().unwrap_or_default();
+                    Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, scope, lasting: true }
                 }
             });
         }

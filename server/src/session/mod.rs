@@ -211,7 +211,7 @@ impl<S: ControlIo> Session<S> {
         let mut regions = Vec::with_capacity(parts.len());
         for part in parts {
             let Some(plane) = &mut self.plane else { break };
-            match plane.enter(&part.memory, part.lasting) {
+            match plane.enter(&part) {
                 Ok((region, announcement)) => {
                     regions.push(region);
                     places.push(RemoteRange { region, address: part.address, len: part.len });

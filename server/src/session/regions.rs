@@ -1,8 +1,10 @@
 //! Which memory the peer of one connection has been given keys to.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::{Endpoint, FabricError};
 use thallus_protocol::RegionId;
@@ -11,18 +13,22 @@ use thallus_protocol::message::Region;
 #[derive(Debug)]
 struct Announced {
     memory: Arc<RegisteredMemory>,
+    /// What of it is open to the peer.
+    range: Range<usize>,
+    key: Bytes,
     /// Parts of loans that lie in it.
     users: usize,
     /// Kept announced while nothing in it is on loan.
     lasting: bool,
 }
 
-/// Regions by id, and ids by memory. The region of a registration that was made for one loan is retired with that loan.
+/// Regions by id, and ids by what of which memory they open. The region of a registration that was made for one loan is
+/// retired with that loan; so is every region where the fabric can open exactly what is lent.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
     by_id: HashMap<RegionId, Announced>,
-    /// By the address of the registration itself, which its entry in `by_id` keeps from being reused.
-    by_memory: HashMap<usize, RegionId>,
+    /// By the address of the registration itself, which its entry in `by_id` keeps from being reused, and by range.
+    by_place: HashMap<(usize, Range<usize>), RegionId>,
     last: u32,
 }
 
@@ -31,7 +37,8 @@ fn identity(memory: &Arc<RegisteredMemory>) -> usize {
 }
 
 impl Regions {
-    /// One more user of `memory`: its region, and the announcement if the peer does not have it yet.
+    /// One more user of `range` of `memory`: its region, and the announcement if the peer does not have it yet. Nothing but the
+    /// user's loan lies in the range.
     ///
     /// # Errors
     /// The fabric gives no key.
@@ -39,31 +46,40 @@ impl Regions {
         &mut self,
         endpoint: &mut dyn Endpoint,
         memory: &Arc<RegisteredMemory>,
+        range: Range<usize>,
         lasting: bool,
     ) -> Result<(RegionId, Option<Region>), FabricError> {
-        if let Some(&id) = self.by_memory.get(&identity(memory)) {
+        let exact = endpoint.exposes_ranges();
+        let range = if exact { range } else { 0..memory.len() };
+        let place = (identity(memory), range.clone());
+        if let Some(&id) = self.by_place.get(&place) {
             if let Some(known) = self.by_id.get_mut(&id) {
                 known.users += 1;
             }
             return Ok((id, None));
         }
-        let key = endpoint.expose(memory)?;
         self.last = self.last.checked_add(1).ok_or(FabricError::Misuse("a connection used up its region ids"))?;
         let id = RegionId(self.last);
-        self.by_memory.insert(identity(memory), id);
-        self.by_id.insert(id, Announced { memory: Arc::clone(memory), users: 1, lasting });
-        Ok((id, Some(Region { id, base: memory.address(), len: memory.len() as u64, key })))
+        let key = endpoint.expose_range(memory, range.clone())?;
+        let (base, len) = (memory.address() + range.start as u64, range.len() as u64);
+        let announcement = Region { id, base, len, key: key.clone() };
+        self.by_place.insert(place, id);
+        let lasting = lasting && !exact;
+        self.by_id.insert(id, Announced { memory: Arc::clone(memory), range, key, users: 1, lasting });
+        Ok((id, Some(announcement)))
     }
 
-    /// One user of a region less. `true` if the region is to be retired.
-    pub(crate) fn leave(&mut self, id: RegionId) -> bool {
+    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far as the
+    /// fabric can see to that.
+    pub(crate) fn leave(&mut self, endpoint: &mut dyn Endpoint, id: RegionId) -> bool {
         let Some(known) = self.by_id.get_mut(&id) else { return false };
         known.users = known.users.saturating_sub(1);
         if known.users > 0 || known.lasting {
             return false;
         }
         if let Some(gone) = self.by_id.remove(&id) {
-            self.by_memory.remove(&identity(&gone.memory));
+            endpoint.revoke(&gone.key);
+            self.by_place.remove(&(identity(&gone.memory), gone.range));
         }
         true
     }

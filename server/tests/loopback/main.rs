@@ -2,6 +2,8 @@
 
 #[cfg(feature = "ucx")]
 mod over_ucx;
+#[cfg(feature = "verbs")]
+mod over_verbs;
 mod world;
 
 use std::time::Duration;

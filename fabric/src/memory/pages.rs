@@ -7,7 +7,7 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// A private anonymous mapping, unmapped by its drop.
 #[derive(Debug)]
-pub(crate) struct Pages {
+pub struct Pages {
     start: NonNull<u8>,
     len: usize,
 }
@@ -19,7 +19,10 @@ unsafe impl Sync for Pages {}
 
 impl Pages {
     /// Maps `len` bytes, a multiple of the page size, and touches them.
-    pub(crate) fn new(len: usize) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// What `mmap` says.
+    pub fn new(len: usize) -> io::Result<Self> {
         let align = if len >= HUGE_PAGE { HUGE_PAGE } else { 1 };
         let mapped = len.checked_add(align - 1).ok_or(io::ErrorKind::OutOfMemory)?;
         // SAFETY: a new mapping at an address of the kernel's choice.
@@ -55,7 +58,9 @@ impl Pages {
         Ok(pages)
     }
 
-    pub(crate) fn start(&self) -> NonNull<u8> {
+    /// First byte.
+    #[must_use]
+    pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 }

@@ -1,0 +1,16 @@
+//! Limits of the process that pinning memory runs into.
+
+use thallus_fabric::diagnosis::memlock_limit;
+
+/// What to add to an error of a registration that the kernel has no memory for.
+pub(crate) fn memlock_advice() -> String {
+    match memlock_limit() {
+        Some(bytes) => format!(
+            "; this process may lock {} KiB (`ulimit -l`): raise it (LimitMEMLOCK=infinity in a systemd unit, `memlock \
+             unlimited` in /etc/security/limits.conf, --ulimit memlock=-1 for a container), or lower the bytes on loan",
+            bytes >> 10
+        ),
+        None => "; locked memory is not limited, so look at free memory and at the device's limits (`rdma resource`)"
+            .to_owned(),
+    }
+}

@@ -1,0 +1,176 @@
+//! Whether a fabric can work on this host, and if not, why and what to do: for a doctor command and a server's log.
+
+use std::fs;
+
+use thallus_protocol::FabricKind;
+
+use crate::memory::room_in;
+
+/// A fabric on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Which fabric.
+    pub fabric: FabricKind,
+    /// What carries reads, or why nothing does and what to do.
+    pub verdict: Result<String, String>,
+    /// What was looked at on the way.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What: a device, a limit.
+    pub subject: String,
+    /// How it is.
+    pub state: String,
+    /// What to do about it, if something is to be done.
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    /// Something that is as it should be.
+    pub fn good(subject: impl Into<String>, state: impl Into<String>) -> Self {
+        Finding { subject: subject.into(), state: state.into(), advice: None }
+    }
+
+    /// Something that is not.
+    pub fn bad(subject: impl Into<String>, state: impl Into<String>, advice: impl Into<String>) -> Self {
+        Finding { subject: subject.into(), state: state.into(), advice: Some(advice.into()) }
+    }
+}
+
+/// The limits of this process and host that fabrics run into, against the bytes of registered memory that are `wanted`.
+#[must_use]
+pub fn host(wanted: u64) -> Vec<Finding> {
+    [
+        locked_memory(wanted),
+        free_memory(wanted),
+        memory_cgroup(wanted),
+        rdma_cgroup(),
+        shared_memory(wanted),
+        open_files(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The limit of locked memory in bytes; `None`: unlimited, or not to be found out.
+#[must_use]
+pub fn memlock_limit() -> Option<u64> {
+    limit("Max locked memory")
+}
+
+/// The soft limit of this name in `/proc/self/limits`.
+fn limit(name: &str) -> Option<u64> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    soft_limit(&limits, name)
+}
+
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    // "unlimited" does not parse.
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes >> 20)
+}
+
+fn locked_memory(wanted: u64) -> Option<Finding> {
+    let subject = "locked memory";
+    Some(match memlock_limit() {
+        None => Finding::good(subject, "unlimited"),
+        Some(bytes) if bytes >= wanted => Finding::good(subject, format!("{}, {} are wanted", mib(bytes), mib(wanted))),
+        Some(bytes) => Finding::bad(
+            subject,
+            format!("{} KiB, {} are wanted", bytes >> 10, mib(wanted)),
+            "RDMA pins memory: raise the limit (LimitMEMLOCK=infinity in a systemd unit, `memlock unlimited` in \
+             /etc/security/limits.conf, --ulimit memlock=-1 for a container)",
+        ),
+    })
+}
+
+fn free_memory(wanted: u64) -> Option<Finding> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
+    let state = format!("{} available, {} are wanted", mib(available), mib(wanted));
+    Some(if available >= wanted {
+        Finding::good("memory", state)
+    } else {
+        Finding::bad("memory", state, "lend or hold less at once, or use a larger machine")
+    })
+}
+
+fn memory_cgroup(wanted: u64) -> Option<Finding> {
+    let max = fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+    let subject = "cgroup memory.max";
+    let Ok(bytes) = max.trim().parse::<u64>() else { return Some(Finding::good(subject, max.trim())) };
+    let state = format!("{}, {} are wanted", mib(bytes), mib(wanted));
+    Some(if bytes >= wanted {
+        Finding::good(subject, state)
+    } else {
+        Finding::bad(subject, state, "raise the container's or unit's memory limit: shared memory counts too")
+    })
+}
+
+fn rdma_cgroup() -> Option<Finding> {
+    let max = fs::read_to_string("/sys/fs/cgroup/rdma.max").ok().filter(|max| !max.trim().is_empty())?;
+    let confined = max.split_whitespace().filter_map(|word| word.split_once('=')).any(|(_, limit)| limit != "max");
+    let state = max.trim().replace('\n', "; ");
+    Some(if confined {
+        Finding::bad(
+            "cgroup rdma.max",
+            state,
+            "each connection takes two queue pairs; raise it if connections are refused",
+        )
+    } else {
+        Finding::good("cgroup rdma.max", state)
+    })
+}
+
+fn shared_memory(wanted: u64) -> Option<Finding> {
+    let room = room_in("/dev/shm")?;
+    let state = format!("{} left, {} are wanted", mib(room), mib(wanted));
+    Some(if room >= wanted {
+        Finding::good("/dev/shm", state)
+    } else {
+        Finding::bad("/dev/shm", state, "make room (--shm-size for a container, `mount -o remount,size=8G /dev/shm`)")
+    })
+}
+
+fn open_files() -> Option<Finding> {
+    /// A connection takes a dozen descriptors.
+    const FEW: u64 = 1024;
+    let files = limit("Max open files")?;
+    Some(if files >= FEW {
+        Finding::good("open files", files.to_string())
+    } else {
+        Finding::bad("open files", files.to_string(), "raise it (`ulimit -n`, LimitNOFILE= in a systemd unit)")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_read_as_the_kernel_writes_them() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                    Max open files            1024                 524288               files     \n\
+                    Max locked memory         unlimited            8388608              bytes     \n";
+        assert_eq!(soft_limit(text, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(text, "Max locked memory"), None);
+        assert_eq!(soft_limit(text, "Max nice"), None);
+    }
+
+    #[test]
+    fn wanting_too_much_is_found_with_advice() {
+        let findings = host(1 << 60);
+        let memory = findings.iter().find(|finding| finding.subject == "memory").expect("there is /proc/meminfo");
+        assert!(memory.advice.is_some(), "{memory:?}");
+        assert!(host(0).iter().filter(|finding| finding.subject == "memory").all(|finding| finding.advice.is_none()));
+    }
+}

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# The tests that need an RDMA device, on Soft-RoCE: a full verbs provider in Linux, in a QEMU guest with a stock Debian kernel.
+# Needs no RDMA card, no KVM and no root, and installs nothing but what a build needs.
+#
+#   scripts/soft-roce.sh             all steps
+#   scripts/soft-roce.sh STEP ...    some of them (tests/soft-roce/guest.sh has the list)
+#
+# Built once and kept in ${XDG_CACHE_HOME:-~/.cache}/thallus/soft-roce. The guest computes under emulation: what it shows is
+# whether things work, never how fast they are.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+began=$SECONDS
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/thallus/soft-roce
+limit=${SOFT_ROCE_TIMEOUT:-900}
+
+if [ "${THALLUS_SKIP_SOFT_ROCE:-}" = 1 ]; then
+    echo "soft-roce: SKIPPED, for THALLUS_SKIP_SOFT_ROCE=1: nothing was tested over RDMA" >&2
+    exit 0
+fi
+scripts/setup.sh
+
+# The guest is made of these scripts and of the host's C library.
+key=$(cat tests/soft-roce/{image.sh,init} <(ldd --version | head -1) | sha256sum | cut -c1-16)
+image=$cache/$key
+if [ ! -d "$image" ]; then
+    echo "soft-roce: building the guest from Debian packages, once" >&2
+    mkdir -p "$cache"
+    rm -rf "$image.partial"
+    tests/soft-roce/image.sh "$image.partial" || {
+        echo "soft-roce: the guest cannot be built on this host, for the reason above. THALLUS_SKIP_SOFT_ROCE=1 leaves" \
+            "these tests out." >&2
+        exit 1
+    }
+    mv "$image.partial" "$image"
+fi
+
+echo "soft-roce: building the tests" >&2
+cargo build --release --workspace --bins --example read_bandwidth --quiet
+tests=(--test conformance --test faults --test loopback --test processes --test soft_roce --test tpch)
+executables=$(cargo test --release --workspace "${tests[@]}" --no-run --quiet --message-format=json | sed -n \
+    '/"test":true/s/.*"package_id":"[^"]*#\([a-z-]*\)@[^"]*".*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
+target=${CARGO_TARGET_DIR:-target}/release
+
+# What the guest mounts as /host. Its programs lie as they do in target/, where the tests look for them.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+host=$work/host
+mkdir -p "$host/release/deps" "$host/lib"
+cp tests/soft-roce/guest.sh "$host/"
+[ $# -eq 0 ] || printf '%s\n' "$@" >"$host/steps"
+for program in thallus thallus-server; do
+    strip -o "$host/release/$program" "$target/$program"
+done
+strip -o "$host/release/read_bandwidth" "$target/examples/read_bandwidth"
+while read -r package name executable; do
+    case $package/$name in
+    thallus-fabric-ucx/conformance | thallus-fabric-ucx/processes | thallus-fabric-verbs/* | thallus-server/loopback | \
+        thallus-tests/soft_roce | thallus-tests/tpch)
+        strip -o "$host/release/deps/$package.$name" "$executable"
+        ;;
+    esac
+done <<<"$executables"
+"$target/thallus-tpch-data" --scale 0.01 --out "$host/tpch" >/dev/null
+# Tests run as somebody else too.
+chmod -R a+rX "$work"
+# Libraries that the guest's own programs do not need.
+ldd "$host"/release/thallus* "$host"/release/deps/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+    while read -r library; do install -m 755 "$(readlink -f "$library")" "$host/lib/$(basename "$library")"; done
+
+qemu=qemu-system-x86_64
+options=()
+if [ -d "$image/qemu" ]; then
+    libs=$image/qemu/usr/lib/x86_64-linux-gnu
+    qemu=$image/qemu/usr/bin/$qemu
+    options+=(-L "$image/qemu/usr/share/qemu" -L "$image/qemu/usr/share/seabios")
+fi
+echo "soft-roce: booting the guest ($((SECONDS - began)) s so far)" >&2
+status=0
+LD_LIBRARY_PATH=${libs:-} timeout -k 5 "$limit" "$qemu" "${options[@]}" \
+    -accel tcg,thread=multi -machine pc -cpu max -smp 2 -m "${SOFT_ROCE_MEMORY:-3072}" \
+    -nodefaults -no-user-config -display none -monitor none -serial stdio -no-reboot \
+    -device isa-debug-exit,iobase=0xf4,iosize=4 \
+    -virtfs "local,path=$host,mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
+    -kernel "$image/vmlinux" -initrd "$image/initrd.gz" \
+    -append "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check" </dev/null || status=$?
+# isa-debug-exit: (status << 1) | 1. Else the guest said nothing: 124 and 137 are the time-out's.
+case $status in
+1) echo "soft-roce: passed, in $((SECONDS - began)) s" >&2 && exit 0 ;;
+124 | 137) echo "soft-roce: FAILED: the guest took longer than $limit s (SOFT_ROCE_TIMEOUT)" >&2 ;;
+*) echo "soft-roce: FAILED (QEMU ended with $status)" >&2 ;;
+esac
+exit 1

@@ -1,0 +1,159 @@
+//! The fabrics that this build has, opened as configured. The only place that knows them by name.
+
+use std::sync::Arc;
+
+use thallus_fabric::Fabric;
+use thallus_fabric::diagnosis::{self, Finding};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::config::{FabricChoice, FabricConfig};
+use crate::server::Fabrics;
+
+/// The fabric that was asked for by name does not work here.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct FabricUnavailable(String);
+
+type Opened = Result<Arc<dyn Fabric>, String>;
+type Open = fn(&FabricConfig) -> Opened;
+type Diagnose = fn(&FabricConfig) -> Vec<Finding>;
+
+/// Logs the limits of this process and host that are too low for so many bytes on loan.
+pub fn log_limits(bytes_on_loan: u64) {
+    log(&diagnosis::host(bytes_on_loan));
+}
+
+fn log(findings: &[Finding]) {
+    for Finding { subject, state, advice } in findings {
+        match advice {
+            Some(advice) => info!(subject, state, advice, "look at this"),
+            None => tracing::debug!(subject, state),
+        }
+    }
+}
+
+/// The fabrics that work here; why not, said loudly, if none does.
+///
+/// # Errors
+/// [`FabricUnavailable`] if one was asked for by name.
+pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
+    let candidates: &[(Open, Diagnose)] = match config.kind {
+        FabricChoice::None => {
+            return Ok(Fabrics { available: Vec::new(), reason: "the server was started with --fabric none".into() });
+        }
+        FabricChoice::Auto => &[(open_verbs, diagnose_verbs), (open_ucx, diagnose_ucx)],
+        FabricChoice::Ucx => &[(open_ucx, diagnose_ucx)],
+        FabricChoice::Verbs => &[(open_verbs, diagnose_verbs)],
+    };
+    let (mut available, mut missing) = (Vec::new(), Vec::new());
+    for (open, diagnose) in candidates {
+        match open(config) {
+            Ok(fabric) => {
+                info!(fabric = %fabric.kind(), "fabric");
+                available.push(fabric);
+            }
+            Err(reason) => {
+                info!(reason, "a fabric is not available");
+                log(&diagnose(config));
+                missing.push(reason);
+            }
+        }
+    }
+    if !available.is_empty() {
+        return Ok(Fabrics { available, reason: String::new() });
+    }
+    let reason = missing.join("; ");
+    if config.kind != FabricChoice::Auto {
+        return Err(FabricUnavailable(reason));
+    }
+    warn!(reason, "no fabric: all results will travel inline over TCP");
+    Ok(Fabrics { available, reason: format!("the server has no fabric: {reason}") })
+}
+
+#[cfg(feature = "ucx")]
+fn ucx(config: &FabricConfig) -> thallus_fabric_ucx::UcxOptions {
+    let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
+    thallus_fabric_ucx::UcxOptions {
+        transports: joined(&config.ucx.transports),
+        net_devices: joined(&config.ucx.net_devices),
+        busy_poll: config.ucx.busy_poll,
+        ..Default::default()
+    }
+}
+
+#[cfg(feature = "ucx")]
+fn diagnose_ucx(config: &FabricConfig) -> Vec<Finding> {
+    thallus_fabric_ucx::diagnose(ucx(config)).findings
+}
+
+#[cfg(not(feature = "ucx"))]
+fn diagnose_ucx(_config: &FabricConfig) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(feature = "ucx")]
+fn open_ucx(config: &FabricConfig) -> Opened {
+    use thallus_fabric_ucx::{UcxFabric, raise_descriptor_limit};
+    // A connection takes a dozen: with the usual 1024, the 80th would have no fabric.
+    match raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
+    UcxFabric::new(ucx(config)).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+}
+
+#[cfg(not(feature = "ucx"))]
+fn open_ucx(_config: &FabricConfig) -> Opened {
+    Err("this server was built without UCX (feature `ucx`)".into())
+}
+
+#[cfg(feature = "verbs")]
+fn verbs(config: &FabricConfig) -> thallus_fabric_verbs::VerbsOptions {
+    use thallus_fabric_verbs::{Exposure, VerbsOptions};
+
+    use crate::config::ExposureChoice;
+    let verbs = &config.verbs;
+    let exposure = match verbs.exposure {
+        ExposureChoice::Auto => Exposure::Auto,
+        ExposureChoice::Windows => Exposure::Windows,
+        ExposureChoice::Registrations => Exposure::Registrations,
+        ExposureChoice::Whole => Exposure::Whole,
+    };
+    VerbsOptions {
+        device: verbs.device.clone(),
+        port: verbs.port,
+        gid: verbs.gid,
+        exposure,
+        busy_poll: verbs.busy_poll,
+    }
+}
+
+#[cfg(feature = "verbs")]
+fn diagnose_verbs(config: &FabricConfig) -> Vec<Finding> {
+    thallus_fabric_verbs::diagnose(verbs(config)).findings
+}
+
+#[cfg(not(feature = "verbs"))]
+fn diagnose_verbs(_config: &FabricConfig) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(feature = "verbs")]
+fn open_verbs(config: &FabricConfig) -> Opened {
+    use thallus_fabric_verbs::{Exposure, VerbsFabric};
+    let options = verbs(config);
+    let exposure = options.exposure;
+    let fabric = VerbsFabric::new(options).map_err(|error| error.to_string())?;
+    if exposure == Exposure::Whole {
+        warn!(verbs = fabric.describe(), "clients can read all memory that anything is lent from");
+    } else {
+        info!(verbs = fabric.describe());
+    }
+    Ok(Arc::new(fabric))
+}
+
+#[cfg(not(feature = "verbs"))]
+fn open_verbs(_config: &FabricConfig) -> Opened {
+    Err("this server was built without verbs (feature `verbs`)".into())
+}

@@ -1,0 +1,302 @@
+//! Whole queries by RDMA, and what can befall a device, a link or a peer in the middle of one: each time the ends that stay
+//! get a typed error within a bounded time, serve others on, and keep no queue pair and no region of what is gone.
+//!
+//! Runs in the guest of `scripts/soft-roce.sh`, once over each fabric that has RDMA.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use thallus_client::{Carrier, Client, ClientError, Delivery, QueryOptions, ResultStream};
+use thallus_tests::cli::Cli;
+use thallus_tests::process::until;
+use thallus_tests::rdma::{LinkDown, Resources, SpareDevice, resources};
+use thallus_tests::server::TestServer;
+use thallus_tests::{ENDLESS, PATIENCE, block_on, fabric};
+
+/// Within which whoever stays must have noticed: a few of the device's retries, on an emulated processor.
+const BOUND: Duration = Duration::from_secs(30);
+
+fn server(args: &[&str]) -> TestServer {
+    TestServer::start([&["--fabric", &fabric()], args].concat())
+}
+
+/// The URL of a client that has the fabric or nothing.
+fn url(server: &TestServer) -> String {
+    server.url(&format!("fabric={}&require_fabric=true&window=4MiB", fabric()))
+}
+
+/// A server's flags and a client's option for the device that tests break.
+fn on_the_spare() -> ([&'static str; 2], &'static str) {
+    match fabric().as_str() {
+        "ucx" => (["--ucx-net-devices", "spare:1"], "ucx_net_devices=spare:1"),
+        _ => (["--verbs-device", "spare"], "device=spare"),
+    }
+}
+
+fn on_the_spare_url(server: &TestServer) -> String {
+    format!("{}&{}", url(server), on_the_spare().1)
+}
+
+/// A query that works, by one-sided reads, and is right.
+async fn works(client: &Client) {
+    const ROWS: i64 = 100_000;
+    let sql = format!("SELECT value, value * 3 AS product FROM generate_series(1, {ROWS})");
+    let mut result = client.query_with(&sql, QueryOptions::new().with_delivery(Delivery::Lent)).await.unwrap();
+    let mut sums = [0_i64; 2];
+    while let Some(batch) = result.try_next().await.unwrap() {
+        for (sum, column) in sums.iter_mut().zip(batch.columns()) {
+            let column: &arrow::array::Int64Array = column.as_any().downcast_ref().unwrap();
+            *sum += column.values().iter().sum::<i64>();
+        }
+    }
+    let report = result.report();
+    assert_eq!(sums, [ROWS * (ROWS + 1) / 2, 3 * (ROWS * (ROWS + 1) / 2)], "{report}");
+    assert_eq!((report.batches_inline, report.rows), (0, ROWS as u64), "{report}");
+    match &report.carrier {
+        Carrier::OneSided { fabric: name, transport } if *name == fabric() => {
+            assert!(name != "ucx" || transport.contains("rc_verbs"), "{report}");
+        }
+        other => panic!("no RDMA: {other}"),
+    }
+}
+
+/// A result in the middle, which has no end.
+async fn endless(client: &Client) -> ResultStream {
+    let options = QueryOptions::new().with_delivery(Delivery::Lent);
+    let mut result = client.query_with(ENDLESS, options).await.unwrap();
+    for _ in 0..3 {
+        result.try_next().await.unwrap().unwrap();
+    }
+    result
+}
+
+/// Reads on until the error that must come.
+async fn failure(mut result: ResultStream, since: Instant) -> ClientError {
+    let error = tokio::time::timeout(BOUND, async {
+        loop {
+            match result.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return error,
+                None => panic!("an end where there is none"),
+            }
+        }
+    });
+    let error = error.await.unwrap_or_else(|_| panic!("no error within {BOUND:?}"));
+    assert!(result.next().await.is_none(), "something came after the error");
+    assert!(!result.report().complete);
+    println!("after {:.2} s: {error}", since.elapsed().as_secs_f64());
+    error
+}
+
+/// Waits until no more is there than was.
+fn until_no_more_than(before: Resources) {
+    let began = Instant::now();
+    loop {
+        let now = resources();
+        if now.contexts <= before.contexts && now.queue_pairs <= before.queue_pairs && now.regions <= before.regions {
+            return;
+        }
+        assert!(began.elapsed() < BOUND, "leaked: there was {before:?}, and there is {now:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn results_travel_by_rdma_and_nothing_is_left_of_a_client_that_leaves() {
+    assert_eq!(resources(), Resources::default(), "left by others");
+    let server = server(&[]);
+    block_on(async {
+        // The first client leaves what is kept for the next ones.
+        let first = Client::connect(&url(&server)).await.unwrap();
+        works(&first).await;
+        let busy = resources();
+        first.close().await;
+        server.is_at_rest();
+        let level = resources();
+        println!("with a client {busy:?}, without {level:?}");
+        assert!(level.queue_pairs < busy.queue_pairs && level.regions < busy.regions);
+        for _ in 0..3 {
+            let client = Client::connect(&url(&server)).await.unwrap();
+            works(&client).await;
+            client.close().await;
+        }
+        server.is_at_rest();
+        until_no_more_than(level);
+    });
+    server.stop();
+    until_no_more_than(Resources::default());
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
+    let server = server(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    block_on(async {
+        let bystander = Client::connect(&url(&server)).await.unwrap();
+        works(&bystander).await;
+        let mut level = None;
+        for round in 0..3 {
+            let mut cli = endless_download(&server, directory.path());
+            assert!(level.is_none_or(|level: Resources| resources().queue_pairs > level.queue_pairs));
+            cli.process().kill();
+            let killed = Instant::now();
+            until("the killed client to be noticed", BOUND, || (server.connections() == 1).then_some(()));
+            println!("round {round}: noticed after {:.2} s", killed.elapsed().as_secs_f64());
+            // After the first, the server has what it keeps for as many clients.
+            until_no_more_than(*level.get_or_insert_with(resources));
+            for file in std::fs::read_dir(directory.path()).unwrap() {
+                std::fs::remove_file(file.unwrap().path()).unwrap();
+            }
+        }
+        println!("with the client that lives: {level:?}");
+        works(&bystander).await;
+        bystander.close().await;
+    });
+    server.is_at_rest();
+    server.stop();
+    until_no_more_than(Resources::default());
+}
+
+/// A client with a result that does not end, of which some has arrived.
+fn endless_download(server: &TestServer, directory: &Path) -> Cli {
+    let out = directory.join("out.csv");
+    let cli = Cli::start(["query", &url(server), ENDLESS, "--delivery", "lent", "-o", out.to_str().unwrap()]);
+    until("some of the result", PATIENCE, || {
+        let written = std::fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
+        (written.map(|file| file.len()).sum::<u64>() > 1 << 18).then_some(())
+    });
+    cli
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
+    let other = server(&[]);
+    block_on(async {
+        let bystander = Client::connect(&url(&other)).await.unwrap();
+        works(&bystander).await;
+        let before = resources();
+        let mut victim = server(&[]);
+        let client = Client::connect(&url(&victim)).await.unwrap();
+        let result = endless(&client).await;
+        assert!(resources().queue_pairs > before.queue_pairs);
+        victim.process().kill();
+        let error = failure(result, Instant::now()).await;
+        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{error:?}");
+        let error = client.query("SELECT 1").await.unwrap_err();
+        assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
+        drop(client);
+        until_no_more_than(before);
+        works(&bystander).await;
+        bystander.close().await;
+    });
+    other.stop();
+    until_no_more_than(Resources::default());
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up() {
+    let device = SpareDevice::new();
+    let server = server(&on_the_spare().0);
+    block_on(async {
+        let bystander = Client::connect(&server.url("fabric=none")).await.unwrap();
+        let client = Client::connect(&on_the_spare_url(&server)).await.unwrap();
+        works(&client).await;
+        client.close().await;
+        server.logs("connection ended");
+        let level = resources();
+
+        let client = Client::connect(&on_the_spare_url(&server)).await.unwrap();
+        let result = endless(&client).await;
+        let link = LinkDown::new(device.interface);
+        let error = failure(result, Instant::now()).await;
+        assert!(matches!(error, ClientError::Transfer { .. } | ClientError::Query { .. }), "{error:?}");
+        inline_works(&bystander).await;
+        drop(client);
+        until_no_more_than(level);
+        drop(link);
+        // UCX is told the index of an address, and the address has another after its link was down.
+        if fabric() != "ucx" {
+            let client = until_connected(&on_the_spare_url(&server)).await;
+            works(&client).await;
+            client.close().await;
+        }
+        bystander.close().await;
+    });
+    server.is_at_rest();
+    server.stop();
+    until_no_more_than(Resources::default());
+}
+
+/// A link has a moment after it is up until it carries.
+async fn until_connected(url: &str) -> Client {
+    let began = Instant::now();
+    loop {
+        match Client::connect(url).await {
+            Ok(client) => return client,
+            Err(error) => assert!(began.elapsed() < BOUND, "the link is up, and {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn inline_works(client: &Client) {
+    let batches: Vec<_> = client.query("SELECT 42 AS answer").await.unwrap().try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 1);
+}
+
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
+    let mut device = SpareDevice::new();
+    let server = server(&on_the_spare().0);
+    block_on(async {
+        let bystander = Client::connect(&server.url("fabric=none")).await.unwrap();
+        let client = Client::connect(&on_the_spare_url(&server)).await.unwrap();
+        let result = endless(&client).await;
+        device.pull();
+        let error = failure(result, Instant::now()).await;
+        assert!(matches!(error, ClientError::Transfer { .. } | ClientError::Query { .. }), "{error:?}");
+        inline_works(&bystander).await;
+        drop(client);
+        // A client that insists hears why not; one that does not gets its result inline.
+        let refused = Client::connect(&on_the_spare_url(&server)).await.unwrap_err();
+        assert!(matches!(refused, ClientError::Fabric { .. }), "{refused:?}");
+        let late = Client::connect(&server.url(&format!("fabric={}&{}", fabric(), on_the_spare().1))).await.unwrap();
+        inline_works(&late).await;
+        late.close().await;
+        bystander.close().await;
+    });
+    server.is_at_rest();
+    server.stop();
+    device.until_gone();
+    until_no_more_than(Resources::default());
+}
+
+/// Alone, and started with a limit of 64 KiB and without the right to exceed it (`tests/soft-roce/guest.sh`).
+#[test]
+#[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
+fn memory_that_must_not_be_locked_is_said_and_results_travel_inline() {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap();
+    assert!(limit.split_whitespace().all(|word| word == "65536" || word == "bytes"), "limit of locked memory: {limit}");
+    // A server that may choose goes on without; who asks for the fabric by name hears what to do, here or when connecting.
+    let server = TestServer::start::<&str>([]);
+    block_on(async {
+        let client = Client::connect(&server.url(&format!("fabric={}", fabric()))).await.unwrap();
+        let mut result = client.query("SELECT 42 AS answer").await.unwrap();
+        while result.try_next().await.unwrap().is_some() {}
+        let report = result.report();
+        let said = format!("{} {}", report.carrier.fallback().unwrap_or_default(), server.log());
+        println!("{report}");
+        assert!(report.carrier.fallback().is_some(), "{report}");
+        assert!(said.contains("ulimit -l"), "nothing says what to do: {said}");
+        client.close().await;
+    });
+    server.stop();
+    until_no_more_than(Resources::default());
+}
