@@ -1,24 +1,11 @@
 //! The comparison. `run` is the harness; it starts this executable again as servers and clients. See README.md.
 
-mod contender;
-mod hex;
-mod query;
-mod run;
-mod serve;
-mod tables;
-mod wire;
-mod wiring;
-mod worker;
-
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use contender::Contender;
-
-/// For all contenders written in Rust: the allocator that engines use.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use thallus_bench::contender::Contender;
+use thallus_bench::{run, serve, worker};
 
 /// Compares ways to get a result from a server's memory to a client's.
 #[derive(Debug, Parser)]

@@ -36,7 +36,7 @@ impl Tables {
         if let Some(table) = tables.get(name) {
             return Ok(Arc::clone(table));
         }
-        let batches = columns::table(name)?;
+        let batches = columns::table(name, usize::MAX)?;
         let schema = batches.first().ok_or("a table without batches")?.schema();
         let table = Arc::new(Table { schema, batches });
         tables.insert(name.to_owned(), Arc::clone(&table));
@@ -51,7 +51,10 @@ impl Table {
     }
 
     /// The query's result, batch by batch, each made when it is asked for.
-    pub fn run(self: &Arc<Self>, query: &Query) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + use<> {
+    pub fn run(
+        self: &Arc<Self>,
+        query: &Query,
+    ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + Send + use<> {
         let table = Arc::clone(self);
         let Query { rows, batch, mode, .. } = *query;
         let (mut left, mut number, mut within) = (rows, 0, 0);
@@ -95,6 +98,11 @@ impl Table {
         }
         writer.finish()
     }
+}
+
+/// The first batch of a table, without the work of making the others.
+pub fn first_batch(name: &str) -> Result<RecordBatch, String> {
+    columns::table(name, 1)?.into_iter().next().ok_or_else(|| format!("{name} is empty"))
 }
 
 /// How large a result is.

@@ -16,16 +16,24 @@ pub(super) struct Machine(pub(super) Vec<(String, String)>);
 impl Machine {
     pub(super) fn of(python: Option<&Path>, quick: bool) -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).map(|line| line.trim_start_matches([' ', '\t', ':']));
+        let model = cpu
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"))
+            .map(|line| line.trim_start_matches([' ', '\t', ':']));
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let total = memory.lines().next().and_then(|line| line.split_whitespace().nth(1)).and_then(|kb| kb.parse::<u64>().ok());
+        let total =
+            memory.lines().next().and_then(|line| line.split_whitespace().nth(1)).and_then(|kb| kb.parse::<u64>().ok());
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let locked = locked_versions();
         let version = |name: &str| locked.get(name).cloned().unwrap_or_default();
-        let pyarrow = python.map_or("not run: no Python with pyarrow".to_owned(), |python| {
-            said(Command::new(python).args(["-c", "import pyarrow, sys; print(pyarrow.__version__, 'on Python', sys.version.split()[0])"]))
-        });
+        let pyarrow =
+            python.map_or("not run: no Python with pyarrow".to_owned(), |python| {
+                said(Command::new(python).args([
+                    "-c",
+                    "import pyarrow, sys; print(pyarrow.__version__, 'on Python', sys.version.split()[0])",
+                ]))
+            });
         let facts = [
             ("when", said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
             ("run", if quick { "quick".to_owned() } else { "full".to_owned() }),
@@ -36,7 +44,10 @@ impl Machine {
             ("kernel", said(Command::new("uname").arg("-sr"))),
             ("compiler", said(Command::new("rustc").arg("--version"))),
             ("UCX", said(Command::new("pkg-config").args(["--modversion", "ucx"]))),
-            ("arrow, arrow-flight, tonic", format!("{}, {}, {}", version("arrow"), version("arrow-flight"), version("tonic"))),
+            (
+                "arrow, arrow-flight, tonic",
+                format!("{}, {}, {}", version("arrow"), version("arrow-flight"), version("tonic")),
+            ),
             ("pyarrow (Flight in C++)", pyarrow),
         ];
         Machine(facts.map(|(name, fact)| (name.to_owned(), fact)).into())
@@ -63,7 +74,8 @@ fn said(command: &mut Command) -> String {
 
 /// Versions of the packages that this was built with.
 fn locked_versions() -> BTreeMap<String, String> {
-    let value = |line: &str, key: &str| line.strip_prefix(key).map(|rest| rest.trim_matches([' ', '=', '"']).to_owned());
+    let value =
+        |line: &str, key: &str| line.strip_prefix(key).map(|rest| rest.trim_matches([' ', '=', '"']).to_owned());
     let lines: Vec<&str> = include_str!("../../Cargo.lock").lines().collect();
     let pairs = lines.windows(2);
     pairs.filter_map(|pair| Some((value(pair[0], "name")?, value(pair[1], "version")?))).collect()

@@ -43,7 +43,10 @@ pub(super) fn write(machine: &Machine, summary: &Summary, plots: &[&str], out: &
 }
 
 fn all(page: &mut String, machine: &Machine, summary: &Summary, plots: &[&str]) -> Written {
-    writeln!(page, "# The comparison\n\nWritten by `bench/run.sh` from what it measured (`samples.jsonl`, `summary.csv`).\n")?;
+    writeln!(
+        page,
+        "# The comparison\n\nWritten by `bench/run.sh` from what it measured (`samples.jsonl`, `summary.csv`).\n"
+    )?;
     writeln!(page, "| | |\n|---|---|")?;
     for (name, fact) in &machine.0 {
         writeln!(page, "| {name} | {fact} |")?;
@@ -109,17 +112,31 @@ fn latency(page: &mut String, cases: &[&CaseResult]) -> Written {
 
 /// Where the time goes, by what Thallus's client and server say themselves.
 fn breakdown(page: &mut String, summary: &Summary) -> Written {
-    writeln!(page, "## Where Thallus's time goes\n\nOf the last iteration. `read`: one-sided reads outstanding (of several batches, they \
-        count once). `decode`: the client makes and validates arrays. `wait`: the client had nothing to take. Copied: bytes, over the bytes of the result.\n")?;
-    let columns = ["total", "first answer", "wait", "read", "decode", "engine", "credit wait", "copied by server", "copied by client"];
-    head(page, "transport", columns.into_iter().map(str::to_owned))?;
-    for case in summary.figure("transport") {
+    writeln!(
+        page,
+        "## Where Thallus's time goes\n\nOf the last iteration. `read`: one-sided reads outstanding (of several batches, they \
+        count once). `decode`: the client makes and validates arrays. `wait`: the client had nothing to take. Moved and copied: bytes, over the bytes that the result's rows use.\n"
+    )?;
+    let columns = [
+        "total",
+        "first answer",
+        "wait",
+        "read",
+        "decode",
+        "engine",
+        "credit wait",
+        "moved",
+        "copied by server",
+        "copied by client",
+    ];
+    head(page, "case", columns.into_iter().map(str::to_owned))?;
+    for case in summary.figure("transport").chain(summary.figure("types")) {
         for (who, r) in case.results.iter().filter(|(who, _)| matches!(who, Lent | Mapped | Inline)) {
             let Some(t) = r.report else { continue };
             let share = |copied: u64| format!("{:.2}", copied as f64 / r.bytes as f64);
             writeln!(
                 page,
-                "| {} {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 case.label,
                 who.name(),
                 time(r.seconds.median),
@@ -129,6 +146,7 @@ fn breakdown(page: &mut String, summary: &Summary) -> Written {
                 time(t.decode),
                 time(t.server_execute),
                 time(t.server_credit_wait),
+                share(t.bytes_lent + t.bytes_inline),
                 share(t.bytes_copied_server),
                 share(t.bytes_copied_client),
             )?;
@@ -138,10 +156,20 @@ fn breakdown(page: &mut String, summary: &Summary) -> Written {
 }
 
 fn costs(page: &mut String, summary: &Summary) -> Written {
-    writeln!(page, "## CPU, memory and page faults\n\nThe largest result of `transport`. Faults are those of one iteration, in steady state.\n")?;
+    writeln!(
+        page,
+        "## CPU, memory and page faults\n\nThe largest result of `transport`. Faults are those of one iteration, in steady state.\n"
+    )?;
     let Some(case) = summary.figure("transport").last() else { return Ok(()) };
-    let columns =
-        ["client CPU s/GB", "server CPU s/GB", "client peak", "server peak", "client faults", "server faults", "server faults/batch"];
+    let columns = [
+        "client CPU s/GB",
+        "server CPU s/GB",
+        "client peak",
+        "server peak",
+        "client faults",
+        "server faults",
+        "server faults/batch",
+    ];
     head(page, &case.label, columns.into_iter().map(str::to_owned))?;
     for (who, r) in &case.results {
         let per_gb = |cpu: f64| format!("{:.3}", cpu / r.bytes as f64 * 1e9);
@@ -173,7 +201,12 @@ fn targets(page: &mut String, summary: &Summary) -> Written {
     let mut targets = Vec::new();
     let mut add = |text: &str, wanted: f64, case: &CaseResult, got: Option<Spread>| {
         if let Some(got) = got {
-            targets.push(Target { text: text.to_owned(), wanted, case: format!("{}, {}", case.figure, case.label), got });
+            targets.push(Target {
+                text: text.to_owned(),
+                wanted,
+                case: format!("{}, {}", case.figure, case.label),
+                got,
+            });
         }
     };
     for case in summary.figure("latency") {
@@ -231,7 +264,11 @@ fn concurrency(page: &mut String, summary: &Summary) -> Written {
         let (Some(four), Some(many)) = (with(4.0), with(64.0)) else { continue };
         let ratio = many.throughput() / four.throughput();
         let met = if ratio >= 1.0 { "met" } else { "**not met**" };
-        writeln!(page, "\n`{}`: 64 streams have {ratio:.2} of the throughput of 4 (aimed at: no less): {met}.", who.name())?;
+        writeln!(
+            page,
+            "\n`{}`: 64 streams have {ratio:.2} of the throughput of 4 (aimed at: no less): {met}.",
+            who.name()
+        )?;
     }
     Ok(())
 }
@@ -259,7 +296,10 @@ fn scaling(page: &mut String, summary: &Summary) -> Written {
     if costs.is_empty() {
         return Ok(());
     }
-    writeln!(page, "## A model of what was not at hand\n\nCPU costs, as straight lines through the figure `batches`:\n")?;
+    writeln!(
+        page,
+        "## A model of what was not at hand\n\nCPU costs, as straight lines through the figure `batches`:\n"
+    )?;
     let columns = ["client, a batch", "client, a GB", "server, a batch", "server, a GB"];
     head(page, "", columns.into_iter().map(str::to_owned))?;
     for (who, costs) in &costs {
@@ -283,7 +323,11 @@ fn scaling(page: &mut String, summary: &Summary) -> Written {
          client, from memory that is registered already. It has not been run. `mapped` is for one host, and not in this table.\n"
     )?;
     let clients = [1.0, 4.0, 16.0, 64.0];
-    head(page, "link, cores of the server", clients.iter().map(|n| format!("{n} client{}", if *n == 1.0 { "" } else { "s" })))?;
+    head(
+        page,
+        "link, cores of the server",
+        clients.iter().map(|n| format!("{n} client{}", if *n == 1.0 { "" } else { "s" })),
+    )?;
     for (gigabits, cores) in [(100.0, 16.0), (400.0, 64.0)] {
         for (who, costs) in costs.iter().filter(|(who, _)| *who != Mapped) {
             let (name, costs) = if *who == Lent {

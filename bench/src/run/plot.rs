@@ -116,7 +116,10 @@ fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(70)
-        .build_cartesian_2d(Groups { labels: cases.iter().map(|case| case.label.clone()).collect() }, 0.0..most * 1.15)?;
+        .build_cartesian_2d(
+            Groups { labels: cases.iter().map(|case| case.label.clone()).collect() },
+            0.0..most * 1.15,
+        )?;
     chart.configure_mesh().disable_x_mesh().y_desc(unit(figure)).light_line_style(RGBColor(235, 235, 235)).draw()?;
     let width = 0.8 / who.len() as f64;
     for (number, who) in who.into_iter().enumerate() {
@@ -125,7 +128,9 @@ fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
             Some(Rectangle::new([(left, 0.0), (left + width * 0.9, value(figure, case, who)?)], colour(who).filled()))
         };
         let series = chart.draw_series(cases.iter().enumerate().filter_map(bar))?;
-        series.label(who.name()).legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour(who).filled()));
+        series
+            .label(who.name())
+            .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour(who).filled()));
     }
     chart
         .configure_series_labels()

@@ -117,7 +117,8 @@ impl CaseResult {
         if rivals.is_empty() {
             return None;
         }
-        let best = |round: usize| rivals.iter().filter_map(|r| r.rounds.get(round)).copied().fold(f64::INFINITY, f64::min);
+        let best =
+            |round: usize| rivals.iter().filter_map(|r| r.rounds.get(round)).copied().fold(f64::INFINITY, f64::min);
         Spread::of(who.rounds.iter().enumerate().map(|(round, seconds)| best(round) / seconds).collect())
     }
 }

@@ -6,9 +6,10 @@ mod thallus;
 
 use std::io::Write;
 
+use clap::ValueEnum;
 pub use flight::WINDOW;
 pub use raw::REGION;
-use clap::ValueEnum;
+pub use thallus::MemoryEngine;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 

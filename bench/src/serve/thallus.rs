@@ -17,8 +17,9 @@ pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
     Server::new(Arc::new(MemoryEngine::default()), fabrics, settings).serve(listener).await.map_err(|e| e.to_string())
 }
 
+/// Answers queries of `crate::query` from tables in memory.
 #[derive(Debug, Default)]
-struct MemoryEngine(Tables);
+pub struct MemoryEngine(Tables);
 
 #[async_trait]
 impl Engine for MemoryEngine {

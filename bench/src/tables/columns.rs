@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray,
-    RecordBatch, StringArray, StringViewArray, StructArray, TimestampMicrosecondArray,
+    Array, ArrayRef, DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    StringViewArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, Int32Type};
@@ -15,7 +15,18 @@ use tpchgen_arrow::LineItemArrow;
 
 /// Every table.
 pub const NAMES: [&str; 12] = [
-    "num8", "int1", "int4", "int16", "int64", "int256", "strings", "views", "nested", "dictionary", "taxi", "lineitem",
+    "num8",
+    "int1",
+    "int4",
+    "int16",
+    "int64",
+    "int256",
+    "strings",
+    "views",
+    "nested",
+    "dictionary",
+    "taxi",
+    "lineitem",
 ];
 
 /// Distinct bytes of the table of the size ladder, more than fit the private caches by far.
@@ -27,25 +38,28 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Scale factor of the TPC-H table: 600 thousand rows.
 const TPCH_SCALE: f64 = 0.1;
 
-pub(super) fn table(name: &str) -> Result<Vec<RecordBatch>, String> {
+/// The batches of a table; of the first so many bytes of it, if `limit` is less than it has.
+pub(super) fn table(name: &str, limit: usize) -> Result<Vec<RecordBatch>, String> {
+    let (ladder, bytes) = (LADDER_BYTES.min(limit), TABLE_BYTES.min(limit));
     let width = |columns: usize| BATCH_BYTES / (8 * columns);
     match name {
         // Eight columns of eight bytes: 64 bytes a row, 1 MiB a batch.
-        "num8" => batches(LADDER_BYTES, width(8), |rng, rows| numbers(rng, rows, 8)),
-        "strings" => batches(TABLE_BYTES, 10_000, |rng, rows| strings(rng, rows, false)),
-        "views" => batches(TABLE_BYTES, 10_000, |rng, rows| strings(rng, rows, true)),
-        "nested" => batches(TABLE_BYTES, 10_000, nested),
+        "num8" => batches(ladder, width(8), |rng, rows| numbers(rng, rows, 8)),
+        "strings" => batches(bytes, 10_000, |rng, rows| strings(rng, rows, false)),
+        "views" => batches(bytes, 10_000, |rng, rows| strings(rng, rows, true)),
+        "nested" => batches(bytes, 10_000, nested),
         "dictionary" => {
             let words = dictionary_words();
-            batches(TABLE_BYTES, 32_768, |rng, rows| dictionaries(rng, rows, &words))
+            batches(bytes, 32_768, |rng, rows| dictionaries(rng, rows, &words))
         }
-        "taxi" => batches(TABLE_BYTES, 8192, taxi),
+        "taxi" => batches(bytes, 8192, taxi),
         "lineitem" => {
             let rows = LineItemArrow::new(LineItemGenerator::new(TPCH_SCALE, 1, 1)).with_batch_size(8192);
-            rows.collect::<Result<_, _>>().map_err(|e| e.to_string())
+            let most = limit.div_ceil(BATCH_BYTES);
+            rows.take(most).collect::<Result<_, _>>().map_err(|e| e.to_string())
         }
         _ => match name.strip_prefix("int").and_then(|n| n.parse::<usize>().ok()).filter(|n| (1..=1024).contains(n)) {
-            Some(columns) => batches(TABLE_BYTES, width(columns), |rng, rows| {
+            Some(columns) => batches(bytes, width(columns), |rng, rows| {
                 (0..columns).map(|i| (format!("i{i}"), integers(rng, rows))).collect()
             }),
             None => Err(format!("there is no table {name:?} (known: {})", NAMES.join(", "))),
@@ -65,9 +79,8 @@ fn batches(
     let (mut made, mut sum) = (Vec::new(), 0);
     while sum < bytes {
         let columns = columns(&mut rng, rows);
-        let batch = RecordBatch::try_from_iter_with_nullable(
-            columns.into_iter().map(|(name, array)| (name, array, true)),
-        );
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)));
         let batch = batch.map_err(|e| e.to_string())?;
         sum += batch.get_array_memory_size();
         made.push(batch);
@@ -144,7 +157,8 @@ fn dictionaries(rng: &mut SmallRng, rows: usize, words: &ArrayRef) -> Columns {
 /// did not record.
 fn taxi(rng: &mut SmallRng, rows: usize) -> Columns {
     let unmetered = NullBuffer::from_iter((0..rows).map(|_| !rng.random_bool(0.1)));
-    let small = |rng: &mut SmallRng, most: i64| Int64Array::from_iter_values((0..rows).map(|_| rng.random_range(0..most)));
+    let small =
+        |rng: &mut SmallRng, most: i64| Int64Array::from_iter_values((0..rows).map(|_| rng.random_range(0..most)));
     let times = |rng: &mut SmallRng| -> ArrayRef {
         let start = 1_700_000_000_000_000_i64;
         Arc::new(TimestampMicrosecondArray::from_iter_values(

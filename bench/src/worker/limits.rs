@@ -91,7 +91,8 @@ impl UcxGet {
         while posted < bytes || outstanding > 0 {
             while posted < bytes && outstanding < AHEAD {
                 let len = self.most.min(bytes - posted);
-                let from = RemoteRange { region: RegionId(1), address: self.base + (posted % REGION) as u64, len: len as u64 };
+                let from =
+                    RemoteRange { region: RegionId(1), address: self.base + (posted % REGION) as u64, len: len as u64 };
                 end.post_read(ReadToken(reads), from, self.slab.range(posted % TARGET, len)?)?;
                 (posted, reads, outstanding) = (posted + len, reads + 1, outstanding + 1);
             }
