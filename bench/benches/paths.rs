@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 
 fn parts(criterion: &mut Criterion) {
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
-    for mut piece in pieces(fabric as Arc<dyn Fabric>).expect("pieces") {
+    for mut piece in pieces(fabric, |_| true).expect("pieces") {
         let mut group = criterion.benchmark_group("batch");
         group.throughput(Throughput::Elements(piece.batches));
         group.bench_function(&piece.name, |bencher| bencher.iter(&mut piece.run));

@@ -19,6 +19,8 @@ use crate::tables::first_batch;
 
 /// Tables whose batches the layout is measured with: one for each kind of type.
 const LAYOUTS: [&str; 7] = ["num8", "int256", "strings", "views", "nested", "dictionary", "lineitem"];
+const CODEC: &str = "codec/lent batch";
+const POOL: &str = "pool/take and return";
 /// Batches of a query of the machines.
 const BATCHES: u64 = 64;
 /// A batch that is taken from the pool: 1 MiB.
@@ -38,19 +40,29 @@ fn piece(name: impl Into<String>, batches: u64, run: impl FnMut() + 'static) -> 
     Piece { name: name.into(), batches, run: Box::new(run) }
 }
 
-/// Every piece, over memory of this fabric.
-pub fn pieces(fabric: Arc<dyn Fabric>) -> Result<Vec<Piece>, String> {
+/// The pieces whose name is wanted, over memory of this fabric. Others are not even prepared.
+pub fn pieces(fabric: Arc<dyn Fabric>, wanted: impl Fn(&str) -> bool) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     for name in LAYOUTS {
-        pieces.extend(layout(name, &first_batch(name)?)?);
+        if ["describe", "check", "rebuild"].iter().any(|step| wanted(&format!("layout/{step}/{name}"))) {
+            pieces.extend(layout(name, &first_batch(name)?)?);
+        }
     }
-    let numbers = first_batch("num8")?;
-    pieces.extend(inline(&numbers.slice(0, 100))?);
-    pieces.push(codec(&numbers)?);
-    pieces.push(pool(fabric)?);
+    if ["encode", "decode"].iter().any(|step| wanted(&format!("inline/{step}/100 rows"))) {
+        pieces.extend(inline(&first_batch("num8")?.slice(0, 100))?);
+    }
+    if wanted(CODEC) {
+        pieces.push(codec(&first_batch("num8")?)?);
+    }
+    if wanted(POOL) {
+        pieces.push(pool(fabric)?);
+    }
     for name in ["num8", "int256"] {
-        pieces.push(machines(name, &first_batch(name)?)?);
+        if wanted(&format!("machines/lease/{name}")) {
+            pieces.push(machines(name, &first_batch(name)?)?);
+        }
     }
+    pieces.retain(|piece| wanted(&piece.name));
     Ok(pieces)
 }
 
@@ -102,7 +114,7 @@ fn codec(batch: &RecordBatch) -> Result<Piece, String> {
     let mut decoder = Decoder::new(limits);
     decoder.push(&Preface { versions: VERSIONS, features: 0 }.encode());
     decoder.decode::<ToClient>().map_err(|e| e.to_string())?;
-    Ok(piece("codec/lent batch", 1, move || {
+    Ok(piece(CODEC, 1, move || {
         let frame = encode(black_box(&message), Bytes::new(), limits);
         if let Ok(frame) = frame {
             decoder.push(&frame.head);
@@ -116,7 +128,7 @@ fn pool(fabric: Arc<dyn Fabric>) -> Result<Piece, String> {
     let pool = SlabPool::new(fabric, PoolLimits::default());
     // Some slabs are always out, as in a stream.
     let held: Vec<_> = (0..8).map(|_| pool.take(SLAB)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
-    Ok(piece("pool/take and return", 1, move || {
+    Ok(piece(POOL, 1, move || {
         black_box(&held);
         let buffer = pool.take(black_box(SLAB)).ok().and_then(|slab| slab.into_buffer().ok());
         drop(black_box(buffer));

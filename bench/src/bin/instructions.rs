@@ -3,27 +3,25 @@
 //! `instructions` lists. `instructions PIECE N` runs one N times, after a warm-up.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use thallus_bench::pieces::pieces;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 
 fn main() -> ExitCode {
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
-    let pieces = match pieces(Arc::clone(&fabric) as _) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let pieces = match pieces(fabric, |piece| args.first().is_none_or(|name| name == piece)) {
         Ok(pieces) => pieces,
         Err(error) => {
             eprintln!("instructions: {error}");
             return ExitCode::FAILURE;
         }
     };
-    let args: Vec<String> = std::env::args().skip(1).collect();
     let [name, times] = &args[..] else {
         pieces.iter().for_each(|piece| println!("{}", piece.name));
         return ExitCode::SUCCESS;
     };
-    let (Some(mut piece), Ok(times)) = (pieces.into_iter().find(|piece| piece.name == *name), times.parse::<u64>())
-    else {
+    let (Some(mut piece), Ok(times)) = (pieces.into_iter().next(), times.parse::<u64>()) else {
         eprintln!("instructions: no piece {name:?}, or no number {times:?}");
         return ExitCode::FAILURE;
     };
