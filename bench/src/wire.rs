@@ -29,7 +29,7 @@ pub struct Answer {
     /// Of one query.
     #[serde(default)]
     pub batches: u64,
-    /// CPU time of the client for all iterations. Without the harness's own conversation.
+    /// What Thallus says of it.
     #[serde(default)]
     pub report: Option<Report>,
     /// What went wrong.

@@ -71,6 +71,17 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     let all: Vec<(f64, f64)> = who.iter().flat_map(|&who| points(who)).collect();
     let (least_x, most_x) = range(all.iter().map(|point| point.0));
     let (least_y, most_y) = range(all.iter().map(|point| point.1));
+    let bytes = figure.axis.contains("bytes");
+    // Labels fall on powers of the base: for sizes, 1 KiB, 32 KiB, 1 MiB and so on.
+    let base = if bytes {
+        32.0
+    } else if most_x > 1.0 {
+        2.0
+    } else {
+        10.0
+    };
+    let x_axis = (least_x * 0.8..most_x * 1.25).log_scale().base(base);
+    let y_axis = (least_y * 0.8..most_y * 1.25).log_scale();
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -78,9 +89,7 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(70)
-        .right_y_label_area_size(10)
-        .build_cartesian_2d((least_x * 0.8..most_x * 1.25).log_scale(), (least_y * 0.8..most_y * 1.25).log_scale())?;
-    let bytes = figure.axis.contains("bytes");
+        .build_cartesian_2d(x_axis, y_axis)?;
     let label = |x: &f64| if bytes { human(*x as u64) } else { format!("{x}") };
     chart
         .configure_mesh()
@@ -96,7 +105,12 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
         series.label(who.name()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
         chart.draw_series(points(who).map(|point| Circle::new(point, 3, colour(who).filled())))?;
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     root.present()?;
     Ok(())
 }

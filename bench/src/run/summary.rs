@@ -135,12 +135,11 @@ impl Summary {
         let mut groups: BTreeMap<(String, String), Vec<&Sample>> = BTreeMap::new();
         for sample in &samples {
             let key = (sample.figure.clone(), sample.label.clone());
-            groups.entry(key.clone()).or_insert_with(|| {
+            let group = groups.entry(key.clone()).or_default();
+            if group.is_empty() {
                 order.push(key);
-                Vec::new()
-            });
-            let key = (sample.figure.clone(), sample.label.clone());
-            groups.entry(key).or_default().push(sample);
+            }
+            group.push(sample);
         }
         let case = |key: (String, String)| {
             let samples = groups.get(&key)?;
