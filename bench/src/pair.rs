@@ -124,7 +124,7 @@ impl Pair {
         loop {
             match self.client.poll_output() {
                 ClientOutput::Wait(_) => return any,
-                ClientOutput::Transmit(frame) => self.to_server(&frame),
+                ClientOutput::Transmit(frame) => self.deliver_to_server(&frame),
                 ClientOutput::ConnectFabric(_) => {
                     self.tell_client(ClientCommand::FabricUp { transport: "none".into() })
                 }
@@ -153,7 +153,7 @@ impl Pair {
         loop {
             match self.server.poll_output() {
                 ServerOutput::Wait(_) => return any,
-                ServerOutput::Transmit(frame) => self.to_client(&frame),
+                ServerOutput::Transmit(frame) => self.deliver_to_client(&frame),
                 ServerOutput::OpenFabric { .. } => {
                     let len = u64::from(LEASES + 1) * 8;
                     let words = Region { id: RegionId(1), base: WORDS, len, key: Bytes::from_static(b"words") };
@@ -196,13 +196,13 @@ impl Pair {
         self.tell_server(ServerCommand::Lend { stream, loan, rows });
     }
 
-    fn to_server(&mut self, frame: &Frame) {
+    fn deliver_to_server(&mut self, frame: &Frame) {
         for part in [&frame.head, &frame.payload].into_iter().filter(|part| !part.is_empty()) {
             self.server.handle(NOW, ServerInput::Received(part)).expect("this driver keeps the contract");
         }
     }
 
-    fn to_client(&mut self, frame: &Frame) {
+    fn deliver_to_client(&mut self, frame: &Frame) {
         for part in [&frame.head, &frame.payload].into_iter().filter(|part| !part.is_empty()) {
             self.client.handle(NOW, ClientInput::Received(part)).expect("this driver keeps the contract");
         }

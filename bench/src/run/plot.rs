@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use plotters::coord::Shift;
 use plotters::coord::ranged1d::ValueFormatter;
 use plotters::prelude::*;
 
@@ -9,7 +10,9 @@ use super::cases::{FIGURES, Figure, Measure, human};
 use super::summary::{CaseResult, Summary};
 use crate::contender::Contender;
 
-const SIZE: (u32, u32) = (960, 540);
+const SIZE: (u32, u32) = (1080, 540);
+/// Width of what stands beside the chart.
+const LEGEND: u32 = 140;
 
 fn colour(contender: Contender) -> RGBColor {
     match contender {
@@ -84,7 +87,8 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     let y_axis = (least_y * 0.8..most_y * 1.25).log_scale();
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (area, legend) = root.split_horizontally(SIZE.0 - LEGEND);
+    let mut chart = ChartBuilder::on(&area)
         .caption(figure.title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
@@ -96,22 +100,25 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
         .x_desc(figure.axis)
         .y_desc(unit(figure))
         .x_label_formatter(&label)
-        .y_label_formatter(&|y| format!("{y}"))
+        .y_label_formatter(&|y| format!("{}", (y * 1e6).round() / 1e6))
         .light_line_style(RGBColor(235, 235, 235))
         .draw()?;
-    for who in who {
+    for &who in &who {
         let style = colour(who).stroke_width(if who.is_limit() { 1 } else { 2 });
-        let series = chart.draw_series(LineSeries::new(points(who), style))?;
-        series.label(who.name()).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+        chart.draw_series(LineSeries::new(points(who), style))?;
         chart.draw_series(points(who).map(|point| Circle::new(point, 3, colour(who).filled())))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
+    name_colours(&legend, &who)?;
     root.present()?;
+    Ok(())
+}
+
+/// The contenders and their colours, beside the chart, where they hide nothing.
+fn name_colours(area: &DrawingArea<SVGBackend<'_>, Shift>, who: &[Contender]) -> Plotted {
+    for (y, who) in (50..).step_by(22).zip(who) {
+        area.draw(&Rectangle::new([(4, y), (18, y + 10)], colour(*who).filled()))?;
+        area.draw(&Text::new(who.name(), (24, y), ("sans-serif", 13)))?;
+    }
     Ok(())
 }
 
@@ -125,7 +132,8 @@ fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     let most = range(cases.iter().flat_map(|case| who.iter().filter_map(|&who| value(figure, case, who)))).1;
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (area, legend) = root.split_horizontally(SIZE.0 - LEGEND);
+    let mut chart = ChartBuilder::on(&area)
         .caption(figure.title, ("sans-serif", 20))
         .margin(12)
         .x_label_area_size(44)
@@ -136,22 +144,14 @@ fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
         )?;
     chart.configure_mesh().disable_x_mesh().y_desc(unit(figure)).light_line_style(RGBColor(235, 235, 235)).draw()?;
     let width = 0.8 / who.len() as f64;
-    for (number, who) in who.into_iter().enumerate() {
+    for (number, &who) in who.iter().enumerate() {
         let bar = |(group, case): (usize, &&CaseResult)| {
             let left = group as f64 + 0.1 + number as f64 * width;
             Some(Rectangle::new([(left, 0.0), (left + width * 0.9, value(figure, case, who)?)], colour(who).filled()))
         };
-        let series = chart.draw_series(cases.iter().enumerate().filter_map(bar))?;
-        series
-            .label(who.name())
-            .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 12, y + 4)], colour(who).filled()));
+        chart.draw_series(cases.iter().enumerate().filter_map(bar))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.3))
-        .draw()?;
+    name_colours(&legend, &who)?;
     root.present()?;
     Ok(())
 }

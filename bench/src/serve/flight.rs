@@ -42,7 +42,6 @@ pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
 struct MemoryService(Tables);
 
 impl MemoryService {
-    #[expect(clippy::result_large_err, reason = "what tonic's services return")]
     fn find(&self, text: &[u8]) -> Result<(Query, Arc<Table>), Status> {
         let text = str::from_utf8(text).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let query: Query = text.parse().map_err(Status::invalid_argument)?;
