@@ -1,0 +1,56 @@
+//! The comparison. `run` is the harness; it starts this executable again as servers and clients. See README.md.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use thallus_bench::contender::Contender;
+use thallus_bench::{run, serve, worker};
+
+/// Compares ways to get a result from a server's memory to a client's.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the comparison.
+    Run(run::RunArgs),
+    /// Writes figures and page anew from what was measured.
+    Report(run::ReportArgs),
+    /// A server of the comparison. Ends with its standard input.
+    Serve { protocol: serve::Protocol },
+    /// A client of the comparison. Ends with its standard input.
+    Client { contender: Contender, port: u16 },
+}
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("thallus-bench: error: no threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let work = async {
+        // On the runtime's own threads, where an application's tasks would be.
+        let task = match Args::parse().command {
+            Command::Run(args) => return run::run(&args),
+            Command::Report(args) => return run::report(&args),
+            Command::Serve { protocol } => tokio::spawn(serve::serve(protocol)),
+            Command::Client { contender, port } => tokio::spawn(worker::work(contender, port)),
+        };
+        task.await.unwrap_or_else(|e| Err(e.to_string()))
+    };
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("thallus-bench: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The harness: runs every case by every contender, in turns, and writes down each measurement.
+
+mod cases;
+mod machine;
+mod measure;
+mod model;
+mod page;
+mod plot;
+mod process;
+mod summary;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::contender::Contender;
+use crate::tables::{NAMES, Tables};
+
+/// What to run.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Fewer cases and rounds: a few minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Where measurements, plots and the page go.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+    /// A Python that has pyarrow and numpy, for Flight in C++.
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Where the Python contender is.
+    #[arg(long, default_value = "python")]
+    scripts: PathBuf,
+    /// Only these figures.
+    #[arg(long, value_delimiter = ',')]
+    figures: Vec<String>,
+    /// Only these contenders.
+    #[arg(long, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// Rounds of every case, instead of the usual number.
+    #[arg(long)]
+    rounds: Option<usize>,
+}
+
+/// What to report on.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Where the measurements are.
+    #[arg(long, default_value = "results")]
+    out: PathBuf,
+}
+
+/// Runs the comparison, and reports on it.
+pub fn run(args: &RunArgs) -> Result<(), String> {
+    fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
+    let known = cases::FIGURES.map(|figure| figure.name);
+    if let Some(name) = args.figures.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(format!("there is no figure {name:?} (known: {})", known.join(", ")));
+    }
+    let tables = Tables::default();
+    let files = tempfile::tempdir().map_err(|e| e.to_string())?;
+    if args.python.is_some() {
+        for name in NAMES {
+            let table = tables.get(name)?;
+            table.write(&files.path().join(format!("{name}.arrow"))).map_err(|e| e.to_string())?;
+        }
+    }
+    let machine = machine::Machine::of(args.python.as_deref(), args.quick);
+    machine.write(&args.out)?;
+    let mut contest = measure::Contest::new(measure::Setup {
+        python: args.python.clone(),
+        scripts: args.scripts.clone(),
+        files: files.path().to_owned(),
+        only: args.contenders.clone(),
+        quick: args.quick,
+        rounds: args.rounds,
+    });
+    let mut log = measure::Log::create(&args.out)?;
+    for case in cases::cases(args.quick, &tables)? {
+        if args.figures.is_empty() || args.figures.iter().any(|name| name == case.figure) {
+            contest.run(&case, &mut log)?;
+        }
+    }
+    drop(contest);
+    report_on(&args.out)
+}
+
+/// Writes figures and page from the measurements.
+pub fn report(args: &ReportArgs) -> Result<(), String> {
+    report_on(&args.out)
+}
+
+fn report_on(out: &Path) -> Result<(), String> {
+    let machine = machine::Machine::read(out)?;
+    let summary = summary::Summary::of(measure::read(out)?);
+    summary.write_csv(out)?;
+    let plots = plot::plot_all(&summary, out)?;
+    page::write(&machine, &summary, &plots, out)?;
+    eprintln!("written: {}", out.join("README.md").display());
+    Ok(())
+}

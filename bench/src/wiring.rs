@@ -1,0 +1,37 @@
+//! How this crate uses Thallus: the one place to change when Thallus has a new way to deliver.
+
+use std::sync::Arc;
+
+use thallus_client::{ConnectOptions, Delivery, QueryOptions};
+use thallus_fabric::Fabric;
+use thallus_fabric_ucx::{UcxFabric, UcxOptions, raise_descriptor_limit};
+use thallus_server::config::ServerConfig;
+use thallus_server::{Fabrics, Settings};
+
+use crate::contender::Contender;
+
+/// The fabric of a process.
+pub fn fabric() -> Result<Arc<dyn Fabric>, String> {
+    raise_descriptor_limit().map_err(|e| format!("the limit of open files cannot be raised: {e}"))?;
+    UcxFabric::new(UcxOptions::default()).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|e| e.to_string())
+}
+
+/// What a server has as fabrics and settings.
+pub fn server() -> Result<(Fabrics, Settings), String> {
+    let fabrics = Fabrics { available: vec![fabric()?], reason: String::new() };
+    let mut config = ServerConfig::default();
+    config.limits.max_connections = 1024;
+    Ok((fabrics, Settings::new(&config)))
+}
+
+/// How a contender connects and queries. `None`: this build of Thallus cannot deliver so.
+pub fn client(contender: Contender, port: u16) -> Option<(ConnectOptions, QueryOptions)> {
+    let connect = ConnectOptions::new("127.0.0.1").with_port(port).with_require_fabric(true);
+    let delivery = match contender {
+        Contender::Thallus => Delivery::Auto,
+        Contender::Lent => Delivery::Lent,
+        Contender::Inline => Delivery::Inline,
+        _ => return None,
+    };
+    Some((connect, QueryOptions::new().with_delivery(delivery)))
+}
