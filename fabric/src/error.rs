@@ -125,3 +125,19 @@ pub enum ReadFailure {
     #[error("{0}")]
     Other(String),
 }
+
+impl ReadFailure {
+    /// Which one, in a word or three.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            ReadFailure::RetryExceeded => "retry exceeded",
+            ReadFailure::ReceiverNotReady => "receiver not ready",
+            ReadFailure::RemoteAccess => "remote access",
+            ReadFailure::LocalProtection => "local protection",
+            ReadFailure::Flushed => "flushed",
+            ReadFailure::PeerGone(_) => "peer gone",
+            ReadFailure::Other(_) => "other",
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 use crate::memory::{LocalRange, RegisteredMemory};
 use crate::{Capabilities, Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken, Transport};
@@ -31,6 +31,10 @@ pub enum TraceEvent {
     Connected(EndpointNumber, Result<(), FabricError>),
     /// [`Endpoint::expose`] of the memory at this address: how long the key is.
     Exposed(EndpointNumber, u64, Result<usize, FabricError>),
+    /// [`Endpoint::lent`].
+    Lent(EndpointNumber, LeaseId),
+    /// [`Endpoint::lease_ended`].
+    LeaseEnded(EndpointNumber, LeaseId, LeaseEnd),
     /// [`Endpoint::import`].
     Imported(EndpointNumber, RegionId, Result<(), FabricError>),
     /// [`Endpoint::forget`].
@@ -192,6 +196,16 @@ impl Endpoint for TracedEndpoint {
         let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
         self.log.record(TraceEvent::Exposed(self.number, memory.address(), len));
         result
+    }
+
+    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
+        self.log.record(TraceEvent::Lent(self.number, lease));
+        self.inner.lent(lease, ranges);
+    }
+
+    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.log.record(TraceEvent::LeaseEnded(self.number, lease, end));
+        self.inner.lease_ended(lease, end);
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {

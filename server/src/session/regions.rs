@@ -1,6 +1,6 @@
 //! Which memory the peer of one connection has been given keys to.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thallus_fabric::memory::RegisteredMemory;
@@ -20,9 +20,9 @@ struct Announced {
 /// Regions by id, and ids by memory. The region of a registration that was made for one loan is retired with that loan.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
-    by_id: HashMap<RegionId, Announced>,
+    by_id: BTreeMap<RegionId, Announced>,
     /// By the address of the registration itself, which its entry in `by_id` keeps from being reused.
-    by_memory: HashMap<usize, RegionId>,
+    by_memory: BTreeMap<usize, RegionId>,
     last: u32,
 }
 
