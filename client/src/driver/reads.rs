@@ -305,7 +305,7 @@ impl Reads {
 
 /// The slab's bytes as an arrow buffer, once nothing writes to it any more.
 pub(super) fn into_buffer(slab: Slab) -> Result<Buffer, String> {
-    slab.into_buffer().map_err(|_| "bug: a slab was used while reads were outstanding".to_owned())
+    slab.into_buffer().map_err(|_| "the fabric reported a read as done, and holds its memory still".to_owned())
 }
 
 fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
