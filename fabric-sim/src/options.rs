@@ -36,7 +36,7 @@ pub struct SimOptions {
     pub straggler_one_in: u32,
     /// How much longer a straggler takes until its bytes are copied.
     pub straggler: RangeInclusive<u32>,
-    /// One read in so many completes before its bytes are in place, as no device should. 0: none.
+    /// One read in so many completes while its bytes are still being put in place, as no device should. 0: none.
     pub early_one_in: u32,
     /// Without a path for so long, a read fails and its endpoint with it.
     pub retry: u32,

@@ -24,8 +24,9 @@ struct Loan {
 /// What the ledger says of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
-    /// On loan; what must stand there, if that is known.
-    OnLoan(Option<&'a [u8]>),
+    /// On loan; what must stand there, if that is known; and whether it was on loan before, too, and taken back: the same buffer
+    /// may be lent twice.
+    OnLoan(Option<&'a [u8]>, bool),
     /// Was on loan, and the lender took it back before the borrower returned it.
     Late,
     /// Never was on loan, or was returned.
@@ -65,7 +66,7 @@ impl Loans {
     /// What `len` bytes at `address` are to whom `lender` lends.
     pub(super) fn judge(&self, lender: EndpointId, address: u64, len: u64) -> Standing<'_> {
         let Some(loans) = self.0.get(&lender) else { return Standing::Not };
-        let mut standing = Standing::Not;
+        let (mut on_loan, mut late) = (None, false);
         for loan in loans.values() {
             let range = loan.ranges.iter().find_map(|range| {
                 let offset = address.checked_sub(range.address)?;
@@ -74,12 +75,16 @@ impl Loans {
             match (range, loan.ended) {
                 (Some((offset, range)), None) => {
                     let at = offset as usize..(offset + len) as usize;
-                    return Standing::OnLoan(range.content.as_ref().and_then(|content| content.get(at)));
+                    on_loan = Some(range.content.as_ref().and_then(|content| content.get(at)));
                 }
-                (Some(_), Some(LeaseEnd::Revoked | LeaseEnd::TornDown)) => standing = Standing::Late,
+                (Some(_), Some(LeaseEnd::Revoked | LeaseEnd::TornDown)) => late = true,
                 _ => {}
             }
         }
-        standing
+        match on_loan {
+            Some(content) => Standing::OnLoan(content, late),
+            None if late => Standing::Late,
+            None => Standing::Not,
+        }
     }
 }

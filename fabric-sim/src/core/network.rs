@@ -258,16 +258,16 @@ impl Core {
             entry.wire_free_at = entry.wire_free_at.max(entry.step) + steps;
             copy_at = copy_at.max(entry.wire_free_at);
         }
-        let mut complete_at = copy_at + u64::from(entry.random.within(&options.completion_lag));
+        let lag = u64::from(entry.random.within(&options.completion_lag));
+        let mut complete_at = copy_at + lag;
         if !options.reorder
             && let Some(last) = entry.reads.last()
         {
             copy_at = copy_at.max(last.copy_at);
             complete_at = complete_at.max(last.complete_at);
         }
-        if one_in(options.early_one_in, &mut entry.random) {
-            (copy_at, complete_at) = (complete_at + 1, copy_at);
-        }
+        let early = one_in(options.early_one_in, &mut entry.random);
+        let held_until = complete_at + if early { lag + 1 } else { 0 };
         let give_up_at = copy_at + u64::from(options.retry);
         entry.reads.push(Read {
             token,
@@ -276,6 +276,7 @@ impl Core {
             into,
             copy_at,
             complete_at,
+            held_until,
             give_up_at,
             copied: None,
             announced: false,
@@ -335,11 +336,11 @@ impl Core {
     pub fn due(&self, endpoint: EndpointId) -> Option<u64> {
         let entry = self.endpoints.get(&endpoint)?;
         let blocked = self.has_no_path(endpoint);
-        let reads = entry.reads.iter().map(|read| match (read.copied.is_some(), read.announced) {
-            (true, _) => read.complete_at,
-            (false, _) if blocked => read.give_up_at,
-            (false, true) => read.copy_at,
-            (false, false) => read.copy_at.min(read.complete_at),
+        let reads = entry.reads.iter().map(|read| match read.copied {
+            _ if read.announced => read.held_until,
+            Some(_) => read.complete_at,
+            None if blocked => read.give_up_at,
+            None => read.copy_at,
         });
         let notice = entry.notice_at.filter(|_| entry.state == EndpointState::Connected);
         reads.chain(notice).chain(entry.notice_in.map(|_| entry.step)).min()
@@ -358,7 +359,7 @@ impl Core {
         order.sort_by_key(|&at| reads[at].copy_at);
         for at in order {
             let read = &mut reads[at];
-            if read.copy_at <= step && read.copied.is_none() && !blocked {
+            if read.copy_at <= step && read.copied.is_none() && !read.announced && !blocked {
                 let copied = self.carry_out(endpoint, read);
                 read.copied = Some(copied);
             }
@@ -366,18 +367,22 @@ impl Core {
         reads.sort_by_key(|read| read.complete_at);
         let mut left = Vec::with_capacity(reads.len());
         for mut read in reads {
-            let due = read.complete_at <= step;
+            let held = read.held_until > step;
             match read.copied.take() {
-                Some(_) if read.announced => {}
-                Some(result) if due => {
-                    self.note(endpoint, What::Completed(read.token.0, result.is_ok()));
-                    finished.push(read.finish(result));
+                None if read.announced => {
+                    if held {
+                        left.push(read);
+                    }
                 }
-                None if due && read.complete_at < read.copy_at && !read.announced => {
+                Some(Ok(())) if read.complete_at <= step && held => {
                     self.stats.early += 1;
                     self.note(endpoint, What::CompletedEarly(read.token.0));
                     finished.push(Finished { completion: Completion { token: read.token, result: Ok(()) }, into: None });
                     left.push(Read { announced: true, ..read });
+                }
+                Some(result) if read.complete_at <= step => {
+                    self.note(endpoint, What::Completed(read.token.0, result.is_ok()));
+                    finished.push(read.finish(result));
                 }
                 copied => left.push(Read { copied, ..read }),
             }
@@ -391,14 +396,12 @@ impl Core {
             return;
         }
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return };
-        let Some(at) = entry.reads.iter().position(|read| read.copied.is_none() && read.give_up_at <= step) else {
+        let Some(at) = entry.reads.iter().position(|read| read.copied.is_none() && !read.announced && read.give_up_at <= step) else {
             return;
         };
         let read = entry.reads.remove(at);
         entry.state = EndpointState::Down;
-        if !read.announced {
-            finished.push(read.finish(Err(ReadFailure::RetryExceeded)));
-        }
+        finished.push(read.finish(Err(ReadFailure::RetryExceeded)));
         self.stats.retry_exceeded += 1;
         self.note(endpoint, What::RetryExceeded);
     }
@@ -517,7 +520,7 @@ impl Core {
             let standing = if self.options.loans {
                 self.loans.judge(exposure.by, read.address, len)
             } else {
-                Standing::OnLoan(None)
+                Standing::OnLoan(None, false)
             };
             (standing, self.memory.open(exposure, read.address, len))
         });
@@ -531,7 +534,7 @@ impl Core {
                 return if filled { Ok(()) } else { Err(ReadFailure::RemoteAccess) };
             }
             Ok((Standing::Not, Ok(_))) => Access::NotOnLoan,
-            Ok((Standing::OnLoan(lent), Ok((memory, offset)))) => {
+            Ok((Standing::OnLoan(lent, _), Ok((memory, offset)))) => {
                 let reused = lent.is_some_and(|lent| memory.copy_out(offset, lent.len()).as_deref() != Some(lent));
                 if !read.into.fill_from(&memory, offset) {
                     return Err(ReadFailure::RemoteAccess);
@@ -544,6 +547,10 @@ impl Core {
                 self.stats.bytes += len;
                 self.note(endpoint, What::Landed(token));
                 return Ok(());
+            }
+            Ok((Standing::OnLoan(_, true), Err(access))) => {
+                self.note(endpoint, What::Refused(token, access));
+                return Err(ReadFailure::RemoteAccess);
             }
             Ok((_, Err(access))) | Err(access) => access,
         };

@@ -16,11 +16,13 @@ pub(super) struct Read {
     pub(super) copy_at: u64,
     /// The step in which it completes.
     pub(super) complete_at: u64,
+    /// The step in which the network lets its memory go: later than the completion, if that comes too early.
+    pub(super) held_until: u64,
     /// The step in which it fails if there is no path.
     pub(super) give_up_at: u64,
     /// How the copy went, once made.
     pub(super) copied: Option<Result<(), ReadFailure>>,
-    /// It completed, and its bytes are still to come.
+    /// It completed, and its memory is held still.
     pub(super) announced: bool,
 }
 

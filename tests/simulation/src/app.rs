@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use crate::dice::Dice;
-use crate::scripts::{Ending, sql};
+use crate::scripts::{ENDLESS, Ending, sql};
 use crate::tap::Tap;
 use crate::wire::{Side, Wire};
 use crate::world::{PORT, Shared};
@@ -53,7 +53,7 @@ impl App {
         for _ in 0..ATTEMPTS {
             if let Some(client) = self.connect().await {
                 let plan = Plan { index: 0, query: QueryOptions::default(), cancel_after: None, pace: Duration::ZERO };
-                let well = self.query(&client, 0, plan).await;
+                let well = self.query(&client, 0, plan).await && self.drop_one(&client).await;
                 self.close(client).await;
                 if well {
                     self.shared.finished(self.index);
@@ -63,6 +63,19 @@ impl App {
             sleep(Duration::from_millis(200)).await;
         }
         self.shared.trace.violated("once healed, all ends well", format!("{} is not answered", self.who));
+    }
+
+    /// A result that is dropped stops at the server, while the connection goes on.
+    async fn drop_one(&self, client: &Client) -> bool {
+        let Some(Ok(mut result)) = self.within("an endless query", client.query(ENDLESS)).await else { return false };
+        self.within("an endless query's batch", result.next()).await;
+        drop(result);
+        let stopped = async {
+            while self.shared.engine.running() > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        self.within("a dropped query to stop at the server", stopped).await.is_some()
     }
 
     async fn round(&mut self) {

@@ -52,6 +52,15 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Those after which one end does not hear of the other's leases, and reads on.
+    pub const FENCING: [Fault; 5] = [
+        Fault::OneWayToClient,
+        Fault::Hold,
+        Fault::Latency,
+        Fault::ControlCutAtServer,
+        Fault::Partition,
+    ];
+
     /// All of them.
     pub const ALL: [Fault; 18] = [
         Fault::Partition,
@@ -259,16 +268,24 @@ impl Options {
             loans: true,
             record: true,
         };
+        // Leases that run out while their bytes are read, and an end that does not hear of it.
+        let fencing_profile = stormy(dice, 15);
+        let network = if fencing_profile {
+            let (one_in, most) = (dice.within(2, 4), dice.within(100, 300));
+            SimOptions { fencing: Fencing::LeaseWord, straggler_one_in: one_in, straggler: 60..=most, ..network }
+        } else {
+            network
+        };
         let wild = |dice: &mut Dice, percent| if stormy(dice, percent) { FabricFaults::draw(dice) } else { FabricFaults::default() };
         let (server_faults, client_faults) = (wild(dice, 30), wild(dice, 50));
         let wire = |dice: &mut Dice| if stormy(dice, 40) { WireFaults::draw(dice) } else { WireFaults::default() };
         let (server_wire, client_wire) = (wire(dice), wire(dice));
         let heal_at = dice.millis(800, 1800);
-        let number = if calm { 0 } else { dice.within(0, 4) };
+        let number = if calm { 0 } else { dice.within(u32::from(fencing_profile), 4) };
         let mut faults: Vec<_> = (0..number)
             .map(|_| Timed {
                 at: dice.millis(20, 700),
-                fault: dice.pick(&Fault::ALL),
+                fault: if fencing_profile { dice.pick(&Fault::FENCING) } else { dice.pick(&Fault::ALL) },
                 client: dice.within(0, clients as u32 - 1) as usize,
                 lasts: dice.millis(10, 700),
             })
@@ -279,7 +296,7 @@ impl Options {
             calm,
             clients,
             rounds: dice.within(1, 3),
-            concurrency: dice.within(1, 4),
+            concurrency: if fencing_profile { 4 } else { dice.within(1, 4) },
             server_fabric: dice.percent(90),
             network,
             server_faults,
@@ -297,8 +314,16 @@ impl Options {
                 keepalive: Duration::from_millis(150),
                 idle: Duration::from_millis(500),
             },
-            lease_timeout: if calm { Duration::from_secs(60) } else { dice.millis(150, 900) },
-            read_timeout: if calm { Duration::from_secs(60) } else { dice.millis(200, 600) },
+            lease_timeout: match (calm, fencing_profile) {
+                (true, _) => Duration::from_secs(60),
+                (_, true) => dice.millis(30, 120),
+                _ => dice.millis(150, 900),
+            },
+            read_timeout: match (calm, fencing_profile) {
+                (true, _) => Duration::from_secs(60),
+                (_, true) => Duration::from_millis(600),
+                _ => dice.millis(200, 600),
+            },
             hostile: (stormy(dice, 15), stormy(dice, 15)),
             faults,
             heal_at,

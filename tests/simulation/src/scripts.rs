@@ -99,11 +99,15 @@ impl Script {
     }
 }
 
+/// A query without an end.
+pub const ENDLESS: &str = "endless";
+
 /// An engine that plays them under the names of [`sql`].
 #[must_use]
 pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
-    indexed.fold(ScriptedEngine::new(), |engine, (index, script)| engine.on(sql(index), script.play()))
+    let endless = scripted::Script::synthetic(u64::MAX, 50);
+    indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| engine.on(sql(index), script.play()))
 }
 
 /// The query that plays a script.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use thallus_fabric::Fabric;
+use thallus_fabric::{Fabric, STANDING_LEASE};
 use thallus_fabric::fault::FaultInjector;
 use thallus_fabric_sim::core::{EndpointId, HostId, What};
 use thallus_fabric_sim::{SimFabric, SimNetwork};
@@ -49,7 +49,8 @@ pub struct Shared {
     pub network: SimNetwork,
     /// The control connections' ends.
     pub gates: Gates,
-    engine: ScriptedEngine,
+    /// The server's, in all its lives.
+    pub engine: ScriptedEngine,
     healed: AtomicBool,
     state: Mutex<State>,
 }
@@ -313,7 +314,7 @@ impl World {
         for event in self.shared.network.take_events() {
             trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
             match event.what {
-                What::Lent(lease, bytes) if lease != thallus_fabric::STANDING_LEASE => {
+                What::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
                     trace.count("lease", "opened");
                     let loans = self.loans.entry(event.endpoint).or_default();
                     loans.insert(lease, bytes);
@@ -533,6 +534,9 @@ impl World {
         if let Some(server) = &state.server {
             if server.connections() > 0 {
                 return Some(format!("{} connections at the server", server.connections()));
+            }
+            if server.bytes_on_loan() > 0 {
+                return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
             }
             if let Some(fabric) = &state.server_fabric {
                 let (registered, staged) = (fabric.inner().registered_bytes(), server.staged_bytes());
