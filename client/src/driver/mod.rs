@@ -102,8 +102,10 @@ enum Event {
 impl<S: ControlIo> Driver<S> {
     pub(crate) fn new(parts: Parts<S>) -> Result<Self, ApiMisuse> {
         let clock = Clock::new();
+        let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
-            machine: ClientConnection::new(parts.config, clock.now())?,
+            state: machine.state_names(),
+            machine,
             clock,
             control: Control::new(parts.io),
             commands: Some(parts.commands),
@@ -121,7 +123,6 @@ impl<S: ControlIo> Driver<S> {
             forced: parts.forced,
             probe_timeout: parts.probe_timeout,
             ended: None,
-            state: [""; 2],
         })
     }
 

@@ -88,12 +88,7 @@ impl MemoryTable {
     }
 
     /// The memory that `by` has exposed and that this range lies in.
-    pub(super) fn exposed_at(
-        &self,
-        by: EndpointId,
-        address: u64,
-        len: u64,
-    ) -> Option<(Arc<RegisteredMemory>, usize)> {
+    pub(super) fn exposed_at(&self, by: EndpointId, address: u64, len: u64) -> Option<(Arc<RegisteredMemory>, usize)> {
         let mut exposures = self.exposures.values().filter(|exposure| exposure.by == by);
         exposures.find_map(|&exposure| self.open(exposure, address, len).ok())
     }

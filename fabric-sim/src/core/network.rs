@@ -377,7 +377,8 @@ impl Core {
                 Some(Ok(())) if read.complete_at <= step && held => {
                     self.stats.early += 1;
                     self.note(endpoint, What::CompletedEarly(read.token.0));
-                    finished.push(Finished { completion: Completion { token: read.token, result: Ok(()) }, into: None });
+                    finished
+                        .push(Finished { completion: Completion { token: read.token, result: Ok(()) }, into: None });
                     left.push(Read { announced: true, ..read });
                 }
                 Some(result) if read.complete_at <= step => {
@@ -396,7 +397,9 @@ impl Core {
             return;
         }
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return };
-        let Some(at) = entry.reads.iter().position(|read| read.copied.is_none() && !read.announced && read.give_up_at <= step) else {
+        let Some(at) =
+            entry.reads.iter().position(|read| read.copied.is_none() && !read.announced && read.give_up_at <= step)
+        else {
             return;
         };
         let read = entry.reads.remove(at);
@@ -529,7 +532,7 @@ impl Core {
                 // Whatever the lender has made of it since, it is not the batch.
                 self.stats.late += 1;
                 self.note(endpoint, What::Late(token));
-                let junk = RegisteredMemory::foreign(vec![0xA5; read.into.len()].into(), Box::new(Junk));
+                let junk = RegisteredMemory::foreign(vec![0xA5_u8; read.into.len()].into(), Box::new(Junk));
                 let filled = read.into.fill_from(&junk, 0);
                 return if filled { Ok(()) } else { Err(ReadFailure::RemoteAccess) };
             }

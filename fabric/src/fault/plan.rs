@@ -143,7 +143,15 @@ pub(super) struct CallFaults {
 impl CallFaults {
     pub(super) fn new(plan: FaultPlan) -> Self {
         let random = SplitMix64::split(plan.seed, 0);
-        CallFaults { rules: plan.calls.clone(), counts: BTreeMap::new(), random, endpoints: 0, plan, over: false, strikes: BTreeMap::new() }
+        CallFaults {
+            rules: plan.calls.clone(),
+            counts: BTreeMap::new(),
+            random,
+            endpoints: 0,
+            plan,
+            over: false,
+            strikes: BTreeMap::new(),
+        }
     }
 
     /// Whether this call fails.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
-use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::server::OpenedFabric;
+use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::error;
 
 use super::lender::Lender;
@@ -60,10 +60,7 @@ impl DataPlane {
             let mut regions = Regions::default();
             let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), true)?;
             let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
-            endpoint.lent(
-                STANDING_LEASE,
-                &[RemoteRange { region: region.id, address: region.base, len: region.len }],
-            );
+            endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: region.base, len: region.len }]);
             let fencing = match fabric.capabilities().fencing {
                 Fencing::Revocation => message::Fencing::Revocation,
                 Fencing::LeaseWord => message::Fencing::LeaseWord,

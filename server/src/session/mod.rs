@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
 use thallus_protocol::codes::CloseCode;
+use thallus_protocol::message::ExecuteOptions;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
-use thallus_protocol::message::ExecuteOptions;
 use thallus_protocol::server::{
     Loan, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
 };
@@ -89,8 +89,10 @@ pub(crate) async fn serve<S: ControlIo>(
     let clock = Clock::new();
     let (report, events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
+    let machine = ServerConnection::new(config, clock.now());
     let mut session = Session {
-        machine: ServerConnection::new(config, clock.now()),
+        state: machine.state_names(),
+        machine,
         shared,
         clock,
         control: Control::new(io),
@@ -102,7 +104,6 @@ pub(crate) async fn serve<S: ControlIo>(
         events,
         report,
         ended: None,
-        state: [""; 2],
     };
     if let Some(message) = refused {
         session.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });

@@ -67,7 +67,9 @@ impl App {
 
     /// A result that is dropped stops at the server, while the connection goes on.
     async fn drop_one(&self, client: &Client) -> bool {
-        let Some(Ok(mut result)) = self.within("an endless query", client.query(ENDLESS)).await else { return false };
+        let few = QueryOptions::default().with_window(Some(20_000));
+        let asked = self.within("an endless query", client.query_with(ENDLESS, few)).await;
+        let Some(Ok(mut result)) = asked else { return false };
         self.within("an endless query's batch", result.next()).await;
         drop(result);
         let stopped = async {
@@ -168,6 +170,7 @@ impl App {
         let expected = script.expected(plan.query.batch_rows);
         let name = format!("{}.{number} {}", self.who, sql(plan.index));
         trace.line(&self.who, &format_args!("{name}: {plan:?}"));
+        script.traits().for_each(|what| trace.count("engine", what));
         let text = sql(plan.index);
         let asked = client.query_with(&text, plan.query.clone());
         let mut result = match self.within(&name, asked).await {

@@ -11,6 +11,12 @@ pub use server::LIARS_LEASE;
 
 use crate::world::Shared;
 
+/// What hostile clients do and what hostile servers say.
+pub fn names() -> (Vec<String>, Vec<String>) {
+    let acts = client::ACTS.iter().map(|act| format!("{act:?}")).collect();
+    (acts, server::LIES.iter().map(|lie| format!("{lie:?}")).collect())
+}
+
 /// Adds those that the options ask for.
 pub fn add(sim: &mut Sim<'static>, shared: &Arc<Shared>) {
     let (client, server) = shared.options.hostile;

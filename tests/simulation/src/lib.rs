@@ -1,6 +1,7 @@
 //! The real server and the real client, in one process, under every fault, from one seed.
 
 mod app;
+pub mod coverage;
 pub mod dice;
 mod hostile;
 pub mod options;

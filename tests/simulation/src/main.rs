@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use thallus_protocol::planted::Bug;
+use thallus_simulation::coverage::missing;
 use thallus_simulation::swarm::{describe, swarm};
 use thallus_simulation::{panics, world};
 
@@ -64,5 +65,13 @@ fn main() -> ExitCode {
         println!("{}", describe(outcome, args.bug));
     }
     println!("{}", report.summary());
+    let missing = missing(&report.counts);
+    if args.table && !missing.is_empty() {
+        println!("never happened in these runs: {}", missing.join("; "));
+    }
+    // A long hunt must have seen everything.
+    if report.runs >= 10_000 && !missing.is_empty() {
+        return ExitCode::FAILURE;
+    }
     if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -53,13 +53,8 @@ pub enum Fault {
 
 impl Fault {
     /// Those after which one end does not hear of the other's leases, and reads on.
-    pub const FENCING: [Fault; 5] = [
-        Fault::OneWayToClient,
-        Fault::Hold,
-        Fault::Latency,
-        Fault::ControlCutAtServer,
-        Fault::Partition,
-    ];
+    pub const FENCING: [Fault; 5] =
+        [Fault::OneWayToClient, Fault::Hold, Fault::Latency, Fault::ControlCutAtServer, Fault::Partition];
 
     /// All of them.
     pub const ALL: [Fault; 18] = [
@@ -276,7 +271,9 @@ impl Options {
         } else {
             network
         };
-        let wild = |dice: &mut Dice, percent| if stormy(dice, percent) { FabricFaults::draw(dice) } else { FabricFaults::default() };
+        let wild = |dice: &mut Dice, percent| {
+            if stormy(dice, percent) { FabricFaults::draw(dice) } else { FabricFaults::default() }
+        };
         let (server_faults, client_faults) = (wild(dice, 30), wild(dice, 50));
         let wire = |dice: &mut Dice| if stormy(dice, 40) { WireFaults::draw(dice) } else { WireFaults::default() };
         let (server_wire, client_wire) = (wire(dice), wire(dice));

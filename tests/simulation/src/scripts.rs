@@ -79,6 +79,18 @@ impl Script {
         expected
     }
 
+    /// What it is like, in words.
+    pub fn traits(&self) -> impl Iterator<Item = &'static str> {
+        let ending = match self.ending {
+            _ if self.refused => "refuses",
+            Ending::Finish => "finishes",
+            Ending::Fail => "fails",
+            Ending::Hang => "hangs",
+        };
+        let slow = self.batches.iter().any(|(wait, _)| !wait.is_zero());
+        [Some(ending), slow.then_some("is slow")].into_iter().flatten()
+    }
+
     fn play(&self) -> scripted::Script {
         let error = EngineError::Execution { message: "as scripted".to_owned() };
         if self.refused {
@@ -107,7 +119,9 @@ pub const ENDLESS: &str = "endless";
 pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
     let endless = scripted::Script::synthetic(u64::MAX, 50);
-    indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| engine.on(sql(index), script.play()))
+    indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| {
+        engine.on(sql(index), script.play())
+    })
 }
 
 /// The query that plays a script.

@@ -31,7 +31,12 @@ pub struct Report {
 
 /// Runs seeds on so many threads until there are no more, one fails, or the time is over.
 #[must_use]
-pub fn swarm(seeds: impl Iterator<Item = u64> + Send, bug: Option<Bug>, threads: usize, budget: Option<Duration>) -> Report {
+pub fn swarm(
+    seeds: impl Iterator<Item = u64> + Send,
+    bug: Option<Bug>,
+    threads: usize,
+    budget: Option<Duration>,
+) -> Report {
     let started = Instant::now();
     let seeds = Mutex::new(seeds);
     let report = Mutex::new(Report::default());

@@ -51,7 +51,8 @@ impl Tap {
                     account.granted = total;
                     let most = account.window + account.arrived;
                     if total > most {
-                        let how = format!("{stream:?} was granted {total} bytes, window and arrived batches are {most}");
+                        let how =
+                            format!("{stream:?} was granted {total} bytes, window and arrived batches are {most}");
                         self.trace.violated("bytes on the way <= window", how);
                     }
                 }

@@ -50,7 +50,6 @@ impl Trace {
     pub fn line(&self, who: &str, what: &dyn fmt::Display) {
         let mut inner = self.lock();
         let line = scrub(&format!("{:>6} {who:<9} {what}", inner.now));
-        if std::env::var_os("SIM_LIVE").is_some() { eprintln!("{line}"); }
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         inner.hash = line.bytes().chain([b'\n']).fold(inner.hash, fold);
         inner.events += 1;
@@ -116,7 +115,11 @@ pub struct Listener(pub Trace);
 
 impl Subscriber for Listener {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if metadata.is_event() && metadata.target().starts_with("thallus_") { Interest::always() } else { Interest::never() }
+        if metadata.is_event() && metadata.target().starts_with("thallus_") {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {

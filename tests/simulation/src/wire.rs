@@ -91,6 +91,7 @@ impl Wire {
         let mut gates = self.shared.gates.lock();
         let gate = gates.entry(self.key).or_default();
         if gate.resets != self.born {
+            self.shared.trace.count("wire", "reset");
             return Err(io::ErrorKind::ConnectionReset.into());
         }
         if !gate.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -111,6 +112,7 @@ impl AsyncRead for Wire {
         }
         let faults = this.faults();
         if faults.slow_one_in > 0 && !std::mem::take(&mut this.waited) && this.dice.within(1, faults.slow_one_in) == 1 {
+            this.shared.trace.count("wire", "slow read");
             let mut sleep = Box::pin(tokio::time::sleep(faults.slow));
             if sleep.as_mut().poll(cx).is_pending() {
                 this.waits = Some(sleep);
@@ -121,6 +123,9 @@ impl AsyncRead for Wire {
         let mut bytes = vec![0; most];
         let mut part = ReadBuf::new(&mut bytes);
         ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
+        if faults.max_read > 0 && part.filled().len() == faults.max_read {
+            this.shared.trace.count("wire", "short read");
+        }
         if let Some(tap) = &mut this.tap {
             tap.received(part.filled());
         }
@@ -136,6 +141,9 @@ impl AsyncWrite for Wire {
         let faults = this.faults();
         let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
         let written = ready!(Pin::new(&mut this.io).poll_write(cx, &bytes[..most]))?;
+        if written < bytes.len() {
+            this.shared.trace.count("wire", "short write");
+        }
         if let Some(tap) = &mut this.tap {
             tap.sent(&bytes[..written]);
         }

@@ -18,7 +18,7 @@ use crate::world::{PORT, Shared};
 
 /// A way to break the rules.
 #[derive(Clone, Copy, Debug)]
-enum Act {
+pub enum Act {
     Garbage,
     Silence,
     HalfAFrame,
@@ -37,7 +37,8 @@ enum Act {
     GrantsAndNeverReads,
 }
 
-const ACTS: [Act; 16] = [
+/// All of them.
+pub const ACTS: [Act; 16] = [
     Act::Garbage,
     Act::Silence,
     Act::HalfAFrame,

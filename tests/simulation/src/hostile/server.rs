@@ -33,7 +33,7 @@ const SLOTS: usize = 8;
 
 /// A lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lie {
+pub enum Lie {
     GarbageForASchema,
     BatchBeforeSchema,
     WrongSequence,
@@ -56,7 +56,8 @@ enum Lie {
     NeverAnswers,
 }
 
-const LIES: [Lie; 20] = [
+/// All of them.
+pub const LIES: [Lie; 20] = [
     Lie::GarbageForASchema,
     Lie::BatchBeforeSchema,
     Lie::WrongSequence,
@@ -231,7 +232,8 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
         let message = ToClient::Inline { stream: STREAM, seq, bytes: len as u64, more: false };
         bytes_of(&message, vec![7; len].into())
     };
-    let end = |batches| bytes_of(&ToClient::End { stream: STREAM, batches, stats: StreamStats::default() }, Bytes::new());
+    let end =
+        |batches| bytes_of(&ToClient::End { stream: STREAM, batches, stats: StreamStats::default() }, Bytes::new());
     let say = |message: ToClient| bytes_of(&message, Bytes::new());
     match lie {
         Lie::GarbageForASchema => bytes_of(&ToClient::Schema { stream: STREAM }, Bytes::from_static(b"no schema")),
@@ -269,13 +271,17 @@ fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>
     for buffer in buffers.iter().filter(|buffer| !buffer.is_empty()) {
         let memory = fabric.register(buffer.clone()).ok()?;
         let id = RegionId(2 + plane.memories.len() as u32);
-        let region = Region { id, base: memory.address(), len: memory.len() as u64, key: plane.endpoint.expose(&memory).ok()? };
+        let region =
+            Region { id, base: memory.address(), len: memory.len() as u64, key: plane.endpoint.expose(&memory).ok()? };
         said.extend(bytes_of(&ToClient::Region(region), Bytes::new()));
         places.push(RemoteRange { region: id, address: memory.address(), len: buffer.len() as u64 });
         plane.memories.push(memory);
     }
     plane.endpoint.lent(LIARS_LEASE, &places);
-    let mut word = Some(LeaseWord { at: RemoteRange { region: RegionId(1), address: plane.words.address(0).ok()?, len: 8 }, value: 77 });
+    let mut word = Some(LeaseWord {
+        at: RemoteRange { region: RegionId(1), address: plane.words.address(0).ok()?, len: 8 },
+        value: 77,
+    });
     match lie {
         Lie::UnknownRegion => places[0].region = RegionId(1000),
         Lie::OutsideTheRegion => places[0].address += 4096 * 4096,
