@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+scripts/simulate.sh lint
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 # Without UCX and without the query engine: for machines that have neither.
 cargo clippy -p thallus-client --no-default-features --all-targets --quiet -- -D warnings

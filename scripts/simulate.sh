@@ -3,6 +3,7 @@
 #   scripts/simulate.sh 10000             so many seeds, with figures of what happened
 #   scripts/simulate.sh --seed 42         one seed again, with its whole trace
 #   scripts/simulate.sh 1000 --bug NAME   with a bug planted
+#   scripts/simulate.sh bugs              every bug of the list planted in turn: in how many seeds each is found
 #   scripts/simulate.sh test              what CI runs: its tests, in cargo's words
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,6 +15,9 @@ case "${1:-}" in
 test)
     shift
     exec cargo test --release --locked "$@"
+    ;;
+bugs)
+    exec cargo test --release --locked --test swarm -- --nocapture every_planted_bug_is_found
     ;;
 lint)
     cargo fmt --check

@@ -165,9 +165,9 @@ impl Endpoint for FaultyEndpoint {
         self.inner.post_read(token, from, into)?;
         let (fault, dies) = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-            let fault = self.reads.next().filter(|_| !calls.is_over());
+            let fault = self.reads.next().filter(|_| !calls.is_stopped());
             fault.iter().for_each(|fault| calls.struck(fault.strike()));
-            let dies = self.reads.is_over() && self.life == Life::Alive && !calls.is_over();
+            let dies = self.reads.is_over() && self.life == Life::Alive && !calls.is_stopped();
             if dies {
                 calls.struck(Strike::Death);
             }

@@ -136,7 +136,7 @@ pub(super) struct CallFaults {
     random: SplitMix64,
     endpoints: u64,
     plan: FaultPlan,
-    over: bool,
+    stopped: bool,
     strikes: BTreeMap<Strike, u64>,
 }
 
@@ -149,7 +149,7 @@ impl CallFaults {
             random,
             endpoints: 0,
             plan,
-            over: false,
+            stopped: false,
             strikes: BTreeMap::new(),
         }
     }
@@ -160,7 +160,7 @@ impl CallFaults {
         let this = *count;
         *count += 1;
         let random = &mut self.random;
-        let strikes = self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random)) && !self.over;
+        let strikes = self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random)) && !self.stopped;
         if strikes {
             self.struck(Strike::Call(call));
         }
@@ -178,11 +178,11 @@ impl CallFaults {
 
     /// Nothing fails any more that has not failed yet.
     pub(super) fn stop(&mut self) {
-        self.over = true;
+        self.stopped = true;
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.over
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// The part of the plan that is about one more endpoint's reads.
