@@ -6,6 +6,7 @@ scripts/setup.sh
 cargo fmt --all --check
 cargo fmt --manifest-path bench/Cargo.toml --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+scripts/simulate.sh lint
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 # Without UCX and without the query engine: for machines that have neither.
 cargo clippy -p thallus-client --no-default-features --all-targets --quiet -- -D warnings

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
-use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
+use tokio::time::{Instant, Sleep};
 
 use crate::blob::{Blob, Kind};
 use crate::core::{EndpointId, EndpointState, Finished, KeyId, MemoryId, Progress};
@@ -19,6 +22,32 @@ pub(crate) struct SimEndpoint {
     id: EndpointId,
     regions: BTreeMap<RegionId, Region>,
     outstanding: BTreeSet<ReadToken>,
+    pace: Option<Pace>,
+}
+
+/// Steps by tokio's clock.
+struct Pace {
+    epoch: Instant,
+    step: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    fn now(&self) -> u64 {
+        let steps = self.epoch.elapsed().as_nanos() / self.step.as_nanos().max(1);
+        u64::try_from(steps).unwrap_or(u64::MAX)
+    }
+
+    /// Ready once `step` has come.
+    fn poll_until(&mut self, step: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let nanos = u128::from(step).saturating_mul(self.step.as_nanos());
+        let at = self.epoch + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        sleep.as_mut().poll(cx)
+    }
 }
 
 struct Region {
@@ -29,7 +58,9 @@ struct Region {
 
 impl SimEndpoint {
     pub(crate) fn new(network: SimNetwork, id: EndpointId) -> Self {
-        SimEndpoint { network, id, regions: BTreeMap::new(), outstanding: BTreeSet::new() }
+        let step = network.lock().core.options().pace;
+        let pace = step.map(|step| Pace { epoch: Instant::now(), step, sleep: None });
+        SimEndpoint { network, id, regions: BTreeMap::new(), outstanding: BTreeSet::new(), pace }
     }
 
     fn blob(&self, kind: Kind, id: u64) -> Bytes {
@@ -129,6 +160,14 @@ impl Endpoint for SimEndpoint {
         Ok(self.blob(Kind::Key, key.0))
     }
 
+    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
+        self.network.lock().core.lent(self.id, lease, ranges);
+    }
+
+    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.network.lock().core.lease_ended(self.id, lease, end);
+    }
+
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
         let refused =
             |reason: &str| FabricError::RemoteKey { fabric: FabricKind::SIM, region, reason: reason.to_owned() };
@@ -151,6 +190,9 @@ impl Endpoint for SimEndpoint {
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
         let key = self.check(token, from, &into)?;
         // Bound, so that a range that comes back is dropped after the lock.
+        if let Some(pace) = &self.pace {
+            self.network.lock().core.set_time(self.id, pace.now());
+        }
         let posted = self.network.lock().core.post(self.id, token, key, from.address, into);
         posted.map_err(|_into| FabricError::EndpointDown {
             fabric: FabricKind::SIM,
@@ -165,28 +207,41 @@ impl Endpoint for SimEndpoint {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
-        let mut finished = Vec::new();
-        let progress = {
-            let mut shared = self.network.lock();
-            let progress = shared.core.step(self.id, &mut finished);
-            if progress == Progress::Idle && finished.is_empty() {
-                shared.wakers.insert(self.id, cx.waker().clone());
-            }
-            progress
-        };
-        let any = !finished.is_empty();
-        self.take(finished, completions);
-        match progress {
-            Progress::Down => Poll::Ready(Err(FabricError::EndpointDown {
-                fabric: FabricKind::SIM,
-                reason: "the peer is gone".to_owned(),
-            })),
-            _ if any => Poll::Ready(Ok(())),
-            Progress::Idle => Poll::Pending,
-            Progress::Waiting => {
-                // The next poll is the next step.
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        loop {
+            let mut finished = Vec::new();
+            let (progress, due) = {
+                let mut shared = self.network.lock();
+                let progress = match &self.pace {
+                    Some(pace) => shared.core.step_to(self.id, pace.now(), &mut finished),
+                    None => shared.core.step(self.id, &mut finished),
+                };
+                // Somebody else's doing may change what it waits for.
+                if finished.is_empty() && (progress == Progress::Idle || self.pace.is_some()) {
+                    shared.wakers.insert(self.id, cx.waker().clone());
+                }
+                (progress, shared.core.due(self.id))
+            };
+            let any = !finished.is_empty();
+            self.take(finished, completions);
+            match (progress, &mut self.pace, due) {
+                (Progress::Down, ..) => {
+                    return Poll::Ready(Err(FabricError::EndpointDown {
+                        fabric: FabricKind::SIM,
+                        reason: "the peer is gone".to_owned(),
+                    }));
+                }
+                _ if any => return Poll::Ready(Ok(())),
+                (Progress::Idle, ..) | (Progress::Waiting, Some(_), None) => return Poll::Pending,
+                (Progress::Waiting, Some(pace), Some(due)) => {
+                    if pace.poll_until(due.max(pace.now() + 1), cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                (Progress::Waiting, None, _) => {
+                    // The next poll is the next step.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
         }
     }

@@ -13,7 +13,7 @@ use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
 use thallus_protocol::FabricKind;
 
 use crate::SimOptions;
-use crate::core::{Core, EndpointId, HostId, MemoryId, Stats, Violation};
+use crate::core::{Core, EndpointId, Event, HostId, MemoryId, Stats, Violation};
 use crate::endpoint::SimEndpoint;
 
 /// A simulated network. Clones are the same network.
@@ -79,6 +79,27 @@ impl SimNetwork {
             concerned.into_iter().filter_map(|endpoint| shared.wakers.remove(&endpoint)).collect::<Vec<_>>()
         };
         concerned.into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes away, or gives back, the path by which `reader` reads from `lender`: the data plane's partition.
+    pub fn set_path(&self, reader: HostId, lender: HostId, open: bool) {
+        let concerned = {
+            let mut shared = self.lock();
+            let concerned = shared.core.set_path(reader, lender, open);
+            concerned.into_iter().filter_map(|endpoint| shared.wakers.remove(&endpoint)).collect::<Vec<_>>()
+        };
+        concerned.into_iter().for_each(Waker::wake);
+    }
+
+    /// Makes the network another one from now on.
+    pub fn change(&self, change: impl FnOnce(&mut SimOptions)) {
+        change(self.lock().core.options_mut());
+    }
+
+    /// What happened since the last call, if [`SimOptions::record`] says so.
+    #[must_use]
+    pub fn take_events(&self) -> Vec<Event> {
+        self.lock().core.take_events()
     }
 
     /// What the memory protection refused so far: reads of memory that was not lent to the reader.

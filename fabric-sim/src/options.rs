@@ -1,6 +1,7 @@
 //! What a simulated network is like.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use thallus_fabric::Fencing;
 
@@ -27,6 +28,23 @@ pub struct SimOptions {
     pub foreign_memory: bool,
     /// Most bytes that one host may have registered.
     pub max_registered: usize,
+    /// How long a step of an endpoint is. `None`: each poll is one. `Some`: so much of tokio's time, which a simulation moves.
+    pub pace: Option<Duration>,
+    /// Bytes that an endpoint's reads bring in a step. 0: any number.
+    pub bytes_per_step: u64,
+    /// One read in so many takes [`SimOptions::straggler`] longer. 0: none.
+    pub straggler_one_in: u32,
+    /// How much longer a straggler takes until its bytes are copied.
+    pub straggler: RangeInclusive<u32>,
+    /// One read in so many completes while its bytes are still being put in place, as no device should. 0: none.
+    pub early_one_in: u32,
+    /// Without a path for so long, a read fails and its endpoint with it.
+    pub retry: u32,
+    /// Whether lenders say what is on loan ([`Endpoint::lent`](thallus_fabric::Endpoint::lent)): then a read of anything else,
+    /// or of memory that changed while it was on loan, is a violation; and what a late reader finds is never the batch.
+    pub loans: bool,
+    /// Whether [`Core::take_events`](crate::core::Core::take_events) has anything to tell.
+    pub record: bool,
 }
 
 impl Default for SimOptions {
@@ -42,6 +60,14 @@ impl Default for SimOptions {
             max_outstanding_reads: 16,
             foreign_memory: true,
             max_registered: 1 << 36,
+            pace: None,
+            bytes_per_step: 0,
+            straggler_one_in: 0,
+            straggler: 0..=0,
+            early_one_in: 0,
+            retry: 1000,
+            loans: false,
+            record: false,
         }
     }
 }

@@ -144,3 +144,20 @@ pub struct WorkFailure {
     /// What an operator should look at.
     pub advice: &'static str,
 }
+
+impl ReadFailure {
+    /// Which one, in a word or three.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            ReadFailure::RetryExceeded => "retry exceeded",
+            ReadFailure::ReceiverNotReady => "receiver not ready",
+            ReadFailure::RemoteAccess => "remote access",
+            ReadFailure::LocalProtection => "local protection",
+            ReadFailure::Flushed => "flushed",
+            ReadFailure::PeerGone(_) => "peer gone",
+            ReadFailure::Device(failure) => failure.name,
+            ReadFailure::Other(_) => "other",
+        }
+    }
+}

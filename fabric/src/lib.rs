@@ -27,7 +27,7 @@ use std::task::{Context, Poll};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 pub use error::{FabricError, ReadFailure, WorkFailure};
 use memory::{LocalRange, RegisteredMemory};
@@ -62,6 +62,9 @@ pub struct Transport {
     /// one-sided reads in software over TCP, say. The negotiation then prefers inline, and reports this reason.
     pub inferior: Option<String>,
 }
+
+/// The lease of what is on loan for as long as a connection lasts, and written meanwhile: its lease words.
+pub const STANDING_LEASE: LeaseId = LeaseId(0);
 
 /// Names a posted read until its completion has been polled. Chosen by the caller, unique among the outstanding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +172,13 @@ pub trait Endpoint: Send + fmt::Debug {
     fn revoke(&mut self, key: &Bytes) {
         let _stands = key;
     }
+
+    /// Tells that ranges of exposed memory are on loan to the peer from now on. Fabrics that protect memory lease by lease, or
+    /// that check its use, go by this; others need not care.
+    fn lent(&mut self, _lease: LeaseId, _ranges: &[RemoteRange]) {}
+
+    /// Tells that a lease told of by [`Endpoint::lent`] is over: its memory is about to be reused.
+    fn lease_ended(&mut self, _lease: LeaseId, _end: LeaseEnd) {}
 
     /// Takes in a region of the peer's memory: `base .. base + len` in its address space, opened by its packed `key`.
     /// All untrusted. The caller never imports an id twice without [`Endpoint::forget`] between.

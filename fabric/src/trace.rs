@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 use crate::memory::{LocalRange, RegisteredMemory};
 use crate::{Capabilities, Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken, Transport};
@@ -36,6 +36,10 @@ pub enum TraceEvent {
     ExposedRange(EndpointNumber, u64, Range<usize>, Result<usize, FabricError>),
     /// [`Endpoint::revoke`].
     Revoked(EndpointNumber),
+    /// [`Endpoint::lent`].
+    Lent(EndpointNumber, LeaseId),
+    /// [`Endpoint::lease_ended`].
+    LeaseEnded(EndpointNumber, LeaseId, LeaseEnd),
     /// [`Endpoint::import`].
     Imported(EndpointNumber, RegionId, Result<(), FabricError>),
     /// [`Endpoint::forget`].
@@ -213,6 +217,16 @@ impl Endpoint for TracedEndpoint {
     fn revoke(&mut self, key: &Bytes) {
         self.inner.revoke(key);
         self.log.record(TraceEvent::Revoked(self.number));
+    }
+
+    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
+        self.log.record(TraceEvent::Lent(self.number, lease));
+        self.inner.lent(lease, ranges);
+    }
+
+    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.log.record(TraceEvent::LeaseEnded(self.number, lease, end));
+        self.inner.lease_ended(lease, end);
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {

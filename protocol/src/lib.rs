@@ -58,6 +58,8 @@ mod lease;
 mod link;
 pub mod message;
 mod misbehaviour;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 pub mod server;
 #[cfg(feature = "testing")]
 pub mod testing;

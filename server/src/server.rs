@@ -173,6 +173,12 @@ impl Server {
         self.shared.lenders.iter().map(|lender| lender.staged_bytes()).sum()
     }
 
+    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages.
+    #[must_use]
+    pub fn bytes_on_loan(&self) -> u64 {
+        self.shared.lenders.iter().map(|lender| lender.bytes_on_loan()).sum()
+    }
+
     /// Takes no more work: what runs is finished, within the drain timeout, and connections close.
     pub fn drain(&self) {
         self.drain.send_replace(true);

@@ -4,7 +4,7 @@ mod handle;
 mod offers;
 mod reads;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use thallus_protocol::message::FabricChoice;
 use thallus_protocol::{ApiMisuse, ConnectionError, ReadId, StreamError, StreamId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 pub(crate) use handle::{Arrived, Command, Handle, Item};
 pub(crate) use offers::{Offer, Offers};
@@ -60,7 +60,7 @@ pub(crate) struct Driver<S> {
     closing: Option<Pin<Box<Sleep>>>,
     /// The endpoint is closed: there is nothing to poll any more, only slabs to hand out.
     fabric_over: bool,
-    results: HashMap<StreamId, Running>,
+    results: BTreeMap<StreamId, Running>,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
@@ -72,6 +72,8 @@ pub(crate) struct Driver<S> {
     forced: bool,
     probe_timeout: Duration,
     ended: Option<ConnectionError>,
+    /// The machine's, as it was traced last.
+    state: [&'static str; 2],
 }
 
 /// What a driver is made of.
@@ -100,8 +102,10 @@ enum Event {
 impl<S: ControlIo> Driver<S> {
     pub(crate) fn new(parts: Parts<S>) -> Result<Self, ApiMisuse> {
         let clock = Clock::new();
+        let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
-            machine: ClientConnection::new(parts.config, clock.now())?,
+            state: machine.state_names(),
+            machine,
             clock,
             control: Control::new(parts.io),
             commands: Some(parts.commands),
@@ -110,7 +114,7 @@ impl<S: ControlIo> Driver<S> {
             probing: None,
             closing: None,
             fabric_over: false,
-            results: HashMap::new(),
+            results: BTreeMap::new(),
             pings: Vec::new(),
             info: parts.info,
             ready: Some(parts.ready),
@@ -255,6 +259,11 @@ impl<S: ControlIo> Driver<S> {
     }
 
     fn check(&mut self, taken: Result<(), ApiMisuse>) {
+        let state = self.machine.state_names();
+        if state != self.state {
+            trace!(end = "client", from = ?self.state, to = ?state, "state");
+            self.state = state;
+        }
         if let Err(misuse) = taken {
             error!(%misuse, "the connection ends: the protocol's contract was broken");
         }

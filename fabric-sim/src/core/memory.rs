@@ -18,6 +18,15 @@ pub enum Access {
     OutsideMemory,
     /// The memory is not registered any more.
     Deregistered,
+    /// It lies in exposed memory, and is not on loan to this peer. Only under [`SimOptions::loans`](crate::SimOptions::loans), as
+    /// all that follow.
+    NotOnLoan,
+    /// It is on loan, and changed meanwhile: the lender used it for something else.
+    Reused,
+    /// The lender ended a lease, and the peer could have read on, taking what it found for the batch: the endpoint stood.
+    EndedUnfenced,
+    /// The lender ended a lease that did not stand, or lent one twice.
+    Ledger,
     /// The endpoint that exposed it has closed. Only under [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
     Revoked,
 }
@@ -26,7 +35,7 @@ pub enum Access {
 /// lender closed, late reads are part of the game, and refused without a record.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Whose read.
+    /// Whose read; or whose lease.
     pub reader: EndpointId,
     /// The key it was made with.
     pub key: KeyId,
@@ -76,6 +85,12 @@ impl MemoryTable {
 
     pub(super) fn expose(&mut self, key: KeyId, exposure: Exposure) {
         self.exposures.insert(key, exposure);
+    }
+
+    /// The memory that `by` has exposed and that this range lies in.
+    pub(super) fn exposed_at(&self, by: EndpointId, address: u64, len: u64) -> Option<(Arc<RegisteredMemory>, usize)> {
+        let mut exposures = self.exposures.values().filter(|exposure| exposure.by == by);
+        exposures.find_map(|&exposure| self.open(exposure, address, len).ok())
     }
 
     pub(super) fn exposure(&self, key: KeyId) -> Option<Exposure> {

@@ -4,10 +4,13 @@
 //! happens in one of its own. So what an endpoint sees depends on the seed and on what was done to it, not on how often
 //! others were stepped.
 
+mod event;
+mod loans;
 mod memory;
 mod network;
 mod read;
 
+pub use event::{Event, What};
 pub use memory::{Access, Violation};
 pub use network::{Core, EndpointState, Stats};
 pub use read::{Finished, Progress};

@@ -1,15 +1,18 @@
 //! The network's state and its step.
 
-use std::collections::BTreeMap;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use thallus_fabric::memory::{LocalRange, RegisteredMemory};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, Registration};
 use thallus_fabric::random::SplitMix64;
-use thallus_fabric::{Fencing, ReadFailure, ReadToken};
+use thallus_fabric::{Completion, Fencing, ReadFailure, ReadToken, STANDING_LEASE};
+use thallus_protocol::{LeaseEnd, LeaseId, RemoteRange};
 
+use super::loans::{Lent, Loans, Standing};
 use super::memory::{Exposure, MemoryTable};
 use super::read::Read;
-use super::{Access, EndpointId, Finished, HostId, KeyId, MemoryId, Progress, Violation};
+use super::{Access, EndpointId, Event, Finished, HostId, KeyId, MemoryId, Progress, Violation, What};
 use crate::SimOptions;
 
 /// The simulated network.
@@ -21,8 +24,26 @@ pub struct Core {
     hosts: u32,
     memory: MemoryTable,
     endpoints: BTreeMap<EndpointId, EndpointEntry>,
+    loans: Loans,
+    /// Reader and lender between whom there is no path.
+    blocked: BTreeSet<(HostId, HostId)>,
     violations: Vec<Violation>,
     stats: Stats,
+    events: Vec<Event>,
+}
+
+/// What stands behind memory that is made up.
+#[derive(Debug)]
+struct Junk;
+
+impl Registration for Junk {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn one_in(times: u32, random: &mut SplitMix64) -> bool {
+    times > 0 && random.within(&(1..=times)) == 1
 }
 
 /// What the network has carried.
@@ -32,6 +53,14 @@ pub struct Stats {
     pub reads: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Reads of what the lender had taken back.
+    pub late: u64,
+    /// Reads that took longer.
+    pub stragglers: u64,
+    /// Reads that completed before their bytes were in place.
+    pub early: u64,
+    /// Endpoints that failed for want of a path.
+    pub retry_exceeded: u64,
 }
 
 /// Whether an endpoint is open.
@@ -56,8 +85,12 @@ struct EndpointEntry {
     step: u64,
     /// In order of posting.
     reads: Vec<Read>,
+    /// The peer is gone, and it is to notice so many steps after its next.
+    notice_in: Option<u64>,
     /// The step in which it notices that the peer is gone, once it is.
     notice_at: Option<u64>,
+    /// When the last read's bytes are through.
+    wire_free_at: u64,
 }
 
 impl Core {
@@ -71,8 +104,11 @@ impl Core {
             hosts: 0,
             memory: MemoryTable::default(),
             endpoints: BTreeMap::new(),
+            loans: Loans::default(),
+            blocked: BTreeSet::new(),
             violations: Vec::new(),
             stats: Stats::default(),
+            events: Vec::new(),
         }
     }
 
@@ -86,6 +122,11 @@ impl Core {
     #[must_use]
     pub fn options(&self) -> &SimOptions {
         &self.options
+    }
+
+    /// The same, to be changed in mid-run.
+    pub fn options_mut(&mut self) -> &mut SimOptions {
+        &mut self.options
     }
 
     /// What the memory protection refused, in order.
@@ -132,7 +173,9 @@ impl Core {
             random: SplitMix64::split(self.seed, id.0),
             step: 0,
             reads: Vec::new(),
+            notice_in: None,
             notice_at: None,
+            wire_free_at: 0,
         };
         self.endpoints.insert(id, entry);
         id
@@ -204,60 +247,243 @@ impl Core {
             Some(entry) if entry.state == EndpointState::Connected => entry,
             _ => return Err(into),
         };
+        let len = into.len() as u64;
         let mut copy_at = entry.step + 1 + u64::from(entry.random.within(&options.latency));
-        let mut complete_at = copy_at + u64::from(entry.random.within(&options.completion_lag));
+        if one_in(options.straggler_one_in, &mut entry.random) {
+            copy_at += u64::from(entry.random.within(&options.straggler));
+            self.stats.stragglers += 1;
+        }
+        if let Some(steps) = len.checked_div(options.bytes_per_step) {
+            // The wire carries one read after the other.
+            entry.wire_free_at = entry.wire_free_at.max(entry.step) + steps;
+            copy_at = copy_at.max(entry.wire_free_at);
+        }
+        let lag = u64::from(entry.random.within(&options.completion_lag));
+        let mut complete_at = copy_at + lag;
         if !options.reorder
             && let Some(last) = entry.reads.last()
         {
             copy_at = copy_at.max(last.copy_at);
             complete_at = complete_at.max(last.complete_at);
         }
-        entry.reads.push(Read { token, key, address, into, copy_at, complete_at, copied: None });
+        let early = one_in(options.early_one_in, &mut entry.random);
+        let held_until = complete_at + if early { lag + 1 } else { 0 };
+        let give_up_at = copy_at + u64::from(options.retry);
+        entry.reads.push(Read {
+            token,
+            key,
+            address,
+            into,
+            copy_at,
+            complete_at,
+            held_until,
+            give_up_at,
+            copied: None,
+            announced: false,
+        });
+        self.note(endpoint, What::Posted(token.0, len));
         Ok(())
     }
 
     /// One step of `endpoint`: copies, completes, notices what is due.
     pub fn step(&mut self, endpoint: EndpointId, finished: &mut Vec<Finished>) -> Progress {
+        let next = self.endpoints.get(&endpoint).map_or(0, |entry| entry.step + 1);
+        self.step_to(endpoint, next, finished)
+    }
+
+    /// Lets `endpoint`'s time be `step`, if it is not later already. Nothing happens yet.
+    pub fn set_time(&mut self, endpoint: EndpointId, step: u64) {
+        if let Some(entry) = self.endpoints.get_mut(&endpoint) {
+            entry.step = entry.step.max(step);
+        }
+    }
+
+    /// All steps of `endpoint` up to and with `step` at once.
+    pub fn step_to(&mut self, endpoint: EndpointId, step: u64, finished: &mut Vec<Finished>) -> Progress {
+        self.set_time(endpoint, step);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return Progress::Idle };
-        entry.step += 1;
         let step = entry.step;
-        let peer_is_gone = entry.notice_at.is_some_and(|at| at <= step) && entry.state == EndpointState::Connected;
-        if peer_is_gone {
+        if let Some(wait) = entry.notice_in.take() {
+            entry.notice_at = Some(step + wait);
+        }
+        if entry.notice_at.is_some_and(|at| at <= step) && entry.state == EndpointState::Connected {
             entry.state = EndpointState::Down;
+            self.note(endpoint, What::PeerGone);
         }
-        let mut reads = std::mem::take(&mut entry.reads);
-        match entry.state {
-            EndpointState::Closed => {
-                finished.extend(reads.drain(..).map(|read| read.finish(Err(ReadFailure::Flushed))))
-            }
-            EndpointState::Down => {
-                let gone = || ReadFailure::PeerGone("its endpoint closed".to_owned());
-                finished.extend(reads.drain(..).map(|read| read.finish(Err(gone()))));
-                return Progress::Down;
-            }
-            EndpointState::Unconnected | EndpointState::Connected => {
-                for read in reads.iter_mut().filter(|read| read.copy_at <= step && read.copied.is_none()) {
-                    let copied = self.carry_out(endpoint, read);
-                    read.copied = Some(copied);
-                }
-                let mut left = Vec::with_capacity(reads.len());
-                let mut done: Vec<Read> = Vec::new();
-                for read in reads.drain(..) {
-                    if read.complete_at <= step { done.push(read) } else { left.push(read) }
-                }
-                done.sort_by_key(|read| read.complete_at);
-                for mut read in done {
-                    // Copied in this step or before: `copy_at <= complete_at`.
-                    let result = read.copied.take().unwrap_or(Err(ReadFailure::Flushed));
-                    finished.push(read.finish(result));
-                }
-                reads = left;
-            }
-        }
+        self.fail_without_path(endpoint, step, finished);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return Progress::Idle };
-        entry.reads = reads;
+        let reads = std::mem::take(&mut entry.reads);
+        let failure = match entry.state {
+            EndpointState::Closed => Some(ReadFailure::Flushed),
+            EndpointState::Down => Some(ReadFailure::PeerGone("its endpoint closed".to_owned())),
+            EndpointState::Unconnected | EndpointState::Connected => None,
+        };
+        let is_down = entry.state == EndpointState::Down;
+        if let Some(failure) = failure {
+            let unannounced = reads.into_iter().filter(|read| !read.announced);
+            finished.extend(unannounced.map(|read| read.finish(Err(failure.clone()))));
+            return if is_down { Progress::Down } else { Progress::Idle };
+        }
+        let left = self.progress(endpoint, step, reads, finished);
+        let Some(entry) = self.endpoints.get_mut(&endpoint) else { return Progress::Idle };
+        entry.reads = left;
         let notices = entry.notice_at.is_some() && entry.state == EndpointState::Connected;
         if entry.reads.is_empty() && !notices { Progress::Idle } else { Progress::Waiting }
+    }
+
+    /// The next step of `endpoint` in which something happens, as far as that is known now.
+    #[must_use]
+    pub fn due(&self, endpoint: EndpointId) -> Option<u64> {
+        let entry = self.endpoints.get(&endpoint)?;
+        let blocked = self.has_no_path(endpoint);
+        let reads = entry.reads.iter().map(|read| match read.copied {
+            _ if read.announced => read.held_until,
+            Some(_) => read.complete_at,
+            None if blocked => read.give_up_at,
+            None => read.copy_at,
+        });
+        let notice = entry.notice_at.filter(|_| entry.state == EndpointState::Connected);
+        reads.chain(notice).chain(entry.notice_in.map(|_| entry.step)).min()
+    }
+
+    /// Carries out what is due, and returns the reads that are not done.
+    fn progress(
+        &mut self,
+        endpoint: EndpointId,
+        step: u64,
+        mut reads: Vec<Read>,
+        finished: &mut Vec<Finished>,
+    ) -> Vec<Read> {
+        let blocked = self.has_no_path(endpoint);
+        let mut order: Vec<usize> = (0..reads.len()).collect();
+        order.sort_by_key(|&at| reads[at].copy_at);
+        for at in order {
+            let read = &mut reads[at];
+            if read.copy_at <= step && read.copied.is_none() && !read.announced && !blocked {
+                let copied = self.carry_out(endpoint, read);
+                read.copied = Some(copied);
+            }
+        }
+        reads.sort_by_key(|read| read.complete_at);
+        let mut left = Vec::with_capacity(reads.len());
+        for mut read in reads {
+            let held = read.held_until > step;
+            match read.copied.take() {
+                None if read.announced => {
+                    if held {
+                        left.push(read);
+                    }
+                }
+                Some(Ok(())) if read.complete_at <= step && held => {
+                    self.stats.early += 1;
+                    self.note(endpoint, What::CompletedEarly(read.token.0));
+                    finished
+                        .push(Finished { completion: Completion { token: read.token, result: Ok(()) }, into: None });
+                    left.push(Read { announced: true, ..read });
+                }
+                Some(result) if read.complete_at <= step => {
+                    self.note(endpoint, What::Completed(read.token.0, result.is_ok()));
+                    finished.push(read.finish(result));
+                }
+                copied => left.push(Read { copied, ..read }),
+            }
+        }
+        left
+    }
+
+    /// Without a path a read fails in the end, and an endpoint with it, as a reliable connection's queue pair does.
+    fn fail_without_path(&mut self, endpoint: EndpointId, step: u64, finished: &mut Vec<Finished>) {
+        if !self.has_no_path(endpoint) {
+            return;
+        }
+        let Some(entry) = self.endpoints.get_mut(&endpoint) else { return };
+        let Some(at) =
+            entry.reads.iter().position(|read| read.copied.is_none() && !read.announced && read.give_up_at <= step)
+        else {
+            return;
+        };
+        let read = entry.reads.remove(at);
+        entry.state = EndpointState::Down;
+        finished.push(read.finish(Err(ReadFailure::RetryExceeded)));
+        self.stats.retry_exceeded += 1;
+        self.note(endpoint, What::RetryExceeded);
+    }
+
+    fn has_no_path(&self, endpoint: EndpointId) -> bool {
+        let Some(entry) = self.endpoints.get(&endpoint) else { return false };
+        let peer = entry.peer.and_then(|peer| self.endpoints.get(&peer));
+        peer.is_some_and(|peer| self.blocked.contains(&(entry.host, peer.host)))
+    }
+
+    /// Takes away, or gives back, the path by which `reader` reads from `lender`. Returns whom that concerns.
+    pub fn set_path(&mut self, reader: HostId, lender: HostId, open: bool) -> Vec<EndpointId> {
+        if open {
+            self.blocked.remove(&(reader, lender));
+        } else {
+            self.blocked.insert((reader, lender));
+        }
+        self.endpoints.iter().filter(|(_, entry)| entry.host == reader).map(|(&id, _)| id).collect()
+    }
+
+    /// The lender's word that these ranges are on loan to its peer. See [`SimOptions::loans`].
+    pub fn lent(&mut self, lender: EndpointId, lease: LeaseId, ranges: &[RemoteRange]) {
+        if !self.options.loans {
+            return;
+        }
+        let mut lent = Vec::with_capacity(ranges.len());
+        for &RemoteRange { address, len, .. } in ranges {
+            let content = self.memory.exposed_at(lender, address, len);
+            let content = content.and_then(|(memory, offset)| memory.copy_out(offset, usize::try_from(len).ok()?));
+            lent.push(Lent { address, len, content: content.filter(|_| lease != STANDING_LEASE) });
+        }
+        self.note(lender, What::Lent(lease, ranges.iter().map(|range| range.len).sum()));
+        if !self.loans.open(lender, lease, lent) {
+            self.violated(lender, Access::Ledger);
+        }
+    }
+
+    /// The lender's word that a lease is over.
+    pub fn lease_ended(&mut self, lender: EndpointId, lease: LeaseId, end: LeaseEnd) {
+        if !self.options.loans {
+            return;
+        }
+        self.note(lender, What::Ended(lease, end));
+        let stood = self.loans.end(lender, lease, end);
+        // What was withdrawn never was lent.
+        if !stood && end != LeaseEnd::Withdrawn {
+            self.violated(lender, Access::Ledger);
+        }
+        let fenced = match (end, self.options.fencing) {
+            (LeaseEnd::Released | LeaseEnd::Withdrawn, _) | (LeaseEnd::Revoked, Fencing::LeaseWord) => true,
+            (LeaseEnd::Revoked | LeaseEnd::TornDown, _) => {
+                matches!(self.state(lender), None | Some(EndpointState::Closed))
+            }
+        };
+        if !fenced {
+            self.violated(lender, Access::EndedUnfenced);
+        }
+    }
+
+    /// Leases of `lender` that stand, its lease words' included.
+    #[must_use]
+    pub fn standing_leases(&self, lender: EndpointId) -> usize {
+        self.loans.standing(lender)
+    }
+
+    /// What happened since the last call, if [`SimOptions::record`] says so.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    fn note(&mut self, endpoint: EndpointId, what: What) {
+        if self.options.record {
+            let step = self.endpoints.get(&endpoint).map_or(0, |entry| entry.step);
+            self.events.push(Event { endpoint, step, what });
+        }
+    }
+
+    fn violated(&mut self, reader: EndpointId, access: Access) {
+        self.violations.push(Violation { reader, key: KeyId(0), address: 0, len: 0, access });
     }
 
     /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and under
@@ -268,10 +494,12 @@ impl Core {
             return None;
         }
         entry.state = EndpointState::Closed;
-        let peer = entry.peer?;
+        let peer = entry.peer;
+        self.note(endpoint, What::Closed);
+        let peer = peer?;
         let notice = self.options.notice.clone();
         let peer_entry = self.endpoints.get_mut(&peer).filter(|entry| entry.peer == Some(endpoint))?;
-        peer_entry.notice_at = Some(peer_entry.step + 1 + u64::from(peer_entry.random.within(&notice)));
+        peer_entry.notice_in = Some(u64::from(peer_entry.random.within(&notice)));
         Some(peer)
     }
 
@@ -290,25 +518,51 @@ impl Core {
 
     /// Copies the bytes of one read, if the memory protection lets it.
     fn carry_out(&mut self, endpoint: EndpointId, read: &mut Read) -> Result<(), ReadFailure> {
-        let len = read.into.len() as u64;
-        let opened =
-            self.protect(endpoint, read.key).and_then(|exposure| self.memory.open(exposure, read.address, len));
-        let (memory, offset) = match opened {
-            Ok(opened) => opened,
-            Err(access) => {
-                if access != Access::Revoked && self.peer_stands(endpoint) {
-                    let (key, address) = (read.key, read.address);
-                    self.violations.push(Violation { reader: endpoint, key, address, len, access });
+        let (len, token) = (read.into.len() as u64, read.token.0);
+        let opened = self.protect(endpoint, read.key).map(|exposure| {
+            let standing = if self.options.loans {
+                self.loans.judge(exposure.by, read.address, len)
+            } else {
+                Standing::OnLoan(None, false)
+            };
+            (standing, self.memory.open(exposure, read.address, len))
+        });
+        let access = match opened {
+            Ok((Standing::Late, _)) => {
+                // Whatever the lender has made of it since, it is not the batch.
+                self.stats.late += 1;
+                self.note(endpoint, What::Late(token));
+                let junk = RegisteredMemory::foreign(vec![0xA5_u8; read.into.len()].into(), Box::new(Junk));
+                let filled = read.into.fill_from(&junk, 0);
+                return if filled { Ok(()) } else { Err(ReadFailure::RemoteAccess) };
+            }
+            Ok((Standing::Not, Ok(_))) => Access::NotOnLoan,
+            Ok((Standing::OnLoan(lent, _), Ok((memory, offset)))) => {
+                let reused = lent.is_some_and(|lent| memory.copy_out(offset, lent.len()).as_deref() != Some(lent));
+                if !read.into.fill_from(&memory, offset) {
+                    return Err(ReadFailure::RemoteAccess);
                 }
+                if reused && self.peer_stands(endpoint) {
+                    let (key, address) = (read.key, read.address);
+                    self.violations.push(Violation { reader: endpoint, key, address, len, access: Access::Reused });
+                }
+                self.stats.reads += 1;
+                self.stats.bytes += len;
+                self.note(endpoint, What::Landed(token));
+                return Ok(());
+            }
+            Ok((Standing::OnLoan(_, true), Err(access))) => {
+                self.note(endpoint, What::Refused(token, access));
                 return Err(ReadFailure::RemoteAccess);
             }
+            Ok((_, Err(access))) | Err(access) => access,
         };
-        if !read.into.fill_from(&memory, offset) {
-            return Err(ReadFailure::RemoteAccess);
+        if access != Access::Revoked && self.peer_stands(endpoint) {
+            let (key, address) = (read.key, read.address);
+            self.violations.push(Violation { reader: endpoint, key, address, len, access });
         }
-        self.stats.reads += 1;
-        self.stats.bytes += len;
-        Ok(())
+        self.note(endpoint, What::Refused(token, access));
+        Err(ReadFailure::RemoteAccess)
     }
 
     /// What `key` exposes to `reader`.

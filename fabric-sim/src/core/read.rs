@@ -16,8 +16,14 @@ pub(super) struct Read {
     pub(super) copy_at: u64,
     /// The step in which it completes.
     pub(super) complete_at: u64,
+    /// The step in which the network lets its memory go: later than the completion, if that comes too early.
+    pub(super) held_until: u64,
+    /// The step in which it fails if there is no path.
+    pub(super) give_up_at: u64,
     /// How the copy went, once made.
     pub(super) copied: Option<Result<(), ReadFailure>>,
+    /// It completed, and its memory is held still.
+    pub(super) announced: bool,
 }
 
 /// A read that has ended. Its memory is let go of by whoever drops this, not under any lock.
@@ -25,13 +31,13 @@ pub(super) struct Read {
 pub struct Finished {
     /// How it ended.
     pub completion: Completion,
-    /// Where it was to land.
-    pub into: LocalRange,
+    /// Where it was to land. `None`: the network still writes there.
+    pub into: Option<LocalRange>,
 }
 
 impl Read {
     pub(super) fn finish(self, result: Result<(), ReadFailure>) -> Finished {
-        Finished { completion: Completion { token: self.token, result }, into: self.into }
+        Finished { completion: Completion { token: self.token, result }, into: Some(self.into) }
     }
 }
 

@@ -38,12 +38,14 @@ pub struct Control<S> {
     queue: VecDeque<Bytes>,
     backlog: usize,
     read: Box<[u8]>,
+    /// [`ControlEvent::Lost`] has been said.
+    lost: bool,
 }
 
 impl<S: ControlIo> Control<S> {
     /// Over a connected byte stream.
     pub fn new(io: S) -> Self {
-        Control { io, queue: VecDeque::new(), backlog: 0, read: vec![0; READ_BUFFER].into() }
+        Control { io, queue: VecDeque::new(), backlog: 0, read: vec![0; READ_BUFFER].into(), lost: false }
     }
 
     /// Queues a frame. It goes out at the next polls.
@@ -68,8 +70,18 @@ impl<S: ControlIo> Control<S> {
         &self.read[..len]
     }
 
-    /// Writes what is queued and reads what has come.
+    /// Writes what is queued and reads what has come. A connection is lost once: after that nothing happens here any more,
+    /// and whoever still waits for something else, for an endpoint to close say, is not kept busy by the end of file.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ControlEvent> {
+        if self.lost {
+            return Poll::Pending;
+        }
+        let polled = self.poll_io(cx);
+        self.lost = matches!(polled, Poll::Ready(ControlEvent::Lost(_)));
+        polled
+    }
+
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<ControlEvent> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             return Poll::Ready(ControlEvent::Lost(error.to_string()));
         }
@@ -166,5 +178,15 @@ mod tests {
         assert_eq!(control.received(3), b"bye");
         let second = std::future::poll_fn(|cx| control.poll(cx)).await;
         assert!(matches!(second, ControlEvent::Lost(_)), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_keeps_nobody_busy() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours);
+        drop(theirs);
+        let first = std::future::poll_fn(|cx| control.poll(cx)).await;
+        assert!(matches!(first, ControlEvent::Lost(_)), "{first:?}");
+        std::future::poll_fn(|cx| Poll::Ready(assert!(control.poll(cx).is_pending()))).await;
     }
 }

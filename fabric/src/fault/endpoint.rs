@@ -4,15 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 use super::injector::{REASON, strikes};
 use super::plan::{CallFaults, ReadFaults};
-use super::{Call, ReadFault};
+use super::{Call, ReadFault, Strike};
 use crate::memory::{LocalRange, RangeHold, RegisteredMemory};
 use crate::{Completion, Endpoint, FabricError, ReadFailure, ReadToken, Transport};
 
@@ -146,6 +146,14 @@ impl Endpoint for FaultyEndpoint {
         self.inner.revoke(key);
     }
 
+    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
+        self.inner.lent(lease, ranges);
+    }
+
+    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.inner.lease_ended(lease, end);
+    }
+
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
         if strikes(&self.calls, Call::Import) {
             return Err(FabricError::RemoteKey { fabric: self.kind.clone(), region, reason: REASON.to_owned() });
@@ -173,9 +181,18 @@ impl Endpoint for FaultyEndpoint {
         }
         let hold = into.hold();
         self.inner.post_read(token, from, into)?;
-        let fault = self.reads.next();
+        let (fault, dies) = {
+            let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+            let fault = self.reads.next().filter(|_| !calls.is_stopped());
+            fault.iter().for_each(|fault| calls.struck(fault.strike()));
+            let dies = self.reads.is_over() && self.life == Life::Alive && !calls.is_stopped();
+            if dies {
+                calls.struck(Strike::Death);
+            }
+            (fault, dies)
+        };
         self.outstanding.insert(token, Outstanding { fault, _hold: hold });
-        if self.reads.is_over() && self.life == Life::Alive {
+        if dies {
             self.life = Life::Dead;
             self.inner.close();
             self.wake();

@@ -1,14 +1,15 @@
 //! The fabric around a fabric.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
 use super::endpoint::FaultyEndpoint;
 use super::plan::CallFaults;
-use super::{Call, FaultPlan};
+use super::{Call, FaultPlan, Strike};
 use crate::memory::RegisteredMemory;
 use crate::{Capabilities, Endpoint, Fabric, FabricError};
 
@@ -30,6 +31,21 @@ impl<F: Fabric> FaultInjector<F> {
     /// The fabric inside.
     pub fn inner(&self) -> &F {
         &self.inner
+    }
+
+    /// Which faults have happened, and how often.
+    #[must_use]
+    pub fn strikes(&self) -> BTreeMap<Strike, u64> {
+        self.lock().strikes_so_far().clone()
+    }
+
+    /// Ends the plan: from now on nothing new fails. Reads that hang go on doing so until their endpoint is closed.
+    pub fn stop(&self) {
+        self.lock().stop();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CallFaults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn registration(&self, len: usize) -> FabricError {
@@ -75,7 +91,7 @@ impl<F: Fabric> Fabric for FaultInjector<F> {
         if strikes(&self.faults, Call::Endpoint) {
             return Err(FabricError::Unavailable { fabric: self.kind(), reason: REASON.to_owned() });
         }
-        let reads = self.faults.lock().unwrap_or_else(PoisonError::into_inner).for_endpoint();
+        let reads = self.lock().for_endpoint();
         let limit = self.capabilities().max_outstanding_reads;
         let inner = self.inner.endpoint()?;
         Ok(Box::new(FaultyEndpoint::new(inner, self.kind(), limit, Arc::clone(&self.faults), reads)))

@@ -24,4 +24,4 @@ mod injector;
 mod plan;
 
 pub use injector::FaultInjector;
-pub use plan::{Call, FaultPlan, ReadFault, When};
+pub use plan::{Call, FaultPlan, ReadFault, Strike, When};

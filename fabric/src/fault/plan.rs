@@ -24,6 +24,21 @@ pub enum Call {
     Post,
 }
 
+/// A fault that happened, for whoever counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Strike {
+    /// A call failed.
+    Call(Call),
+    /// A read completes in this failure.
+    Fail(&'static str),
+    /// A read's completion was held back for a while.
+    Delay,
+    /// A read's completion is held back until the end.
+    Hang,
+    /// An endpoint died.
+    Death,
+}
+
 /// At which of its opportunities a fault happens. They are counted from 0: calls over the whole fabric, reads for each endpoint
 /// by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +106,16 @@ impl FaultPlan {
     }
 }
 
+impl ReadFault {
+    pub(super) fn strike(&self) -> Strike {
+        match self {
+            ReadFault::Fail(failure) => Strike::Fail(failure.name()),
+            ReadFault::Delay { .. } => Strike::Delay,
+            ReadFault::Hang => Strike::Hang,
+        }
+    }
+}
+
 impl When {
     fn applies(self, count: u64, random: &mut SplitMix64) -> bool {
         match self {
@@ -111,12 +136,22 @@ pub(super) struct CallFaults {
     random: SplitMix64,
     endpoints: u64,
     plan: FaultPlan,
+    stopped: bool,
+    strikes: BTreeMap<Strike, u64>,
 }
 
 impl CallFaults {
     pub(super) fn new(plan: FaultPlan) -> Self {
         let random = SplitMix64::split(plan.seed, 0);
-        CallFaults { rules: plan.calls.clone(), counts: BTreeMap::new(), random, endpoints: 0, plan }
+        CallFaults {
+            rules: plan.calls.clone(),
+            counts: BTreeMap::new(),
+            random,
+            endpoints: 0,
+            plan,
+            stopped: false,
+            strikes: BTreeMap::new(),
+        }
     }
 
     /// Whether this call fails.
@@ -125,7 +160,29 @@ impl CallFaults {
         let this = *count;
         *count += 1;
         let random = &mut self.random;
-        self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random))
+        let strikes = self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random)) && !self.stopped;
+        if strikes {
+            self.struck(Strike::Call(call));
+        }
+        strikes
+    }
+
+    /// Counts a fault.
+    pub(super) fn struck(&mut self, strike: Strike) {
+        *self.strikes.entry(strike).or_default() += 1;
+    }
+
+    pub(super) fn strikes_so_far(&self) -> &BTreeMap<Strike, u64> {
+        &self.strikes
+    }
+
+    /// Nothing fails any more that has not failed yet.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// The part of the plan that is about one more endpoint's reads.

@@ -143,6 +143,23 @@ impl RegisteredMemory {
         usize::try_from(offset).ok()
     }
 
+    /// What stands in `len` bytes at `offset` now, whoever may be writing there meanwhile. `None` outside the memory. For
+    /// fabrics that check what they carry.
+    #[must_use]
+    pub fn copy_out(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.len)?;
+        if let Backing::Foreign(buffer) = &self.backing {
+            return Some(buffer[offset..end].to_vec());
+        }
+        let mut bytes = vec![0_u8; len];
+        if let Some(to) = NonNull::new(bytes.as_mut_ptr()).filter(|_| len > 0) {
+            // SAFETY: the source's range was checked and `self` is borrowed, so alive; it is not foreign, so everybody else
+            // accesses it atomically. The target is this function's own vector of that length.
+            unsafe { super::copy::between(self.start.add(offset), to, len) };
+        }
+        Some(bytes)
+    }
+
     /// The fabric's handle.
     #[must_use]
     pub fn registration(&self) -> &dyn Registration {

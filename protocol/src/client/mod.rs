@@ -24,6 +24,8 @@ use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::link::{Link, LinkTimeouts, clip};
 use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ServerLimits, ToServer};
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
@@ -149,6 +151,17 @@ impl ClientConnection {
             ended_by: None,
             out: VecDeque::from([ClientOutput::Transmit(preface), ClientOutput::Transmit(hello)]),
         })
+    }
+
+    /// The state of the connection and of its data plane, in words for traces.
+    #[must_use]
+    pub fn state_names(&self) -> [&'static str; 2] {
+        let data = match self.data {
+            DataPlane::None => "none",
+            DataPlane::Up => "up",
+            DataPlane::Down => "down",
+        };
+        [self.state.name(), data]
     }
 
     /// Batches that are being read.
@@ -315,6 +328,8 @@ impl ClientConnection {
         options.credit = options.credit.min(most_credit);
         let (window, deadline_ms) = (options.credit, options.deadline_ms);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
+        #[cfg(feature = "planted-bugs")]
+        let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
         if let Some(deadline) = deadline_ms.map(Duration::from_millis) {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
@@ -339,6 +354,10 @@ impl ClientConnection {
         }
         self.clear_deadline(stream);
         self.event(ClientEvent::Failed { stream, error });
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
+            return;
+        }
         if done {
             self.streams.remove(&stream);
         } else {

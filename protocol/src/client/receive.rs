@@ -17,6 +17,8 @@ use crate::layout::{self, BatchDescriptor};
 use crate::link::{Incoming, clip, no_payload};
 use crate::message::{FabricChoice, Fencing, LeaseWord, LentBatch, Region, ServerHello, ToClient, ToServer};
 use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -209,6 +211,10 @@ impl ClientConnection {
         let read = ReadId(self.last_read);
         let descriptor = Arc::new(descriptor);
         self.borrowed.insert(lease);
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::LeaseReleasedEarly) {
+            self.releases.push(lease);
+        }
         self.reads.insert(read, Read { stream, seq, phase: ReadPhase::Data, lease, word, descriptor });
         self.timers.set(Timer::Read(read), now + self.config.read_timeout);
         self.out.push_back(ClientOutput::Read(ReadBatch { read, stream, layout, places }));
@@ -250,6 +256,10 @@ impl ClientConnection {
     }
 
     fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::PlacesNotChecked) {
+            return Ok(());
+        }
         let region = self.regions.get(&range.region).ok_or(PeerMisbehaved::UnknownRegion(range.region))?;
         let within = range
             .address
@@ -303,6 +313,11 @@ impl ClientConnection {
         let Some(pending) = self.reads.get(&read).filter(|read| read.is_waiting_for(ReadPhase::Word)) else {
             return Err(ApiMisuse::UnknownRead(read));
         };
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::WordNotChecked) && result.is_ok() {
+            self.arrived(read);
+            return Ok(());
+        }
         match result {
             Ok(found) if pending.word.is_some_and(|word| word.value == found) => self.arrived(read),
             Ok(_) => {
@@ -339,6 +354,10 @@ impl ClientConnection {
         self.timers.clear(Timer::Read(read));
         self.borrowed.remove(&ended.lease);
         self.releases.push(ended.lease);
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::LeaseReleasedEarly) {
+            self.releases.pop();
+        }
         if discard {
             self.out.push_back(ClientOutput::Discard { read });
         }

@@ -10,6 +10,8 @@ use crate::credit::{Credit, batch_cost};
 use crate::ids::StreamId;
 use crate::message::StreamStats;
 use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 
 #[derive(Debug)]
 struct Partial {
@@ -138,6 +140,11 @@ impl IncomingStream {
     /// The next batch in order, if it is there.
     pub(crate) fn deliver(&mut self) -> Option<(u64, u64, Payload)> {
         let seq = self.next_delivery;
+        #[cfg(feature = "planted-bugs")]
+        let seq = match self.ready.first_key_value() {
+            Some((&first, _)) if is_planted(Bug::BatchesOutOfOrder) => first,
+            _ => seq,
+        };
         let (cost, payload) = self.ready.remove(&seq)?;
         self.next_delivery += 1;
         self.delivered += cost;
@@ -146,6 +153,10 @@ impl IncomingStream {
 
     /// The lender's figures, once everything was delivered.
     pub(crate) fn ended(&self) -> Option<StreamStats> {
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::EndTooSoon) {
+            return self.end;
+        }
         if self.next_delivery == self.next_arrival { self.end } else { None }
     }
 
@@ -162,6 +173,10 @@ impl IncomingStream {
         }
         self.delivered -= cost;
         self.to_grant += cost;
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::CreditDoubleCounted) {
+            self.to_grant += cost;
+        }
         true
     }
 

@@ -116,6 +116,12 @@ impl ServerConnection {
         }
         self.ended_by = Some(error);
         self.timers.clear_all();
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted::is_planted(crate::planted::Bug::TornDownBeforeClosed) {
+            while let Some((lease, ended)) = self.leases.pop() {
+                self.out.push_back(ServerOutput::EndLease { lease, slot: ended.slot, end: LeaseEnd::TornDown });
+            }
+        }
         let opening = self.state == State::OpeningFabric;
         self.state = State::Closing;
         if self.data.opened().is_some() {

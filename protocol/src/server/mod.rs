@@ -23,6 +23,8 @@ use crate::lease::{LeaseEnd, LeaseTable};
 use crate::link::{Incoming, Link, LinkTimeouts, clip, no_payload};
 use crate::message::{ClientHello, ExecuteOptions, FabricChoice, ServerHello, ServerLimits, ToClient, ToServer};
 use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
@@ -144,6 +146,18 @@ impl ServerConnection {
             ended_by: None,
             out: VecDeque::from([ServerOutput::Transmit(preface)]),
         }
+    }
+
+    /// The state of the connection and of its data plane, in words for traces.
+    #[must_use]
+    pub fn state_names(&self) -> [&'static str; 2] {
+        let data = match self.data {
+            DataPlane::None => "none",
+            DataPlane::Unproven(_) => "unproven",
+            DataPlane::Up(_) => "up",
+            DataPlane::Down(_) => "down",
+        };
+        [self.state.name(), data]
     }
 
     /// Bytes on loan to the client.
@@ -273,6 +287,8 @@ impl ServerConnection {
                 }
                 self.fabric_down(clip(reason));
             }
+            #[cfg(feature = "planted-bugs")]
+            (State::Open, ToServer::Ping(_)) if is_planted(Bug::PongLost) => {}
             (State::Open, ToServer::Ping(nonce)) => self.transmit(&ToClient::Pong(nonce), Bytes::new()),
             (State::Open, ToServer::Pong(_)) => {}
             (_, ToServer::Goodbye { code, message }) => {
@@ -355,6 +371,8 @@ impl ServerConnection {
             return Ok(());
         }
         let open = OutgoingStream::new(options.clone(), now);
+        #[cfg(feature = "planted-bugs")]
+        let open = open.without_deadline_if(is_planted(Bug::DeadlineForgotten));
         if let Some(deadline) = open.deadline() {
             self.timers.set(Timer::Stream(stream), now + deadline);
         }

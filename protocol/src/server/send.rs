@@ -12,6 +12,8 @@ use crate::ids::{LeaseId, RemoteRange, StreamId};
 use crate::lease::LeaseEnd;
 use crate::link::clip;
 use crate::message::{Fencing, LeaseWord, LentBatch, Region, ToClient};
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -176,6 +178,8 @@ impl ServerConnection {
             }
             if lent {
                 let room = self.config.limits.max_loan_bytes.saturating_sub(self.leases.bytes());
+                #[cfg(feature = "planted-bugs")]
+                let room = if is_planted(Bug::LoanLimitIgnored) { u64::MAX } else { room };
                 let other = self.waiting.is_some_and(|waiting| waiting != stream);
                 if other || bytes > room || !self.leases.has_room() {
                     open.blocked(now);
@@ -255,6 +259,8 @@ pub(super) fn word_at(words: &Region, slot: u32) -> RemoteRange {
 /// A lease's word: unlike its neighbours, unlike anything that other users of the memory write there but by chance of one
 /// in 2^64, and never zero. The mixer is splitmix64's (Steele et al., "Fast splittable pseudorandom number generators", 2014).
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
+    #[cfg(feature = "planted-bugs")]
+    let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };
     let mut z = nonce.wrapping_add(lease.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -75,6 +75,13 @@ impl OutgoingStream {
         self.options.deadline_ms.map(Duration::from_millis)
     }
 
+    /// A bug on purpose.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn without_deadline_if(mut self, planted: bool) -> Self {
+        self.options.deadline_ms = self.options.deadline_ms.filter(|_| !planted);
+        self
+    }
+
     /// Whether the schema is out.
     pub(crate) fn is_running(&self) -> bool {
         self.phase != Phase::Planning

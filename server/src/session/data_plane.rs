@@ -5,10 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use thallus_fabric::memory::LeaseWords;
-use thallus_fabric::{Endpoint, FabricError, Fencing};
-use thallus_protocol::RegionId;
+use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::server::OpenedFabric;
+use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::error;
 
 use super::lender::{Lender, Part};
@@ -60,6 +60,7 @@ impl DataPlane {
             let mut regions = Regions::default();
             let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), 0..words.memory().len(), true)?;
             let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
+            endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: region.base, len: region.len }]);
             let fencing = match fabric.capabilities().fencing {
                 Fencing::Revocation => message::Fencing::Revocation,
                 Fencing::LeaseWord => message::Fencing::LeaseWord,
@@ -76,6 +77,14 @@ impl DataPlane {
 
     pub(super) fn enter(&mut self, part: &Part) -> Result<(RegionId, Option<Region>), FabricError> {
         self.regions.enter(&mut *self.endpoint, &part.memory, part.scope.clone(), part.lasting)
+    }
+
+    pub(super) fn lent(&mut self, lease: LeaseId, places: &[RemoteRange]) {
+        self.endpoint.lent(lease, places);
+    }
+
+    pub(super) fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.endpoint.lease_ended(lease, end);
     }
 
     pub(super) fn leave(&mut self, region: RegionId) -> bool {

@@ -25,6 +25,8 @@ pub(crate) struct Lender {
     fabric: Arc<dyn Fabric>,
     staging: StagingArena,
     budget: Arc<Semaphore>,
+    /// All that the budget ever has.
+    permits: usize,
     registers: AtomicBool,
 }
 
@@ -66,12 +68,18 @@ impl Lender {
             staging: StagingArena::new(Arc::clone(&fabric), limits),
             fabric,
             budget: Arc::new(Semaphore::new(permits)),
+            permits,
             registers: AtomicBool::new(true),
         }
     }
 
     pub(crate) fn fabric(&self) -> &Arc<dyn Fabric> {
         &self.fabric
+    }
+
+    /// Bytes of the budget that are taken by loans, or by batches that are about to be lent.
+    pub(crate) fn bytes_on_loan(&self) -> u64 {
+        self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
     }
 
     /// Bytes that the staging arena has from the fabric.

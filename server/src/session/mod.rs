@@ -5,19 +5,21 @@ mod lender;
 mod query;
 mod regions;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::message::ExecuteOptions;
+#[cfg(feature = "planted-bugs")]
+use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::server::{
     Loan, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
 };
 use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, info, trace, warn};
 
 use data_plane::{DataPlane, PlaneEvent};
 pub(crate) use lender::Lender;
@@ -42,6 +44,7 @@ const MAX_BACKLOG: usize = 64 << 20;
 #[derive(Debug)]
 struct OnLoan {
     regions: Vec<RegionId>,
+    places: Vec<RemoteRange>,
     _held: Held,
 }
 
@@ -63,14 +66,16 @@ pub(crate) struct Session<S> {
     clock: Clock,
     control: Control<S>,
     plane: Option<DataPlane>,
-    queries: HashMap<StreamId, RunningQuery>,
+    queries: BTreeMap<StreamId, RunningQuery>,
     /// Pulls that wait until the backlog is smaller.
     put_off: Vec<(StreamId, Pull)>,
-    loans: HashMap<LeaseId, OnLoan>,
+    loans: BTreeMap<LeaseId, OnLoan>,
     last_lease: u64,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
     ended: Option<ConnectionError>,
+    /// The machine's, as it was traced last.
+    state: [&'static str; 2],
 }
 
 /// Serves one connection until it ends, and says why it did. `word_nonce` is entropy for its lease words.
@@ -84,15 +89,17 @@ pub(crate) async fn serve<S: ControlIo>(
     let clock = Clock::new();
     let (report, events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
+    let machine = ServerConnection::new(config, clock.now());
     let mut session = Session {
-        machine: ServerConnection::new(config, clock.now()),
+        state: machine.state_names(),
+        machine,
         shared,
         clock,
         control: Control::new(io),
         plane: None,
-        queries: HashMap::new(),
+        queries: BTreeMap::new(),
         put_off: Vec::new(),
-        loans: HashMap::new(),
+        loans: BTreeMap::new(),
         last_lease: 0,
         events,
         report,
@@ -180,6 +187,11 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn check(&mut self, taken: Result<(), ApiMisuse>) {
+        let state = self.machine.state_names();
+        if state != self.state {
+            trace!(end = "server", from = ?self.state, to = ?state, "state");
+            self.state = state;
+        }
         if let Err(misuse) = taken {
             // A bug of this driver. The machine tears the connection down, and nobody else suffers.
             tracing::error!(%misuse, "bug: the protocol's contract was broken");
@@ -230,7 +242,7 @@ impl<S: ControlIo> Session<S> {
         }
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
-        self.loans.insert(lease, OnLoan { regions, _held: held });
+        self.loans.insert(lease, OnLoan { regions, places: places.clone(), _held: held });
         let loan = Loan { lease, descriptor, places, staged };
         self.command(ServerCommand::Lend { stream, loan, rows });
     }
@@ -262,6 +274,13 @@ impl<S: ControlIo> Session<S> {
                     self.queries.remove(&stream);
                 }
                 ServerOutput::OpenLease { lease, word } => {
+                    if let (Some(loan), Some(plane)) = (self.loans.get(&lease), &mut self.plane) {
+                        plane.lent(lease, &loan.places);
+                    }
+                    #[cfg(feature = "planted-bugs")]
+                    if is_planted(Bug::MemoryFreedWhenSent) {
+                        self.loans.remove(&lease);
+                    }
                     if let (Some((slot, value)), Some(plane)) = (word, &self.plane)
                         && let Err(error) = plane.open_word(slot, value)
                     {
@@ -300,8 +319,20 @@ impl<S: ControlIo> Session<S> {
 
     fn end_lease(&mut self, lease: LeaseId, slot: Option<u32>, end: LeaseEnd) {
         // The word goes before the memory: a borrower that is still reading must find out.
+        #[cfg(feature = "planted-bugs")]
+        let slot = slot.filter(|_| !is_planted(Bug::LeaseWordNotCleared));
         if let (Some(slot), Some(plane)) = (slot, &self.plane) {
             plane.clear_word(slot);
+        }
+        if let Some(plane) = &mut self.plane {
+            plane.lease_ended(lease, end);
+        }
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::LoanLeaked)
+            && let Some(loan) = self.loans.remove(&lease)
+        {
+            std::mem::forget(loan);
+            return;
         }
         if end == LeaseEnd::Revoked {
             warn!(%lease, "a client did not release a lease in time; it was revoked");

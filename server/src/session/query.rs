@@ -131,6 +131,11 @@ async fn run(
             report.say(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
         };
+        #[cfg(feature = "planted-bugs")]
+        if thallus_protocol::planted::is_planted(thallus_protocol::planted::Bug::ErrorTakenForEnd) && batch.is_err() {
+            report.say(QueryEvent::Finish { execute: ahead.execute_time() });
+            return Ok(());
+        }
         let batch = batch.map_err(failure)?;
         let rows = batch.num_rows() as u64;
         let loan = prepare(context, &batch, pull).map_err(|e| unencodable(e.to_string()))?;

@@ -1,6 +1,6 @@
 //! Which memory the peer of one connection has been given keys to.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -26,14 +26,14 @@ struct Announced {
 /// retired with that loan; so is every region where the fabric can open exactly what is lent.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
-    by_id: HashMap<RegionId, Announced>,
+    by_id: BTreeMap<RegionId, Announced>,
     /// By the address of the registration itself, which its entry in `by_id` keeps from being reused, and by range.
-    by_place: HashMap<(usize, Range<usize>), RegionId>,
+    by_place: BTreeMap<(usize, usize, usize), RegionId>,
     last: u32,
 }
 
-fn identity(memory: &Arc<RegisteredMemory>) -> usize {
-    Arc::as_ptr(memory).addr()
+fn place(memory: &Arc<RegisteredMemory>, range: &Range<usize>) -> (usize, usize, usize) {
+    (Arc::as_ptr(memory).addr(), range.start, range.end)
 }
 
 impl Regions {
@@ -51,7 +51,7 @@ impl Regions {
     ) -> Result<(RegionId, Option<Region>), FabricError> {
         let exact = endpoint.exposes_ranges();
         let range = if exact { range } else { 0..memory.len() };
-        let place = (identity(memory), range.clone());
+        let place = place(memory, &range);
         if let Some(&id) = self.by_place.get(&place) {
             if let Some(known) = self.by_id.get_mut(&id) {
                 known.users += 1;
@@ -79,7 +79,7 @@ impl Regions {
         }
         if let Some(gone) = self.by_id.remove(&id) {
             endpoint.revoke(&gone.key);
-            self.by_place.remove(&(identity(&gone.memory), gone.range));
+            self.by_place.remove(&place(&gone.memory, &gone.range));
         }
         true
     }

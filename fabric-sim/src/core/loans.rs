@@ -1,0 +1,90 @@
+//! What lenders have on loan, so that a read of anything else is found out.
+
+use std::collections::BTreeMap;
+
+use thallus_protocol::{LeaseEnd, LeaseId};
+
+use super::EndpointId;
+
+/// A range on loan, with what stood in it when it was lent.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pub(super) address: u64,
+    pub(super) len: u64,
+    /// `None`: the lender goes on writing there, as to its lease words.
+    pub(super) content: Option<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Loan {
+    ranges: Vec<Lent>,
+    ended: Option<LeaseEnd>,
+}
+
+/// What the ledger says of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing<'a> {
+    /// On loan; what must stand there, if that is known; and whether it was on loan before, too, and taken back: the same buffer
+    /// may be lent twice.
+    OnLoan(Option<&'a [u8]>, bool),
+    /// Was on loan, and the lender took it back before the borrower returned it.
+    Late,
+    /// Never was on loan, or was returned.
+    Not,
+}
+
+/// Every lender's loans, by the endpoint that lends.
+#[derive(Debug, Default)]
+pub(super) struct Loans(BTreeMap<EndpointId, BTreeMap<LeaseId, Loan>>);
+
+impl Loans {
+    /// `false`: that lease stands already.
+    pub(super) fn open(&mut self, lender: EndpointId, lease: LeaseId, ranges: Vec<Lent>) -> bool {
+        self.0.entry(lender).or_default().insert(lease, Loan { ranges, ended: None }).is_none()
+    }
+
+    /// `false`: that lease does not stand.
+    pub(super) fn end(&mut self, lender: EndpointId, lease: LeaseId, end: LeaseEnd) -> bool {
+        let loan = self.0.get_mut(&lender).and_then(|loans| loans.get_mut(&lease));
+        match loan.filter(|loan| loan.ended.is_none()) {
+            Some(loan) => {
+                loan.ended = Some(end);
+                // Only where it was matters from now on.
+                loan.ranges.iter_mut().for_each(|range| range.content = None);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Leases of `lender` that stand.
+    pub(super) fn standing(&self, lender: EndpointId) -> usize {
+        let loans = self.0.get(&lender);
+        loans.map_or(0, |loans| loans.values().filter(|loan| loan.ended.is_none()).count())
+    }
+
+    /// What `len` bytes at `address` are to whom `lender` lends.
+    pub(super) fn judge(&self, lender: EndpointId, address: u64, len: u64) -> Standing<'_> {
+        let Some(loans) = self.0.get(&lender) else { return Standing::Not };
+        let (mut on_loan, mut late) = (None, false);
+        for loan in loans.values() {
+            let range = loan.ranges.iter().find_map(|range| {
+                let offset = address.checked_sub(range.address)?;
+                (offset.checked_add(len)? <= range.len).then_some((offset, range))
+            });
+            match (range, loan.ended) {
+                (Some((offset, range)), None) => {
+                    let at = offset as usize..(offset + len) as usize;
+                    on_loan = Some(range.content.as_ref().and_then(|content| content.get(at)));
+                }
+                (Some(_), Some(LeaseEnd::Revoked | LeaseEnd::TornDown)) => late = true,
+                _ => {}
+            }
+        }
+        match on_loan {
+            Some(content) => Standing::OnLoan(content, late),
+            None if late => Standing::Late,
+            None => Standing::Not,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! A client's application: it asks, takes what comes, cancels, drops, and knows what it must have got.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::join_all;
+use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, StreamCode};
+use thallus_fabric::Fabric;
+use tokio::time::{sleep, timeout};
+use turmoil::net::TcpStream;
+
+use crate::dice::Dice;
+use crate::scripts::{ENDLESS, Ending, sql};
+use crate::tap::Tap;
+use crate::wire::{Side, Wire};
+use crate::world::{PORT, Shared};
+
+/// Nothing that is asked of a connection takes longer, whatever happens.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ATTEMPTS: u32 = 25;
+
+/// One client.
+pub struct App {
+    shared: Arc<Shared>,
+    index: usize,
+    who: String,
+    dice: Dice,
+    fabric: Arc<dyn Fabric>,
+}
+
+impl App {
+    /// The client of this index, in its next life.
+    pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>) -> Self {
+        let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
+        App { who: format!("client-{index}"), shared, index, dice, fabric }
+    }
+
+    /// Asks while things go wrong; then, once they do not any more, until it is answered.
+    pub async fn run(mut self) {
+        for _ in 0..self.shared.options.rounds {
+            if self.shared.is_healed() {
+                break;
+            }
+            self.round().await;
+            let pause = self.dice.millis(0, 60);
+            sleep(pause).await;
+        }
+        while !self.shared.is_healed() {
+            sleep(Duration::from_millis(20)).await;
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some(client) = self.connect().await {
+                let plan = Plan { index: 0, query: QueryOptions::default(), cancel_after: None, pace: Duration::ZERO };
+                let well = self.query(&client, 0, plan).await && self.drop_one(&client).await;
+                self.close(client).await;
+                if well {
+                    self.shared.finished(self.index);
+                    return;
+                }
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        self.shared.trace.violated("once healed, all ends well", format!("{} is not answered", self.who));
+    }
+
+    /// A result that is dropped stops at the server, while the connection goes on.
+    async fn drop_one(&self, client: &Client) -> bool {
+        let few = QueryOptions::default().with_window(Some(20_000));
+        let asked = self.within("an endless query", client.query_with(ENDLESS, few)).await;
+        let Some(Ok(mut result)) = asked else { return false };
+        self.within("an endless query's batch", result.next()).await;
+        drop(result);
+        let stopped = async {
+            while self.shared.engine.running() > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        self.within("a dropped query to stop at the server", stopped).await.is_some()
+    }
+
+    async fn round(&mut self) {
+        let Some(client) = self.connect().await else { return };
+        let plans: Vec<_> = (0..self.shared.options.concurrency).map(|_| self.plan()).collect();
+        let (app, connection) = (&*self, &client);
+        let asked = plans.into_iter().enumerate().map(|(at, plan)| app.query(connection, at, plan));
+        join_all(asked).await;
+        if self.dice.percent(30) {
+            self.within("a ping", client.ping()).await;
+        }
+        if self.dice.percent(60) {
+            self.close(client).await;
+        }
+    }
+
+    async fn close(&self, client: Client) {
+        self.within("the close", client.close()).await;
+    }
+
+    async fn within<T>(&self, what: &str, done: impl Future<Output = T>) -> Option<T> {
+        let done = timeout(PATIENCE, done).await.ok();
+        if done.is_none() {
+            self.shared.trace.violated("nothing hangs", format!("{} waits for {what} since {PATIENCE:?}", self.who));
+        }
+        done
+    }
+
+    async fn connect(&mut self) -> Option<Client> {
+        let options = &self.shared.options;
+        let connected = timeout(options.timeouts.handshake, TcpStream::connect(("server", PORT))).await;
+        let io = match connected {
+            Ok(Ok(io)) => io,
+            Ok(Err(error)) => return self.not_connected(&error),
+            Err(late) => return self.not_connected(&late),
+        };
+        let key = (io.local_addr().ok()?.ip(), Side::Client);
+        let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
+        let tap = Tap::new(self.shared.trace.clone());
+        let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice, key, Some(tap));
+        let connect = ConnectOptions::new("server")
+            .with_connect_timeout(options.timeouts.handshake)
+            .with_keepalive(options.timeouts.keepalive)
+            .with_idle_timeout(options.timeouts.idle)
+            .with_read_timeout(options.read_timeout)
+            .with_inline_threshold(8 << 10);
+        let fabrics = [Arc::clone(&self.fabric)];
+        match self.within("the handshake", Client::connect_over(wire, &fabrics, None, connect)).await? {
+            Ok(client) => {
+                self.shared.trace.line(&self.who, &format_args!("connected: {}", client.connection().carrier));
+                Some(client)
+            }
+            Err(error) => {
+                self.judge("connect", &error);
+                None
+            }
+        }
+    }
+
+    fn not_connected(&self, why: &dyn fmt::Display) -> Option<Client> {
+        self.shared.trace.line(&self.who, &format_args!("not connected: {why}"));
+        if self.shared.options.calm {
+            self.shared.trace.violated("calm runs go well", format!("{} could not connect: {why}", self.who));
+        }
+        None
+    }
+
+    fn plan(&mut self) -> Plan {
+        let (options, dice) = (&self.shared.options, &mut self.dice);
+        let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
+        let hangs = options.scripts[index].ending == Ending::Hang;
+        let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let query = QueryOptions::default()
+            .with_delivery(dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]))
+            .with_batch_rows(dice.pick(&[None, None, Some(64), Some(500)]))
+            .with_window(dice.pick(&[None, Some(20_000), Some(200_000), Some(1_000_000)]))
+            .with_deadline(deadline);
+        Plan {
+            index,
+            query,
+            cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
+            pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
+        }
+    }
+
+    /// Whether it ended well.
+    async fn query(&self, client: &Client, number: usize, plan: Plan) -> bool {
+        let trace = &self.shared.trace;
+        let script = &self.shared.options.scripts[plan.index];
+        let expected = script.expected(plan.query.batch_rows);
+        let name = format!("{}.{number} {}", self.who, sql(plan.index));
+        trace.line(&self.who, &format_args!("{name}: {plan:?}"));
+        script.traits().for_each(|what| trace.count("engine", what));
+        let text = sql(plan.index);
+        let asked = client.query_with(&text, plan.query.clone());
+        let mut result = match self.within(&name, asked).await {
+            None => return false,
+            Some(Ok(result)) => result,
+            Some(Err(error)) => {
+                self.query_failed(&name, &plan, script.refused || script.ending == Ending::Fail, &error);
+                return false;
+            }
+        };
+        let mut got = 0;
+        loop {
+            if plan.cancel_after == Some(got) {
+                trace.line(&self.who, &format_args!("{name}: dropped after {got} batches"));
+                trace.count("stream", "dropped");
+                return false;
+            }
+            if !plan.pace.is_zero() {
+                sleep(plan.pace).await;
+            }
+            let Some(next) = self.within(&name, result.next()).await else { return false };
+            match next {
+                Some(Ok(batch)) => {
+                    if expected.get(got) != Some(&batch) {
+                        let how = format!("{name}: batch {got} of {} is not the engine's", expected.len());
+                        trace.violated("exact batches in order", how);
+                        return false;
+                    }
+                    got += 1;
+                }
+                Some(Err(error)) => {
+                    self.query_failed(&name, &plan, script.ending == Ending::Fail && got == expected.len(), &error);
+                    return false;
+                }
+                None => {
+                    trace.line(&self.who, &format_args!("{name}: whole after {got} batches"));
+                    trace.count("stream", "whole");
+                    if got != expected.len() || script.ending != Ending::Finish {
+                        let how = format!("{name}: ended well after {got} of {}, {:?}", expected.len(), script.ending);
+                        trace.violated("exact batches in order", how);
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+
+    fn query_failed(&self, name: &str, plan: &Plan, scripted: bool, error: &ClientError) {
+        self.judge(name, error);
+        let as_scripted = scripted && matches!(error, ClientError::Query { kind: StreamCode::Execution, .. });
+        if self.shared.options.calm && !as_scripted {
+            let how = format!("{name} failed without a fault: {error}: {plan:?}");
+            self.shared.trace.violated("calm runs go well", how);
+        }
+    }
+
+    /// An error is counted; one that honest ends never make is a violation.
+    fn judge(&self, what: &str, error: &ClientError) {
+        let trace = &self.shared.trace;
+        trace.line(&self.who, &format_args!("{what}: {error}"));
+        let kind = format!("{error:?}");
+        let name: String = kind.chars().take_while(|c| c.is_alphanumeric()).collect();
+        match error {
+            ClientError::Query { kind, .. } => trace.count("stream", format!("failed: {kind:?}")),
+            _ => trace.count("stream", format!("error: {name}")),
+        }
+        if matches!(error, ClientError::Protocol { .. }) || error.to_string().contains("bug:") {
+            trace.violated("honest ends do not accuse each other", format!("{what}: {error}"));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    index: usize,
+    query: QueryOptions,
+    cancel_after: Option<usize>,
+    pace: Duration,
+}

@@ -1,0 +1,95 @@
+//! What must have happened in a long hunt, or its silence about it proves nothing.
+
+use crate::hostile;
+use crate::options::Fault;
+use crate::trace::Counts;
+
+/// Kinds of events with their names, besides those that enums list.
+const EXPECTED: [(&str, &[&str]); 9] = [
+    ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
+    ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
+    (
+        "failed",
+        &[
+            "Cancelled",
+            "DataPlaneLost",
+            "DeadlineExceeded",
+            "Execution",
+            "LeaseExpired",
+            "ShuttingDown",
+            "TooManyStreams",
+        ],
+    ),
+    ("goodbye", &["IdleTimeout", "ShuttingDown", "TooManyConnections"]),
+    ("lease", &["opened", "Released", "Revoked", "TornDown", "Withdrawn"]),
+    ("network", &["completions before their bytes", "endpoints without a path", "late reads", "reads", "stragglers"]),
+    (
+        "strike",
+        &[
+            "Call(Allocate)",
+            "Call(Connect)",
+            "Call(Endpoint)",
+            "Call(Expose)",
+            "Call(Import)",
+            "Call(Post)",
+            "Call(Register)",
+            "Death",
+            "Delay",
+            "Fail(\"flushed\")",
+            "Fail(\"local protection\")",
+            "Fail(\"receiver not ready\")",
+            "Fail(\"remote access\")",
+            "Fail(\"retry exceeded\")",
+            "Hang",
+        ],
+    ),
+    ("wire", &["reset", "short read", "short write", "slow read"]),
+    ("transition", &TRANSITIONS),
+];
+
+/// State of the connection and of its data plane, before and after one input.
+const TRANSITIONS: [&str; 31] = [
+    r#"client ["awaiting the welcome", "none"] -> ["closed", "none"]"#,
+    r#"client ["awaiting the welcome", "none"] -> ["closing", "none"]"#,
+    r#"client ["awaiting the welcome", "none"] -> ["connecting the fabric", "none"]"#,
+    r#"client ["awaiting the welcome", "none"] -> ["open", "none"]"#,
+    r#"client ["closing", "down"] -> ["closed", "down"]"#,
+    r#"client ["closing", "none"] -> ["closed", "none"]"#,
+    r#"client ["closing", "up"] -> ["closed", "up"]"#,
+    r#"client ["connecting the fabric", "none"] -> ["closing", "none"]"#,
+    r#"client ["connecting the fabric", "none"] -> ["open", "down"]"#,
+    r#"client ["connecting the fabric", "none"] -> ["open", "up"]"#,
+    r#"client ["open", "down"] -> ["closed", "down"]"#,
+    r#"client ["open", "down"] -> ["closing", "down"]"#,
+    r#"client ["open", "none"] -> ["closed", "none"]"#,
+    r#"client ["open", "up"] -> ["closing", "down"]"#,
+    r#"client ["open", "up"] -> ["closing", "up"]"#,
+    r#"client ["open", "up"] -> ["open", "down"]"#,
+    r#"server ["awaiting the hello", "none"] -> ["closed", "none"]"#,
+    r#"server ["awaiting the hello", "none"] -> ["open", "none"]"#,
+    r#"server ["awaiting the hello", "none"] -> ["opening the fabric", "none"]"#,
+    r#"server ["closing", "down"] -> ["closed", "down"]"#,
+    r#"server ["closing", "unproven"] -> ["closed", "unproven"]"#,
+    r#"server ["closing", "up"] -> ["closed", "up"]"#,
+    r#"server ["open", "down"] -> ["closing", "down"]"#,
+    r#"server ["open", "none"] -> ["closed", "none"]"#,
+    r#"server ["open", "unproven"] -> ["closing", "unproven"]"#,
+    r#"server ["open", "unproven"] -> ["open", "down"]"#,
+    r#"server ["open", "unproven"] -> ["open", "up"]"#,
+    r#"server ["open", "up"] -> ["closing", "up"]"#,
+    r#"server ["open", "up"] -> ["open", "down"]"#,
+    r#"server ["opening the fabric", "none"] -> ["open", "none"]"#,
+    r#"server ["opening the fabric", "none"] -> ["open", "unproven"]"#,
+];
+
+/// What never happened.
+#[must_use]
+pub fn missing(counts: &Counts) -> Vec<String> {
+    let listed = EXPECTED.iter().flat_map(|(kind, names)| names.iter().map(|name| (*kind, (*name).to_owned())));
+    let faults = Fault::ALL.iter().map(|fault| ("fault", format!("{fault:?}")));
+    let (acts, lies) = hostile::names();
+    let acts = acts.into_iter().map(|act| ("hostile client", act));
+    let lies = lies.into_iter().map(|lie| ("hostile server", lie));
+    let all = listed.chain(faults).chain(acts).chain(lies);
+    all.filter(|what| !counts.contains_key(what)).map(|(kind, name)| format!("{kind}: {name}")).collect()
+}

@@ -1,0 +1,14 @@
+//! The real server and the real client, in one process, under every fault, from one seed.
+
+mod app;
+pub mod coverage;
+pub mod dice;
+mod hostile;
+pub mod options;
+pub mod panics;
+pub mod scripts;
+pub mod swarm;
+mod tap;
+pub mod trace;
+mod wire;
+pub mod world;

@@ -1,0 +1,77 @@
+//! Hunts for bugs: `scripts/simulate.sh 10000`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use thallus_protocol::planted::Bug;
+use thallus_simulation::coverage::missing;
+use thallus_simulation::swarm::{describe, swarm};
+use thallus_simulation::{panics, world};
+
+/// Runs server and clients under faults, from seeds.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How many seeds.
+    #[arg(default_value_t = 100)]
+    seeds: u64,
+    /// Just this one, with its whole trace.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    from: u64,
+    /// Stop after so many seconds.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Threads. One for each processor, if it is not said.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Plant a bug.
+    #[arg(long, value_parser = bug)]
+    bug: Option<Bug>,
+    /// Say how often what happened.
+    #[arg(long)]
+    table: bool,
+}
+
+fn bug(name: &str) -> Result<Bug, String> {
+    let names = || Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
+    Bug::ALL.iter().copied().find(|bug| bug.name() == name).ok_or_else(|| format!("one of {}", names()))
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    panics::keep();
+    if let Some(seed) = args.seed {
+        let outcome = world::run(seed, args.bug, true);
+        println!("{}", outcome.lines.join("\n"));
+        println!("trace {:016x}, {} events, {:?} simulated", outcome.hash, outcome.events, outcome.simulated);
+        return match outcome.failure {
+            Some(failure) => {
+                println!("FAILED: {failure}");
+                ExitCode::FAILURE
+            }
+            None => ExitCode::SUCCESS,
+        };
+    }
+    let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
+    let seeds = args.from..args.from.saturating_add(args.seeds);
+    let report = swarm(seeds, args.bug, threads, args.seconds.map(Duration::from_secs));
+    if args.table {
+        println!("{}", report.table());
+    }
+    for outcome in &report.failures {
+        println!("{}", describe(outcome, args.bug));
+    }
+    println!("{}", report.summary());
+    let missing = missing(&report.counts);
+    if args.table && !missing.is_empty() {
+        println!("never happened in these runs: {}", missing.join("; "));
+    }
+    // A long hunt must have seen everything.
+    if report.runs >= 10_000 && !missing.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    if report.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

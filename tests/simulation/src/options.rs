@@ -1,0 +1,329 @@
+//! Everything about a run, from its seed.
+
+use std::time::Duration;
+
+use thallus_fabric::fault::{Call, FaultPlan, ReadFault, When};
+use thallus_fabric::{Fencing, ReadFailure};
+use thallus_fabric_sim::SimOptions;
+use thallus_protocol::LinkTimeouts;
+
+use crate::dice::Dice;
+use crate::scripts::Script;
+
+/// One thing that goes wrong, to one client or to the server, at one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Nothing passes between server and client.
+    Partition,
+    /// What the client says is lost.
+    OneWayToServer,
+    /// What the server says is lost.
+    OneWayToClient,
+    /// What is said waits.
+    Hold,
+    /// What is said takes long.
+    Latency,
+    /// Both ends find the connection reset.
+    Reset,
+    /// The control connection ends for the server; the client hears nothing, and its one-sided reads still work.
+    ControlCutAtServer,
+    /// The control connection ends for the client; the server hears nothing.
+    ControlCutAtClient,
+    /// One-sided reads have no path; the control connection works.
+    DataCut,
+    /// Neither plane has a path.
+    BothCut,
+    /// The client's fabric dies, its process does not.
+    ClientFabricDies,
+    /// The server's fabric dies, its process does not.
+    ServerFabricDies,
+    /// The client's process dies and starts again.
+    ClientCrash,
+    /// The server's process dies and starts again.
+    ServerCrash,
+    /// The server's machine dies: nobody is told.
+    ServerPowerLoss,
+    /// The server is told to shut down, and starts again.
+    ServerDrains,
+    /// The client's clock jumps forward.
+    ClientClockJumps,
+    /// The server's clock jumps forward.
+    ServerClockJumps,
+}
+
+impl Fault {
+    /// Those after which one end does not hear of the other's leases, and reads on.
+    pub const FENCING: [Fault; 5] =
+        [Fault::OneWayToClient, Fault::Hold, Fault::Latency, Fault::ControlCutAtServer, Fault::Partition];
+
+    /// All of them.
+    pub const ALL: [Fault; 18] = [
+        Fault::Partition,
+        Fault::OneWayToServer,
+        Fault::OneWayToClient,
+        Fault::Hold,
+        Fault::Latency,
+        Fault::Reset,
+        Fault::ControlCutAtServer,
+        Fault::ControlCutAtClient,
+        Fault::DataCut,
+        Fault::BothCut,
+        Fault::ClientFabricDies,
+        Fault::ServerFabricDies,
+        Fault::ClientCrash,
+        Fault::ServerCrash,
+        Fault::ServerPowerLoss,
+        Fault::ServerDrains,
+        Fault::ClientClockJumps,
+        Fault::ServerClockJumps,
+    ];
+}
+
+/// A fault with its time.
+#[derive(Clone, Copy, Debug)]
+pub struct Timed {
+    /// From the start of the run.
+    pub at: Duration,
+    /// What.
+    pub fault: Fault,
+    /// To which client.
+    pub client: usize,
+    /// For how long, or how far.
+    pub lasts: Duration,
+}
+
+/// How often a fabric's calls and completions fail: once in so many, 0 never.
+#[derive(Clone, Debug, Default)]
+pub struct FabricFaults {
+    allocate: u32,
+    register: u32,
+    endpoint: u32,
+    connect: u32,
+    expose: u32,
+    import: u32,
+    post: u32,
+    fail: u32,
+    failure: usize,
+    delay: u32,
+    hang: u32,
+    dies_after: Option<u64>,
+}
+
+const FAILURES: [ReadFailure; 5] = [
+    ReadFailure::RetryExceeded,
+    ReadFailure::ReceiverNotReady,
+    ReadFailure::RemoteAccess,
+    ReadFailure::Flushed,
+    ReadFailure::LocalProtection,
+];
+
+impl FabricFaults {
+    fn draw(dice: &mut Dice) -> Self {
+        FabricFaults {
+            allocate: dice.sometimes(10, 2, 6),
+            register: dice.sometimes(15, 2, 6),
+            endpoint: dice.sometimes(5, 2, 3),
+            connect: dice.sometimes(5, 2, 3),
+            expose: dice.sometimes(8, 2, 20),
+            import: dice.sometimes(8, 2, 20),
+            post: dice.sometimes(8, 5, 40),
+            fail: dice.sometimes(25, 5, 60),
+            failure: dice.within(0, FAILURES.len() as u32 - 1) as usize,
+            delay: dice.sometimes(25, 2, 20),
+            hang: dice.sometimes(20, 5, 60),
+            dies_after: dice.percent(10).then(|| u64::from(dice.within(1, 60))),
+        }
+    }
+
+    /// As a plan for the fault injector.
+    #[must_use]
+    pub fn plan(&self, seed: u64) -> FaultPlan {
+        let calls = [
+            (Call::Allocate, self.allocate),
+            (Call::Register, self.register),
+            (Call::Endpoint, self.endpoint),
+            (Call::Connect, self.connect),
+            (Call::Expose, self.expose),
+            (Call::Import, self.import),
+            (Call::Post, self.post),
+        ];
+        let plan =
+            calls.into_iter().fold(FaultPlan::new(seed), |plan, (call, times)| plan.call(call, When::OneIn(times)));
+        let plan = plan
+            .read(When::OneIn(self.fail), ReadFault::Fail(FAILURES[self.failure].clone()))
+            .read(When::OneIn(self.hang), ReadFault::Hang)
+            .read(When::OneIn(self.delay), ReadFault::Delay { polls: 5 });
+        match self.dies_after {
+            Some(reads) => plan.endpoints_die_after(reads),
+            None => plan,
+        }
+    }
+}
+
+/// How badly a byte stream behaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WireFaults {
+    /// Most bytes that one write takes. 0: all.
+    pub max_write: usize,
+    /// Most bytes that one read brings. 0: all.
+    pub max_read: usize,
+    /// One read in so many comes late. 0: none.
+    pub slow_one_in: u32,
+    /// How late.
+    pub slow: Duration,
+}
+
+impl WireFaults {
+    fn draw(dice: &mut Dice) -> Self {
+        WireFaults {
+            max_write: dice.sometimes(25, 1, 4000) as usize,
+            max_read: dice.sometimes(25, 1, 4000) as usize,
+            slow_one_in: dice.sometimes(20, 2, 10),
+            slow: dice.millis(1, 120),
+        }
+    }
+}
+
+/// Everything about a run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where all else comes from.
+    pub seed: u64,
+    /// Nothing goes wrong on purpose: then everything must go right.
+    pub calm: bool,
+    /// How many clients.
+    pub clients: usize,
+    /// Rounds of queries that each client makes.
+    pub rounds: u32,
+    /// Queries at once.
+    pub concurrency: u32,
+    /// Whether the server has the fabric.
+    pub server_fabric: bool,
+    /// What the network is like.
+    pub network: SimOptions,
+    /// Faults of the server's fabric.
+    pub server_faults: FabricFaults,
+    /// Faults of the clients' fabrics.
+    pub client_faults: FabricFaults,
+    /// Faults of the server's ends of control connections.
+    pub server_wire: WireFaults,
+    /// Faults of the clients' ends.
+    pub client_wire: WireFaults,
+    /// Latency of the control plane.
+    pub latency: (Duration, Duration),
+    /// What is queried.
+    pub scripts: Vec<Script>,
+    /// Limits of the server: streams and bytes on loan of a connection, bytes in all, connections.
+    pub max_streams: u32,
+    /// Bytes on loan to one client.
+    pub max_loan_bytes: u64,
+    /// Bytes on loan to all.
+    pub max_loan_total: u64,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Times of control connections.
+    pub timeouts: LinkTimeouts,
+    /// How long a lease may be kept.
+    pub lease_timeout: Duration,
+    /// How long a batch's reads may take.
+    pub read_timeout: Duration,
+    /// Whether somebody misbehaves: a client, a server.
+    pub hostile: (bool, bool),
+    /// What goes wrong when.
+    pub faults: Vec<Timed>,
+    /// When all that ends.
+    pub heal_at: Duration,
+}
+
+impl Options {
+    /// Draws them.
+    #[must_use]
+    pub fn draw(seed: u64) -> Self {
+        let dice = &mut Dice::new(seed, 0);
+        let calm = dice.percent(12);
+        let fencing = dice.pick(&[Fencing::Revocation, Fencing::LeaseWord, Fencing::LeaseWord]);
+        let clients = dice.within(1, 3) as usize;
+        let stormy = |dice: &mut Dice, percent| !calm && dice.percent(percent);
+        let network = SimOptions {
+            fencing,
+            latency: 0..=dice.pick(&[0, 4, 40, 200]),
+            completion_lag: 0..=dice.pick(&[0, 2, 30]),
+            reorder: dice.percent(70),
+            notice: 0..=dice.pick(&[0, 8, 400]),
+            max_read: dice.pick::<u64>(&[1 << 30, 1 << 30, 1 << 14, 4096]),
+            max_outstanding_reads: dice.pick(&[1, 2, 16, 16]),
+            foreign_memory: dice.percent(75),
+            max_registered: if stormy(dice, 10) { 3 << 20 } else { 1 << 36 },
+            pace: Some(Duration::from_millis(1)),
+            bytes_per_step: dice.pick::<u64>(&[0, 0, 100_000, 10_000]),
+            straggler_one_in: if stormy(dice, 40) { dice.within(2, 12) } else { 0 },
+            straggler: 20..=dice.pick(&[100, 400, 900]),
+            early_one_in: if stormy(dice, 8) { dice.within(4, 20) } else { 0 },
+            retry: dice.within(50, 300),
+            loans: true,
+            record: true,
+        };
+        // Leases that run out while their bytes are read, and an end that does not hear of it.
+        let fencing_profile = stormy(dice, 15);
+        let network = if fencing_profile {
+            let (one_in, most) = (dice.within(2, 4), dice.within(100, 300));
+            SimOptions { fencing: Fencing::LeaseWord, straggler_one_in: one_in, straggler: 60..=most, ..network }
+        } else {
+            network
+        };
+        let wild = |dice: &mut Dice, percent| {
+            if stormy(dice, percent) { FabricFaults::draw(dice) } else { FabricFaults::default() }
+        };
+        let (server_faults, client_faults) = (wild(dice, 30), wild(dice, 50));
+        let wire = |dice: &mut Dice| if stormy(dice, 40) { WireFaults::draw(dice) } else { WireFaults::default() };
+        let (server_wire, client_wire) = (wire(dice), wire(dice));
+        let heal_at = dice.millis(800, 1800);
+        let number = if calm { 0 } else { dice.within(u32::from(fencing_profile), 4) };
+        let mut faults: Vec<_> = (0..number)
+            .map(|_| Timed {
+                at: dice.millis(20, 700),
+                fault: if fencing_profile { dice.pick(&Fault::FENCING) } else { dice.pick(&Fault::ALL) },
+                client: dice.within(0, clients as u32 - 1) as usize,
+                lasts: dice.millis(10, 700),
+            })
+            .collect();
+        faults.sort_by_key(|timed| timed.at);
+        Options {
+            seed,
+            calm,
+            clients,
+            rounds: dice.within(1, 3),
+            concurrency: if fencing_profile { 4 } else { dice.within(1, 4) },
+            server_fabric: dice.percent(90),
+            network,
+            server_faults,
+            client_faults,
+            server_wire,
+            client_wire,
+            latency: (Duration::ZERO, Duration::from_millis(dice.pick(&[0, 2, 20]))),
+            scripts: Script::draw_all(dice, calm),
+            max_streams: if calm { 16 } else { dice.pick(&[1, 4, 16]) },
+            max_loan_bytes: dice.pick::<u64>(&[300_000, 1 << 20, 16 << 20]),
+            max_loan_total: dice.pick::<u64>(&[400_000, 64 << 20]),
+            max_connections: if calm { 64 } else { dice.pick(&[2, 64, 64, 64]) },
+            timeouts: LinkTimeouts {
+                handshake: Duration::from_millis(400),
+                keepalive: Duration::from_millis(150),
+                idle: Duration::from_millis(500),
+            },
+            lease_timeout: match (calm, fencing_profile) {
+                (true, _) => Duration::from_secs(60),
+                (_, true) => dice.millis(30, 120),
+                _ => dice.millis(150, 900),
+            },
+            read_timeout: match (calm, fencing_profile) {
+                (true, _) => Duration::from_secs(60),
+                (_, true) => Duration::from_millis(600),
+                _ => dice.millis(200, 600),
+            },
+            hostile: (stormy(dice, 15), stormy(dice, 15)),
+            faults,
+            heal_at,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What the engine plays, and what must come of it.
+
+use std::fmt;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use thallus_server::engine::EngineError;
+use thallus_server::engine::scripted::{self, ScriptedEngine, synthetic_batch, synthetic_schema};
+
+use crate::dice::Dice;
+
+/// How a query ends at the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Well.
+    Finish,
+    /// In an error.
+    Fail,
+    /// Never.
+    Hang,
+}
+
+/// A query's script.
+#[derive(Clone)]
+pub struct Script {
+    /// Batches, each after so long.
+    pub batches: Vec<(Duration, RecordBatch)>,
+    /// And then.
+    pub ending: Ending,
+    /// It does not even begin.
+    pub refused: bool,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows: Vec<_> = self.batches.iter().map(|(_, batch)| batch.num_rows()).collect();
+        write!(f, "{rows:?}, then {:?}{}", self.ending, if self.refused { ", refused" } else { "" })
+    }
+}
+
+impl Script {
+    /// Some scripts. The first always works.
+    pub fn draw_all(dice: &mut Dice, calm: bool) -> Vec<Script> {
+        (0..dice.within(2, 4)).map(|index| Script::draw(dice, u64::from(index) << 20, calm || index == 0)).collect()
+    }
+
+    fn draw(dice: &mut Dice, first: u64, works: bool) -> Self {
+        let slow = dice.percent(30);
+        let count = dice.pick(&[0, 1, 3, 6, 10]);
+        let batches = (0..count)
+            .map(|index| {
+                let rows = match dice.within(0, 9) {
+                    0..=3 => dice.within(1, 20),
+                    4..=7 => dice.within(100, 300),
+                    _ => dice.within(400, 900),
+                };
+                let wait = if slow { dice.millis(0, 60) } else { Duration::ZERO };
+                (wait, synthetic_batch(first + index, rows as usize))
+            })
+            .collect();
+        let ending = match dice.within(0, 9) {
+            _ if works => Ending::Finish,
+            0..=1 => Ending::Fail,
+            2 => Ending::Hang,
+            _ => Ending::Finish,
+        };
+        Script { batches, ending, refused: !works && dice.percent(8) }
+    }
+
+    /// The batches that a query must yield.
+    pub fn expected(&self, batch_rows: Option<u32>) -> Vec<RecordBatch> {
+        let rows = batch_rows.map_or(usize::MAX, |rows| rows as usize);
+        let mut expected = Vec::new();
+        for (_, batch) in &self.batches {
+            for start in (0..batch.num_rows()).step_by(rows) {
+                expected.push(batch.slice(start, rows.min(batch.num_rows() - start)));
+            }
+        }
+        expected
+    }
+
+    /// What it is like, in words.
+    pub fn traits(&self) -> impl Iterator<Item = &'static str> {
+        let ending = match self.ending {
+            _ if self.refused => "refuses",
+            Ending::Finish => "finishes",
+            Ending::Fail => "fails",
+            Ending::Hang => "hangs",
+        };
+        let slow = self.batches.iter().any(|(wait, _)| !wait.is_zero());
+        [Some(ending), slow.then_some("is slow")].into_iter().flatten()
+    }
+
+    fn play(&self) -> scripted::Script {
+        let error = EngineError::Execution { message: "as scripted".to_owned() };
+        if self.refused {
+            return scripted::Script::refuse(error);
+        }
+        let mut script = scripted::Script::new(synthetic_schema());
+        for (wait, batch) in &self.batches {
+            if !wait.is_zero() {
+                script = script.sleep(*wait);
+            }
+            script = script.batch(batch.clone());
+        }
+        match self.ending {
+            Ending::Finish => script,
+            Ending::Fail => script.fail(error),
+            Ending::Hang => script.hang(),
+        }
+    }
+}
+
+/// A query without an end.
+pub const ENDLESS: &str = "endless";
+
+/// An engine that plays them under the names of [`sql`].
+#[must_use]
+pub fn engine(scripts: &[Script]) -> ScriptedEngine {
+    let indexed = scripts.iter().enumerate();
+    let endless = scripted::Script::synthetic(u64::MAX, 50);
+    indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| {
+        engine.on(sql(index), script.play())
+    })
+}
+
+/// The query that plays a script.
+#[must_use]
+pub fn sql(index: usize) -> String {
+    format!("q{index}")
+}

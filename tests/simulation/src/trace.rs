@@ -1,0 +1,177 @@
+//! What happened: a line for each event, their hash, and how often what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+/// Lines kept for a report.
+const KEPT: usize = 120;
+
+/// How often what happened.
+pub type Counts = BTreeMap<(&'static str, String), u64>;
+
+/// The trace of a run. Clones are the same trace.
+#[derive(Clone, Debug, Default)]
+pub struct Trace(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    now: u64,
+    lines: VecDeque<String>,
+    whole: bool,
+    hash: u64,
+    events: u64,
+    counts: Counts,
+    failures: Vec<String>,
+}
+
+impl Trace {
+    /// One that keeps every line, or the last ones.
+    #[must_use]
+    pub fn new(whole: bool) -> Self {
+        Trace(Arc::new(Mutex::new(Inner { whole, hash: 0xCBF2_9CE4_8422_2325, ..Inner::default() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets the time of what follows, in milliseconds.
+    pub fn set_now(&self, millis: u64) {
+        self.lock().now = millis;
+    }
+
+    /// Something happened.
+    pub fn line(&self, who: &str, what: &dyn fmt::Display) {
+        let mut inner = self.lock();
+        let line = scrub(&format!("{:>6} {who:<9} {what}", inner.now));
+        let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        inner.hash = line.bytes().chain([b'\n']).fold(inner.hash, fold);
+        inner.events += 1;
+        if !inner.whole && inner.lines.len() >= KEPT {
+            inner.lines.pop_front();
+        }
+        inner.lines.push_back(line);
+    }
+
+    /// Counts something of a kind.
+    pub fn count(&self, kind: &'static str, what: impl Into<String>) {
+        self.count_many(kind, what, 1);
+    }
+
+    /// Counts something of a kind, so many times.
+    pub fn count_many(&self, kind: &'static str, what: impl Into<String>, times: u64) {
+        *self.lock().counts.entry((kind, what.into())).or_default() += times;
+    }
+
+    /// An invariant does not hold.
+    pub fn violated(&self, invariant: &str, how: impl fmt::Display) {
+        let failure = scrub(&format!("{invariant}: {how}"));
+        self.line("CHECK", &failure);
+        self.lock().failures.push(failure);
+    }
+
+    /// The first thing that was wrong.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.lock().failures.first().cloned()
+    }
+
+    /// The lines kept.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.lock().lines.iter().cloned().collect()
+    }
+
+    /// A hash of all lines, how many there were, and the counts.
+    #[must_use]
+    pub fn summary(&self) -> (u64, u64, Counts) {
+        let inner = self.lock();
+        (inner.hash, inner.events, inner.counts.clone())
+    }
+}
+
+/// Addresses differ from run to run.
+fn scrub(line: &str) -> String {
+    let mut clean = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("0x") {
+        let (before, from) = rest.split_at(at);
+        clean.push_str(before);
+        clean.push_str("0x..");
+        rest = from[2..].trim_start_matches(|c: char| c.is_ascii_hexdigit());
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// Takes in what server and client say of themselves.
+pub struct Listener(pub Trace);
+
+impl Subscriber for Listener {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if metadata.is_event() && metadata.target().starts_with("thallus_") {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("thallus_")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut words = Words::default();
+        event.record(&mut words);
+        let who = event.metadata().target().trim_start_matches("thallus_").split(':').next().unwrap_or_default();
+        self.0.line(who, &words.line);
+        if words.message == "state"
+            && let (Some(from), Some(to)) = (words.from, words.to)
+        {
+            self.0.count("transition", format!("{who} {from} -> {to}"));
+        }
+        if words.line.contains("bug:") {
+            self.0.violated("no bug is logged", &words.line);
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Words {
+    message: String,
+    line: String,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl Visit for Words {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        match field.name() {
+            "message" => self.message.clone_from(&text),
+            "from" => self.from = Some(text.clone()),
+            "to" => self.to = Some(text.clone()),
+            _ => {}
+        }
+        // Writing to a string cannot fail.
+        let _infallible = write!(self.line, "{}={text} ", field.name());
+    }
+}

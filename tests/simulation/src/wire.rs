@@ -1,0 +1,160 @@
+//! Control connections that behave badly: short reads and writes, slowness, resets of either end alone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+use turmoil::net::TcpStream;
+
+use crate::dice::Dice;
+use crate::options::WireFaults;
+use crate::tap::Tap;
+use crate::world::Shared;
+
+/// Which end of a client's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// The server's.
+    Server,
+    /// The client's.
+    Client,
+}
+
+/// All connections' ends, to be reset.
+#[derive(Clone, Debug, Default)]
+pub struct Gates(Arc<Mutex<BTreeMap<(IpAddr, Side), Gate>>>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    resets: u64,
+    wakers: Vec<Waker>,
+}
+
+impl Gates {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(IpAddr, Side), Gate>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every connection that this client has now ends at this side, in an error.
+    pub fn reset(&self, client: IpAddr, side: Side) {
+        let wakers = {
+            let mut gates = self.lock();
+            let gate = gates.entry((client, side)).or_default();
+            gate.resets += 1;
+            std::mem::take(&mut gate.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn resets(&self, key: (IpAddr, Side)) -> u64 {
+        self.lock().get(&key).map_or(0, |gate| gate.resets)
+    }
+}
+
+/// One end of a control connection.
+pub struct Wire {
+    io: TcpStream,
+    faults: WireFaults,
+    dice: Dice,
+    shared: Arc<Shared>,
+    key: (IpAddr, Side),
+    born: u64,
+    waits: Option<Pin<Box<Sleep>>>,
+    waited: bool,
+    tap: Option<Tap>,
+}
+
+impl Wire {
+    /// Around a stream of the client at `client`.
+    pub fn new(
+        io: TcpStream,
+        shared: Arc<Shared>,
+        faults: WireFaults,
+        dice: Dice,
+        key: (IpAddr, Side),
+        tap: Option<Tap>,
+    ) -> Self {
+        let born = shared.gates.resets(key);
+        Wire { io, faults, dice, shared, key, born, waits: None, waited: false, tap }
+    }
+
+    fn faults(&self) -> WireFaults {
+        if self.shared.is_healed() { WireFaults::default() } else { self.faults }
+    }
+
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        let mut gates = self.shared.gates.lock();
+        let gate = gates.entry(self.key).or_default();
+        if gate.resets != self.born {
+            self.shared.trace.count("wire", "reset");
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        if !gate.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            gate.wakers.push(cx.waker().clone());
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        this.check(cx)?;
+        if let Some(waits) = &mut this.waits {
+            ready!(waits.as_mut().poll(cx));
+            this.waits = None;
+            this.waited = true;
+        }
+        let faults = this.faults();
+        if faults.slow_one_in > 0 && !std::mem::take(&mut this.waited) && this.dice.within(1, faults.slow_one_in) == 1 {
+            this.shared.trace.count("wire", "slow read");
+            let mut sleep = Box::pin(tokio::time::sleep(faults.slow));
+            if sleep.as_mut().poll(cx).is_pending() {
+                this.waits = Some(sleep);
+                return Poll::Pending;
+            }
+        }
+        let most = buf.remaining().min(if faults.max_read > 0 { faults.max_read } else { 16 << 10 });
+        let mut bytes = vec![0; most];
+        let mut part = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
+        if faults.max_read > 0 && part.filled().len() == faults.max_read {
+            this.shared.trace.count("wire", "short read");
+        }
+        if let Some(tap) = &mut this.tap {
+            tap.received(part.filled());
+        }
+        buf.put_slice(part.filled());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        this.check(cx)?;
+        let faults = this.faults();
+        let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
+        let written = ready!(Pin::new(&mut this.io).poll_write(cx, &bytes[..most]))?;
+        if written < bytes.len() {
+            this.shared.trace.count("wire", "short write");
+        }
+        if let Some(tap) = &mut this.tap {
+            tap.sent(&bytes[..written]);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

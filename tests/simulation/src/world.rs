@@ -1,0 +1,304 @@
+//! One run: a server, its clients, and what is done to them.
+
+mod checks;
+mod faults;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use thallus_fabric::Fabric;
+use thallus_fabric::fault::FaultInjector;
+use thallus_fabric_sim::core::EndpointId;
+use thallus_fabric_sim::{SimFabric, SimNetwork};
+use thallus_protocol::LeaseId;
+use thallus_protocol::message::ServerLimits;
+use thallus_protocol::planted::{Bug, plant};
+use thallus_server::config::ServerConfig;
+use thallus_server::engine::scripted::ScriptedEngine;
+use thallus_server::{Fabrics, Listen, Server, Settings};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use turmoil::net::TcpListener;
+use turmoil::{Builder, Sim};
+
+use crate::app::App;
+use crate::dice::Dice;
+use crate::hostile;
+use crate::options::{Fault, Options, Timed};
+use crate::scripts;
+use crate::trace::{Counts, Listener, Trace};
+use crate::wire::{Gates, Side, Wire};
+
+/// Where the server listens.
+pub const PORT: u16 = 7807;
+const TICK: Duration = Duration::from_millis(2);
+/// After the heal, all clients must have been answered by then, and then all be at rest.
+const LIVENESS: Duration = Duration::from_secs(60);
+
+type Faulty = Arc<FaultInjector<Arc<SimFabric>>>;
+
+/// What everything in a run shares.
+pub struct Shared {
+    /// Of the run.
+    pub options: Options,
+    /// Of the run.
+    pub trace: Trace,
+    /// The data plane.
+    pub network: SimNetwork,
+    /// The control connections' ends.
+    pub gates: Gates,
+    /// The server's, in all its lives.
+    pub engine: ScriptedEngine,
+    healed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    server: Option<Server>,
+    server_fabric: Option<Faulty>,
+    /// By name: whose tasks must end.
+    handles: BTreeMap<String, Handle>,
+    jumps: BTreeMap<String, mpsc::UnboundedSender<Duration>>,
+    client_fabrics: BTreeMap<usize, Faulty>,
+    lives: BTreeMap<String, u64>,
+    finished: BTreeMap<usize, bool>,
+}
+
+impl Shared {
+    /// Whether faults are over.
+    pub fn is_healed(&self) -> bool {
+        self.healed.load(Ordering::Relaxed)
+    }
+
+    /// A client has been answered after the heal.
+    pub fn finished(&self, client: usize) {
+        self.lock().finished.insert(client, true);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A process of this name starts: which of its lives it is.
+    pub fn born(&self, name: &str) -> u64 {
+        let (jump, mut jumps) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            while let Some(by) = jumps.recv().await {
+                tokio::time::advance(by).await;
+            }
+        });
+        let mut state = self.lock();
+        state.handles.insert(name.to_owned(), Handle::current());
+        state.jumps.insert(name.to_owned(), jump);
+        let life = state.lives.entry(name.to_owned()).or_default();
+        *life += 1;
+        self.trace.line(name, &format_args!("begins its life {life}"));
+        *life
+    }
+}
+
+thread_local! {
+    static ENTROPY: RefCell<Dice> = RefCell::new(Dice::new(0, 0));
+}
+
+fn entropy() -> u64 {
+    ENTROPY.with_borrow_mut(|dice| u64::from(dice.within(0, u32::MAX)) << 32 | u64::from(dice.within(0, u32::MAX)))
+}
+
+/// The server's listener.
+struct Port {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    accepted: u64,
+}
+
+impl Listen for Port {
+    type Io = Wire;
+
+    async fn accept(&mut self) -> io::Result<(Wire, String)> {
+        let (stream, peer) = self.listener.accept().await?;
+        self.accepted += 1;
+        let options = &self.shared.options;
+        let dice = Dice::new(options.seed, self.accepted | 1 << 41);
+        let key = (peer.ip(), Side::Server);
+        let wire = Wire::new(stream, Arc::clone(&self.shared), options.server_wire, dice, key, None);
+        Ok((wire, peer.to_string()))
+    }
+}
+
+async fn server(shared: Arc<Shared>) -> turmoil::Result {
+    let life = shared.born("server");
+    let options = &shared.options;
+    let mut fabrics = Fabrics { available: Vec::new(), reason: "the server of this run has no fabric".into() };
+    if options.server_fabric {
+        let plan = options.server_faults.plan(options.seed ^ life);
+        let fabric = Arc::new(FaultInjector::new(shared.network.host(), plan));
+        fabrics.available.push(Arc::clone(&fabric) as Arc<dyn Fabric>);
+        if shared.is_healed() {
+            fabric.stop();
+        }
+        shared.lock().server_fabric = Some(fabric);
+    }
+    let mut settings = Settings::new(&ServerConfig::default());
+    settings.limits = ServerLimits {
+        max_streams: options.max_streams,
+        max_loan_bytes: options.max_loan_bytes,
+        max_sql_bytes: 1 << 16,
+    };
+    settings.max_loan_bytes_total = options.max_loan_total;
+    settings.max_connections = options.max_connections;
+    settings.timeouts = options.timeouts;
+    settings.lease_timeout = options.lease_timeout;
+    settings.drain_timeout = Duration::from_millis(300);
+    settings.entropy = entropy;
+    let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
+    shared.lock().server = Some(server.clone());
+    let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
+    server.serve(Port { listener, shared: Arc::clone(&shared), accepted: life << 32 }).await?;
+    shared.trace.line("server", &"has drained");
+    Ok(())
+}
+
+async fn client(shared: Arc<Shared>, index: usize) -> turmoil::Result {
+    let name = client_name(index);
+    let life = shared.born(&name);
+    let plan = shared.options.client_faults.plan(shared.options.seed ^ (index as u64 + 1) << 32 ^ life);
+    let fabric = Arc::new(FaultInjector::new(shared.network.host(), plan));
+    if shared.is_healed() {
+        fabric.stop();
+    }
+    shared.lock().client_fabrics.insert(index, Arc::clone(&fabric));
+    App::new(shared, index, life, fabric).run().await;
+    // A host whose software has returned stands still, and with it what its connections still have to do.
+    std::future::pending().await
+}
+
+fn client_name(index: usize) -> String {
+    format!("client-{index}")
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What was wrong first.
+    pub failure: Option<String>,
+    /// The last events; all of them, if that was asked for.
+    pub lines: Vec<String>,
+    /// Of all lines.
+    pub hash: u64,
+    /// How many there were.
+    pub events: u64,
+    /// How often what happened.
+    pub counts: Counts,
+    /// Time that passed for server and clients.
+    pub simulated: Duration,
+}
+
+/// Runs a seed, with a bug planted or not.
+#[must_use]
+pub fn run(seed: u64, bug: Option<Bug>, whole_trace: bool) -> Outcome {
+    let trace = Trace::new(whole_trace);
+    plant(bug);
+    let simulated = tracing::subscriber::with_default(Listener(trace.clone()), || {
+        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            World::new(Options::draw(seed), trace.clone()).run()
+        }));
+        ran.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
+            let place = crate::panics::take().or(said).unwrap_or_default();
+            trace.violated("nothing panics", place);
+            Duration::ZERO
+        })
+    });
+    plant(None);
+    let (hash, events, counts) = trace.summary();
+    Outcome { seed, failure: trace.failure(), lines: trace.lines(), hash, events, counts, simulated }
+}
+
+struct World {
+    sim: Sim<'static>,
+    shared: Arc<Shared>,
+    /// What is undone when.
+    undo: Vec<(Duration, Fault, usize)>,
+    faults: Vec<Timed>,
+    /// What is on loan, by lender.
+    loans: BTreeMap<EndpointId, BTreeMap<LeaseId, u64>>,
+    violations: usize,
+}
+
+impl World {
+    fn new(options: Options, trace: Trace) -> Self {
+        ENTROPY.set(Dice::new(options.seed, 7));
+        let mut builder = Builder::new();
+        builder
+            .rng_seed(options.seed)
+            .epoch(UNIX_EPOCH)
+            .tick_duration(TICK)
+            .simulation_duration(Duration::from_secs(3600))
+            .min_message_latency(options.latency.0)
+            .max_message_latency(options.latency.1)
+            .tcp_capacity(1 << 16);
+        let mut sim = builder.build();
+        trace.line("options", &format_args!("{options:?}"));
+        let shared = Arc::new(Shared {
+            trace,
+            network: SimNetwork::new(options.seed, options.network.clone()),
+            gates: Gates::default(),
+            engine: scripts::engine(&options.scripts),
+            healed: AtomicBool::new(false),
+            state: Mutex::default(),
+            options,
+        });
+        let of_server = Arc::clone(&shared);
+        sim.host("server", move || server(Arc::clone(&of_server)));
+        for index in 0..shared.options.clients {
+            let of_client = Arc::clone(&shared);
+            sim.host(client_name(index), move || client(Arc::clone(&of_client), index));
+        }
+        hostile::add(&mut sim, &shared);
+        let faults = shared.options.faults.clone();
+        World { sim, shared, undo: Vec::new(), faults, loans: BTreeMap::new(), violations: 0 }
+    }
+
+    fn run(mut self) -> Duration {
+        let heal_at = self.shared.options.heal_at;
+        while self.sim.elapsed() < heal_at && self.step() {
+            self.strike();
+        }
+        self.heal();
+        let until = self.sim.elapsed() + LIVENESS;
+        let clients = self.shared.options.clients;
+        while self.shared.lock().finished.len() < clients {
+            // One that drained when all was healed.
+            self.start_server();
+            if !self.step() {
+                break;
+            }
+            if self.sim.elapsed() > until {
+                self.shared.trace.violated("once healed, all ends well", "a client is not done");
+                break;
+            }
+        }
+        let until = self.sim.elapsed() + LIVENESS;
+        while let Some(left) = self.left_over() {
+            if !self.step() {
+                break;
+            }
+            if self.sim.elapsed() > until {
+                self.shared.trace.violated("nothing is left over", left);
+                break;
+            }
+        }
+        self.count();
+        self.sim.elapsed()
+    }
+}

@@ -1,0 +1,108 @@
+//! What must hold after every step, and at the end.
+
+use thallus_fabric::STANDING_LEASE;
+use thallus_fabric_sim::core::What;
+use thallus_protocol::LeaseEnd;
+
+use super::{Faulty, World};
+use crate::hostile;
+
+impl World {
+    /// One step of everything. `false`: something is wrong.
+    pub(super) fn step(&mut self) -> bool {
+        if let Err(error) = self.sim.step() {
+            self.shared.trace.violated("no process fails", error);
+        }
+        let trace = &self.shared.trace;
+        trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
+        for event in self.shared.network.take_events() {
+            trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
+            match event.what {
+                What::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
+                    trace.count("lease", "opened");
+                    let loans = self.loans.entry(event.endpoint).or_default();
+                    loans.insert(lease, bytes);
+                    let (on_loan, limit) = (loans.values().sum::<u64>(), self.shared.options.max_loan_bytes);
+                    if on_loan > limit {
+                        trace.violated("bytes on loan <= limit", format!("{on_loan} > {limit} at {lease:?}"));
+                    }
+                }
+                What::Ended(lease, end) => {
+                    trace.count("lease", format!("{end:?}"));
+                    self.loans.entry(event.endpoint).or_default().remove(&lease);
+                    if self.shared.options.calm && matches!(end, LeaseEnd::Revoked) {
+                        trace.violated("calm runs go well", format!("{lease:?} was not given back in time"));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let violations = self.shared.network.violations();
+        for violation in &violations[self.violations..] {
+            let hostile = self.shared.options.hostile.1;
+            // What a hostile server exposes, its victim may read in vain.
+            if !hostile {
+                let how = format!("{:?} by {:?}", violation.access, violation.reader);
+                trace.violated("only what is on loan is read, and it does not change", how);
+            }
+        }
+        self.violations = violations.len();
+        trace.failure().is_none()
+    }
+
+    /// What is still there although nobody wants anything any more.
+    pub(super) fn left_over(&self) -> Option<String> {
+        let state = self.shared.lock();
+        let engine = &self.shared.engine;
+        if engine.running() > 0 {
+            return Some(format!("{} queries run", engine.running()));
+        }
+        let busy = state.handles.iter().find(|(_, handle)| handle.metrics().num_alive_tasks() > 0);
+        if let Some((name, handle)) = busy {
+            return Some(format!("{} tasks of {name}", handle.metrics().num_alive_tasks()));
+        }
+        if let Some(server) = &state.server {
+            if server.connections() > 0 {
+                return Some(format!("{} connections at the server", server.connections()));
+            }
+            if server.bytes_on_loan() > 0 {
+                return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
+            }
+            if let Some(fabric) = &state.server_fabric {
+                let (registered, staged) = (fabric.inner().registered_bytes(), server.staged_bytes());
+                if registered != staged {
+                    return Some(format!("{registered} bytes registered at the server, {staged} of them for staging"));
+                }
+            }
+        }
+        for (index, fabric) in &state.client_fabrics {
+            if fabric.inner().registered_bytes() > 0 {
+                return Some(format!("{} bytes registered at client {index}", fabric.inner().registered_bytes()));
+            }
+        }
+        if let Some((endpoint, loans)) = self.loans.iter().find(|(_, loans)| !loans.is_empty()) {
+            return Some(format!("leases of {endpoint:?}: {:?}", loans.keys()));
+        }
+        None
+    }
+
+    pub(super) fn count_strikes(&self, fabric: Option<&Faulty>) {
+        for (strike, times) in fabric.iter().flat_map(|fabric| fabric.strikes()) {
+            self.shared.trace.count_many("strike", format!("{strike:?}"), times);
+        }
+    }
+
+    pub(super) fn count(&self) {
+        let state = self.shared.lock();
+        state.client_fabrics.values().chain(&state.server_fabric).for_each(|fabric| self.count_strikes(Some(fabric)));
+        let stats = self.shared.network.stats();
+        let carried = [
+            ("reads", stats.reads),
+            ("late reads", stats.late),
+            ("stragglers", stats.stragglers),
+            ("completions before their bytes", stats.early),
+            ("endpoints without a path", stats.retry_exceeded),
+        ];
+        carried.into_iter().for_each(|(what, times)| self.shared.trace.count_many("network", what, times));
+    }
+}

@@ -1,0 +1,190 @@
+//! What goes wrong, and its end.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use thallus_fabric_sim::core::HostId;
+
+use super::{World, client_name};
+use crate::options::{Fault, Timed};
+use crate::wire::Side;
+
+impl World {
+    /// Faults whose time has come, and the end of those whose time is over.
+    pub(super) fn strike(&mut self) {
+        let now = self.sim.elapsed();
+        let (over, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.undo).into_iter().partition(|(at, ..)| *at <= now);
+        self.undo = left;
+        for (_, fault, client) in over {
+            self.undo_fault(fault, client);
+        }
+        while let Some(&Timed { at, fault, client, lasts }) = self.faults.first().filter(|timed| timed.at <= now) {
+            self.faults.remove(0);
+            self.shared.trace.line("FAULT", &format_args!("{fault:?} of client {client} for {lasts:?}"));
+            self.shared.trace.count("fault", format!("{fault:?}"));
+            self.do_fault(fault, client, lasts);
+            self.undo.push((at + lasts, fault, client));
+        }
+    }
+
+    fn client_host(&self, client: usize) -> Option<HostId> {
+        self.shared.lock().client_fabrics.get(&client).map(|fabric| fabric.inner().id())
+    }
+
+    fn server_host(&self) -> Option<HostId> {
+        self.shared.lock().server_fabric.as_ref().map(|fabric| fabric.inner().id())
+    }
+
+    fn set_path(&self, client: usize, open: bool) {
+        if let (Some(reader), Some(lender)) = (self.client_host(client), self.server_host()) {
+            self.shared.network.set_path(reader, lender, open);
+        }
+    }
+
+    fn do_fault(&mut self, fault: Fault, client: usize, lasts: Duration) {
+        let name = client_name(client);
+        let ip = self.sim.lookup(name.as_str());
+        let network = self.shared.network.clone();
+        match fault {
+            Fault::Partition => self.sim.partition(name.as_str(), "server"),
+            Fault::OneWayToServer => self.sim.partition_oneway(name.as_str(), "server"),
+            Fault::OneWayToClient => self.sim.partition_oneway("server", name.as_str()),
+            Fault::Hold => self.sim.hold(name.as_str(), "server"),
+            Fault::Latency => {
+                self.sim.set_link_max_message_latency(name.as_str(), "server", lasts.min(Duration::from_millis(200)))
+            }
+            Fault::Reset => [Side::Server, Side::Client].into_iter().for_each(|side| self.shared.gates.reset(ip, side)),
+            Fault::ControlCutAtServer => {
+                self.sim.partition_oneway("server", name.as_str());
+                self.shared.gates.reset(ip, Side::Server);
+            }
+            Fault::ControlCutAtClient => {
+                self.sim.partition_oneway(name.as_str(), "server");
+                self.shared.gates.reset(ip, Side::Client);
+            }
+            Fault::DataCut => self.set_path(client, false),
+            Fault::BothCut => {
+                self.sim.partition(name.as_str(), "server");
+                self.set_path(client, false);
+            }
+            Fault::ClientFabricDies => {
+                if let Some(host) = self.client_host(client) {
+                    network.crash(host);
+                }
+            }
+            Fault::ServerFabricDies => {
+                if let Some(host) = self.server_host() {
+                    network.crash(host);
+                }
+            }
+            Fault::ClientCrash => {
+                if let Some(host) = self.client_host(client) {
+                    network.crash(host);
+                }
+                self.sim.crash(name.as_str());
+            }
+            Fault::ServerCrash | Fault::ServerPowerLoss => {
+                if fault == Fault::ServerPowerLoss {
+                    (0..self.shared.options.clients)
+                        .for_each(|other| self.sim.partition(client_name(other).as_str(), "server"));
+                }
+                if let Some(host) = self.server_host() {
+                    network.crash(host);
+                }
+                self.forget_server();
+                self.sim.crash("server");
+            }
+            Fault::ServerDrains => {
+                if let Some(server) = &self.shared.lock().server {
+                    server.drain();
+                }
+            }
+            Fault::ClientClockJumps | Fault::ServerClockJumps => {
+                let who = if fault == Fault::ClientClockJumps { name } else { "server".to_owned() };
+                if let Some(jumps) = self.shared.lock().jumps.get(&who) {
+                    // A process that is down has no clock.
+                    let _down = jumps.send(lasts);
+                }
+            }
+        }
+    }
+
+    /// The server's process is gone, and its loans with it.
+    fn forget_server(&mut self) {
+        self.loans.clear();
+        let mut state = self.shared.lock();
+        let (server, fabric) = (state.server.take(), state.server_fabric.take());
+        drop(state);
+        self.count_strikes(fabric.as_ref());
+        drop(server);
+    }
+
+    fn undo_fault(&mut self, fault: Fault, client: usize) {
+        let name = client_name(client);
+        self.shared.trace.line("FAULT", &format_args!("{fault:?} of client {client} is over"));
+        match fault {
+            Fault::Partition | Fault::ControlCutAtServer | Fault::ControlCutAtClient => {
+                self.sim.repair(name.as_str(), "server")
+            }
+            Fault::OneWayToServer => self.sim.repair_oneway(name.as_str(), "server"),
+            Fault::OneWayToClient => self.sim.repair_oneway("server", name.as_str()),
+            Fault::Hold => self.sim.release(name.as_str(), "server"),
+            Fault::Latency => {
+                self.sim.set_link_max_message_latency(name.as_str(), "server", self.shared.options.latency.1)
+            }
+            Fault::DataCut => self.set_path(client, true),
+            Fault::BothCut => {
+                self.sim.repair(name.as_str(), "server");
+                self.set_path(client, true);
+            }
+            Fault::ClientCrash if !self.sim.is_host_running(name.as_str()) => self.sim.bounce(name.as_str()),
+            Fault::ServerCrash | Fault::ServerPowerLoss | Fault::ServerDrains => {
+                (0..self.shared.options.clients)
+                    .for_each(|other| self.sim.repair(client_name(other).as_str(), "server"));
+                self.start_server();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn start_server(&mut self) {
+        if !self.sim.is_host_running("server") {
+            self.forget_server();
+            self.sim.bounce("server");
+        }
+    }
+
+    /// From now on everything works.
+    pub(super) fn heal(&mut self) {
+        for (_, fault, client) in std::mem::take(&mut self.undo) {
+            self.undo_fault(fault, client);
+        }
+        for index in 0..self.shared.options.clients {
+            let name = client_name(index);
+            self.sim.release(name.as_str(), "server");
+            self.sim.repair(name.as_str(), "server");
+            self.set_path(index, true);
+            if !self.sim.is_host_running(name.as_str()) && !self.shared.lock().finished.contains_key(&index) {
+                self.sim.bounce(name.as_str());
+            }
+        }
+        self.start_server();
+        self.shared.network.change(|options| {
+            options.straggler_one_in = 0;
+            options.early_one_in = 0;
+            // Fast enough for the shortest lease.
+            options.latency = 0..=2;
+            options.completion_lag = 0..=1;
+            options.bytes_per_step = 0;
+            options.max_outstanding_reads = 16;
+            options.max_read = 1 << 30;
+            options.max_registered = 1 << 36;
+        });
+        self.shared.healed.store(true, Ordering::Relaxed);
+        let state = self.shared.lock();
+        state.client_fabrics.values().chain(&state.server_fabric).for_each(|fabric| fabric.stop());
+        drop(state);
+        self.shared.trace.line("FAULT", &"none any more");
+    }
+}

@@ -1,0 +1,180 @@
+//! Both machines over the bare simulated network, against a model that fits a page: what was asked, what was taken back, and
+//! whether the connection was cut. Counterexamples shrink.
+
+mod pair;
+
+use std::panic::AssertUnwindSafe;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use thallus_fabric::Fencing;
+use thallus_protocol::planted::{Bug, plant};
+
+use pair::Pair;
+
+/// What must come of it.
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub fencing: Fencing,
+    pub seed: u64,
+    /// Rows of each stream's batches, by stream, counted from 1.
+    pub streams: Vec<Vec<u64>>,
+    pub cancelled: Vec<bool>,
+    pub cut: bool,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Execute { rows: Vec<u64>, credit: u64 },
+    ToServer(usize),
+    ToClient(usize),
+    Engine,
+    Network,
+    Take,
+    Cancel(usize),
+    Advance(u64),
+    Cut,
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Model;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Model> {
+        (prop_oneof![Just(Fencing::Revocation), Just(Fencing::LeaseWord)], any::<u64>())
+            .prop_map(|(fencing, seed)| Model { fencing, seed, streams: Vec::new(), cancelled: Vec::new(), cut: false })
+            .boxed()
+    }
+
+    fn transitions(model: &Model) -> BoxedStrategy<Step> {
+        let rows = prop::collection::vec(1..200_u64, 0..5);
+        let credit = prop_oneof![Just(300_u64), Just(2_000), Just(100_000)];
+        let execute = (rows, credit).prop_map(|(rows, credit)| Step::Execute { rows, credit });
+        let streams = model.streams.len().max(1);
+        prop_oneof![
+            2 => execute,
+            4 => (1..5000_usize).prop_map(Step::ToServer),
+            4 => (1..5000_usize).prop_map(Step::ToClient),
+            4 => Just(Step::Engine),
+            6 => Just(Step::Network),
+            3 => Just(Step::Take),
+            1 => (0..streams).prop_map(Step::Cancel),
+            1 => (1..400_u64).prop_map(Step::Advance),
+            1 => Just(Step::Cut),
+        ]
+        .boxed()
+    }
+
+    fn preconditions(model: &Model, step: &Step) -> bool {
+        match step {
+            Step::Execute { .. } => model.streams.len() < 6,
+            Step::Cancel(stream) => *stream < model.streams.len(),
+            // Late, so that there is something to be cut.
+            Step::Cut => !model.cut && model.streams.len() > 3,
+            _ => true,
+        }
+    }
+
+    fn apply(mut model: Model, step: &Step) -> Model {
+        match step {
+            Step::Execute { rows, .. } => {
+                model.streams.push(rows.clone());
+                model.cancelled.push(false);
+            }
+            Step::Cancel(stream) => model.cancelled[*stream] = true,
+            Step::Cut => model.cut = true,
+            _ => {}
+        }
+        model
+    }
+}
+
+struct Machines;
+
+impl StateMachineTest for Machines {
+    type SystemUnderTest = Pair;
+    type Reference = Model;
+
+    fn init_test(model: &Model) -> Pair {
+        Pair::new(model.seed, model.fencing)
+    }
+
+    fn apply(mut pair: Pair, _: &Model, step: Step) -> Pair {
+        match step {
+            Step::Execute { rows, credit } => pair.execute(rows, credit),
+            Step::ToServer(most) => drop(pair.to_server(most)),
+            Step::ToClient(most) => drop(pair.to_client(most)),
+            Step::Engine => drop(pair.engine()),
+            Step::Network => drop(pair.network()),
+            Step::Take => drop(pair.take()),
+            Step::Cancel(stream) => pair.cancel(stream),
+            Step::Advance(millis) => pair.advance(millis),
+            Step::Cut => pair.cut(),
+        }
+        pair
+    }
+
+    fn check_invariants(pair: &Pair, model: &Model) {
+        assert_eq!(pair.violations(), [], "only what is on loan is read");
+        assert!(pair.bytes_on_loan() <= pair::MAX_LOAN, "bytes on loan <= limit");
+        for (at, rows) in model.streams.iter().enumerate() {
+            let got = pair.delivered(at);
+            assert!(rows.starts_with(got), "stream {at}: {got:?} of {rows:?}");
+        }
+    }
+
+    fn teardown(mut pair: Pair, model: Model) {
+        pair.settle();
+        Self::check_invariants(&pair, &model);
+        for (at, rows) in model.streams.iter().enumerate() {
+            let over = pair.over(at);
+            assert!(over.is_some(), "stream {at} hangs");
+            if over == Some(true) {
+                assert_eq!(pair.delivered(at), rows, "stream {at} ended well");
+            } else {
+                assert!(model.cut || model.cancelled[at], "stream {at} ended in an error, and nothing was wrong");
+            }
+        }
+        pair.close();
+        assert_eq!(pair.open_leases(), 0, "every lease has ended");
+        assert_eq!(pair.violations(), []);
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(Config { cases: 400, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn machines_do_as_the_model(sequential 1..120 => Machines);
+}
+
+/// A model test that finds nothing proves nothing.
+#[test]
+fn the_model_finds_planted_bugs() {
+    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let found = |bug| {
+        plant(bug);
+        let mut runner = TestRunner::new_with_rng(config.clone(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+        let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            runner.run(&Model::sequential_strategy(1..120), |(model, steps, seen)| {
+                Machines::test_sequential(config.clone(), model, steps, seen);
+                Ok(())
+            })
+        }));
+        plant(None);
+        !matches!(ran, Ok(Ok(())))
+    };
+    assert!(!found(None), "it finds what is not there");
+    let bugs = [
+        Bug::LeaseReleasedEarly,
+        Bug::BatchesOutOfOrder,
+        Bug::EndTooSoon,
+        Bug::TornDownBeforeClosed,
+        Bug::LoanLimitIgnored,
+    ];
+    for bug in bugs {
+        assert!(found(Some(bug)), "{} is not found", bug.name());
+    }
+}

@@ -1,0 +1,84 @@
+//! The swarm itself: that a seed is a run, that fresh seeds and old bugs' seeds pass, and that planted bugs are found.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use thallus_protocol::planted::Bug;
+use thallus_simulation::swarm::{describe, swarm};
+use thallus_simulation::{panics, world};
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
+    panics::keep();
+    let report = swarm(seeds, None, threads(), budget);
+    println!("{}", report.summary());
+    let failed = report.failures.iter().map(|outcome| describe(outcome, None)).collect::<Vec<_>>().join("\n");
+    assert!(failed.is_empty(), "{failed}");
+}
+
+/// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what is drawn
+/// makes another run of it: the unit test that came with the fix stays.
+const REGRESSIONS: [(&str, u64); 1] = [("spins-on-end-of-file", 0)];
+
+#[test]
+fn seeds_that_found_bugs_pass() {
+    all_pass(REGRESSIONS.into_iter().map(|(_, seed)| seed), None);
+}
+
+#[test]
+fn fixed_seeds_pass() {
+    all_pass(0..250, None);
+}
+
+#[test]
+fn fresh_seeds_pass() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    let first = now << 20;
+    println!("fresh seeds from {first} on: scripts/simulate.sh --from {first} 1000");
+    all_pass(first.., Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn a_seed_is_a_run_byte_for_byte() {
+    panics::keep();
+    for seed in 0..25 {
+        let [first, second] = [(); 2].map(|()| world::run(seed, None, true));
+        for (at, (first, second)) in first.lines.iter().zip(&second.lines).enumerate() {
+            assert_eq!(first, second, "seed {seed}: two runs differ in line {at}");
+        }
+        assert_eq!(first.lines.len(), second.lines.len(), "seed {seed}");
+        assert_eq!((first.hash, first.events), (second.hash, second.events), "seed {seed}");
+        assert!(first.events > 20, "seed {seed}: nothing happened");
+    }
+}
+
+#[test]
+fn other_seeds_are_other_runs() {
+    let hashes: std::collections::BTreeSet<_> = (0..20).map(|seed| world::run(seed, None, false).hash).collect();
+    assert_eq!(hashes.len(), 20);
+}
+
+/// In how many seeds each planted bug must be found; most are in a few.
+const PATIENCE: u64 = 1500;
+
+#[test]
+fn every_planted_bug_is_found() {
+    panics::keep();
+    println!("{:<26} {:>6}  found by", "planted bug", "seeds");
+    let mut missed = Vec::new();
+    for &bug in Bug::ALL {
+        // On all processors, and yet the first seed that fails, whichever is run first.
+        let report = swarm(0..PATIENCE, Some(bug), threads(), None);
+        match report.failures.iter().min_by_key(|outcome| outcome.seed) {
+            Some(outcome) => {
+                let how = outcome.failure.as_deref().unwrap_or_default();
+                let how = how.split(':').next().unwrap_or_default();
+                println!("{:<26} {:>6}  {how}", bug.name(), outcome.seed + 1);
+            }
+            None => missed.push(bug.name()),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {PATIENCE} seeds: {missed:?}");
+}
