@@ -12,6 +12,7 @@ use pair::script::{Batch, Ending, Knobs, Script, arb_knobs, arb_script};
 use pair::{Op, Pair, config};
 use proptest::prelude::*;
 use thallus_protocol::StreamError;
+use thallus_protocol::codes::StreamCode;
 use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
 
 fn arb_execute() -> impl Strategy<Value = Op> {
@@ -242,6 +243,44 @@ fn a_lease_that_ran_out_is_found_out() {
     }
     let over = pair.client.apps.values().next().and_then(|app| app.over.clone());
     assert!(matches!(over, Some(Err(StreamError::LeaseLost { seq: 0 }))), "{over:?}");
+    pair.finish();
+}
+
+/// The leases once ended with the streams: what the client was told then was that a lease was lost, not that the server ended.
+#[test]
+fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
+    let script = Script { batches: vec![Batch::Lent { rows: 8, own_region: false }; 3], ending: Ending::Stall };
+    let mut pair = Pair::new(plain(), vec![script]);
+    let all = usize::MAX;
+    // Up to the drain's last moment, with what keeps the connection alive, and only then batches.
+    let second = [Op::Advance(Duration::from_secs(1)), Op::ToServer(all), Op::ToClient(all), Op::ToServer(all)];
+    let seconds = pair::DRAIN_TIMEOUT.as_secs() as usize - 1;
+    let seconds = std::iter::repeat_n(second, seconds).flatten().collect();
+    let options = ExecuteOptions {
+        delivery: Delivery::Lent,
+        credit: 1 << 20,
+        deadline_ms: Some(100_000),
+        ..ExecuteOptions::default()
+    };
+    let begin = vec![Op::Execute { script: 0, options }, Op::ToServer(all), Op::Drain];
+    for op in [open(), begin, seconds, vec![Op::Engine(0); 3], vec![Op::ToClient(all)]].concat() {
+        pair.apply(op);
+    }
+    assert!(pair.client.machine.outstanding_reads() > 0 && pair.server.machine.open_leases() > 0);
+    pair.apply(Op::Advance(Duration::from_secs(1)));
+    assert!(pair.server.machine.open_leases() > 0, "they stand while the client reads");
+    for _ in 0..100 {
+        pair.apply(Op::Read(0));
+    }
+    pair.apply(Op::ToClient(usize::MAX));
+    let app = pair.client.apps.values().next().unwrap();
+    assert!(
+        matches!(&app.over, Some(Err(StreamError::Remote { code: StreamCode::ShuttingDown, .. }))),
+        "{:?}",
+        app.over
+    );
+    pair.apply(Op::ToServer(usize::MAX));
+    assert_eq!(pair.server.machine.open_leases(), 0, "all were released");
     pair.finish();
 }
 

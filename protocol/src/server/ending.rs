@@ -1,5 +1,7 @@
 //! How leases, data planes and whole connections end at the server.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::stream::{OutgoingStream, Pending};
@@ -13,6 +15,9 @@ use crate::message::{Fencing, ToClient};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
+/// How long a client has to give back what it is reading, once a drain has ended its streams.
+const RELEASE_GRACE: Duration = Duration::from_secs(1);
+
 impl ServerConnection {
     pub(super) fn fire_timers(&mut self, now: Timestamp) {
         while let Some(timer) = self.timers.expired(now) {
@@ -23,12 +28,7 @@ impl ServerConnection {
                     self.transmit(&ToClient::Ping(nonce), Bytes::new());
                 }
                 Timer::Idle => self.end(ConnectionError::IdleTimeout(self.link.timeouts().idle)),
-                Timer::Drain => {
-                    for stream in self.streams.keys().copied().collect::<Vec<_>>() {
-                        self.stop(stream, StreamCode::ShuttingDown, "not done within the drain timeout".into());
-                    }
-                    self.end(ConnectionError::Closed);
-                }
+                Timer::Drain => self.drain_is_over(now),
                 Timer::Stream(stream) => {
                     if self.streams.contains_key(&stream) {
                         self.stop(stream, StreamCode::DeadlineExceeded, String::new());
@@ -38,6 +38,19 @@ impl ServerConnection {
                 Timer::Read(_) => {}
             }
         }
+    }
+
+    /// The client hears why its streams end before its leases do: closing at once would have it find them revoked, and take
+    /// an end in good order for a transfer that failed.
+    fn drain_is_over(&mut self, now: Timestamp) {
+        if self.streams.is_empty() {
+            self.end(ConnectionError::Closed);
+            return;
+        }
+        for stream in self.streams.keys().copied().collect::<Vec<_>>() {
+            self.stop(stream, StreamCode::ShuttingDown, "not done within the drain timeout".into());
+        }
+        self.timers.set(Timer::Drain, now + RELEASE_GRACE);
     }
 
     fn lease_expired(&mut self, lease: LeaseId) {

@@ -49,7 +49,7 @@ pub struct ServerConfig {
     pub timeouts: LinkTimeouts,
     /// How long a lease may be kept.
     pub lease_timeout: Duration,
-    /// How long what runs may go on after [`ServerCommand::Drain`].
+    /// How long what runs may go on after [`ServerCommand::Drain`]. What is being read then has a second more.
     pub drain_timeout: Duration,
 }
 
