@@ -9,6 +9,10 @@ use crate::gid::{self, Gid, GidKind};
 use crate::library::{Verbs, check, last_error, verbs};
 use crate::options::VerbsOptions;
 
+/// What to do where there is no device.
+pub(crate) const NO_DEVICE: &str = "look for a card (`lspci`, `ibv_devices`), and load its kernel driver (mlx5_ib, ...) and \
+    ib_uverbs (`modprobe`); Soft-RoCE makes a device of any network interface: `rdma link add rxe0 type rxe netdev eth0`";
+
 /// An open `ibv_context`, and the port that was chosen.
 pub(crate) struct Device {
     pub(crate) verbs: &'static Verbs,
@@ -77,7 +81,10 @@ fn with_list<T>(verbs: &'static Verbs, use_it: impl FnOnce(&[*mut sys::ibv_devic
     // SAFETY: room for the count.
     let list = unsafe { (verbs.ibv_get_device_list)(&mut count) };
     if list.is_null() {
-        return Err(last_error("ibv_get_device_list"));
+        let error = std::io::Error::last_os_error();
+        // So it says where the kernel has no RDMA.
+        let advice = if error.raw_os_error() == Some(libc::ENOSYS) { NO_DEVICE } else { "look at `ibv_devices`" };
+        return Err(format!("ibv_get_device_list: {error}; {advice}"));
     }
     let len = usize::try_from(count).unwrap_or(0);
     // SAFETY: the library returned an array of that many pointers, which lives until it is freed below.
@@ -124,7 +131,7 @@ fn describe_port(device: &str, context: &Context, number: u8) -> Result<FoundPor
 }
 
 fn is_ethernet(port: &sys::ibv_port_attr) -> bool {
-    u32::from(port.link_layer) == sys::IBV_LINK_LAYER_ETHERNET as u32
+    u32::from(port.link_layer) == sys::IBV_LINK_LAYER_ETHERNET
 }
 
 /// An open context, closed by its drop.
@@ -180,12 +187,7 @@ impl Device {
         let verbs = verbs()?;
         let found = find(verbs)?;
         if found.is_empty() {
-            return Err(
-                "there is no RDMA device on this host; look at `ibv_devices`, at `lspci`, and whether the device's \
-                        kernel driver (mlx5_ib, ...) and ib_uverbs are loaded; Soft-RoCE makes one of any network \
-                        interface: `rdma link add rxe0 type rxe netdev eth0`"
-                    .to_owned(),
-            );
+            return Err(format!("there is no RDMA device on this host; {NO_DEVICE}"));
         }
         let (device, port) = choose(&found, options)?;
         let gid = gid::choose(&port.gids, port.ethernet, options.gid)
@@ -238,7 +240,7 @@ impl Limits {
             reads_served: count(attributes.max_qp_rd_atom).min(u8::MAX.into()) as u8,
             max_work_requests: count(attributes.max_qp_wr),
             max_completions: count(attributes.max_cqe),
-            windows: attributes.max_mw > 0 && flags & sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B as u32 != 0,
+            windows: attributes.max_mw > 0 && flags & sys::IBV_DEVICE_MEM_WINDOW_TYPE_2B != 0,
         }
     }
 }

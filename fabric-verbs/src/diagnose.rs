@@ -17,12 +17,7 @@ pub fn diagnose(options: VerbsOptions) -> Diagnosis {
     }
     if let Ok(verbs) = verbs() {
         match device::find(verbs) {
-            Ok(found) if found.is_empty() => findings.push(Finding::bad(
-                "RDMA devices",
-                "none",
-                "load the kernel driver of the card (mlx5_ib, ...) and ib_uverbs; Soft-RoCE makes a device of any network \
-                 interface: `rdma link add rxe0 type rxe netdev eth0`",
-            )),
+            Ok(found) if found.is_empty() => findings.push(Finding::bad("RDMA devices", "none", device::NO_DEVICE)),
             Ok(found) => findings.extend(found.iter().flat_map(findings_of)),
             Err(reason) => findings.push(Finding::bad("RDMA devices", "cannot be listed", reason)),
         }

@@ -56,10 +56,19 @@ pub fn host(wanted: u64) -> Vec<Finding> {
     .collect()
 }
 
-/// The limit of locked memory in bytes; `None`: unlimited, or not to be found out.
+/// The limit of locked memory of this thread in bytes; `None`: unlimited, or not to be found out.
 #[must_use]
 pub fn memlock_limit() -> Option<u64> {
-    limit("Max locked memory")
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    if locks_without_limit(&status) { None } else { limit("Max locked memory") }
+}
+
+/// Whether the thread has CAP_IPC_LOCK, as root does.
+fn locks_without_limit(status: &str) -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_some_and(|capabilities| capabilities >> CAP_IPC_LOCK & 1 == 1)
 }
 
 /// The soft limit of this name in `/proc/self/limits`.
@@ -164,6 +173,8 @@ mod tests {
         assert_eq!(soft_limit(text, "Max open files"), Some(1024));
         assert_eq!(soft_limit(text, "Max locked memory"), None);
         assert_eq!(soft_limit(text, "Max nice"), None);
+        assert!(locks_without_limit("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(!locks_without_limit("Name:\tx\nCapEff:\t000001ffffffbfff\n"));
     }
 
     #[test]

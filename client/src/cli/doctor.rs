@@ -8,6 +8,9 @@ use super::args::DoctorArgs;
 use super::failure::Failure;
 use crate::{ConnectOptions, fabrics};
 
+/// No table is narrower, whatever the terminal says.
+const MIN_COLUMNS: u16 = 80;
+
 /// What was found, and whether anything better than inline transfer works.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(String, bool), Failure> {
     let options = match &args.url {
@@ -45,6 +48,10 @@ fn as_text(fabrics: &[Diagnosis], host: &[Finding]) -> String {
 fn table(findings: &[Finding]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // A serial console may say that it has no columns at all.
+    if table.width().is_some_and(|columns| columns < MIN_COLUMNS) {
+        table.set_width(MIN_COLUMNS);
+    }
     for Finding { subject, state, advice } in findings {
         let mark = if advice.is_none() { "ok" } else { "!!" };
         table.add_row([mark, subject, state, advice.as_deref().unwrap_or_default()]);

@@ -35,7 +35,7 @@ async fn serve(engine: ScriptedEngine, exposure: ExposureChoice) -> ConnectOptio
 
 fn a_result_crosses(exposure: ExposureChoice) {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(20, 50_000)), exposure).await;
+        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(6, 10_000)), exposure).await;
         let client = Client::connect_with(options).await.unwrap();
         let info = client.connection();
         assert!(matches!(&info.carrier, Carrier::OneSided { fabric, .. } if fabric == "verbs"), "{info:?}");
@@ -43,12 +43,12 @@ fn a_result_crosses(exposure: ExposureChoice) {
             let mut result = client.query("q").await.unwrap();
             let mut number = 0;
             while let Some(batch) = result.try_next().await.unwrap() {
-                assert_eq!(batch, synthetic_batch(number, 50_000));
+                assert_eq!(batch, synthetic_batch(number, 10_000));
                 number += 1;
             }
-            assert_eq!(number, 20);
+            assert_eq!(number, 6);
             let report = result.report();
-            assert_eq!((report.batches_lent, report.batches_inline), (20, 0), "{report}");
+            assert_eq!((report.batches_lent, report.batches_inline), (6, 0), "{report}");
         }
     });
 }
