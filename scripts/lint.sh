@@ -20,6 +20,8 @@ for crate in thallus-protocol thallus-fabric thallus-fabric-sim thallus-fabric-u
 done
 arrows=$(cargo tree --workspace --prefix none -e normal,build,dev | sed -n 's/^arrow-array \(v[0-9.]*\).*/\1/p' | sort -u)
 [ "$(wc -l <<<"$arrows")" -eq 1 ] || { echo "lint: more than one version of arrow:" $arrows >&2; exit 1; }
+# Some minutes to build: not for everybody's first try.
+[ -z "${CI:-}" ] || command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 if command -v cargo-deny >/dev/null; then
     cargo deny --log-level error check bans licenses sources
 else
