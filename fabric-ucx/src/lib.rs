@@ -28,8 +28,9 @@
 //! # When the peer dies
 //! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices by itself; through shared memory
 //! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
-//! parent counts as there). Until then one-sided reads of
-//! a dead peer's segment succeed: it stays mapped, with its last contents, so that no wrong byte is read.
+//! parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process: reads that are given up
+//! and the control connection tell. Until then one-sided reads of a dead peer's segment succeed: it stays mapped, with its last
+//! contents, so that no wrong byte is read.
 
 #![warn(missing_docs)]
 
@@ -95,7 +96,7 @@ impl UcxFabric {
 
     /// Whether a worker can have the locked memory that RDMA wants: if not, UCX 1.13 (`uct_ud_iface_complete_init`) tries for ever.
     fn check_lockable(&self) -> Result<(), FabricError> {
-        /// Twice what a worker was seen to register.
+        /// More than a worker registers with these settings.
         const WORKER: usize = 4 << 20;
         if self.description.has_rdma() { memory::allocate_pages(&self.context, WORKER).map(drop) } else { Ok(()) }
     }
