@@ -28,9 +28,9 @@
 //! # When the peer dies
 //! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices by itself; through shared memory
 //! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
-//! parent counts as there). Where UCX 1.13 has RDMA it does not look at all, since that can abort the process; the control connection
-//! notices. Until then one-sided reads of
-//! a dead peer's segment succeed: it stays mapped, with its last contents, so that no wrong byte is read.
+//! parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process: reads that are given up
+//! and the control connection tell. Until then one-sided reads of a dead peer's segment succeed: it stays mapped, with its last
+//! contents, so that no wrong byte is read.
 
 #![warn(missing_docs)]
 

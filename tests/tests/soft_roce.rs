@@ -21,9 +21,10 @@ fn server(args: &[&str]) -> TestServer {
     TestServer::start([&["--fabric", &fabric()], args].concat())
 }
 
-/// The URL of a client that has the fabric or nothing.
+/// The URL of a client that has the fabric or nothing. A device that was pulled may never say how a read ended: then the bound
+/// is the client's own.
 fn url(server: &TestServer) -> String {
-    server.url(&format!("fabric={}&require_fabric=true&window=4MiB", fabric()))
+    server.url(&format!("fabric={}&require_fabric=true&window=4MiB&read_timeout=10s", fabric()))
 }
 
 /// A server's flags and a client's option for the device that tests break.
