@@ -471,8 +471,13 @@ impl Pair {
     /// Everything that can happen without time does.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            let moved =
-                [self.server_hears(usize::MAX), self.client_hears(usize::MAX), self.engine(), self.network(), self.take()];
+            let moved = [
+                self.server_hears(usize::MAX),
+                self.client_hears(usize::MAX),
+                self.engine(),
+                self.network(),
+                self.take(),
+            ];
             if !moved.contains(&true) {
                 return;
             }
