@@ -104,8 +104,8 @@ impl StateMachineTest for Machines {
     fn apply(mut pair: Pair, _: &Model, step: Step) -> Pair {
         match step {
             Step::Execute { rows, credit } => pair.execute(rows, credit),
-            Step::ToServer(most) => drop(pair.to_server(most)),
-            Step::ToClient(most) => drop(pair.to_client(most)),
+            Step::ToServer(most) => drop(pair.server_hears(most)),
+            Step::ToClient(most) => drop(pair.client_hears(most)),
             Step::Engine => drop(pair.engine()),
             Step::Network => drop(pair.network()),
             Step::Take => drop(pair.take()),

@@ -159,7 +159,7 @@ impl Pair {
             is_open: false,
             closed: [false; 2],
         };
-        pair.to_client(0);
+        pair.client_hears(0);
         pair.drain_server();
         pair.drain_client();
         pair
@@ -224,14 +224,14 @@ impl Pair {
         self.execute_waiting();
     }
 
-    pub fn to_server(&mut self, most: usize) -> bool {
+    pub fn server_hears(&mut self, most: usize) -> bool {
         let bytes: Vec<u8> = self.up.drain(..most.min(self.up.len())).collect();
         self.server.handle(self.now, ServerInput::Received(&bytes)).expect("bytes are no misuse");
         self.drain_server();
         !bytes.is_empty()
     }
 
-    pub fn to_client(&mut self, most: usize) -> bool {
+    pub fn client_hears(&mut self, most: usize) -> bool {
         let bytes: Vec<u8> = self.down.drain(..most.min(self.down.len())).collect();
         self.client.handle(self.now, ClientInput::Received(&bytes)).expect("bytes are no misuse");
         self.drain_client();
@@ -471,8 +471,13 @@ impl Pair {
     /// Everything that can happen without time does.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            let moved =
-                [self.to_server(usize::MAX), self.to_client(usize::MAX), self.engine(), self.network(), self.take()];
+            let moved = [
+                self.server_hears(usize::MAX),
+                self.client_hears(usize::MAX),
+                self.engine(),
+                self.network(),
+                self.take(),
+            ];
             if !moved.contains(&true) {
                 return;
             }
