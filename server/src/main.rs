@@ -28,7 +28,8 @@ fn main() {
                 }
                 source = cause.source();
             }
-            eprintln!("{message}");
+            // If stderr is closed there is no one to tell.
+            let _ = writeln!(std::io::stderr(), "{message}");
             leave(1)
         }
     }
@@ -110,7 +111,8 @@ async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure>
 fn init_log(config: &ServerConfig) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.log.filter)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let log = log.with_ansi(std::io::stderr().is_terminal());
+    // Whoever read the log may be gone. To report that on stderr too, as is the default, would panic in whoever logs.
+    let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     match config.log.format {
         LogFormat::Full => log.init(),
         LogFormat::Compact => log.compact().init(),

@@ -1,6 +1,7 @@
 //! Ends that go away in the middle of a result, killed or asked to; and what is left at the end that stays.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, StreamCode};
 use thallus_tests::cli::{Cli, thallus};
-use thallus_tests::process::{Signal, until};
+use thallus_tests::process::{Process, Signal, command, until};
 use thallus_tests::server::TestServer;
 use thallus_tests::{ENDLESS, PATIENCE, block_on, usage};
 
@@ -232,6 +233,26 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         let error = until_failure(result).await;
         assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{error:?}");
     });
+}
+
+/// Logging to a closed pipe once panicked in whoever logged: SIGTERM was lost, and so were connections.
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_serves_and_ends() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = command("thallus-server");
+    command.args(["--listen", "127.0.0.1:0"]).stderr(writer);
+    let mut server = Process::spawn("thallus-server", &mut command);
+    // What is left of the pipe's other end.
+    drop(command);
+    let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+    let address = lines.find_map(|line| Some(line.split_once("listening address=")?.1.trim().to_owned())).unwrap();
+    drop(lines);
+    for _ in 0..2 {
+        let client = thallus(["query", &format!("thallus://{address}"), "SELECT 40 + 2 AS answer", "--format", "csv"]);
+        assert_eq!((client.code, client.stdout.as_str()), (Some(0), "answer\n42\n"), "{}", client.stderr);
+    }
+    server.signal(Signal::Terminate);
+    assert_eq!(server.wait(PATIENCE).code(), Some(0));
 }
 
 #[test]

@@ -25,7 +25,8 @@ use crate::ConnectOptions;
 pub fn main() -> ! {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // If whoever read the log is gone, there is no one to tell.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
     match run(cli) {
         Ok(()) => leave(0),
         Err(failure) => {

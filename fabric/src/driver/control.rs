@@ -187,6 +187,7 @@ mod tests {
         drop(theirs);
         let first = std::future::poll_fn(|cx| control.poll(cx)).await;
         assert!(matches!(first, ControlEvent::Lost(_)), "{first:?}");
-        std::future::poll_fn(|cx| Poll::Ready(assert!(control.poll(cx).is_pending()))).await;
+        let idle = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx).is_pending())).await;
+        assert!(idle);
     }
 }
