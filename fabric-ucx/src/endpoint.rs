@@ -19,6 +19,7 @@ use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
 use crate::operations::{Operations, Shared};
 use crate::peer::{Closing, Connection, RemoteKey};
+use crate::segments::Segments;
 use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
 use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
@@ -214,6 +215,7 @@ impl Endpoint for UcxEndpoint {
                 lanes.transport.name
             )));
         }
+        let _held = Segments::attach(opened.payload, &lanes).map_err(error)?;
         let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;
         self.keys.insert(region, Arc::new(key));
         Ok(())

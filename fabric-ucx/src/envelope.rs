@@ -128,6 +128,18 @@ pub(crate) fn domains(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
 }
 
+/// What a packed remote key that `open` let pass has for each memory domain, by the domain's number.
+pub(crate) fn entries(key: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let map = domains(key);
+    let mut rest = key.get(9..).unwrap_or_default();
+    (0..u64::BITS).filter(move |domain| map & (1 << domain) != 0).map_while(move |domain| {
+        let (&len, tail) = rest.split_first()?;
+        let (entry, tail) = tail.split_at_checked(len.into())?;
+        rest = tail;
+        Some((domain, entry))
+    })
+}
+
 /// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
@@ -163,6 +175,14 @@ mod tests {
             assert!(open(Kind::WorkerAddress, &blob[..at]).is_err(), "cut at {at}");
         }
         assert!(open(Kind::RemoteKey, &blob).unwrap_err().contains("not a UCX remote key"));
+    }
+
+    #[test]
+    fn a_key_has_an_entry_for_each_of_its_domains() {
+        let mut key = 0b1010_u64.to_ne_bytes().to_vec();
+        key.extend([0, 2, 7, 8, 0]);
+        assert_eq!(entries(&key).collect::<Vec<_>>(), [(1, &[7_u8, 8][..]), (3, &[][..])]);
+        assert_eq!(entries(&key[..11]).count(), 0);
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod operations;
 mod options;
 mod peer;
 mod quiet;
+mod segments;
 mod status;
 mod stream;
 mod worker;
