@@ -29,7 +29,7 @@ fn parts(criterion: &mut Criterion) {
 /// A client and a server on one thread, over a pipe and a fabric in memory.
 fn connected(runtime: &Runtime) -> Client {
     let network = SimNetwork::new(1, SimOptions::default());
-    let fabrics = Fabrics { available: vec![network.host() as Arc<dyn Fabric>], reason: String::new() };
+    let fabrics = Fabrics { available: vec![network.host() as Arc<dyn Fabric>], ..Fabrics::default() };
     let server = Server::new(Arc::new(MemoryEngine::default()), fabrics, Settings::new(&ServerConfig::default()));
     runtime.block_on(async {
         let (near, far) = tokio::io::duplex(256 * 1024);

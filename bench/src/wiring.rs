@@ -18,7 +18,7 @@ pub fn fabric() -> Result<Arc<dyn Fabric>, String> {
 
 /// What a server has as fabrics and settings.
 pub fn server() -> Result<(Fabrics, Settings), String> {
-    let fabrics = Fabrics { available: vec![fabric()?], reason: String::new() };
+    let fabrics = Fabrics { available: vec![fabric()?], ..Fabrics::default() };
     let mut config = ServerConfig::default();
     config.limits.max_connections = 1024;
     Ok((fabrics, Settings::new(&config)))

@@ -66,6 +66,7 @@ pub use diagnose::diagnose;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
 pub use options::{Allocation, UcxOptions};
+use memory::Touch;
 use status::{down, unavailable};
 use worker::Worker;
 
@@ -128,7 +129,14 @@ impl Fabric for UcxFabric {
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
         match self.options.allocation {
             Allocation::HugePages => memory::allocate_pages(&self.context, len),
-            Allocation::Segment => memory::allocate_segment(&self.context, len),
+            Allocation::Segment => memory::allocate_segment(&self.context, len, Touch::Now),
+        }
+    }
+
+    fn allocate_untouched(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        match self.options.allocation {
+            Allocation::HugePages => memory::allocate_pages(&self.context, len),
+            Allocation::Segment => memory::allocate_segment(&self.context, len, Touch::WhenUsed),
         }
     }
 

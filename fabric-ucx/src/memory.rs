@@ -90,8 +90,19 @@ impl fmt::Debug for UcxRegistration {
     }
 }
 
+/// When the pages of a segment are touched that no device pins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touch {
+    Now,
+    WhenUsed,
+}
+
 /// New memory from UCX itself, so that peers can attach to it as a shared-memory segment.
-pub(crate) fn allocate_segment(context: &Arc<UcxContext>, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+pub(crate) fn allocate_segment(
+    context: &Arc<UcxContext>,
+    len: usize,
+    touch: Touch,
+) -> Result<Arc<RegisteredMemory>, FabricError> {
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
     let len = round_up(len).ok_or_else(|| error("zero or too many bytes".into()))?;
     check_available(len)?;
@@ -123,8 +134,11 @@ pub(crate) fn allocate_segment(context: &Arc<UcxContext>, len: usize) -> Result<
     let start = NonNull::new(attributes.address.cast::<u8>())
         .filter(|_| attributes.length >= len)
         .ok_or_else(|| error("UCX allocated less than was asked for".into()))?;
-    // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Writing zeroes touches every page as well.
-    unsafe { start.write_bytes(0, len) };
+    if touch == Touch::Now {
+        // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Segments are zeroed by the kernel; writing zeroes
+        // touches every page.
+        unsafe { start.write_bytes(0, len) };
+    }
     // SAFETY: valid for reads and writes until the registration unmaps it.
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }

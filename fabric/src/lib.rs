@@ -94,6 +94,15 @@ pub trait Fabric: Send + Sync + fmt::Debug + 'static {
     /// [`FabricError::OutOfMemory`], or [`FabricError::Registration`] with what the library said (memlock limit, say).
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError>;
 
+    /// As [`Fabric::allocate`], but of any content, and its pages may be left to be touched when they are used, where the fabric
+    /// does not pin them: for long memory of which perhaps not all is used.
+    ///
+    /// # Errors
+    /// As [`Fabric::allocate`].
+    fn allocate_untouched(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.allocate(len)
+    }
+
     /// Registers memory that somebody else allocated, to be lent from where it lies. The registration keeps the buffer
     /// alive until it is dropped.
     ///
@@ -119,6 +128,10 @@ impl<F: Fabric + ?Sized> Fabric for Arc<F> {
 
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
         (**self).allocate(len)
+    }
+
+    fn allocate_untouched(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+        (**self).allocate_untouched(len)
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {

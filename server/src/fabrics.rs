@@ -40,7 +40,7 @@ fn log(findings: &[Finding]) {
 pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
     let candidates: &[(Open, Diagnose)] = match config.kind {
         FabricChoice::None => {
-            return Ok(Fabrics { available: Vec::new(), reason: "the server was started with --fabric none".into() });
+            return Ok(Fabrics { reason: "the server was started with --fabric none".into(), ..Fabrics::default() });
         }
         FabricChoice::Auto => &[(open_verbs, diagnose_verbs), (open_ucx, diagnose_ucx)],
         FabricChoice::Ucx => &[(open_ucx, diagnose_ucx)],
@@ -61,14 +61,14 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
         }
     }
     if !available.is_empty() {
-        return Ok(Fabrics { available, reason: String::new() });
+        return Ok(Fabrics { available, ..Fabrics::default() });
     }
     let reason = missing.join("; ");
     if config.kind != FabricChoice::Auto {
         return Err(FabricUnavailable(reason));
     }
     warn!(reason, "no fabric: all results will travel inline over TCP");
-    Ok(Fabrics { available, reason: format!("the server has no fabric: {reason}") })
+    Ok(Fabrics { reason: format!("the server has no fabric: {reason}"), ..Fabrics::default() })
 }
 
 #[cfg(feature = "ucx")]

@@ -9,7 +9,9 @@ pub mod catalog;
 pub mod config;
 pub mod engine;
 pub mod fabrics;
+#[cfg(feature = "registered-heap")]
+pub mod heap;
 mod server;
 mod session;
 
-pub use server::{Fabrics, Listen, ServeError, Server, Settings};
+pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};

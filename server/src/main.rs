@@ -12,6 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "registered-heap")]
+#[global_allocator]
+static HEAP: thallus_fabric::memory::RegisteredHeap = thallus_fabric::memory::RegisteredHeap::new();
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() {
@@ -62,12 +66,16 @@ fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn serve(config: ServerConfig) -> Result<(), Failure> {
+    #[cfg_attr(not(feature = "registered-heap"), expect(unused_mut))]
+    let mut fabrics = thallus_server::fabrics::open(&config.fabric)?;
+    // Before the engine: the tables that it holds in memory are to lie there too.
+    #[cfg(feature = "registered-heap")]
+    thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
     let engine = open_engine(&config).await?;
     for table in engine.tables() {
         info!(table = %table.name, source = %table.source, format = table.format, columns = table.columns, "table");
     }
     thallus_server::fabrics::log_limits(config.limits.max_bytes_on_loan_total.bytes());
-    let fabrics = thallus_server::fabrics::open(&config.fabric)?;
     let address = config.listen.as_str();
     let listener = TcpListener::bind(address)
         .await

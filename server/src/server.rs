@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use thallus_fabric::Fabric;
 use thallus_fabric::driver::ControlIo;
+use thallus_fabric::memory::RegisteredSpace;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::ServerLimits;
 use thallus_protocol::server::ServerConfig as MachineConfig;
-use thallus_protocol::{ConnectionError, LinkTimeouts};
+use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -51,12 +52,34 @@ impl Listen for TcpListener {
 }
 
 /// What carries the data plane.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Fabrics {
     /// Those that work on this host.
     pub available: Vec<Arc<dyn Fabric>>,
     /// If there are none, why, for clients to hear.
     pub reason: String,
+    /// Memory that one of them has registered, in which the engine's batches may lie: what lies there is not copied.
+    pub registered: Option<Registered>,
+}
+
+/// Registered memory, and by which fabric.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    /// Peers reach the memory over this one.
+    pub fabric: FabricKind,
+    /// The memory.
+    pub space: Arc<dyn RegisteredSpace>,
+}
+
+impl Fabrics {
+    fn lenders(self, budget: u64) -> Vec<Arc<Lender>> {
+        let lender = |fabric: Arc<dyn Fabric>| {
+            let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
+            let space = ours.map(|registered| Arc::clone(&registered.space));
+            Arc::new(Lender::new(fabric, space, budget))
+        };
+        self.available.into_iter().map(lender).collect()
+    }
 }
 
 /// Limits and times of a server.
@@ -152,7 +175,7 @@ impl Server {
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
         let machine = settings.machine(&fabrics);
         let budget = settings.max_loan_bytes_total;
-        let lenders = fabrics.available.into_iter().map(|fabric| Arc::new(Lender::new(fabric, budget))).collect();
+        let lenders = fabrics.lenders(budget);
         Server {
             shared: Arc::new(Shared { engine, lenders, machine }),
             settings: Arc::new(settings),

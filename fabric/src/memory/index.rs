@@ -1,9 +1,16 @@
 //! Which registered memory a buffer lies in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use super::RegisteredMemory;
+
+/// Memory that is registered already, in which the buffers of a batch may lie.
+pub trait RegisteredSpace: Send + Sync + fmt::Debug {
+    /// The memory that all of `bytes` lie in, and at which offset. `None` also for no bytes: there is nothing to lend.
+    fn find(&self, bytes: &[u8]) -> Option<(&Arc<RegisteredMemory>, usize)>;
+}
 
 /// Registered memory by address, to find out which of a batch's buffers can be lent from where they lie.
 #[derive(Clone, Debug, Default)]
@@ -23,17 +30,6 @@ impl MemoryIndex {
         self.by_address.remove(&address)
     }
 
-    /// The memory that all of `bytes` lie in, and at which offset. `None` also for no bytes: there is nothing to lend.
-    #[must_use]
-    pub fn find(&self, bytes: &[u8]) -> Option<(&Arc<RegisteredMemory>, usize)> {
-        if bytes.is_empty() {
-            return None;
-        }
-        let address = bytes.as_ptr() as u64;
-        let (_, memory) = self.by_address.range(..=address).next_back()?;
-        Some((memory, memory.offset_of(address, bytes.len() as u64)?))
-    }
-
     /// How many memories there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -44,6 +40,17 @@ impl MemoryIndex {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.by_address.is_empty()
+    }
+}
+
+impl RegisteredSpace for MemoryIndex {
+    fn find(&self, bytes: &[u8]) -> Option<(&Arc<RegisteredMemory>, usize)> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let address = bytes.as_ptr() as u64;
+        let (_, memory) = self.by_address.range(..=address).next_back()?;
+        Some((memory, memory.offset_of(address, bytes.len() as u64)?))
     }
 }
 

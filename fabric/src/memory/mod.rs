@@ -3,13 +3,16 @@
 //! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
 //! - [`SlabPool`] is the borrower's: slabs for reads to land in, which come back when the last array over them is dropped.
 //! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
-//!   that tell a late reader that its lease has ended. [`MemoryIndex`] tells what can be lent from where it lies.
+//!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
+//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
 mod available;
 mod copy;
 mod extents;
+#[cfg(feature = "registered-heap")]
+mod heap;
 mod index;
 mod lease_words;
 mod pages;
@@ -24,7 +27,9 @@ mod test_fabric;
 
 pub use available::check_available;
 pub(crate) use available::room_in;
-pub use index::MemoryIndex;
+#[cfg(feature = "registered-heap")]
+pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
+pub use index::{MemoryIndex, RegisteredSpace};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool};

@@ -39,6 +39,11 @@ pub struct Args {
     #[arg(long, value_enum)]
     pub fabric: Option<FabricChoice>,
 
+    /// Memory registered with the fabric that the server's heap may grow to, so that results are lent without a copy
+    /// [default: half of this machine's; 0: none].
+    #[arg(long, value_name = "SIZE")]
+    pub registered_heap: Option<ByteSize>,
+
     /// Transports that UCX may use, as in UCX_TLS [default: UCX's own choice].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub ucx_transports: Option<Vec<String>>,
@@ -169,6 +174,7 @@ impl Args {
         }
         set(&mut config.listen, self.listen);
         set(&mut config.fabric.kind, self.fabric);
+        set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));
         set(&mut config.fabric.ucx.transports, self.ucx_transports);
         set(&mut config.fabric.ucx.net_devices, self.ucx_net_devices);
         config.fabric.ucx.busy_poll |= self.ucx_busy_poll;

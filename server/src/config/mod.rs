@@ -214,10 +214,23 @@ impl Default for Timeouts {
 pub struct FabricConfig {
     /// Which fabric.
     pub kind: FabricChoice,
+    /// How far the server's heap may grow in memory that the fabric has registered, so that results are lent from where the
+    /// engine made them; half of this machine's (or of its container's) memory if not given. Zero: every result is copied before
+    /// it is lent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registered_heap: Option<ByteSize>,
     /// Settings of UCX.
     pub ucx: UcxConfig,
     /// Settings of verbs.
     pub verbs: VerbsConfig,
+}
+
+impl FabricConfig {
+    /// The limit of the registered heap in bytes, as configured or as this host has memory.
+    #[must_use]
+    pub fn effective_registered_heap(&self) -> ByteSize {
+        self.registered_heap.unwrap_or_else(|| ByteSize(memory_of_host().unwrap_or(0) / 2))
+    }
 }
 
 /// Which fabric carries the data plane.
@@ -492,6 +505,9 @@ impl ServerConfig {
         let engine = &self.engine;
         if let Some(limit) = engine.memory_limit {
             within("engine.memory_limit", limit, ByteSize::mib(16), ByteSize(u64::MAX))?;
+        }
+        if let Some(limit) = self.fabric.registered_heap.filter(|limit| *limit != ByteSize(0)) {
+            within("fabric.registered_heap", limit, ByteSize::mib(64), ByteSize(u64::MAX))?;
         }
         within("engine.batch_rows", engine.batch_rows, 1, MAX_BATCH_ROWS)?;
         within("engine.partitions", engine.effective_partitions(), 1, 4096)?;

@@ -1,4 +1,5 @@
-//! Makes a batch's buffers readable by peers: where they lie if the fabric can reach them there, else by a copy.
+//! Makes a batch's buffers readable by peers: where they lie if that is registered memory or can be registered, else by a
+//! copy.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::{PoolLimits, RegisteredMemory, StagedRange, StagingArena};
-use thallus_fabric::{Fabric, FabricError};
+use thallus_fabric::memory::{PoolLimits, RegisteredMemory, RegisteredSpace, StagedRange, StagingArena};
+use thallus_fabric::{Fabric, FabricError, Fencing};
 use thallus_protocol::layout::BatchDescriptor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::warn;
+use tracing::{info, warn};
 
-/// Buffers shorter than this are copied side by side into registered memory: a registration, and a remote key that the
-/// borrower has to take in, cost more than the copy.
+/// Buffers shorter than this are copied side by side into registered memory rather than opened to the borrower each by
+/// itself: a registration or a window, and a remote key that the borrower has to take in, cost more than the copy.
 const STAGE_BELOW: usize = 32 * 1024;
 
 /// Unit of the budget's permits, since a semaphore counts in 32 bits.
@@ -23,11 +24,15 @@ const BUDGET_UNIT: u64 = 4096;
 /// What lends over one fabric; shared by all connections.
 pub(crate) struct Lender {
     fabric: Arc<dyn Fabric>,
+    /// What is registered already, such as the heap in which the engine computes.
+    space: Option<Arc<dyn RegisteredSpace>>,
     staging: StagingArena,
     budget: Arc<Semaphore>,
     /// All that the budget ever has.
     permits: usize,
     registers: AtomicBool,
+    /// Whether it has been said that buffers lie outside of `space`.
+    outside_said: AtomicBool,
 }
 
 /// A non-empty buffer of a loan.
@@ -45,8 +50,16 @@ pub(crate) struct Part {
 /// Keeps what is on loan alive and counted. Dropped when the lease has ended.
 #[derive(Debug)]
 pub(crate) struct Held {
+    /// Those lent from where they lie: their memory is not freed, and arrow writes to no buffer that somebody else holds.
+    _buffers: Vec<Buffer>,
     _staged: Vec<StagedRange>,
     _budget: OwnedSemaphorePermit,
+}
+
+/// Where a buffer is lent from.
+enum Place {
+    Here { memory: Arc<RegisteredMemory>, scope: Range<usize>, lasting: bool },
+    Copy,
 }
 
 /// A batch that can be lent.
@@ -59,17 +72,19 @@ pub(crate) struct PreparedLoan {
 }
 
 impl Lender {
-    /// Lends at most `budget` bytes at once over `fabric`.
-    pub(crate) fn new(fabric: Arc<dyn Fabric>, budget: u64) -> Self {
+    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has registered.
+    pub(crate) fn new(fabric: Arc<dyn Fabric>, space: Option<Arc<dyn RegisteredSpace>>, budget: u64) -> Self {
         let permits = usize::try_from(budget / BUDGET_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         let max_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
         let limits = PoolLimits { max_bytes, ..PoolLimits::default() };
         Lender {
             staging: StagingArena::new(Arc::clone(&fabric), limits),
             fabric,
+            space,
             budget: Arc::new(Semaphore::new(permits)),
             permits,
             registers: AtomicBool::new(true),
+            outside_said: AtomicBool::new(false),
         }
     }
 
@@ -101,14 +116,12 @@ impl Lender {
 
         let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
         let mut registered = HashMap::new();
-        let mut in_place = Vec::with_capacity(filled.len());
-        for buffer in &filled {
-            in_place.push(if buffer.len() < STAGE_BELOW { None } else { self.register(buffer, &mut registered)? });
-        }
+        let places: Vec<Place> =
+            filled.iter().map(|buffer| self.place(buffer, &mut registered)).collect::<Result<_, _>>()?;
         let to_stage: Vec<&[u8]> = filled
             .iter()
-            .zip(&in_place)
-            .filter(|(_, place)| place.is_none())
+            .zip(&places)
+            .filter(|(_, place)| matches!(place, Place::Copy))
             .map(|(buffer, _)| buffer.as_slice())
             .collect();
         let copied = if to_stage.is_empty() { Vec::new() } else { self.staging.stage(&to_stage)? };
@@ -119,22 +132,52 @@ impl Lender {
             copied.first().zip(copied.last()).map(|(first, last)| first.offset()..last.offset() + last.len());
         let mut copies = copied.iter();
         let mut parts = Vec::with_capacity(filled.len());
-        for (buffer, place) in filled.iter().zip(in_place) {
-            let len = buffer.len() as u64;
+        let mut lent = Vec::with_capacity(filled.len());
+        for (buffer, place) in filled.into_iter().zip(places) {
+            let (address, len) = (buffer.as_ptr() as u64, buffer.len() as u64);
             parts.push(match place {
-                Some(memory) => {
-                    let scope = 0..memory.len();
-                    Part { memory, address: buffer.as_ptr() as u64, len, scope, lasting: false }
+                Place::Here { memory, scope, lasting } => {
+                    lent.push(buffer.clone());
+                    Part { memory, address, len, scope, lasting }
                 }
-                None => {
+                Place::Copy => {
                     let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than were asked for"))?;
                     let scope = staged_scope.clone().unwrap_or_default();
                     Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, scope, lasting: true }
                 }
             });
         }
-        let held = Held { _staged: copied, _budget: budget };
+        let held = Held { _buffers: lent, _staged: copied, _budget: budget };
         Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
+    }
+
+    /// Where a buffer is to be lent from.
+    fn place(
+        &self,
+        buffer: &Buffer,
+        registered: &mut HashMap<(usize, usize), Arc<RegisteredMemory>>,
+    ) -> Result<Place, FabricError> {
+        // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
+        let opens_each = self.fabric.capabilities().fencing == Fencing::Revocation;
+        if opens_each && buffer.len() < STAGE_BELOW {
+            return Ok(Place::Copy);
+        }
+        if let Some(space) = &self.space {
+            if let Some((memory, offset)) = space.find(buffer) {
+                let scope = offset..offset + buffer.len();
+                return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
+            }
+            if !self.outside_said.swap(true, Ordering::Relaxed) {
+                info!(?space, "a buffer lies outside of registered memory; such are registered or copied when they are lent");
+            }
+        }
+        if buffer.len() < STAGE_BELOW {
+            return Ok(Place::Copy);
+        }
+        Ok(match self.register(buffer, registered)? {
+            Some(memory) => Place::Here { scope: 0..memory.len(), memory, lasting: false },
+            None => Place::Copy,
+        })
     }
 
     /// Registers a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.

@@ -19,7 +19,7 @@ use crate::world::block_on;
 /// A server on a port of its own. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {
     let fabric: Arc<dyn Fabric> = Arc::new(UcxFabric::new(UcxOptions::default()).unwrap());
-    let fabrics = Fabrics { available: vec![fabric], reason: String::new() };
+    let fabrics = Fabrics { available: vec![fabric], ..Fabrics::default() };
     let server = Server::new(Arc::new(engine), fabrics, Settings::new(&ServerConfig::default()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();

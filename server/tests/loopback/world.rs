@@ -54,7 +54,7 @@ impl World {
 
     fn new(engine: ScriptedEngine, network: Option<(SimNetwork, Arc<SimFabric>)>, config: ServerConfig) -> Self {
         let available = network.iter().map(|(_, host)| Arc::clone(host) as Arc<dyn Fabric>).collect();
-        let fabrics = Fabrics { available, reason: "this world has no fabric".into() };
+        let fabrics = Fabrics { available, reason: "this world has no fabric".into(), ..Fabrics::default() };
         let server = Server::new(Arc::new(engine.clone()), fabrics, Settings::new(&config));
         World { engine, server, network, connections: Mutex::default() }
     }

@@ -135,7 +135,7 @@ impl Listen for Port {
 async fn server(shared: Arc<Shared>) -> turmoil::Result {
     let life = shared.born("server");
     let options = &shared.options;
-    let mut fabrics = Fabrics { available: Vec::new(), reason: "the server of this run has no fabric".into() };
+    let mut fabrics = Fabrics { reason: "the server of this run has no fabric".into(), ..Fabrics::default() };
     if options.server_fabric {
         let plan = options.server_faults.plan(options.seed ^ life);
         let fabric = Arc::new(FaultInjector::new(shared.network.host(), plan));
