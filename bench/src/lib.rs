@@ -12,6 +12,6 @@ mod wire;
 mod wiring;
 pub mod worker;
 
-/// For all contenders written in Rust: the allocator that engines use.
+/// For all contenders written in Rust: mimalloc, which engines use. Only a server of Thallus lets it grow in registered memory.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static HEAP: thallus_fabric::memory::RegisteredHeap = thallus_fabric::memory::RegisteredHeap::new();

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use thallus_bench::contender::Contender;
 use thallus_bench::{run, serve, worker};
+use thallus_fabric::memory::RegisteredHeap;
 
 /// Compares ways to get a result from a server's memory to a client's.
 #[derive(Debug, Parser)]
@@ -27,6 +28,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let args = Args::parse();
+    if !matches!(args.command, Command::Serve { protocol: serve::Protocol::Thallus }) {
+        RegisteredHeap::stay_ordinary();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -36,7 +41,7 @@ fn main() -> ExitCode {
     };
     let work = async {
         // On the runtime's own threads, where an application's tasks would be.
-        let task = match Args::parse().command {
+        let task = match args.command {
             Command::Run(args) => return run::run(&args),
             Command::Report(args) => return run::report(&args),
             Command::Serve { protocol } => tokio::spawn(serve::serve(protocol)),

@@ -18,9 +18,11 @@ pub fn fabric() -> Result<Arc<dyn Fabric>, String> {
 
 /// What a server has as fabrics and settings.
 pub fn server() -> Result<(Fabrics, Settings), String> {
-    let fabrics = Fabrics { available: vec![fabric()?], ..Fabrics::default() };
+    let mut fabrics = Fabrics { available: vec![fabric()?], ..Fabrics::default() };
     let mut config = ServerConfig::default();
     config.limits.max_connections = 1024;
+    // As `thallus-server` does it: the tables are made after this, and lie there.
+    thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
     Ok((fabrics, Settings::new(&config)))
 }
 

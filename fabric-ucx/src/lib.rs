@@ -65,8 +65,8 @@ pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
-pub use options::{Allocation, UcxOptions};
 use memory::Touch;
+pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};
 use worker::Worker;
 

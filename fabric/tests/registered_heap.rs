@@ -67,9 +67,11 @@ fn what_is_allocated_lies_in_regions_up_to_the_limit() {
         .map(|thread| {
             let sender = sender.clone();
             thread::spawn(move || {
-                for at in 0..32 {
+                for at in 0..64 {
                     let seed = thread * 1000 + at;
-                    sender.send((seed, grown(MIB + at * 1000, seed))).unwrap();
+                    // Some of a size that the allocator puts side by side.
+                    let len = if at % 2 == 0 { MIB + at * 1000 } else { 128 << 10 };
+                    sender.send((seed, grown(len, seed))).unwrap();
                 }
             })
         })

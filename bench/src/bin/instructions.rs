@@ -5,9 +5,11 @@
 use std::process::ExitCode;
 
 use thallus_bench::pieces::pieces;
+use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 
 fn main() -> ExitCode {
+    RegisteredHeap::stay_ordinary();
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let pieces = match pieces(fabric, |piece| args.first().is_none_or(|name| name == piece)) {

@@ -168,7 +168,10 @@ impl Lender {
                 return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
             }
             if !self.outside_said.swap(true, Ordering::Relaxed) {
-                info!(?space, "a buffer lies outside of registered memory; such are registered or copied when they are lent");
+                info!(
+                    ?space,
+                    "a buffer lies outside of registered memory; such are registered or copied when they are lent"
+                );
             }
         }
         if buffer.len() < STAGE_BELOW {

@@ -68,7 +68,7 @@ pub(super) fn alloc_zeroed(layout: Layout) -> *mut u8 {
 }
 
 /// # Safety
-/// `start` is a block of this allocator, and the caller's to give up.
+/// `start` is null, or a block of this allocator and the caller's to give up.
 pub(super) unsafe fn free(start: *mut u8) {
     // SAFETY: as the caller vouches.
     unsafe { sys::mi_free(start.cast()) }

@@ -33,8 +33,8 @@ const LONGEST_REGION: usize = 4 << 30;
 const GRAIN: usize = 32 << 20;
 /// Allocations from here on are looked at, and may grow the heap.
 const LARGE: usize = 32 << 10;
-/// Longer than any allocation that mimalloc puts beside others: it is given memory of its own, from wherever there is room.
-const PROBE: usize = 2 << 20;
+/// Twice what mimalloc takes at once to put allocations of one size side by side: where there is room for this, there is for any.
+const PROBE: usize = 8 << 20;
 
 /// The process's allocator.
 ///
@@ -216,6 +216,31 @@ fn is_worth_moving(start: *mut u8, layout: Layout) -> bool {
         && grow_for(layout.size())
 }
 
+/// Allocates again, until it is in a region, what came to lie elsewhere at `start`. The allocator may go on for a while with a page
+/// that it took from the system before there was room.
+///
+/// # Safety
+/// The block at `start` is the caller's to give up.
+#[cold]
+unsafe fn again(start: *mut u8, layout: Layout, alloc: fn(Layout) -> *mut u8) -> *mut u8 {
+    /// As many as a page holds of those that are large.
+    const TRIES: usize = 64;
+    let mut aside = [ptr::null_mut(); TRIES];
+    let mut block = start;
+    for place in &mut aside {
+        if block.is_null() || REGIONS.contains(block.addr(), layout.size()) {
+            break;
+        }
+        *place = block;
+        block = alloc(layout);
+    }
+    for block in aside {
+        // SAFETY: null, the caller's, or allocated above and known to nobody.
+        unsafe { mimalloc::free(block) };
+    }
+    block
+}
+
 // SAFETY: mimalloc's functions, which are an allocator's; what is done beside them keeps to their contract: a block that is given
 // up for another one was not handed out yet, or has been copied. Nothing unwinds.
 unsafe impl GlobalAlloc for RegisteredHeap {
@@ -227,8 +252,7 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         let start = mimalloc::alloc(layout);
         if is_worth_moving(start, layout) {
             // SAFETY: allocated just now, and known to nobody.
-            unsafe { mimalloc::free(start) };
-            return mimalloc::alloc(layout);
+            return unsafe { again(start, layout, mimalloc::alloc) };
         }
         start
     }
@@ -241,8 +265,7 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         let start = mimalloc::alloc_zeroed(layout);
         if is_worth_moving(start, layout) {
             // SAFETY: as in `alloc`.
-            unsafe { mimalloc::free(start) };
-            return mimalloc::alloc_zeroed(layout);
+            return unsafe { again(start, layout, mimalloc::alloc_zeroed) };
         }
         start
     }
@@ -260,7 +283,9 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         if !is_worth_moving(moved, new_layout) {
             return moved;
         }
-        let better = mimalloc::alloc(new_layout);
+        let elsewhere = mimalloc::alloc(new_layout);
+        // SAFETY: allocated just now, and known to nobody.
+        let better = unsafe { again(elsewhere, new_layout, mimalloc::alloc) };
         if better.is_null() {
             return moved;
         }
