@@ -19,10 +19,16 @@ fn arb_execute() -> impl Strategy<Value = Op> {
     let delivery = prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline)];
     let credit = prop_oneof![Just(0), Just(300_u64), Just(1000), Just(5000), Just(20_000), Just(1 << 30)];
     let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
-    (0..4_usize, delivery, credit, deadline).prop_map(|(script, delivery, credit, deadline_ms)| Op::Execute {
+    let lazy = prop::bool::weighted(0.4);
+    (0..4_usize, delivery, credit, deadline, lazy).prop_map(|(script, delivery, credit, deadline_ms, lazy)| Op::Execute {
         script,
-        options: ExecuteOptions { delivery, credit, deadline_ms, ..ExecuteOptions::default() },
+        options: ExecuteOptions { delivery, credit, deadline_ms, lazy, ..ExecuteOptions::default() },
     })
+}
+
+fn arb_ask() -> impl Strategy<Value = Op> {
+    let part = (0..2_usize, 0..5000_u64, 0..3000_u64);
+    (0..8_usize, prop::collection::vec(part, 0..3)).prop_map(|(k, parts)| Op::Ask(k, parts))
 }
 
 /// What a connection lives on.
@@ -34,6 +40,8 @@ fn arb_progress() -> impl Strategy<Value = Op> {
         6 => (0..4_usize).prop_map(Op::Engine),
         10 => (0..8_usize).prop_map(Op::Read),
         3 => (0..4_usize).prop_map(Op::Take),
+        4 => arb_ask(),
+        2 => (0..8_usize).prop_map(Op::GiveUp),
         2 => Just(Op::AnswerServer),
         2 => Just(Op::AnswerClient),
         3 => arb_execute(),
