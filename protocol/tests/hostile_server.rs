@@ -18,8 +18,8 @@ use thallus_protocol::layout::{BatchDescriptor, Detail, Piece};
 use thallus_protocol::message::*;
 use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
-    AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, PeerMisbehaved, ReadId, RegionId, RemoteRange, StreamId,
-    Timestamp,
+    AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, PeerMisbehaved, ReadId, RegionId, RemoteRange,
+    StreamId, Timestamp,
 };
 
 /// What happens to a client.

@@ -70,15 +70,14 @@ fn of_batch(batch: &RecordBatch, columns: &[usize], rows: Range<u64>) -> (u64, u
 }
 
 fn arb_ask() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
-    (arb_batch(), prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>()).prop_map(
-        |(batch, columns, ends)| {
+    (arb_batch(), prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>())
+        .prop_map(|(batch, columns, ends)| {
             let of = batch.num_columns();
             let columns = columns.iter().filter(|_| of > 0).map(|index| index.index(of)).collect();
             let mut ends = ends.map(|index| index.index(batch.num_rows() + 1) as u64);
             ends.sort_unstable();
             (batch, columns, ends[0]..ends[1])
-        },
-    )
+        })
 }
 
 // 256 cases each; more by PROPTEST_CASES.

@@ -190,7 +190,8 @@ impl ClientConnection {
             // Whoever asks a connection that is gone hears so, whenever it asks.
             return match input {
                 ClientInput::Command(
-                    command @ (ClientCommand::Execute { .. } | ClientCommand::Ask { .. } | ClientCommand::GiveUp { .. }),
+                    command
+                    @ (ClientCommand::Execute { .. } | ClientCommand::Ask { .. } | ClientCommand::GiveUp { .. }),
                 ) => self.command(now, command),
                 _ => Ok(()),
             };

@@ -118,7 +118,9 @@ impl Projection {
         let mut cutter = Cutter::new(&self.descriptor, &self.have);
         for (field, span) in self.schema.fields().iter().zip(&self.spans) {
             (cutter.node, cutter.buffer) = (span.nodes.start, span.buffers.start);
-            cutter.array(field.data_type(), self.rows.start, self.rows.end - self.rows.start, 0).within(field.name())?;
+            cutter
+                .array(field.data_type(), self.rows.start, self.rows.end - self.rows.start, 0)
+                .within(field.name())?;
         }
         if !cutter.missing.is_empty() {
             self.asked.clone_from(&cutter.missing);
@@ -145,7 +147,8 @@ impl Projection {
 /// # Errors
 /// The descriptor does not fit the schema.
 pub fn column_bytes(schema: &Schema, descriptor: &BatchDescriptor) -> Result<Vec<u64>, LayoutError> {
-    let sum = |span: &Span| descriptor.buffers[span.buffers.clone()].iter().fold(0_u64, |sum, len| sum.saturating_add(*len));
+    let sum =
+        |span: &Span| descriptor.buffers[span.buffers.clone()].iter().fold(0_u64, |sum, len| sum.saturating_add(*len));
     Ok(spans(schema, descriptor)?.iter().map(sum).collect())
 }
 
@@ -166,7 +169,9 @@ fn spans(schema: &Schema, descriptor: &BatchDescriptor) -> Result<Vec<Span>, Lay
 fn children<'a>(shape: &Shape<'a>) -> Vec<&'a DataType> {
     match shape {
         Shape::Null | Shape::Bits | Shape::Fixed { .. } | Shape::Bytes { .. } | Shape::Views => Vec::new(),
-        Shape::List { item, .. } | Shape::ListView { item, .. } | Shape::FixedList { item, .. } => vec![item.data_type()],
+        Shape::List { item, .. } | Shape::ListView { item, .. } | Shape::FixedList { item, .. } => {
+            vec![item.data_type()]
+        }
         Shape::Struct { fields } => fields.iter().map(|field| field.data_type()).collect(),
         Shape::SparseUnion { fields } | Shape::DenseUnion { fields } => {
             fields.iter().map(|(_, field)| field.data_type()).collect()
@@ -280,7 +285,8 @@ impl<'a> Cutter<'a> {
             }
             (Shape::ListView { wide, item }, Detail::Base(base)) => {
                 let width = offset_width(wide);
-                let (offsets, sizes) = (self.fixed(start, len, width, "offsets")?, self.fixed(start, len, width, "sizes")?);
+                let (offsets, sizes) =
+                    (self.fixed(start, len, width, "offsets")?, self.fixed(start, len, width, "sizes")?);
                 let ends = offsets.zip(sizes).map(|(offsets, sizes)| list_views(&offsets, &sizes, wide, *base));
                 let ends = ends.transpose()?;
                 self.within_part(item.data_type(), ends, *base, depth).within(item.name())?;
@@ -366,13 +372,25 @@ impl<'a> Cutter<'a> {
     }
 
     /// Bytes of a buffer, if they have been read; they become a buffer of what is cut.
-    fn take(&mut self, buffer: usize, offset: u64, len: u64, what: &'static str) -> Result<Option<Buffer>, LayoutError> {
+    fn take(
+        &mut self,
+        buffer: usize,
+        offset: u64,
+        len: u64,
+        what: &'static str,
+    ) -> Result<Option<Buffer>, LayoutError> {
         let found = self.find(buffer, offset, len, what)?;
         self.cut.extend(found.clone());
         Ok(found)
     }
 
-    fn find(&mut self, buffer: usize, offset: u64, len: u64, what: &'static str) -> Result<Option<Buffer>, LayoutError> {
+    fn find(
+        &mut self,
+        buffer: usize,
+        offset: u64,
+        len: u64,
+        what: &'static str,
+    ) -> Result<Option<Buffer>, LayoutError> {
         let there = *self.descriptor.buffers.get(buffer).ok_or(LayoutProblem::MissingBuffer { what })?;
         if offset.checked_add(len).is_none_or(|end| end > there) {
             return Err(stray(what));

@@ -8,8 +8,8 @@ use thallus_protocol::credit::batch_cost;
 use thallus_protocol::layout::{LayoutLimits, Piece as Part};
 use thallus_protocol::message::{ExecuteOptions, FabricChoice, FabricOffer};
 use thallus_protocol::{
-    ApiMisuse, AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamError,
-    StreamId, Timestamp,
+    ApiMisuse, AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, ReadId, RegionId, RemoteRange,
+    StreamError, StreamId, Timestamp,
 };
 
 use super::lender::Plane;
@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) untaken: VecDeque<u64>,
     /// Lazy batches that were delivered and not given up.
     pub(crate) held: BTreeMap<u64, Held>,
+    /// Of asks, in their order.
+    pub(crate) answers: Vec<Result<(), StreamError>>,
 }
 
 /// A lazy batch, as the application sees it.
@@ -143,6 +145,7 @@ impl Borrower {
             over: None,
             untaken: VecDeque::new(),
             held: BTreeMap::new(),
+            answers: Vec::new(),
         };
         self.apps.insert(stream, app);
         ClientCommand::Execute { stream, sql: index.to_string(), options }
@@ -260,14 +263,17 @@ impl Borrower {
                 let right: Vec<_> =
                     filled.map(|(at, part)| (at, part.offset, part.len, tag(stream, seq, part.buffer))).collect();
                 assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
-                let app = &self.apps[&stream];
+                let app = self.apps.get_mut(&stream).expect("it was there");
+                app.answers.push(Ok(()));
                 assert!(!app.held[&seq].lost, "{stream:?}: a part of batch {seq}, which is lost");
                 assert!(!matches!(app.over, Some(Err(_))), "{stream:?} failed, and a part of batch {seq} came");
             }
             ClientEvent::AskFailed { stream, seq, ask, error } => {
                 self.answered(stream, seq, ask);
-                let held = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq));
-                held.expect("it was there").lost |= !matches!(error, StreamError::OutOfMemory { .. });
+                let app = self.apps.get_mut(&stream).expect("it was there");
+                let held = app.held.get_mut(&seq).expect("it was there");
+                held.lost |= !matches!(error, StreamError::OutOfMemory { .. });
+                app.answers.push(Err(error));
             }
         }
     }
@@ -371,7 +377,8 @@ impl Borrower {
             return self.command(now, ClientCommand::WordRead { read, result });
         }
         if failure.is_none() {
-            let found = |piece: &Piece| (piece.buffer, piece.from.address % CELL, piece.from.len, piece.found.unwrap_or(0));
+            let found =
+                |piece: &Piece| (piece.buffer, piece.from.address % CELL, piece.from.len, piece.found.unwrap_or(0));
             let found = reading.pieces.iter().map(found).collect();
             self.slabs.get_mut(&read).expect("a slab under the read").1 = found;
         }
