@@ -181,7 +181,8 @@ impl Client {
     /// # Errors
     /// See [`Client::query_with`].
     pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
-        Ok(LazyStream::new(self.execute(sql, options, true).await?))
+        let window = options.window.unwrap_or(self.options.window);
+        Ok(LazyStream::new(self.execute(sql, options, true).await?, window))
     }
 
     async fn execute(&self, sql: &str, options: QueryOptions, lazy: bool) -> Result<ResultStream, ClientError> {

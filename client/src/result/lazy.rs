@@ -12,24 +12,28 @@ use futures::Stream;
 use thallus_protocol::layout::{BatchDescriptor, Piece, Projection, Step, column_bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::ResultStream;
 use crate::driver::{Arrived, Command, Handle, Loan};
-use crate::error::ClientError;
+use crate::error::{ClientError, StreamCode};
 use crate::report::{LazyReport, TransferReport};
 
 /// A query's result, of which nothing is read until it is asked for: its batches come as [`LazyBatch`]es.
 ///
 /// Batches come in order. A batch is on loan, and counts against the result's window, until it is dropped. Who keeps them all
-/// therefore waits for the next in vain once the window is full; the server takes its loans back after a while (its
-/// `timeouts.lease`, 60 s by default), which ends the result in an error, as does the query's deadline. So take from each batch
-/// what is needed, and drop it.
+/// therefore waits for the next in vain once the window is full (which is logged as a warning); the server takes its loans back
+/// after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error that says so, as does the query's
+/// deadline. So take from each batch what is needed, and drop it.
 ///
 /// Dropping the stream before its end cancels the query, and what is held of it cannot be read any more. Once the stream has said
 /// that there are no more batches, those that are held are good for as long as the loan and the deadline allow.
 #[derive(Debug)]
 pub struct LazyStream {
     result: ResultStream,
+    /// Bytes that may be held at once.
+    window: u64,
+    warned: bool,
     account: Arc<Mutex<Account>>,
 }
 
@@ -39,11 +43,14 @@ struct Account {
     lazy: LazyReport,
     /// When the last answer came.
     last: Option<Instant>,
+    /// Batches on loan, and what they take up of the window.
+    held: u64,
+    held_bytes: u64,
 }
 
 impl LazyStream {
-    pub(crate) fn new(result: ResultStream) -> Self {
-        LazyStream { result, account: Arc::default() }
+    pub(crate) fn new(result: ResultStream, window: u64) -> Self {
+        LazyStream { result, window, warned: false, account: Arc::default() }
     }
 
     /// The schema of every batch.
@@ -81,9 +88,38 @@ impl LazyStream {
         };
         self.result.report.batches_lent += 1;
         self.result.report.rows += descriptor.rows;
-        lock(&self.account).lazy.bytes_offered += descriptor.live_bytes();
+        {
+            let mut account = lock(&self.account);
+            account.lazy.bytes_offered += descriptor.live_bytes();
+            account.held += 1;
+            account.held_bytes += cost;
+        }
         let account = Arc::clone(&self.account);
-        Ok(LazyBatch { schema, content: Content::Lent(Lent { handle, loan, descriptor, columns, account }) })
+        Ok(LazyBatch { schema, content: Content::Lent(Lent { handle, loan, descriptor, cost, columns, account }) })
+    }
+
+    /// Whoever keeps what it gets, and waits for more, may do so in vain: not in silence.
+    fn waits(&mut self) {
+        let account = lock(&self.account);
+        if account.held_bytes > self.window / 2 && !std::mem::replace(&mut self.warned, true) {
+            let (held, bytes, window) = (account.held, account.held_bytes, self.window);
+            warn!(held, bytes, window, "waits for a batch while lazy ones are held, which may leave no room for it");
+        }
+    }
+
+    /// A lease that expired did so because something was held.
+    fn explained(&self, error: ClientError) -> ClientError {
+        let held = lock(&self.account).held;
+        match error {
+            ClientError::Query { kind: StreamCode::LeaseExpired, message } if held > 0 => ClientError::Query {
+                kind: StreamCode::LeaseExpired,
+                message: format!(
+                    "{message}; {held} batches of this lazy result are held: drop each once it is done with, before waiting \
+                     for the next, or take a larger window"
+                ),
+            },
+            other => other,
+        }
     }
 }
 
@@ -91,9 +127,13 @@ impl Stream for LazyStream {
     type Item = Result<LazyBatch, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(match ready!(self.result.poll_arrived(cx)) {
+        let arrived = self.result.poll_arrived(cx);
+        if arrived.is_pending() {
+            self.waits();
+        }
+        Poll::Ready(match ready!(arrived) {
             Some(Ok((seq, cost, arrived))) => Some(self.batch(seq, cost, arrived)),
-            Some(Err(error)) => Some(Err(error)),
+            Some(Err(error)) => Some(Err(self.explained(error))),
             None => None,
         })
     }
@@ -198,8 +238,17 @@ struct Lent {
     handle: Arc<Handle>,
     loan: Loan,
     descriptor: Arc<BatchDescriptor>,
+    cost: u64,
     columns: Vec<u64>,
     account: Arc<Mutex<Account>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut account = lock(&self.account);
+        account.held -= 1;
+        account.held_bytes -= self.cost;
+    }
 }
 
 impl Lent {

@@ -266,7 +266,28 @@ fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
         held.push(next(&mut result).await);
         assert_eq!(held[1].columns(&[0]).await.unwrap(), wide(2, 10_000).project(&[0]).unwrap());
         drop(held);
-        assert_eq!(result.try_collect::<Vec<_>>().await.map(|_| ()).err().map(|e| e.to_string()), None);
+        let mut seen = 3;
+        while let Some(batch) = result.try_next().await.unwrap() {
+            assert_eq!(batch.num_rows(), 10_000);
+            seen += 1;
+        }
+        assert_eq!(seen, 20);
+    });
+}
+
+#[test]
+fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
+    block_on(async {
+        let engine = ScriptedEngine::new().on("wide", wide_script(20, 10_000));
+        let world = World::impatient(engine, Duration::from_millis(400));
+        let client = world.client().await;
+        let options = QueryOptions::default().with_window(Some(10_000_000));
+        let result = client.query_lazy_with("wide", options).await.unwrap();
+        let error = within("the server to take its loans back", result.try_collect::<Vec<_>>()).await.unwrap_err();
+        assert!(matches!(error, ClientError::Query { kind: StreamCode::LeaseExpired, .. }), "{error:?}");
+        assert!(error.to_string().contains("2 batches of this lazy result are held"), "{error}");
+        drop(client);
+        world.is_at_rest().await;
     });
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{Carrier, Client, ConnectOptions, Delivery, FabricPreference, QueryOptions};
+use thallus_client::{
+    Carrier, Client, ClientError, ConnectOptions, Delivery, FabricPreference, QueryOptions, StreamCode,
+};
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use thallus_protocol::testing::{arb_batches, same_batch};
@@ -105,11 +107,17 @@ proptest! {
             let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_delivery(Delivery::Lent);
-            let mut result = client.query_with("q", lent).await.unwrap();
+            let mut result = match client.query_with("q", lent).await {
+                Ok(result) => result,
+                // What Arrow IPC has no schema for is refused in words.
+                Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => return None,
+                Err(other) => panic!("{other}"),
+            };
             let got: Vec<_> = result.by_ref().try_collect().await.unwrap();
             assert_eq!(result.report().batches_inline, 0);
-            got
+            Some(got)
         });
+        let Some(got) = got else { return Ok(()) };
         prop_assert_eq!(got.len(), sent.len());
         for (got, sent) in got.iter().zip(&sent) {
             prop_assert_eq!(same_batch(got, sent), Ok(()));
