@@ -92,6 +92,17 @@ fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
 }
 
 #[test]
+fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
+    let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
+    for op in [ask(), Op::Read(0), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+        pair.apply(op);
+    }
+    read(&mut pair);
+    assert_eq!((&app(&pair).over, &app(&pair).answers[..]), (&None, &[Err(StreamError::Cancelled)][..]));
+    pair.finish();
+}
+
+#[test]
 fn who_hoards_waits_until_something_is_given_up() {
     // Each costs 2 * 128 + 256.
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);

@@ -469,6 +469,10 @@ impl ClientConnection {
         }
         self.ended_by = Some(Arc::clone(&error));
         self.timers.clear_all();
+        let holding: BTreeSet<_> = self.lazy.keys().map(|(stream, _)| *stream).collect();
+        for stream in holding {
+            self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
+        }
         for (stream, mut open) in std::mem::take(&mut self.streams) {
             for payload in open.abandon() {
                 if let Payload::Lent { read, .. } = payload {
@@ -476,13 +480,8 @@ impl ClientConnection {
                 }
             }
             if !open.over {
-                self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
                 self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });
             }
-        }
-        let held: BTreeSet<_> = self.lazy.keys().map(|(stream, _)| *stream).collect();
-        for stream in held {
-            self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
         }
         self.releases.clear();
         self.deadlines.clear();

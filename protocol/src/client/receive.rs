@@ -357,8 +357,11 @@ impl ClientConnection {
         match result {
             Ok(found) if pending.word.is_some_and(|word| word.value == found) => self.arrived(read),
             Ok(_) => {
-                let (stream, seq) = (pending.stream, pending.seq);
+                let (stream, seq, wanted) = (pending.stream, pending.seq, self.is_wanted(pending));
                 self.forget_read(read, true);
+                if !wanted {
+                    return Ok(());
+                }
                 self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
             }
             Err(ReadProblem::Failed(reason) | ReadProblem::NoMemory(reason)) => self.lost(read, reason),
