@@ -10,6 +10,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,33 @@ impl Client {
         Ok(Batches { result, runtime: Arc::clone(&self.runtime) })
     }
 
+    /// See [`crate::Client::query_lazy`].
+    ///
+    /// ```no_run
+    /// use thallus_client::blocking::Client;
+    ///
+    /// let client = Client::connect("thallus://localhost")?;
+    /// for batch in client.query_lazy("SELECT * FROM lineitem")? {
+    ///     println!("{:?}", batch?.columns(&[0, 4])?);
+    /// }
+    /// # Ok::<(), thallus_client::ClientError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`crate::Client::query_lazy`].
+    pub fn query_lazy(&self, sql: &str) -> Result<LazyBatches, ClientError> {
+        self.query_lazy_with(sql, QueryOptions::default())
+    }
+
+    /// See [`crate::Client::query_lazy_with`].
+    ///
+    /// # Errors
+    /// See [`crate::Client::query_lazy_with`].
+    pub fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyBatches, ClientError> {
+        let result = self.runtime.block_on(self.client.query_lazy_with(sql, options))?;
+        Ok(LazyBatches { result, runtime: Arc::clone(&self.runtime) })
+    }
+
     /// See [`crate::Client::connection`].
     #[must_use]
     pub fn connection(&self) -> ConnectionInfo {
@@ -114,5 +142,93 @@ impl Iterator for Batches {
 impl RecordBatchReader for Batches {
     fn schema(&self) -> SchemaRef {
         self.result.schema()
+    }
+}
+
+/// A query's result that is read as far as it is asked for. See [`crate::LazyStream`].
+#[derive(Debug)]
+pub struct LazyBatches {
+    result: crate::LazyStream,
+    runtime: Arc<Runtime>,
+}
+
+impl LazyBatches {
+    /// The schema of every batch.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        self.result.schema()
+    }
+
+    /// See [`crate::LazyStream::report`].
+    #[must_use]
+    pub fn report(&self) -> TransferReport {
+        self.result.report()
+    }
+}
+
+impl Iterator for LazyBatches {
+    type Item = Result<LazyBatch, ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.runtime.block_on(self.result.next())?;
+        Some(next.map(|batch| LazyBatch { batch, runtime: Arc::clone(&self.runtime) }))
+    }
+}
+
+/// A batch that is read as far as it is asked for. See [`crate::LazyBatch`].
+#[derive(Debug)]
+pub struct LazyBatch {
+    // Dropped before the runtime that drives its connection.
+    batch: crate::LazyBatch,
+    runtime: Arc<Runtime>,
+}
+
+impl LazyBatch {
+    /// See [`crate::LazyBatch::schema`].
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        self.batch.schema()
+    }
+
+    /// See [`crate::LazyBatch::num_rows`].
+    #[must_use]
+    pub fn num_rows(&self) -> usize {
+        self.batch.num_rows()
+    }
+
+    /// See [`crate::LazyBatch::column_bytes`].
+    #[must_use]
+    pub fn column_bytes(&self) -> Vec<u64> {
+        self.batch.column_bytes()
+    }
+
+    /// See [`crate::LazyBatch::is_here`].
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.batch.is_here()
+    }
+
+    /// See [`crate::LazyBatch::columns`].
+    ///
+    /// # Errors
+    /// See [`crate::LazyBatch::columns`].
+    pub fn columns(&self, columns: &[usize]) -> Result<RecordBatch, ClientError> {
+        self.runtime.block_on(self.batch.columns(columns))
+    }
+
+    /// See [`crate::LazyBatch::columns_in`].
+    ///
+    /// # Errors
+    /// See [`crate::LazyBatch::columns_in`].
+    pub fn columns_in(&self, columns: &[usize], rows: Range<usize>) -> Result<RecordBatch, ClientError> {
+        self.runtime.block_on(self.batch.columns_in(columns, rows))
+    }
+
+    /// See [`crate::LazyBatch::read_all`].
+    ///
+    /// # Errors
+    /// See [`crate::LazyBatch::read_all`].
+    pub fn read_all(&self) -> Result<RecordBatch, ClientError> {
+        self.runtime.block_on(self.batch.read_all())
     }
 }

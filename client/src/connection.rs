@@ -21,7 +21,7 @@ use crate::error::ClientError;
 use crate::fabrics;
 use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions};
 use crate::report::ConnectionInfo;
-use crate::result::ResultStream;
+use crate::result::{LazyStream, ResultStream};
 
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
@@ -148,6 +148,44 @@ impl Client {
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
     /// [`ClientError::ServerGone`].
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
+        self.execute(sql, options, false).await
+    }
+
+    /// Runs a query of whose result nothing is read until it is asked for: which columns, which rows, batch by batch.
+    ///
+    /// ```no_run
+    /// use futures::TryStreamExt;
+    ///
+    /// # async fn example(client: thallus_client::Client) -> Result<(), thallus_client::ClientError> {
+    /// let mut result = client.query_lazy("SELECT * FROM lineitem").await?;
+    /// while let Some(batch) = result.try_next().await? {
+    ///     let prices = batch.columns(&[5]).await?;
+    ///     if prices.num_rows() > 0 {
+    ///         let first = batch.columns_in(&[0, 15], 0..1).await?;
+    ///         println!("{first:?}");
+    ///     }
+    /// } // The batch is dropped: its memory goes back to the server, unread for the most part.
+    /// println!("{}", result.report());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Client::query_with`].
+    pub async fn query_lazy(&self, sql: &str) -> Result<LazyStream, ClientError> {
+        self.query_lazy_with(sql, QueryOptions::default()).await
+    }
+
+    /// Runs a query lazily, with options. Its window bounds what is held unread; its deadline holds for what is held, too.
+    ///
+    /// # Errors
+    /// See [`Client::query_with`].
+    pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
+        let window = options.window.unwrap_or(self.options.window);
+        Ok(LazyStream::new(self.execute(sql, options, true).await?, window))
+    }
+
+    async fn execute(&self, sql: &str, options: QueryOptions, lazy: bool) -> Result<ResultStream, ClientError> {
         let started = Instant::now();
         let threshold = Some(self.options.inline_threshold).filter(|_| options.delivery == Delivery::Auto);
         let execute = ExecuteOptions {
@@ -160,6 +198,7 @@ impl Client {
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             inline_threshold: threshold,
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
+            lazy,
         };
         let Some((stream, items)) = self.handle.execute(sql.to_owned(), execute) else { return Err(gone()) };
         let result = ResultStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));

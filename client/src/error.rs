@@ -67,6 +67,16 @@ pub enum ClientError {
         /// What went wrong with which batch.
         message: String,
     },
+    /// A lazy batch does not have what was asked for.
+    #[error("there is no {what} {got}: the batch has {count}, counted from 0")]
+    OutOfRange {
+        /// `column` or `row`.
+        what: &'static str,
+        /// What was asked for; of rows the end.
+        got: usize,
+        /// How many there are.
+        count: usize,
+    },
     /// The connection broke.
     #[error("the server is gone: {message}")]
     ServerGone {

@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+//! [`Client::query_lazy`] reads only the columns and rows that are asked for. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
 
 #![warn(missing_docs)]
 
@@ -37,5 +37,5 @@ pub use options::{
     ConnectOptions, DEFAULT_PORT, Delivery, FabricPreference, OPTION_NAMES, QueryOptions, UnitError, UrlError,
     parse_duration, parse_size,
 };
-pub use report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
-pub use result::ResultStream;
+pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
+pub use result::{LazyBatch, LazyStream, ResultStream};

@@ -65,6 +65,31 @@ pub struct ServerReport {
     pub credit_wait: Duration,
 }
 
+/// What was read of a result that is read lazily. What of it came inline is apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LazyReport {
+    /// Live bytes of the batches that were on loan.
+    pub bytes_offered: u64,
+    /// Bytes of them that were read.
+    pub bytes_read: u64,
+    /// Asks that were answered.
+    pub asks: u64,
+    /// From asking to having it. Asks side by side count each.
+    pub asking: Duration,
+}
+
+impl LazyReport {
+    /// The part of what was on offer that was never moved, from 0 to 1. What is read twice counts twice.
+    #[must_use]
+    pub fn saved(&self) -> f64 {
+        if self.bytes_offered == 0 {
+            return 0.0;
+        }
+        let unread = self.bytes_offered.saturating_sub(self.bytes_read);
+        unread as f64 / self.bytes_offered as f64
+    }
+}
+
 /// What one result's transfer was, so far or in all.
 ///
 /// `Display` writes it as aligned lines for people, [`to_json`](TransferReport::to_json) as one line for programs.
@@ -80,7 +105,7 @@ pub struct TransferReport {
     pub batches_lent: u64,
     /// Batches that came inline.
     pub batches_inline: u64,
-    /// Live bytes of the lent batches.
+    /// Live bytes of the lent batches; of lazy ones, what was read of them.
     pub bytes_lent: u64,
     /// Bytes of the inline batches.
     pub bytes_inline: u64,
@@ -96,6 +121,8 @@ pub struct TransferReport {
     pub decode: Duration,
     /// From sending the query until now, or to the result's end.
     pub total: Duration,
+    /// What reading lazily saved. `None` for results that are read whole.
+    pub lazy: Option<LazyReport>,
     /// The server's side. `None` until the result is complete.
     pub server: Option<ServerReport>,
 }
@@ -139,11 +166,14 @@ impl TransferReport {
             batches_inline: self.batches_inline,
             bytes_lent: self.bytes_lent,
             bytes_inline: self.bytes_inline,
+            bytes_offered: self.lazy.map(|lazy| lazy.bytes_offered),
+            asks: self.lazy.map(|lazy| lazy.asks),
             bytes_copied_client: self.bytes_copied,
             bytes_copied_server: self.server.map(|s| s.bytes_copied),
             first_answer_seconds: self.first_answer.as_secs_f64(),
             wait_seconds: self.wait.as_secs_f64(),
             read_seconds: self.read.as_secs_f64(),
+            asking_seconds: self.lazy.map(|lazy| lazy.asking.as_secs_f64()),
             decode_seconds: self.decode.as_secs_f64(),
             total_seconds: self.total.as_secs_f64(),
             server_first_batch_seconds: self.server.map(|s| s.first_batch.as_secs_f64()),
@@ -169,11 +199,14 @@ struct Json<'a> {
     batches_inline: u64,
     bytes_lent: u64,
     bytes_inline: u64,
+    bytes_offered: Option<u64>,
+    asks: Option<u64>,
     bytes_copied_client: u64,
     bytes_copied_server: Option<u64>,
     first_answer_seconds: f64,
     wait_seconds: f64,
     read_seconds: f64,
+    asking_seconds: Option<f64>,
     decode_seconds: f64,
     total_seconds: f64,
     server_first_batch_seconds: Option<f64>,
@@ -190,6 +223,11 @@ impl fmt::Display for TransferReport {
         line(f, "rows", grouped(self.rows) + if self.complete { "" } else { " (incomplete)" })?;
         line(f, "lent", batches(self.batches_lent, self.bytes_lent))?;
         line(f, "inline", batches(self.batches_inline, self.bytes_inline))?;
+        if let Some(lazy) = self.lazy {
+            let (offered, read) = (human_size(lazy.bytes_offered), human_size(lazy.bytes_read));
+            let (asks, saved) = (grouped(lazy.asks), lazy.saved() * 100.0);
+            line(f, "lazy", format!("{read} read of {offered} on offer, in {asks} asks: {saved:.1}% saved"))?;
+        }
         let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
         line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;
         line(f, "first answer", human_duration(self.first_answer))?;

@@ -1,5 +1,7 @@
 //! A query's result as a stream of record batches.
 
+mod lazy;
+
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -13,6 +15,7 @@ use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub use self::lazy::{LazyBatch, LazyStream};
 use crate::driver::{Arrived, Command, Handle, Item};
 use crate::error::ClientError;
 use crate::options::Delivery;
@@ -117,6 +120,7 @@ impl ResultStream {
                 let decoder = self.decoder.as_mut().ok_or("no schema")?;
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }
+            Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
             Arrived::Lent { buffer, layout, descriptor } => {
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();
@@ -150,11 +154,12 @@ impl ResultStream {
     }
 }
 
-impl Stream for ResultStream {
-    type Item = Result<RecordBatch, ClientError>;
+/// A batch with its position and its cost, as it came.
+type Delivered = (u64, u64, Arrived);
 
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = &mut *self;
+impl ResultStream {
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivered, ClientError>>> {
+        let this = self;
         if this.over {
             return Poll::Ready(None);
         }
@@ -167,7 +172,7 @@ impl Stream for ResultStream {
             this.report.wait += since.elapsed();
         }
         Poll::Ready(match item {
-            Some(Item::Batch { seq, cost, arrived }) => Some(this.batch(seq, cost, arrived)),
+            Some(Item::Batch { seq, cost, arrived }) => Some(Ok((seq, cost, arrived))),
             Some(Item::End { stats, read }) => {
                 this.ended();
                 this.report.complete = true;
@@ -194,6 +199,18 @@ impl Stream for ResultStream {
                 this.ended();
                 Some(Err(ClientError::ServerGone { message: "the connection has ended".into() }))
             }
+        })
+    }
+}
+
+impl Stream for ResultStream {
+    type Item = Result<RecordBatch, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(match ready!(self.poll_arrived(cx)) {
+            Some(Ok((seq, cost, arrived))) => Some(self.batch(seq, cost, arrived)),
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
         })
     }
 }

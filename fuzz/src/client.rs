@@ -6,8 +6,9 @@ use bytes::Bytes;
 use thallus_protocol::client::{
     ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadProblem,
 };
+use thallus_protocol::layout::Piece;
 use thallus_protocol::message::{ExecuteOptions, FabricOffer};
-use thallus_protocol::{FabricKind, ReadId, StreamId, Timestamp};
+use thallus_protocol::{AskId, FabricKind, ReadId, StreamId, Timestamp};
 
 use crate::LIMITS;
 use crate::frames::{START, Step};
@@ -25,6 +26,9 @@ pub struct Client {
     slabs: BTreeSet<ReadId>,
     /// The next batch, what was delivered and not taken.
     streams: BTreeMap<StreamId, (u64, Vec<u64>)>,
+    /// Lazy batches: their buffers, what they owe.
+    held: BTreeMap<(StreamId, u64), (Vec<u64>, BTreeSet<AskId>)>,
+    last_ask: u64,
     last_stream: u32,
     connecting: bool,
     closing: bool,
@@ -50,6 +54,8 @@ impl Default for Client {
             reads: BTreeMap::new(),
             slabs: BTreeSet::new(),
             streams: BTreeMap::new(),
+            held: BTreeMap::new(),
+            last_ask: 0,
             last_stream: 0,
             connecting: false,
             closing: false,
@@ -109,9 +115,25 @@ impl Client {
                     *next += 1;
                     untaken.push(cost);
                     assert!(untaken.iter().sum::<u64>() <= CREDIT.max(BATCH + 256));
-                    if let Payload::Lent { read, .. } = payload {
-                        assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read));
+                    match payload {
+                        Payload::Lent { read, .. } => {
+                            assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read));
+                        }
+                        Payload::Lazy { descriptor } => {
+                            // Its credit comes back when it is given up.
+                            untaken.pop();
+                            let held = (descriptor.buffers.clone(), BTreeSet::new());
+                            assert!(self.held.insert((stream, seq), held).is_none());
+                        }
+                        Payload::Inline(_) => {}
                     }
+                }
+                ClientOutput::Event(ClientEvent::Found { stream, seq, ask, read }) => {
+                    assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read));
+                    assert!(self.held.get_mut(&(stream, seq)).is_some_and(|(_, asks)| asks.remove(&ask)));
+                }
+                ClientOutput::Event(ClientEvent::AskFailed { stream, seq, ask, .. }) => {
+                    assert!(self.held.get_mut(&(stream, seq)).is_some_and(|(_, asks)| asks.remove(&ask)));
                 }
                 ClientOutput::Event(ClientEvent::End { stream, .. } | ClientEvent::Failed { stream, .. }) => {
                     assert!(self.streams.remove(&stream).is_some(), "{stream:?} ends twice");
@@ -130,7 +152,9 @@ impl Client {
                 self.last_stream += 1;
                 let stream = StreamId(self.last_stream);
                 self.streams.insert(stream, (0, Vec::new()));
-                let options = ExecuteOptions { credit: CREDIT, ..ExecuteOptions::default() };
+                // The last is read lazily.
+                let lazy = self.last_stream == STREAMS;
+                let options = ExecuteOptions { credit: CREDIT, lazy, ..ExecuteOptions::default() };
                 self.command(ClientCommand::Execute { stream, sql: String::new(), options });
             }
         }
@@ -159,8 +183,27 @@ impl Client {
                 self.command(ClientCommand::Cancel { stream });
             }
             3 => self.complete(Err(ReadProblem::Failed(String::new()))),
+            4 if !self.held.is_empty() => self.ask(usize::from(choice / 8)),
+            5 if !self.held.is_empty() => {
+                let at = usize::from(choice / 8) % self.held.len();
+                let Some(&(stream, seq)) = self.held.keys().nth(at) else { return };
+                self.command(ClientCommand::GiveUp { stream, seq });
+                assert!(self.held.remove(&(stream, seq)).is_some_and(|(_, asks)| asks.is_empty()));
+            }
             _ => self.complete(Ok(u64::from(choice / 8))),
         }
+    }
+
+    /// Asks a lazy batch for half of each buffer.
+    fn ask(&mut self, at: usize) {
+        let at = at % self.held.len();
+        let Some((&(stream, seq), (buffers, asks))) = self.held.iter_mut().nth(at) else { return };
+        self.last_ask += 1;
+        let ask = AskId(self.last_ask);
+        asks.insert(ask);
+        let half = |(buffer, len): (usize, &u64)| Piece { buffer, offset: len / 2, len: len - len / 2 };
+        let pieces = buffers.iter().enumerate().map(half).collect();
+        self.command(ClientCommand::Ask { stream, seq, ask, pieces });
     }
 
     fn complete(&mut self, found: Result<u64, ReadProblem>) {

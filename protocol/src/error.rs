@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::codec::VersionRange;
 use crate::codes::{CloseCode, StreamCode};
-use crate::ids::{LeaseId, ReadId, RegionId, StreamId};
+use crate::ids::{AskId, LeaseId, ReadId, RegionId, StreamId};
 use crate::misbehaviour::PeerMisbehaved;
 
 /// The driver broke the contract. The connection is poisoned: it tears itself down, and takes no more commands.
@@ -36,6 +36,25 @@ pub enum ApiMisuse {
     /// A read that is not outstanding.
     #[error("{0:?} is not outstanding")]
     UnknownRead(ReadId),
+    /// A lazy batch that was not delivered, or has been given up.
+    #[error("{stream:?}: batch {seq} is not held lazily")]
+    UnknownBatch {
+        /// The stream.
+        stream: StreamId,
+        /// The batch.
+        seq: u64,
+    },
+    /// An ask that is outstanding already.
+    #[error("{0:?} is outstanding")]
+    AskReused(AskId),
+    /// Bytes were asked for that the batch does not have, or more at once than a batch may have.
+    #[error("{stream:?}: bytes that batch {seq} does not have")]
+    OutsideBatch {
+        /// The stream.
+        stream: StreamId,
+        /// The batch.
+        seq: u64,
+    },
     /// A region that is in use, or is not known.
     #[error("{0:?}: announced twice, retired twice, or unknown")]
     Region(RegionId),

@@ -41,6 +41,10 @@ id! {
     /// One batch's reads, as the borrower's machine and its driver name them. Never on the wire.
     ReadId(u64)
 }
+id! {
+    /// One question for a part of a lazy batch. Chosen by the borrower's driver. Never on the wire.
+    AskId(u64)
+}
 
 /// Which fabric carries the data plane: `ucx`, `verbs`, `sim`.
 ///

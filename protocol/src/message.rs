@@ -104,6 +104,10 @@ pub struct ExecuteOptions {
     pub inline_threshold: Option<u64>,
     /// Bytes that the client can take before it grants more.
     pub credit: u64,
+    /// What is lent is read only as far as the client's application asks, and is on loan until that is done with it. Not on the
+    /// wire: to the server such a client is merely a slow one.
+    #[serde(skip)]
+    pub lazy: bool,
 }
 
 /// A piece of the lender's memory that the borrower may read ranges of.

@@ -43,6 +43,8 @@ bugs! {
     PlacesNotChecked = "places-not-checked";
     /// Client: bytes of a failed read are delivered.
     FailedReadDelivered = "failed-read-delivered";
+    /// Client: the lease of a lazy batch is given back before anything of it has been asked for.
+    LazyLeaseNotHeld = "lazy-lease-not-held";
     /// Both: deadlines of streams are not kept.
     DeadlineForgotten = "deadline-forgotten";
     /// Both: silence is never taken for death.

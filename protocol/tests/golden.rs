@@ -84,6 +84,7 @@ fn to_server() {
         deadline_ms: Some(5),
         inline_threshold: None,
         credit: 1 << 16,
+        lazy: false,
     };
     pinned(
         ToServer::Execute { stream: StreamId(7), sql: "select 1".into(), options },

@@ -14,12 +14,12 @@ use proptest::prelude::*;
 use thallus_protocol::client::*;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::inline::encode_schema;
-use thallus_protocol::layout::{BatchDescriptor, Detail};
+use thallus_protocol::layout::{BatchDescriptor, Detail, Piece};
 use thallus_protocol::message::*;
 use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
-    ClientConnection, ConnectionError, FabricKind, LeaseId, PeerMisbehaved, ReadId, RegionId, RemoteRange, StreamId,
-    Timestamp,
+    AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, PeerMisbehaved, ReadId, RegionId, RemoteRange,
+    StreamId, Timestamp,
 };
 
 /// What happens to a client.
@@ -31,7 +31,9 @@ enum ClientOp {
     Bytes(Vec<u8>),
     Read(usize, Result<u64, ()>),
     Answer,
-    Execute { credit: u64 },
+    Execute { credit: u64, lazy: bool },
+    Ask(usize, usize),
+    GiveUp(usize),
     Take,
     Cancel(u32),
     Advance(u64),
@@ -105,7 +107,10 @@ fn arb_client_op() -> impl Strategy<Value = ClientOp> {
         8 => (0..4_usize, prop_oneof![6 => (0..2_u64).prop_map(Ok), 1 => Just(Err(()))])
             .prop_map(|(k, found)| ClientOp::Read(k, found)),
         1 => Just(ClientOp::Answer),
-        2 => prop::sample::select(vec![0_u64, 1000, 5000, u64::MAX]).prop_map(|credit| ClientOp::Execute { credit }),
+        2 => (prop::sample::select(vec![0_u64, 1000, 5000, u64::MAX]), any::<bool>())
+            .prop_map(|(credit, lazy)| ClientOp::Execute { credit, lazy }),
+        4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::Ask(k, parts)),
+        2 => (0..4_usize).prop_map(ClientOp::GiveUp),
         3 => Just(ClientOp::Take),
         1 => (1..4_u32).prop_map(ClientOp::Cancel),
         1 => (0..6000_u64).prop_map(ClientOp::Advance),
@@ -138,6 +143,9 @@ struct Client {
     slabs: BTreeSet<ReadId>,
     /// Of each stream: the next batch, whether it is over, what was delivered and not taken.
     apps: BTreeMap<StreamId, (u64, bool, Vec<u64>)>,
+    /// Lazy batches: their buffers, what they owe.
+    held: BTreeMap<(StreamId, u64), (Vec<u64>, BTreeSet<AskId>)>,
+    last_ask: u64,
     asked: bool,
     ready: bool,
     closing: bool,
@@ -164,6 +172,8 @@ impl Client {
             reading: BTreeMap::new(),
             slabs: BTreeSet::new(),
             apps: BTreeMap::new(),
+            held: BTreeMap::new(),
+            last_ask: 0,
             asked: false,
             ready: false,
             closing: false,
@@ -229,10 +239,25 @@ impl Client {
                 *next += 1;
                 untaken.push(cost);
                 assert!(untaken.iter().sum::<u64>() <= LOAN + BATCH + 512, "{untaken:?}");
-                if let Payload::Lent { read, .. } = payload {
-                    assert!(!self.reading.contains_key(&read));
-                    assert!(self.slabs.remove(&read));
+                match payload {
+                    Payload::Lent { read, .. } => {
+                        assert!(!self.reading.contains_key(&read));
+                        assert!(self.slabs.remove(&read));
+                    }
+                    Payload::Lazy { descriptor } => {
+                        untaken.pop();
+                        let held = (descriptor.buffers.clone(), BTreeSet::new());
+                        assert!(self.held.insert((stream, seq), held).is_none());
+                    }
+                    Payload::Inline(_) => {}
                 }
+            }
+            ClientEvent::Found { stream, seq, ask, read } => {
+                assert!(self.slabs.remove(&read));
+                assert!(self.held.get_mut(&(stream, seq)).is_some_and(|(_, asks)| asks.remove(&ask)));
+            }
+            ClientEvent::AskFailed { stream, seq, ask, .. } => {
+                assert!(self.held.get_mut(&(stream, seq)).is_some_and(|(_, asks)| asks.remove(&ask)));
             }
             ClientEvent::End { stream, .. } | ClientEvent::Failed { stream, .. } => {
                 let (_, over, _) = self.apps.get_mut(&stream).expect("a stream that was asked for");
@@ -266,10 +291,25 @@ impl Client {
                 self.complete(read, found.map_err(|()| ReadProblem::Failed("no".into())));
             }
             ClientOp::Answer => self.answer(),
-            ClientOp::Execute { credit } if self.ready || self.closed.is_some() => {
+            ClientOp::Ask(k, parts) => {
+                let k = k % self.held.len().max(1);
+                let Some((&(stream, seq), (buffers, asks))) = self.held.iter_mut().nth(k) else { return };
+                self.last_ask += 1;
+                let ask = AskId(self.last_ask);
+                asks.insert(ask);
+                let whole = |(buffer, len): (usize, &u64)| Piece { buffer, offset: 0, len: *len };
+                let pieces = buffers.iter().enumerate().map(whole).take(parts).collect();
+                self.command(ClientCommand::Ask { stream, seq, ask, pieces });
+            }
+            ClientOp::GiveUp(k) => {
+                let Some(&(stream, seq)) = self.held.keys().nth(k % self.held.len().max(1)) else { return };
+                self.command(ClientCommand::GiveUp { stream, seq });
+                assert_eq!(self.held.remove(&(stream, seq)).map(|(_, asks)| asks.len()), Some(0));
+            }
+            ClientOp::Execute { credit, lazy } if self.ready || self.closed.is_some() => {
                 let stream = StreamId(self.apps.len() as u32 + 1);
                 self.apps.insert(stream, (0, false, Vec::new()));
-                let options = ExecuteOptions { credit, ..ExecuteOptions::default() };
+                let options = ExecuteOptions { credit, lazy, ..ExecuteOptions::default() };
                 self.command(ClientCommand::Execute { stream, sql: "x".into(), options });
             }
             ClientOp::Take => {
@@ -348,7 +388,8 @@ fn welcome() -> Vec<ClientOp> {
         ClientOp::Say(ToClient::Region(data), 0),
         ClientOp::Answer,
     ];
-    ops.extend([5000, 1000, u64::MAX].map(|credit| ClientOp::Execute { credit }));
+    let credits = [(5000, false), (1000, true), (u64::MAX, false)];
+    ops.extend(credits.map(|(credit, lazy)| ClientOp::Execute { credit, lazy }));
     ops.extend([ClientOp::Schema(1), ClientOp::Schema(2)]);
     ops
 }

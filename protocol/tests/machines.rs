@@ -8,8 +8,8 @@ mod pair;
 use std::time::Duration;
 
 use pair::lender::Plane;
-use pair::script::{Batch, Ending, Knobs, Script, arb_knobs, arb_script};
-use pair::{Op, Pair, config};
+use pair::script::{Batch, Ending, Knobs, Script, arb_knobs, arb_script, plain};
+use pair::{Op, Pair, config, open};
 use proptest::prelude::*;
 use thallus_protocol::StreamError;
 use thallus_protocol::codes::StreamCode;
@@ -19,10 +19,18 @@ fn arb_execute() -> impl Strategy<Value = Op> {
     let delivery = prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline)];
     let credit = prop_oneof![Just(0), Just(300_u64), Just(1000), Just(5000), Just(20_000), Just(1 << 30)];
     let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
-    (0..4_usize, delivery, credit, deadline).prop_map(|(script, delivery, credit, deadline_ms)| Op::Execute {
-        script,
-        options: ExecuteOptions { delivery, credit, deadline_ms, ..ExecuteOptions::default() },
+    let lazy = prop::bool::weighted(0.4);
+    (0..4_usize, delivery, credit, deadline, lazy).prop_map(|(script, delivery, credit, deadline_ms, lazy)| {
+        Op::Execute {
+            script,
+            options: ExecuteOptions { delivery, credit, deadline_ms, lazy, ..ExecuteOptions::default() },
+        }
     })
+}
+
+fn arb_ask() -> impl Strategy<Value = Op> {
+    let part = (0..2_usize, 0..5000_u64, 0..3000_u64);
+    (0..8_usize, prop::collection::vec(part, 0..3)).prop_map(|(k, parts)| Op::Ask(k, parts))
 }
 
 /// What a connection lives on.
@@ -34,6 +42,8 @@ fn arb_progress() -> impl Strategy<Value = Op> {
         6 => (0..4_usize).prop_map(Op::Engine),
         10 => (0..8_usize).prop_map(Op::Read),
         3 => (0..4_usize).prop_map(Op::Take),
+        4 => arb_ask(),
+        2 => (0..8_usize).prop_map(Op::GiveUp),
         2 => Just(Op::AnswerServer),
         2 => Just(Op::AnswerClient),
         3 => arb_execute(),
@@ -68,13 +78,6 @@ fn run(knobs: Knobs, scripts: Vec<Script>, ops: Vec<Op>) {
         pair.apply(op);
     }
     pair.finish();
-}
-
-/// As most connections begin, so that operations are not spent on it.
-fn open() -> Vec<Op> {
-    use Op::*;
-    let all = usize::MAX;
-    vec![ToServer(all), AnswerServer, ToClient(all), AnswerClient, ToServer(all)]
 }
 
 fn scripts() -> impl Strategy<Value = Vec<Script>> {
@@ -138,20 +141,6 @@ proptest! {
             other => vec![other],
         });
         run(knobs, scripts, open().into_iter().chain(ops).collect());
-    }
-}
-
-fn plain() -> Knobs {
-    Knobs {
-        fencing: Fencing::LeaseWord,
-        server_has_fabric: true,
-        open_works: true,
-        connect_works: true,
-        instant: true,
-        max_streams: 4,
-        max_loan_bytes: 1 << 20,
-        max_leases: 8,
-        max_batch_bytes: 1 << 20,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::format::{Compression, Format};
+use super::lazy::Rows;
 use crate::options::{Delivery, parse_duration, parse_size};
 
 /// Codes in the order of their numbers; `failure` gives them.
@@ -95,6 +96,16 @@ pub struct QueryArgs {
     /// How the result travels: lent batches are read one-sidedly, inline ones come over TCP
     #[arg(long, value_enum, default_value_t)]
     pub(super) delivery: DeliveryArg,
+    /// Leave the result in the server's memory, and read only what is written: with --columns and --rows, or of a table the rows
+    /// that it shows. --stats says what that saved
+    #[arg(long)]
+    pub(super) lazy: bool,
+    /// Columns to read and write, in this order, as in a,b. Rather than in the query where that is given, as SHOW or a view
+    #[arg(long, value_name = "NAMES", requires = "lazy")]
+    pub(super) columns: Vec<String>,
+    /// Rows to read and write: 100 for the first hundred, 100..200, 100.., ..200, counted from 0. Stops the query after the last
+    #[arg(long, value_name = "RANGE", requires = "lazy")]
+    pub(super) rows: Option<Rows>,
     /// Give up after this time, as in 10s or 2min
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(super) deadline: Option<Duration>,

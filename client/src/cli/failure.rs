@@ -139,7 +139,7 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
         Phase::Transfer => code::TRANSFER,
     };
     match error {
-        ClientError::Url(..) => code::USAGE,
+        ClientError::Url(..) | ClientError::OutOfRange { .. } => code::USAGE,
         ClientError::Connect { .. } | ClientError::Version { .. } => code::CONNECT,
         ClientError::Query { .. } => code::QUERY,
         ClientError::Transfer { .. } => code::TRANSFER,
@@ -170,7 +170,7 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
         ClientError::ServerGone { .. } => "the server's log may say why; thallus ping says whether it is back",
         ClientError::Protocol { .. } if phase == Phase::Connect => "is that a thallus-server? See its address and port",
         ClientError::Protocol { .. } => "this is a bug in the client or the server; their logs say more (THALLUS_LOG)",
-        ClientError::Cancelled => return None,
+        ClientError::OutOfRange { .. } | ClientError::Cancelled => return None,
     })
 }
 

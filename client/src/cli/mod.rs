@@ -5,6 +5,7 @@ mod doctor;
 pub mod failure;
 pub mod format;
 pub mod interrupt;
+pub mod lazy;
 pub mod output;
 mod ping;
 pub mod progress;

@@ -12,6 +12,7 @@ use super::args::{QueryArgs, StatsFormat};
 use super::failure::{Failure, Phase};
 use super::format::{self, Format, FormatOptions};
 use super::interrupt::Interrupts;
+use super::lazy::{LazyRows, Rows};
 use super::output::Output;
 use super::progress::Progress;
 use super::say;
@@ -26,6 +27,10 @@ pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
     fn schema(&self) -> SchemaRef;
     /// What has been transferred so far.
     fn report(&self) -> TransferReport;
+    /// Rows that were only counted, because the output does not show them.
+    fn rows_left_out(&self) -> u64 {
+        0
+    }
 }
 
 impl QueryResult for ResultStream {
@@ -46,6 +51,8 @@ pub struct Request {
     options: QueryOptions,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,
+    /// Read lazily: these columns, these rows.
+    lazy: Option<(Vec<String>, Rows)>,
     stats: Option<StatsFormat>,
     quiet: bool,
 }
@@ -81,7 +88,8 @@ impl Request {
             .with_batch_rows(args.batch_rows)
             .with_window(args.window);
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
-        Ok(Request { connect, sql, options, format, output, stats: args.stats, quiet: args.quiet })
+        let lazy = args.lazy.then(|| (args.columns, args.rows.unwrap_or(Rows::ALL)));
+        Ok(Request { connect, sql, options, format, output, lazy, stats: args.stats, quiet: args.quiet })
     }
 
     /// Runs it.
@@ -106,11 +114,28 @@ impl Request {
         // A table is written when all is over, so that a bar can stand on the same terminal until then.
         let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
         let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
-        let answer = interrupts.unless(client.query_with(&self.sql, self.options)).await;
-        let answer = answer.and_then(|a| a.map_err(|error| Failure::Client { phase: Phase::Transfer, error }));
-        let outcome = match answer {
-            Ok(result) => {
-                let (outcome, report) = deliver(result, self.format, output, progress, interrupts).await;
+        let failed = |error| Failure::Client { phase: Phase::Transfer, error };
+        let delivered = match self.lazy {
+            None => {
+                let answer = interrupts.unless(client.query_with(&self.sql, self.options)).await;
+                match answer.and_then(|answer| answer.map_err(failed)) {
+                    Ok(result) => Ok(deliver(result, self.format, output, progress, interrupts).await),
+                    Err(failure) => Err(failure),
+                }
+            }
+            Some((columns, rows)) => {
+                let answer = interrupts.unless(client.query_lazy_with(&self.sql, self.options)).await;
+                // A table counts what it does not show.
+                let show = (self.format.format == Format::Table).then_some(self.format.max_rows);
+                let result = answer.and_then(|answer| answer.map_err(failed));
+                match result.and_then(|result| LazyRows::new(result, &columns, rows, show)) {
+                    Ok(result) => Ok(deliver(result, self.format, output, progress, interrupts).await),
+                    Err(failure) => Err(failure),
+                }
+            }
+        };
+        let outcome = match delivered {
+            Ok((outcome, report)) => {
                 match self.stats {
                     Some(StatsFormat::Text) => say(format_args!("{report}")),
                     Some(StatsFormat::Json) => say(format_args!("{}", report.to_json())),
@@ -118,10 +143,7 @@ impl Request {
                 }
                 outcome
             }
-            Err(failure) => {
-                drop((output, progress));
-                Err(failure)
-            }
+            Err(failure) => Err(failure),
         };
         // Also what carries the cancellation; a server that does not listen is not waited for.
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
@@ -164,6 +186,7 @@ async fn transfer<R: QueryResult>(
         progress.update(|| result.report());
     }
     progress.clear();
+    writer.left_out(result.rows_left_out());
     writer.finish().map_err(failure)
 }
 

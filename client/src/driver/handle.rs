@@ -5,20 +5,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use thallus_protocol::layout::{BatchDescriptor, SlabLayout};
+use thallus_protocol::layout::{BatchDescriptor, Piece, SlabLayout};
 use thallus_protocol::message::{ExecuteOptions, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
+use super::asks::{Found, Loan};
+
 /// What is asked of a connection.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Execute { stream: StreamId, sql: String, options: ExecuteOptions, items: mpsc::UnboundedSender<Item> },
-    Cancel { stream: StreamId },
-    Consumed { stream: StreamId, cost: u64 },
-    Rejected { stream: StreamId, seq: u64, reason: String },
-    Ping { pong: oneshot::Sender<()> },
-    Close { done: oneshot::Sender<()> },
+    Execute {
+        stream: StreamId,
+        sql: String,
+        options: ExecuteOptions,
+        items: mpsc::UnboundedSender<Item>,
+        /// How its loans come back.
+        commands: mpsc::WeakUnboundedSender<Command>,
+    },
+    Cancel {
+        stream: StreamId,
+    },
+    Consumed {
+        stream: StreamId,
+        cost: u64,
+    },
+    Rejected {
+        stream: StreamId,
+        seq: u64,
+        reason: String,
+    },
+    Ask {
+        stream: StreamId,
+        seq: u64,
+        pieces: Vec<Piece>,
+        answer: oneshot::Sender<Found>,
+    },
+    GiveUp {
+        stream: StreamId,
+        seq: u64,
+    },
+    Ping {
+        pong: oneshot::Sender<()>,
+    },
+    Close {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// What a connection says of one result. Bounded by the result's credit.
@@ -30,10 +62,11 @@ pub(crate) enum Item {
     Failed(StreamError),
 }
 
-/// A batch that is all there, and not yet an array.
+/// A batch that is all there, and not yet an array; or one of which nothing is.
 #[derive(Debug)]
 pub(crate) enum Arrived {
     Lent { buffer: Buffer, layout: SlabLayout, descriptor: Arc<BatchDescriptor> },
+    Lazy { loan: Loan, descriptor: Arc<BatchDescriptor> },
     Inline(Bytes),
 }
 
@@ -64,6 +97,7 @@ impl Handle {
         let mut last = self.last_stream.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.checked_add(1)?;
         let stream = StreamId(*last);
-        self.send(Command::Execute { stream, sql, options, items }).then_some((stream, received))
+        let commands = self.commands.downgrade();
+        self.send(Command::Execute { stream, sql, options, items, commands }).then_some((stream, received))
     }
 }

@@ -1,5 +1,6 @@
 //! A connection's task: drives the protocol's machine over a control connection and a fabric endpoint.
 
+mod asks;
 mod handle;
 mod offers;
 mod reads;
@@ -20,6 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, trace, warn};
 
+use asks::Asks;
+pub(crate) use asks::Loan;
 pub(crate) use handle::{Arrived, Command, Handle, Item};
 pub(crate) use offers::{Offer, Offers};
 use reads::{Done, Reads, into_buffer};
@@ -42,6 +45,7 @@ struct Probing {
 /// A result, as the driver sees it.
 struct Running {
     items: mpsc::UnboundedSender<Item>,
+    commands: mpsc::WeakUnboundedSender<Command>,
     /// Batches of it that are being read, since when, and how long before.
     reading: usize,
     since: Timestamp,
@@ -61,6 +65,7 @@ pub(crate) struct Driver<S> {
     /// The endpoint is closed: there is nothing to poll any more, only slabs to hand out.
     fabric_over: bool,
     results: BTreeMap<StreamId, Running>,
+    asks: Asks,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
@@ -115,6 +120,7 @@ impl<S: ControlIo> Driver<S> {
             closing: None,
             fabric_over: false,
             results: BTreeMap::new(),
+            asks: Asks::default(),
             pings: Vec::new(),
             info: parts.info,
             ready: Some(parts.ready),
@@ -231,8 +237,8 @@ impl<S: ControlIo> Driver<S> {
 
     fn asked(&mut self, command: Command) {
         match command {
-            Command::Execute { stream, sql, options, items } => {
-                let running = Running { items, reading: 0, since: Timestamp::ZERO, read: Duration::ZERO };
+            Command::Execute { stream, sql, options, items, commands } => {
+                let running = Running { items, commands, reading: 0, since: Timestamp::ZERO, read: Duration::ZERO };
                 self.results.insert(stream, running);
                 self.command(ClientCommand::Execute { stream, sql, options });
             }
@@ -241,6 +247,11 @@ impl<S: ControlIo> Driver<S> {
             Command::Rejected { stream, seq, reason } => {
                 self.command(ClientCommand::Rejected { stream, seq, reason });
             }
+            Command::Ask { stream, seq, pieces, answer } => {
+                let ask = self.asks.enter(answer);
+                self.command(ClientCommand::Ask { stream, seq, ask, pieces });
+            }
+            Command::GiveUp { stream, seq } => self.command(ClientCommand::GiveUp { stream, seq }),
             Command::Ping { pong } => {
                 self.pings.push(pong);
                 self.command(ClientCommand::Ping);
@@ -438,6 +449,11 @@ impl<S: ControlIo> Driver<S> {
             }
             ClientEvent::Schema { stream, schema, ipc } => self.item(stream, Item::Schema { schema, ipc }),
             ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
+            ClientEvent::Found { seq, ask, read, .. } => {
+                let found = self.slab(read).map_err(|reason| StreamError::InvalidBatch { seq, reason });
+                self.asks.answer(ask, found);
+            }
+            ClientEvent::AskFailed { ask, error, .. } => self.asks.answer(ask, Err(error)),
             ClientEvent::End { stream, stats } => {
                 let read = self.results.get(&stream).map(|running| running.read).unwrap_or_default();
                 self.item(stream, Item::End { stats, read });
@@ -473,6 +489,13 @@ impl<S: ControlIo> Driver<S> {
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         let arrived = match payload {
             Payload::Inline(ipc) => Ok(Arrived::Inline(ipc)),
+            Payload::Lazy { descriptor } => match self.results.get(&stream) {
+                Some(running) => {
+                    let loan = Loan::new(running.commands.clone(), stream, seq);
+                    Ok(Arrived::Lazy { loan, descriptor })
+                }
+                None => return self.command(ClientCommand::GiveUp { stream, seq }),
+            },
             Payload::Lent { read, descriptor } => {
                 self.slab(read).map(|(buffer, layout)| Arrived::Lent { buffer, layout, descriptor })
             }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use crate::codec::Frame;
 use crate::error::{ConnectionError, StreamError};
-use crate::ids::{ReadId, RegionId, RemoteRange, StreamId};
-use crate::layout::{BatchDescriptor, SlabLayout};
+use crate::ids::{AskId, ReadId, RegionId, RemoteRange, StreamId};
+use crate::layout::{BatchDescriptor, Piece, SlabLayout};
 use crate::message::{ExecuteOptions, FabricChoice, Region, ServerLimits, StreamStats};
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -60,12 +60,32 @@ pub enum ClientCommand {
         /// This stream.
         stream: StreamId,
     },
-    /// The application took batches that cost so much credit.
+    /// The application took batches that cost so much credit. Not for lazy ones, see [`ClientCommand::GiveUp`].
     Consumed {
         /// This stream.
         stream: StreamId,
         /// [`ClientEvent::Batch`]'s cost.
         cost: u64,
+    },
+    /// The application asks for a part of a lazy batch: [`ClientEvent::Found`] or [`ClientEvent::AskFailed`] answers, whatever
+    /// happens. It may ask as often as it likes, also before earlier asks are answered.
+    Ask {
+        /// The batch's stream, which may have ended well since.
+        stream: StreamId,
+        /// The batch's position in it.
+        seq: u64,
+        /// Names the answer; unlike those that the batch still owes.
+        ask: AskId,
+        /// Ranges of the descriptor's buffers.
+        pieces: Vec<Piece>,
+    },
+    /// The application is done with a lazy batch: its lease and its credit are given back. To be said once for each, also for
+    /// those that were lost; asks that were not answered are answered as cancelled.
+    GiveUp {
+        /// The batch's stream.
+        stream: StreamId,
+        /// The batch's position in it.
+        seq: u64,
     },
     /// All reads of [`ClientOutput::Read`] have completed; with the first error, if one failed.
     ReadDone {
@@ -108,16 +128,16 @@ pub enum ReadProblem {
     Failed(String),
 }
 
-/// A batch to be read: take a slab of `layout.len` bytes, post a read for each place into its range.
+/// A batch, or what was asked for of a lazy one, to be read: take a slab of `layout.len` bytes, post a read for each place into its range.
 #[derive(Clone, Debug)]
 pub struct ReadBatch {
     /// Names it until it is delivered or discarded.
     pub read: ReadId,
     /// For its stream.
     pub stream: StreamId,
-    /// Where the buffers go in the slab: one range for each of the descriptor's buffers.
+    /// Where the buffers go in the slab: one range for each of the descriptor's buffers, or of the pieces that were asked for.
     pub layout: SlabLayout,
-    /// Which buffer comes from where; empty buffers have no place.
+    /// Which buffer or piece comes from where; empty buffers have no place.
     pub places: Vec<(usize, RemoteRange)>,
 }
 
@@ -128,6 +148,12 @@ pub enum Payload {
     Lent {
         /// Which read.
         read: ReadId,
+        /// Shape of the batch.
+        descriptor: Arc<BatchDescriptor>,
+    },
+    /// Still where it was, and on loan until [`ClientCommand::GiveUp`]. Its cost is given back with that, and not by
+    /// [`ClientCommand::Consumed`].
+    Lazy {
         /// Shape of the batch.
         descriptor: Arc<BatchDescriptor>,
     },
@@ -166,7 +192,7 @@ pub enum ClientEvent {
         /// As it came, for the inline decoder.
         ipc: Bytes,
     },
-    /// The next batch of a stream, all of it there, its lease proven.
+    /// The next batch of a stream, all of it there, its lease proven; or, of a lazy stream, to be asked for.
     Batch {
         /// Of this stream.
         stream: StreamId,
@@ -177,14 +203,36 @@ pub enum ClientEvent {
         /// Its bytes.
         payload: Payload,
     },
-    /// A stream is whole.
+    /// What was asked for of a lazy batch is there, its lease proven since.
+    Found {
+        /// The batch's stream.
+        stream: StreamId,
+        /// The batch.
+        seq: u64,
+        /// Which ask.
+        ask: AskId,
+        /// In this read's slab: one range for each piece.
+        read: ReadId,
+    },
+    /// What was asked for of a lazy batch does not come.
+    AskFailed {
+        /// The batch's stream.
+        stream: StreamId,
+        /// The batch.
+        seq: u64,
+        /// Which ask.
+        ask: AskId,
+        /// Why. Only after [`StreamError::OutOfMemory`] is it of use to ask again.
+        error: StreamError,
+    },
+    /// A stream is whole. Its lazy batches can still be asked for.
     End {
         /// This stream.
         stream: StreamId,
         /// The lender's figures.
         stats: StreamStats,
     },
-    /// A stream ended in an error. Nothing more comes for it.
+    /// A stream ended in an error. Nothing more comes for it, and its lazy batches are lost.
     Failed {
         /// This stream.
         stream: StreamId,

@@ -1,6 +1,7 @@
 //! The client's end of a connection: it borrows query results.
 
 mod io;
+mod lazy;
 mod receive;
 mod stream;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
+use lazy::{BatchKey, LazyBatch};
 use receive::{Read, ReadPhase};
 use stream::IncomingStream;
 
@@ -106,7 +108,9 @@ pub struct ClientConnection {
     last_stream: Option<StreamId>,
     reads: BTreeMap<ReadId, Read>,
     last_read: u64,
-    /// Leases of what is being read.
+    /// Lent and read only as far as the application asks, until it has given them up.
+    lazy: BTreeMap<BatchKey, LazyBatch>,
+    /// Leases of what is being read, or held to be.
     borrowed: BTreeSet<LeaseId>,
     /// Leases to be given back at the end of this step, in one message.
     releases: Vec<LeaseId>,
@@ -143,6 +147,7 @@ impl ClientConnection {
             last_stream: None,
             reads: BTreeMap::new(),
             last_read: 0,
+            lazy: BTreeMap::new(),
             borrowed: BTreeSet::new(),
             releases: Vec::new(),
             deadlines: BTreeMap::new(),
@@ -184,9 +189,10 @@ impl ClientConnection {
         if self.state == State::Closed {
             // Whoever asks a connection that is gone hears so, whenever it asks.
             return match input {
-                ClientInput::Command(ClientCommand::Execute { stream, sql, options }) => {
-                    self.execute(now, stream, sql, options)
-                }
+                ClientInput::Command(
+                    command
+                    @ (ClientCommand::Execute { .. } | ClientCommand::Ask { .. } | ClientCommand::GiveUp { .. }),
+                ) => self.command(now, command),
                 _ => Ok(()),
             };
         }
@@ -260,23 +266,13 @@ impl ClientConnection {
                 }
                 self.fail(stream, StreamError::Cancelled, CancelReason::Dropped);
             }
-            ClientCommand::Consumed { stream, cost } => {
-                if let Some(open) = self.streams.get_mut(&stream) {
-                    if !open.consumed(cost) {
-                        return Err(ApiMisuse::OverConsumed(stream));
-                    }
-                    if !open.remote_done
-                        && !open.over
-                        && let Some(total) = open.grant()
-                    {
-                        self.transmit(&ToServer::Credit { stream, total });
-                    }
-                }
-            }
+            ClientCommand::Consumed { stream, cost } => self.consumed(stream, cost)?,
+            ClientCommand::Ask { stream, seq, ask, pieces } => self.ask(now, (stream, seq), ask, &pieces)?,
+            ClientCommand::GiveUp { stream, seq } => self.give_up((stream, seq))?,
             ClientCommand::ReadDone { read, result } => self.read_done(read, result)?,
             ClientCommand::WordRead { read, result } => self.word_read(read, result)?,
             ClientCommand::Rejected { stream, seq, reason } => {
-                self.fail(stream, StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
+                self.lose((stream, seq), StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
             }
             ClientCommand::Ping => {
                 if self.state == State::Open {
@@ -326,7 +322,7 @@ impl ClientConnection {
             return Ok(());
         }
         options.credit = options.credit.min(most_credit);
-        let (window, deadline_ms) = (options.credit, options.deadline_ms);
+        let (window, deadline_ms, lazy) = (options.credit, options.deadline_ms, options.lazy);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
         let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
@@ -334,7 +330,7 @@ impl ClientConnection {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
         }
-        self.streams.insert(stream, IncomingStream::new(stream, window));
+        self.streams.insert(stream, IncomingStream::new(stream, window, lazy));
         self.out.push_back(ClientOutput::Transmit(frame));
         Ok(())
     }
@@ -353,6 +349,7 @@ impl ClientConnection {
             }
         }
         self.clear_deadline(stream);
+        self.lose_batches(stream, &error);
         self.event(ClientEvent::Failed { stream, error });
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
@@ -384,12 +381,15 @@ impl ClientConnection {
                 Timer::Idle => self.end(ConnectionError::IdleTimeout(self.link.timeouts().idle)),
                 Timer::Stream(stream) => {
                     let deadline = self.deadlines.remove(&stream).unwrap_or_default();
-                    self.fail(stream, StreamError::DeadlineExceeded(deadline), CancelReason::DeadlineExceeded);
+                    let error = StreamError::DeadlineExceeded(deadline);
+                    // Also of a stream that is whole, while some of it is held.
+                    self.lose_batches(stream, &error);
+                    self.fail(stream, error, CancelReason::DeadlineExceeded);
                 }
                 Timer::Read(read) => {
                     let after = self.config.read_timeout;
                     if let Some((stream, seq)) = self.reads.get(&read).map(|read| (read.stream, read.seq)) {
-                        self.fail(stream, StreamError::ReadTimeout { seq, after }, CancelReason::ReadFailed);
+                        self.lose((stream, seq), StreamError::ReadTimeout { seq, after }, CancelReason::ReadFailed);
                     }
                     self.fabric_down(format!("a one-sided read was not done within {after:?}"));
                 }
@@ -441,6 +441,7 @@ impl ClientConnection {
         }
         self.data = DataPlane::Down;
         self.transmit(&ToServer::FabricDown { reason: reason.clone() });
+        self.lose_all(&reason);
         self.event(ClientEvent::FabricDown { reason });
         self.close_fabric();
     }
@@ -468,6 +469,10 @@ impl ClientConnection {
         }
         self.ended_by = Some(Arc::clone(&error));
         self.timers.clear_all();
+        let holding: BTreeSet<_> = self.lazy.keys().map(|(stream, _)| *stream).collect();
+        for stream in holding {
+            self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
+        }
         for (stream, mut open) in std::mem::take(&mut self.streams) {
             for payload in open.abandon() {
                 if let Payload::Lent { read, .. } = payload {

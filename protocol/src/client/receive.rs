@@ -11,7 +11,7 @@ use crate::codec::{MAX_ADDRESS, MAX_KEY};
 use crate::codes::{CancelReason, CloseCode};
 use crate::credit::{BATCH_OVERHEAD, batch_cost};
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
-use crate::ids::{LeaseId, ReadId, RegionId, RemoteRange};
+use crate::ids::{AskId, LeaseId, ReadId, RegionId, RemoteRange};
 use crate::inline;
 use crate::layout::{self, BatchDescriptor};
 use crate::link::{Incoming, clip, no_payload};
@@ -28,15 +28,24 @@ pub(super) enum ReadPhase {
     Word,
 }
 
-/// A batch that is being read.
+/// What a read is for.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// All of a batch of this shape.
+    Batch(Arc<BatchDescriptor>),
+    /// A part of a lazy batch.
+    Ask(AskId),
+}
+
+/// A batch, or a part of one, that is being read.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) stream: StreamId,
     pub(super) seq: u64,
     pub(super) phase: ReadPhase,
-    lease: LeaseId,
-    word: Option<LeaseWord>,
-    descriptor: Arc<BatchDescriptor>,
+    pub(super) lease: LeaseId,
+    pub(super) word: Option<LeaseWord>,
+    pub(super) wanted: Wanted,
 }
 
 impl ClientConnection {
@@ -205,20 +214,30 @@ impl ClientConnection {
         let Some(schema) = open.schema.clone() else { return Ok(()) };
         let layout = layout::check(&schema, &descriptor, &limits)
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
+        let is_lazy = open.is_lazy;
         let places = self.match_places(stream, &descriptor, places)?;
 
-        self.last_read += 1;
-        let read = ReadId(self.last_read);
         let descriptor = Arc::new(descriptor);
         self.borrowed.insert(lease);
+        if is_lazy {
+            self.hold((stream, seq), lease, word, descriptor, places);
+            return Ok(());
+        }
+        let read = self.next_read();
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::LeaseReleasedEarly) {
             self.releases.push(lease);
         }
-        self.reads.insert(read, Read { stream, seq, phase: ReadPhase::Data, lease, word, descriptor });
+        let wanted = Wanted::Batch(descriptor);
+        self.reads.insert(read, Read { stream, seq, phase: ReadPhase::Data, lease, word, wanted });
         self.timers.set(Timer::Read(read), now + self.config.read_timeout);
         self.out.push_back(ClientOutput::Read(ReadBatch { read, stream, layout, places }));
         Ok(())
+    }
+
+    pub(super) fn next_read(&mut self) -> ReadId {
+        self.last_read += 1;
+        ReadId(self.last_read)
     }
 
     /// A batch that nobody wants any more, or that can no longer be read.
@@ -255,7 +274,7 @@ impl ClientConnection {
         Ok(matched)
     }
 
-    fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
+    pub(super) fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::PlacesNotChecked) {
             return Ok(());
@@ -287,26 +306,43 @@ impl ClientConnection {
     }
 
     pub(super) fn read_done(&mut self, read: ReadId, result: Result<(), ReadProblem>) -> Result<(), ApiMisuse> {
-        let Some(pending) = self.reads.get_mut(&read).filter(|read| read.is_waiting_for(ReadPhase::Data)) else {
+        let Some(pending) = self.reads.get(&read).filter(|read| read.is_waiting_for(ReadPhase::Data)) else {
             return Err(ApiMisuse::UnknownRead(read));
         };
-        let wanted = self.streams.get(&pending.stream).is_some_and(|open| !open.over);
-        match (result, pending.word) {
+        let (stream, seq, word) = (pending.stream, pending.seq, pending.word);
+        let wanted = self.is_wanted(pending);
+        match (result, word) {
             // The lease is proven by the word: it is read only now that the bytes are there.
             (Ok(()), Some(word)) if wanted && !self.state.is_ending() && self.data == DataPlane::Up => {
-                pending.phase = ReadPhase::Word;
+                if let Some(pending) = self.reads.get_mut(&read) {
+                    pending.phase = ReadPhase::Word;
+                }
                 self.out.push_back(ClientOutput::ReadWord { read, at: word.at });
             }
             (Ok(()), None) if wanted => self.arrived(read),
             (Ok(()), _) => self.lost(read, "the data plane went down before the lease was proven".into()),
             (Err(ReadProblem::NoMemory(reason)), _) => {
-                let (stream, seq) = (pending.stream, pending.seq);
-                self.forget_read(read, true);
-                self.fail(stream, StreamError::OutOfMemory { seq, reason }, CancelReason::OutOfMemory);
+                let error = StreamError::OutOfMemory { seq, reason };
+                match self.forget_read(read, true).map(|read| read.wanted) {
+                    // The batch is still there: less of it may fit.
+                    Some(Wanted::Ask(ask)) => {
+                        if self.answer((stream, seq), ask) {
+                            self.event(ClientEvent::AskFailed { stream, seq, ask, error });
+                        }
+                    }
+                    _ => self.fail(stream, error, CancelReason::OutOfMemory),
+                }
             }
             (Err(ReadProblem::Failed(reason)), _) => self.lost(read, reason),
         }
         Ok(())
+    }
+
+    fn is_wanted(&self, read: &Read) -> bool {
+        match read.wanted {
+            Wanted::Batch(_) => self.streams.get(&read.stream).is_some_and(|open| !open.over),
+            Wanted::Ask(ask) => self.is_asked((read.stream, read.seq), ask),
+        }
     }
 
     pub(super) fn word_read(&mut self, read: ReadId, result: Result<u64, ReadProblem>) -> Result<(), ApiMisuse> {
@@ -321,18 +357,29 @@ impl ClientConnection {
         match result {
             Ok(found) if pending.word.is_some_and(|word| word.value == found) => self.arrived(read),
             Ok(_) => {
-                let (stream, seq) = (pending.stream, pending.seq);
+                let (stream, seq, wanted) = (pending.stream, pending.seq, self.is_wanted(pending));
                 self.forget_read(read, true);
-                self.fail(stream, StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
+                if !wanted {
+                    return Ok(());
+                }
+                self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
             }
             Err(ReadProblem::Failed(reason) | ReadProblem::NoMemory(reason)) => self.lost(read, reason),
         }
         Ok(())
     }
 
-    /// All bytes are there and the lease stood: give the lease back, and the batch to the application in its turn.
+    /// All bytes are there and the lease stood: give the lease back, and the batch to the application in its turn; or a part
+    /// of a lazy one to whoever asked.
     fn arrived(&mut self, read: ReadId) {
-        let Some(Read { stream, seq, descriptor, .. }) = self.forget_read(read, false) else { return };
+        let Some(Read { stream, seq, wanted, .. }) = self.forget_read(read, false) else { return };
+        let descriptor = match wanted {
+            Wanted::Batch(descriptor) => descriptor,
+            Wanted::Ask(ask) if self.answer((stream, seq), ask) => {
+                return self.event(ClientEvent::Found { stream, seq, ask, read });
+            }
+            Wanted::Ask(_) => return self.out.push_back(ClientOutput::Discard { read }),
+        };
         match self.streams.get_mut(&stream).filter(|open| !open.over) {
             Some(open) => {
                 let bytes = descriptor.slab_bytes();
@@ -344,34 +391,44 @@ impl ClientConnection {
     }
 
     pub(super) fn lost(&mut self, read: ReadId, reason: String) {
-        if let Some(Read { stream, seq, .. }) = self.forget_read(read, true) {
-            self.fail(stream, StreamError::Read { seq, reason }, CancelReason::ReadFailed);
+        let wanted = self.reads.get(&read).is_some_and(|read| self.is_wanted(read));
+        if let Some(Read { stream, seq, .. }) = self.forget_read(read, true)
+            && wanted
+        {
+            self.lose((stream, seq), StreamError::Read { seq, reason }, CancelReason::ReadFailed);
         }
     }
 
     fn forget_read(&mut self, read: ReadId, discard: bool) -> Option<Read> {
         let ended = self.reads.remove(&read)?;
         self.timers.clear(Timer::Read(read));
+        if discard {
+            self.out.push_back(ClientOutput::Discard { read });
+        }
+        if let Wanted::Ask(_) = ended.wanted {
+            self.read_less((ended.stream, ended.seq));
+            return Some(ended);
+        }
         self.borrowed.remove(&ended.lease);
         self.releases.push(ended.lease);
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::LeaseReleasedEarly) {
             self.releases.pop();
         }
-        if discard {
-            self.out.push_back(ClientOutput::Discard { read });
-        }
         Some(ended)
     }
 
-    fn deliver(&mut self, stream: StreamId) {
+    pub(super) fn deliver(&mut self, stream: StreamId) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         while let Some((seq, cost, payload)) = open.deliver() {
             self.out.push_back(ClientOutput::Event(ClientEvent::Batch { stream, seq, cost, payload }));
         }
         if let Some(stats) = open.ended() {
             self.streams.remove(&stream);
-            self.clear_deadline(stream);
+            // What of it is held is due by the deadline too.
+            if !self.holds_any(stream) {
+                self.clear_deadline(stream);
+            }
             self.event(ClientEvent::End { stream, stats });
         }
     }

@@ -23,6 +23,8 @@ struct Partial {
 pub(crate) struct IncomingStream {
     id: StreamId,
     pub(crate) schema: Option<SchemaRef>,
+    /// What is lent is read only as far as the application asks.
+    pub(crate) is_lazy: bool,
     /// The application has been told how it ended; what still comes is given back.
     pub(crate) over: bool,
     /// The lender has nothing more to say on it.
@@ -43,10 +45,11 @@ pub(crate) struct IncomingStream {
 }
 
 impl IncomingStream {
-    pub(crate) fn new(id: StreamId, window: u64) -> Self {
+    pub(crate) fn new(id: StreamId, window: u64, is_lazy: bool) -> Self {
         IncomingStream {
             id,
             schema: None,
+            is_lazy,
             over: false,
             remote_done: false,
             end: None,

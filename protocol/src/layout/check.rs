@@ -81,7 +81,8 @@ pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimit
     slab(&descriptor.buffers, limits.max_bytes)
 }
 
-fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutError> {
+/// A slab for buffers of these lengths.
+pub(crate) fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutError> {
     let overflow = || LayoutProblem::Overflow { what: "the slab's length" };
     let mut end = 0_u64;
     let mut ranges = Vec::with_capacity(lens.len());

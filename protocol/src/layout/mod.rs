@@ -26,6 +26,8 @@
 //! | dictionary | keys | the whole dictionary, so that it can be recognized and lent once | - |
 //! | run-end encoded | - (two children: run ends, values) | the runs that the rows touch | [`Detail::Runs`] |
 //!
+//! [`Projection`] is the same for a part of a batch: some columns, some rows, and no byte that those do not need.
+//!
 //! Buffers are in native byte order, which is little-endian on every machine that this crate compiles for.
 //!
 //! ```
@@ -48,14 +50,17 @@ mod check;
 mod describe;
 mod descriptor;
 mod error;
+mod project;
 mod rebase;
 mod rebuild;
 mod shape;
 
+pub(crate) use check::slab;
 pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
 pub use describe::describe;
 pub use descriptor::{BatchDescriptor, Detail, NodeDescriptor};
 pub use error::{LayoutError, LayoutProblem};
+pub use project::{Piece, Projection, Step, column_bytes};
 pub use rebuild::rebuild;
 pub(crate) use shape::check_type;
 

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use thallus_protocol::client::*;
 use thallus_protocol::credit::batch_cost;
-use thallus_protocol::layout::LayoutLimits;
+use thallus_protocol::layout::{LayoutLimits, Piece as Part};
 use thallus_protocol::message::{ExecuteOptions, FabricChoice, FabricOffer};
 use thallus_protocol::{
-    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamError,
-    StreamId, Timestamp,
+    ApiMisuse, AskId, ClientConnection, ConnectionError, FabricKind, LeaseId, ReadId, RegionId, RemoteRange,
+    StreamError, StreamId, Timestamp,
 };
 
 use super::lender::Plane;
-use super::memory::{Memory, WORDS, tag};
+use super::memory::{CELL, Memory, WORDS, tag};
 use super::script::*;
 use super::{Pipe, READ_TIMEOUT, timeouts};
 
@@ -27,6 +27,23 @@ pub(crate) struct App {
     pub(crate) over: Option<Result<(), StreamError>>,
     /// Cost of what was delivered and not taken.
     pub(crate) untaken: VecDeque<u64>,
+    /// Lazy batches that were delivered and not given up.
+    pub(crate) held: BTreeMap<u64, Held>,
+    /// Of asks, in their order.
+    pub(crate) answers: Vec<Result<(), StreamError>>,
+}
+
+/// A lazy batch, as the application sees it.
+#[derive(Debug)]
+pub(crate) struct Held {
+    cost: u64,
+    rows: u64,
+    /// Not answered yet.
+    asks: BTreeMap<AskId, Vec<Part>>,
+    /// Nothing more can be had of it.
+    lost: bool,
+    /// Asked for once more, to see that it is all there, before it is given up.
+    checked: bool,
 }
 
 #[derive(Debug)]
@@ -36,6 +53,9 @@ struct Piece {
     lease: Option<LeaseId>,
     found: Option<u64>,
 }
+
+/// What a read brought: of which buffer or piece, from where in the lender's, how much, and what was there.
+type Found = (usize, u64, u64, u64);
 
 #[derive(Debug)]
 struct Reading {
@@ -57,11 +77,12 @@ pub(crate) struct Borrower {
     pub(crate) broken: bool,
     pub(crate) apps: BTreeMap<StreamId, App>,
     reading: BTreeMap<ReadId, Reading>,
-    slabs: BTreeMap<ReadId, (StreamId, Vec<(usize, u64)>)>,
+    slabs: BTreeMap<ReadId, (StreamId, Vec<Found>)>,
     regions: BTreeSet<RegionId>,
     choice: Option<FabricChoice>,
     knobs: Knobs,
     last_stream: u32,
+    last_ask: u64,
 }
 
 impl Borrower {
@@ -91,6 +112,7 @@ impl Borrower {
             choice: None,
             knobs,
             last_stream: 0,
+            last_ask: 0,
         }
     }
 
@@ -115,8 +137,16 @@ impl Borrower {
     pub(crate) fn execute(&mut self, script: Script, index: usize, options: ExecuteOptions) -> ClientCommand {
         self.last_stream += 1;
         let stream = StreamId(self.last_stream);
-        let app =
-            App { script, options: options.clone(), next: 0, schema: false, over: None, untaken: VecDeque::new() };
+        let app = App {
+            script,
+            options: options.clone(),
+            next: 0,
+            schema: false,
+            over: None,
+            untaken: VecDeque::new(),
+            held: BTreeMap::new(),
+            answers: Vec::new(),
+        };
         self.apps.insert(stream, app);
         ClientCommand::Execute { stream, sql: index.to_string(), options }
     }
@@ -185,7 +215,12 @@ impl Borrower {
     fn read(&mut self, batch: ReadBatch, memory: &Memory) {
         assert_eq!(self.plane, Plane::Open, "a read without a data plane");
         let ReadBatch { read, stream, layout, places } = batch;
-        assert_eq!(layout.ranges.len(), 2);
+        let is_lazy = self.apps[&stream].options.lazy;
+        for (index, from) in &places {
+            assert_eq!(layout.ranges[*index].len, from.len);
+            assert!(is_lazy || from.address % CELL == 0, "the machine reads the places that it was given");
+        }
+        assert!(is_lazy || layout.ranges.len() == 2);
         let piece = |(buffer, from): (usize, RemoteRange)| {
             assert!(self.regions.contains(&from.region), "{:?} is read, and was not imported", from.region);
             Piece { buffer, from, lease: memory.lease_at(from.address), found: None }
@@ -213,7 +248,33 @@ impl Borrower {
                 assert_eq!(stats.batches_lent + stats.batches_inline, app.next);
                 app.over = Some(Ok(()));
             }
-            ClientEvent::Failed { stream, error } => self.live(stream).over = Some(Err(error)),
+            ClientEvent::Failed { stream, error } => {
+                let app = self.live(stream);
+                for (seq, held) in &mut app.held {
+                    assert!(held.asks.is_empty(), "{stream:?} failed, and batch {seq} owes answers: {held:?}");
+                    held.lost = true;
+                }
+                app.over = Some(Err(error));
+            }
+            ClientEvent::Found { stream, seq, ask, read } => {
+                let parts = self.answered(stream, seq, ask);
+                let (_, found) = self.slabs.remove(&read).expect("a part that was read");
+                let filled = parts.iter().enumerate().filter(|(_, part)| part.len > 0);
+                let right: Vec<_> =
+                    filled.map(|(at, part)| (at, part.offset, part.len, tag(stream, seq, part.buffer))).collect();
+                assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
+                let app = self.apps.get_mut(&stream).expect("it was there");
+                app.answers.push(Ok(()));
+                assert!(!app.held[&seq].lost, "{stream:?}: a part of batch {seq}, which is lost");
+                assert!(!matches!(app.over, Some(Err(_))), "{stream:?} failed, and a part of batch {seq} came");
+            }
+            ClientEvent::AskFailed { stream, seq, ask, error } => {
+                self.answered(stream, seq, ask);
+                let app = self.apps.get_mut(&stream).expect("it was there");
+                let held = app.held.get_mut(&seq).expect("it was there");
+                held.lost |= !matches!(error, StreamError::OutOfMemory { .. });
+                app.answers.push(Err(error));
+            }
         }
     }
 
@@ -224,23 +285,40 @@ impl Borrower {
         app
     }
 
+    /// What an ask was for, which is answered now, and only now.
+    fn answered(&mut self, stream: StreamId, seq: u64, ask: AskId) -> Vec<Part> {
+        let held = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq));
+        let held = held.unwrap_or_else(|| panic!("{stream:?}: batch {seq} answers, and is not held"));
+        held.asks.remove(&ask).unwrap_or_else(|| panic!("{ask:?} is answered, and was not asked or twice"))
+    }
+
     fn delivered(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         let app = self.live(stream);
         assert!(app.schema, "{stream:?} delivers before its schema");
         assert_eq!(app.next, seq, "{stream:?} delivers out of order");
         app.next += 1;
         let batch = app.script.batches[seq as usize];
-        let lent = matches!(payload, Payload::Lent { .. });
+        let lent = !matches!(payload, Payload::Inline(_));
         assert_eq!(cost, batch_cost(batch.bytes(lent)));
+        assert_eq!(matches!(payload, Payload::Lazy { .. }), lent && app.options.lazy);
+        if let Payload::Lazy { descriptor: got } = payload {
+            let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
+            assert_eq!(*got, descriptor(rows));
+            let held = Held { cost, rows, asks: BTreeMap::new(), lost: false, checked: false };
+            assert!(app.held.insert(seq, held).is_none());
+            return;
+        }
         app.untaken.push_back(cost);
         match payload {
+            Payload::Lazy { .. } => {}
             Payload::Inline(ipc) => assert_eq!(ipc, inline_bytes(stream, seq, batch.inline_len())),
             Payload::Lent { read, descriptor: got } => {
                 let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
                 assert_eq!(*got, descriptor(rows));
                 assert!(!self.reading.contains_key(&read), "delivered while it is read");
                 let (_, found) = self.slabs.remove(&read).expect("a batch that was read");
-                let right: Vec<_> = (0..if rows > 0 { 2 } else { 0 }).map(|i| (i, tag(stream, seq, i))).collect();
+                let right: Vec<_> =
+                    (0..if rows > 0 { 2 } else { 0 }).map(|i| (i, 0, rows * 8, tag(stream, seq, i))).collect();
                 assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
             }
         }
@@ -299,7 +377,9 @@ impl Borrower {
             return self.command(now, ClientCommand::WordRead { read, result });
         }
         if failure.is_none() {
-            let found = reading.pieces.iter().map(|piece| (piece.buffer, piece.found.unwrap_or(0))).collect();
+            let found =
+                |piece: &Piece| (piece.buffer, piece.from.address % CELL, piece.from.len, piece.found.unwrap_or(0));
+            let found = reading.pieces.iter().map(found).collect();
             self.slabs.get_mut(&read).expect("a slab under the read").1 = found;
         }
         self.command(now, ClientCommand::ReadDone { read, result: failure.map_or(Ok(()), Err) });
@@ -331,7 +411,67 @@ impl Borrower {
     }
 
     pub(crate) fn all_over(&self) -> bool {
-        self.apps.values().all(|app| app.over.is_some())
+        self.apps.values().all(|app| app.over.is_some() && app.held.is_empty())
+    }
+
+    fn held(&self) -> impl Iterator<Item = (StreamId, u64, &Held)> {
+        self.apps.iter().flat_map(|(stream, app)| app.held.iter().map(|(seq, held)| (*stream, *seq, held)))
+    }
+
+    /// The application asks the `k`th lazy batch for parts: each of a buffer, from so far in it, so many bytes.
+    pub(crate) fn ask(&mut self, k: usize, parts: &[(usize, u64, u64)]) -> Option<ClientCommand> {
+        let (stream, seq, held) = self.held().nth(k % self.held().count().max(1))?;
+        let bytes = held.rows * 8;
+        let part = |&(buffer, offset, len): &(usize, u64, u64)| {
+            let offset = offset % (bytes + 1);
+            Part { buffer: buffer % 2, offset, len: len.min(bytes - offset) }
+        };
+        Some(self.asking(stream, seq, parts.iter().map(part).collect()))
+    }
+
+    fn asking(&mut self, stream: StreamId, seq: u64, pieces: Vec<Part>) -> ClientCommand {
+        self.last_ask += 1;
+        let ask = AskId(self.last_ask);
+        if let Some(held) = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq)) {
+            held.asks.insert(ask, pieces.clone());
+        }
+        ClientCommand::Ask { stream, seq, ask, pieces }
+    }
+
+    /// The `k`th lazy batch.
+    pub(crate) fn pick_held(&self, k: usize) -> Option<(StreamId, u64)> {
+        self.held().nth(k % self.held().count().max(1)).map(|(stream, seq, _)| (stream, seq))
+    }
+
+    /// The application is done with a lazy batch.
+    pub(crate) fn give_up(
+        &mut self,
+        now: Timestamp,
+        (stream, seq): (StreamId, u64),
+        memory: &Memory,
+        out: &mut Pipe,
+    ) -> Result<(), ApiMisuse> {
+        let handled = self.machine.handle(now, ClientInput::Command(ClientCommand::GiveUp { stream, seq }));
+        self.drain(now, memory, out);
+        let held = self.apps.get_mut(&stream).and_then(|app| app.held.remove(&seq)).expect("it was held");
+        assert!(held.asks.is_empty(), "{stream:?}: batch {seq} was given up, and owes answers: {held:?}");
+        self.check();
+        handled
+    }
+
+    /// What an application does that wants all of a lazy batch, and then no more of it: asks for it, if it is there to be had.
+    pub(crate) fn lazy_step(&mut self) -> Option<Result<ClientCommand, (StreamId, u64)>> {
+        let idle = self.held().find(|(_, _, held)| held.asks.is_empty());
+        let (stream, seq, Held { rows, checked, .. }) = idle?;
+        if *checked {
+            return Some(Err((stream, seq)));
+        }
+        let whole = |buffer| Part { buffer, offset: 0, len: rows * 8 };
+        let parts = vec![whole(0), whole(1)];
+        if let Some(held) = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq)) {
+            held.checked = true;
+        }
+        Some(Ok(self.asking(stream, seq, parts)))
     }
 
     /// Streams by the number that an operation names.
@@ -344,10 +484,14 @@ impl Borrower {
         for (stream, app) in &self.apps {
             // Memory that a stream has here: within its window, which is widened for one large batch at most.
             let slabs = self.slabs.keys().filter(|read| self.slabs[read].0 == *stream).count() as u64;
+            // What is asked for of lazy batches is apart: they are in the window as long as they are held.
+            let slabs = if app.options.lazy { 0 } else { slabs };
+            let held: u64 = app.held.values().map(|held| held.cost).sum();
             let most = batch_cost(self.knobs.max_batch_bytes).max(app.options.credit);
-            let taken: u64 = app.untaken.iter().sum::<u64>() + slabs * batch_cost(0);
+            let taken: u64 = app.untaken.iter().sum::<u64>() + held + slabs * batch_cost(0);
             assert!(app.over.is_some() || taken <= most, "{stream:?} has {taken} bytes here, of {most}");
         }
+        assert_eq!(self.machine.lazy_batches(), self.held().count());
         if self.closed.is_some() {
             assert_eq!((self.machine.open_streams(), self.machine.outstanding_reads()), (0, 0));
         }

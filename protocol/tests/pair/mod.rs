@@ -20,7 +20,7 @@ use thallus_protocol::codec::{Frame, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::message::ExecuteOptions;
 use thallus_protocol::server::{ServerCommand, ServerInput};
-use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LinkTimeouts, Timestamp};
+use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LinkTimeouts, StreamId, Timestamp};
 
 use borrower::Borrower;
 use lender::{Lender, Plane};
@@ -82,6 +82,9 @@ pub(crate) enum Op {
     Engine(usize),
     Read(usize),
     Take(usize),
+    /// A lazy batch is asked for parts of its buffers.
+    Ask(usize, Vec<(usize, u64, u64)>),
+    GiveUp(usize),
     AnswerServer,
     AnswerClient,
     Execute {
@@ -125,6 +128,8 @@ impl Op {
                 | Op::Engine(_)
                 | Op::Read(_)
                 | Op::Take(_)
+                | Op::Ask(..)
+                | Op::GiveUp(_)
                 | Op::AnswerServer
                 | Op::AnswerClient
                 | Op::Execute { .. }
@@ -132,6 +137,12 @@ impl Op {
                 | Op::LongSql
         )
     }
+}
+
+/// As most connections begin, so that operations are not spent on it.
+pub(crate) fn open() -> Vec<Op> {
+    let all = usize::MAX;
+    vec![Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient, Op::ToServer(all)]
 }
 
 pub(crate) struct Pair {
@@ -215,6 +226,16 @@ impl Pair {
                 self.client(ClientInput::Time);
             }
             Op::Take(k) => drop(self.take(k)),
+            Op::Ask(k, parts) => {
+                if let Some(command) = self.client.ask(k, &parts) {
+                    self.client_command(command);
+                }
+            }
+            Op::GiveUp(k) => {
+                if let Some(batch) = self.client.pick_held(k) {
+                    self.give_up(batch);
+                }
+            }
             Op::AnswerServer => drop(self.answer_server()),
             Op::AnswerClient => drop(self.answer_client()),
             Op::Execute { script, options } => {
@@ -369,6 +390,20 @@ impl Pair {
         true
     }
 
+    fn give_up(&mut self, batch: (StreamId, u64)) {
+        let handled = self.client.give_up(self.now, batch, &self.memory, &mut self.to_server);
+        handled.expect("this driver keeps the contract");
+    }
+
+    fn lazy_step(&mut self) -> bool {
+        match self.client.lazy_step() {
+            Some(Ok(ask)) => self.client_command(ask),
+            Some(Err(batch)) => self.give_up(batch),
+            None => return false,
+        }
+        true
+    }
+
     fn answer_server(&mut self) -> bool {
         let answered = self.server.answer(self.now, &mut self.memory);
         self.server(ServerInput::Time);
@@ -392,6 +427,7 @@ impl Pair {
             self.engine(0),
             self.read(0, false),
             self.take(0),
+            self.lazy_step(),
         ];
         moved.contains(&true)
     }

@@ -122,3 +122,18 @@ pub(crate) fn arb_knobs() -> impl Strategy<Value = Knobs> {
             max_batch_bytes: batch,
         })
 }
+
+/// A connection on which all works.
+pub(crate) fn plain() -> Knobs {
+    Knobs {
+        fencing: Fencing::LeaseWord,
+        server_has_fabric: true,
+        open_works: true,
+        connect_works: true,
+        instant: true,
+        max_streams: 4,
+        max_loan_bytes: 1 << 20,
+        max_leases: 8,
+        max_batch_bytes: 1 << 20,
+    }
+}

@@ -196,7 +196,8 @@ pub struct Timeouts {
     pub handshake: Span,
     /// Without a sign of life from a client, its connection is closed.
     pub idle: Span,
-    /// From lending a batch to its release; then the loan is ended, and its stream with it.
+    /// From lending a batch to its release; then the loan is ended, and its stream with it. Clients that read lazily keep batches for
+    /// as long as their applications look at them.
     pub lease: Span,
     /// At shutdown, for running queries to end by themselves.
     pub drain: Span,

@@ -1,5 +1,6 @@
 //! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
 
+mod lazy;
 #[cfg(feature = "ucx")]
 mod over_ucx;
 #[cfg(feature = "verbs")]

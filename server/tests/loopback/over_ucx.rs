@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{Carrier, Client, ConnectOptions, Delivery, FabricPreference, QueryOptions};
+use thallus_client::{
+    Carrier, Client, ClientError, ConnectOptions, Delivery, FabricPreference, QueryOptions, StreamCode,
+};
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use thallus_protocol::testing::{arb_batches, same_batch};
@@ -48,6 +50,29 @@ fn a_result_crosses_shared_memory() {
 }
 
 #[test]
+fn some_columns_and_rows_cross_shared_memory() {
+    block_on(async {
+        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
+        let mut result = client.query_lazy("q").await.unwrap();
+        let mut number = 0;
+        while let Some(batch) = result.try_next().await.unwrap() {
+            let sent = synthetic_batch(number, 50_000);
+            assert_eq!(batch.columns(&[1]).await.unwrap(), sent.project(&[1]).unwrap());
+            assert_eq!(
+                batch.columns_in(&[2, 0], 777..888).await.unwrap(),
+                sent.project(&[2, 0]).unwrap().slice(777, 111)
+            );
+            number += 1;
+        }
+        let report = result.report();
+        let lazy = report.lazy.unwrap();
+        assert_eq!((number, report.batches_lent), (50, 50), "{report}");
+        assert!(lazy.bytes_read < lazy.bytes_offered * 2 / 3, "{report}");
+    });
+}
+
+#[test]
 fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
     block_on(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
@@ -82,11 +107,17 @@ proptest! {
             let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_delivery(Delivery::Lent);
-            let mut result = client.query_with("q", lent).await.unwrap();
+            let mut result = match client.query_with("q", lent).await {
+                Ok(result) => result,
+                // What Arrow IPC has no schema for is refused in words.
+                Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => return None,
+                Err(other) => panic!("{other}"),
+            };
             let got: Vec<_> = result.by_ref().try_collect().await.unwrap();
             assert_eq!(result.report().batches_inline, 0);
-            got
+            Some(got)
         });
+        let Some(got) = got else { return Ok(()) };
         prop_assert_eq!(got.len(), sent.len());
         for (got, sent) in got.iter().zip(&sent) {
             prop_assert_eq!(same_batch(got, sent), Ok(()));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thallus_client::{Client, ClientError, ConnectOptions, FabricPreference};
 use thallus_fabric::{Fabric, Fencing};
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
-use thallus_server::config::ServerConfig;
+use thallus_server::config::{ServerConfig, Span};
 use thallus_server::engine::scripted::ScriptedEngine;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::io::DuplexStream;
@@ -43,6 +43,15 @@ impl World {
             (network, host)
         });
         Self::new(engine, network, ServerConfig::default())
+    }
+
+    /// A server that takes its loans back soon, over a fabric that is fenced by words.
+    pub(crate) fn impatient(engine: ScriptedEngine, lease: Duration) -> Self {
+        let network = SimNetwork::new(42, SimOptions { fencing: Fencing::LeaseWord, ..SimOptions::default() });
+        let host = network.host();
+        let mut config = ServerConfig::default();
+        config.timeouts.lease = Span(lease);
+        Self::new(engine, Some((network, host)), config)
     }
 
     /// A server that takes few connections.

@@ -1,5 +1,7 @@
 //! A client's application: it asks, takes what comes, cancels, drops, and knows what it must have got.
 
+mod lazy;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use thallus_fabric::Fabric;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
+use self::lazy::Asks;
 use crate::dice::Dice;
 use crate::scripts::{ENDLESS, Ending, sql};
 use crate::tap::Tap;
@@ -52,8 +55,14 @@ impl App {
         }
         for _ in 0..ATTEMPTS {
             if let Some(client) = self.connect().await {
-                let plan = Plan { index: 0, query: QueryOptions::default(), cancel_after: None, pace: Duration::ZERO };
-                let well = self.query(&client, 0, plan).await && self.drop_one(&client).await;
+                let query = QueryOptions::default();
+                let plan = Plan { index: 0, query, cancel_after: None, pace: Duration::ZERO, lazy: None };
+                // Leases may be short: what waits for its turn to be asked must not outlive them.
+                let narrow = QueryOptions::default().with_window(Some(20_000));
+                let lazily = Plan { lazy: Some(Asks::all()), query: narrow, ..plan.clone() };
+                let well = self.query(&client, 0, plan).await
+                    && self.query(&client, 1, lazily).await
+                    && self.drop_one(&client).await;
                 self.close(client).await;
                 if well {
                     self.shared.finished(self.index);
@@ -160,6 +169,7 @@ impl App {
             query,
             cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
             pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
+            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)),
         }
     }
 
@@ -171,6 +181,9 @@ impl App {
         let name = format!("{}.{number} {}", self.who, sql(plan.index));
         trace.line(&self.who, &format_args!("{name}: {plan:?}"));
         script.traits().for_each(|what| trace.count("engine", what));
+        if let Some(asks) = &plan.lazy {
+            return self.query_lazily(client, &name, &plan, asks).await;
+        }
         let text = sql(plan.index);
         let asked = client.query_with(&text, plan.query.clone());
         let mut result = match self.within(&name, asked).await {
@@ -249,4 +262,5 @@ struct Plan {
     query: QueryOptions,
     cancel_after: Option<usize>,
     pace: Duration,
+    lazy: Option<Asks>,
 }

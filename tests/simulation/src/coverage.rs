@@ -5,7 +5,7 @@ use crate::options::Fault;
 use crate::trace::Counts;
 
 /// Kinds of events with their names, besides those that enums list.
-const EXPECTED: [(&str, &[&str]); 9] = [
+const EXPECTED: [(&str, &[&str]); 10] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
     ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
     (
@@ -21,6 +21,7 @@ const EXPECTED: [(&str, &[&str]); 9] = [
         ],
     ),
     ("goodbye", &["IdleTimeout", "ShuttingDown", "TooManyConnections"]),
+    ("lazy", &["ask failed", "asked", "dropped", "was here", "whole"]),
     ("lease", &["opened", "Released", "Revoked", "TornDown", "Withdrawn"]),
     ("network", &["completions before their bytes", "endpoints without a path", "late reads", "reads", "stragglers"]),
     (

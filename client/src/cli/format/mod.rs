@@ -113,6 +113,9 @@ pub trait BatchWriter: Send {
     /// [`WriteError`]; nothing more may be written then.
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError>;
 
+    /// So many rows more were there than were handed over; where only some rows are shown, that is said.
+    fn left_out(&mut self, _rows: u64) {}
+
     /// Writes what comes after the last batch, and flushes.
     ///
     /// # Errors

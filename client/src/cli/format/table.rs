@@ -62,6 +62,10 @@ impl BatchWriter for Table {
         Ok(())
     }
 
+    fn left_out(&mut self, rows: u64) {
+        self.rows += rows;
+    }
+
     fn finish(mut self: Box<Self>) -> Result<(), WriteError> {
         if !self.schema.fields().is_empty() {
             for line in self.drawn.lines() {

@@ -1,0 +1,315 @@
+//! A query's result that is read only as far as it is asked for.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use arrow::array::{Array, RecordBatch};
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use futures::Stream;
+use thallus_protocol::layout::{BatchDescriptor, Piece, Projection, Step, column_bytes};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::ResultStream;
+use crate::driver::{Arrived, Command, Handle, Loan};
+use crate::error::{ClientError, StreamCode};
+use crate::report::{LazyReport, TransferReport};
+
+/// A query's result, of which nothing is read until it is asked for: its batches come as [`LazyBatch`]es.
+///
+/// Batches come in order. A batch is on loan, and counts against the result's window, until it is dropped. Who keeps them all
+/// therefore waits for the next in vain once the window is full (which is logged as a warning); the server takes its loans back
+/// after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error that says so, as does the query's
+/// deadline. So take from each batch what is needed, and drop it.
+///
+/// Dropping the stream before its end cancels the query, and what is held of it cannot be read any more. Once the stream has said
+/// that there are no more batches, those that are held are good for as long as the loan and the deadline allow.
+#[derive(Debug)]
+pub struct LazyStream {
+    result: ResultStream,
+    /// Bytes that may be held at once.
+    window: u64,
+    warned: bool,
+    account: Arc<Mutex<Account>>,
+}
+
+/// What was asked for, of all batches of a stream.
+#[derive(Debug, Default)]
+struct Account {
+    lazy: LazyReport,
+    /// When the last answer came.
+    last: Option<Instant>,
+    /// Batches on loan, and what they take up of the window.
+    held: u64,
+    held_bytes: u64,
+}
+
+impl LazyStream {
+    pub(crate) fn new(result: ResultStream, window: u64) -> Self {
+        LazyStream { result, window, warned: false, account: Arc::default() }
+    }
+
+    /// The schema of every batch.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        self.result.schema()
+    }
+
+    /// What the transfer was so far, asks for held batches included: [`TransferReport::lazy`] says what they saved.
+    #[must_use]
+    pub fn report(&self) -> TransferReport {
+        let mut report = self.result.report();
+        let account = lock(&self.account);
+        report.bytes_lent = account.lazy.bytes_read;
+        report.lazy = Some(account.lazy);
+        if let Some(last) = account.last {
+            report.total = report.total.max(last.saturating_duration_since(self.result.started));
+        }
+        report
+    }
+
+    fn batch(&mut self, seq: u64, cost: u64, arrived: Arrived) -> Result<LazyBatch, ClientError> {
+        let schema = self.schema();
+        let (loan, descriptor) = match arrived {
+            Arrived::Lazy { loan, descriptor } => (loan, descriptor),
+            here => {
+                let batch = self.result.batch(seq, cost, here)?;
+                return Ok(LazyBatch { schema, content: Content::Here(batch) });
+            }
+        };
+        let handle = Arc::clone(&self.result.handle);
+        let columns = match column_bytes(&schema, &descriptor) {
+            Ok(columns) => columns,
+            Err(error) => return Err(reject(&handle, &loan, &error.to_string())),
+        };
+        self.result.report.batches_lent += 1;
+        self.result.report.rows += descriptor.rows;
+        {
+            let mut account = lock(&self.account);
+            account.lazy.bytes_offered += descriptor.live_bytes();
+            account.held += 1;
+            account.held_bytes += cost;
+        }
+        let account = Arc::clone(&self.account);
+        Ok(LazyBatch { schema, content: Content::Lent(Lent { handle, loan, descriptor, cost, columns, account }) })
+    }
+
+    /// Whoever keeps what it gets, and waits for more, may do so in vain: not in silence.
+    fn waits(&mut self) {
+        let account = lock(&self.account);
+        if account.held_bytes > self.window / 2 && !std::mem::replace(&mut self.warned, true) {
+            let (held, bytes, window) = (account.held, account.held_bytes, self.window);
+            warn!(held, bytes, window, "waits for a batch while lazy ones are held, which may leave no room for it");
+        }
+    }
+
+    /// A lease that expired did so because something was held.
+    fn explained(&self, error: ClientError) -> ClientError {
+        let held = lock(&self.account).held;
+        match error {
+            ClientError::Query { kind: StreamCode::LeaseExpired, message } if held > 0 => ClientError::Query {
+                kind: StreamCode::LeaseExpired,
+                message: format!(
+                    "{message}; {held} batches of this lazy result are held: drop each once it is done with, before waiting \
+                     for the next, or take a larger window"
+                ),
+            },
+            other => other,
+        }
+    }
+}
+
+impl Stream for LazyStream {
+    type Item = Result<LazyBatch, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let arrived = self.result.poll_arrived(cx);
+        if arrived.is_pending() {
+            self.waits();
+        }
+        Poll::Ready(match ready!(arrived) {
+            Some(Ok((seq, cost, arrived))) => Some(self.batch(seq, cost, arrived)),
+            Some(Err(error)) => Some(Err(self.explained(error))),
+            None => None,
+        })
+    }
+}
+
+/// A batch that is still in the server's memory, and read as far as it is asked for, as often as it is asked.
+///
+/// What is asked for is read one-sidedly and validated, and handed over only if the loan still stood when it had been read.
+/// If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and so does the result, if it is
+/// not at its end.
+///
+/// Batches that came inline, because they are small or for want of a fabric, are here already; they are asked in the same way.
+#[derive(Debug)]
+pub struct LazyBatch {
+    schema: SchemaRef,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Here(RecordBatch),
+    Lent(Lent),
+}
+
+impl LazyBatch {
+    /// The schema of the whole batch.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Rows of the batch.
+    #[must_use]
+    pub fn num_rows(&self) -> usize {
+        match &self.content {
+            Content::Here(batch) => batch.num_rows(),
+            // Held against the limits when it was announced.
+            Content::Lent(lent) => lent.descriptor.rows as usize,
+        }
+    }
+
+    /// Bytes of each column, its children and dictionaries included: what reading all of it moves. A batch that
+    /// [is here](Self::is_here) moves nothing any more, whatever it takes up.
+    #[must_use]
+    pub fn column_bytes(&self) -> Vec<u64> {
+        match &self.content {
+            Content::Here(batch) => batch.columns().iter().map(|column| live_bytes(column)).collect(),
+            Content::Lent(lent) => lent.columns.clone(),
+        }
+    }
+
+    /// Whether it came inline, so that nothing of it has to be read.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        matches!(self.content, Content::Here(_))
+    }
+
+    /// Reads these columns, by their positions in the schema, in the order in which they are named.
+    ///
+    /// # Errors
+    /// [`ClientError::OutOfRange`] if there is no such column; [`ClientError::Transfer`] if it cannot be read, or is not valid;
+    /// and whatever ended the result or the connection since the batch came.
+    pub async fn columns(&self, columns: &[usize]) -> Result<RecordBatch, ClientError> {
+        self.columns_in(columns, 0..self.num_rows()).await
+    }
+
+    /// Reads these rows of these columns. Of strings, lists and the like the offsets are read first, and then no more than what the
+    /// rows refer to; of dictionaries the keys, and the dictionary.
+    ///
+    /// # Errors
+    /// See [`LazyBatch::columns`]; [`ClientError::OutOfRange`] also if there are no such rows.
+    pub async fn columns_in(&self, columns: &[usize], rows: Range<usize>) -> Result<RecordBatch, ClientError> {
+        let count = self.schema.fields().len();
+        if let Some(&got) = columns.iter().find(|column| **column >= count) {
+            return Err(ClientError::OutOfRange { what: "column", got, count });
+        }
+        if rows.start > rows.end || rows.end > self.num_rows() {
+            return Err(ClientError::OutOfRange { what: "row", got: rows.start.max(rows.end), count: self.num_rows() });
+        }
+        match &self.content {
+            Content::Here(batch) => {
+                let batch = batch.project(columns).map_err(|e| ClientError::Transfer { message: e.to_string() })?;
+                Ok(batch.slice(rows.start, rows.len()))
+            }
+            Content::Lent(lent) => lent.read(&self.schema, columns, rows).await,
+        }
+    }
+
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// See [`LazyBatch::columns`].
+    pub async fn read_all(&self) -> Result<RecordBatch, ClientError> {
+        let columns: Vec<_> = (0..self.schema.fields().len()).collect();
+        self.columns(&columns).await
+    }
+}
+
+/// A batch on loan. The loan ends with it.
+#[derive(Debug)]
+struct Lent {
+    handle: Arc<Handle>,
+    loan: Loan,
+    descriptor: Arc<BatchDescriptor>,
+    cost: u64,
+    columns: Vec<u64>,
+    account: Arc<Mutex<Account>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut account = lock(&self.account);
+        account.held -= 1;
+        account.held_bytes -= self.cost;
+    }
+}
+
+impl Lent {
+    async fn read(
+        &self,
+        schema: &SchemaRef,
+        columns: &[usize],
+        rows: Range<usize>,
+    ) -> Result<RecordBatch, ClientError> {
+        let begun = Instant::now();
+        let rows = rows.start as u64..rows.end as u64;
+        let projection = Projection::new(schema, &self.descriptor, columns, rows);
+        let mut projection = projection.map_err(|error| self.invalid(&error.to_string()))?;
+        loop {
+            match projection.step().map_err(|error| self.invalid(&error.to_string()))? {
+                Step::Read(pieces) => projection.give(self.ask(pieces).await?),
+                Step::Done(batch) => {
+                    let (mut account, now) = (lock(&self.account), Instant::now());
+                    account.lazy.asks += 1;
+                    account.lazy.asking += now - begun;
+                    account.last = Some(now);
+                    return Ok(batch);
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, pieces: Vec<Piece>) -> Result<Vec<Buffer>, ClientError> {
+        let bytes: u64 = pieces.iter().map(|piece| piece.len).sum();
+        let (answer, answered) = oneshot::channel();
+        let (stream, seq) = (self.loan.stream, self.loan.seq);
+        let gone = || ClientError::ServerGone { message: "the connection has ended".into() };
+        if !self.handle.send(Command::Ask { stream, seq, pieces, answer }) {
+            return Err(gone());
+        }
+        // The connection's own timeouts see to it that this ends.
+        let (buffer, layout) = answered.await.map_err(|_| gone())??;
+        lock(&self.account).lazy.bytes_read += bytes;
+        // The slab was taken with this layout's length, which is a usize.
+        let slice = |range: &thallus_protocol::layout::Range| {
+            buffer.slice_with_length(range.offset as usize, range.len as usize)
+        };
+        Ok(layout.ranges.iter().map(slice).collect())
+    }
+
+    fn invalid(&self, reason: &str) -> ClientError {
+        reject(&self.handle, &self.loan, reason)
+    }
+}
+
+/// The batch is not what it has to be: the connection hears of it, and ends the stream.
+fn reject(handle: &Handle, loan: &Loan, reason: &str) -> ClientError {
+    let (stream, seq) = (loan.stream, loan.seq);
+    handle.send(Command::Rejected { stream, seq, reason: reason.to_owned() });
+    ClientError::Transfer { message: format!("batch {seq} is invalid: {reason}") }
+}
+
+fn live_bytes(column: &dyn Array) -> u64 {
+    column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_buffer_memory_size()) as u64
+}
+
+fn lock(account: &Mutex<Account>) -> MutexGuard<'_, Account> {
+    account.lock().unwrap_or_else(PoisonError::into_inner)
+}

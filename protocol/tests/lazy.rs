@@ -1,0 +1,297 @@
+//! Lazy batches, step by step: when they are read, when their leases and their credit go back, and what whoever asks is told
+//! when something happens between two asks.
+
+mod pair;
+
+use std::time::Duration;
+
+use pair::borrower::App;
+use pair::script::{Batch, Ending, Knobs, Script, plain};
+use pair::{Op, Pair, open};
+use thallus_protocol::client::ClientCommand;
+use thallus_protocol::layout::Piece;
+use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
+use thallus_protocol::{ApiMisuse, AskId, ConnectionError, LeaseEnd, LeaseId, StreamError, StreamId};
+
+const ALL: usize = usize::MAX;
+const STREAM: StreamId = StreamId(1);
+
+fn execute(credit: u64, deadline_ms: Option<u64>) -> Op {
+    let options =
+        ExecuteOptions { delivery: Delivery::Lent, credit, deadline_ms, lazy: true, ..ExecuteOptions::default() };
+    Op::Execute { script: 0, options }
+}
+
+/// A lazy stream of so many batches of ten rows, as many of them at the client as fit its window.
+fn begun(knobs: Knobs, batches: usize, ending: Ending, credit: u64, deadline_ms: Option<u64>) -> Pair {
+    let script = Script { batches: vec![Batch::Lent { rows: 10, own_region: false }; batches], ending };
+    let mut pair = Pair::new(knobs, vec![script]);
+    for op in open().into_iter().chain([execute(credit, deadline_ms)]) {
+        pair.apply(op);
+    }
+    for _ in 0..batches + 2 {
+        turn(&mut pair);
+    }
+    pair
+}
+
+/// Everything but reads and asks.
+fn turn(pair: &mut Pair) {
+    for op in [Op::ToServer(ALL), Op::Engine(0), Op::ToClient(ALL)] {
+        pair.apply(op);
+    }
+}
+
+fn ask() -> Op {
+    // Rows 2 to 5 of the second column.
+    Op::Ask(0, vec![(1, 16, 24)])
+}
+
+/// All reads that can be made.
+fn read(pair: &mut Pair) {
+    for _ in 0..20 {
+        pair.apply(Op::Read(0));
+    }
+}
+
+fn app(pair: &Pair) -> &App {
+    &pair.client.apps[&STREAM]
+}
+
+#[test]
+fn nothing_is_read_until_it_is_asked_for_and_the_lease_goes_back_when_it_is_given_up() {
+    let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
+    assert_eq!((pair.client.machine.outstanding_reads(), pair.server.machine.open_leases()), (0, 1));
+    assert_eq!(app(&pair).over, Some(Ok(())), "the stream is whole, and its batch is held");
+    for asks in 1..4 {
+        pair.apply(ask());
+        assert_eq!(pair.client.machine.outstanding_reads(), 1);
+        read(&mut pair);
+        assert_eq!(app(&pair).answers, vec![Ok(()); asks]);
+        turn(&mut pair);
+        assert_eq!(pair.server.machine.open_leases(), 1);
+    }
+    pair.apply(Op::GiveUp(0));
+    turn(&mut pair);
+    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+    pair.finish();
+}
+
+#[test]
+fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
+    let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
+    pair.apply(ask());
+    pair.apply(Op::GiveUp(0));
+    assert_eq!(app(&pair).answers, [Err(StreamError::Cancelled)]);
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 1, "its memory is still being read");
+    read(&mut pair);
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 0);
+    pair.finish();
+}
+
+#[test]
+fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
+    let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
+    for op in [ask(), Op::Read(0), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+        pair.apply(op);
+    }
+    read(&mut pair);
+    assert_eq!((&app(&pair).over, &app(&pair).answers[..]), (&None, &[Err(StreamError::Cancelled)][..]));
+    pair.finish();
+}
+
+#[test]
+fn who_hoards_waits_until_something_is_given_up() {
+    // Each costs 2 * 128 + 256.
+    let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
+    for _ in 0..10 {
+        turn(&mut pair);
+    }
+    assert_eq!((app(&pair).next, app(&pair).held.len()), (2, 2));
+    pair.apply(Op::GiveUp(0));
+    for _ in 0..3 {
+        turn(&mut pair);
+    }
+    assert_eq!((app(&pair).next, app(&pair).held.len()), (3, 2));
+    pair.finish();
+}
+
+/// Nobody waits forever for who waits for the next batch and gives up none: the server takes its leases back.
+#[test]
+fn who_hoards_for_too_long_is_told() {
+    let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
+    pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
+    turn(&mut pair);
+    let over = format!("{:?}", app(&pair).over);
+    assert!(over.contains("LeaseExpired"), "{over}");
+    pair.apply(ask());
+    assert!(format!("{:?}", app(&pair).answers).contains("LeaseExpired"));
+    pair.finish();
+}
+
+#[test]
+fn a_lease_that_is_revoked_between_two_asks_is_found_out() {
+    for whole in [true, false] {
+        let ending = if whole { Ending::Finish } else { Ending::Stall };
+        let mut pair = begun(plain(), 2, ending, 1 << 20, Some(100_000));
+        pair.apply(ask());
+        read(&mut pair);
+        // The client does not hear of it before it asks.
+        pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
+        assert_eq!(pair.server.machine.open_leases(), 0);
+        pair.apply(ask());
+        read(&mut pair);
+        assert_eq!(app(&pair).answers, [Ok(()), Err(StreamError::LeaseLost { seq: 0 })]);
+        let over = &app(&pair).over;
+        assert_eq!(over.as_ref().map(Result::is_ok), Some(whole), "what was whole stays so: {over:?}");
+        pair.finish();
+    }
+}
+
+#[test]
+fn a_region_that_was_retired_with_the_lease_is_no_misbehaviour() {
+    let script = Script { batches: vec![Batch::Lent { rows: 10, own_region: true }], ending: Ending::Finish };
+    let mut pair = Pair::new(plain(), vec![script]);
+    for op in open().into_iter().chain([execute(1 << 20, None)]) {
+        pair.apply(op);
+    }
+    for _ in 0..3 {
+        turn(&mut pair);
+    }
+    pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
+    pair.apply(Op::ToClient(ALL));
+    pair.apply(ask());
+    assert_eq!(app(&pair).answers, [Err(StreamError::LeaseLost { seq: 0 })]);
+    assert_eq!(pair.client.machine.outstanding_reads(), 0, "nothing was posted");
+    assert_eq!(pair.finish()[1], ConnectionError::Closed);
+}
+
+#[test]
+fn a_server_that_dies_between_two_asks_and_during_one() {
+    for during in [false, true] {
+        for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
+            let mut pair = begun(Knobs { fencing, ..plain() }, 2, Ending::Finish, 1 << 20, None);
+            pair.apply(ask());
+            if !during {
+                read(&mut pair);
+            }
+            pair.apply(Op::Cut { lose: true });
+            pair.apply(Op::ClientHearsCut);
+            pair.apply(ask());
+            let lost = |answer: &Result<(), _>| matches!(answer, Err(StreamError::Connection(_)));
+            let answers = &app(&pair).answers;
+            assert_eq!((lost(&answers[0]), lost(&answers[1])), (during, true), "{answers:?}");
+            // Long after: whoever still holds a batch is told, whenever it asks.
+            pair.apply(Op::AnswerClient);
+            assert!(pair.client.closed.is_some());
+            pair.apply(ask());
+            assert!(lost(&app(&pair).answers[2]));
+            pair.finish();
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_is_cancelled_takes_its_batches_with_it() {
+    let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
+    pair.apply(ask());
+    pair.apply(Op::Cancel(0));
+    pair.apply(ask());
+    assert_eq!(app(&pair).answers, vec![Err(StreamError::Cancelled); 2]);
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 1, "the one that is being read");
+    read(&mut pair);
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 0, "although the application has given up none");
+    pair.finish();
+}
+
+#[test]
+fn a_data_plane_that_fails_takes_what_is_held_with_it() {
+    let mut pair = begun(plain(), 2, Ending::Finish, 1 << 20, None);
+    pair.apply(Op::ClientFabricFails);
+    pair.apply(ask());
+    assert!(matches!(&app(&pair).answers[..], [Err(StreamError::Read { seq: 0, .. })]), "{:?}", app(&pair).answers);
+    for _ in 0..2 {
+        turn(&mut pair);
+    }
+    assert_eq!(pair.server.machine.open_leases(), 0);
+    pair.finish();
+}
+
+#[test]
+fn a_read_that_fails_ends_the_stream_and_one_without_memory_only_the_ask() {
+    let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
+    pair.apply(ask());
+    pair.apply(Op::NoMemory(0));
+    assert!(matches!(&app(&pair).answers[..], [Err(StreamError::OutOfMemory { .. })]));
+    pair.apply(ask());
+    read(&mut pair);
+    assert_eq!(app(&pair).answers[1], Ok(()), "it is still there");
+    pair.apply(ask());
+    for _ in 0..2 {
+        pair.apply(Op::ReadFails(0));
+    }
+    assert!(matches!(&app(&pair).answers[2], Err(StreamError::Read { .. })));
+    assert!(matches!(&app(&pair).over, Some(Err(StreamError::Read { .. }))), "{:?}", app(&pair).over);
+    pair.finish();
+}
+
+#[test]
+fn the_deadline_of_a_stream_holds_for_what_is_held_of_it() {
+    let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, Some(2000));
+    assert_eq!(app(&pair).over, Some(Ok(())));
+    pair.apply(Op::Advance(Duration::from_millis(1999)));
+    pair.apply(ask());
+    pair.apply(Op::Advance(Duration::from_millis(1)));
+    pair.apply(ask());
+    let late = Err(StreamError::DeadlineExceeded(Duration::from_secs(2)));
+    assert_eq!(app(&pair).answers, vec![late; 2]);
+    assert_eq!(app(&pair).over, Some(Ok(())), "it was whole, and that is not taken back");
+    read(&mut pair);
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 0);
+    pair.finish();
+}
+
+#[test]
+fn a_batch_that_is_rejected_is_lost() {
+    let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
+    pair.apply(Op::Reject(0));
+    pair.apply(ask());
+    assert!(matches!(&app(&pair).answers[..], [Err(StreamError::InvalidBatch { .. })]), "{:?}", app(&pair).answers);
+    pair.finish();
+}
+
+#[test]
+fn misuse() {
+    let (seq, ask) = (0, AskId(7));
+    let piece = |buffer, offset, len| ClientCommand::Ask {
+        stream: STREAM,
+        seq,
+        ask,
+        pieces: vec![Piece { buffer, offset, len }],
+    };
+    let outside = ApiMisuse::OutsideBatch { stream: STREAM, seq };
+    let unknown = ApiMisuse::UnknownBatch { stream: STREAM, seq: 3 };
+    let cases = [
+        (piece(2, 0, 8), outside.clone()),
+        (piece(0, 80, 1), outside.clone()),
+        (piece(0, u64::MAX, 8), outside.clone()),
+        (piece(0, 8, u64::MAX), outside),
+        (ClientCommand::Ask { stream: STREAM, seq: 3, ask, pieces: vec![] }, unknown.clone()),
+        (ClientCommand::GiveUp { stream: STREAM, seq: 3 }, unknown),
+    ];
+    for (command, misuse) in cases {
+        let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
+        assert_eq!(pair.misuse_client(command), Err(misuse.clone()));
+        assert_eq!(pair.finish()[1], ConnectionError::Misuse(misuse));
+    }
+    let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
+    pair.apply(Op::Ask(0, vec![(0, 0, 8)]));
+    let again = ClientCommand::Ask { stream: STREAM, seq, ask: AskId(1), pieces: vec![] };
+    assert_eq!(pair.misuse_client(again), Err(ApiMisuse::AskReused(AskId(1))));
+    pair.finish();
+}

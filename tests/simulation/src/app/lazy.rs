@@ -1,0 +1,151 @@
+//! A query whose result is read lazily: some columns and rows of each batch, perhaps late, perhaps while others are held.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use futures::StreamExt;
+use futures::future::join;
+use thallus_client::{Client, ClientError, LazyBatch};
+use tokio::time::sleep;
+
+use super::{App, Plan};
+use crate::dice::Dice;
+use crate::scripts::{Ending, sql};
+
+/// What is asked of every batch.
+#[derive(Clone, Debug)]
+pub(super) struct Asks {
+    /// Columns, and the rows in thousandths of the batch.
+    asks: Vec<(Vec<usize>, [u32; 2])>,
+    /// Time between two asks.
+    pause: Duration,
+    /// Batches that are kept before the first of them is asked.
+    hold: usize,
+    /// Each ask is made twice at once.
+    twice: bool,
+}
+
+impl Asks {
+    /// All of each batch, at once.
+    pub(super) fn all() -> Self {
+        Asks { asks: vec![(vec![0, 1, 2], [0, 1000])], pause: Duration::ZERO, hold: 0, twice: false }
+    }
+
+    pub(super) fn draw(dice: &mut Dice, calm: bool) -> Self {
+        let columns = [vec![], vec![0], vec![2, 0], vec![1], vec![0, 1, 2], vec![2, 2]];
+        let ask = |dice: &mut Dice| {
+            let mut ends = [dice.within(0, 1000), dice.within(0, 1000)];
+            ends.sort_unstable();
+            (dice.pick(&columns), if dice.percent(30) { [0, 1000] } else { ends })
+        };
+        Asks {
+            asks: (0..dice.within(0, 3)).map(|_| ask(dice)).collect(),
+            pause: if dice.percent(40) { dice.millis(1, 60) } else { Duration::ZERO },
+            // Who hoards may wait until its leases are taken back, which is no calm run.
+            hold: if calm { 0 } else { dice.pick(&[0, 0, 1, 3]) },
+            twice: dice.percent(20),
+        }
+    }
+}
+
+impl App {
+    /// Whether it ended well.
+    pub(super) async fn query_lazily(&self, client: &Client, name: &str, plan: &Plan, asks: &Asks) -> bool {
+        let trace = &self.shared.trace;
+        let script = &self.shared.options.scripts[plan.index];
+        let expected = script.expected(plan.query.batch_rows);
+        let text = sql(plan.index);
+        let fails = script.refused || script.ending == Ending::Fail;
+        let asked = client.query_lazy_with(&text, plan.query.clone());
+        let mut result = match self.within(name, asked).await {
+            None => return false,
+            Some(Ok(result)) => result,
+            Some(Err(error)) => {
+                self.query_failed(name, plan, fails, &error);
+                return false;
+            }
+        };
+        let mut held: VecDeque<(usize, LazyBatch)> = VecDeque::new();
+        let mut got = 0;
+        loop {
+            if plan.cancel_after == Some(got) {
+                trace.line(&self.who, &format_args!("{name}: dropped after {got} batches, {} held", held.len()));
+                trace.count("lazy", "dropped");
+                // What is held is asked all the same, while it is being torn down: an error, or what is right.
+                drop(result);
+                for (at, batch) in &held {
+                    if let Some(Err(error)) = self.within(name, self.check(name, batch, expected.get(*at), asks)).await
+                    {
+                        self.judge(name, &error);
+                    }
+                }
+                return false;
+            }
+            let Some(next) = self.within(name, result.next()).await else { return false };
+            match next {
+                Some(Ok(batch)) => {
+                    held.push_back((got, batch));
+                    got += 1;
+                    if held.len() <= asks.hold {
+                        continue;
+                    }
+                }
+                Some(Err(error)) => {
+                    self.query_failed(name, plan, fails, &error);
+                    return false;
+                }
+                None if held.is_empty() => break,
+                None => {}
+            }
+            let Some((at, batch)) = held.pop_front() else { continue };
+            match self.within(name, self.check(name, &batch, expected.get(at), asks)).await {
+                None => return false,
+                Some(Ok(true)) => {}
+                Some(Ok(false)) => return false,
+                Some(Err(error)) => {
+                    trace.count("lazy", "ask failed");
+                    self.query_failed(name, plan, fails, &error);
+                    return false;
+                }
+            }
+        }
+        trace.line(&self.who, &format_args!("{name}: whole after {got} batches"));
+        trace.count("lazy", "whole");
+        if got != expected.len() || script.ending != Ending::Finish {
+            let how = format!("{name}: ended well after {got} of {}, {:?}", expected.len(), script.ending);
+            trace.violated("exact batches in order", how);
+        }
+        true
+    }
+
+    /// Whether a batch has what was sent, as far as it is asked.
+    async fn check(
+        &self,
+        name: &str,
+        batch: &LazyBatch,
+        sent: Option<&RecordBatch>,
+        asks: &Asks,
+    ) -> Result<bool, ClientError> {
+        let trace = &self.shared.trace;
+        let wrong = |how: &str| {
+            trace.violated("exact batches in order", format!("{name}: {how} is not the engine's"));
+            Ok(false)
+        };
+        let Some(sent) = sent.filter(|sent| sent.num_rows() == batch.num_rows()) else {
+            return wrong("a lazy batch");
+        };
+        for (columns, [from, to]) in &asks.asks {
+            sleep(asks.pause).await;
+            let [start, end] = [from, to].map(|part| sent.num_rows() * *part as usize / 1000);
+            let ask = || batch.columns_in(columns, start..end);
+            let found = if asks.twice { join(ask(), ask()).await.0? } else { ask().await? };
+            trace.count("lazy", if batch.is_here() { "was here" } else { "asked" });
+            let part = sent.project(columns).map(|part| part.slice(start, end - start));
+            if part.ok().as_ref() != Some(&found) {
+                return wrong(&format!("rows {start}..{end} of columns {columns:?}"));
+            }
+        }
+        Ok(true)
+    }
+}
