@@ -163,7 +163,7 @@ impl Pair {
                 }
                 ServerOutput::Execute { stream, .. } => {
                     let schema = self.lent.as_ref().expect("a query runs").schema.clone();
-                    self.tell_server(ServerCommand::Schema { stream, schema });
+                    self.tell_server(ServerCommand::Schema { stream, schema, order: Vec::new() });
                 }
                 ServerOutput::Pull { stream, .. } => self.pulled(stream),
                 ServerOutput::OpenLease { word: Some((slot, value)), .. } => {

@@ -137,7 +137,7 @@ impl Server {
                 self.open = false;
                 ServerCommand::FabricClosed
             }
-            (Asked::Schema(stream), _) => ServerCommand::Schema { stream, schema: Bytes::from_static(b"schema") },
+            (Asked::Schema(stream), _) => ServerCommand::Schema { stream, schema: Bytes::from_static(b"schema"), order: Vec::new() },
             (Asked::Batch(stream, _), 6) => ServerCommand::Finish { stream, execute_nanos: 1 },
             (Asked::Batch(stream, _), 7) => {
                 ServerCommand::Fail { stream, code: StreamCode::Execution, message: String::new() }

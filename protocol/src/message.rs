@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::{CancelReason, CloseCode, StreamCode};
-use crate::ids::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
+use crate::ids::{FabricKind, GroupId, LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 
 /// How a lender fences lent memory; see `architecture`, "Fencing".
@@ -104,6 +104,36 @@ pub struct ExecuteOptions {
     pub inline_threshold: Option<u64>,
     /// Bytes that the client can take before it grants more.
     pub credit: u64,
+    /// Which part of the result this stream is to have. `None`: all of it.
+    pub part: Option<Partition>,
+}
+
+/// One partition of a result whose others travel on other streams, of this connection or of others to the same server.
+///
+/// All members of a group ask the same query in the same way, each for an index of its own. The server runs the query once,
+/// when all have come, and ends all of them in the same error if one of them does not get to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Names the result on this server.
+    pub group: GroupId,
+    /// Which partition, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Most [`SortKey`]s of a result. One that is sorted by more comes as if it were not.
+pub const MAX_SORT_KEYS: usize = 256;
+
+/// One column by which every partition of a result is sorted, so that merging them by it restores the result's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortKey {
+    /// Its position in the schema, from 0.
+    pub column: u32,
+    /// Greatest first.
+    pub descending: bool,
+    /// Nulls before everything else, or after.
+    pub nulls_first: bool,
 }
 
 /// A piece of the lender's memory that the borrower may read ranges of.
@@ -234,6 +264,8 @@ pub enum ToClient {
     Schema {
         /// Of this stream.
         stream: StreamId,
+        /// Where the stream is one partition of a sorted result: what it is sorted by, most significant first.
+        order: Vec<SortKey>,
     },
     /// A batch, or a piece of one, in the payload: Arrow IPC.
     Inline {

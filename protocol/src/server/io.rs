@@ -8,7 +8,7 @@ use crate::error::ConnectionError;
 use crate::ids::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 use crate::lease::LeaseEnd;
-use crate::message::{ExecuteOptions, Fencing, Region};
+use crate::message::{ExecuteOptions, Fencing, Region, SortKey};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -78,6 +78,8 @@ pub enum ServerCommand {
         stream: StreamId,
         /// IPC bytes.
         schema: Bytes,
+        /// What a partition is sorted by; at most [`crate::message::MAX_SORT_KEYS`].
+        order: Vec<SortKey>,
     },
     /// Answers [`ServerOutput::Pull`] with a batch to be lent.
     Lend {
@@ -171,6 +173,8 @@ pub enum ServerOutput {
         stream: StreamId,
         /// Why, if the client asked for it.
         reason: Option<CancelReason>,
+        /// As what it was told to the client, if it failed here.
+        failure: Option<(StreamCode, String)>,
     },
     /// A lease begins: set its word before anything that follows is transmitted.
     OpenLease {

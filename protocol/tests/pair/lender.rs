@@ -243,7 +243,7 @@ impl Lender {
         let stream = *able.get(k % able.len().max(1))?;
         let engine = self.engines.get_mut(&stream)?;
         if !std::mem::replace(&mut engine.schema_said, true) {
-            return Some([ServerCommand::Schema { stream, schema: schema_message() }].into());
+            return Some([ServerCommand::Schema { stream, schema: schema_message(), order: Vec::new() }].into());
         }
         let lend_from = engine.pulled.take()?;
         let Some(batch) = engine.script.batches.get(engine.next).copied() else {

@@ -414,7 +414,7 @@ impl Pair {
                 ServerOutput::Execute { stream, .. } => {
                     let schema = Schema::new(vec![Arc::new(Field::new("a", DataType::Int64, false))]);
                     let schema = encode_schema(&schema).expect("a schema that IPC carries").into();
-                    self.command(ServerCommand::Schema { stream, schema });
+                    self.command(ServerCommand::Schema { stream, schema, order: Vec::new() });
                 }
                 ServerOutput::Pull { stream, .. } => self.pulled.push_back(stream),
                 ServerOutput::OpenLease { lease, word } => {
