@@ -98,6 +98,9 @@ pub struct TransferReport {
     pub total: Duration,
     /// The server's side. `None` until the result is complete.
     pub server: Option<ServerReport>,
+    /// Of a result in partitions, the report of each; what stands above is then of all of them together: sums, but for times
+    /// that pass for all at once, of which it is the longest (of the server's first batch, the shortest).
+    pub partitions: Vec<TransferReport>,
 }
 
 impl TransferReport {
@@ -120,15 +123,47 @@ impl TransferReport {
         if seconds > 0.0 { self.bytes() as f64 / seconds } else { 0.0 }
     }
 
+    /// What all partitions together were, where this has only what is of the whole: times as its reader saw them, what was
+    /// copied to merge them, whether it is complete.
+    pub(crate) fn of_partitions(mut self, partitions: Vec<TransferReport>) -> Self {
+        let sum = |of: fn(&TransferReport) -> u64| partitions.iter().map(of).fold(0, u64::saturating_add);
+        self.rows = sum(|part| part.rows);
+        self.batches_lent = sum(|part| part.batches_lent);
+        self.batches_inline = sum(|part| part.batches_inline);
+        self.bytes_lent = sum(|part| part.bytes_lent);
+        self.bytes_inline = sum(|part| part.bytes_inline);
+        self.bytes_copied = self.bytes_copied.saturating_add(sum(|part| part.bytes_copied));
+        self.read = partitions.iter().map(|part| part.read).max().unwrap_or_default();
+        self.decode = partitions.iter().map(|part| part.decode).sum();
+        // One that fell back is what is to be known.
+        let carriers = || partitions.iter().map(|part| &part.carrier);
+        let carrier = carriers().find(|carrier| carrier.fallback().is_some()).or_else(|| carriers().next());
+        self.carrier = carrier.cloned().unwrap_or_default();
+        let servers: Option<Vec<_>> = partitions.iter().map(|part| part.server).collect();
+        self.server = servers.map(|all| ServerReport {
+            bytes_copied: all.iter().map(|server| server.bytes_copied).fold(0, u64::saturating_add),
+            first_batch: all.iter().map(|server| server.first_batch).filter(|t| !t.is_zero()).min().unwrap_or_default(),
+            execute: all.iter().map(|server| server.execute).max().unwrap_or_default(),
+            credit_wait: all.iter().map(|server| server.credit_wait).max().unwrap_or_default(),
+        });
+        self.partitions = partitions;
+        self
+    }
+
     /// One JSON object on one line. Sizes in bytes, durations in seconds, throughput in bytes per second; absent things are
     /// `null`.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // Strings, numbers that are finite, and options and lists of these: nothing that serialization could refuse.
+        serde_json::to_string(&self.json()).unwrap_or_default()
+    }
+
+    fn json(&self) -> Json<'_> {
         let (fabric, transport) = match &self.carrier {
             Carrier::OneSided { fabric, transport } => (Some(fabric.as_str()), Some(transport.as_str())),
             Carrier::Inline { .. } => (None, None),
         };
-        let json = Json {
+        Json {
             carrier: if fabric.is_some() { "one-sided" } else { "inline" },
             fabric,
             transport,
@@ -150,9 +185,8 @@ impl TransferReport {
             server_execute_seconds: self.server.map(|s| s.execute.as_secs_f64()),
             server_credit_wait_seconds: self.server.map(|s| s.credit_wait.as_secs_f64()),
             throughput_bytes_per_second: self.throughput(),
-        };
-        // Strings, numbers that are finite, and options of these: nothing that serialization could refuse.
-        serde_json::to_string(&json).unwrap_or_default()
+            partitions: self.partitions.iter().map(TransferReport::json).collect(),
+        }
     }
 }
 
@@ -180,6 +214,7 @@ struct Json<'a> {
     server_execute_seconds: Option<f64>,
     server_credit_wait_seconds: Option<f64>,
     throughput_bytes_per_second: f64,
+    partitions: Vec<Json<'a>>,
 }
 
 impl fmt::Display for TransferReport {
@@ -202,7 +237,12 @@ impl fmt::Display for TransferReport {
             let credit = human_duration(server.credit_wait);
             line(f, "server", format!("first batch {first}, engine {execute}, waited for the client {credit}"))?;
         }
-        // A rate past u64 is past every machine; the cast saturates.
+        // A rate past u64 is past every machine; the casts saturate.
+        for (index, part) in self.partitions.iter().enumerate() {
+            let (rows, rate) = (grouped(part.rows), human_size(part.throughput() as u64));
+            let text = format!("{rows} rows, {}, {rate}/s", batches(part.batches(), part.bytes()));
+            line(f, &format!("partition {index}"), text)?;
+        }
         write!(f, "{:<13} {}/s", "throughput", human_size(self.throughput() as u64))
     }
 }
@@ -267,6 +307,29 @@ throughput    1.50 GiB/s";
         assert!(text.contains("inline over TCP (the server has no UCX)"), "{text}");
         assert!(text.contains("3 (incomplete)"), "{text}");
         assert!(text.contains("throughput    0 B/s"), "{text}");
+    }
+
+    #[test]
+    fn partitions_together() {
+        let part = |rows, seconds| {
+            let server = report().server.map(|server| ServerReport { execute: Duration::from_secs(seconds), ..server });
+            TransferReport { rows, read: Duration::from_secs(seconds), server, ..report() }
+        };
+        let fell_back = Carrier::Inline { fallback: Some("no device".into()) };
+        let parts = vec![part(3, 5), TransferReport { carrier: fell_back.clone(), ..part(4, 2) }];
+        let whole = TransferReport { bytes_copied: 7, total: Duration::from_secs(6), ..Default::default() };
+        let whole = whole.of_partitions(parts);
+        assert_eq!((whole.rows, whole.batches_lent, whole.bytes_copied, whole.complete), (7, 1466, 7, false));
+        assert_eq!((whole.read, whole.total), (Duration::from_secs(5), Duration::from_secs(6)));
+        assert_eq!(whole.carrier, fell_back);
+        assert_eq!(
+            whole.server.map(|server| (server.execute, server.bytes_copied)),
+            Some((Duration::from_secs(5), 1024))
+        );
+        let text = whole.to_string();
+        assert!(text.contains("\npartition 1   4 rows, 734 batches, 3.00 GiB, 1.50 GiB/s\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&whole.to_json()).unwrap();
+        assert_eq!(json["partitions"][1]["rows"], 4);
     }
 
     #[test]

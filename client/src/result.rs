@@ -1,4 +1,4 @@
-//! A query's result as a stream of record batches.
+//! What one stream of a connection brings: a query's result, or one partition of it.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
+use thallus_protocol::message::SortKey;
 use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,16 +19,14 @@ use crate::error::ClientError;
 use crate::options::Delivery;
 use crate::report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
 
-/// A query's result: its schema at once, its batches as they arrive, and at the end or at any time its report.
-///
-/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels the
-/// query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
+/// A result, or one partition of it, as its connection brings it.
 #[derive(Debug)]
-pub struct ResultStream {
+pub(crate) struct PartStream {
     handle: Arc<Handle>,
     stream: StreamId,
     items: mpsc::UnboundedReceiver<Item>,
     schema: SchemaRef,
+    order: Vec<SortKey>,
     decoder: Option<InlineDecoder>,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
@@ -37,7 +36,7 @@ pub struct ResultStream {
     over: bool,
 }
 
-impl ResultStream {
+impl PartStream {
     pub(crate) fn new(
         handle: Arc<Handle>,
         stream: StreamId,
@@ -45,11 +44,12 @@ impl ResultStream {
         started: Instant,
         info: Arc<Mutex<ConnectionInfo>>,
     ) -> Self {
-        ResultStream {
+        PartStream {
             handle,
             stream,
             items,
             schema: Arc::new(Schema::empty()),
+            order: Vec::new(),
             decoder: None,
             info,
             inline_wanted: false,
@@ -66,10 +66,11 @@ impl ResultStream {
         let first = self.items.recv().await;
         self.report.first_answer = self.started.elapsed();
         match first {
-            Some(Item::Schema { schema, ipc }) => {
+            Some(Item::Schema { schema, ipc, order }) => {
                 let decoder = InlineDecoder::new(&ipc, InlineLimits::default());
                 self.decoder = Some(decoder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
                 self.schema = schema;
+                self.order = order;
                 Ok(self)
             }
             Some(Item::Failed(error)) => {
@@ -78,20 +79,33 @@ impl ResultStream {
             }
             _ => {
                 self.over = true;
-                Err(ClientError::ServerGone { message: "the connection has ended".into() })
+                Err(ClientError::gone())
             }
         }
     }
 
-    /// The schema of every batch.
-    #[must_use]
-    pub fn schema(&self) -> SchemaRef {
+    pub(crate) fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// What the transfer was so far; in all, once the stream has ended.
-    #[must_use]
-    pub fn report(&self) -> TransferReport {
+    /// What it is sorted by, if it is a partition of a sorted result.
+    pub(crate) fn order(&self) -> &[SortKey] {
+        &self.order
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Ends it here: whatever still comes is not wanted.
+    pub(crate) fn give_up(&mut self) {
+        if !self.over {
+            self.ended();
+            self.handle.send(Command::Cancel { stream: self.stream });
+        }
+    }
+
+    pub(crate) fn report(&self) -> TransferReport {
         let mut report = self.report.clone();
         if !self.over {
             report.total = self.started.elapsed();
@@ -150,7 +164,7 @@ impl ResultStream {
     }
 }
 
-impl Stream for ResultStream {
+impl Stream for PartStream {
     type Item = Result<RecordBatch, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -192,16 +206,14 @@ impl Stream for ResultStream {
             }
             Some(Item::Schema { .. }) | None => {
                 this.ended();
-                Some(Err(ClientError::ServerGone { message: "the connection has ended".into() }))
+                Some(Err(ClientError::gone()))
             }
         })
     }
 }
 
-impl Drop for ResultStream {
+impl Drop for PartStream {
     fn drop(&mut self) {
-        if !self.over {
-            self.handle.send(Command::Cancel { stream: self.stream });
-        }
+        self.give_up();
     }
 }

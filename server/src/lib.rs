@@ -13,3 +13,4 @@ mod server;
 mod session;
 
 pub use server::{Fabrics, Listen, ServeError, Server, Settings};
+pub use session::GroupLimits;

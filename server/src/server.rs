@@ -21,7 +21,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{Lender, Shared, serve};
+use crate::session::{GroupLimits, Groups, Lender, Shared, serve};
 
 /// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
 const MAX_LEASES: u32 = 511;
@@ -70,6 +70,8 @@ pub struct Settings {
     pub max_loan_bytes_total: u64,
     /// What one client may take.
     pub limits: ServerLimits,
+    /// What queries in partitions may take.
+    pub groups: GroupLimits,
     /// Longest control message.
     pub max_message_bytes: u32,
     /// Live bytes from which on a batch is lent.
@@ -98,6 +100,11 @@ impl Settings {
                 max_streams: at_most(limits.max_streams_per_connection as u64),
                 max_loan_bytes: limits.max_bytes_on_loan_per_connection.bytes(),
                 max_sql_bytes: at_most(config.engine.max_sql_bytes.bytes()),
+            },
+            groups: GroupLimits {
+                max_groups: limits.max_partitioned_queries,
+                max_partitions: limits.max_partitions,
+                rendezvous: times.rendezvous.0,
             },
             max_message_bytes: at_most(limits.max_message_bytes.bytes()),
             inline_threshold: limits.inline_threshold_bytes.bytes(),
@@ -154,7 +161,7 @@ impl Server {
         let budget = settings.max_loan_bytes_total;
         let lenders = fabrics.available.into_iter().map(|fabric| Arc::new(Lender::new(fabric, budget))).collect();
         Server {
-            shared: Arc::new(Shared { engine, lenders, machine }),
+            shared: Arc::new(Shared { engine, lenders, machine, groups: Arc::new(Groups::new(settings.groups)) }),
             settings: Arc::new(settings),
             connections: Arc::default(),
             drain: Arc::new(watch::Sender::new(false)),
@@ -165,6 +172,12 @@ impl Server {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Queries that run in partitions now, or wait for partitions to be asked for.
+    #[must_use]
+    pub fn partitioned_queries(&self) -> usize {
+        self.shared.groups.len()
     }
 
     /// Bytes of registered memory that are kept for batches which cannot be lent from where they lie.

@@ -79,7 +79,9 @@ impl Request {
             .with_deadline(args.deadline)
             .with_delivery(args.delivery.into())
             .with_batch_rows(args.batch_rows)
-            .with_window(args.window);
+            .with_window(args.window)
+            .with_partitions(args.partitions)
+            .with_unordered(args.unordered);
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
         Ok(Request { connect, sql, options, format, output, stats: args.stats, quiet: args.quiet })
     }
@@ -110,6 +112,14 @@ impl Request {
         let answer = answer.and_then(|a| a.map_err(|error| Failure::Client { phase: Phase::Transfer, error }));
         let outcome = match answer {
             Ok(result) => {
+                // What more connections fell back to has not been said yet.
+                if let (None, Some(reason)) =
+                    (client.connection().carrier.fallback(), result.report().carrier.fallback())
+                {
+                    say(format_args!(
+                        "warning: no one-sided reads for a partition: {reason}; it comes inline over TCP"
+                    ));
+                }
                 let (outcome, report) = deliver(result, self.format, output, progress, interrupts).await;
                 match self.stats {
                     Some(StatsFormat::Text) => say(format_args!("{report}")),

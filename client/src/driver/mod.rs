@@ -436,7 +436,9 @@ impl<S: ControlIo> Driver<S> {
                     let _gone = pong.send(());
                 }
             }
-            ClientEvent::Schema { stream, schema, ipc } => self.item(stream, Item::Schema { schema, ipc }),
+            ClientEvent::Schema { stream, schema, ipc, order } => {
+                self.item(stream, Item::Schema { schema, ipc, order });
+            }
             ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
             ClientEvent::End { stream, stats } => {
                 let read = self.results.get(&stream).map(|running| running.read).unwrap_or_default();

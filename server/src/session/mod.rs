@@ -1,6 +1,7 @@
 //! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint and the queries.
 
 mod data_plane;
+mod groups;
 mod lender;
 mod query;
 mod regions;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
-use thallus_protocol::codes::CloseCode;
+use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::message::ExecuteOptions;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
@@ -22,6 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
 use data_plane::{DataPlane, PlaneEvent};
+pub use groups::GroupLimits;
+pub(crate) use groups::Groups;
 pub(crate) use lender::Lender;
 use lender::{Held, PreparedLoan};
 use query::{Pull, QueryContext, QueryEvent, RunningQuery};
@@ -34,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) lenders: Vec<Arc<Lender>>,
     pub(crate) machine: MachineConfig,
+    pub(crate) groups: Arc<Groups>,
 }
 
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
@@ -203,10 +207,13 @@ impl<S: ControlIo> Session<S> {
             return;
         }
         match event {
-            QueryEvent::Schema(schema) => self.command(ServerCommand::Schema { stream, schema }),
+            QueryEvent::Schema { schema, order } => self.command(ServerCommand::Schema { stream, schema, order }),
             QueryEvent::Inline { ipc, rows } => self.command(ServerCommand::Inline { stream, ipc, rows }),
             QueryEvent::Lend { loan, rows } => self.lend(stream, loan, rows),
             QueryEvent::Finish { execute } => {
+                if let Some(query) = self.queries.remove(&stream) {
+                    query.finish();
+                }
                 let execute_nanos = u64::try_from(execute.as_nanos()).unwrap_or(u64::MAX);
                 self.command(ServerCommand::Finish { stream, execute_nanos });
             }
@@ -233,9 +240,11 @@ impl<S: ControlIo> Session<S> {
                 }
                 Err(error) => {
                     self.leave(regions);
-                    let code = thallus_protocol::codes::StreamCode::DataPlaneLost;
-                    self.queries.remove(&stream);
-                    self.command(ServerCommand::Fail { stream, code, message: error.to_string() });
+                    let (code, message) = (StreamCode::DataPlaneLost, error.to_string());
+                    if let Some(query) = self.queries.remove(&stream) {
+                        query.stop(None, Some((code, message.clone())));
+                    }
+                    self.command(ServerCommand::Fail { stream, code, message });
                     return;
                 }
             }
@@ -269,9 +278,11 @@ impl<S: ControlIo> Session<S> {
                 ServerOutput::FabricDown { reason } => warn!(%reason, "no data plane: results travel inline"),
                 ServerOutput::Execute { stream, sql, options } => self.execute(stream, sql, &options),
                 ServerOutput::Pull { stream, lend_from } => self.pull(stream, Pull { lend_from }),
-                ServerOutput::StopQuery { stream, reason } => {
+                ServerOutput::StopQuery { stream, reason, failure } => {
                     debug!(%stream, ?reason, "query stopped");
-                    self.queries.remove(&stream);
+                    if let Some(query) = self.queries.remove(&stream) {
+                        query.stop(reason, failure);
+                    }
                 }
                 ServerOutput::OpenLease { lease, word } => {
                     if let (Some(loan), Some(plane)) = (self.loans.get(&lease), &mut self.plane) {
@@ -306,14 +317,18 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn execute(&mut self, stream: StreamId, sql: String, options: &ExecuteOptions) {
-        debug!(%stream, %sql, "query");
+        debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
+        let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
+            Ok(seat) => seat.map(Arc::new),
+            Err((code, message)) => return self.command(ServerCommand::Fail { stream, code, message }),
+        };
         let context = QueryContext {
             engine: Arc::clone(&self.shared.engine),
             lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
-        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, self.report.clone());
+        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, seat, self.report.clone());
         self.queries.insert(stream, query);
     }
 

@@ -4,6 +4,8 @@
 mod over_ucx;
 #[cfg(feature = "verbs")]
 mod over_verbs;
+mod partitions;
+mod raw;
 mod world;
 
 use std::time::Duration;
