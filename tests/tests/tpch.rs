@@ -167,7 +167,7 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
                 divided += usize::from(with_rows > 1 && !unordered);
             }
         }
-        assert!(divided >= 10, "{divided} of {} results came in several partitions: that tests nothing", all.len());
+        assert!(divided >= 5, "{divided} of {} results came in several partitions: that tests nothing", all.len());
         assert!(filled >= 20, "{filled} of {} results have rows at this scale: that compares nothing", all.len());
         client.close().await;
     });

@@ -236,7 +236,9 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
         |batches| bytes_of(&ToClient::End { stream: STREAM, batches, stats: StreamStats::default() }, Bytes::new());
     let say = |message: ToClient| bytes_of(&message, Bytes::new());
     match lie {
-        Lie::GarbageForASchema => bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, Bytes::from_static(b"no schema")),
+        Lie::GarbageForASchema => {
+            bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, Bytes::from_static(b"no schema"))
+        }
         Lie::BatchBeforeSchema => inline(0, 10),
         Lie::WrongSequence => [schema, inline(1, 10)].concat(),
         Lie::EndOfMoreThanWasSent => [schema, end(3)].concat(),
