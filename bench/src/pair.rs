@@ -192,7 +192,7 @@ impl Pair {
             places.push(RemoteRange { region: DATA.region, address, len });
             address += len;
         }
-        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, places, staged: 0 };
+        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, places, staged: 0, effort: Default::default() };
         self.tell_server(ServerCommand::Lend { stream, loan, rows });
     }
 

@@ -57,6 +57,12 @@ impl fmt::Display for Carrier {
 pub struct ServerReport {
     /// Bytes that it had to copy to registered memory before it could lend them.
     pub bytes_copied: u64,
+    /// Registrations of memory that it had to make for what it lent; none in steady state.
+    pub registrations: u64,
+    /// Regions that it had to announce for what it lent; none in steady state.
+    pub regions: u64,
+    /// Page faults that it took while it made batches ready to be lent; none in steady state.
+    pub page_faults: u64,
     /// From the query's arrival to the first batch out of the engine.
     pub first_batch: Duration,
     /// In the engine, time waiting for the client left out.
@@ -86,6 +92,9 @@ pub struct TransferReport {
     pub bytes_inline: u64,
     /// Bytes that the client copied after they had arrived.
     pub bytes_copied: u64,
+    /// Registrations of memory to read into that the result's connection made while it came, each of a piece that many batches
+    /// then share; none in steady state. Known at the result's end.
+    pub registrations: u64,
     /// From sending the query to the first answer to it: planning at the server, and one round trip.
     pub first_answer: Duration,
     /// In which the client wanted a batch and none had been announced.
@@ -133,6 +142,7 @@ impl TransferReport {
         self.bytes_lent = sum(|part| part.bytes_lent);
         self.bytes_inline = sum(|part| part.bytes_inline);
         self.bytes_copied = self.bytes_copied.saturating_add(sum(|part| part.bytes_copied));
+        self.registrations = sum(|part| part.registrations);
         self.read = partitions.iter().map(|part| part.read).max().unwrap_or_default();
         self.decode = partitions.iter().map(|part| part.decode).sum();
         // One that fell back is what is to be known.
@@ -140,11 +150,22 @@ impl TransferReport {
         let carrier = carriers().find(|carrier| carrier.fallback().is_some()).or_else(|| carriers().next());
         self.carrier = carrier.cloned().unwrap_or_default();
         let servers: Option<Vec<_>> = partitions.iter().map(|part| part.server).collect();
-        self.server = servers.map(|all| ServerReport {
-            bytes_copied: all.iter().map(|server| server.bytes_copied).fold(0, u64::saturating_add),
-            first_batch: all.iter().map(|server| server.first_batch).filter(|t| !t.is_zero()).min().unwrap_or_default(),
-            execute: all.iter().map(|server| server.execute).max().unwrap_or_default(),
-            credit_wait: all.iter().map(|server| server.credit_wait).max().unwrap_or_default(),
+        self.server = servers.map(|all| {
+            let sum = |of: fn(&ServerReport) -> u64| all.iter().map(of).fold(0, u64::saturating_add);
+            ServerReport {
+                bytes_copied: sum(|server| server.bytes_copied),
+                registrations: sum(|server| server.registrations),
+                regions: sum(|server| server.regions),
+                page_faults: sum(|server| server.page_faults),
+                first_batch: all
+                    .iter()
+                    .map(|server| server.first_batch)
+                    .filter(|t| !t.is_zero())
+                    .min()
+                    .unwrap_or_default(),
+                execute: all.iter().map(|server| server.execute).max().unwrap_or_default(),
+                credit_wait: all.iter().map(|server| server.credit_wait).max().unwrap_or_default(),
+            }
         });
         self.partitions = partitions;
         self
@@ -176,6 +197,10 @@ impl TransferReport {
             bytes_inline: self.bytes_inline,
             bytes_copied_client: self.bytes_copied,
             bytes_copied_server: self.server.map(|s| s.bytes_copied),
+            registrations_client: self.registrations,
+            registrations_server: self.server.map(|s| s.registrations),
+            regions_server: self.server.map(|s| s.regions),
+            page_faults_server: self.server.map(|s| s.page_faults),
             first_answer_seconds: self.first_answer.as_secs_f64(),
             wait_seconds: self.wait.as_secs_f64(),
             read_seconds: self.read.as_secs_f64(),
@@ -205,6 +230,10 @@ struct Json<'a> {
     bytes_inline: u64,
     bytes_copied_client: u64,
     bytes_copied_server: Option<u64>,
+    registrations_client: u64,
+    registrations_server: Option<u64>,
+    regions_server: Option<u64>,
+    page_faults_server: Option<u64>,
     first_answer_seconds: f64,
     wait_seconds: f64,
     read_seconds: f64,
@@ -227,6 +256,11 @@ impl fmt::Display for TransferReport {
         line(f, "inline", batches(self.batches_inline, self.bytes_inline))?;
         let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
         line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;
+        let by_server = self.server.map_or("unknown".into(), |s| {
+            let [registrations, regions, faults] = [s.registrations, s.regions, s.page_faults].map(grouped);
+            format!("{registrations} ({regions} regions announced, {faults} page faults)")
+        });
+        line(f, "registered", format!("by the client {}, by the server {by_server}", grouped(self.registrations)))?;
         line(f, "first answer", human_duration(self.first_answer))?;
         line(f, "waited", human_duration(self.wait))?;
         line(f, "read", human_duration(self.read))?;
@@ -277,7 +311,15 @@ mod tests {
             bytes_inline: 2048,
             first_answer: Duration::from_millis(12),
             total: Duration::from_secs(2),
-            server: Some(ServerReport { bytes_copied: 512, execute: Duration::from_secs(1), ..Default::default() }),
+            registrations: 2,
+            server: Some(ServerReport {
+                bytes_copied: 512,
+                registrations: 3,
+                regions: 4,
+                page_faults: 5000,
+                execute: Duration::from_secs(1),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -290,6 +332,7 @@ rows          6,001,215
 lent          733 batches, 3.00 GiB
 inline        1 batches, 2.00 KiB
 copied        by the client 0 B, by the server 512 B
+registered    by the client 2, by the server 3 (4 regions announced, 5,000 page faults)
 first answer  12.00 ms
 waited        0 s
 read          0 s
@@ -342,6 +385,7 @@ throughput    1.50 GiB/s";
         assert_eq!(json["fallback"], serde_json::Value::Null);
         assert_eq!(json["bytes_lent"], 3_221_225_472_u64);
         assert_eq!(json["bytes_copied_server"], 512);
+        assert_eq!((&json["registrations_client"], &json["regions_server"]), (&2.into(), &4.into()));
         assert_eq!(json["total_seconds"], 2.0);
         assert_eq!(json["throughput_bytes_per_second"], (3_221_225_472_u64 + 2048) as f64 / 2.0);
     }

@@ -182,12 +182,16 @@ impl Stream for PartStream {
         }
         Poll::Ready(match item {
             Some(Item::Batch { seq, cost, arrived }) => Some(this.batch(seq, cost, arrived)),
-            Some(Item::End { stats, read }) => {
+            Some(Item::End { stats, read, registrations }) => {
                 this.ended();
                 this.report.complete = true;
                 this.report.read = read;
+                this.report.registrations = registrations;
                 this.report.server = Some(ServerReport {
                     bytes_copied: stats.bytes_staged,
+                    registrations: stats.registrations,
+                    regions: stats.regions,
+                    page_faults: stats.page_faults,
                     first_batch: Duration::from_nanos(stats.first_batch_nanos),
                     execute: Duration::from_nanos(stats.execute_nanos),
                     credit_wait: Duration::from_nanos(stats.credit_wait_nanos),

@@ -187,6 +187,12 @@ pub struct StreamStats {
     pub bytes_inline: u64,
     /// Bytes that the server had to copy to registered memory before they could be lent.
     pub bytes_staged: u64,
+    /// Registrations of memory that the server had to make for what it lent. 0 in steady state.
+    pub registrations: u64,
+    /// Regions that the server had to announce for what it lent: keys that the client had to take in. 0 in steady state.
+    pub regions: u64,
+    /// Page faults that the server took while it made batches ready to be lent. 0 in steady state.
+    pub page_faults: u64,
     /// Nanoseconds from the query's arrival to the first batch out of the engine.
     pub first_batch_nanos: u64,
     /// Nanoseconds that the engine took in all, time waiting for credit left out.

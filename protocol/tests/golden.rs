@@ -189,11 +189,15 @@ fn to_client() {
         bytes_lent: 4,
         bytes_inline: 5,
         bytes_staged: 6,
-        first_batch_nanos: 7,
-        execute_nanos: 8,
-        credit_wait_nanos: 9,
+        registrations: 7,
+        regions: 8,
+        page_faults: 9,
+        first_batch_nanos: 10,
+        execute_nanos: 11,
+        credit_wait_nanos: 12,
     };
-    pinned(ToClient::End { stream: StreamId(7), batches: 5, stats }, b"", "0c000000 00000000 070705010203040506070809");
+    let end = ToClient::End { stream: StreamId(7), batches: 5, stats };
+    pinned(end, b"", "0f000000 00000000 070705010203040506070809 0a0b0c");
     let failed = |code| ToClient::Failed { stream: StreamId(7), code, message: "no".into() };
     pinned(failed(StreamCode::UnknownTable), b"", "06000000 00000000 080702026e6f");
     pinned(failed(StreamCode::Unknown(999)), b"", "07000000 00000000 0807e707026e6f");

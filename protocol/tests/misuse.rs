@@ -99,7 +99,13 @@ impl CloneForTest for ClientCommand {
 }
 
 fn loan(lease: u64, rows: u64, place: RemoteRange) -> Loan {
-    Loan { lease: LeaseId(lease), descriptor: descriptor(rows), places: vec![place; 2], staged: 0 }
+    Loan {
+        lease: LeaseId(lease),
+        descriptor: descriptor(rows),
+        places: vec![place; 2],
+        staged: 0,
+        effort: Default::default(),
+    }
 }
 
 fn place(region: RegionId) -> RemoteRange {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thallus_fabric::Fabric;
+use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::ServerLimits;
@@ -17,7 +18,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
@@ -148,6 +149,7 @@ pub struct ServeError(#[from] io::Error);
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+    fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
     drain: Arc<watch::Sender<bool>>,
@@ -159,9 +161,13 @@ impl Server {
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
         let machine = settings.machine(&fabrics);
         let budget = settings.max_loan_bytes_total;
-        let lenders = fabrics.available.into_iter().map(|fabric| Arc::new(Lender::new(fabric, budget))).collect();
+        let counted: Vec<_> =
+            fabrics.available.into_iter().map(|fabric| Arc::new(CountedFabric::new(fabric))).collect();
+        let lender = |fabric: &Arc<CountedFabric>| Arc::new(Lender::new(Arc::clone(fabric) as Arc<dyn Fabric>, budget));
+        let lenders = counted.iter().map(lender).collect();
         Server {
             shared: Arc::new(Shared { engine, lenders, machine, groups: Arc::new(Groups::new(settings.groups)) }),
+            fabrics: counted.into(),
             settings: Arc::new(settings),
             connections: Arc::default(),
             drain: Arc::new(watch::Sender::new(false)),
@@ -184,6 +190,13 @@ impl Server {
     #[must_use]
     pub fn staged_bytes(&self) -> usize {
         self.shared.lenders.iter().map(|lender| lender.staged_bytes()).sum()
+    }
+
+    /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease words of
+    /// new connections.
+    #[must_use]
+    pub fn registrations(&self) -> u64 {
+        self.fabrics.iter().map(|fabric| fabric.registrations()).sum()
     }
 
     /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages.
@@ -237,6 +250,8 @@ impl Server {
                             ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
                             ended => info!(%ended, "connection ended"),
                         }
+                        let (registrations, staged) = (server.registrations(), server.staged_bytes());
+                        debug!(registrations, staged, on_loan = server.bytes_on_loan(), "memory of all connections");
                     };
                     tasks.spawn(connection.instrument(span));
                 }

@@ -26,7 +26,7 @@ pub(crate) enum Command {
 pub(crate) enum Item {
     Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
     Batch { seq: u64, cost: u64, arrived: Arrived },
-    End { stats: StreamStats, read: std::time::Duration },
+    End { stats: StreamStats, read: std::time::Duration, registrations: u64 },
     Failed(StreamError),
 }
 

@@ -46,6 +46,8 @@ struct Running {
     reading: usize,
     since: Timestamp,
     read: Duration,
+    /// The connection's, when the result began.
+    registrations: u64,
 }
 
 pub(crate) struct Driver<S> {
@@ -232,7 +234,9 @@ impl<S: ControlIo> Driver<S> {
     fn asked(&mut self, command: Command) {
         match command {
             Command::Execute { stream, sql, options, items } => {
-                let running = Running { items, reading: 0, since: Timestamp::ZERO, read: Duration::ZERO };
+                let registrations = self.registrations();
+                let running =
+                    Running { items, reading: 0, since: Timestamp::ZERO, read: Duration::ZERO, registrations };
                 self.results.insert(stream, running);
                 self.command(ClientCommand::Execute { stream, sql, options });
             }
@@ -441,8 +445,10 @@ impl<S: ControlIo> Driver<S> {
             }
             ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
             ClientEvent::End { stream, stats } => {
-                let read = self.results.get(&stream).map(|running| running.read).unwrap_or_default();
-                self.item(stream, Item::End { stats, read });
+                let running = self.results.get(&stream);
+                let (read, before) = running.map(|running| (running.read, running.registrations)).unwrap_or_default();
+                let registrations = self.registrations().saturating_sub(before);
+                self.item(stream, Item::End { stats, read, registrations });
                 self.result_over(stream);
             }
             ClientEvent::Failed { stream, error } => {
@@ -450,6 +456,11 @@ impl<S: ControlIo> Driver<S> {
                 self.result_over(stream);
             }
         }
+    }
+
+    /// Of memory for batches to be read into, so far.
+    fn registrations(&self) -> u64 {
+        self.reads.as_ref().map_or(0, Reads::registrations)
     }
 
     fn say_ready(&mut self) {

@@ -10,6 +10,7 @@
 mod available;
 mod copy;
 mod extents;
+mod faults;
 mod index;
 mod lease_words;
 mod pages;
@@ -24,6 +25,7 @@ mod test_fabric;
 
 pub use available::check_available;
 pub(crate) use available::room_in;
+pub use faults::thread_page_faults;
 pub use index::MemoryIndex;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;

@@ -49,6 +49,19 @@ pub struct Loan {
     pub places: Vec<RemoteRange>,
     /// How many of its bytes had to be copied to be lent.
     pub staged: u64,
+    /// What else it took to make it readable.
+    pub effort: LoanEffort,
+}
+
+/// What it took to make a batch readable, besides copies: nothing, in steady state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoanEffort {
+    /// Registrations of memory.
+    pub registrations: u64,
+    /// Regions that were announced for it.
+    pub regions: u64,
+    /// Page faults.
+    pub page_faults: u64,
 }
 
 /// What the driver reports or asks.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use io::{Loan, OpenedFabric, ServerCommand, ServerInput, ServerOutput};
+pub use io::{Loan, LoanEffort, OpenedFabric, ServerCommand, ServerInput, ServerOutput};
 use stream::OutgoingStream;
 
 use crate::codec::{FrameLimits, MAX_ADDRESS};

@@ -293,7 +293,11 @@ impl Lender {
         let place = |address: &u64| RemoteRange { region: region.unwrap_or(DATA), address: *address, len: rows * 8 };
         let places = addresses.iter().map(place).collect();
         self.held.insert(lease, Held { stream, addresses, region, slot: None });
-        commands.push_back(ServerCommand::Lend { stream, loan: Loan { lease, descriptor, places, staged: 0 }, rows });
+        commands.push_back(ServerCommand::Lend {
+            stream,
+            loan: Loan { lease, descriptor, places, staged: 0, effort: Default::default() },
+            rows,
+        });
         commands
     }
 

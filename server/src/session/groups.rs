@@ -72,6 +72,8 @@ struct Group {
 }
 
 /// The groups of a server.
+///
+/// Locks are taken in this order: the groups, a group's members, its stage.
 #[derive(Debug)]
 pub(crate) struct Groups {
     limits: GroupLimits,
@@ -181,7 +183,7 @@ impl Group {
         members.present += 1;
         let all_came = members.came.iter().all(|came| *came);
         drop(members);
-        self.stage.send_modify(|stage| stage.all_came = all_came);
+        self.stage.send_modify(|stage| stage.all_came |= all_came);
         Ok(())
     }
 
@@ -264,7 +266,8 @@ impl Seat {
             if late { Err(group.missing(self.groups.limits.rendezvous)) } else { Ok(()) }
         };
         tokio::try_join!(plan, rendezvous)?;
-        let _planned = stage.wait_for(|stage| stage.planned || stage.failed.is_some()).await;
+        // What it gives is a lock on the stage, not to be held while another is taken.
+        drop(stage.wait_for(|stage| stage.planned || stage.failed.is_some()).await);
         let mut members = lock(&group.members);
         let taken = members.plan.as_mut().and_then(|plan| {
             let batches = plan.partitions.get_mut(self.index as usize)?.take()?;

@@ -16,7 +16,7 @@ use thallus_protocol::message::ExecuteOptions;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::server::{
-    Loan, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
+    Loan, LoanEffort, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
 };
 use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
 use tokio::sync::{mpsc, watch};
@@ -209,7 +209,7 @@ impl<S: ControlIo> Session<S> {
         match event {
             QueryEvent::Schema { schema, order } => self.command(ServerCommand::Schema { stream, schema, order }),
             QueryEvent::Inline { ipc, rows } => self.command(ServerCommand::Inline { stream, ipc, rows }),
-            QueryEvent::Lend { loan, rows } => self.lend(stream, loan, rows),
+            QueryEvent::Lend { loan, effort, rows } => self.lend(stream, loan, effort, rows),
             QueryEvent::Finish { execute } => {
                 if let Some(query) = self.queries.remove(&stream) {
                     query.finish();
@@ -224,7 +224,7 @@ impl<S: ControlIo> Session<S> {
         }
     }
 
-    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, rows: u64) {
+    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, mut effort: LoanEffort, rows: u64) {
         let PreparedLoan { descriptor, parts, staged, held } = loan;
         let mut places = Vec::with_capacity(parts.len());
         let mut regions = Vec::with_capacity(parts.len());
@@ -235,6 +235,7 @@ impl<S: ControlIo> Session<S> {
                     regions.push(region);
                     places.push(RemoteRange { region, address: part.address, len: part.len });
                     if let Some(region) = announcement {
+                        effort.regions += 1;
                         self.command(ServerCommand::Announce(region));
                     }
                 }
@@ -252,7 +253,7 @@ impl<S: ControlIo> Session<S> {
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         self.loans.insert(lease, OnLoan { regions, places: places.clone(), _held: held });
-        let loan = Loan { lease, descriptor, places, staged };
+        let loan = Loan { lease, descriptor, places, staged, effort };
         self.command(ServerCommand::Lend { stream, loan, rows });
     }
 

@@ -7,10 +7,13 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
+use thallus_fabric::count::thread_registrations;
+use thallus_fabric::memory::thread_page_faults;
 use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout;
 use thallus_protocol::message::SortKey;
+use thallus_protocol::server::LoanEffort;
 use thallus_protocol::{FabricKind, StreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -32,7 +35,7 @@ pub(crate) struct Pull {
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
-    Lend { loan: PreparedLoan, rows: u64 },
+    Lend { loan: PreparedLoan, effort: LoanEffort, rows: u64 },
     Inline { ipc: Bytes, rows: u64 },
     Finish { execute: Duration },
     Fail { code: StreamCode, message: String },
@@ -181,9 +184,13 @@ async fn run(
         }
         let batch = batch.map_err(failure)?;
         let rows = batch.num_rows() as u64;
+        let before = (thread_registrations(), thread_page_faults());
         let loan = prepare(context, &batch, pull).map_err(|e| unencodable(e.to_string()))?;
+        // Without an await between: on one thread.
+        let (registrations, page_faults) = (thread_registrations() - before.0, thread_page_faults() - before.1);
+        let effort = LoanEffort { registrations, page_faults, regions: 0 };
         report.say(match loan {
-            Some(loan) => QueryEvent::Lend { loan, rows },
+            Some(loan) => QueryEvent::Lend { loan, effort, rows },
             None => {
                 let ipc = encoder.encode(&batch).map_err(|e| unencodable(e.to_string()))?;
                 QueryEvent::Inline { ipc: ipc.into(), rows }
