@@ -163,7 +163,7 @@ impl Pair {
                 }
                 ServerOutput::Execute { stream, .. } => {
                     let schema = self.lent.as_ref().expect("a query runs").schema.clone();
-                    self.tell_server(ServerCommand::Schema { stream, schema });
+                    self.tell_server(ServerCommand::Schema { stream, schema, order: Vec::new() });
                 }
                 ServerOutput::Pull { stream, .. } => self.pulled(stream),
                 ServerOutput::OpenLease { word: Some((slot, value)), .. } => {
@@ -192,7 +192,7 @@ impl Pair {
             places.push(RemoteRange { region: DATA.region, address, len });
             address += len;
         }
-        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, places, staged: 0 };
+        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, places, staged: 0, effort: Default::default() };
         self.tell_server(ServerCommand::Lend { stream, loan, rows });
     }
 

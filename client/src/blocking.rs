@@ -44,7 +44,11 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::connect_with`]; [`ClientError::Connect`] if no thread can be started.
     pub fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("thallus-client").enable_all().build();
+        // Each partition's connection is worth a thread, as far as there are cores.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (options.partitions as usize).clamp(1, cores);
+        let runtime =
+            Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-client").enable_all().build();
         let failed = |source| ClientError::Connect { address: options.address(), source };
         let runtime = Arc::new(runtime.map_err(failed)?);
         let client = runtime.block_on(crate::Client::connect_with(options))?;
@@ -66,6 +70,15 @@ impl Client {
     pub fn query_with(&self, sql: &str, options: QueryOptions) -> Result<Batches, ClientError> {
         let result = self.runtime.block_on(self.client.query_with(sql, options))?;
         Ok(Batches { result, runtime: Arc::clone(&self.runtime) })
+    }
+
+    /// See [`crate::Client::query_partitions_with`]. Each is to be read by a thread of its own.
+    ///
+    /// # Errors
+    /// See [`crate::Client::query_partitions_with`].
+    pub fn query_partitions_with(&self, sql: &str, options: QueryOptions) -> Result<Vec<Batches>, ClientError> {
+        let results = self.runtime.block_on(self.client.query_partitions_with(sql, options))?;
+        Ok(results.into_iter().map(|result| Batches { result, runtime: Arc::clone(&self.runtime) }).collect())
     }
 
     /// See [`crate::Client::query_lazy`].

@@ -1,8 +1,9 @@
 //! A connection to a server, as applications have it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use thallus_fabric::Fabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::PoolLimits;
@@ -19,9 +20,10 @@ use tokio::time::{Instant, timeout};
 use crate::driver::{Command, Driver, Handle, Offers, Parts};
 use crate::error::ClientError;
 use crate::fabrics;
-use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions};
+use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions, check_partitions};
+use crate::partitions::{self, Link, Links, ResultStream};
 use crate::report::ConnectionInfo;
-use crate::result::{LazyStream, ResultStream};
+use crate::result::LazyStream;
 
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
@@ -34,11 +36,11 @@ pub fn protocol_versions() -> String {
 
 /// A connection. Queries run on it side by side; each has its own [`ResultStream`].
 ///
-/// The connection closes when the client and every result of it have been dropped, or by [`Client::close`].
+/// The connection closes when the client and every result of it have been dropped, or by [`Client::close`]. So do those that
+/// are made besides, and kept, for results in partitions.
 #[derive(Debug)]
 pub struct Client {
-    handle: Arc<Handle>,
-    info: Arc<Mutex<ConnectionInfo>>,
+    links: Links,
     options: ConnectOptions,
 }
 
@@ -61,21 +63,28 @@ impl Client {
     /// [`ClientError::Fabric`] if one-sided reads were required and are not to be had.
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         options.validate()?;
-        let address = options.address();
-        let limit = options.connect_timeout;
-        let connecting = async {
-            let failed = |source| ClientError::Connect { address: address.clone(), source };
-            let stream = TcpStream::connect(&address).await.map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
+        let first = async {
+            let stream = tcp(&options).await?;
             let (fabrics, missing) = fabrics::open(&options)?;
-            Self::connect_over(stream, &fabrics, missing, options).await
+            Ok((link(stream, &fabrics, missing.clone(), &options).await?, fabrics, missing))
         };
-        let late = |_| ClientError::Timeout { what: format!("connecting to {address}"), after: limit };
-        timeout(limit, connecting).await.map_err(late)?
+        let (first, fabrics, missing) = in_time(&options, first).await?;
+        let more = options.clone();
+        let dial = move || {
+            let (options, fabrics, missing) = (more.clone(), fabrics.clone(), missing.clone());
+            async move {
+                let linked = async { link(tcp(&options).await?, &fabrics, missing, &options).await };
+                in_time(&options, linked).await
+            }
+            .boxed()
+        };
+        Ok(Client { links: Links::new(first, Some(Box::new(dial))), options })
     }
 
     /// Connects over a byte stream and fabrics of the caller's: a tunnel, or a simulation. If there are no fabrics,
     /// `missing` says why, and is reported as the reason for results that travel inline.
+    ///
+    /// There is only this one connection: partitions of a result share it.
     ///
     /// # Errors
     /// As [`Client::connect_with`].
@@ -85,53 +94,39 @@ impl Client {
         missing: Option<String>,
         options: ConnectOptions,
     ) -> Result<Client, ClientError> {
-        let limit = options.connect_timeout;
-        let pool = PoolLimits { max_bytes: usize::MAX, ..PoolLimits::default() };
-        let mut offers = Offers::default();
-        let mut missing = missing;
-        for fabric in fabrics {
-            if let Err(error) = offers.add(fabric, pool) {
-                missing.get_or_insert(error.to_string());
+        let first = link(io, fabrics, missing, &options).await?;
+        Ok(Client { links: Links::new(first, None), options })
+    }
+
+    /// Like [`Client::connect_over`], with as many byte streams of the caller's as are needed, all to the same server.
+    ///
+    /// # Errors
+    /// As [`Client::connect_with`].
+    pub async fn connect_through<S, F>(
+        connect: impl Fn() -> F + Send + Sync + 'static,
+        fabrics: Vec<Arc<dyn Fabric>>,
+        missing: Option<String>,
+        options: ConnectOptions,
+    ) -> Result<Client, ClientError>
+    where
+        S: ControlIo,
+        F: Future<Output = std::io::Result<S>> + Send + 'static,
+    {
+        let more = options.clone();
+        let dial = move || {
+            let (connected, options) = (connect(), more.clone());
+            let (fabrics, missing) = (fabrics.clone(), missing.clone());
+            async move {
+                let linked = async {
+                    let io = connected.await.map_err(cannot_connect(&options))?;
+                    link(io, &fabrics, missing, &options).await
+                };
+                in_time(&options, linked).await
             }
-        }
-        let config = ClientConfig {
-            name: format!("thallus-client {}", env!("CARGO_PKG_VERSION")),
-            fabrics: offers.on_the_wire(),
-            frame: FrameLimits::default(),
-            max_batch_bytes: options.max_batch,
-            max_regions: MAX_REGIONS,
-            inline: InlineLimits::default(),
-            layout: LayoutLimits { max_bytes: options.max_batch, ..LayoutLimits::default() },
-            timeouts: LinkTimeouts { handshake: limit, keepalive: options.keepalive, idle: options.idle_timeout },
-            read_timeout: options.read_timeout,
+            .boxed()
         };
-        let (commands, received) = mpsc::unbounded_channel();
-        let (ready, connected) = oneshot::channel();
-        let info = ConnectionInfo { address: options.address(), ..ConnectionInfo::default() };
-        let info = Arc::new(Mutex::new(info));
-        let wants_fabric = options.fabric != FabricPreference::None;
-        let parts = Parts {
-            io,
-            config,
-            offers,
-            commands: received,
-            info: Arc::clone(&info),
-            ready,
-            wants_fabric,
-            missing,
-            forced: !matches!(options.fabric, FabricPreference::Auto | FabricPreference::None),
-            probe_timeout: limit / 2,
-        };
-        let driver = Driver::new(parts).map_err(bug)?;
-        tokio::spawn(driver.run());
-        let client = Client { handle: Handle::new(commands), info, options };
-        connected.await.unwrap_or_else(|_| Err(gone()))?;
-        if client.options.require_fabric
-            && let Some(reason) = client.connection().carrier.fallback()
-        {
-            return Err(ClientError::Fabric { message: reason.to_owned() });
-        }
-        Ok(client)
+        let first = dial().await?;
+        Ok(Client { links: Links::new(first, Some(Box::new(dial))), options })
     }
 
     /// Runs a query. Comes back when the server has planned it and sent the schema.
@@ -146,9 +141,49 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
-    /// [`ClientError::ServerGone`].
+    /// [`ClientError::ServerGone`], [`ClientError::Url`] for a number of partitions beyond
+    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS). For a result in partitions, for which more connections may have to be made, as
+    /// [`Client::connect_with`] too.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
-        self.execute(sql, options, false).await
+        let (started, execute) = (Instant::now(), self.execute_options(&options));
+        let count = self.partitions(&options)?;
+        if count == 1 {
+            let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
+            return Ok(ResultStream::of_one(part));
+        }
+        let links = self.links.several(count as usize).await?;
+        let parts = partitions::begin(&links, sql, &execute, count, options.delivery, started).await?;
+        ResultStream::of_many(parts, options.unordered, options.batch_rows, started)
+    }
+
+    /// Runs a query, and gives each of `partitions` partitions of its result as a stream of its own, for readers on as many
+    /// threads.
+    ///
+    /// # Errors
+    /// See [`Client::query_partitions_with`].
+    pub async fn query_partitions(&self, sql: &str, partitions: u32) -> Result<Vec<ResultStream>, ClientError> {
+        self.query_partitions_with(sql, QueryOptions::default().with_partitions(Some(partitions))).await
+    }
+
+    /// Runs a query with options, and gives each partition of its result as a stream of its own.
+    ///
+    /// The partitions are the result only together: read all of them, and discard all if one ends in an error. The server then
+    /// ends the others, as far as they are not at their ends already. Each is read as it is polled: one that is left alone
+    /// holds up the others once what the engine keeps ready is used up. Of a result with an order each partition is sorted, as
+    /// [`ResultStream::order`] says; how much is in which is the server's choice, and some may be empty.
+    ///
+    /// # Errors
+    /// See [`Client::query_with`].
+    pub async fn query_partitions_with(
+        &self,
+        sql: &str,
+        options: QueryOptions,
+    ) -> Result<Vec<ResultStream>, ClientError> {
+        let (started, execute) = (Instant::now(), self.execute_options(&options));
+        let count = self.partitions(&options)?;
+        let links = self.links.several(count as usize).await?;
+        let parts = partitions::begin(&links, sql, &execute, count, options.delivery, started).await?;
+        Ok(parts.into_iter().map(ResultStream::of_one).collect())
     }
 
     /// Runs a query of whose result nothing is read until it is asked for: which columns, which rows, batch by batch.
@@ -177,18 +212,26 @@ impl Client {
     }
 
     /// Runs a query lazily, with options. Its window bounds what is held unread; its deadline holds for what is held, too.
+    /// It comes over one connection, whatever number of partitions is asked for.
     ///
     /// # Errors
     /// See [`Client::query_with`].
     pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
-        let window = options.window.unwrap_or(self.options.window);
-        Ok(LazyStream::new(self.execute(sql, options, true).await?, window))
+        let (started, execute) = (Instant::now(), self.execute_options(&options));
+        let (window, execute) = (execute.credit, ExecuteOptions { lazy: true, ..execute });
+        let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
+        Ok(LazyStream::new(part, window))
     }
 
-    async fn execute(&self, sql: &str, options: QueryOptions, lazy: bool) -> Result<ResultStream, ClientError> {
-        let started = Instant::now();
+    fn partitions(&self, options: &QueryOptions) -> Result<u32, ClientError> {
+        let partitions = options.partitions.unwrap_or(self.options.partitions);
+        check_partitions(partitions)?;
+        Ok(partitions)
+    }
+
+    fn execute_options(&self, options: &QueryOptions) -> ExecuteOptions {
         let threshold = Some(self.options.inline_threshold).filter(|_| options.delivery == Delivery::Auto);
-        let execute = ExecuteOptions {
+        ExecuteOptions {
             delivery: match options.delivery {
                 Delivery::Auto => message::Delivery::Auto,
                 Delivery::Inline => message::Delivery::Inline,
@@ -198,17 +241,15 @@ impl Client {
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             inline_threshold: threshold,
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
-            lazy,
-        };
-        let Some((stream, items)) = self.handle.execute(sql.to_owned(), execute) else { return Err(gone()) };
-        let result = ResultStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
-        result.begun(options.delivery).await
+            part: None,
+            lazy: false,
+        }
     }
 
     /// What was agreed on with the server, and what carries results now.
     #[must_use]
     pub fn connection(&self) -> ConnectionInfo {
-        self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.links.first().info()
     }
 
     /// Asks the server for a sign of life, and says how long it took.
@@ -218,26 +259,96 @@ impl Client {
     pub async fn ping(&self) -> Result<Duration, ClientError> {
         let started = Instant::now();
         let (pong, answered) = oneshot::channel();
-        if !self.handle.send(Command::Ping { pong }) {
-            return Err(gone());
+        if !self.links.first().handle.send(Command::Ping { pong }) {
+            return Err(ClientError::gone());
         }
         // The connection's own timeouts see to it that this ends.
-        answered.await.map_err(|_| gone())?;
+        answered.await.map_err(|_| ClientError::gone())?;
         Ok(started.elapsed())
     }
 
     /// Closes the connection in good order. Results that are not at their end end in [`ClientError::Cancelled`].
     pub async fn close(self) {
-        let (done, closed) = oneshot::channel();
-        if self.handle.send(Command::Close { done }) {
-            // The sender is dropped when all is done.
-            let _closed = closed.await;
-        }
+        self.links.close().await;
     }
 }
 
-fn gone() -> ClientError {
-    ClientError::ServerGone { message: "the connection has ended".into() }
+/// A TCP connection to the server.
+async fn tcp(options: &ConnectOptions) -> Result<TcpStream, ClientError> {
+    let connected = async {
+        let stream = TcpStream::connect(&options.address()).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    connected.await.map_err(cannot_connect(options))
+}
+
+fn cannot_connect(options: &ConnectOptions) -> impl Fn(std::io::Error) -> ClientError {
+    let address = options.address();
+    move |source| ClientError::Connect { address: address.clone(), source }
+}
+
+async fn in_time<T>(
+    options: &ConnectOptions,
+    connected: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let limit = options.connect_timeout;
+    let late = |_| ClientError::Timeout { what: format!("connecting to {}", options.address()), after: limit };
+    timeout(limit, connected).await.map_err(late)?
+}
+
+/// A connection over these bytes, once both ends have agreed on what carries its results.
+async fn link<S: ControlIo>(
+    io: S,
+    fabrics: &[Arc<dyn Fabric>],
+    missing: Option<String>,
+    options: &ConnectOptions,
+) -> Result<Link, ClientError> {
+    let limit = options.connect_timeout;
+    let pool = PoolLimits { max_bytes: usize::MAX, ..PoolLimits::default() };
+    let mut offers = Offers::default();
+    let mut missing = missing;
+    for fabric in fabrics {
+        if let Err(error) = offers.add(fabric, pool) {
+            missing.get_or_insert(error.to_string());
+        }
+    }
+    let config = ClientConfig {
+        name: format!("thallus-client {}", env!("CARGO_PKG_VERSION")),
+        fabrics: offers.on_the_wire(),
+        frame: FrameLimits::default(),
+        max_batch_bytes: options.max_batch,
+        max_regions: MAX_REGIONS,
+        inline: InlineLimits::default(),
+        layout: LayoutLimits { max_bytes: options.max_batch, ..LayoutLimits::default() },
+        timeouts: LinkTimeouts { handshake: limit, keepalive: options.keepalive, idle: options.idle_timeout },
+        read_timeout: options.read_timeout,
+    };
+    let (commands, received) = mpsc::unbounded_channel();
+    let (ready, connected) = oneshot::channel();
+    let info = ConnectionInfo { address: options.address(), ..ConnectionInfo::default() };
+    let info = Arc::new(Mutex::new(info));
+    let wants_fabric = options.fabric != FabricPreference::None;
+    let parts = Parts {
+        io,
+        config,
+        offers,
+        commands: received,
+        info: Arc::clone(&info),
+        ready,
+        wants_fabric,
+        missing,
+        forced: !matches!(options.fabric, FabricPreference::Auto | FabricPreference::None),
+        probe_timeout: limit / 2,
+    };
+    let driver = Driver::new(parts).map_err(bug)?;
+    tokio::spawn(driver.run());
+    let link = Link { handle: Handle::new(commands), info };
+    connected.await.unwrap_or_else(|_| Err(ClientError::gone()))?;
+    match link.info().carrier.fallback() {
+        Some(reason) if options.require_fabric => Err(ClientError::Fabric { message: reason.to_owned() }),
+        _ => Ok(link),
+    }
 }
 
 fn bug(misuse: ApiMisuse) -> ClientError {

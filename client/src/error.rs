@@ -94,6 +94,13 @@ pub enum ClientError {
     Cancelled,
 }
 
+impl ClientError {
+    /// The connection's task has ended, and with it whoever knew why.
+    pub(crate) fn gone() -> Self {
+        ClientError::ServerGone { message: "the connection has ended".into() }
+    }
+}
+
 impl From<&ConnectionError> for ClientError {
     fn from(error: &ConnectionError) -> Self {
         let message = error.to_string();

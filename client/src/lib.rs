@@ -28,14 +28,17 @@ mod driver;
 mod error;
 mod fabrics;
 mod options;
+mod partitions;
 mod report;
 mod result;
 
 pub use connection::{Client, protocol_versions};
 pub use error::{ClientError, StreamCode};
 pub use options::{
-    ConnectOptions, DEFAULT_PORT, Delivery, FabricPreference, OPTION_NAMES, QueryOptions, UnitError, UrlError,
-    parse_duration, parse_size,
+    ConnectOptions, DEFAULT_PORT, Delivery, FabricPreference, MAX_PARTITIONS, OPTION_NAMES, QueryOptions, UnitError,
+    UrlError, parse_duration, parse_size,
 };
+pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
-pub use result::{LazyBatch, LazyStream, ResultStream};
+pub use result::{LazyBatch, LazyStream};
+pub use thallus_protocol::message::SortKey;

@@ -57,6 +57,12 @@ impl fmt::Display for Carrier {
 pub struct ServerReport {
     /// Bytes that it had to copy to registered memory before it could lend them.
     pub bytes_copied: u64,
+    /// Registrations of memory that it had to make for what it lent; none in steady state.
+    pub registrations: u64,
+    /// Regions that it had to announce for what it lent; none in steady state.
+    pub regions: u64,
+    /// Page faults that it took while it made batches ready to be lent; none in steady state.
+    pub page_faults: u64,
     /// From the query's arrival to the first batch out of the engine.
     pub first_batch: Duration,
     /// In the engine, time waiting for the client left out.
@@ -111,6 +117,9 @@ pub struct TransferReport {
     pub bytes_inline: u64,
     /// Bytes that the client copied after they had arrived.
     pub bytes_copied: u64,
+    /// Registrations of memory to read into that the result's connection made while it came, each of a piece that many batches
+    /// then share; none in steady state. Known at the result's end.
+    pub registrations: u64,
     /// From sending the query to the first answer to it: planning at the server, and one round trip.
     pub first_answer: Duration,
     /// In which the client wanted a batch and none had been announced.
@@ -125,6 +134,9 @@ pub struct TransferReport {
     pub lazy: Option<LazyReport>,
     /// The server's side. `None` until the result is complete.
     pub server: Option<ServerReport>,
+    /// Of a result in partitions, the report of each; what stands above is then of all of them together: sums, but for times
+    /// that pass for all at once, of which it is the longest (of the server's first batch, the shortest).
+    pub partitions: Vec<TransferReport>,
 }
 
 impl TransferReport {
@@ -147,15 +159,59 @@ impl TransferReport {
         if seconds > 0.0 { self.bytes() as f64 / seconds } else { 0.0 }
     }
 
+    /// What all partitions together were, where this has only what is of the whole: times as its reader saw them, what was
+    /// copied to merge them, whether it is complete.
+    pub(crate) fn of_partitions(mut self, partitions: Vec<TransferReport>) -> Self {
+        let sum = |of: fn(&TransferReport) -> u64| partitions.iter().map(of).fold(0, u64::saturating_add);
+        self.rows = sum(|part| part.rows);
+        self.batches_lent = sum(|part| part.batches_lent);
+        self.batches_inline = sum(|part| part.batches_inline);
+        self.bytes_lent = sum(|part| part.bytes_lent);
+        self.bytes_inline = sum(|part| part.bytes_inline);
+        self.bytes_copied = self.bytes_copied.saturating_add(sum(|part| part.bytes_copied));
+        self.registrations = sum(|part| part.registrations);
+        self.read = partitions.iter().map(|part| part.read).max().unwrap_or_default();
+        self.decode = partitions.iter().map(|part| part.decode).sum();
+        // One that fell back is what is to be known.
+        let carriers = || partitions.iter().map(|part| &part.carrier);
+        let carrier = carriers().find(|carrier| carrier.fallback().is_some()).or_else(|| carriers().next());
+        self.carrier = carrier.cloned().unwrap_or_default();
+        let servers: Option<Vec<_>> = partitions.iter().map(|part| part.server).collect();
+        self.server = servers.map(|all| {
+            let sum = |of: fn(&ServerReport) -> u64| all.iter().map(of).fold(0, u64::saturating_add);
+            ServerReport {
+                bytes_copied: sum(|server| server.bytes_copied),
+                registrations: sum(|server| server.registrations),
+                regions: sum(|server| server.regions),
+                page_faults: sum(|server| server.page_faults),
+                first_batch: all
+                    .iter()
+                    .map(|server| server.first_batch)
+                    .filter(|t| !t.is_zero())
+                    .min()
+                    .unwrap_or_default(),
+                execute: all.iter().map(|server| server.execute).max().unwrap_or_default(),
+                credit_wait: all.iter().map(|server| server.credit_wait).max().unwrap_or_default(),
+            }
+        });
+        self.partitions = partitions;
+        self
+    }
+
     /// One JSON object on one line. Sizes in bytes, durations in seconds, throughput in bytes per second; absent things are
     /// `null`.
     #[must_use]
     pub fn to_json(&self) -> String {
+        // Strings, numbers that are finite, and options and lists of these: nothing that serialization could refuse.
+        serde_json::to_string(&self.json()).unwrap_or_default()
+    }
+
+    fn json(&self) -> Json<'_> {
         let (fabric, transport) = match &self.carrier {
             Carrier::OneSided { fabric, transport } => (Some(fabric.as_str()), Some(transport.as_str())),
             Carrier::Inline { .. } => (None, None),
         };
-        let json = Json {
+        Json {
             carrier: if fabric.is_some() { "one-sided" } else { "inline" },
             fabric,
             transport,
@@ -170,6 +226,10 @@ impl TransferReport {
             asks: self.lazy.map(|lazy| lazy.asks),
             bytes_copied_client: self.bytes_copied,
             bytes_copied_server: self.server.map(|s| s.bytes_copied),
+            registrations_client: self.registrations,
+            registrations_server: self.server.map(|s| s.registrations),
+            regions_server: self.server.map(|s| s.regions),
+            page_faults_server: self.server.map(|s| s.page_faults),
             first_answer_seconds: self.first_answer.as_secs_f64(),
             wait_seconds: self.wait.as_secs_f64(),
             read_seconds: self.read.as_secs_f64(),
@@ -180,9 +240,8 @@ impl TransferReport {
             server_execute_seconds: self.server.map(|s| s.execute.as_secs_f64()),
             server_credit_wait_seconds: self.server.map(|s| s.credit_wait.as_secs_f64()),
             throughput_bytes_per_second: self.throughput(),
-        };
-        // Strings, numbers that are finite, and options of these: nothing that serialization could refuse.
-        serde_json::to_string(&json).unwrap_or_default()
+            partitions: self.partitions.iter().map(TransferReport::json).collect(),
+        }
     }
 }
 
@@ -203,6 +262,10 @@ struct Json<'a> {
     asks: Option<u64>,
     bytes_copied_client: u64,
     bytes_copied_server: Option<u64>,
+    registrations_client: u64,
+    registrations_server: Option<u64>,
+    regions_server: Option<u64>,
+    page_faults_server: Option<u64>,
     first_answer_seconds: f64,
     wait_seconds: f64,
     read_seconds: f64,
@@ -213,6 +276,7 @@ struct Json<'a> {
     server_execute_seconds: Option<f64>,
     server_credit_wait_seconds: Option<f64>,
     throughput_bytes_per_second: f64,
+    partitions: Vec<Json<'a>>,
 }
 
 impl fmt::Display for TransferReport {
@@ -230,6 +294,11 @@ impl fmt::Display for TransferReport {
         }
         let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
         line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;
+        let by_server = self.server.map_or("unknown".into(), |s| {
+            let [registrations, regions, faults] = [s.registrations, s.regions, s.page_faults].map(grouped);
+            format!("{registrations} ({regions} regions announced, {faults} page faults)")
+        });
+        line(f, "registered", format!("by the client {}, by the server {by_server}", grouped(self.registrations)))?;
         line(f, "first answer", human_duration(self.first_answer))?;
         line(f, "waited", human_duration(self.wait))?;
         line(f, "read", human_duration(self.read))?;
@@ -240,7 +309,12 @@ impl fmt::Display for TransferReport {
             let credit = human_duration(server.credit_wait);
             line(f, "server", format!("first batch {first}, engine {execute}, waited for the client {credit}"))?;
         }
-        // A rate past u64 is past every machine; the cast saturates.
+        // A rate past u64 is past every machine; the casts saturate.
+        for (index, part) in self.partitions.iter().enumerate() {
+            let (rows, rate) = (grouped(part.rows), human_size(part.throughput() as u64));
+            let text = format!("{rows} rows, {}, {rate}/s", batches(part.batches(), part.bytes()));
+            line(f, &format!("partition {index}"), text)?;
+        }
         write!(f, "{:<13} {}/s", "throughput", human_size(self.throughput() as u64))
     }
 }
@@ -275,7 +349,15 @@ mod tests {
             bytes_inline: 2048,
             first_answer: Duration::from_millis(12),
             total: Duration::from_secs(2),
-            server: Some(ServerReport { bytes_copied: 512, execute: Duration::from_secs(1), ..Default::default() }),
+            registrations: 2,
+            server: Some(ServerReport {
+                bytes_copied: 512,
+                registrations: 3,
+                regions: 4,
+                page_faults: 5000,
+                execute: Duration::from_secs(1),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -288,6 +370,7 @@ rows          6,001,215
 lent          733 batches, 3.00 GiB
 inline        1 batches, 2.00 KiB
 copied        by the client 0 B, by the server 512 B
+registered    by the client 2, by the server 3 (4 regions announced, 5,000 page faults)
 first answer  12.00 ms
 waited        0 s
 read          0 s
@@ -308,6 +391,29 @@ throughput    1.50 GiB/s";
     }
 
     #[test]
+    fn partitions_together() {
+        let part = |rows, seconds| {
+            let server = report().server.map(|server| ServerReport { execute: Duration::from_secs(seconds), ..server });
+            TransferReport { rows, read: Duration::from_secs(seconds), server, ..report() }
+        };
+        let fell_back = Carrier::Inline { fallback: Some("no device".into()) };
+        let parts = vec![part(3, 5), TransferReport { carrier: fell_back.clone(), ..part(4, 2) }];
+        let whole = TransferReport { bytes_copied: 7, total: Duration::from_secs(6), ..Default::default() };
+        let whole = whole.of_partitions(parts);
+        assert_eq!((whole.rows, whole.batches_lent, whole.bytes_copied, whole.complete), (7, 1466, 7, false));
+        assert_eq!((whole.read, whole.total), (Duration::from_secs(5), Duration::from_secs(6)));
+        assert_eq!(whole.carrier, fell_back);
+        assert_eq!(
+            whole.server.map(|server| (server.execute, server.bytes_copied)),
+            Some((Duration::from_secs(5), 1024))
+        );
+        let text = whole.to_string();
+        assert!(text.contains("\npartition 1   4 rows, 734 batches, 3.00 GiB, 1.50 GiB/s\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&whole.to_json()).unwrap();
+        assert_eq!(json["partitions"][1]["rows"], 4);
+    }
+
+    #[test]
     fn for_programs() {
         let text = report().to_json();
         assert!(!text.contains('\n'));
@@ -317,6 +423,7 @@ throughput    1.50 GiB/s";
         assert_eq!(json["fallback"], serde_json::Value::Null);
         assert_eq!(json["bytes_lent"], 3_221_225_472_u64);
         assert_eq!(json["bytes_copied_server"], 512);
+        assert_eq!((&json["registrations_client"], &json["regions_server"]), (&2.into(), &4.into()));
         assert_eq!(json["total_seconds"], 2.0);
         assert_eq!(json["throughput_bytes_per_second"], (3_221_225_472_u64 + 2048) as f64 / 2.0);
     }

@@ -1,4 +1,4 @@
-//! A query's result as a stream of record batches.
+//! What one stream of a connection brings: a query's result, or one partition of it.
 
 mod lazy;
 
@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
+use thallus_protocol::message::SortKey;
 use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,16 +22,14 @@ use crate::error::ClientError;
 use crate::options::Delivery;
 use crate::report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
 
-/// A query's result: its schema at once, its batches as they arrive, and at the end or at any time its report.
-///
-/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels the
-/// query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
+/// A result, or one partition of it, as its connection brings it.
 #[derive(Debug)]
-pub struct ResultStream {
+pub(crate) struct PartStream {
     handle: Arc<Handle>,
     stream: StreamId,
     items: mpsc::UnboundedReceiver<Item>,
     schema: SchemaRef,
+    order: Vec<SortKey>,
     decoder: Option<InlineDecoder>,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
@@ -40,7 +39,7 @@ pub struct ResultStream {
     over: bool,
 }
 
-impl ResultStream {
+impl PartStream {
     pub(crate) fn new(
         handle: Arc<Handle>,
         stream: StreamId,
@@ -48,11 +47,12 @@ impl ResultStream {
         started: Instant,
         info: Arc<Mutex<ConnectionInfo>>,
     ) -> Self {
-        ResultStream {
+        PartStream {
             handle,
             stream,
             items,
             schema: Arc::new(Schema::empty()),
+            order: Vec::new(),
             decoder: None,
             info,
             inline_wanted: false,
@@ -69,10 +69,11 @@ impl ResultStream {
         let first = self.items.recv().await;
         self.report.first_answer = self.started.elapsed();
         match first {
-            Some(Item::Schema { schema, ipc }) => {
+            Some(Item::Schema { schema, ipc, order }) => {
                 let decoder = InlineDecoder::new(&ipc, InlineLimits::default());
                 self.decoder = Some(decoder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
                 self.schema = schema;
+                self.order = order;
                 Ok(self)
             }
             Some(Item::Failed(error)) => {
@@ -81,20 +82,33 @@ impl ResultStream {
             }
             _ => {
                 self.over = true;
-                Err(ClientError::ServerGone { message: "the connection has ended".into() })
+                Err(ClientError::gone())
             }
         }
     }
 
-    /// The schema of every batch.
-    #[must_use]
-    pub fn schema(&self) -> SchemaRef {
+    pub(crate) fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    /// What the transfer was so far; in all, once the stream has ended.
-    #[must_use]
-    pub fn report(&self) -> TransferReport {
+    /// What it is sorted by, if it is a partition of a sorted result.
+    pub(crate) fn order(&self) -> &[SortKey] {
+        &self.order
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Ends it here: whatever still comes is not wanted.
+    pub(crate) fn give_up(&mut self) {
+        if !self.over {
+            self.ended();
+            self.handle.send(Command::Cancel { stream: self.stream });
+        }
+    }
+
+    pub(crate) fn report(&self) -> TransferReport {
         let mut report = self.report.clone();
         if !self.over {
             report.total = self.started.elapsed();
@@ -157,7 +171,7 @@ impl ResultStream {
 /// A batch with its position and its cost, as it came.
 type Delivered = (u64, u64, Arrived);
 
-impl ResultStream {
+impl PartStream {
     fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivered, ClientError>>> {
         let this = self;
         if this.over {
@@ -173,12 +187,16 @@ impl ResultStream {
         }
         Poll::Ready(match item {
             Some(Item::Batch { seq, cost, arrived }) => Some(Ok((seq, cost, arrived))),
-            Some(Item::End { stats, read }) => {
+            Some(Item::End { stats, read, registrations }) => {
                 this.ended();
                 this.report.complete = true;
                 this.report.read = read;
+                this.report.registrations = registrations;
                 this.report.server = Some(ServerReport {
                     bytes_copied: stats.bytes_staged,
+                    registrations: stats.registrations,
+                    regions: stats.regions,
+                    page_faults: stats.page_faults,
                     first_batch: Duration::from_nanos(stats.first_batch_nanos),
                     execute: Duration::from_nanos(stats.execute_nanos),
                     credit_wait: Duration::from_nanos(stats.credit_wait_nanos),
@@ -197,13 +215,13 @@ impl ResultStream {
             }
             Some(Item::Schema { .. }) | None => {
                 this.ended();
-                Some(Err(ClientError::ServerGone { message: "the connection has ended".into() }))
+                Some(Err(ClientError::gone()))
             }
         })
     }
 }
 
-impl Stream for ResultStream {
+impl Stream for PartStream {
     type Item = Result<RecordBatch, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -215,10 +233,8 @@ impl Stream for ResultStream {
     }
 }
 
-impl Drop for ResultStream {
+impl Drop for PartStream {
     fn drop(&mut self) {
-        if !self.over {
-            self.handle.send(Command::Cancel { stream: self.stream });
-        }
+        self.give_up();
     }
 }

@@ -1,10 +1,13 @@
-//! The fault injector and the tracer, around a simulated fabric: they keep the contract, and do what they say.
+//! The fault injector, the tracer and the counter, around a simulated fabric: they keep the contract, and do what they say.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_buffer::Buffer;
 use thallus_fabric::conformance::{Bench, Connection, Side, drive, run};
+use thallus_fabric::count::{CountedFabric, thread_registrations};
 use thallus_fabric::fault::{Call, FaultInjector, FaultPlan, ReadFault, When};
+use thallus_fabric::memory::PAGE;
 use thallus_fabric::trace::{TraceEvent, Tracer};
 use thallus_fabric::{Fabric, FabricError, ReadFailure, ReadToken};
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
@@ -24,6 +27,26 @@ mod a_tracer {
     use super::*;
 
     thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(Tracer::new(host(1), 100)) });
+}
+
+mod a_counter {
+    use super::*;
+
+    thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(CountedFabric::new(host(1))) });
+}
+
+#[test]
+fn a_counter_counts_what_was_registered_by_all_and_by_this_thread() {
+    let fabric = Arc::new(CountedFabric::new(host(1)));
+    let before = thread_registrations();
+    let allocated = fabric.allocate(5000).unwrap();
+    let registered = fabric.register(Buffer::from(vec![1_u8; 300])).unwrap();
+    let elsewhere = Arc::clone(&fabric);
+    std::thread::spawn(move || elsewhere.allocate(1).unwrap()).join().unwrap();
+    assert_eq!((fabric.registrations(), thread_registrations() - before), (3, 2));
+    assert_eq!(fabric.bytes(), (allocated.len() + registered.len() + PAGE) as u64);
+    drop((allocated, registered));
+    assert_eq!(fabric.registrations(), 3, "what is gone was made all the same");
 }
 
 mod an_injector_without_faults {

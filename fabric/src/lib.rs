@@ -4,14 +4,15 @@
 //! are driven, not awaited: reads are posted, completions are polled, and an operation's table owns the memory that an
 //! operation writes until that operation's completion has been polled, whatever became of whoever asked for it.
 //!
-//! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`] and
-//! [`trace::Tracer`] wrap any fabric; [`diagnosis`] is how a fabric says whether it can work; `conformance`, a feature, is the
-//! suite that every fabric passes.
+//! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`],
+//! [`trace::Tracer`] and [`count::CountedFabric`] wrap any fabric; [`diagnosis`] is how a fabric says whether it can work;
+//! `conformance`, a feature, is the suite that every fabric passes.
 
 #![warn(missing_docs)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod count;
 pub mod diagnosis;
 pub mod driver;
 mod error;

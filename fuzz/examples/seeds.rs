@@ -68,7 +68,7 @@ fn connections() {
     let said = [
         (ToClient::Welcome(ServerHello { name: "s".into(), fabric: Ok(fabric), limits }), &[][..]),
         (ToClient::Region(region(2)), &[]),
-        (ToClient::Schema { stream }, &ipc),
+        (ToClient::Schema { stream, order: Vec::new() }, &ipc),
         (ToClient::Lent { stream, seq: 0, batch }, &[]),
         (ToClient::Inline { stream, seq: 1, bytes: 6, more: true }, b"abc"),
         (ToClient::Inline { stream, seq: 1, bytes: 6, more: false }, b"def"),

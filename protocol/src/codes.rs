@@ -83,6 +83,12 @@ codes! {
         SqlTooLong = 17, "SQL text too long";
         /// Arrow cannot carry the result.
         Unencodable = 18, "the result cannot be encoded";
+        /// What this partition asks does not fit the others, or the server's limits.
+        PartitionInvalid = 19, "invalid partition";
+        /// Not all partitions of the result were asked for in time.
+        PartitionMissing = 20, "partitions are missing";
+        /// Another partition of the result did not get to its end.
+        PartitionLost = 21, "another partition was lost";
     }
 }
 

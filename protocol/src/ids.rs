@@ -46,6 +46,18 @@ id! {
     AskId(u64)
 }
 
+/// A result that several streams share, each one partition of it. Chosen by the borrower: 128 bits of its system's entropy.
+///
+/// Whoever knows it can take a partition before its owner does, so it is a secret: its `Debug` does not tell it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupId(pub [u8; 16]);
+
+impl fmt::Debug for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupId(..)")
+    }
+}
+
 /// Which fabric carries the data plane: `ucx`, `verbs`, `sim`.
 ///
 /// An open set, so that a peer may offer a fabric that this build does not know.

@@ -68,7 +68,7 @@ mod timers;
 
 pub use client::ClientConnection;
 pub use error::{ApiMisuse, ConnectionError, StreamError};
-pub use ids::{AskId, FabricKind, LeaseId, ReadId, RegionId, RemoteRange, StreamId};
+pub use ids::{AskId, FabricKind, GroupId, LeaseId, ReadId, RegionId, RemoteRange, StreamId};
 pub use lease::LeaseEnd;
 pub use link::LinkTimeouts;
 pub use misbehaviour::PeerMisbehaved;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codes::{CancelReason, CloseCode, StreamCode};
-use crate::ids::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
+use crate::ids::{FabricKind, GroupId, LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 
 /// How a lender fences lent memory; see `architecture`, "Fencing".
@@ -104,10 +104,40 @@ pub struct ExecuteOptions {
     pub inline_threshold: Option<u64>,
     /// Bytes that the client can take before it grants more.
     pub credit: u64,
+    /// Which part of the result this stream is to have. `None`: all of it.
+    pub part: Option<Partition>,
     /// What is lent is read only as far as the client's application asks, and is on loan until that is done with it. Not on the
     /// wire: to the server such a client is merely a slow one.
     #[serde(skip)]
     pub lazy: bool,
+}
+
+/// One partition of a result whose others travel on other streams, of this connection or of others to the same server.
+///
+/// All members of a group ask the same query in the same way, each for an index of its own. The server runs the query once,
+/// when all have come, and ends all of them in the same error if one of them does not get to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// Names the result on this server.
+    pub group: GroupId,
+    /// Which partition, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+/// Most [`SortKey`]s of a result. One that is sorted by more comes as if it were not.
+pub const MAX_SORT_KEYS: usize = 256;
+
+/// One column by which every partition of a result is sorted, so that merging them by it restores the result's order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SortKey {
+    /// Its position in the schema, from 0.
+    pub column: u32,
+    /// Greatest first.
+    pub descending: bool,
+    /// Nulls before everything else, or after.
+    pub nulls_first: bool,
 }
 
 /// A piece of the lender's memory that the borrower may read ranges of.
@@ -161,6 +191,12 @@ pub struct StreamStats {
     pub bytes_inline: u64,
     /// Bytes that the server had to copy to registered memory before they could be lent.
     pub bytes_staged: u64,
+    /// Registrations of memory that the server had to make for what it lent. 0 in steady state.
+    pub registrations: u64,
+    /// Regions that the server had to announce for what it lent: keys that the client had to take in. 0 in steady state.
+    pub regions: u64,
+    /// Page faults that the server took while it made batches ready to be lent. 0 in steady state.
+    pub page_faults: u64,
     /// Nanoseconds from the query's arrival to the first batch out of the engine.
     pub first_batch_nanos: u64,
     /// Nanoseconds that the engine took in all, time waiting for credit left out.
@@ -238,6 +274,8 @@ pub enum ToClient {
     Schema {
         /// Of this stream.
         stream: StreamId,
+        /// Where the stream is one partition of a sorted result: what it is sorted by, most significant first.
+        order: Vec<SortKey>,
     },
     /// A batch, or a piece of one, in the payload: Arrow IPC.
     Inline {

@@ -6,7 +6,7 @@ use thallus_protocol::client::{ClientConfig, ClientInput, ClientOutput};
 use thallus_protocol::codec::{
     DecodeError, Decoded, Decoder, EncodeError, FrameLimits, Preface, VERSIONS, VersionRange, encode,
 };
-use thallus_protocol::message::ToClient;
+use thallus_protocol::message::{SortKey, ToClient};
 use thallus_protocol::server::{ServerConfig, ServerInput, ServerOutput};
 use thallus_protocol::{ClientConnection, ConnectionError, PeerMisbehaved, ServerConnection, StreamId, Timestamp};
 
@@ -14,6 +14,14 @@ const LIMITS: FrameLimits = FrameLimits { message: 1000, payload: 2000 };
 
 fn preface() -> Vec<u8> {
     Preface { versions: VERSIONS, features: 0 }.encode().to_vec()
+}
+
+fn arb_key() -> impl Strategy<Value = SortKey> {
+    (any::<u32>(), any::<bool>(), any::<bool>()).prop_map(|(column, descending, nulls_first)| SortKey {
+        column,
+        descending,
+        nulls_first,
+    })
 }
 
 /// A message with a payload, and its bytes.
@@ -26,7 +34,8 @@ fn arb_message() -> impl Strategy<Value = (ToClient, Bytes)> {
                 (ToClient::Inline { stream: StreamId(stream), seq, bytes, more }, payload)
             }
         ),
-        (any::<u32>(), payload()).prop_map(|(stream, ipc)| (ToClient::Schema { stream: StreamId(stream) }, ipc)),
+        (any::<u32>(), prop::collection::vec(arb_key(), 0..4), payload())
+            .prop_map(|(stream, order, ipc)| (ToClient::Schema { stream: StreamId(stream), order }, ipc)),
         (any::<u16>(), "\\PC{0,30}")
             .prop_map(|(code, message)| { (ToClient::Goodbye { code: code.into(), message }, Bytes::new()) }),
     ]

@@ -9,7 +9,7 @@ use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, 
 use thallus_protocol::codes::{CancelReason, CloseCode, StreamCode};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor};
 use thallus_protocol::message::*;
-use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
+use thallus_protocol::{FabricKind, GroupId, LeaseId, RegionId, RemoteRange, StreamId};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -84,16 +84,27 @@ fn to_server() {
         deadline_ms: Some(5),
         inline_threshold: None,
         credit: 1 << 16,
+        part: None,
         lazy: false,
     };
     pinned(
         ToServer::Execute { stream: StreamId(7), sql: "select 1".into(), options },
         b"",
-        "15000000 00000000 03070873656c65637420310201e807010500808004",
+        "16000000 00000000 03070873656c65637420310201e80701050080800400",
+    );
+    let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
+    pinned(
+        ToServer::Execute {
+            stream: StreamId(7),
+            sql: String::new(),
+            options: ExecuteOptions { part: Some(part), ..Default::default() },
+        },
+        b"",
+        "1c000000 00000000 030700000000000001 7369787465656e206279746573206f66 02ac02",
     );
     for (delivery, options) in [
-        (Delivery::Auto, "08000000 00000000 0300000000000000"),
-        (Delivery::Inline, "08000000 00000000 0300000100000000"),
+        (Delivery::Auto, "09000000 00000000 030000000000000000"),
+        (Delivery::Inline, "09000000 00000000 030000010000000000"),
     ] {
         let execute = ExecuteOptions { delivery, ..Default::default() };
         pinned(ToServer::Execute { stream: StreamId(0), sql: String::new(), options: execute }, b"", options);
@@ -130,7 +141,12 @@ fn to_client() {
     pinned(welcome(Err("none".into())), b"", "10000000 00000000 00017301046e6f6e6504808040808004");
     pinned(ToClient::Region(region()), b"", "0a000000 00000000 010380208040036b6579");
     pinned(ToClient::RegionGone(RegionId(3)), b"", "02000000 00000000 0203");
-    pinned(ToClient::Schema { stream: StreamId(7) }, b"ipc", "02000000 03000000 0307697063");
+    pinned(ToClient::Schema { stream: StreamId(7), order: Vec::new() }, b"ipc", "03000000 03000000 030700697063");
+    let order = vec![
+        SortKey { column: 300, descending: true, nulls_first: false },
+        SortKey { column: 0, descending: false, nulls_first: true },
+    ];
+    pinned(ToClient::Schema { stream: StreamId(7), order }, b"ipc", "0a000000 03000000 030702ac020100000001697063");
     pinned(
         ToClient::Inline { stream: StreamId(7), seq: 2, bytes: 4, more: true },
         b"data",
@@ -174,11 +190,15 @@ fn to_client() {
         bytes_lent: 4,
         bytes_inline: 5,
         bytes_staged: 6,
-        first_batch_nanos: 7,
-        execute_nanos: 8,
-        credit_wait_nanos: 9,
+        registrations: 7,
+        regions: 8,
+        page_faults: 9,
+        first_batch_nanos: 10,
+        execute_nanos: 11,
+        credit_wait_nanos: 12,
     };
-    pinned(ToClient::End { stream: StreamId(7), batches: 5, stats }, b"", "0c000000 00000000 070705010203040506070809");
+    let end = ToClient::End { stream: StreamId(7), batches: 5, stats };
+    pinned(end, b"", "0f000000 00000000 070705010203040506070809 0a0b0c");
     let failed = |code| ToClient::Failed { stream: StreamId(7), code, message: "no".into() };
     pinned(failed(StreamCode::UnknownTable), b"", "06000000 00000000 080702026e6f");
     pinned(failed(StreamCode::Unknown(999)), b"", "07000000 00000000 0807e707026e6f");
@@ -194,12 +214,12 @@ fn to_client() {
 /// Every code that this build knows keeps its number, and numbers that it does not know survive.
 #[test]
 fn codes() {
-    let stream: Vec<String> = (0..20).map(|code| format!("{:?}", StreamCode::from(code))).collect();
+    let stream: Vec<String> = (0..23).map(|code| format!("{:?}", StreamCode::from(code))).collect();
     assert_eq!(
         stream.join(" "),
         "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal Cancelled \
          DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong Unencodable \
-         Unknown(19)"
+         PartitionInvalid PartitionMissing PartitionLost Unknown(22)"
     );
     let close: Vec<String> = (0..8).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(

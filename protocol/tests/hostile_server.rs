@@ -13,7 +13,7 @@ use pair::{any_edge, bytes_of, config, frame, preface, timeouts};
 use proptest::prelude::*;
 use thallus_protocol::client::*;
 use thallus_protocol::codec::FrameLimits;
-use thallus_protocol::inline::encode_schema;
+use thallus_protocol::inline::{InlineLimits, decode_schema, encode_schema};
 use thallus_protocol::layout::{BatchDescriptor, Detail, Piece};
 use thallus_protocol::message::*;
 use thallus_protocol::testing::mutate_descriptor;
@@ -280,7 +280,9 @@ impl Client {
     fn apply(&mut self, op: ClientOp) {
         match op {
             ClientOp::Say(message, payload) => self.say(&message, vec![7; payload].into()),
-            ClientOp::Schema(stream) => self.say(&ToClient::Schema { stream: StreamId(stream) }, schema_message()),
+            ClientOp::Schema(stream) => {
+                self.say(&ToClient::Schema { stream: StreamId(stream), order: Vec::new() }, schema_message())
+            }
             ClientOp::Lent { stream, seq, lease, rows, twist } => {
                 let batch = lent(lease, rows, twist);
                 self.say(&ToClient::Lent { stream: StreamId(stream), seq, batch }, Bytes::new());
@@ -439,11 +441,32 @@ fn an_error_that_quotes_megabytes() {
     for op in welcome().into_iter().take(7) {
         client.apply(op);
     }
-    client.say(&ToClient::Schema { stream: StreamId(1) }, ipc.into());
+    client.say(&ToClient::Schema { stream: StreamId(1), order: Vec::new() }, ipc.into());
     let mut batch = lent(1, 3, Twist::Nothing);
     batch.descriptor.nodes[0].detail = Detail::Base(0);
     client.say(&ToClient::Lent { stream: StreamId(1), seq: 0, batch }, Bytes::new());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })));
     assert!(error.to_string().len() > 300_000, "{error}");
+}
+
+/// Whoever merges partitions looks at the columns that the server says they are sorted by.
+#[test]
+fn a_result_sorted_by_columns_that_it_does_not_have() {
+    let sorted_by = |column, keys| {
+        let mut client = Client::new(FrameLimits { message: 256 << 10, payload: 4 << 20 });
+        for op in welcome().into_iter().take(7) {
+            client.apply(op);
+        }
+        let order = vec![SortKey { column, descending: true, nulls_first: true }; keys];
+        client.say(&ToClient::Schema { stream: StreamId(1), order }, schema_message());
+        client.finish()
+    };
+    let columns = decode_schema(&schema_message(), &InlineLimits::default()).expect("it decodes").fields().len();
+    let error = sorted_by(columns as u32, 1);
+    assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Schema { .. })), "{error}");
+    let error = sorted_by(0, MAX_SORT_KEYS + 1);
+    assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Limit { what: "sort keys", .. })), "{error}");
+    let error = sorted_by(columns as u32 - 1, MAX_SORT_KEYS);
+    assert!(!matches!(error, ConnectionError::Peer(_)), "{error}");
 }

@@ -8,7 +8,7 @@ use pair::memory::{DATA, DATA_BASE};
 use pair::script::{Batch, Ending, Knobs, Script, descriptor, schema_message};
 use pair::{Op, Pair};
 use thallus_protocol::client::{ClientCommand, ClientConfig};
-use thallus_protocol::message::{Delivery, ExecuteOptions, FabricOffer, Fencing, Region};
+use thallus_protocol::message::{Delivery, ExecuteOptions, FabricOffer, Fencing, MAX_SORT_KEYS, Region, SortKey};
 use thallus_protocol::server::{Loan, ServerCommand};
 use thallus_protocol::{
     ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseEnd, LeaseId, ReadId, RegionId, RemoteRange,
@@ -99,7 +99,13 @@ impl CloneForTest for ClientCommand {
 }
 
 fn loan(lease: u64, rows: u64, place: RemoteRange) -> Loan {
-    Loan { lease: LeaseId(lease), descriptor: descriptor(rows), places: vec![place; 2], staged: 0 }
+    Loan {
+        lease: LeaseId(lease),
+        descriptor: descriptor(rows),
+        places: vec![place; 2],
+        staged: 0,
+        effort: Default::default(),
+    }
 }
 
 fn place(region: RegionId) -> RemoteRange {
@@ -116,6 +122,18 @@ fn server_state() {
     server_refuses(&state("schema", "the stream runs"), |_| ServerCommand::Schema {
         stream: STREAM,
         schema: schema_message(),
+        order: Vec::new(),
+    });
+}
+
+#[test]
+fn server_sort_keys_without_end() {
+    let said = ApiMisuse::Encode(format!("{} sort keys, the limit is {MAX_SORT_KEYS}", MAX_SORT_KEYS + 1));
+    let key = SortKey { column: 0, descending: false, nulls_first: false };
+    server_refuses(&said, |_| ServerCommand::Schema {
+        stream: STREAM,
+        schema: schema_message(),
+        order: vec![key; MAX_SORT_KEYS + 1],
     });
 }
 

@@ -15,3 +15,4 @@ mod server;
 mod session;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
+pub use session::GroupLimits;

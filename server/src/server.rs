@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use thallus_fabric::Fabric;
+use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::RegisteredSpace;
 use thallus_protocol::codec::FrameLimits;
@@ -18,11 +19,11 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{Lender, Shared, serve};
+use crate::session::{GroupLimits, Groups, Lender, Shared, serve};
 
 /// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
 const MAX_LEASES: u32 = 511;
@@ -72,13 +73,10 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn lenders(self, budget: u64) -> Vec<Arc<Lender>> {
-        let lender = |fabric: Arc<dyn Fabric>| {
-            let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
-            let space = ours.map(|registered| Arc::clone(&registered.space));
-            Arc::new(Lender::new(fabric, space, budget))
-        };
-        self.available.into_iter().map(lender).collect()
+    fn lender(&self, fabric: &Arc<CountedFabric>, budget: u64) -> Arc<Lender> {
+        let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
+        let space = ours.map(|registered| Arc::clone(&registered.space));
+        Arc::new(Lender::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget))
     }
 }
 
@@ -93,6 +91,8 @@ pub struct Settings {
     pub max_loan_bytes_total: u64,
     /// What one client may take.
     pub limits: ServerLimits,
+    /// What queries in partitions may take.
+    pub groups: GroupLimits,
     /// Longest control message.
     pub max_message_bytes: u32,
     /// Live bytes from which on a batch is lent.
@@ -121,6 +121,11 @@ impl Settings {
                 max_streams: at_most(limits.max_streams_per_connection as u64),
                 max_loan_bytes: limits.max_bytes_on_loan_per_connection.bytes(),
                 max_sql_bytes: at_most(config.engine.max_sql_bytes.bytes()),
+            },
+            groups: GroupLimits {
+                max_groups: limits.max_partitioned_queries,
+                max_partitions: limits.max_partitions,
+                rendezvous: times.rendezvous.0,
             },
             max_message_bytes: at_most(limits.max_message_bytes.bytes()),
             inline_threshold: limits.inline_threshold_bytes.bytes(),
@@ -164,6 +169,7 @@ pub struct ServeError(#[from] io::Error);
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
+    fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
     drain: Arc<watch::Sender<bool>>,
@@ -175,9 +181,12 @@ impl Server {
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
         let machine = settings.machine(&fabrics);
         let budget = settings.max_loan_bytes_total;
-        let lenders = fabrics.lenders(budget);
+        let counted: Vec<_> =
+            fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
+        let lenders = counted.iter().map(|fabric| fabrics.lender(fabric, budget)).collect();
         Server {
-            shared: Arc::new(Shared { engine, lenders, machine }),
+            shared: Arc::new(Shared { engine, lenders, machine, groups: Arc::new(Groups::new(settings.groups)) }),
+            fabrics: counted.into(),
             settings: Arc::new(settings),
             connections: Arc::default(),
             drain: Arc::new(watch::Sender::new(false)),
@@ -190,10 +199,23 @@ impl Server {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Queries that run in partitions now, or wait for partitions to be asked for.
+    #[must_use]
+    pub fn partitioned_queries(&self) -> usize {
+        self.shared.groups.len()
+    }
+
     /// Bytes of registered memory that are kept for batches which cannot be lent from where they lie.
     #[must_use]
     pub fn staged_bytes(&self) -> usize {
         self.shared.lenders.iter().map(|lender| lender.staged_bytes()).sum()
+    }
+
+    /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease words of
+    /// new connections.
+    #[must_use]
+    pub fn registrations(&self) -> u64 {
+        self.fabrics.iter().map(|fabric| fabric.registrations()).sum()
     }
 
     /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages.
@@ -247,6 +269,8 @@ impl Server {
                             ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
                             ended => info!(%ended, "connection ended"),
                         }
+                        let (registrations, staged) = (server.registrations(), server.staged_bytes());
+                        debug!(registrations, staged, on_loan = server.bytes_on_loan(), "memory of all connections");
                     };
                     tasks.spawn(connection.instrument(span));
                 }

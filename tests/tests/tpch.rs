@@ -1,5 +1,5 @@
-//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, and inline, against DataFusion
-//! run in this process over the same files: value for value.
+//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, inline, and in partitions, against
+//! DataFusion run in this process over the same files: value for value.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,8 +40,7 @@ async fn expected(context: &SessionContext, sql: &str) -> RecordBatch {
     concat_batches(&schema, &batches).unwrap()
 }
 
-async fn received(client: &Client, sql: &str, delivery: Delivery) -> (SchemaRef, RecordBatch, TransferReport) {
-    let options = QueryOptions::new().with_delivery(delivery);
+async fn received(client: &Client, sql: &str, options: QueryOptions) -> (SchemaRef, RecordBatch, TransferReport) {
     let mut result = client.query_with(sql, options).await.unwrap();
     let schema = result.schema();
     let batches: Vec<_> = result.by_ref().try_collect().await.unwrap();
@@ -137,14 +136,14 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
     block_on(async {
         let context = reference(&data).await;
         let client = Client::connect(&server.url(&format!("fabric={fabric}&require_fabric=true"))).await.unwrap();
-        let mut filled = 0;
+        let (mut filled, mut divided) = (0, 0);
         for (name, sql) in &all {
             let expected = expected(&context, sql).await;
             filled += usize::from(expected.num_rows() > 0);
             for (way, time) in WAYS.into_iter().zip(&mut time) {
                 let what = format!("{name} {way:?}");
                 let began = Instant::now();
-                let (schema, got, report) = received(&client, sql, way).await;
+                let (schema, got, report) = received(&client, sql, QueryOptions::new().with_delivery(way)).await;
                 *time += began.elapsed();
                 assert_eq!(schema, expected.schema(), "{what}");
                 assert_same(&what, sql, &got, &expected);
@@ -156,7 +155,19 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
                     );
                 }
             }
+            for unordered in [false, true] {
+                let options = QueryOptions::new().with_partitions(Some(3)).with_unordered(unordered);
+                let what = format!("{name} in partitions, unordered: {unordered}");
+                let (schema, got, report) = received(&client, sql, options).await;
+                assert_eq!(schema, expected.schema(), "{what}");
+                assert_same(&what, if unordered { "" } else { sql }, &got, &expected);
+                assert!(report.complete && report.partitions.len() == 3, "{what}: {report}");
+                let with_rows = report.partitions.iter().filter(|part| part.rows > 0).count();
+                println!("{what}: {} rows in {with_rows} partitions", report.rows);
+                divided += usize::from(with_rows > 1 && !unordered);
+            }
         }
+        assert!(divided >= 5, "{divided} of {} results came in several partitions: that tests nothing", all.len());
         assert!(filled >= 20, "{filled} of {} results have rows at this scale: that compares nothing", all.len());
         client.close().await;
     });

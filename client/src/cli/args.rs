@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::format::{Compression, Format};
 use super::lazy::Rows;
-use crate::options::{Delivery, parse_duration, parse_size};
+use crate::options::{Delivery, MAX_PARTITIONS, parse_duration, parse_size};
 
 /// Codes in the order of their numbers; `failure` gives them.
 const EXIT_CODES: &str = "\
@@ -27,7 +27,7 @@ Environment:
 
 const URL_HELP: &str = "\
 Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|verbs|none, \
-require_fabric, window, inline_threshold, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
+require_fabric, window, inline_threshold, partitions, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
 busy_poll, ucx_tls, ucx_net_devices, device, port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
@@ -98,7 +98,7 @@ pub struct QueryArgs {
     pub(super) delivery: DeliveryArg,
     /// Leave the result in the server's memory, and read only what is written: with --columns and --rows, or of a table the rows
     /// that it shows. --stats says what that saved
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["partitions", "unordered"])]
     pub(super) lazy: bool,
     /// Columns to read and write, in this order, as in a,b. Rather than in the query where that is given, as SHOW or a view
     #[arg(long, value_name = "NAMES", requires = "lazy")]
@@ -115,6 +115,12 @@ pub struct QueryArgs {
     /// Bytes of the result that may be under way at once, as in 16MiB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) window: Option<u64>,
+    /// Streams in which the result comes, each over a connection of its own, to use several cores. By default the URL's
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PARTITIONS)))]
+    pub(super) partitions: Option<u32>,
+    /// Take rows of partitions as they arrive, even if the query has an ORDER BY
+    #[arg(long)]
+    pub(super) unordered: bool,
     /// Say on stderr how the result travelled, in lines or as one JSON object
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     pub(super) stats: Option<StatsFormat>,

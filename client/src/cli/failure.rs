@@ -181,6 +181,12 @@ fn query_hint(kind: StreamCode) -> Option<&'static str> {
         StreamCode::Plan => Some("DESCRIBE table lists a table's columns and their types"),
         StreamCode::DeadlineExceeded => Some("allow more time with --deadline"),
         StreamCode::TooManyStreams => Some("wait for other queries to end, and try again"),
+        StreamCode::PartitionInvalid => {
+            Some("ask for fewer --partitions; the server's limits.max_partitions bounds them")
+        }
+        StreamCode::PartitionMissing | StreamCode::PartitionLost => {
+            Some("run the query again; the server's log says more, and with --partitions 1 it takes one connection")
+        }
         StreamCode::BatchTooLarge => Some("ask for smaller batches with --batch-rows, or raise max_batch in the URL"),
         _ => None,
     }

@@ -86,7 +86,9 @@ impl Request {
             .with_deadline(args.deadline)
             .with_delivery(args.delivery.into())
             .with_batch_rows(args.batch_rows)
-            .with_window(args.window);
+            .with_window(args.window)
+            .with_partitions(args.partitions)
+            .with_unordered(args.unordered);
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
         let lazy = args.lazy.then(|| (args.columns, args.rows.unwrap_or(Rows::ALL)));
         Ok(Request { connect, sql, options, format, output, lazy, stats: args.stats, quiet: args.quiet })
@@ -119,7 +121,17 @@ impl Request {
             None => {
                 let answer = interrupts.unless(client.query_with(&self.sql, self.options)).await;
                 match answer.and_then(|answer| answer.map_err(failed)) {
-                    Ok(result) => Ok(deliver(result, self.format, output, progress, interrupts).await),
+                    Ok(result) => {
+                        // What more connections fell back to has not been said yet.
+                        if let (None, Some(reason)) =
+                            (client.connection().carrier.fallback(), result.report().carrier.fallback())
+                        {
+                            say(format_args!(
+                                "warning: no one-sided reads for a partition: {reason}; it comes inline over TCP"
+                            ));
+                        }
+                        Ok(deliver(result, self.format, output, progress, interrupts).await)
+                    }
                     Err(failure) => Err(failure),
                 }
             }

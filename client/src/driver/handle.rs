@@ -6,7 +6,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use thallus_protocol::layout::{BatchDescriptor, Piece, SlabLayout};
-use thallus_protocol::message::{ExecuteOptions, StreamStats};
+use thallus_protocol::message::{ExecuteOptions, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -56,9 +56,9 @@ pub(crate) enum Command {
 /// What a connection says of one result. Bounded by the result's credit.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Schema { schema: SchemaRef, ipc: Bytes },
+    Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
     Batch { seq: u64, cost: u64, arrived: Arrived },
-    End { stats: StreamStats, read: std::time::Duration },
+    End { stats: StreamStats, read: std::time::Duration, registrations: u64 },
     Failed(StreamError),
 }
 
@@ -85,6 +85,11 @@ impl Handle {
     /// `false`: the connection has ended.
     pub(crate) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
+    }
+
+    /// Whether the connection has not ended.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.commands.is_closed()
     }
 
     /// Starts a query. Ids go out in the order in which they are given: hence the lock over both.

@@ -50,6 +50,8 @@ struct Running {
     reading: usize,
     since: Timestamp,
     read: Duration,
+    /// The connection's, when the result began.
+    registrations: u64,
 }
 
 pub(crate) struct Driver<S> {
@@ -238,7 +240,9 @@ impl<S: ControlIo> Driver<S> {
     fn asked(&mut self, command: Command) {
         match command {
             Command::Execute { stream, sql, options, items, commands } => {
-                let running = Running { items, commands, reading: 0, since: Timestamp::ZERO, read: Duration::ZERO };
+                let registrations = self.registrations();
+                let (since, read) = (Timestamp::ZERO, Duration::ZERO);
+                let running = Running { items, commands, reading: 0, since, read, registrations };
                 self.results.insert(stream, running);
                 self.command(ClientCommand::Execute { stream, sql, options });
             }
@@ -447,7 +451,9 @@ impl<S: ControlIo> Driver<S> {
                     let _gone = pong.send(());
                 }
             }
-            ClientEvent::Schema { stream, schema, ipc } => self.item(stream, Item::Schema { schema, ipc }),
+            ClientEvent::Schema { stream, schema, ipc, order } => {
+                self.item(stream, Item::Schema { schema, ipc, order });
+            }
             ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
             ClientEvent::Found { seq, ask, read, .. } => {
                 let found = self.slab(read).map_err(|reason| StreamError::InvalidBatch { seq, reason });
@@ -455,8 +461,10 @@ impl<S: ControlIo> Driver<S> {
             }
             ClientEvent::AskFailed { ask, error, .. } => self.asks.answer(ask, Err(error)),
             ClientEvent::End { stream, stats } => {
-                let read = self.results.get(&stream).map(|running| running.read).unwrap_or_default();
-                self.item(stream, Item::End { stats, read });
+                let running = self.results.get(&stream);
+                let (read, before) = running.map(|running| (running.read, running.registrations)).unwrap_or_default();
+                let registrations = self.registrations().saturating_sub(before);
+                self.item(stream, Item::End { stats, read, registrations });
                 self.result_over(stream);
             }
             ClientEvent::Failed { stream, error } => {
@@ -464,6 +472,11 @@ impl<S: ControlIo> Driver<S> {
                 self.result_over(stream);
             }
         }
+    }
+
+    /// Of memory for batches to be read into, so far.
+    fn registrations(&self) -> u64 {
+        self.reads.as_ref().map_or(0, Reads::registrations)
     }
 
     fn say_ready(&mut self) {

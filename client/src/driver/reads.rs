@@ -91,6 +91,11 @@ impl Reads {
         }
     }
 
+    /// Registrations of memory to read into, so far.
+    pub(super) fn registrations(&self) -> u64 {
+        self.pool.stats().registrations
+    }
+
     pub(super) fn endpoint(&mut self) -> &mut dyn Endpoint {
         &mut *self.endpoint
     }

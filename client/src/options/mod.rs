@@ -7,10 +7,14 @@ use std::time::Duration;
 
 pub use self::units::{UnitError, parse_duration, parse_size};
 pub(crate) use self::units::{grouped, human_duration, human_size};
+pub(crate) use self::url::check_partitions;
 pub use self::url::{OPTION_NAMES, UrlError};
 
 /// The port that a server listens on unless it is told otherwise.
 pub const DEFAULT_PORT: u16 = 7807;
+
+/// Most partitions that a result can be asked in; a server may allow fewer.
+pub const MAX_PARTITIONS: u32 = 1024;
 
 /// Which fabrics a client offers to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -85,6 +89,8 @@ pub struct ConnectOptions {
     /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. 64 KiB by
     /// default.
     pub inline_threshold: u64,
+    /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1 by default.
+    pub partitions: u32,
     /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by default.
     pub max_batch: u64,
     /// `pool`: bytes of registered memory that are kept for reuse when no batch lives in them any more. 256 MiB by default.
@@ -135,6 +141,7 @@ impl ConnectOptions {
             require_fabric: false,
             window: 64 << 20,
             inline_threshold: 64 << 10,
+            partitions: 1,
             max_batch: 256 << 20,
             pool: 256 << 20,
             connect_timeout: Duration::from_secs(10),
@@ -171,6 +178,8 @@ impl ConnectOptions {
         with_window, window: u64;
         /// Sets [`inline_threshold`](Self::inline_threshold), in bytes.
         with_inline_threshold, inline_threshold: u64;
+        /// Sets [`partitions`](Self::partitions).
+        with_partitions, partitions: u32;
         /// Sets [`max_batch`](Self::max_batch), in bytes.
         with_max_batch, max_batch: u64;
         /// Sets [`pool`](Self::pool), in bytes.
@@ -208,8 +217,14 @@ pub struct QueryOptions {
     pub delivery: Delivery,
     /// Rows that the engine should aim at in a batch. `None`: the server's choice.
     pub batch_rows: Option<u32>,
-    /// Bytes on loan or on the way, for this result. `None`: [`ConnectOptions::window`].
+    /// Bytes on loan or on the way, for this result, or for each of its partitions. `None`: [`ConnectOptions::window`].
     pub window: Option<u64>,
+    /// Streams in which the result comes, each over a connection of its own, so that several cores fill the link. `None`:
+    /// [`ConnectOptions::partitions`].
+    pub partitions: Option<u32>,
+    /// Partitions of a result that has an order are merged to it, which copies rows at the client. With this, batches come as
+    /// they arrive.
+    pub unordered: bool,
 }
 
 impl QueryOptions {
@@ -228,5 +243,9 @@ impl QueryOptions {
         with_batch_rows, batch_rows: Option<u32>;
         /// Sets [`window`](Self::window), in bytes.
         with_window, window: Option<u64>;
+        /// Sets [`partitions`](Self::partitions).
+        with_partitions, partitions: Option<u32>;
+        /// Sets [`unordered`](Self::unordered).
+        with_unordered, unordered: bool;
     }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::units::{exact_duration, exact_size, parse_duration, parse_size};
-use super::{ConnectOptions, FabricPreference};
+use super::{ConnectOptions, FabricPreference, MAX_PARTITIONS};
 
 const SCHEME: &str = "thallus";
 
@@ -17,11 +17,12 @@ const SCHEME: &str = "thallus";
 const ECHO: usize = 64;
 
 /// Options that a URL may have, in the order in which they are written.
-pub const OPTION_NAMES: [&str; 16] = [
+pub const OPTION_NAMES: [&str; 17] = [
     "fabric",
     "require_fabric",
     "window",
     "inline_threshold",
+    "partitions",
     "max_batch",
     "pool",
     "connect_timeout",
@@ -178,6 +179,7 @@ impl ConnectOptions {
         if let Some((name, _)) = sizes.into_iter().find(|(_, bytes)| *bytes == 0) {
             return Err(zero(name, "0"));
         }
+        check_partitions(self.partitions)?;
         let times = [
             ("connect_timeout", self.connect_timeout),
             ("read_timeout", self.read_timeout),
@@ -213,6 +215,7 @@ impl ConnectOptions {
             "require_fabric" => self.require_fabric = flag(name, value)?,
             "window" => self.window = size(name, value)?,
             "inline_threshold" => self.inline_threshold = size(name, value)?,
+            "partitions" => self.partitions = number(name, value, 1, MAX_PARTITIONS)?,
             "max_batch" => self.max_batch = size(name, value)?,
             "pool" => self.pool = size(name, value)?,
             "connect_timeout" => self.connect_timeout = time(name, value)?,
@@ -223,8 +226,8 @@ impl ConnectOptions {
             "ucx_tls" => self.ucx_tls = Some(list(name, value)?),
             "ucx_net_devices" => self.ucx_net_devices = Some(list(name, value)?),
             "device" => self.verbs_device = Some(list(name, value)?),
-            "port" => self.verbs_port = Some(number(name, value, 1)?),
-            "gid" => self.verbs_gid = Some(number(name, value, 0)?),
+            "port" => self.verbs_port = Some(number(name, value, 1, u8::MAX)?),
+            "gid" => self.verbs_gid = Some(number(name, value, 0, u8::MAX)?),
             _ => return Err(UrlError::UnknownOption { name: echo(name) }),
         }
         Ok(())
@@ -236,6 +239,7 @@ impl ConnectOptions {
             "require_fabric" => self.require_fabric.to_string(),
             "window" => exact_size(self.window),
             "inline_threshold" => exact_size(self.inline_threshold),
+            "partitions" => self.partitions.to_string(),
             "max_batch" => exact_size(self.max_batch),
             "pool" => exact_size(self.pool),
             "connect_timeout" => exact_duration(self.connect_timeout),
@@ -294,9 +298,17 @@ fn flag(name: &'static str, value: &str) -> Result<bool, UrlError> {
     }
 }
 
-fn number(name: &'static str, value: &str, least: u8) -> Result<u8, UrlError> {
-    let number = value.parse().ok().filter(|number| *number >= least);
-    number.ok_or_else(|| bad(name, value, format!("expected a number from {least} to {}", u8::MAX)))
+fn number<N>(name: &'static str, value: &str, least: N, most: N) -> Result<N, UrlError>
+where
+    N: FromStr + PartialOrd + fmt::Display,
+{
+    let number = value.parse().ok().filter(|number| *number >= least && *number <= most);
+    number.ok_or_else(|| bad(name, value, format!("expected a number from {least} to {most}")))
+}
+
+/// Every partition takes a connection: a number that cannot be meant is refused before any is made.
+pub(crate) fn check_partitions(partitions: u32) -> Result<(), UrlError> {
+    number("partitions", &partitions.to_string(), 1, MAX_PARTITIONS).map(|_| ())
 }
 
 /// A list for UCX's configuration, to which it goes as it is: no control characters, and something in it.
@@ -357,7 +369,7 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&inline_threshold=0&max_batch=2GiB&pool=0\
+        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&inline_threshold=0&partitions=8&max_batch=2GiB&pool=0\
                     &connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
                     &ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
@@ -365,6 +377,7 @@ mod tests {
             .with_require_fabric(true)
             .with_window(1 << 20)
             .with_inline_threshold(0)
+            .with_partitions(8)
             .with_max_batch(2 << 30)
             .with_pool(0)
             .with_connect_timeout(Duration::from_secs(1))
@@ -402,6 +415,7 @@ mod tests {
             ("thallus://h?pool=1&pool=2", "option pool is given twice"),
             ("thallus://h?fabric=tcp", "bad value \"tcp\" for option fabric: known: auto, ucx, verbs, none"),
             ("thallus://h?port=0", "bad value \"0\" for option port: expected a number from 1 to 255"),
+            ("thallus://h?partitions=0", "bad value \"0\" for option partitions: expected a number from 1 to 1024"),
             ("thallus://h?gid=256", "bad value \"256\" for option gid: expected a number from 0 to 255"),
             ("thallus://h?busy_poll=1", "bad value \"1\" for option busy_poll: known: true, false"),
             ("thallus://h?window=0", "bad value \"0\" for option window: must be more than zero"),

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::ResultStream;
+use super::PartStream;
 use crate::driver::{Arrived, Command, Handle, Loan};
 use crate::error::{ClientError, StreamCode};
 use crate::report::{LazyReport, TransferReport};
@@ -30,7 +30,7 @@ use crate::report::{LazyReport, TransferReport};
 /// that there are no more batches, those that are held are good for as long as the loan and the deadline allow.
 #[derive(Debug)]
 pub struct LazyStream {
-    result: ResultStream,
+    result: PartStream,
     /// Bytes that may be held at once.
     window: u64,
     warned: bool,
@@ -49,7 +49,7 @@ struct Account {
 }
 
 impl LazyStream {
-    pub(crate) fn new(result: ResultStream, window: u64) -> Self {
+    pub(crate) fn new(result: PartStream, window: u64) -> Self {
         LazyStream { result, window, warned: false, account: Arc::default() }
     }
 

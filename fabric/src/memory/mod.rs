@@ -11,6 +11,7 @@
 mod available;
 mod copy;
 mod extents;
+mod faults;
 #[cfg(feature = "registered-heap")]
 mod heap;
 mod index;
@@ -27,6 +28,7 @@ mod test_fabric;
 
 pub use available::check_available;
 pub(crate) use available::room_in;
+pub use faults::thread_page_faults;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
 pub use index::{MemoryIndex, RegisteredSpace};

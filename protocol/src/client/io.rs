@@ -9,7 +9,7 @@ use crate::codec::Frame;
 use crate::error::{ConnectionError, StreamError};
 use crate::ids::{AskId, ReadId, RegionId, RemoteRange, StreamId};
 use crate::layout::{BatchDescriptor, Piece, SlabLayout};
-use crate::message::{ExecuteOptions, FabricChoice, Region, ServerLimits, StreamStats};
+use crate::message::{ExecuteOptions, FabricChoice, Region, ServerLimits, SortKey, StreamStats};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -191,6 +191,8 @@ pub enum ClientEvent {
         schema: SchemaRef,
         /// As it came, for the inline decoder.
         ipc: Bytes,
+        /// What the stream is sorted by, if it is a partition of a sorted result. Every column is one of the schema's.
+        order: Vec<SortKey>,
     },
     /// The next batch of a stream, all of it there, its lease proven; or, of a lazy stream, to be asked for.
     Batch {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow_schema::Schema;
 use bytes::Bytes;
 
 use super::{
@@ -15,7 +16,9 @@ use crate::ids::{AskId, LeaseId, ReadId, RegionId, RemoteRange};
 use crate::inline;
 use crate::layout::{self, BatchDescriptor};
 use crate::link::{Incoming, clip, no_payload};
-use crate::message::{FabricChoice, Fencing, LeaseWord, LentBatch, Region, ServerHello, ToClient, ToServer};
+use crate::message::{
+    FabricChoice, Fencing, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, ServerHello, SortKey, ToClient, ToServer,
+};
 use crate::misbehaviour::PeerMisbehaved;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
@@ -79,7 +82,7 @@ impl ClientConnection {
             other if !greeted => return Err(self.unexpected(name_of(&other)).into()),
             ToClient::Region(region) => self.region(region)?,
             ToClient::RegionGone(region) => self.region_gone(region)?,
-            ToClient::Schema { stream } => self.schema(stream, payload)?,
+            ToClient::Schema { stream, order } => self.schema(stream, order, payload)?,
             ToClient::Inline { stream, seq, bytes, more } => {
                 if let Some(open) = self.live(stream)?
                     && let Some(whole) = open.piece(seq, bytes, more, payload)?
@@ -174,7 +177,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    fn schema(&mut self, stream: StreamId, ipc: Bytes) -> Result<(), PeerMisbehaved> {
+    fn schema(&mut self, stream: StreamId, order: Vec<SortKey>, ipc: Bytes) -> Result<(), PeerMisbehaved> {
         let limits = self.config.inline;
         let Some(open) = self.live(stream)? else { return Ok(()) };
         if open.schema.is_some() {
@@ -182,8 +185,9 @@ impl ClientConnection {
         }
         let schema = inline::decode_schema(&ipc, &limits)
             .map_err(|error| PeerMisbehaved::Schema { stream, reason: error.to_string() })?;
+        check_order(stream, &order, &schema)?;
         open.schema = Some(Arc::clone(&schema));
-        self.event(ClientEvent::Schema { stream, schema, ipc });
+        self.event(ClientEvent::Schema { stream, schema, ipc, order });
         Ok(())
     }
 
@@ -464,6 +468,21 @@ fn check_choice(choice: &FabricChoice) -> Result<(), PeerMisbehaved> {
         return Err(PeerMisbehaved::OutsideRegion { region, address, len });
     }
     check_region(&choice.words)
+}
+
+/// Whoever merges partitions by these keys relies on their columns being there.
+fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(), PeerMisbehaved> {
+    let (value, limit) = (order.len() as u64, MAX_SORT_KEYS as u64);
+    if value > limit {
+        return Err(PeerMisbehaved::Limit { what: "sort keys", value, limit });
+    }
+    match order.iter().find(|key| key.column as usize >= schema.fields().len()) {
+        Some(key) => {
+            let reason = format!("sorted by column {} of {}", key.column, schema.fields().len());
+            Err(PeerMisbehaved::Schema { stream, reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Eight bytes, aligned.

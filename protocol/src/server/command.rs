@@ -64,7 +64,7 @@ impl ServerConnection {
                     self.transmit(&ToClient::RegionGone(region), Bytes::new());
                 }
             }
-            ServerCommand::Schema { stream, schema } => self.schema(stream, schema)?,
+            ServerCommand::Schema { stream, schema, order } => self.schema(stream, schema, order)?,
             ServerCommand::Lend { stream, loan, rows } => self.lend(now, stream, loan, rows)?,
             ServerCommand::Inline { stream, ipc, rows } => self.inline(now, stream, ipc, rows)?,
             ServerCommand::Finish { stream, execute_nanos } => {

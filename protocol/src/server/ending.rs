@@ -111,7 +111,7 @@ impl ServerConnection {
             self.say_goodbye(error.close_code(), &error.to_string());
         }
         for (stream, open) in std::mem::take(&mut self.streams) {
-            self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
+            self.out.push_back(ServerOutput::StopQuery { stream, reason: None, failure: None });
             self.withdraw_pending(open);
         }
         self.ended_by = Some(error);

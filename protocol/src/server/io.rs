@@ -8,7 +8,7 @@ use crate::error::ConnectionError;
 use crate::ids::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 use crate::lease::LeaseEnd;
-use crate::message::{ExecuteOptions, Fencing, Region};
+use crate::message::{ExecuteOptions, Fencing, Region, SortKey};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -49,6 +49,19 @@ pub struct Loan {
     pub places: Vec<RemoteRange>,
     /// How many of its bytes had to be copied to be lent.
     pub staged: u64,
+    /// What else it took to make it readable.
+    pub effort: LoanEffort,
+}
+
+/// What it took to make a batch readable, besides copies: nothing, in steady state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoanEffort {
+    /// Registrations of memory.
+    pub registrations: u64,
+    /// Regions that were announced for it.
+    pub regions: u64,
+    /// Page faults.
+    pub page_faults: u64,
 }
 
 /// What the driver reports or asks.
@@ -78,6 +91,8 @@ pub enum ServerCommand {
         stream: StreamId,
         /// IPC bytes.
         schema: Bytes,
+        /// What a partition is sorted by; at most [`crate::message::MAX_SORT_KEYS`].
+        order: Vec<SortKey>,
     },
     /// Answers [`ServerOutput::Pull`] with a batch to be lent.
     Lend {
@@ -171,6 +186,8 @@ pub enum ServerOutput {
         stream: StreamId,
         /// Why, if the client asked for it.
         reason: Option<CancelReason>,
+        /// As what it was told to the client, if it failed here.
+        failure: Option<(StreamCode, String)>,
     },
     /// A lease begins: set its word before anything that follows is transmitted.
     OpenLease {

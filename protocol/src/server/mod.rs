@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use io::{Loan, OpenedFabric, ServerCommand, ServerInput, ServerOutput};
+pub use io::{Loan, LoanEffort, OpenedFabric, ServerCommand, ServerInput, ServerOutput};
 use stream::OutgoingStream;
 
 use crate::codec::{FrameLimits, MAX_ADDRESS};
@@ -262,7 +262,7 @@ impl ServerConnection {
             (State::Open, ToServer::Release { leases }) => self.release(leases)?,
             (State::Open, ToServer::Cancel { stream, reason }) => {
                 if self.streams.contains_key(&stream) {
-                    self.out.push_back(ServerOutput::StopQuery { stream, reason: Some(reason) });
+                    self.out.push_back(ServerOutput::StopQuery { stream, reason: Some(reason), failure: None });
                     self.fail_stream(stream, StreamCode::Cancelled, reason.to_string());
                 } else {
                     self.must_have_been(stream)?;

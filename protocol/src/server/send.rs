@@ -11,7 +11,7 @@ use crate::error::ApiMisuse;
 use crate::ids::{LeaseId, RemoteRange, StreamId};
 use crate::lease::LeaseEnd;
 use crate::link::clip;
-use crate::message::{Fencing, LeaseWord, LentBatch, Region, ToClient};
+use crate::message::{Fencing, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, SortKey, ToClient};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
@@ -41,8 +41,11 @@ impl ServerConnection {
         }
     }
 
-    pub(super) fn schema(&mut self, stream: StreamId, schema: Bytes) -> Result<(), ApiMisuse> {
+    pub(super) fn schema(&mut self, stream: StreamId, schema: Bytes, order: Vec<SortKey>) -> Result<(), ApiMisuse> {
         self.known(stream)?;
+        if order.len() > MAX_SORT_KEYS {
+            return Err(ApiMisuse::Encode(format!("{} sort keys, the limit is {MAX_SORT_KEYS}", order.len())));
+        }
         let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
         if open.is_running() {
             return Err(ApiMisuse::State { command: "schema", state: "the stream runs" });
@@ -54,7 +57,7 @@ impl ServerConnection {
             return Ok(());
         }
         open.running();
-        self.transmit(&ToClient::Schema { stream }, schema);
+        self.transmit(&ToClient::Schema { stream, order }, schema);
         Ok(())
     }
 
@@ -129,7 +132,8 @@ impl ServerConnection {
 
     /// Ends a stream in an error that the driver does not know of.
     pub(super) fn stop(&mut self, stream: StreamId, code: StreamCode, message: String) {
-        self.out.push_back(ServerOutput::StopQuery { stream, reason: None });
+        let failure = Some((code, message.clone()));
+        self.out.push_back(ServerOutput::StopQuery { stream, reason: None, failure });
         self.fail_stream(stream, code, message);
     }
 

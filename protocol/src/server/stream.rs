@@ -144,6 +144,9 @@ impl OutgoingStream {
                 self.stats.batches_lent += 1;
                 self.stats.bytes_lent += loan.descriptor.live_bytes();
                 self.stats.bytes_staged += loan.staged;
+                self.stats.registrations += loan.effort.registrations;
+                self.stats.regions += loan.effort.regions;
+                self.stats.page_faults += loan.effort.page_faults;
             }
             Pending::Inline(ipc) => {
                 self.stats.batches_inline += 1;

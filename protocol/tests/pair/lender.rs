@@ -243,7 +243,7 @@ impl Lender {
         let stream = *able.get(k % able.len().max(1))?;
         let engine = self.engines.get_mut(&stream)?;
         if !std::mem::replace(&mut engine.schema_said, true) {
-            return Some([ServerCommand::Schema { stream, schema: schema_message() }].into());
+            return Some([ServerCommand::Schema { stream, schema: schema_message(), order: Vec::new() }].into());
         }
         let lend_from = engine.pulled.take()?;
         let Some(batch) = engine.script.batches.get(engine.next).copied() else {
@@ -293,7 +293,11 @@ impl Lender {
         let place = |address: &u64| RemoteRange { region: region.unwrap_or(DATA), address: *address, len: rows * 8 };
         let places = addresses.iter().map(place).collect();
         self.held.insert(lease, Held { stream, addresses, region, slot: None });
-        commands.push_back(ServerCommand::Lend { stream, loan: Loan { lease, descriptor, places, staged: 0 }, rows });
+        commands.push_back(ServerCommand::Lend {
+            stream,
+            loan: Loan { lease, descriptor, places, staged: 0, effort: Default::default() },
+            rows,
+        });
         commands
     }
 

@@ -165,6 +165,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Queries open at once on one connection.
     pub max_streams_per_connection: usize,
+    /// Queries that run in partitions at once.
+    pub max_partitioned_queries: usize,
+    /// Partitions that one query may be asked in.
+    pub max_partitions: u32,
     /// Bytes lent to one client and not yet released.
     pub max_bytes_on_loan_per_connection: ByteSize,
     /// Bytes lent to all clients and not yet released.
@@ -180,6 +184,8 @@ impl Default for Limits {
         Limits {
             max_connections: 256,
             max_streams_per_connection: 64,
+            max_partitioned_queries: 64,
+            max_partitions: 64,
             max_bytes_on_loan_per_connection: ByteSize::mib(256),
             max_bytes_on_loan_total: ByteSize::gib(1),
             max_message_bytes: ByteSize::mib(16),
@@ -199,13 +205,21 @@ pub struct Timeouts {
     /// From lending a batch to its release; then the loan is ended, and its stream with it. Clients that read lazily keep batches for
     /// as long as their applications look at them.
     pub lease: Span,
+    /// From the first partition of a query to the last being asked for.
+    pub rendezvous: Span,
     /// At shutdown, for running queries to end by themselves.
     pub drain: Span,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { handshake: Span::secs(10), idle: Span::secs(300), lease: Span::secs(60), drain: Span::secs(30) }
+        Timeouts {
+            handshake: Span::secs(10),
+            idle: Span::secs(300),
+            lease: Span::secs(60),
+            rendezvous: Span::secs(10),
+            drain: Span::secs(30),
+        }
     }
 }
 
@@ -488,6 +502,8 @@ impl ServerConfig {
         let Limits { inline_threshold_bytes, max_message_bytes, .. } = self.limits;
         within("limits.max_connections", self.limits.max_connections, 1, 1_000_000)?;
         within("limits.max_streams_per_connection", self.limits.max_streams_per_connection, 1, 65_536)?;
+        within("limits.max_partitioned_queries", self.limits.max_partitioned_queries, 1, 65_536)?;
+        within("limits.max_partitions", self.limits.max_partitions, 1, 4096)?;
         within("limits.max_message_bytes", max_message_bytes, ByteSize::kib(64), ByteSize::gib(1))?;
         within("limits.inline_threshold_bytes", inline_threshold_bytes, ByteSize(0), max_message_bytes)?;
         let total = self.limits.max_bytes_on_loan_total;
@@ -498,6 +514,7 @@ impl ServerConfig {
             ("timeouts.handshake", self.timeouts.handshake),
             ("timeouts.idle", self.timeouts.idle),
             ("timeouts.lease", self.timeouts.lease),
+            ("timeouts.rendezvous", self.timeouts.rendezvous),
             ("timeouts.drain", self.timeouts.drain),
         ] {
             // No wait is without an end: a day is longer than anybody waits.

@@ -14,7 +14,8 @@ use std::pin::Pin;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use futures::Stream;
+use futures::{Stream, StreamExt};
+use thallus_protocol::message::SortKey;
 
 pub use error::{EngineError, EngineErrorKind};
 
@@ -29,6 +30,17 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`EngineError`], for what shows before the first row.
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError>;
+
+    /// Plans a query and starts it once, with its result in exactly `count` partitions (at least one), which can be polled in
+    /// parallel: every row of the result is in one of them. Otherwise like [`Engine::execute`].
+    ///
+    /// By default all rows are in the first.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    async fn execute_partitioned(&self, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
+        Ok(PartitionedQuery::in_first(self.execute(query).await?, count))
+    }
 
     /// What there is to query, for the start-up log.
     fn tables(&self) -> Vec<TableInfo>;
@@ -66,6 +78,36 @@ pub struct QueryStream {
 impl fmt::Debug for QueryStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+/// A running query whose result comes in partitions.
+pub struct PartitionedQuery {
+    /// Schema of every batch.
+    pub schema: SchemaRef,
+    /// If the result is sorted: by what, most significant first. Each partition is sorted so, and merging them by it gives
+    /// the result; at most [`MAX_SORT_KEYS`](thallus_protocol::message::MAX_SORT_KEYS). A result without has no order, or
+    /// all its rows in one partition.
+    pub order: Vec<SortKey>,
+    /// The rows.
+    pub partitions: Vec<BatchStream>,
+}
+
+impl PartitionedQuery {
+    /// All of a result in the first of `count` partitions.
+    #[must_use]
+    pub fn in_first(QueryStream { schema, batches }: QueryStream, count: usize) -> Self {
+        let empty = (1..count).map(|_| futures::stream::empty().boxed());
+        let partitions = std::iter::once(batches).chain(empty).collect();
+        PartitionedQuery { schema, order: Vec::new(), partitions }
+    }
+}
+
+impl fmt::Debug for PartitionedQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut fields = f.debug_struct("PartitionedQuery");
+        fields.field("schema", &self.schema).field("order", &self.order);
+        fields.field("partitions", &self.partitions.len()).finish_non_exhaustive()
     }
 }
 

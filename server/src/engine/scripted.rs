@@ -24,8 +24,9 @@ use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
+use thallus_protocol::message::SortKey;
 
-use super::{Engine, EngineError, QueryRequest, QueryStream, TableInfo};
+use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 
 /// Makes the batch of a given number.
 pub type Generator = Arc<dyn Fn(u64) -> RecordBatch + Send + Sync>;
@@ -130,6 +131,7 @@ struct Counters {
 #[derive(Clone, Debug, Default)]
 pub struct ScriptedEngine {
     scripts: BTreeMap<String, Script>,
+    partitioned: BTreeMap<String, (Vec<SortKey>, Vec<Script>)>,
     counters: Arc<Counters>,
 }
 
@@ -147,7 +149,14 @@ impl ScriptedEngine {
         self
     }
 
-    /// Queries started so far.
+    /// The same, which plays one of `parts` in each partition when it is asked `sql` in as many, each sorted by `order`.
+    #[must_use]
+    pub fn on_partitioned(mut self, sql: impl Into<String>, order: Vec<SortKey>, parts: Vec<Script>) -> Self {
+        self.partitioned.insert(sql.into(), (order, parts));
+        self
+    }
+
+    /// Queries started so far; one in partitions is one for each.
     #[must_use]
     pub fn started(&self) -> u64 {
         self.counters.started.load(Ordering::Relaxed)
@@ -213,13 +222,8 @@ impl Player {
     }
 }
 
-#[async_trait]
-impl Engine for ScriptedEngine {
-    async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
-        let script = self.scripts.get(&query.sql).ok_or_else(|| EngineError::UnknownTable {
-            table: query.sql.clone(),
-            known: self.scripts.keys().cloned().collect(),
-        })?;
+impl ScriptedEngine {
+    fn play(&self, script: &Script, batch_rows: Option<usize>) -> Result<QueryStream, EngineError> {
         if let Some(error) = &script.refusal {
             return Err(error.clone());
         }
@@ -228,7 +232,7 @@ impl Engine for ScriptedEngine {
             generating: None,
             _running: Running::new(&self.counters),
         };
-        let rows = query.batch_rows.unwrap_or(usize::MAX).max(1);
+        let rows = batch_rows.unwrap_or(usize::MAX).max(1);
         let batches = stream::unfold(player, |mut player| async move {
             let item = player.next().await?;
             Some((item, player))
@@ -239,6 +243,27 @@ impl Engine for ScriptedEngine {
             counters.batches.fetch_add(u64::from(item.is_ok()), Ordering::Relaxed);
         });
         Ok(QueryStream { schema: Arc::clone(&script.schema), batches: batches.boxed() })
+    }
+}
+
+#[async_trait]
+impl Engine for ScriptedEngine {
+    async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
+        let script = self.scripts.get(&query.sql).ok_or_else(|| EngineError::UnknownTable {
+            table: query.sql.clone(),
+            known: self.scripts.keys().cloned().collect(),
+        })?;
+        self.play(script, query.batch_rows)
+    }
+
+    async fn execute_partitioned(&self, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
+        let Some((order, parts)) = self.partitioned.get(&query.sql).filter(|(_, parts)| parts.len() == count) else {
+            return Ok(PartitionedQuery::in_first(self.execute(query).await?, count));
+        };
+        let played: Vec<_> = parts.iter().map(|part| self.play(part, query.batch_rows)).collect::<Result<_, _>>()?;
+        let schema = played.first().map_or_else(|| Arc::new(Schema::empty()), |first| Arc::clone(&first.schema));
+        let partitions = played.into_iter().map(|part| part.batches).collect();
+        Ok(PartitionedQuery { schema, order: order.clone(), partitions })
     }
 
     fn tables(&self) -> Vec<TableInfo> {

@@ -1,6 +1,7 @@
 //! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint and the queries.
 
 mod data_plane;
+mod groups;
 mod lender;
 mod query;
 mod regions;
@@ -10,18 +11,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
-use thallus_protocol::codes::CloseCode;
+use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::message::ExecuteOptions;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::server::{
-    Loan, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
+    Loan, LoanEffort, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
 };
 use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
 use data_plane::{DataPlane, PlaneEvent};
+pub use groups::GroupLimits;
+pub(crate) use groups::Groups;
 pub(crate) use lender::Lender;
 use lender::{Held, PreparedLoan};
 use query::{Pull, QueryContext, QueryEvent, RunningQuery};
@@ -34,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) lenders: Vec<Arc<Lender>>,
     pub(crate) machine: MachineConfig,
+    pub(crate) groups: Arc<Groups>,
 }
 
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
@@ -203,10 +207,13 @@ impl<S: ControlIo> Session<S> {
             return;
         }
         match event {
-            QueryEvent::Schema(schema) => self.command(ServerCommand::Schema { stream, schema }),
+            QueryEvent::Schema { schema, order } => self.command(ServerCommand::Schema { stream, schema, order }),
             QueryEvent::Inline { ipc, rows } => self.command(ServerCommand::Inline { stream, ipc, rows }),
-            QueryEvent::Lend { loan, rows } => self.lend(stream, loan, rows),
+            QueryEvent::Lend { loan, effort, rows } => self.lend(stream, loan, effort, rows),
             QueryEvent::Finish { execute } => {
+                if let Some(query) = self.queries.remove(&stream) {
+                    query.finish();
+                }
                 let execute_nanos = u64::try_from(execute.as_nanos()).unwrap_or(u64::MAX);
                 self.command(ServerCommand::Finish { stream, execute_nanos });
             }
@@ -217,7 +224,7 @@ impl<S: ControlIo> Session<S> {
         }
     }
 
-    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, rows: u64) {
+    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, mut effort: LoanEffort, rows: u64) {
         let PreparedLoan { descriptor, parts, staged, held } = loan;
         let mut places = Vec::with_capacity(parts.len());
         let mut regions = Vec::with_capacity(parts.len());
@@ -228,14 +235,17 @@ impl<S: ControlIo> Session<S> {
                     regions.push(region);
                     places.push(RemoteRange { region, address: part.address, len: part.len });
                     if let Some(region) = announcement {
+                        effort.regions += 1;
                         self.command(ServerCommand::Announce(region));
                     }
                 }
                 Err(error) => {
                     self.leave(regions);
-                    let code = thallus_protocol::codes::StreamCode::DataPlaneLost;
-                    self.queries.remove(&stream);
-                    self.command(ServerCommand::Fail { stream, code, message: error.to_string() });
+                    let (code, message) = (StreamCode::DataPlaneLost, error.to_string());
+                    if let Some(query) = self.queries.remove(&stream) {
+                        query.stop(None, Some((code, message.clone())));
+                    }
+                    self.command(ServerCommand::Fail { stream, code, message });
                     return;
                 }
             }
@@ -243,7 +253,7 @@ impl<S: ControlIo> Session<S> {
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         self.loans.insert(lease, OnLoan { regions, places: places.clone(), _held: held });
-        let loan = Loan { lease, descriptor, places, staged };
+        let loan = Loan { lease, descriptor, places, staged, effort };
         self.command(ServerCommand::Lend { stream, loan, rows });
     }
 
@@ -269,9 +279,11 @@ impl<S: ControlIo> Session<S> {
                 ServerOutput::FabricDown { reason } => warn!(%reason, "no data plane: results travel inline"),
                 ServerOutput::Execute { stream, sql, options } => self.execute(stream, sql, &options),
                 ServerOutput::Pull { stream, lend_from } => self.pull(stream, Pull { lend_from }),
-                ServerOutput::StopQuery { stream, reason } => {
+                ServerOutput::StopQuery { stream, reason, failure } => {
                     debug!(%stream, ?reason, "query stopped");
-                    self.queries.remove(&stream);
+                    if let Some(query) = self.queries.remove(&stream) {
+                        query.stop(reason, failure);
+                    }
                 }
                 ServerOutput::OpenLease { lease, word } => {
                     if let (Some(loan), Some(plane)) = (self.loans.get(&lease), &mut self.plane) {
@@ -306,14 +318,18 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn execute(&mut self, stream: StreamId, sql: String, options: &ExecuteOptions) {
-        debug!(%stream, %sql, "query");
+        debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
+        let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
+            Ok(seat) => seat.map(Arc::new),
+            Err((code, message)) => return self.command(ServerCommand::Fail { stream, code, message }),
+        };
         let context = QueryContext {
             engine: Arc::clone(&self.shared.engine),
             lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
-        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, self.report.clone());
+        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, seat, self.report.clone());
         self.queries.insert(stream, query);
     }
 

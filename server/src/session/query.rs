@@ -7,15 +7,20 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
-use thallus_protocol::codes::StreamCode;
+use thallus_fabric::count::thread_registrations;
+use thallus_fabric::memory::thread_page_faults;
+use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout;
+use thallus_protocol::message::SortKey;
+use thallus_protocol::server::LoanEffort;
 use thallus_protocol::{FabricKind, StreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::groups::{Part, Seat};
 use super::lender::{Lender, PreparedLoan};
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
@@ -29,8 +34,8 @@ pub(crate) struct Pull {
 /// What a query's task says to its connection.
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
-    Schema(Bytes),
-    Lend { loan: PreparedLoan, rows: u64 },
+    Schema { schema: Bytes, order: Vec<SortKey> },
+    Lend { loan: PreparedLoan, effort: LoanEffort, rows: u64 },
     Inline { ipc: Bytes, rows: u64 },
     Finish { execute: Duration },
     Fail { code: StreamCode, message: String },
@@ -50,6 +55,8 @@ pub(crate) struct QueryContext {
 pub(crate) struct RunningQuery {
     pulls: mpsc::UnboundedSender<Pull>,
     task: AbortHandle,
+    /// Where the query is one partition of another, until it has ended.
+    seat: Option<Arc<Seat>>,
 }
 
 impl RunningQuery {
@@ -58,17 +65,46 @@ impl RunningQuery {
         context: QueryContext,
         stream: StreamId,
         request: QueryRequest,
+        seat: Option<Arc<Seat>>,
         events: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
     ) -> Self {
         let (pulls, wanted) = mpsc::unbounded_channel();
+        let member = seat.clone();
         let task = tokio::spawn(async move {
             let mut report = Report { stream, events, done: false };
-            if let Err((code, message)) = run(&context, request, wanted, &report).await {
+            let ran = match &member {
+                None => run(&context, whole(&context, request), wanted, &report).await,
+                Some(seat) => tokio::select! {
+                    biased;
+                    failed = seat.failed() => Err(failed),
+                    ran = run(&context, seat.part(&*context.engine, request), wanted, &report) => ran,
+                },
+            };
+            if let Err((code, message)) = ran {
+                if let Some(seat) = &member {
+                    seat.fail((code, message.clone()));
+                }
                 report.say(QueryEvent::Fail { code, message });
             }
             report.done = true;
         });
-        RunningQuery { pulls, task: task.abort_handle() }
+        RunningQuery { pulls, task: task.abort_handle(), seat }
+    }
+
+    /// Its end is on its way to the client: nobody else needs to know if the connection is lost now.
+    pub(crate) fn finish(mut self) {
+        self.seat = None;
+    }
+
+    /// Stops it before its end: because the client gave it up, or because it failed as what the client is told, or because
+    /// the connection ends.
+    pub(crate) fn stop(mut self, reason: Option<CancelReason>, failure: Option<Failure>) {
+        let Some(seat) = self.seat.take() else { return };
+        match (failure, reason) {
+            (Some(failure), _) => seat.fail(failure),
+            (None, Some(reason)) => seat.leave(&format!("the client gave it up: {reason}")),
+            (None, None) => seat.leave("its connection ended"),
+        }
     }
 
     /// Asks for the next batch.
@@ -81,6 +117,9 @@ impl RunningQuery {
 impl Drop for RunningQuery {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(seat) = self.seat.take() {
+            seat.leave("its connection ended");
+        }
     }
 }
 
@@ -107,19 +146,26 @@ impl Drop for Report {
     }
 }
 
-type Failure = (StreamCode, String);
+/// As what a client hears of it.
+pub(super) type Failure = (StreamCode, String);
+
+/// All of a query's result.
+async fn whole(context: &QueryContext, request: QueryRequest) -> Result<Part, Failure> {
+    let QueryStream { schema, batches } = context.engine.execute(request).await.map_err(failure)?;
+    Ok(Part { schema, order: Vec::new(), batches })
+}
 
 async fn run(
     context: &QueryContext,
-    request: QueryRequest,
+    part: impl Future<Output = Result<Part, Failure>>,
     mut pulls: mpsc::UnboundedReceiver<Pull>,
     report: &Report,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let QueryStream { schema, batches } = context.engine.execute(request).await.map_err(failure)?;
+    let Part { schema, order, batches } = part.await?;
     let unencodable = |what: String| (StreamCode::Unencodable, what);
     let (mut encoder, schema_bytes) = InlineEncoder::new(&schema).map_err(|e| unencodable(e.to_string()))?;
-    report.say(QueryEvent::Schema(schema_bytes.into()));
+    report.say(QueryEvent::Schema { schema: schema_bytes.into(), order });
 
     let mut ahead = Ahead::start(batches, started.elapsed());
     while let Some(pull) = pulls.recv().await {
@@ -138,9 +184,13 @@ async fn run(
         }
         let batch = batch.map_err(failure)?;
         let rows = batch.num_rows() as u64;
+        let before = (thread_registrations(), thread_page_faults());
         let loan = prepare(context, &batch, pull).map_err(|e| unencodable(e.to_string()))?;
+        // Without an await between: on one thread.
+        let (registrations, page_faults) = (thread_registrations() - before.0, thread_page_faults() - before.1);
+        let effort = LoanEffort { registrations, page_faults, regions: 0 };
         report.say(match loan {
-            Some(loan) => QueryEvent::Lend { loan, rows },
+            Some(loan) => QueryEvent::Lend { loan, effort, rows },
             None => {
                 let ipc = encoder.encode(&batch).map_err(|e| unencodable(e.to_string()))?;
                 QueryEvent::Inline { ipc: ipc.into(), rows }
@@ -228,7 +278,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// An engine's error as the client hears it.
-fn failure(error: EngineError) -> Failure {
+pub(super) fn failure(error: EngineError) -> Failure {
     let code = match error.kind() {
         EngineErrorKind::Syntax => StreamCode::Syntax,
         EngineErrorKind::UnknownTable => StreamCode::UnknownTable,

@@ -5,6 +5,8 @@ mod lazy;
 mod over_ucx;
 #[cfg(feature = "verbs")]
 mod over_verbs;
+mod partitions;
+mod raw;
 mod world;
 
 use std::time::Duration;
@@ -80,6 +82,40 @@ proptest! {
             Err(other) => prop_assert!(false, "{other}"),
         }
     }
+}
+
+#[test]
+fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
+    block_on(async {
+        // Of small buffers, which are copied, and of large ones, each of which this fabric registers where it lies.
+        let engine =
+            ScriptedEngine::new().on("small", Script::synthetic(5, 250)).on("large", Script::synthetic(3, 20_000));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let run = async |sql| {
+            let before = world.server.registrations();
+            let mut result =
+                client.query_with(sql, QueryOptions::default().with_delivery(Delivery::Lent)).await.unwrap();
+            result.by_ref().try_collect::<Vec<_>>().await.unwrap();
+            let report = result.report();
+            let server = report.server.unwrap();
+            assert_eq!(world.server.registrations() - before, server.registrations, "{report}");
+            (report.registrations, server)
+        };
+        let (by_client, cold) = run("small").await;
+        assert!(by_client > 0 && cold.registrations > 0 && cold.regions > 0 && cold.bytes_copied > 0, "{cold:?}");
+        for _ in 0..3 {
+            let (by_client, warm) = run("small").await;
+            assert_eq!((by_client, warm.registrations, warm.regions), (0, 0, 0), "{warm:?}");
+            assert_eq!(warm.bytes_copied, cold.bytes_copied);
+        }
+        let (_, large) = run("large").await;
+        // Of `id`, `value` and `payload`, the values, and of the last its offsets too; what is shorter is copied.
+        assert_eq!(large.registrations, 3 * 4, "{large:?}");
+        assert!(large.regions >= large.registrations, "{large:?}");
+        drop(client);
+        world.is_at_rest().await;
+    });
 }
 
 #[test]

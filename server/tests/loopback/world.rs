@@ -31,7 +31,7 @@ pub(crate) struct World {
     pub(crate) engine: ScriptedEngine,
     pub(crate) server: Server,
     network: Option<(SimNetwork, Arc<SimFabric>)>,
-    connections: Mutex<Vec<AbortHandle>>,
+    connections: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 impl World {
@@ -61,20 +61,47 @@ impl World {
         Self::new(engine, None, config)
     }
 
+    /// A server without a fabric, configured so.
+    pub(crate) fn configured(engine: ScriptedEngine, config: ServerConfig) -> Self {
+        Self::new(engine, None, config)
+    }
+
     fn new(engine: ScriptedEngine, network: Option<(SimNetwork, Arc<SimFabric>)>, config: ServerConfig) -> Self {
         let available = network.iter().map(|(_, host)| Arc::clone(host) as Arc<dyn Fabric>).collect();
         let fabrics = Fabrics { available, reason: "this world has no fabric".into(), ..Fabrics::default() };
         let server = Server::new(Arc::new(engine.clone()), fabrics, Settings::new(&config));
-        World { engine, server, network, connections: Mutex::default() }
+        World { engine, server, network, connections: Arc::default() }
     }
 
     /// A new connection's far end.
     pub(crate) fn pipe(&self) -> DuplexStream {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let server = self.server.clone();
-        let task = tokio::spawn(async move { server.handle(near).await });
-        self.connections.lock().unwrap().push(task.abort_handle());
-        far
+        self.pipes()()
+    }
+
+    fn pipes(&self) -> impl Fn() -> DuplexStream + Send + Sync + 'static {
+        let (server, connections) = (self.server.clone(), Arc::clone(&self.connections));
+        move || {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let server = server.clone();
+            let task = tokio::spawn(async move { server.handle(near).await });
+            connections.lock().unwrap().push(task.abort_handle());
+            far
+        }
+    }
+
+    /// A client that makes as many connections as it needs.
+    pub(crate) async fn client_of_many(&self) -> Client {
+        let (options, fabrics) = self.client_side();
+        let pipes = self.pipes();
+        Client::connect_through(move || std::future::ready(Ok(pipes())), fabrics, None, options).await.unwrap()
+    }
+
+    fn client_side(&self) -> (ConnectOptions, Vec<Arc<dyn Fabric>>) {
+        let options = ConnectOptions::new("world");
+        match &self.network {
+            Some((network, _)) => (options, vec![network.host()]),
+            None => (options.with_fabric(FabricPreference::None), Vec::new()),
+        }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -89,15 +116,8 @@ impl World {
         &self,
         change: impl FnOnce(ConnectOptions) -> ConnectOptions,
     ) -> Result<Client, ClientError> {
-        let mut options = change(ConnectOptions::new("world"));
-        let fabrics: Vec<Arc<dyn Fabric>> = match &self.network {
-            Some((network, _)) => vec![network.host()],
-            None => Vec::new(),
-        };
-        if fabrics.is_empty() {
-            options = options.with_fabric(FabricPreference::None);
-        }
-        Client::connect_over(self.pipe(), &fabrics, None, options).await
+        let (options, fabrics) = self.client_side();
+        Client::connect_over(self.pipe(), &fabrics, None, change(options)).await
     }
 
     /// Kills the server's side of every connection where it stands.
@@ -105,6 +125,11 @@ impl World {
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.abort();
         }
+    }
+
+    /// Kills the server's side of the connection that was made as this one, from 0.
+    pub(crate) fn cut_one(&self, number: usize) {
+        self.connections.lock().unwrap()[number].abort();
     }
 
     /// Waits until no connection, no query and, but for what pools keep, no lent memory is left; and nothing was read that
@@ -116,6 +141,7 @@ impl World {
             }
         })
         .await;
+        assert_eq!(self.server.partitioned_queries(), 0);
         if let Some((network, host)) = &self.network {
             assert_eq!(network.violations(), [], "memory was read that was not on loan");
             // The staging arena's chunks stay with the server; per-loan registrations and lease words do not.

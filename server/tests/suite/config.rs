@@ -152,6 +152,9 @@ fn a_value_out_of_range_names_its_key() {
     for (text, expected) in [
         ("[limits]\nmax_connections = 0", "limits.max_connections"),
         ("[limits]\nmax_streams_per_connection = 0", "limits.max_streams_per_connection"),
+        ("[limits]\nmax_partitions = 0", "limits.max_partitions"),
+        ("[limits]\nmax_partitioned_queries = 0", "limits.max_partitioned_queries"),
+        ("[timeouts]\nrendezvous = '0s'", "timeouts.rendezvous"),
         ("[limits]\nmax_message_bytes = '1KiB'", "limits.max_message_bytes"),
         ("[limits]\nmax_message_bytes = '2GiB'", "limits.max_message_bytes"),
         ("[limits]\ninline_threshold_bytes = '17MiB'", "limits.inline_threshold_bytes"),

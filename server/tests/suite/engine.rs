@@ -35,7 +35,7 @@ pub(crate) async fn count(engine: &DataFusionEngine, sql: &str) -> i64 {
 }
 
 /// Waits until nothing of any query is left.
-async fn settled(engine: &DataFusionEngine) {
+pub(crate) async fn settled(engine: &DataFusionEngine) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while engine.alive_tasks() > 0 || engine.memory_reserved() > 0 {
         let (tasks, bytes) = (engine.alive_tasks(), engine.memory_reserved());

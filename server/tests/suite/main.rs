@@ -6,6 +6,8 @@ mod config;
 mod engine;
 mod files;
 #[cfg(feature = "datafusion")]
+mod partitions;
+#[cfg(feature = "datafusion")]
 mod sources;
 #[cfg(feature = "datafusion")]
 mod sql;

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::join_all;
-use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, StreamCode};
+use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::Fabric;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use self::lazy::Asks;
 use crate::dice::Dice;
-use crate::scripts::{ENDLESS, Ending, sql};
+use crate::scripts::{ENDLESS, Ending, PARTITIONS, sql, sql_of_parts};
 use crate::tap::Tap;
-use crate::wire::{Side, Wire};
+use crate::wire::{Side, Wire, more_wires};
 use crate::world::{PORT, Shared};
 
 /// Nothing that is asked of a connection takes longer, whatever happens.
@@ -30,6 +30,8 @@ pub struct App {
     index: usize,
     who: String,
     dice: Dice,
+    /// What is asked in partitions; apart, so that all else is drawn as it would be without.
+    parts: Dice,
     fabric: Arc<dyn Fabric>,
 }
 
@@ -37,7 +39,8 @@ impl App {
     /// The client of this index, in its next life.
     pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>) -> Self {
         let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
-        App { who: format!("client-{index}"), shared, index, dice, fabric }
+        let parts = Dice::new(shared.options.seed, 50_000 + index as u64 * 100 + life);
+        App { who: format!("client-{index}"), shared, index, dice, parts, fabric }
     }
 
     /// Asks while things go wrong; then, once they do not any more, until it is answered.
@@ -95,6 +98,10 @@ impl App {
         let (app, connection) = (&*self, &client);
         let asked = plans.into_iter().enumerate().map(|(at, plan)| app.query(connection, at, plan));
         join_all(asked).await;
+        if self.parts.percent(40) {
+            let divided = self.plan_divided();
+            self.divided(&client, divided).await;
+        }
         if self.dice.percent(30) {
             self.within("a ping", client.ping()).await;
         }
@@ -126,15 +133,16 @@ impl App {
         let key = (io.local_addr().ok()?.ip(), Side::Client);
         let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
         let tap = Tap::new(self.shared.trace.clone());
-        let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice, key, Some(tap));
+        let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
+        let more = more_wires(wire, Arc::clone(&self.shared), dice);
         let connect = ConnectOptions::new("server")
             .with_connect_timeout(options.timeouts.handshake)
             .with_keepalive(options.timeouts.keepalive)
             .with_idle_timeout(options.timeouts.idle)
             .with_read_timeout(options.read_timeout)
             .with_inline_threshold(8 << 10);
-        let fabrics = [Arc::clone(&self.fabric)];
-        match self.within("the handshake", Client::connect_over(wire, &fabrics, None, connect)).await? {
+        let fabrics = vec![Arc::clone(&self.fabric)];
+        match self.within("the handshake", Client::connect_through(more, fabrics, None, connect)).await? {
             Ok(client) => {
                 self.shared.trace.line(&self.who, &format_args!("connected: {}", client.connection().carrier));
                 Some(client)
@@ -231,6 +239,95 @@ impl App {
         }
     }
 
+    fn plan_divided(&mut self) -> Divided {
+        let (options, dice) = (&self.shared.options, &mut self.parts);
+        let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
+        let hangs = options.scripts[index].ending == Ending::Hang;
+        let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let count = dice.pick(&PARTITIONS);
+        let query = QueryOptions::default()
+            .with_partitions(Some(count as u32))
+            .with_delivery(dice.pick(&[Delivery::Auto, Delivery::Lent, Delivery::Inline]))
+            .with_window(dice.pick(&[None, Some(20_000), Some(200_000)]))
+            .with_deadline(deadline);
+        let dropped = dice.percent(20).then(|| (dice.within(0, count as u32 - 1) as usize, dice.within(0, 3) as usize));
+        Divided { index, count, query, merged: dice.percent(40), dropped }
+    }
+
+    /// A result in partitions: whole only if every one is.
+    async fn divided(&self, client: &Client, plan: Divided) {
+        let (trace, script) = (&self.shared.trace, &self.shared.options.scripts[plan.index]);
+        let text = sql_of_parts(plan.index, plan.count);
+        let name = format!("{} {text}", self.who);
+        trace.line(&self.who, &format_args!("{name}: {plan:?}"));
+        let asked = async {
+            match plan.merged {
+                true => client.query_with(&text, plan.query.clone()).await.map(|whole| vec![whole]),
+                false => client.query_partitions_with(&text, plan.query.clone()).await,
+            }
+        };
+        let ends: Vec<_> = match self.within(&name, asked).await {
+            None => return,
+            Some(Err(error)) => vec![Err(error)],
+            Some(Ok(parts)) => {
+                let read = parts.into_iter().enumerate().map(|(part, result)| self.part(&name, &plan, part, result));
+                join_all(read).await.into_iter().flatten().collect()
+            }
+        };
+        let scripted = script.refused || script.ending == Ending::Fail;
+        for error in ends.iter().filter_map(|end| end.as_ref().err()) {
+            self.judge(&name, error);
+            let as_scripted = scripted && matches!(error, ClientError::Query { kind: StreamCode::Execution, .. });
+            if self.shared.options.calm && !as_scripted && plan.dropped.is_none() {
+                trace.violated("calm runs go well", format!("{name} failed without a fault: {error}: {plan:?}"));
+            }
+        }
+        let whole = ends.len() == if plan.merged { 1 } else { plan.count } && ends.iter().all(Result::is_ok);
+        trace.count("partitions", if whole { "whole" } else { "not whole" });
+        if whole && script.ending != Ending::Finish {
+            trace.violated("partitions are whole together", format!("{name} ended well, and {:?}", script.ending));
+        }
+    }
+
+    /// How one partition, or all of them merged, ended; `None` if it was dropped, or is accounted for.
+    async fn part(
+        &self,
+        name: &str,
+        plan: &Divided,
+        part: usize,
+        mut result: ResultStream,
+    ) -> Option<Result<(), ClientError>> {
+        let (trace, script) = (&self.shared.trace, &self.shared.options.scripts[plan.index]);
+        // Those of the partitions that may come next; of one that is alone, always the next.
+        let mut left: Vec<_> = match plan.merged {
+            true => (0..plan.count).map(|part| script.part(part, plan.count)).collect(),
+            false => vec![script.part(part, plan.count)],
+        };
+        left.iter_mut().for_each(|batches| batches.reverse());
+        for got in 0.. {
+            if plan.dropped == Some((part, got)) {
+                trace.count("partitions", "dropped");
+                return None;
+            }
+            match self.within(name, result.next()).await? {
+                Some(Ok(batch)) => match left.iter_mut().find(|batches| batches.last() == Some(&batch)) {
+                    Some(batches) => drop(batches.pop()),
+                    None => {
+                        let how = format!("{name}: batch {got} of partition {part} is not the engine's");
+                        trace.violated("exact batches in order", how);
+                        return None;
+                    }
+                },
+                Some(Err(error)) => return Some(Err(error)),
+                None => break,
+            }
+        }
+        if left.iter().any(|batches| !batches.is_empty()) {
+            trace.violated("exact batches in order", format!("{name}: partition {part} ended well, and too soon"));
+        }
+        Some(Ok(()))
+    }
+
     fn query_failed(&self, name: &str, plan: &Plan, scripted: bool, error: &ClientError) {
         self.judge(name, error);
         let as_scripted = scripted && matches!(error, ClientError::Query { kind: StreamCode::Execution, .. });
@@ -263,4 +360,15 @@ struct Plan {
     cancel_after: Option<usize>,
     pace: Duration,
     lazy: Option<Asks>,
+}
+
+/// A query in partitions.
+#[derive(Clone, Debug)]
+struct Divided {
+    index: usize,
+    count: usize,
+    query: QueryOptions,
+    merged: bool,
+    /// Which partition is dropped, after how many batches.
+    dropped: Option<(usize, usize)>,
 }

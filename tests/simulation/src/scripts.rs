@@ -79,6 +79,11 @@ impl Script {
         expected
     }
 
+    /// The batches of one of `count` partitions: dealt out in turn.
+    pub fn part(&self, index: usize, count: usize) -> Vec<RecordBatch> {
+        self.batches.iter().skip(index).step_by(count).map(|(_, batch)| batch.clone()).collect()
+    }
+
     /// What it is like, in words.
     pub fn traits(&self) -> impl Iterator<Item = &'static str> {
         let ending = match self.ending {
@@ -89,6 +94,16 @@ impl Script {
         };
         let slow = self.batches.iter().any(|(wait, _)| !wait.is_zero());
         [Some(ending), slow.then_some("is slow")].into_iter().flatten()
+    }
+
+    /// The same in partitions, of which the last ends as the whole does.
+    fn play_parts(&self, count: usize) -> Vec<scripted::Script> {
+        let part = |index: usize| {
+            let ending = if index + 1 == count { self.ending } else { Ending::Finish };
+            let batches = self.batches.iter().skip(index).step_by(count).cloned().collect();
+            Script { batches, ending, refused: self.refused }.play()
+        };
+        (0..count).map(part).collect()
     }
 
     fn play(&self) -> scripted::Script {
@@ -120,8 +135,20 @@ pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
     let endless = scripted::Script::synthetic(u64::MAX, 50);
     indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| {
-        engine.on(sql(index), script.play())
+        let engine = engine.on(sql(index), script.play());
+        PARTITIONS.iter().fold(engine, |engine, &count| {
+            engine.on_partitioned(sql_of_parts(index, count), Vec::new(), script.play_parts(count))
+        })
     })
+}
+
+/// In how many partitions a script can be had.
+pub const PARTITIONS: [usize; 2] = [2, 3];
+
+/// The query that plays a script in partitions.
+#[must_use]
+pub fn sql_of_parts(index: usize, count: usize) -> String {
+    format!("q{index} in {count}")
 }
 
 /// The query that plays a script.

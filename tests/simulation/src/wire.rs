@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use turmoil::net::TcpStream;
@@ -14,7 +16,7 @@ use turmoil::net::TcpStream;
 use crate::dice::Dice;
 use crate::options::WireFaults;
 use crate::tap::Tap;
-use crate::world::Shared;
+use crate::world::{PORT, Shared};
 
 /// Which end of a client's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,6 +100,33 @@ impl Wire {
             gate.wakers.push(cx.waker().clone());
         }
         Ok(())
+    }
+}
+
+/// What a client connects through: a wire that is there, and then as many more to the server as it asks for.
+pub fn more_wires(
+    first: Wire,
+    shared: Arc<Shared>,
+    dice: Dice,
+) -> impl Fn() -> BoxFuture<'static, io::Result<Wire>> + Send + Sync + 'static {
+    let state = Mutex::new((Some(first), dice));
+    move || {
+        let (first, part) = {
+            let (first, dice) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
+            (first.take(), dice.within(0, u32::MAX))
+        };
+        let shared = Arc::clone(&shared);
+        let connected = async move {
+            if let Some(first) = first {
+                return Ok(first);
+            }
+            let io = TcpStream::connect(("server", PORT)).await?;
+            let key = (io.local_addr()?.ip(), Side::Client);
+            let dice = Dice::new(shared.options.seed, u64::from(part) | 1 << 42);
+            let (tap, faults) = (Tap::new(shared.trace.clone()), shared.options.client_wire);
+            Ok(Wire::new(io, shared, faults, dice, key, Some(tap)))
+        };
+        connected.boxed()
     }
 }
 

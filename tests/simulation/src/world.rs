@@ -152,6 +152,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         max_sql_bytes: 1 << 16,
     };
     settings.max_loan_bytes_total = options.max_loan_total;
+    settings.groups.rendezvous = options.timeouts.handshake;
     settings.max_connections = options.max_connections;
     settings.timeouts = options.timeouts;
     settings.lease_timeout = options.lease_timeout;

@@ -6,6 +6,7 @@
 
 mod error;
 mod guard;
+mod partitions;
 mod run;
 mod store;
 mod tables;
@@ -29,7 +30,7 @@ use futures::FutureExt;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{Engine, EngineError, QueryRequest, QueryStream, TableInfo};
+use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, TableSpec};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
 use store::ReadOnlyStore;
@@ -158,6 +159,11 @@ impl Engine for DataFusionEngine {
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
         let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
         run::start(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows).await
+    }
+
+    async fn execute_partitioned(&self, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
+        let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
+        run::start_partitioned(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows, count.max(1)).await
     }
 
     fn tables(&self) -> Vec<TableInfo> {

@@ -9,19 +9,20 @@ use arrow_schema::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::error::DataFusionError;
-use datafusion::execution::SessionState;
 use datafusion::execution::context::SQLOptions;
+use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{SendableRecordBatchStream, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::partitions::deal;
 use super::{Shared, error, guard};
 use crate::catalog::TableSpec;
-use crate::engine::{EngineError, QueryStream};
+use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
 /// Batches that wait for whoever takes them, besides the one in the making: enough that neither side waits for the other's
 /// every step, and no more memory than that.
@@ -53,9 +54,30 @@ pub(super) async fn start(
     let (started, start) = oneshot::channel();
     let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
     let mut task = Task(handle.spawn(run(shared, sql, batch_rows, started, rows)));
+    let schema = answer(start, &mut task).await?;
+    Ok(QueryStream { schema, batches: Box::pin(Batches { batches, task: Some(task) }) })
+}
+
+/// Plans a query and starts it as `count` streams.
+pub(super) async fn start_partitioned(
+    handle: &Handle,
+    shared: Arc<Shared>,
+    sql: String,
+    batch_rows: usize,
+    count: usize,
+) -> Result<PartitionedQuery, EngineError> {
+    let (started, start) = oneshot::channel();
+    let mut task = Task(handle.spawn(async move {
+        // What nobody is there to take is dropped here, and ends with it.
+        let _gone = started.send(partitions(&shared, &sql, batch_rows, count).await);
+    }));
+    answer(start, &mut task).await
+}
+
+/// What a task says when it has planned.
+async fn answer<T>(start: oneshot::Receiver<Result<T, EngineError>>, task: &mut Task) -> Result<T, EngineError> {
     match start.await {
-        Ok(Ok(schema)) => Ok(QueryStream { schema, batches: Box::pin(Batches { batches, task: Some(task) }) }),
-        Ok(Err(e)) => Err(e),
+        Ok(answer) => answer,
         // It ended without an answer: it panicked, or the engine is going down.
         Err(_) => {
             let end = std::future::poll_fn(|cx| task.poll_end(cx)).await;
@@ -94,7 +116,11 @@ async fn run(
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
-    let (mut stream, scanned) = match plan(&shared, &sql, batch_rows).await {
+    let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, scanned }| {
+        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
+        Ok((stream, scanned))
+    });
+    let (stream, scanned) = match planned {
         Ok(query) => query,
         Err(e) => {
             // Nobody to tell if the asker is gone.
@@ -102,10 +128,39 @@ async fn run(
             return;
         }
     };
-    let schema = stream.schema();
-    if started.send(Ok(Arc::clone(&schema))).is_err() {
-        return;
+    if started.send(Ok(stream.schema())).is_ok() {
+        feed(&shared, stream, &scanned, batch_rows, rows).await;
     }
+}
+
+/// A query's partitions, each with a task of its own.
+async fn partitions(
+    shared: &Arc<Shared>,
+    sql: &str,
+    batch_rows: usize,
+    count: usize,
+) -> Result<PartitionedQuery, EngineError> {
+    let Planned { plan, context, scanned } = plan(shared, sql, batch_rows, count).await?;
+    let dealt = deal(&plan, count, &context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
+    let schema = dealt.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
+    let start = |stream| {
+        let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
+        let (shared, scanned) = (Arc::clone(shared), scanned.clone());
+        let task = tokio::spawn(async move { feed(&shared, stream, &scanned, batch_rows, rows).await });
+        Box::pin(Batches { batches, task: Some(Task(task)) }) as BatchStream
+    };
+    Ok(PartitionedQuery { schema, order: dealt.order, partitions: dealt.streams.into_iter().map(start).collect() })
+}
+
+/// Hands over what a stream yields, to its end or its first error.
+async fn feed(
+    shared: &Shared,
+    mut stream: SendableRecordBatchStream,
+    scanned: &[String],
+    batch_rows: usize,
+    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+) {
+    let (schema, scanned) = (stream.schema(), shared.specs(scanned));
     while let Some(item) = stream.next().await {
         let item = item.map_err(|e| error::of_datafusion(e, &scanned)).and_then(|batch| with_schema(batch, &schema));
         let failed = item.is_err();
@@ -120,15 +175,21 @@ async fn run(
     }
 }
 
-/// From SQL to a stream that has not been polled yet, and the tables that it reads.
-async fn plan<'a>(
-    shared: &'a Shared,
-    sql: &str,
-    batch_rows: usize,
-) -> Result<(SendableRecordBatchStream, Vec<&'a TableSpec>), EngineError> {
+/// A query that can be started.
+struct Planned {
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    /// Names of the tables that it reads.
+    scanned: Vec<String>,
+}
+
+/// From SQL to a plan of at least as many partitions as are asked for, where it can have them.
+async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
     let statement = guard::parse(sql, shared.max_sql_bytes)?;
     let mut state = shared.context.state();
-    *state.config_mut() = state.config().clone().with_batch_size(batch_rows);
+    let config = state.config().clone().with_batch_size(batch_rows);
+    let partitions = partitions.max(config.target_partitions());
+    *state.config_mut() = config.with_target_partitions(partitions);
     // Asked only when planning failed: whether it was for want of a table.
     let references = state.resolve_table_references(&statement).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
@@ -139,11 +200,10 @@ async fn plan<'a>(
     if let Err(e) = read_only.verify_plan(&logical) {
         return Err(EngineError::ReadOnly { statement: error::short(&e) });
     }
-    let scanned = scanned_tables(shared, &logical);
-    let failed = |e| error::of_datafusion(e, &scanned);
-    let physical = state.create_physical_plan(&logical).await.map_err(failed)?;
-    let stream = execute_stream(physical, state.task_ctx()).map_err(failed)?;
-    Ok((stream, scanned))
+    let scanned = scanned_tables(&logical);
+    let failed = |e| error::of_datafusion(e, &shared.specs(&scanned));
+    let plan = state.create_physical_plan(&logical).await.map_err(failed)?;
+    Ok(Planned { plan, context: state.task_ctx(), scanned })
 }
 
 async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {
@@ -178,8 +238,8 @@ async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<Ta
     None
 }
 
-/// The tables that a plan reads, to name them when a file of theirs fails.
-fn scanned_tables<'a>(shared: &'a Shared, plan: &LogicalPlan) -> Vec<&'a TableSpec> {
+/// The names of the tables that a plan reads, to name them when a file of theirs fails.
+fn scanned_tables(plan: &LogicalPlan) -> Vec<String> {
     let mut names = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
@@ -188,7 +248,14 @@ fn scanned_tables<'a>(shared: &'a Shared, plan: &LogicalPlan) -> Vec<&'a TableSp
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
-    shared.specs.iter().filter(|spec| names.contains(&spec.name)).collect()
+    names
+}
+
+impl Shared {
+    /// The tables of these names.
+    fn specs(&self, names: &[String]) -> Vec<&TableSpec> {
+        self.specs.iter().filter(|spec| names.contains(&spec.name)).collect()
+    }
 }
 
 /// The batch under exactly the schema that was announced: some operators yield one that differs in nullability or metadata.

@@ -227,7 +227,7 @@ fn open(fabric: &Arc<dyn Fabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> 
 /// The lie itself.
 fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<u8> {
     let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
-    let schema = bytes_of(&ToClient::Schema { stream: STREAM }, schema);
+    let schema = bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, schema);
     let inline = |seq, len: usize| {
         let message = ToClient::Inline { stream: STREAM, seq, bytes: len as u64, more: false };
         bytes_of(&message, vec![7; len].into())
@@ -236,7 +236,9 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
         |batches| bytes_of(&ToClient::End { stream: STREAM, batches, stats: StreamStats::default() }, Bytes::new());
     let say = |message: ToClient| bytes_of(&message, Bytes::new());
     match lie {
-        Lie::GarbageForASchema => bytes_of(&ToClient::Schema { stream: STREAM }, Bytes::from_static(b"no schema")),
+        Lie::GarbageForASchema => {
+            bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, Bytes::from_static(b"no schema"))
+        }
         Lie::BatchBeforeSchema => inline(0, 10),
         Lie::WrongSequence => [schema, inline(1, 10)].concat(),
         Lie::EndOfMoreThanWasSent => [schema, end(3)].concat(),
@@ -246,7 +248,7 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
             message: String::new(),
         })
         .into_iter()
-        .chain(bytes_of(&ToClient::Schema { stream: StreamId(9) }, Bytes::new()))
+        .chain(bytes_of(&ToClient::Schema { stream: StreamId(9), order: Vec::new() }, Bytes::new()))
         .collect(),
         Lie::MoreThanWasGranted => [schema, inline(0, 200_000)].concat(),
         Lie::WelcomeTwice => [schema, say(welcome(Err("again".into())))].concat(),

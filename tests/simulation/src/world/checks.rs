@@ -65,6 +65,9 @@ impl World {
             if server.connections() > 0 {
                 return Some(format!("{} connections at the server", server.connections()));
             }
+            if server.partitioned_queries() > 0 {
+                return Some(format!("{} queries in partitions", server.partitioned_queries()));
+            }
             if server.bytes_on_loan() > 0 {
                 return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
             }

@@ -267,7 +267,7 @@ impl Pair {
         self.command(ServerCommand::Announce(Region { id: region, base, len, key: key_bytes(key) }));
         let node = NodeDescriptor { len: rows, nulls: 0, null_bit: 0, detail: Detail::None };
         let descriptor = BatchDescriptor { rows, nodes: vec![node], buffers: vec![rows * 8] };
-        let loan = Loan { lease, descriptor, places: vec![place], staged: 0 };
+        let loan = Loan { lease, descriptor, places: vec![place], staged: 0, effort: Default::default() };
         self.command(ServerCommand::Lend { stream, loan, rows });
     }
 
@@ -414,7 +414,7 @@ impl Pair {
                 ServerOutput::Execute { stream, .. } => {
                     let schema = Schema::new(vec![Arc::new(Field::new("a", DataType::Int64, false))]);
                     let schema = encode_schema(&schema).expect("a schema that IPC carries").into();
-                    self.command(ServerCommand::Schema { stream, schema });
+                    self.command(ServerCommand::Schema { stream, schema, order: Vec::new() });
                 }
                 ServerOutput::Pull { stream, .. } => self.pulled.push_back(stream),
                 ServerOutput::OpenLease { lease, word } => {

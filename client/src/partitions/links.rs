@@ -1,0 +1,91 @@
+//! The connections that a client has to its server: one, and more as partitions of results ask for them.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::{BoxFuture, join_all, try_join_all};
+use thallus_protocol::message::ExecuteOptions;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::driver::{Command, Handle};
+use crate::error::ClientError;
+use crate::report::ConnectionInfo;
+use crate::result::PartStream;
+
+/// A connection. It closes when the last clone, and every result of it, has been dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) info: Arc<Mutex<ConnectionInfo>>,
+}
+
+impl Link {
+    /// Sends a query, whose schema is then to be waited for.
+    pub(crate) fn execute(
+        &self,
+        sql: &str,
+        options: ExecuteOptions,
+        started: Instant,
+    ) -> Result<PartStream, ClientError> {
+        let (stream, items) = self.handle.execute(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
+        Ok(PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info)))
+    }
+
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        if self.handle.send(Command::Close { done }) {
+            // The sender is dropped when all is done.
+            let _closed = closed.await;
+        }
+    }
+}
+
+/// Makes one more connection to the same server.
+pub(crate) type Dial = Box<dyn Fn() -> BoxFuture<'static, Result<Link, ClientError>> + Send + Sync>;
+
+/// A client's connections, kept for the queries that follow. Each has a fabric endpoint of its own.
+pub(crate) struct Links {
+    first: Link,
+    dial: Option<Dial>,
+    others: tokio::sync::Mutex<Vec<Link>>,
+}
+
+impl Links {
+    /// Without `dial` there is only the first, and partitions share it.
+    pub(crate) fn new(first: Link, dial: Option<Dial>) -> Self {
+        Links { first, dial, others: tokio::sync::Mutex::default() }
+    }
+
+    pub(crate) fn first(&self) -> &Link {
+        &self.first
+    }
+
+    /// Connections for `count` partitions: as many if more can be made.
+    pub(crate) async fn several(&self, count: usize) -> Result<Vec<Link>, ClientError> {
+        let mut links = vec![self.first.clone()];
+        let Some(dial) = self.dial.as_ref().filter(|_| count > 1) else { return Ok(links) };
+        // Queries that begin at once wait for each other here, and share what is made.
+        let mut others = self.others.lock().await;
+        others.retain(|link| link.handle.is_open());
+        let missing = (count - 1).saturating_sub(others.len());
+        others.extend(try_join_all((0..missing).map(|_| dial())).await?);
+        links.extend(others.iter().take(count - 1).cloned());
+        Ok(links)
+    }
+
+    pub(crate) async fn close(self) {
+        let others = self.others.into_inner();
+        join_all(others.into_iter().chain([self.first]).map(Link::close)).await;
+    }
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links").field("first", &self.first).field("others", &self.others).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,314 @@
+//! Queries in partitions: streams, of one connection or of several, that share one run of one query.
+//!
+//! The members of a group find each other by an id that their client drew: 128 bits of its system's entropy, which nobody
+//! guesses, and which whoever learns of it could take a partition with. The first member has the engine plan and start the
+//! query; each takes its partition once all have come. From then on they stand and fall together: whatever keeps one from its
+//! end ends the others in the same error, so that nobody takes a part for the whole.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow_schema::SchemaRef;
+use thallus_protocol::GroupId;
+use thallus_protocol::codes::StreamCode;
+use thallus_protocol::message::{ExecuteOptions, Partition, SortKey};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::query::{Failure, failure};
+use crate::engine::{BatchStream, Engine, PartitionedQuery, QueryRequest};
+
+/// What queries in partitions may take of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupLimits {
+    /// Groups at once.
+    pub max_groups: usize,
+    /// Partitions of one query.
+    pub max_partitions: u32,
+    /// From the first member's coming to the last's.
+    pub rendezvous: Duration,
+}
+
+/// One partition of a running query.
+pub(crate) struct Part {
+    pub(crate) schema: SchemaRef,
+    pub(crate) order: Vec<SortKey>,
+    pub(crate) batches: BatchStream,
+}
+
+/// How far a group is.
+#[derive(Clone, Debug, Default)]
+struct Stage {
+    all_came: bool,
+    planned: bool,
+    failed: Option<Failure>,
+}
+
+struct Members {
+    came: Vec<bool>,
+    /// Members that hold their seats.
+    present: usize,
+    plan: Option<Plan>,
+}
+
+struct Plan {
+    schema: SchemaRef,
+    order: Vec<SortKey>,
+    /// Each until it is taken.
+    partitions: Vec<Option<BatchStream>>,
+}
+
+struct Group {
+    sql: String,
+    options: ExecuteOptions,
+    count: u32,
+    /// When all must have come.
+    until: Instant,
+    stage: watch::Sender<Stage>,
+    members: Mutex<Members>,
+}
+
+/// The groups of a server.
+///
+/// Locks are taken in this order: the groups, a group's members, its stage.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    limits: GroupLimits,
+    /// Those with members; and, while their rendezvous lasts, those that failed, so that who comes late hears why.
+    groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn invalid(what: String) -> Failure {
+    (StreamCode::PartitionInvalid, what)
+}
+
+impl Groups {
+    pub(crate) fn new(limits: GroupLimits) -> Self {
+        Groups { limits, groups: Mutex::default() }
+    }
+
+    /// Groups that have members.
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.groups).values().filter(|group| lock(&group.members).present > 0).count()
+    }
+
+    /// Takes a member's seat. A stranger who is refused does no harm to those who sit.
+    ///
+    /// # Errors
+    /// What is asked for does not fit the other members, or the limits; or the group has failed already.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        partition: Partition,
+        sql: &str,
+        options: &ExecuteOptions,
+    ) -> Result<Seat, Failure> {
+        let Partition { group: id, index, count } = partition;
+        let limit = self.limits.max_partitions;
+        if count == 0 || count > limit {
+            return Err(invalid(format!("{count} partitions were asked for; this server gives from 1 to {limit}")));
+        }
+        if index >= count {
+            return Err(invalid(format!("partition {index} of {count}: they are counted from 0")));
+        }
+        let mut groups = lock(&self.groups);
+        let (group, plans) = match groups.get(&id) {
+            Some(group) => (Arc::clone(group), false),
+            None => {
+                self.make_room(&mut groups)?;
+                let options = ExecuteOptions { part: None, ..options.clone() };
+                let group = Arc::new(Group::new(sql.to_owned(), options, count, self.limits.rendezvous));
+                groups.insert(id, Arc::clone(&group));
+                (group, true)
+            }
+        };
+        group.sit(index, count, sql, options)?;
+        Ok(Seat { groups: Arc::clone(self), id, group, index, plans })
+    }
+
+    fn make_room(&self, groups: &mut BTreeMap<GroupId, Arc<Group>>) -> Result<(), Failure> {
+        let (now, limit) = (Instant::now(), self.limits.max_groups);
+        groups.retain(|_, group| !group.has_failed() || group.until > now);
+        if groups.len() < limit {
+            return Ok(());
+        }
+        let failed = groups.iter().filter(|(_, group)| group.has_failed()).min_by_key(|(_, group)| group.until);
+        match failed.map(|(id, _)| *id) {
+            Some(oldest) => {
+                groups.remove(&oldest);
+                Ok(())
+            }
+            None => Err((StreamCode::TooManyStreams, format!("the server runs {limit} queries in partitions at once"))),
+        }
+    }
+}
+
+impl Group {
+    fn new(sql: String, options: ExecuteOptions, count: u32, rendezvous: Duration) -> Self {
+        let members = Members { came: vec![false; count as usize], present: 0, plan: None };
+        let until = Instant::now() + rendezvous;
+        Group { sql, options, count, until, stage: watch::Sender::default(), members: Mutex::new(members) }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.stage.borrow().failed.is_some()
+    }
+
+    fn sit(&self, index: u32, count: u32, sql: &str, options: &ExecuteOptions) -> Result<(), Failure> {
+        if count != self.count {
+            return Err(invalid(format!(
+                "one of {count} partitions was asked for where the others are of {}",
+                self.count
+            )));
+        }
+        if sql != self.sql || (ExecuteOptions { part: None, ..options.clone() }) != self.options {
+            return Err(invalid("the other partitions are of another query, or of other options".into()));
+        }
+        let mut members = lock(&self.members);
+        let came =
+            members.came.get_mut(index as usize).ok_or_else(|| invalid(format!("there is no partition {index}")))?;
+        if *came {
+            return Err(invalid(format!("partition {index} was asked for before")));
+        }
+        if let Some(failed) = self.stage.borrow().failed.clone() {
+            return Err(failed);
+        }
+        *came = true;
+        members.present += 1;
+        let all_came = members.came.iter().all(|came| *came);
+        drop(members);
+        self.stage.send_modify(|stage| stage.all_came |= all_came);
+        Ok(())
+    }
+
+    /// Ends every member that has not ended, in the first of the errors. What nobody has taken is dropped.
+    fn fail(&self, failed: Failure) {
+        let mut first = false;
+        self.stage.send_if_modified(|stage| {
+            first = stage.failed.is_none();
+            stage.failed.get_or_insert(failed);
+            first
+        });
+        if first {
+            let plan = lock(&self.members).plan.take();
+            drop(plan);
+        }
+    }
+
+    fn planned(&self, query: PartitionedQuery) -> Result<(), Failure> {
+        let PartitionedQuery { schema, order, partitions } = query;
+        if partitions.len() != self.count as usize {
+            let message = format!("bug: the engine made {} partitions of {}", partitions.len(), self.count);
+            return Err((StreamCode::Internal, message));
+        }
+        let plan = Plan { schema, order, partitions: partitions.into_iter().map(Some).collect() };
+        let mut members = lock(&self.members);
+        if let Some(failed) = self.stage.borrow().failed.clone() {
+            return Err(failed);
+        }
+        members.plan = Some(plan);
+        drop(members);
+        self.stage.send_modify(|stage| stage.planned = true);
+        Ok(())
+    }
+
+    fn missing(&self, rendezvous: Duration) -> Failure {
+        let came = lock(&self.members).came.iter().filter(|came| **came).count();
+        let message = format!("{came} of {} were asked for within {rendezvous:?}", self.count);
+        (StreamCode::PartitionMissing, message)
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group")
+            .field("count", &self.count)
+            .field("stage", &*self.stage.borrow())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A member's place in its group. Held by the stream and by its query's task.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    groups: Arc<Groups>,
+    id: GroupId,
+    group: Arc<Group>,
+    index: u32,
+    /// Whether it is this member who has the query planned.
+    plans: bool,
+}
+
+impl Seat {
+    /// This member's partition, once all have come and the query runs.
+    pub(crate) async fn part(&self, engine: &dyn Engine, request: QueryRequest) -> Result<Part, Failure> {
+        let group = &self.group;
+        let mut stage = group.stage.subscribe();
+        let plan = async {
+            match self.plans {
+                true => {
+                    let count = group.count as usize;
+                    group.planned(engine.execute_partitioned(request, count).await.map_err(failure)?)
+                }
+                false => Ok(()),
+            }
+        };
+        let rendezvous = async {
+            // The sender is this member's own.
+            let all_came = stage.wait_for(|stage| stage.all_came);
+            let late = tokio::time::timeout_at(group.until, all_came).await.is_err();
+            if late { Err(group.missing(self.groups.limits.rendezvous)) } else { Ok(()) }
+        };
+        tokio::try_join!(plan, rendezvous)?;
+        // What it gives is a lock on the stage, not to be held while another is taken.
+        drop(stage.wait_for(|stage| stage.planned || stage.failed.is_some()).await);
+        let mut members = lock(&group.members);
+        let taken = members.plan.as_mut().and_then(|plan| {
+            let batches = plan.partitions.get_mut(self.index as usize)?.take()?;
+            Some(Part { schema: Arc::clone(&plan.schema), order: plan.order.clone(), batches })
+        });
+        taken
+            .ok_or_else(|| group.stage.borrow().failed.clone().unwrap_or_else(|| self.lost("bug: it was taken before")))
+    }
+
+    /// Waits until the group has failed, and says why.
+    pub(crate) async fn failed(&self) -> Failure {
+        let mut stage = self.group.stage.subscribe();
+        let failed = stage.wait_for(|stage| stage.failed.is_some()).await;
+        failed.ok().and_then(|stage| stage.failed.clone()).unwrap_or_else(|| self.lost("it is gone"))
+    }
+
+    /// This member's query failed, as what its client is told.
+    pub(crate) fn fail(&self, failure: Failure) {
+        self.group.fail(failure);
+    }
+
+    /// This member ends before its partition does.
+    pub(crate) fn leave(&self, why: &str) {
+        debug!(partition = self.index, of = self.group.count, why, "a partition was given up");
+        self.group.fail(self.lost(why));
+    }
+
+    fn lost(&self, why: &str) -> Failure {
+        (StreamCode::PartitionLost, format!("partition {} of {}: {why}", self.index, self.group.count))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut groups = lock(&self.groups.groups);
+        let mut members = lock(&self.group.members);
+        members.present -= 1;
+        // Who has yet to come to a group that failed is told so, and does not begin another.
+        let done = members.present == 0 && members.came.iter().all(|came| *came);
+        if done && groups.get(&self.id).is_some_and(|group| Arc::ptr_eq(group, &self.group)) {
+            groups.remove(&self.id);
+        }
+    }
+}
