@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::buffer::Buffer;
@@ -41,6 +42,8 @@ pub struct LazyStream {
 #[derive(Debug, Default)]
 struct Account {
     lazy: LazyReport,
+    /// In finding out what to read, and in validation.
+    decode: Duration,
     /// When the last answer came.
     last: Option<Instant>,
     /// Batches on loan, and what they take up of the window.
@@ -65,6 +68,7 @@ impl LazyStream {
         let mut report = self.result.report();
         let account = lock(&self.account);
         report.bytes_lent = account.lazy.bytes_read;
+        report.decode += account.decode;
         report.lazy = Some(account.lazy);
         if let Some(last) = account.last {
             report.total = report.total.max(last.saturating_duration_since(self.result.started));
@@ -263,7 +267,10 @@ impl Lent {
         let projection = Projection::new(schema, &self.descriptor, columns, rows);
         let mut projection = projection.map_err(|error| self.invalid(&error.to_string()))?;
         loop {
-            match projection.step().map_err(|error| self.invalid(&error.to_string()))? {
+            let stepped = Instant::now();
+            let step = projection.step();
+            lock(&self.account).decode += stepped.elapsed();
+            match step.map_err(|error| self.invalid(&error.to_string()))? {
                 Step::Read(pieces) => projection.give(self.ask(pieces).await?),
                 Step::Done(batch) => {
                     let (mut account, now) = (lock(&self.account), Instant::now());
