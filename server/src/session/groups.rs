@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::query::{Failure, failure};
+use super::query::{Failure, Source, failure};
 use crate::engine::{BatchStream, Engine, PartitionedQuery, QueryRequest};
 
 /// What queries in partitions may take of a server.
@@ -30,13 +30,6 @@ pub struct GroupLimits {
     pub max_partitions: u32,
     /// From the first member's coming to the last's.
     pub rendezvous: Duration,
-}
-
-/// One partition of a running query.
-pub(crate) struct Part {
-    pub(crate) schema: SchemaRef,
-    pub(crate) order: Vec<SortKey>,
-    pub(crate) batches: BatchStream,
 }
 
 /// How far a group is.
@@ -247,7 +240,7 @@ pub(crate) struct Seat {
 
 impl Seat {
     /// This member's partition, once all have come and the query runs.
-    pub(crate) async fn part(&self, engine: &dyn Engine, request: QueryRequest) -> Result<Part, Failure> {
+    pub(crate) async fn part(&self, engine: &dyn Engine, request: QueryRequest) -> Result<Source, Failure> {
         let group = &self.group;
         let mut stage = group.stage.subscribe();
         let plan = async {
@@ -271,7 +264,7 @@ impl Seat {
         let mut members = lock(&group.members);
         let taken = members.plan.as_mut().and_then(|plan| {
             let batches = plan.partitions.get_mut(self.index as usize)?.take()?;
-            Some(Part { schema: Arc::clone(&plan.schema), order: plan.order.clone(), batches })
+            Some(Source { schema: Arc::clone(&plan.schema), order: plan.order.clone(), batches })
         });
         taken
             .ok_or_else(|| group.stage.borrow().failed.clone().unwrap_or_else(|| self.lost("bug: it was taken before")))

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::StreamExt;
 use thallus_fabric::count::thread_registrations;
@@ -20,7 +21,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::groups::{Part, Seat};
+use super::groups::Seat;
 use super::lender::{Lender, PreparedLoan};
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
@@ -146,23 +147,31 @@ impl Drop for Report {
     }
 }
 
+/// A result, or one partition of it, as it comes from the engine.
+pub(crate) struct Source {
+    pub(crate) schema: SchemaRef,
+    /// What a partition is sorted by, if the result is.
+    pub(crate) order: Vec<SortKey>,
+    pub(crate) batches: BatchStream,
+}
+
 /// As what a client hears of it.
 pub(super) type Failure = (StreamCode, String);
 
 /// All of a query's result.
-async fn whole(context: &QueryContext, request: QueryRequest) -> Result<Part, Failure> {
+async fn whole(context: &QueryContext, request: QueryRequest) -> Result<Source, Failure> {
     let QueryStream { schema, batches } = context.engine.execute(request).await.map_err(failure)?;
-    Ok(Part { schema, order: Vec::new(), batches })
+    Ok(Source { schema, order: Vec::new(), batches })
 }
 
 async fn run(
     context: &QueryContext,
-    part: impl Future<Output = Result<Part, Failure>>,
+    source: impl Future<Output = Result<Source, Failure>>,
     mut pulls: mpsc::UnboundedReceiver<Pull>,
     report: &Report,
 ) -> Result<(), Failure> {
     let started = Instant::now();
-    let Part { schema, order, batches } = part.await?;
+    let Source { schema, order, batches } = source.await?;
     let unencodable = |what: String| (StreamCode::Unencodable, what);
     let (mut encoder, schema_bytes) = InlineEncoder::new(&schema).map_err(|e| unencodable(e.to_string()))?;
     report.say(QueryEvent::Schema { schema: schema_bytes.into(), order });

@@ -102,14 +102,16 @@ fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
             assert_eq!(world.server.registrations() - before, server.registrations, "{report}");
             (report.registrations, server)
         };
-        let (by_client, cold) = run("small").await;
-        assert!(by_client > 0 && cold.registrations > 0 && cold.regions > 0 && cold.bytes_copied > 0, "{cold:?}");
+        // The client's first piece of memory was made for the probe.
+        let (_, cold) = run("small").await;
+        assert!(cold.registrations > 0 && cold.regions > 0 && cold.bytes_copied > 0, "{cold:?}");
         for _ in 0..3 {
             let (by_client, warm) = run("small").await;
             assert_eq!((by_client, warm.registrations, warm.regions), (0, 0, 0), "{warm:?}");
             assert_eq!(warm.bytes_copied, cold.bytes_copied);
         }
-        let (_, large) = run("large").await;
+        let (by_client, large) = run("large").await;
+        assert!(by_client > 0, "{by_client}");
         // Of `id`, `value` and `payload`, the values, and of the last its offsets too; what is shorter is copied.
         assert_eq!(large.registrations, 3 * 4, "{large:?}");
         assert!(large.regions >= large.registrations, "{large:?}");
