@@ -48,15 +48,17 @@ mod check;
 mod describe;
 mod descriptor;
 mod error;
+mod extents;
 mod rebase;
 mod rebuild;
 mod shape;
+mod valid;
 
 pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
-pub use describe::describe;
-pub use descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+pub use describe::{Described, describe, describe_compact};
+pub use descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 pub use error::{LayoutError, LayoutProblem};
-pub use rebuild::rebuild;
+pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_with};
 pub(crate) use shape::check_type;
 
 /// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
