@@ -40,7 +40,11 @@ fn read_and_rebase(
 ) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
     let layout = check(schema, &descriptor, &LayoutLimits::default())?;
     let mut slab = slab(&layout, lent);
-    layout.rebase(&mut descriptor, &mut slab);
+    for rebase in layout.rebases(&mut descriptor) {
+        // In pieces, as it suits the owner of the slab.
+        let views = &mut slab[rebase.range.offset as usize..][..rebase.range.len as usize];
+        views.chunks_mut(16 * 7).for_each(|views| rebase.apply(views));
+    }
     let slab = Buffer::from(slab);
     Ok((descriptor, cut(&slab, &layout)))
 }

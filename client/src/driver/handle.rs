@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use thallus_fabric::memory::Slab;
 use thallus_protocol::layout::{BatchDescriptor, SlabLayout};
 use thallus_protocol::message::{ExecuteOptions, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
@@ -33,7 +33,12 @@ pub(crate) enum Item {
 /// A batch that is all there, and not yet an array.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    Lent { buffer: Buffer, layout: SlabLayout, descriptor: Arc<BatchDescriptor> },
+    /// Without a slab where there was no byte to read.
+    Lent {
+        slab: Option<Slab>,
+        layout: SlabLayout,
+        descriptor: Arc<BatchDescriptor>,
+    },
     Inline(Bytes),
 }
 

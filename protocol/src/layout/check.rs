@@ -53,7 +53,7 @@ pub struct SlabLayout {
     pub ranges: Vec<Range>,
     /// Length of the slab in bytes, a multiple of [`SLAB_ALIGNMENT`].
     pub len: u64,
-    /// Views that have to be rebased, for [`SlabLayout::rebase`].
+    /// Views that [`SlabLayout::rebases`] can rebase where they lie.
     pub(super) views: Vec<ViewsAt>,
 }
 
@@ -62,7 +62,7 @@ pub struct SlabLayout {
 pub(super) struct ViewsAt {
     /// Which node's.
     pub(super) node: usize,
-    /// Which buffer has them. The one before it is the bitmap, where the node has nulls.
+    /// Which buffer has them.
     pub(super) buffer: usize,
 }
 
@@ -91,10 +91,10 @@ pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimit
         return Err(LayoutProblem::ExtraBuffers { extra: checker.lens.len() }.into());
     }
     let views = checker.views;
-    slab(&descriptor.buffers, limits.max_bytes, views)
+    Ok(SlabLayout { views, ..slab(&descriptor.buffers, limits.max_bytes)? })
 }
 
-fn slab(lens: &[u64], max_bytes: u64, views: Vec<ViewsAt>) -> Result<SlabLayout, LayoutError> {
+fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutError> {
     let overflow = || LayoutProblem::Overflow { what: "the slab's length" };
     let mut end = 0_u64;
     let mut ranges = Vec::with_capacity(lens.len());
@@ -103,7 +103,7 @@ fn slab(lens: &[u64], max_bytes: u64, views: Vec<ViewsAt>) -> Result<SlabLayout,
         end = len.checked_next_multiple_of(SLAB_ALIGNMENT).and_then(|len| end.checked_add(len)).ok_or_else(overflow)?;
         at_most("bytes of the batch", end, max_bytes)?;
     }
-    Ok(SlabLayout { ranges, len: end, views })
+    Ok(SlabLayout { ranges, len: end, views: Vec::new() })
 }
 
 struct Checker<'a> {
@@ -136,7 +136,7 @@ impl<'a> Checker<'a> {
                 self.at_will("values", len)?;
             }
             (Shape::Views, Detail::Views(extents)) => {
-                if node.nulls > 0 || !Extent::are_whole(extents) {
+                if !Extent::are_whole(extents) {
                     let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;
                     let buffer = self.descriptor.buffers.len() - self.lens.as_slice().len();
                     self.views.push(ViewsAt { node, buffer });

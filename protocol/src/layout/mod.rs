@@ -58,6 +58,7 @@ pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
 pub use describe::{Described, describe, describe_compact};
 pub use descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 pub use error::{LayoutError, LayoutProblem};
+pub use rebase::Rebase;
 pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_with};
 pub(crate) use shape::check_type;
 

@@ -7,7 +7,7 @@ use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, NullBuffer, ScalarBuf
 use arrow_data::MAX_INLINE_VIEW_LEN;
 use arrow_schema::UnionFields;
 
-use super::check::{SlabLayout, ViewsAt};
+use super::check::{Range, SlabLayout, ViewsAt};
 use super::descriptor::{BatchDescriptor, Detail, Extent};
 use super::error::{LayoutError, LayoutProblem};
 
@@ -84,44 +84,65 @@ pub(super) fn views(
     rebased.extend_from_slice(buffer.as_slice());
     let (views, _) = rebased.as_slice_mut().as_chunks_mut();
     if let Some(nulls) = nulls {
-        clear_nulls(views, nulls.validity(), nulls.offset());
+        clear_nulls(views, nulls);
     }
-    point(views, extents, lens);
+    point(views, &Extents::new(extents, lens));
     Ok(rebased.into())
 }
 
+/// Views that are to be rebased where they lie: see [`SlabLayout::rebases`].
+#[derive(Debug)]
+pub struct Rebase {
+    /// Where in the slab they are. Each is 16 bytes.
+    pub range: Range,
+    extents: Extents,
+}
+
+impl Rebase {
+    /// Rebases some of the views: all bytes of whole ones.
+    pub fn apply(&self, views: &mut [u8]) {
+        point(views.as_chunks_mut().0, &self.extents);
+    }
+}
+
 impl SlabLayout {
-    /// Rebases the views of a batch where they lie, in the slab that was read into, so that [`rebuild`](super::rebuild) has
-    /// nothing to copy. The descriptor, the one that this layout is of, says afterwards what is so then.
+    /// What to do in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each has to be
+    /// applied, once, to the whole of its range. The descriptor, the one that this is the layout of, says afterwards what
+    /// is so then.
     ///
-    /// Nothing is validated here: a view that points at nothing that was lent is made to point at no buffer, and
-    /// `rebuild` will find it.
-    pub fn rebase(&self, descriptor: &mut BatchDescriptor, slab: &mut [u8]) {
-        for &ViewsAt { node, buffer } in &self.views {
-            let Some(node) = descriptor.nodes.get_mut(node) else { return };
-            let Detail::Views(extents) = &mut node.detail else { return };
-            let place = |index: usize| {
-                let range = self.ranges.get(index)?;
-                Some(usize::try_from(range.offset).ok()?..usize::try_from(range.offset.checked_add(range.len)?).ok()?)
-            };
-            let Some(lens) = descriptor.buffers.get(buffer + 1..) else { return };
-            let Some(views) = place(buffer) else { return };
-            let Some((before, views)) =
-                slab.get_mut(..views.end).and_then(|slab| slab.split_at_mut_checked(views.start))
-            else {
-                return;
-            };
-            let (views, _) = views.as_chunks_mut();
-            if node.nulls > 0 {
-                let bitmap = buffer.checked_sub(1).and_then(place).and_then(|range| before.get(range));
-                let Some(bitmap) = bitmap else { return };
-                clear_nulls(views, bitmap, node.null_bit.into());
-            }
-            if !Extent::are_whole(extents) {
-                point(views, extents, lens);
-                *extents = (0..).take(extents.len()).map(|buffer| Extent { buffer, base: 0 }).collect();
-            }
-        }
+    /// Nothing is validated: a view that points at nothing that was lent is made to point at no buffer, and `rebuild` will
+    /// find it.
+    #[must_use = "the descriptor says that views have been rebased"]
+    pub fn rebases(&self, descriptor: &mut BatchDescriptor) -> Vec<Rebase> {
+        let (nodes, buffers) = (&mut descriptor.nodes, &descriptor.buffers);
+        let rebase = |at: &ViewsAt| {
+            let range = *self.ranges.get(at.buffer)?;
+            let lens = buffers.get(at.buffer + 1..)?;
+            let Detail::Views(extents) = &mut nodes.get_mut(at.node)?.detail else { return None };
+            let rebase = Rebase { range, extents: Extents::new(extents, lens) };
+            *extents = (0..).take(extents.len()).map(|buffer| Extent { buffer, base: 0 }).collect();
+            Some(rebase)
+        };
+        self.views.iter().filter_map(rebase).collect()
+    }
+}
+
+/// The extents of an array of views, to look up what points into which.
+#[derive(Debug)]
+struct Extents {
+    /// Where each begins: data buffers, of 4 GiB at most, as if one lay behind the other.
+    starts: Vec<u64>,
+    lens: Vec<u64>,
+}
+
+impl Extents {
+    fn new(extents: &[Extent], lens: &[u64]) -> Self {
+        let starts = extents.iter().map(|e| u64::from(e.buffer) << 32 | u64::from(e.base)).collect();
+        Extents { starts, lens: lens.iter().take(extents.len()).copied().collect() }
+    }
+
+    fn get(&self, index: usize) -> (u64, u64) {
+        self.starts.get(index).copied().zip(self.lens.get(index).copied()).unwrap_or_default()
     }
 }
 
@@ -132,31 +153,29 @@ const NO_VIEW: [u8; 16] = [0; 16];
 const NOWHERE: [u8; 16] = u128::MAX.to_le_bytes();
 
 /// Clears the views of nulls, which may hold anything.
-fn clear_nulls(views: &mut [[u8; 16]], validity: &[u8], first: usize) {
-    for (bit, view) in (first..).zip(views) {
-        let valid = validity.get(bit / 8).is_some_and(|byte| byte >> (bit % 8) & 1 == 1);
+fn clear_nulls(views: &mut [[u8; 16]], nulls: &NullBuffer) {
+    for (view, valid) in views.iter_mut().zip(nulls) {
         *view = (u128::from_le_bytes(*view) & u128::from(valid).wrapping_neg()).to_le_bytes();
     }
 }
 
 /// Makes views that point into an extent of a data buffer point into the buffer that was made of that extent.
-fn point(views: &mut [[u8; 16]], extents: &[Extent], lens: &[u64]) {
-    // Data buffers, of 4 GiB at most, as if one lay behind the other.
-    let starts: Vec<u64> = extents.iter().map(|e| u64::from(e.buffer) << 32 | u64::from(e.base)).collect();
-    let extent = |index: usize| Some((*starts.get(index)?, *lens.get(index)?));
-    let (mut index, (mut start, mut len)) = (0, extent(0).unwrap_or_default());
+fn point(views: &mut [[u8; 16]], extents: &Extents) {
+    // Most point into the extent that the one before points into.
+    let (mut index, (mut start, mut len)) = (0, extents.get(0));
     for bytes in views {
         let view = u128::from_le_bytes(*bytes);
-        let string = u64::from(view as u32);
         if view as u32 <= MAX_INLINE_VIEW_LEN {
             continue;
         }
+        let string = u64::from(view as u32);
         // The offset is above the buffer's index.
         let at = ((view >> 64) as u64).rotate_left(32);
-        if !(at.wrapping_sub(start) < len && string <= len - at.wrapping_sub(start)) {
-            index = starts.partition_point(|start| *start <= at).wrapping_sub(1);
-            (start, len) = extent(index).unwrap_or_default();
-            if !(at.wrapping_sub(start) < len && string <= len - at.wrapping_sub(start)) {
+        let within = |start: u64, len: u64| at.wrapping_sub(start) < len && string <= len - at.wrapping_sub(start);
+        if !within(start, len) {
+            index = extents.starts.partition_point(|start| *start <= at).wrapping_sub(1);
+            (start, len) = extents.get(index);
+            if !within(start, len) {
                 *bytes = NOWHERE;
                 continue;
             }

@@ -1,5 +1,7 @@
 //! The borrower's side, when the bytes are there: arrays over them, validated.
 
+use std::fmt;
+
 use arrow_array::{OffsetSizeTrait, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
@@ -28,7 +30,7 @@ impl ValidArray {
 ///
 /// Safe code can make arrays in no way but one that validates them, string by string: [`Checked`]. Who may use other means
 /// can save that.
-pub trait Assemble {
+pub trait Assemble: fmt::Debug + Send + Sync {
     /// Makes the array.
     ///
     /// # Errors
@@ -49,7 +51,7 @@ impl Assemble for Checked {
 /// Makes a batch over the buffers that were lent for it, and validates whatever safe use of its arrays relies on.
 ///
 /// The arrays share the memory of `buffers`. Copied are only offsets and views of slices (views only if they were not
-/// [rebased](super::SlabLayout::rebase) where they lie), and buffers that are not aligned for their type, which no buffer
+/// [rebased](super::SlabLayout::rebases) where they lie), and buffers that are not aligned for their type, which no buffer
 /// of a [`SlabLayout`](super::SlabLayout) is.
 ///
 /// The structure is held against the schema again, but against no limits: those are for [`check`], before the read.
