@@ -9,11 +9,12 @@ use arrow_array::{
     StringViewArray, StructArray, UnionArray,
 };
 use arrow_buffer::{Buffer, MutableBuffer, OffsetBuffer};
+use arrow_data::ByteView;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit, UnionFields, UnionMode};
 use proptest::prelude::*;
 use thallus_protocol::layout::{
-    BatchDescriptor, Detail, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor, SLAB_ALIGNMENT,
-    SlabLayout, check, describe, describe_compact, rebuild_with,
+    BatchDescriptor, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor,
+    SLAB_ALIGNMENT, SlabLayout, check, describe, describe_compact, rebuild_with,
 };
 use thallus_protocol::testing::{
     Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
@@ -433,4 +434,112 @@ fn nesting_is_bounded_and_types_that_cannot_be_are_refused() {
         let error = check(&schema, &descriptor, &LayoutLimits::default()).unwrap_err();
         assert!(matches!(error.problem(), LayoutProblem::TooDeep { .. } | LayoutProblem::Type { .. }), "{error}");
     }
+}
+
+/// Two strings of a data buffer with much between them, and one of another; a data buffer that none needs.
+fn sparse_views() -> RecordBatch {
+    let mut text = "first string, long".to_owned();
+    text.push_str(&" ".repeat(100_000));
+    text.push_str("second string, long");
+    let data: Vec<Buffer> =
+        ["nobody needs this", &text, "third string, long"].map(|text| Buffer::from_slice_ref(text.as_bytes())).into();
+    let view = |buffer_index, offset: usize, string: &str| {
+        let prefix = u32::from_le_bytes(*string.as_bytes().first_chunk().unwrap());
+        ByteView { length: string.len() as u32, prefix, buffer_index, offset: offset as u32 }.as_u128()
+    };
+    let views = vec![
+        view(2, 0, "third string, long"),
+        view(1, text.len() - 19, "second string, long"),
+        view(1, 0, "first string, long"),
+    ];
+    let array = StringViewArray::try_new(views.into(), data, None).unwrap();
+    RecordBatch::try_from_iter([("s", Arc::new(array) as ArrayRef)]).unwrap()
+}
+
+#[test]
+fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
+    let batch = sparse_views();
+    let (descriptor, lent) = describe(&batch).unwrap();
+    let extents = [(1, 0), (1, 100_018), (2, 0)].map(|(buffer, base)| Extent { buffer, base });
+    assert_eq!(descriptor.nodes[0].detail, Detail::Views(extents.into()));
+    assert_eq!(descriptor.buffers, [48, 18, 19, 18]);
+    let back = round_trip(&batch);
+    assert_eq!(same_batch(&batch, &back), Ok(()));
+    // In the slab, no byte is copied.
+    let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &lent).unwrap();
+    let back = rebuild(&batch.schema(), &descriptor, &read).unwrap();
+    let views = back.column(0).to_data();
+    assert_eq!(
+        views.buffers().iter().map(Buffer::as_ptr).collect::<Vec<_>>(),
+        read.iter().map(Buffer::as_ptr).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn strings_from_all_over_are_copied_side_by_side() {
+    let strings: Vec<String> = (0..10_000).map(|n| format!("the string of number {n}")).collect();
+    let views: ArrayRef = Arc::new(StringViewArray::from_iter_values(&strings));
+    let whole = RecordBatch::try_from_iter([("s", views)]).unwrap();
+    let rows: Vec<u64> = (0..50).map(|n| n * 7919 % 10_000).collect();
+    let picked = whole.column(0).to_data().buffers()[0].clone();
+    let picked: Vec<u128> =
+        rows.iter().map(|row| u128::from_le_bytes(*picked[*row as usize * 16..].first_chunk().unwrap())).collect();
+    let data = whole.column(0).to_data().buffers()[1..].to_vec();
+    let array = StringViewArray::try_new(picked.into(), data, None).unwrap();
+    let batch = RecordBatch::try_from_iter([("s", Arc::new(array) as ArrayRef)]).unwrap();
+    let used: u64 = rows.iter().map(|row| strings[*row as usize].len() as u64).sum();
+
+    let compact = describe_compact(&batch).unwrap();
+    assert_eq!((compact.descriptor.live_bytes(), compact.copied), (16 * 50 + used, 16 * 50 + used));
+    let back = rebuild(&batch.schema(), &compact.descriptor, &compact.buffers).unwrap();
+    assert_eq!(same_batch(&batch, &back), Ok(()));
+    // Nor is anything copied of what lies one behind the other.
+    assert_eq!(describe_compact(&whole).unwrap().copied, 0);
+}
+
+#[test]
+fn extents_are_held_against_each_other_and_views_against_them() {
+    let batch = sparse_views();
+    let (schema, limits) = (batch.schema(), LayoutLimits::default());
+    let (descriptor, lent) = describe(&batch).unwrap();
+    let with = |change: &dyn Fn(&mut Vec<Extent>, &mut Vec<u64>)| {
+        let mut descriptor = descriptor.clone();
+        let Detail::Views(extents) = &mut descriptor.nodes[0].detail else { panic!("views") };
+        change(extents, &mut descriptor.buffers);
+        descriptor
+    };
+    let refused: [&dyn Fn(&mut Vec<Extent>, &mut Vec<u64>); 5] = [
+        &|extents, _| extents[1].base = 17,
+        &|extents, _| extents.swap(0, 1),
+        &|extents, _| extents[2].buffer = 1,
+        &|extents, _| extents[1] = extents[0],
+        &|_, lens| lens[2] = 0,
+    ];
+    for change in refused {
+        let error = check(&schema, &with(change), &limits).unwrap_err();
+        assert!(matches!(error.problem(), LayoutProblem::Extent { .. }), "{error}");
+    }
+    let beyond = with(&|extents, _| extents[2].base = u32::MAX);
+    assert!(matches!(check(&schema, &beyond, &limits).unwrap_err().problem(), LayoutProblem::TooLarge { .. }));
+    let fewer = with(&|extents, _| extents.truncate(2));
+    assert!(matches!(check(&schema, &fewer, &limits).unwrap_err().problem(), LayoutProblem::ExtraBuffers { .. }));
+
+    // Into a gap, into a buffer that was not lent, and beyond an extent.
+    let elsewhere: [&dyn Fn(&mut Vec<Extent>, &mut Vec<u64>); 3] =
+        [&|extents, _| extents[1].base -= 100, &|extents, _| extents[2].buffer = 3, &|extents, _| extents[0].base = 1];
+    for (at, change) in [1, 0, 2].into_iter().zip(elsewhere) {
+        let (rebased, read) = read_and_rebase(&schema, with(change), &lent).unwrap();
+        for result in [rebuild(&schema, &with(change), &lent), rebuild(&schema, &rebased, &read)] {
+            let error = result.unwrap_err();
+            assert_eq!(error.path(), "s");
+            assert!(
+                matches!(error.problem(), LayoutProblem::OutOfRange { what: "view", at: found } if *found == at),
+                "{error}"
+            );
+        }
+    }
+    let mut prefix = lent;
+    prefix[2] = Buffer::from_slice_ref(b"SECOND string, long");
+    let error = rebuild(&schema, &descriptor, &prefix).unwrap_err();
+    assert!(matches!(error.problem(), LayoutProblem::View { at: 1, .. }), "{error}");
 }

@@ -68,7 +68,7 @@ struct Finder<'a> {
 const EMPTY: (u64, u64) = (u64::MAX, 0);
 
 impl Finder<'_> {
-    /// The least size of a cell is 2 to this: gaps of [`READ_COST`] never lie within one.
+    /// The least size of a cell is 2 to this. Gaps of [`READ_COST`] do not lie within one, unless there are few views.
     const SHIFT: u32 = READ_COST.ilog2() - 2;
 
     /// Cells are not many more than views, or few: a few views into a large buffer must not cost what it costs to clear many.
@@ -153,5 +153,67 @@ impl Needed {
             });
         }
         Some((moved.into(), gathered.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(buffer_index: u32, offset: u32, length: u32) -> u128 {
+        ByteView { length, prefix: 0, buffer_index, offset }.as_u128()
+    }
+
+    fn found(views: &[u128], nulls: Option<&NullBuffer>) -> Vec<(u32, u32, u64)> {
+        let data = vec![Buffer::from_vec(vec![b'x'; 1 << 20]); 3];
+        let needed = needed(views, nulls, &data).unwrap();
+        needed.extents.iter().map(|(extent, len)| (extent.buffer, extent.base, *len)).collect()
+    }
+
+    #[test]
+    fn what_is_near_is_one_extent_and_what_is_far_is_not() {
+        let gap = READ_COST as u32;
+        let near: Vec<u128> = (0..100).map(|n| view(1, 1000 + n * 31, 27)).collect();
+        assert_eq!(found(&near, None), [(1, 1000, 99 * 31 + 27)]);
+        let backwards: Vec<u128> = near.iter().rev().copied().collect();
+        assert_eq!(found(&backwards, None), [(1, 1000, 99 * 31 + 27)]);
+        // Gaps of exactly what is read along, and of one byte more.
+        assert_eq!(found(&[view(0, 0, 20), view(0, 20 + gap, 20)], None), [(0, 0, 40 + READ_COST)]);
+        let far = [view(0, 0, 20), view(0, 21 + gap, 20)];
+        assert_eq!(found(&far, None), [(0, 0, 20), (0, 21 + gap, 20)]);
+        // To and fro between buffers and places, with one string within another.
+        let places = [view(2, 900_000, 50), view(0, 5, 100), view(2, 10, 13), view(0, 20, 20), view(2, 900_010, 20)];
+        assert_eq!(found(&places, None), [(0, 5, 100), (2, 10, 13), (2, 900_000, 50)]);
+    }
+
+    #[test]
+    fn neither_short_strings_nor_nulls_need_anything() {
+        assert_eq!(found(&[view(9, 5, 12), view(9, 5, 0)], None), []);
+        let nulls = NullBuffer::from(vec![false, true]);
+        assert_eq!(found(&[view(9, 0, 100), view(0, 7, 100)], Some(&nulls)), [(0, 7, 100)]);
+    }
+
+    #[test]
+    fn views_that_point_nowhere_are_an_error() {
+        let data = [Buffer::from_vec(vec![b'x'; 100])];
+        for stray in [view(1, 0, 20), view(0, 81, 20), view(0, u32::MAX, u32::MAX)] {
+            for views in [vec![stray], vec![stray, view(0, 0, 20)], vec![view(0, 0, 20), stray]] {
+                assert!(matches!(needed(&views, None, &data), Err(LayoutProblem::Broken { what: "data" })));
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_scattered_is_copied_and_what_a_scan_needs_is_not() {
+        let data = vec![Buffer::from_vec(vec![b'x'; 1 << 20]); 3];
+        let is_sparse = |views: &[u128]| needed(views, None, &data).unwrap().is_sparse(views.len());
+        let scan: Vec<u128> = (0..30_000).map(|n| view(n / 10_000, n % 10_000 * 31, 27)).collect();
+        assert!(!is_sparse(&scan));
+        let half: Vec<u128> = scan.iter().step_by(2).copied().collect();
+        assert!(!is_sparse(&half));
+        let sorted: Vec<u128> = (0..300).map(|n| view(n % 3, n * 7919 % 1000 * 1000, 27)).collect();
+        assert!(is_sparse(&sorted));
+        let dictionary: Vec<u128> = (0..30_000).map(|n| view(0, n * 7919 % 1000 * 31, 27)).collect();
+        assert!(!is_sparse(&dictionary));
     }
 }
