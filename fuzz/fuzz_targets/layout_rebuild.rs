@@ -14,11 +14,7 @@ use thallus_protocol::testing::Distrust;
 static SCHEMAS: LazyLock<Vec<SchemaRef>> = LazyLock::new(schemas);
 
 /// Whatever passes our own validation has to pass Arrow's.
-fn rebuild(
-    schema: &SchemaRef,
-    descriptor: &BatchDescriptor,
-    buffers: &[Buffer],
-) -> Result<RecordBatch, LayoutError> {
+fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     rebuild_with(schema, descriptor, buffers, &Distrust)
 }
 
