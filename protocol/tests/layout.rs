@@ -497,18 +497,20 @@ fn strings_from_all_over_are_copied_side_by_side() {
     assert_eq!(describe_compact(&whole).unwrap().copied, 0);
 }
 
+type Change<'a> = &'a dyn Fn(&mut Vec<Extent>, &mut Vec<u64>);
+
 #[test]
 fn extents_are_held_against_each_other_and_views_against_them() {
     let batch = sparse_views();
     let (schema, limits) = (batch.schema(), LayoutLimits::default());
     let (descriptor, lent) = describe(&batch).unwrap();
-    let with = |change: &dyn Fn(&mut Vec<Extent>, &mut Vec<u64>)| {
+    let with = |change: Change<'_>| {
         let mut descriptor = descriptor.clone();
         let Detail::Views(extents) = &mut descriptor.nodes[0].detail else { panic!("views") };
         change(extents, &mut descriptor.buffers);
         descriptor
     };
-    let refused: [&dyn Fn(&mut Vec<Extent>, &mut Vec<u64>); 5] = [
+    let refused: [Change<'_>; 5] = [
         &|extents, _| extents[1].base = 17,
         &|extents, _| extents.swap(0, 1),
         &|extents, _| extents[2].buffer = 1,
@@ -525,7 +527,7 @@ fn extents_are_held_against_each_other_and_views_against_them() {
     assert!(matches!(check(&schema, &fewer, &limits).unwrap_err().problem(), LayoutProblem::ExtraBuffers { .. }));
 
     // Into a gap, into a buffer that was not lent, and beyond an extent.
-    let elsewhere: [&dyn Fn(&mut Vec<Extent>, &mut Vec<u64>); 3] =
+    let elsewhere: [Change<'_>; 3] =
         [&|extents, _| extents[1].base -= 100, &|extents, _| extents[2].buffer = 3, &|extents, _| extents[0].base = 1];
     for (at, change) in [1, 0, 2].into_iter().zip(elsewhere) {
         let (rebased, read) = read_and_rebase(&schema, with(change), &lent).unwrap();
