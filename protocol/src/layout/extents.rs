@@ -35,24 +35,10 @@ fn points(view: u128) -> bool {
 /// within it: as long as they stay within reach of what is known to be needed, nothing has to be looked up.
 pub(super) fn needed(views: &[u128], nulls: Option<&NullBuffer>, data: &[Buffer]) -> Result<Needed, LayoutProblem> {
     let mut finder = Finder { data, views: views.len(), cells: vec![Vec::new(); data.len()] };
-    let mut live = 0_u64;
-    let (mut buffer, mut low, mut high) = (0_u32, u64::MAX, 0_u64);
-    for (at, &view) in views.iter().enumerate() {
-        if !points(view) || nulls.is_some_and(|nulls| nulls.is_null(at)) {
-            continue;
-        }
-        let view = ByteView::from(view);
-        let start = u64::from(view.offset);
-        let end = start + u64::from(view.length);
-        live += u64::from(view.length);
-        if buffer == view.buffer_index && low <= start && start <= high + READ_COST {
-            high = high.max(end);
-            continue;
-        }
-        finder.add(buffer, low, high)?;
-        (buffer, low, high) = (view.buffer_index, start, end);
-    }
-    finder.add(buffer, low, high)?;
+    let live = match nulls {
+        None => finder.walk(views.iter().copied())?,
+        Some(nulls) => finder.walk(views.iter().zip(nulls).map(|(view, valid)| if valid { *view } else { 0 }))?,
+    };
     Ok(Needed { extents: finder.extents(), live })
 }
 
@@ -76,6 +62,25 @@ impl Finder<'_> {
         let cells = self.views.clamp(256, 1 << 20);
         let size = (buffer.len() / cells).checked_next_power_of_two().unwrap_or(1 << 32);
         size.ilog2().max(Self::SHIFT)
+    }
+
+    /// Adds all that views point at; says how many bytes that is, those that several share counted several times.
+    fn walk(&mut self, views: impl Iterator<Item = u128>) -> Result<u64, LayoutProblem> {
+        let (mut live, mut buffer, mut low, mut high) = (0_u64, 0_u32, u64::MAX, 0_u64);
+        for view in views.filter(|view| points(*view)) {
+            let (len, pointer) = (u64::from(view as u32), (view >> 64) as u64);
+            let start = pointer >> 32;
+            let end = start + len;
+            live += len;
+            if buffer == pointer as u32 && low <= start && start <= high + READ_COST {
+                high = high.max(end);
+            } else {
+                self.add(buffer, low, high)?;
+                (buffer, low, high) = (pointer as u32, start, end);
+            }
+        }
+        self.add(buffer, low, high)?;
+        Ok(live)
     }
 
     fn add(&mut self, buffer: u32, low: u64, high: u64) -> Result<(), LayoutProblem> {
