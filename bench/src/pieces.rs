@@ -7,10 +7,10 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use thallus_fabric::Fabric;
-use thallus_fabric::memory::{PoolLimits, SlabPool};
+use thallus_fabric::memory::{PoolLimits, SlabPool, Trusting};
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineLimits};
-use thallus_protocol::layout::{LayoutLimits, check, describe, rebuild};
+use thallus_protocol::layout::{LayoutLimits, check, describe, rebuild_with};
 use thallus_protocol::message::{LeaseWord, LentBatch, ToClient};
 use thallus_protocol::{LeaseId, RegionId, RemoteRange, StreamId};
 
@@ -79,7 +79,7 @@ fn layout(name: &str, batch: &RecordBatch) -> Result<Vec<Piece>, String> {
             black_box(check(&checked.0, black_box(&checked.1), &limits).is_ok());
         }),
         piece(format!("layout/rebuild/{name}"), 1, move || {
-            black_box(rebuild(&built.0, black_box(&built.1), &built.2).is_ok());
+            black_box(rebuild_with(&built.0, black_box(&built.1), &built.2, &Trusting).is_ok());
         }),
     ])
 }

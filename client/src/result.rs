@@ -8,9 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
+use thallus_fabric::memory::{Slab, Trusting};
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
+use thallus_protocol::layout::{BatchDescriptor, Range, SlabLayout};
 use thallus_protocol::message::SortKey;
 use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
@@ -135,15 +138,15 @@ impl PartStream {
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }
             Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
-            Arrived::Lent { buffer, layout, descriptor } => {
+            Arrived::Lent { slab, layout, descriptor } => {
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();
-                let mut buffers = Vec::with_capacity(layout.ranges.len());
-                for range in &layout.ranges {
-                    // The slab was taken with this layout's length, which is a usize.
-                    buffers.push(buffer.slice_with_length(range.offset as usize, range.len as usize));
-                }
-                layout::rebuild(&self.schema, &descriptor, &buffers).map_err(|e| e.to_string())
+                let mut descriptor = Arc::unwrap_or_clone(descriptor);
+                let buffers = match slab {
+                    Some(slab) => read_buffers(slab, &layout, &mut descriptor)?,
+                    None => vec![Buffer::default(); layout.ranges.len()],
+                };
+                layout::rebuild_with(&self.schema, &descriptor, &buffers, &Trusting).map_err(|e| e.to_string())
             }
         }
     }
@@ -166,6 +169,19 @@ impl PartStream {
             }
         }
     }
+}
+
+/// The buffers of a batch that has been read, its views rebased in the slab.
+fn read_buffers(mut slab: Slab, layout: &SlabLayout, descriptor: &mut BatchDescriptor) -> Result<Vec<Buffer>, String> {
+    // The slab was taken with this layout's length, which is a usize.
+    for rebase in layout.rebases(descriptor) {
+        let (offset, len) = (rebase.range.offset as usize, rebase.range.len as usize);
+        slab.edit(offset, len, |views| rebase.apply(views)).map_err(|e| e.to_string())?;
+    }
+    let held = |_| "the fabric reported a read as done, and holds its memory still".to_owned();
+    let whole = slab.into_buffer().map_err(held)?;
+    let cut = |range: &Range| whole.slice_with_length(range.offset as usize, range.len as usize);
+    Ok(layout.ranges.iter().map(cut).collect())
 }
 
 /// A batch with its position and its cost, as it came.

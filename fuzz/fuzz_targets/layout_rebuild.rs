@@ -3,12 +3,20 @@
 
 use std::sync::{Arc, LazyLock};
 
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 use libfuzzer_sys::fuzz_target;
 use thallus_fuzz::{LIMITS, assert_valid, part, schemas, slab};
-use thallus_protocol::layout::{BatchDescriptor, Projection, Step, check, describe, rebuild};
+use thallus_protocol::layout::{BatchDescriptor, LayoutError, Projection, Step, check, describe_compact, rebuild_with};
+use thallus_protocol::testing::Distrust;
 
 static SCHEMAS: LazyLock<Vec<SchemaRef>> = LazyLock::new(schemas);
+
+/// Whatever passes our own validation has to pass Arrow's.
+fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
+    rebuild_with(schema, descriptor, buffers, &Distrust)
+}
 
 fuzz_target!(|input: &[u8]| {
     let [choice, rest @ ..] = input else { return };
@@ -16,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     let (descriptor, bytes) = part(rest);
     let Ok(descriptor) = postcard::from_bytes::<BatchDescriptor>(descriptor) else { return };
     let Ok(layout) = check(schema, &descriptor, &LIMITS) else { return };
-    let lent = slab(&layout, bytes);
+    let mut buffers = slab(&layout, bytes);
     let columns: Vec<_> = (0..schema.fields().len()).collect();
     let rows = descriptor.rows / 4..descriptor.rows - descriptor.rows / 3;
     let mut projection =
@@ -27,15 +35,30 @@ fuzz_target!(|input: &[u8]| {
             Step::Read(pieces) => projection.give(
                 pieces
                     .iter()
-                    .map(|piece| lent[piece.buffer].slice_with_length(piece.offset as usize, piece.len as usize))
+                    .map(|piece| buffers[piece.buffer].slice_with_length(piece.offset as usize, piece.len as usize))
                     .collect(),
             ),
         }
     }
-    if let Ok(batch) = rebuild(schema, &descriptor, &lent) {
-        assert_valid(&batch);
+    let as_it_came = rebuild(schema, &descriptor, &buffers);
+    if let Ok(batch) = &as_it_came {
+        assert_valid(batch);
         // What was accepted can be lent on.
-        let (again, buffers) = describe(&batch).expect("an accepted batch can be described");
-        rebuild(schema, &again, &buffers).expect("and rebuilt");
+        let again = describe_compact(batch).expect("an accepted batch can be described");
+        rebuild(schema, &again.descriptor, &again.buffers).expect("and rebuilt");
+    }
+    // The same, with views rebased where they lie.
+    let mut descriptor = descriptor;
+    for rebase in layout.rebases(&mut descriptor) {
+        let at = layout.ranges.iter().position(|range| *range == rebase.range && range.len > 0);
+        let Some(at) = at else { continue };
+        let mut views = buffers[at].to_vec();
+        rebase.apply(&mut views);
+        buffers[at] = Buffer::from_vec(views);
+    }
+    let rebased = rebuild(schema, &descriptor, &buffers);
+    assert_eq!(as_it_came.is_ok(), rebased.is_ok(), "{as_it_came:?}, but rebased in place {rebased:?}");
+    if let Ok(batch) = rebased {
+        assert_valid(&batch);
     }
 });

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, VersionRange, encode};
 use thallus_protocol::codes::{CancelReason, CloseCode, StreamCode};
-use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor};
+use thallus_protocol::layout::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 use thallus_protocol::message::*;
 use thallus_protocol::{FabricKind, GroupId, LeaseId, RegionId, RemoteRange, StreamId};
 
@@ -156,7 +156,7 @@ fn to_client() {
         Detail::None,
         Detail::Bits { first: 3 },
         Detail::Base(9),
-        Detail::ViewBases(vec![1, 2]),
+        Detail::Views(vec![Extent { buffer: 0, base: 1 }, Extent { buffer: 2, base: 3 }]),
         Detail::UnionBases(vec![3]),
         Detail::Runs { offset: 4 },
     ];
@@ -175,12 +175,12 @@ fn to_client() {
     pinned(
         lent(None),
         b"",
-        "34000000 00000000 05070106000206020105000201050103020105020902010503020102020105040103020105050403010010020380200103803010",
+        "36000000 00000000 050701060002060201050002010501030201050209020105030200010203020105040103020105050403010010020380200103803010",
     );
     pinned(
         lent(Some(LeaseWord { at: range(1, 0x2000, 8), value: 1 << 63 })),
         b"",
-        "42000000 00000000 050701060101804008808080808080808080010206020105000201050103020105020902010503020102020105040103020105050403010010020380200103803010",
+        "44000000 00000000 0507010601018040088080808080808080800102060201050002010501030201050209020105030200010203020105040103020105050403010010020380200103803010",
     );
     pinned(ToClient::CreditWanted { stream: StreamId(7), bytes: 500 }, b"", "04000000 00000000 0607f403");
     let stats = StreamStats {

@@ -8,9 +8,9 @@ use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineError, InlineLimits, decode_schema, encode_schema};
-use thallus_protocol::layout::{MAX_DEPTH, describe};
+use thallus_protocol::layout::{MAX_DEPTH, describe, describe_compact};
 use thallus_protocol::testing::{
-    Dice, all_types, arb_batch, arb_batches, array, batch, mutate_bytes, same_array, same_batch,
+    Dice, all_types, arb_batch, arb_batches, array, batch, mutate_bytes, same_array, same_batch, shared_views,
 };
 
 /// An encoder, unless the schema has the one thing that Arrow IPC cannot carry.
@@ -131,6 +131,22 @@ fn a_slice_sends_its_live_range_only() {
         let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&slice).unwrap().len();
         assert!(sent <= most, "{data_type}: {sent} bytes for two rows, not {most}");
+    }
+}
+
+/// As a scan, a join or a sort leaves them: data buffers of which little is needed, or none.
+#[test]
+fn views_send_what_they_need_of_their_buffers() {
+    for seed in 0..50 {
+        let array = shared_views(&DataType::Utf8View, true, 100, &mut Dice::new(seed));
+        let batch = RecordBatch::try_from_iter_with_nullable([("v", array, true)]).unwrap();
+        let (mut encoder, schema) = InlineEncoder::new(&batch.schema()).unwrap();
+        let lent = describe_compact(&batch).unwrap().descriptor;
+        let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
+        let sent = encoder.encode(&batch).unwrap();
+        assert!(sent.len() <= most, "seed {seed}: {} bytes, not {most}", sent.len());
+        let back = decoder(&schema).decode(sent.into()).unwrap();
+        assert_eq!(same_batch(&batch, &back), Ok(()), "seed {seed}");
     }
 }
 

@@ -9,26 +9,58 @@ use arrow_array::{
     StringViewArray, StructArray, UnionArray,
 };
 use arrow_buffer::{Buffer, MutableBuffer, OffsetBuffer};
-use arrow_schema::{DataType, Field, Schema, TimeUnit, UnionFields, UnionMode};
+use arrow_data::ByteView;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit, UnionFields, UnionMode};
 use proptest::prelude::*;
 use thallus_protocol::layout::{
-    BatchDescriptor, Detail, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor, SLAB_ALIGNMENT,
-    check, describe, rebuild,
+    BatchDescriptor, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor,
+    SLAB_ALIGNMENT, SlabLayout, check, describe, describe_compact, rebuild_with,
 };
 use thallus_protocol::testing::{
-    Dice, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array, same_batch,
+    Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
+    same_batch, shared_views,
 };
+
+/// Whatever passes our own validation has to pass Arrow's.
+fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
+    rebuild_with(schema, descriptor, buffers, &Distrust)
+}
 
 /// Copies what is lent into a fresh slab, where `check` says, as a one-sided read does.
 fn read(schema: &Schema, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Result<Vec<Buffer>, LayoutError> {
     let layout = check(schema, descriptor, &LayoutLimits::default())?;
+    let slab = Buffer::from(slab(&layout, lent));
+    Ok(cut(&slab, &layout))
+}
+
+/// As `read`, and rebases views where they lie.
+fn read_and_rebase(
+    schema: &Schema,
+    mut descriptor: BatchDescriptor,
+    lent: &[Buffer],
+) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
+    let layout = check(schema, &descriptor, &LayoutLimits::default())?;
+    let mut slab = slab(&layout, lent);
+    for rebase in layout.rebases(&mut descriptor) {
+        // In pieces, as it suits the owner of the slab.
+        let views = &mut slab[rebase.range.offset as usize..][..rebase.range.len as usize];
+        views.chunks_mut(16 * 7).for_each(|views| rebase.apply(views));
+    }
+    let slab = Buffer::from(slab);
+    Ok((descriptor, cut(&slab, &layout)))
+}
+
+fn slab(layout: &SlabLayout, lent: &[Buffer]) -> MutableBuffer {
     let mut slab = MutableBuffer::from_len_zeroed(layout.len as usize);
     for (range, buffer) in layout.ranges.iter().zip(lent) {
         assert_eq!(range.offset % SLAB_ALIGNMENT, 0);
         slab.as_slice_mut()[range.offset as usize..][..range.len as usize].copy_from_slice(buffer);
     }
-    let slab = Buffer::from(slab);
-    Ok(layout.ranges.iter().map(|range| slab.slice_with_length(range.offset as usize, range.len as usize)).collect())
+    slab
+}
+
+fn cut(slab: &Buffer, layout: &SlabLayout) -> Vec<Buffer> {
+    layout.ranges.iter().map(|range| slab.slice_with_length(range.offset as usize, range.len as usize)).collect()
 }
 
 fn round_trip(batch: &RecordBatch) -> RecordBatch {
@@ -36,8 +68,16 @@ fn round_trip(batch: &RecordBatch) -> RecordBatch {
     assert_eq!(descriptor.live_bytes(), lent.iter().map(|buffer| buffer.len() as u64).sum::<u64>());
     let bytes = postcard::to_stdvec(&descriptor).unwrap();
     let descriptor: BatchDescriptor = postcard::from_bytes(&bytes).unwrap();
-    let read = read(&batch.schema(), &descriptor, &lent).expect("an honest descriptor passes");
-    rebuild(&batch.schema(), &descriptor, &read).expect("honest bytes pass")
+    let slices = read(&batch.schema(), &descriptor, &lent).expect("an honest descriptor passes");
+    let back = rebuild(&batch.schema(), &descriptor, &slices).expect("honest bytes pass");
+    // Views are rebased where they lie, too, and strings that lie scattered may have been copied side by side.
+    let compact = describe_compact(batch).expect("a valid batch can be described");
+    for (descriptor, lent) in [(descriptor, lent), (compact.descriptor, compact.buffers)] {
+        let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &lent).unwrap();
+        let in_place = rebuild(&batch.schema(), &descriptor, &read).expect("honest bytes pass");
+        assert_eq!(same_batch(&back, &in_place), Ok(()));
+    }
+    back
 }
 
 fn is_valid(batch: &RecordBatch) {
@@ -71,6 +111,13 @@ proptest! {
         if let Ok(back) = rebuild(&schema, &descriptor, &lent) {
             is_valid(&back);
         }
+        let slab = check(&schema, &descriptor, &limits).ok().filter(|layout| layout.ranges.len() == lent.len());
+        if slab.is_some_and(|slab| slab.ranges.iter().zip(&lent).all(|(range, buffer)| range.len == buffer.len() as u64)) {
+            let (descriptor, read) = read_and_rebase(&schema, descriptor.clone(), &lent).unwrap();
+            if let Ok(back) = rebuild(&schema, &descriptor, &read) {
+                is_valid(&back);
+            }
+        }
         // ... and whatever bytes have the lengths that it asks for.
         if let Ok(layout) = check(&schema, &descriptor, &limits) {
             prop_assert!(layout.len <= limits.max_bytes);
@@ -96,8 +143,48 @@ proptest! {
             mutate_bytes(&mut bytes[filled[dice.below(filled.len())]], &mut dice);
         }
         let buffers: Vec<Buffer> = bytes.into_iter().map(Buffer::from_vec).collect();
-        if let Ok(back) = rebuild(&batch.schema(), &descriptor, &buffers) {
+        let copied = rebuild(&batch.schema(), &descriptor, &buffers);
+        if let Ok(back) = &copied {
+            is_valid(back);
+        }
+        let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &buffers).unwrap();
+        let in_place = rebuild(&batch.schema(), &descriptor, &read);
+        match (copied, in_place) {
+            (Ok(copied), Ok(in_place)) => prop_assert_eq!(same_batch(&copied, &in_place), Ok(())),
+            (copied, in_place) => prop_assert_eq!(copied.is_ok(), in_place.is_ok()),
+        }
+    }
+
+    #[test]
+    fn views_into_shared_buffers_survive(
+        (utf8, nullable, rows, start, seed) in (any::<bool>(), any::<bool>(), 0..200_usize, 0..200_usize, any::<u64>()),
+    ) {
+        let data_type = if utf8 { DataType::Utf8View } else { DataType::BinaryView };
+        let array = shared_views(&data_type, nullable, rows + start, &mut Dice::new(seed)).slice(start, rows);
+        let batch = RecordBatch::try_from_iter_with_nullable([("v", array, nullable)]).unwrap();
+        let back = round_trip(&batch);
+        is_valid(&back);
+        prop_assert_eq!(same_batch(&batch, &back), Ok(()));
+        let (descriptor, lent) = describe(&batch).unwrap();
+        prop_assert!(!lent[1..].iter().any(|buffer| buffer.is_empty()), "what is not referenced is not lent");
+
+        // Whatever stands where a view is null.
+        let mut dice = Dice::new(seed);
+        let mut lent = lent;
+        let nulls = batch.column(0).nulls().cloned();
+        let at = usize::from(nulls.as_ref().is_some_and(|nulls| nulls.null_count() > 0));
+        let mut views = lent[at].to_vec();
+        for (at, view) in views.chunks_exact_mut(16).enumerate() {
+            if nulls.as_ref().is_some_and(|nulls| nulls.is_null(at)) {
+                view.copy_from_slice(&dice.bytes(16));
+            }
+        }
+        lent[at] = Buffer::from_vec(views);
+        let (in_place, read) = read_and_rebase(&batch.schema(), descriptor.clone(), &lent).unwrap();
+        for (descriptor, lent) in [(&descriptor, &lent), (&in_place, &read)] {
+            let back = rebuild(&batch.schema(), descriptor, lent).expect("what is null does not matter");
             is_valid(&back);
+            prop_assert_eq!(same_batch(&batch, &back), Ok(()));
         }
     }
 
@@ -212,7 +299,7 @@ fn data_buffers_that_no_view_references_are_not_lent() {
     let batch = RecordBatch::try_from_iter([("s", Arc::new(builder.finish()) as ArrayRef)]).unwrap().slice(1000, 1);
     assert_eq!(lent_bytes(&batch), 16);
     let (descriptor, lent) = describe(&batch).unwrap();
-    assert!(lent.len() > 100, "the number of data buffers is kept");
+    assert_eq!(lent.len(), 1, "the views");
     assert_eq!(same_batch(&batch, &rebuild(&batch.schema(), &descriptor, &lent).unwrap()), Ok(()));
 }
 
@@ -240,7 +327,8 @@ fn what_is_not_sliced_is_not_copied_by_either_side() {
         let back = rebuild(&schema, &descriptor, &slab).unwrap();
         let bases_are_zero = descriptor.nodes.iter().all(|node| match &node.detail {
             Detail::Base(base) => *base == 0,
-            Detail::ViewBases(bases) | Detail::UnionBases(bases) => bases.iter().all(|base| *base == 0),
+            Detail::UnionBases(bases) => bases.iter().all(|base| *base == 0),
+            Detail::Views(extents) => (0..).zip(extents).all(|(buffer, e)| e.buffer == buffer && e.base == 0),
             _ => true,
         });
         // Where nothing has to be rebased, every byte of the arrays lies in the slab; values do in any case.
@@ -295,7 +383,7 @@ fn what_is_wrong_and_where_is_said() {
     not_utf8[last] = Buffer::from_vec(vec![0xff_u8; lent[last].len()]);
     let error = rebuild(&schema, &descriptor, &not_utf8).unwrap_err();
     assert_eq!(error.path(), "s.list.item");
-    assert!(matches!(error.problem(), LayoutProblem::Invalid(_)), "{error}");
+    assert!(matches!(error.problem(), LayoutProblem::NotUtf8 { .. }), "{error}");
 }
 
 #[test]
@@ -346,4 +434,114 @@ fn nesting_is_bounded_and_types_that_cannot_be_are_refused() {
         let error = check(&schema, &descriptor, &LayoutLimits::default()).unwrap_err();
         assert!(matches!(error.problem(), LayoutProblem::TooDeep { .. } | LayoutProblem::Type { .. }), "{error}");
     }
+}
+
+/// Two strings of a data buffer with much between them, and one of another; a data buffer that none needs.
+fn sparse_views() -> RecordBatch {
+    let mut text = "first string, long".to_owned();
+    text.push_str(&" ".repeat(100_000));
+    text.push_str("second string, long");
+    let data: Vec<Buffer> =
+        ["nobody needs this", &text, "third string, long"].map(|text| Buffer::from_slice_ref(text.as_bytes())).into();
+    let view = |buffer_index, offset: usize, string: &str| {
+        let prefix = u32::from_le_bytes(*string.as_bytes().first_chunk().unwrap());
+        ByteView { length: string.len() as u32, prefix, buffer_index, offset: offset as u32 }.as_u128()
+    };
+    let views = vec![
+        view(2, 0, "third string, long"),
+        view(1, text.len() - 19, "second string, long"),
+        view(1, 0, "first string, long"),
+    ];
+    let array = StringViewArray::try_new(views.into(), data, None).unwrap();
+    RecordBatch::try_from_iter([("s", Arc::new(array) as ArrayRef)]).unwrap()
+}
+
+#[test]
+fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
+    let batch = sparse_views();
+    let (descriptor, lent) = describe(&batch).unwrap();
+    let extents = [(1, 0), (1, 100_018), (2, 0)].map(|(buffer, base)| Extent { buffer, base });
+    assert_eq!(descriptor.nodes[0].detail, Detail::Views(extents.into()));
+    assert_eq!(descriptor.buffers, [48, 18, 19, 18]);
+    let back = round_trip(&batch);
+    assert_eq!(same_batch(&batch, &back), Ok(()));
+    // In the slab, no byte is copied.
+    let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &lent).unwrap();
+    let back = rebuild(&batch.schema(), &descriptor, &read).unwrap();
+    let views = back.column(0).to_data();
+    assert_eq!(
+        views.buffers().iter().map(Buffer::as_ptr).collect::<Vec<_>>(),
+        read.iter().map(Buffer::as_ptr).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn strings_from_all_over_are_copied_side_by_side() {
+    let strings: Vec<String> = (0..10_000).map(|n| format!("the string of number {n}")).collect();
+    let views: ArrayRef = Arc::new(StringViewArray::from_iter_values(&strings));
+    let whole = RecordBatch::try_from_iter([("s", views)]).unwrap();
+    let rows: Vec<u64> = (0..50).map(|n| n * 7919 % 10_000).collect();
+    let picked = whole.column(0).to_data().buffers()[0].clone();
+    let picked: Vec<u128> =
+        rows.iter().map(|row| u128::from_le_bytes(*picked[*row as usize * 16..].first_chunk().unwrap())).collect();
+    let data = whole.column(0).to_data().buffers()[1..].to_vec();
+    let array = StringViewArray::try_new(picked.into(), data, None).unwrap();
+    let batch = RecordBatch::try_from_iter([("s", Arc::new(array) as ArrayRef)]).unwrap();
+    let used: u64 = rows.iter().map(|row| strings[*row as usize].len() as u64).sum();
+
+    let compact = describe_compact(&batch).unwrap();
+    assert_eq!((compact.descriptor.live_bytes(), compact.copied), (16 * 50 + used, 16 * 50 + used));
+    let back = rebuild(&batch.schema(), &compact.descriptor, &compact.buffers).unwrap();
+    assert_eq!(same_batch(&batch, &back), Ok(()));
+    // Nor is anything copied of what lies one behind the other.
+    assert_eq!(describe_compact(&whole).unwrap().copied, 0);
+}
+
+type Change<'a> = &'a dyn Fn(&mut Vec<Extent>, &mut Vec<u64>);
+
+#[test]
+fn extents_are_held_against_each_other_and_views_against_them() {
+    let batch = sparse_views();
+    let (schema, limits) = (batch.schema(), LayoutLimits::default());
+    let (descriptor, lent) = describe(&batch).unwrap();
+    let with = |change: Change<'_>| {
+        let mut descriptor = descriptor.clone();
+        let Detail::Views(extents) = &mut descriptor.nodes[0].detail else { panic!("views") };
+        change(extents, &mut descriptor.buffers);
+        descriptor
+    };
+    let refused: [Change<'_>; 5] = [
+        &|extents, _| extents[1].base = 17,
+        &|extents, _| extents.swap(0, 1),
+        &|extents, _| extents[2].buffer = 1,
+        &|extents, _| extents[1] = extents[0],
+        &|_, lens| lens[2] = 0,
+    ];
+    for change in refused {
+        let error = check(&schema, &with(change), &limits).unwrap_err();
+        assert!(matches!(error.problem(), LayoutProblem::Extent { .. }), "{error}");
+    }
+    let beyond = with(&|extents, _| extents[2].base = u32::MAX);
+    assert!(matches!(check(&schema, &beyond, &limits).unwrap_err().problem(), LayoutProblem::TooLarge { .. }));
+    let fewer = with(&|extents, _| extents.truncate(2));
+    assert!(matches!(check(&schema, &fewer, &limits).unwrap_err().problem(), LayoutProblem::ExtraBuffers { .. }));
+
+    // Into a gap, into a buffer that was not lent, and beyond an extent.
+    let elsewhere: [Change<'_>; 3] =
+        [&|extents, _| extents[1].base -= 100, &|extents, _| extents[2].buffer = 3, &|extents, _| extents[0].base = 1];
+    for (at, change) in [1, 0, 2].into_iter().zip(elsewhere) {
+        let (rebased, read) = read_and_rebase(&schema, with(change), &lent).unwrap();
+        for result in [rebuild(&schema, &with(change), &lent), rebuild(&schema, &rebased, &read)] {
+            let error = result.unwrap_err();
+            assert_eq!(error.path(), "s");
+            assert!(
+                matches!(error.problem(), LayoutProblem::OutOfRange { what: "view", at: found } if *found == at),
+                "{error}"
+            );
+        }
+    }
+    let mut prefix = lent;
+    prefix[2] = Buffer::from_slice_ref(b"SECOND string, long");
+    let error = rebuild(&schema, &descriptor, &prefix).unwrap_err();
+    assert!(matches!(error.problem(), LayoutProblem::View { at: 1, .. }), "{error}");
 }

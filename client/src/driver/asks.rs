@@ -8,9 +8,18 @@ use thallus_protocol::{AskId, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::handle::Command;
+use super::reads::{ReadSlab, into_buffer};
 
 /// Bytes that were asked for, and where in them each piece is.
 pub(crate) type Found = Result<(Buffer, SlabLayout), StreamError>;
+
+/// What has been read for an ask of batch `seq`.
+pub(super) fn found(seq: u64, read: Option<ReadSlab>) -> Found {
+    let invalid = |reason| StreamError::InvalidBatch { seq, reason };
+    let read = read.ok_or_else(|| invalid("bug: an ask was answered that had not been read".into()))?;
+    let buffer = read.slab.map_or_else(|| Ok(Buffer::default()), into_buffer).map_err(invalid)?;
+    Ok((buffer, read.layout))
+}
 
 /// Who waits for which answer.
 #[derive(Debug, Default)]

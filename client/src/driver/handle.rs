@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use thallus_fabric::memory::Slab;
 use thallus_protocol::layout::{BatchDescriptor, Piece, SlabLayout};
 use thallus_protocol::message::{ExecuteOptions, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
@@ -65,8 +65,16 @@ pub(crate) enum Item {
 /// A batch that is all there, and not yet an array; or one of which nothing is.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    Lent { buffer: Buffer, layout: SlabLayout, descriptor: Arc<BatchDescriptor> },
-    Lazy { loan: Loan, descriptor: Arc<BatchDescriptor> },
+    /// Without a slab where there was no byte to read.
+    Lent {
+        slab: Option<Slab>,
+        layout: SlabLayout,
+        descriptor: Arc<BatchDescriptor>,
+    },
+    Lazy {
+        loan: Loan,
+        descriptor: Arc<BatchDescriptor>,
+    },
     Inline(Bytes),
 }
 

@@ -16,7 +16,7 @@ use thallus_protocol::client::{
     ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadProblem,
 };
 use thallus_protocol::message::FabricChoice;
-use thallus_protocol::{ApiMisuse, ConnectionError, ReadId, StreamError, StreamId, Timestamp};
+use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, error, info, trace, warn};
@@ -25,7 +25,7 @@ use asks::Asks;
 pub(crate) use asks::Loan;
 pub(crate) use handle::{Arrived, Command, Handle, Item};
 pub(crate) use offers::{Offer, Offers};
-use reads::{Done, Reads, into_buffer};
+use reads::{Done, ReadSlab, Reads};
 
 use crate::error::ClientError;
 use crate::report::{Carrier, ConnectionInfo};
@@ -456,8 +456,8 @@ impl<S: ControlIo> Driver<S> {
             }
             ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
             ClientEvent::Found { seq, ask, read, .. } => {
-                let found = self.slab(read).map_err(|reason| StreamError::InvalidBatch { seq, reason });
-                self.asks.answer(ask, found);
+                let read = self.reads.as_mut().and_then(|reads| reads.take(read));
+                self.asks.answer(ask, asks::found(seq, read));
             }
             ClientEvent::AskFailed { ask, error, .. } => self.asks.answer(ask, Err(error)),
             ClientEvent::End { stream, stats } => {
@@ -510,7 +510,9 @@ impl<S: ControlIo> Driver<S> {
                 None => return self.command(ClientCommand::GiveUp { stream, seq }),
             },
             Payload::Lent { read, descriptor } => {
-                self.slab(read).map(|(buffer, layout)| Arrived::Lent { buffer, layout, descriptor })
+                let read = self.reads.as_mut().and_then(|reads| reads.take(read));
+                let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());
+                read.map(|ReadSlab { slab, layout, .. }| Arrived::Lent { slab, layout, descriptor })
             }
         };
         match arrived {
@@ -521,15 +523,5 @@ impl<S: ControlIo> Driver<S> {
                 self.command(ClientCommand::Rejected { stream, seq, reason });
             }
         }
-    }
-
-    fn slab(&mut self, read: ReadId) -> Result<(arrow::buffer::Buffer, thallus_protocol::layout::SlabLayout), String> {
-        let slab = self.reads.as_mut().and_then(|reads| reads.take(read));
-        let slab = slab.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned())?;
-        let buffer = match slab.slab {
-            Some(slab) => into_buffer(slab)?,
-            None => arrow::buffer::Buffer::from(&[][..]),
-        };
-        Ok((buffer, slab.layout))
     }
 }

@@ -10,6 +10,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use futures::Stream;
+use thallus_fabric::memory::Trusting;
 use thallus_protocol::layout::{BatchDescriptor, Piece, Projection, Step, column_bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -268,7 +269,7 @@ impl Lent {
         let mut projection = projection.map_err(|error| self.invalid(&error.to_string()))?;
         loop {
             let stepped = Instant::now();
-            let step = projection.step();
+            let step = projection.step_with(&Trusting);
             lock(&self.account).decode += stepped.elapsed();
             match step.map_err(|error| self.invalid(&error.to_string()))? {
                 Step::Read(pieces) => projection.give(self.ask(pieces).await?),

@@ -5,6 +5,7 @@
 //! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
 //!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
 //!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space.
+//! - [`Trusting`] makes arrays over such memory, of what the protocol has validated.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
@@ -25,6 +26,7 @@ mod slab;
 mod staging;
 #[cfg(test)]
 mod test_fabric;
+mod trusting;
 
 pub use available::check_available;
 pub(crate) use available::room_in;
@@ -38,6 +40,7 @@ pub use pool::{PoolLimits, PoolStats, SlabPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;
 pub use staging::{StagedRange, StagingArena, StagingStats};
+pub use trusting::Trusting;
 
 /// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every machine
 /// that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned to.

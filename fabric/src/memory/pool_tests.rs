@@ -66,6 +66,36 @@ fn nobody_sees_the_bytes_while_a_range_is_alive() {
 }
 
 #[test]
+fn what_was_read_is_changed_where_it_lies() {
+    let (pool, _) = pool(LIMITS);
+    let mut slab = pool.take(3 * PAGE).unwrap();
+    let mut range = slab.range(64, 3 * PAGE - 100).unwrap();
+    read_into(&mut range, 7);
+    assert!(matches!(slab.edit(64, 16, |_| panic!("it is being written")), Err(FabricError::Misuse(_))));
+    drop(range);
+    for (offset, len) in [(0, 3 * PAGE + 1), (3 * PAGE, 1), (usize::MAX, 1), (1, usize::MAX)] {
+        let edited = slab.edit(offset, len, |_| panic!("it is not the slab's"));
+        assert!(matches!(edited, Err(FabricError::Misuse(_))), "{offset}+{len}");
+    }
+    // Across pieces, and of a length that is no multiple of theirs.
+    let (offset, len) = (128, 2 * PAGE + 80);
+    let mut seen = 0;
+    let edit = |piece: &mut [u8]| {
+        assert!(piece.iter().all(|byte| *byte == 7));
+        assert!(piece.len().is_multiple_of(16));
+        seen += piece.len();
+        piece.fill(9);
+    };
+    slab.edit(offset, len, edit).unwrap();
+    assert_eq!(seen, len);
+    let buffer = slab.into_buffer().unwrap();
+    let (before, rest) = buffer[64..3 * PAGE - 36].split_at(offset - 64);
+    let (edited, after) = rest.split_at(len);
+    assert!(before.iter().chain(after).all(|byte| *byte == 7));
+    assert!(edited.iter().all(|byte| *byte == 9));
+}
+
+#[test]
 fn ranges_of_a_slab_do_not_overlap() {
     let (pool, _) = pool(LIMITS);
     let slab = pool.take(100).unwrap();

@@ -95,6 +95,34 @@ impl Slab {
         Ok(())
     }
 
+    /// Bytes that [`Slab::edit`] shows at a time.
+    const EDITED: usize = 4096;
+
+    /// Changes bytes where they lie, once they have been read. `edit` sees them piece by piece, each a multiple of 64 bytes
+    /// long but for the last.
+    ///
+    /// # Errors
+    /// [`FabricError::Misuse`] if the range is not within the slab, or any range of a read is alive.
+    pub fn edit(&mut self, offset: usize, len: usize, mut edit: impl FnMut(&mut [u8])) -> Result<(), FabricError> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.len);
+        let end = end.ok_or(FabricError::Misuse("bytes outside their slab were to be changed"))?;
+        if self.is_being_written() {
+            return Err(FabricError::Misuse("a slab was to be changed while a read of it was outstanding"));
+        }
+        // In the nearest cache. Not in the slab itself, for the sake of those who may read it, and do so atomically.
+        let mut piece = [0; Self::EDITED];
+        for start in (offset..end).step_by(Self::EDITED) {
+            let piece = &mut piece[..Self::EDITED.min(end - start)];
+            // SAFETY: within the block, checked above, which is initialised. Nobody writes it: no range is alive, and none
+            // can begin while the slab is borrowed mutably.
+            let bytes = unsafe { NonNull::slice_from_raw_parts(self.block.start().add(start), piece.len()).as_ref() };
+            piece.copy_from_slice(bytes);
+            edit(piece);
+            self.copy_in(start, piece)?;
+        }
+        Ok(())
+    }
+
     /// Whether any [`Slab::range`] is alive.
     #[must_use]
     pub fn is_being_written(&self) -> bool {

@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use super::error::InlineError;
 use super::{InlineLimits, decode_schema, guarded};
-use crate::layout::{check_type, describe, rebuild};
+use crate::layout::{Assemble, Checked, Described, check_type, describe_compact, rebuild_with};
 
 /// Bodies and the buffers in them begin at multiples of this many bytes from the message's start.
 const ALIGNMENT: usize = 64;
@@ -20,6 +20,8 @@ pub struct InlineEncoder {
     writer: StreamWriter<Vec<u8>>,
     /// Whether the schema has types whose slices arrow-ipc would send with all that they were cut from.
     cut_first: bool,
+    /// What makes the arrays that are cut.
+    assemble: &'static dyn Assemble,
 }
 
 impl fmt::Debug for InlineEncoder {
@@ -51,7 +53,13 @@ impl InlineEncoder {
             return Err(InlineError::Unsupported { field: field.name().clone(), data_type: field.data_type().clone() });
         }
         let cut_first = schema.fields().iter().any(|field| find(field.data_type(), &slices_are_sent_whole).is_some());
-        Ok((InlineEncoder { schema: schema.clone().into(), writer, cut_first }, message))
+        Ok((InlineEncoder { schema: schema.clone().into(), writer, cut_first, assemble: &Checked }, message))
+    }
+
+    /// The same encoder, with other means to make the arrays that it sends instead of slices.
+    #[must_use]
+    pub fn with_assemble(self, assemble: &'static dyn Assemble) -> Self {
+        InlineEncoder { assemble, ..self }
     }
 
     /// The bytes of one message: the dictionaries that are new or have changed since the last batch, and the batch.
@@ -61,7 +69,7 @@ impl InlineEncoder {
     /// encoder is of no use any more: it may take dictionaries for sent that were not.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, InlineError> {
         self.same_types(batch)?;
-        let cut = if self.cut_first { Some(cut(batch)?) } else { None };
+        let cut = if self.cut_first { Some(cut(batch, self.assemble)?) } else { None };
         let writer = &mut self.writer;
         let written = guarded(|| writer.write(cut.as_ref().unwrap_or(batch)));
         let message = std::mem::take(writer.get_mut());
@@ -85,9 +93,9 @@ impl InlineEncoder {
 
 /// The same batch, over no more than its live range. Costs a validation of the values, which is little against sending
 /// the buffers that a slice of views was cut from.
-fn cut(batch: &RecordBatch) -> Result<RecordBatch, InlineError> {
-    let (descriptor, buffers) = describe(batch)?;
-    Ok(rebuild(batch.schema_ref(), &descriptor, &buffers)?)
+fn cut(batch: &RecordBatch, assemble: &dyn Assemble) -> Result<RecordBatch, InlineError> {
+    let Described { descriptor, buffers, .. } = describe_compact(batch)?;
+    Ok(rebuild_with(batch.schema_ref(), &descriptor, &buffers, assemble)?)
 }
 
 fn is_dictionary_of_dictionaries(data_type: &DataType) -> bool {

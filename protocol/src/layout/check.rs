@@ -2,7 +2,7 @@
 
 use arrow_schema::{DataType, Schema};
 
-use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::shape::{Shape, deeper, offset_width, shape};
 
@@ -53,6 +53,17 @@ pub struct SlabLayout {
     pub ranges: Vec<Range>,
     /// Length of the slab in bytes, a multiple of [`SLAB_ALIGNMENT`].
     pub len: u64,
+    /// Views that [`SlabLayout::rebases`] can rebase where they lie.
+    pub(super) views: Vec<ViewsAt>,
+}
+
+/// Where the views of an array are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ViewsAt {
+    /// Which node's.
+    pub(super) node: usize,
+    /// Which buffer has them.
+    pub(super) buffer: usize,
 }
 
 /// Holds a descriptor against the schema and the limits: as many arrays and buffers as the schema needs, each as long
@@ -68,7 +79,8 @@ pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimit
         return Err(LayoutProblem::TooLarge { what: "number of buffers", got, limit }.into());
     }
     at_most("number of rows", descriptor.rows, limits.max_len)?;
-    let mut checker = Checker { nodes: descriptor.nodes.iter(), lens: descriptor.buffers.iter(), limits };
+    let (nodes, lens) = (descriptor.nodes.iter(), descriptor.buffers.iter());
+    let mut checker = Checker { nodes, lens, descriptor, limits, views: Vec::new() };
     for field in schema.fields() {
         checker.array(field.data_type(), Some(descriptor.rows), 0).within(field.name())?;
     }
@@ -78,7 +90,8 @@ pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimit
     if !checker.lens.as_slice().is_empty() {
         return Err(LayoutProblem::ExtraBuffers { extra: checker.lens.len() }.into());
     }
-    slab(&descriptor.buffers, limits.max_bytes)
+    let views = checker.views;
+    Ok(SlabLayout { views, ..slab(&descriptor.buffers, limits.max_bytes)? })
 }
 
 /// A slab for buffers of these lengths.
@@ -91,13 +104,15 @@ pub(crate) fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutErr
         end = len.checked_next_multiple_of(SLAB_ALIGNMENT).and_then(|len| end.checked_add(len)).ok_or_else(overflow)?;
         at_most("bytes of the batch", end, max_bytes)?;
     }
-    Ok(SlabLayout { ranges, len: end })
+    Ok(SlabLayout { ranges, len: end, views: Vec::new() })
 }
 
 struct Checker<'a> {
     nodes: std::slice::Iter<'a, NodeDescriptor>,
     lens: std::slice::Iter<'a, u64>,
+    descriptor: &'a BatchDescriptor,
     limits: &'a LayoutLimits,
+    views: Vec<ViewsAt>,
 }
 
 impl<'a> Checker<'a> {
@@ -121,11 +136,14 @@ impl<'a> Checker<'a> {
                 self.offsets(len, wide)?;
                 self.at_will("values", len)?;
             }
-            (Shape::Views, Detail::ViewBases(bases)) => {
-                self.exactly("views", len, 16)?;
-                for _ in bases {
-                    self.at_will("data", len)?;
+            (Shape::Views, Detail::Views(extents)) => {
+                if !Extent::are_whole(extents) {
+                    let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;
+                    let buffer = self.descriptor.buffers.len() - self.lens.as_slice().len();
+                    self.views.push(ViewsAt { node, buffer });
                 }
+                self.exactly("views", len, 16)?;
+                self.extents(extents, len)?;
             }
             (Shape::List { wide, item }, Detail::Base(_)) => {
                 self.offsets(len, wide)?;
@@ -198,6 +216,23 @@ impl<'a> Checker<'a> {
     fn offsets(&mut self, len: u64, wide: bool) -> Result<(), LayoutError> {
         // No element, no offset: not even the one that Arrow's format asks for.
         self.exactly("offsets", if len == 0 { 0 } else { len.saturating_add(1) }, offset_width(wide))
+    }
+
+    fn extents(&mut self, extents: &[Extent], len: u64) -> Result<(), LayoutError> {
+        at_most("extents of no view", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
+        let mut end = 0;
+        for &Extent { buffer, base } in extents {
+            let len = *self.lens.next().ok_or(LayoutProblem::MissingBuffer { what: "data" })?;
+            at_most("length of an extent", len, 1 << 32)?;
+            // Buffers, each of 4 GiB at most, as if one lay behind the other.
+            let start = u64::from(buffer) << 32 | u64::from(base);
+            if len == 0 || start < end {
+                return Err(LayoutProblem::Extent { buffer, base, len }.into());
+            }
+            at_most("end of an extent", u64::from(base) + len, 1 << 32)?;
+            end = start.saturating_add(len);
+        }
+        Ok(())
     }
 
     fn exactly(&mut self, what: &'static str, count: u64, width: u64) -> Result<(), LayoutError> {

@@ -2,10 +2,11 @@
 
 use arrow_array::{Array, OffsetSizeTrait, RecordBatch};
 use arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
-use arrow_data::{ArrayData, ByteView, MAX_INLINE_VIEW_LEN};
+use arrow_data::ArrayData;
 
-use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 use super::error::{LayoutError, LayoutProblem, Within};
+use super::extents;
 use super::shape::{Shape, deeper, offset_width, shape};
 
 /// Describes a batch, and lists the buffers that a borrower has to read to have it.
@@ -20,20 +21,49 @@ use super::shape::{Shape, deeper, offset_width, shape};
 /// The batch has arrays that no [`rebuild`](super::rebuild) would accept: nested too deep, or (where they were made by
 /// unchecked means) with offsets beyond their buffers.
 pub fn describe(batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
-    let mut lender = Lender::default();
+    let Described { descriptor, buffers, .. } = described(batch, Lender::default())?;
+    Ok((descriptor, buffers))
+}
+
+/// What [`describe_compact`] made of a batch.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// What the borrower is told.
+    pub descriptor: BatchDescriptor,
+    /// What it reads, one for each of the descriptor's.
+    pub buffers: Vec<Buffer>,
+    /// Bytes that were copied.
+    pub copied: u64,
+}
+
+/// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, where that is
+/// much cheaper than to move what lies between them. A scan's never are; those that a sort returns may lie scattered over
+/// the whole table, for each of its batches.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
+    described(batch, Lender { gathers: true, ..Lender::default() })
+}
+
+fn described(batch: &RecordBatch, mut lender: Lender) -> Result<Described, LayoutError> {
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         let data = column.to_data();
         lender.array(&data, 0, data.len(), 0).within(field.name())?;
     }
-    let Lender { nodes, buffers } = lender;
+    let Lender { nodes, buffers, copied, .. } = lender;
     let lens = buffers.iter().map(|buffer| buffer.len() as u64).collect();
-    Ok((BatchDescriptor { rows: batch.num_rows() as u64, nodes, buffers: lens }, buffers))
+    let descriptor = BatchDescriptor { rows: batch.num_rows() as u64, nodes, buffers: lens };
+    Ok(Described { descriptor, buffers, copied })
 }
 
 #[derive(Default)]
 struct Lender {
     nodes: Vec<NodeDescriptor>,
     buffers: Vec<Buffer>,
+    /// Whether scattered strings are copied side by side.
+    gathers: bool,
+    copied: u64,
 }
 
 impl Lender {
@@ -194,7 +224,7 @@ impl Lender {
         }
     }
 
-    /// Lends the views, and of each data buffer the range that they reference.
+    /// Lends the views, and of each data buffer the extents that they need.
     fn views(
         &mut self,
         node: usize,
@@ -203,28 +233,27 @@ impl Lender {
         start: usize,
         len: usize,
     ) -> Result<(), LayoutError> {
-        self.fixed(data, 0, first, len, 16)?;
         let views: ScalarBuffer<u128> = typed(buffer(data, 0)?, first, len, "views")?;
-        let data_buffers = &data.buffers()[1..];
-        let mut used: Vec<(usize, usize)> = vec![(usize::MAX, 0); data_buffers.len()];
-        for (at, &view) in views.iter().enumerate() {
-            // What a null's view points at is nobody's business; `rebuild` clears it.
-            if view as u32 <= MAX_INLINE_VIEW_LEN || data.nulls().is_some_and(|nulls| nulls.is_null(start + at)) {
-                continue;
-            }
-            let view = ByteView::from(view);
-            let range =
-                used.get_mut(view.buffer_index as usize).ok_or(LayoutProblem::OutOfRange { what: "view", at })?;
-            let offset = view.offset as usize;
-            *range = (range.0.min(offset), range.1.max(offset + view.length as usize));
+        let nulls = data.nulls().filter(|nulls| nulls.null_count() > 0).map(|nulls| nulls.slice(start, len));
+        let (nulls, buffers) = (nulls.as_ref(), &data.buffers()[1..]);
+        let needed = extents::needed(&views, nulls, buffers)?;
+        if self.gathers
+            && needed.is_sparse(len)
+            && let Some((views, strings)) = needed.gather(&views, nulls, buffers)
+        {
+            self.copied += (views.len() + strings.len()) as u64;
+            self.buffers.extend([views, strings]);
+            self.nodes[node].detail = Detail::Views(vec![Extent { buffer: 0, base: 0 }]);
+            return Ok(());
         }
-        let mut bases = Vec::with_capacity(used.len());
-        for (buffer, (low, high)) in data_buffers.iter().zip(used) {
-            let low = low.min(high);
-            bases.push(low as u64);
-            self.buffers.push(cut(buffer, low, high - low, "data")?);
+        self.fixed(data, 0, first, len, 16)?;
+        let mut extents = Vec::with_capacity(needed.extents.len());
+        for (extent, len) in needed.extents {
+            let len = usize::try_from(len).map_err(|_| broken("data"))?;
+            self.buffers.push(cut(&buffers[extent.buffer as usize], extent.base as usize, len, "data")?);
+            extents.push(extent);
         }
-        self.nodes[node].detail = Detail::ViewBases(bases);
+        self.nodes[node].detail = Detail::Views(extents);
         Ok(())
     }
 }

@@ -55,8 +55,9 @@ pub enum Detail {
     },
     /// Utf8, binary, lists, maps, list views: what is to be subtracted from each offset.
     Base(u64),
-    /// Views: for each data buffer, what is to be subtracted from the offsets of the views into it.
-    ViewBases(Vec<u64>),
+    /// Views: what of their data buffers is lent, each extent a buffer of the batch. By buffer and base in ascending order,
+    /// none overlapping another, none empty.
+    Views(Vec<Extent>),
     /// Dense union: for each child, what is to be subtracted from the offsets into it.
     UnionBases(Vec<u64>),
     /// Run-end encoded: how many logical elements of the first run come before the array's first. Run ends count them.
@@ -66,13 +67,29 @@ pub enum Detail {
     },
 }
 
+/// A range of one of the data buffers that views point into. Its length is that of the batch's buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Extent {
+    /// Which data buffer, as the views number them. Those that no view needs are not lent, nor mentioned.
+    pub buffer: u32,
+    /// Where in that buffer the extent begins, in bytes.
+    pub base: u32,
+}
+
+impl Extent {
+    /// Whether views that point into these extents point into the buffers of the same number and at the same offset.
+    pub(super) fn are_whole(extents: &[Extent]) -> bool {
+        (0..).zip(extents).all(|(buffer, extent)| *extent == Extent { buffer, base: 0 })
+    }
+}
+
 impl Detail {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Detail::None => "none",
             Detail::Bits { .. } => "bits",
             Detail::Base(_) => "base",
-            Detail::ViewBases(_) => "view bases",
+            Detail::Views(_) => "views",
             Detail::UnionBases(_) => "union bases",
             Detail::Runs { .. } => "runs",
         }

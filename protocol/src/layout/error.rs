@@ -131,6 +131,38 @@ pub enum LayoutProblem {
         /// Position in its buffer.
         at: usize,
     },
+    /// An extent of a data buffer is empty, or not beyond the one before it.
+    #[error(
+        "{len} bytes from {base} of data buffer {buffer} on are no extent: it has to be beyond the one before, and not empty"
+    )]
+    Extent {
+        /// The data buffer.
+        buffer: u32,
+        /// Where in it the extent begins.
+        base: u32,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// A view contradicts itself or the bytes that it points at.
+    #[error("the view at position {at} is not valid: {why}")]
+    View {
+        /// Position in the array.
+        at: usize,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A string is not UTF-8.
+    #[error("the string at position {at} is not valid UTF-8")]
+    NotUtf8 {
+        /// Position in the array.
+        at: usize,
+    },
+    /// An offset is less than the one before it, or than zero.
+    #[error("the offset at position {at} is negative, or less than the one before it")]
+    Descending {
+        /// Position in its buffer.
+        at: usize,
+    },
     /// A buffer of the lender's batch is shorter than its array needs, or not aligned for it.
     #[error("the array's {what} buffer does not hold what the array says: the array is not valid")]
     Broken {

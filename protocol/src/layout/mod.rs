@@ -4,13 +4,17 @@
 //! the batch's own buffers that the borrower has to read. The borrower calls [`check`] before it reads a byte: the
 //! descriptor is held against the schema, and the result says where in a slab each buffer goes. When the bytes are
 //! there, [`rebuild`] makes arrays over them, and validates every value that Rust's arrays rely on: offsets, UTF-8,
-//! dictionary keys, views, run ends, union offsets, nulls.
+//! dictionary keys, views, run ends, union offsets, nulls. Most of it in passes over whole buffers: [`rebuild_with`] lets
+//! those who may make arrays unchecked spare Arrow's own validation, string by string.
 //!
 //! The order of nodes and buffers is that of Arrow IPC (depth first over the schema, validity before values). Two
 //! things differ from IPC. Bitmaps keep their bit offset, so that a slice need not be shifted. And only the *live
 //! range* is lent: a slice of ten strings moves ten strings, whatever the array it was cut from. Offsets that then do
 //! not start at zero are lent as they stand; the descriptor carries the base, and `rebuild` subtracts it, which is the
-//! only copy there is.
+//! only copy there is. Views, which say where in which data buffer a string is, stand as they are, too: of their data
+//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views point
+//! into those, in the slab itself ([`SlabLayout::rebases`]). So a scan that yields views into decoded pages moves what its
+//! rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`] copies them side by side.
 //!
 //! | type | buffers after the validity bitmap | live range | detail |
 //! |---|---|---|---|
@@ -18,7 +22,7 @@
 //! | boolean | bits | the bytes that hold the bits | [`Detail::Bits`] |
 //! | primitive, temporal, decimal, fixed size binary | values | the rows | - |
 //! | utf8, binary (small, large) | offsets, values | values from first to last offset | [`Detail::Base`] |
-//! | utf8 view, binary view | views, each data buffer | lowest to highest byte referenced, per buffer | [`Detail::ViewBases`] |
+//! | utf8 view, binary view | views, each extent | what views point at, and gaps of less than 16 KiB | [`Detail::Views`] |
 //! | list, large list, map | offsets | the child from first to last offset | [`Detail::Base`] |
 //! | list view, large list view | offsets, sizes | the child from lowest to highest element referenced | [`Detail::Base`] |
 //! | fixed size list, struct, sparse union | -, -, type ids | the children's rows | - |
@@ -50,18 +54,21 @@ mod check;
 mod describe;
 mod descriptor;
 mod error;
+mod extents;
 mod project;
 mod rebase;
 mod rebuild;
 mod shape;
+mod valid;
 
 pub(crate) use check::slab;
 pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
-pub use describe::describe;
-pub use descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+pub use describe::{Described, describe, describe_compact};
+pub use descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 pub use error::{LayoutError, LayoutProblem};
 pub use project::{Piece, Projection, Step, column_bytes};
-pub use rebuild::rebuild;
+pub use rebase::Rebase;
+pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_with};
 pub(crate) use shape::check_type;
 
 /// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.

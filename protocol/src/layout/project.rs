@@ -18,9 +18,9 @@ use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
 use arrow_schema::{DataType, Schema, SchemaRef, UnionFields};
 
-use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 use super::error::{LayoutError, LayoutProblem, Within};
-use super::rebuild;
+use super::rebuild::{Assemble, Checked, rebuild_with};
 use super::shape::{Shape, deeper, offset_width, shape};
 
 /// A range of one of a batch's buffers.
@@ -115,6 +115,14 @@ impl Projection {
     /// # Errors
     /// What has been read is not that of valid arrays.
     pub fn step(&mut self) -> Result<Step, LayoutError> {
+        self.step_with(&Checked)
+    }
+
+    /// As [`step`](Self::step), but by other means to make arrays of what has been validated.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_with(&mut self, assemble: &dyn Assemble) -> Result<Step, LayoutError> {
         let mut cutter = Cutter::new(&self.descriptor, &self.have);
         for (field, span) in self.schema.fields().iter().zip(&self.spans) {
             (cutter.node, cutter.buffer) = (span.nodes.start, span.buffers.start);
@@ -129,7 +137,7 @@ impl Projection {
         let buffers = cutter.cut.iter().map(|buffer| buffer.len() as u64).collect();
         let rows = self.rows.end - self.rows.start;
         let descriptor = BatchDescriptor { rows, nodes: cutter.nodes, buffers };
-        Ok(Step::Done(rebuild(&self.schema, &descriptor, &cutter.cut)?))
+        Ok(Step::Done(rebuild_with(&self.schema, &descriptor, &cutter.cut, assemble)?))
     }
 
     /// The bytes of the pieces that [`step`](Self::step) named, in its order. A buffer of another length is no answer.
@@ -188,7 +196,7 @@ fn own_buffers(shape: &Shape<'_>, node: &NodeDescriptor) -> usize {
         (Shape::Bits | Shape::Fixed { .. } | Shape::List { .. }, _) => 1,
         (Shape::SparseUnion { .. } | Shape::Dictionary { .. }, _) => 1,
         (Shape::Bytes { .. } | Shape::ListView { .. } | Shape::DenseUnion { .. }, _) => 2,
-        (Shape::Views, Detail::ViewBases(bases)) => 1 + bases.len(),
+        (Shape::Views, Detail::Views(extents)) => 1 + extents.len(),
         (Shape::Views, _) => 1,
     };
     values + usize::from(node.nulls > 0)
@@ -274,9 +282,9 @@ impl<'a> Cutter<'a> {
                 }
                 Detail::Base(based(ends, len))
             }
-            (Shape::Views, Detail::ViewBases(bases)) => {
+            (Shape::Views, Detail::Views(extents)) => {
                 let views = self.fixed(start, len, 16, "views")?;
-                Detail::ViewBases(self.view_data(views.zip(nulls), bases)?)
+                Detail::Views(self.view_data(views.zip(nulls), extents)?)
             }
             (Shape::List { wide, item }, Detail::Base(base)) => {
                 let ends = self.offsets(start, len, wide, *base)?;
@@ -478,17 +486,16 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    /// Of each data buffer the range that the views point into, once the views are known. What is to be subtracted from them.
+    /// Of each extent the range that the views point into, once the views are known; none of those that they do not need.
     fn view_data(
         &mut self,
         views: Option<(Buffer, Option<NullBuffer>)>,
-        bases: &[u64],
-    ) -> Result<Vec<u64>, LayoutError> {
-        let Some((views, nulls)) = views else {
-            self.buffer += bases.len();
-            return Ok(Vec::new());
-        };
-        let mut used: Vec<Option<(u64, u64)>> = vec![None; bases.len()];
+        extents: &[Extent],
+    ) -> Result<Vec<Extent>, LayoutError> {
+        let first = self.buffer;
+        self.buffer += extents.len();
+        let Some((views, nulls)) = views else { return Ok(Vec::new()) };
+        let mut used: Vec<Option<(u64, u64)>> = vec![None; extents.len()];
         for (at, view) in views.as_chunks::<16>().0.iter().enumerate() {
             let view = u128::from_le_bytes(*view);
             // What a null points at is not lent.
@@ -496,19 +503,23 @@ impl<'a> Cutter<'a> {
                 continue;
             }
             let view = ByteView::from(view);
-            let range = used.get_mut(view.buffer_index as usize).ok_or_else(|| stray("view"))?;
+            let target = Extent { buffer: view.buffer_index, base: view.offset };
+            let extent = extents.partition_point(|extent| *extent <= target).checked_sub(1);
+            let extent =
+                extent.filter(|extent| extents[*extent].buffer == target.buffer).ok_or_else(|| stray("view"))?;
             let (low, high) = (u64::from(view.offset), u64::from(view.offset) + u64::from(view.length));
+            let range = &mut used[extent];
             *range = Some(range.map_or((low, high), |(first, last)| (first.min(low), last.max(high))));
         }
-        let mut lows = Vec::with_capacity(bases.len());
-        for (used, base) in used.into_iter().zip(bases) {
-            let (low, high) = used.unwrap_or((*base, *base));
-            let offset = low.checked_sub(*base).ok_or_else(|| stray("view"))?;
-            let buffer = self.next_buffer();
-            self.take(buffer, offset, high - low, "data")?;
-            lows.push(if used.is_some() { low } else { 0 });
+        let mut needed = Vec::new();
+        for (at, (extent, used)) in extents.iter().zip(used).enumerate() {
+            if let Some((low, high)) = used {
+                self.take(first + at, low - u64::from(extent.base), high - low, "data")?;
+                // At most the offset of a view, which has as many bits.
+                needed.push(Extent { base: low as u32, ..*extent });
+            }
         }
-        Ok(lows)
+        Ok(needed)
     }
 
     /// The runs that hold elements `first..first + len`, counted as run ends count, once all run ends are known.

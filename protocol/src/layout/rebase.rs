@@ -3,10 +3,12 @@
 //! Each of these takes one pass over offsets, and hands back the buffer that it got where nothing has to change.
 
 use arrow_array::OffsetSizeTrait;
-use arrow_buffer::{ArrowNativeType, Buffer, NullBuffer, ScalarBuffer};
-use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
+use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
+use arrow_data::MAX_INLINE_VIEW_LEN;
 use arrow_schema::UnionFields;
 
+use super::check::{Range, SlabLayout, ViewsAt};
+use super::descriptor::{BatchDescriptor, Detail, Extent};
 use super::error::{LayoutError, LayoutProblem};
 
 /// A buffer at an address that is a multiple of `alignment`: the buffer itself, or else a copy.
@@ -64,32 +66,123 @@ pub(super) fn list_views<O: OffsetSizeTrait>(
     Ok(rebased.into())
 }
 
-/// Views whose offsets count from each data buffer's base. What a null points at was not lent, so its view is cleared.
-pub(super) fn views(buffer: &Buffer, bases: &[u64], nulls: Option<&NullBuffer>) -> Result<Buffer, LayoutError> {
-    let views = elements::<u128>(buffer);
-    let is_null = |at: usize| nulls.is_some_and(|nulls| nulls.is_null(at));
-    let points = |view: u128| view as u32 > MAX_INLINE_VIEW_LEN;
-    let moved = bases.iter().any(|base| *base != 0);
-    if !moved && (nulls.is_none() || !views.iter().enumerate().any(|(at, view)| points(*view) && is_null(at))) {
-        return Ok(views.into_inner());
+/// Views into the extents, one data buffer each, that were lent of their data buffers: the buffer itself, or a copy where
+/// something has to change.
+pub(super) fn views(
+    buffer: &Buffer,
+    extents: &[Extent],
+    lens: &[u64],
+    nulls: Option<&NullBuffer>,
+) -> Result<Buffer, LayoutError> {
+    let (views, _) = buffer.as_slice().as_chunks();
+    let fits = Extent::are_whole(extents)
+        && nulls.is_none_or(|nulls| views.iter().enumerate().all(|(at, view)| *view == NO_VIEW || nulls.is_valid(at)));
+    if fits {
+        return Ok(aligned(buffer, align_of::<u128>()));
     }
-    let mut rebased = Vec::with_capacity(views.len());
-    for (at, &view) in views.iter().enumerate() {
-        if !points(view) {
-            rebased.push(view);
-            continue;
-        }
-        if is_null(at) {
-            rebased.push(0);
-            continue;
-        }
-        let mut view = ByteView::from(view);
-        let stray = || LayoutProblem::OutOfRange { what: "view", at };
-        let base = *bases.get(view.buffer_index as usize).ok_or_else(stray)?;
-        view.offset = u64::from(view.offset).checked_sub(base).ok_or_else(stray)? as u32;
-        rebased.push(view.as_u128());
+    let mut rebased = MutableBuffer::new(buffer.len());
+    rebased.extend_from_slice(buffer.as_slice());
+    let (views, _) = rebased.as_slice_mut().as_chunks_mut();
+    if let Some(nulls) = nulls {
+        clear_nulls(views, nulls);
     }
+    point(views, &Extents::new(extents, lens));
     Ok(rebased.into())
+}
+
+/// Views that are to be rebased where they lie: see [`SlabLayout::rebases`].
+#[derive(Debug)]
+pub struct Rebase {
+    /// Where in the slab they are. Each is 16 bytes.
+    pub range: Range,
+    extents: Extents,
+}
+
+impl Rebase {
+    /// Rebases some of the views: all bytes of whole ones.
+    pub fn apply(&self, views: &mut [u8]) {
+        point(views.as_chunks_mut().0, &self.extents);
+    }
+}
+
+impl SlabLayout {
+    /// What to do in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each has to be
+    /// applied, once, to the whole of its range. The descriptor, the one that this is the layout of, says afterwards what
+    /// is so then.
+    ///
+    /// Nothing is validated: a view that points at nothing that was lent is made to point at no buffer, and `rebuild` will
+    /// find it.
+    #[must_use = "the descriptor says that views have been rebased"]
+    pub fn rebases(&self, descriptor: &mut BatchDescriptor) -> Vec<Rebase> {
+        let (nodes, buffers) = (&mut descriptor.nodes, &descriptor.buffers);
+        let rebase = |at: &ViewsAt| {
+            let range = *self.ranges.get(at.buffer)?;
+            let lens = buffers.get(at.buffer + 1..)?;
+            let Detail::Views(extents) = &mut nodes.get_mut(at.node)?.detail else { return None };
+            let rebase = Rebase { range, extents: Extents::new(extents, lens) };
+            *extents = (0..).take(extents.len()).map(|buffer| Extent { buffer, base: 0 }).collect();
+            Some(rebase)
+        };
+        self.views.iter().filter_map(rebase).collect()
+    }
+}
+
+/// The extents of an array of views, to look up what points into which.
+#[derive(Debug)]
+struct Extents {
+    /// Where each begins: data buffers, of 4 GiB at most, as if one lay behind the other.
+    starts: Vec<u64>,
+    lens: Vec<u64>,
+}
+
+impl Extents {
+    fn new(extents: &[Extent], lens: &[u64]) -> Self {
+        let starts = extents.iter().map(|e| u64::from(e.buffer) << 32 | u64::from(e.base)).collect();
+        Extents { starts, lens: lens.iter().take(extents.len()).copied().collect() }
+    }
+
+    fn get(&self, index: usize) -> (u64, u64) {
+        self.starts.get(index).copied().zip(self.lens.get(index).copied()).unwrap_or_default()
+    }
+}
+
+/// The view of an empty string.
+const NO_VIEW: [u8; 16] = [0; 16];
+
+/// Points at no data buffer, and is too long to need none.
+const NOWHERE: [u8; 16] = u128::MAX.to_le_bytes();
+
+/// Clears the views of nulls, which may hold anything.
+fn clear_nulls(views: &mut [[u8; 16]], nulls: &NullBuffer) {
+    for (view, valid) in views.iter_mut().zip(nulls) {
+        *view = (u128::from_le_bytes(*view) & u128::from(valid).wrapping_neg()).to_le_bytes();
+    }
+}
+
+/// Makes views that point into an extent of a data buffer point into the buffer that was made of that extent.
+fn point(views: &mut [[u8; 16]], extents: &Extents) {
+    // Most point into the extent that the one before points into.
+    let (mut index, (mut start, mut len)) = (0, extents.get(0));
+    for bytes in views {
+        let view = u128::from_le_bytes(*bytes);
+        if view as u32 <= MAX_INLINE_VIEW_LEN {
+            continue;
+        }
+        let string = u64::from(view as u32);
+        // The offset is above the buffer's index.
+        let at = ((view >> 64) as u64).rotate_left(32);
+        let within = |start: u64, len: u64| at.wrapping_sub(start) < len && string <= len - at.wrapping_sub(start);
+        if !within(start, len) {
+            index = extents.starts.partition_point(|start| *start <= at).wrapping_sub(1);
+            (start, len) = extents.get(index);
+            if !within(start, len) {
+                *bytes = NOWHERE;
+                continue;
+            }
+        }
+        let pointer = at.wrapping_sub(start) << 32 | index as u64;
+        bytes[8..].copy_from_slice(&pointer.to_le_bytes());
+    }
 }
 
 /// `offsets - base`, with the base of the child that each row's type id names.

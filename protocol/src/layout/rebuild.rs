@@ -1,20 +1,58 @@
 //! The borrower's side, when the bytes are there: arrays over them, validated.
 
-use arrow_array::{RecordBatch, RecordBatchOptions, make_array};
-use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
-use arrow_data::ArrayData;
-use arrow_schema::{DataType, Field, SchemaRef};
+use std::fmt;
+
+use arrow_array::{OffsetSizeTrait, RecordBatch, RecordBatchOptions, make_array};
+use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
+use arrow_data::{ArrayData, ArrayDataBuilder};
+use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 
 use super::check::{LayoutLimits, check};
 use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
 use super::error::{LayoutError, LayoutProblem, Within};
-use super::rebase;
 use super::shape::{Shape, shape};
+use super::{rebase, valid};
+
+/// An array that has been validated, all but made. Only this module makes them.
+#[derive(Debug)]
+pub struct ValidArray(ArrayDataBuilder);
+
+impl ValidArray {
+    /// The array's parts, for which [`ArrayData::validate_data`] would find nothing to say: `build` of these succeeds, and
+    /// what it takes time to validate has been validated.
+    #[must_use]
+    pub fn into_builder(self) -> ArrayDataBuilder {
+        self.0
+    }
+}
+
+/// What makes arrays of what is valid already.
+///
+/// Safe code can make arrays in no way but one that validates them, string by string: [`Checked`]. Who may use other means
+/// can save that.
+pub trait Assemble: fmt::Debug + Send + Sync {
+    /// Makes the array.
+    ///
+    /// # Errors
+    /// Arrow found something wrong after all: a defect, please report it.
+    fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError>;
+}
+
+/// Has Arrow validate once more.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked;
+
+impl Assemble for Checked {
+    fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
+        array.into_builder().build()
+    }
+}
 
 /// Makes a batch over the buffers that were lent for it, and validates whatever safe use of its arrays relies on.
 ///
-/// The arrays share the memory of `buffers`. Copied are only offsets and views of slices, and buffers that are not
-/// aligned for their type, which no buffer of a [`SlabLayout`](super::SlabLayout) is. Each value is looked at once.
+/// The arrays share the memory of `buffers`. Copied are only offsets and views of slices (views only if they were not
+/// [rebased](super::SlabLayout::rebases) where they lie), and buffers that are not aligned for their type, which no buffer
+/// of a [`SlabLayout`](super::SlabLayout) is.
 ///
 /// The structure is held against the schema again, but against no limits: those are for [`check`], before the read.
 ///
@@ -26,12 +64,25 @@ pub fn rebuild(
     descriptor: &BatchDescriptor,
     buffers: &[Buffer],
 ) -> Result<RecordBatch, LayoutError> {
+    rebuild_with(schema, descriptor, buffers, &Checked)
+}
+
+/// As [`rebuild`], but by other means to make arrays of what has been validated.
+///
+/// # Errors
+/// As [`rebuild`].
+pub fn rebuild_with(
+    schema: &SchemaRef,
+    descriptor: &BatchDescriptor,
+    buffers: &[Buffer],
+    assemble: &dyn Assemble,
+) -> Result<RecordBatch, LayoutError> {
     check(schema, descriptor, &LayoutLimits::NONE)?;
     if let Some(extra) = buffers.len().checked_sub(descriptor.buffers.len()).filter(|extra| *extra > 0) {
         return Err(LayoutProblem::ExtraBuffers { extra }.into());
     }
-    let mut borrower =
-        Borrower { nodes: descriptor.nodes.iter(), lens: descriptor.buffers.iter(), buffers: buffers.iter() };
+    let (nodes, lens) = (descriptor.nodes.iter(), descriptor.buffers.iter());
+    let mut borrower = Borrower { nodes, lens, buffers: buffers.iter(), assemble };
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let data = borrower.array(field.data_type()).within(field.name())?;
@@ -47,6 +98,7 @@ struct Borrower<'a> {
     nodes: std::slice::Iter<'a, NodeDescriptor>,
     lens: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Buffer>,
+    assemble: &'a dyn Assemble,
 }
 
 impl Borrower<'_> {
@@ -54,29 +106,55 @@ impl Borrower<'_> {
         let node = self.nodes.next().ok_or(LayoutProblem::MissingNode)?;
         let shape = shape(data_type)?;
         let nulls = self.nulls(node)?;
-        let mut builder = ArrayData::builder(data_type.clone()).len(count(node.len)?).nulls(nulls.clone());
+        let len = count(node.len)?;
+        let mut builder = ArrayData::builder(data_type.clone()).len(len).nulls(nulls.clone());
+        // What is validated here, as a whole, is only put together; the rest is left to Arrow's own validation.
         match (shape, &node.detail) {
+            (Shape::Fixed { align, .. }, Detail::None) => {
+                let values = rebase::aligned(&self.buffer("values")?, align);
+                return self.put_together(builder.add_buffer(values));
+            }
+            (Shape::Bytes { wide }, Detail::Base(base)) => {
+                let (offsets, values) = (self.offsets(wide, *base)?, self.buffer("values")?);
+                let utf8 = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8);
+                if wide {
+                    strings::<i64>(&offsets, &values, utf8)?;
+                } else {
+                    strings::<i32>(&offsets, &values, utf8)?;
+                }
+                return self.put_together(builder.add_buffer(offsets).add_buffer(values));
+            }
+            (Shape::Views, Detail::Views(extents)) => {
+                let views = self.buffer("views")?;
+                let lens = self.lens.as_slice();
+                let data = extents.iter().map(|_| self.buffer("data")).collect::<Result<Vec<_>, _>>()?;
+                let views = rebase::views(&views, extents, lens, nulls.as_ref())?;
+                valid::views(views.as_chunks().0, &data, *data_type == DataType::Utf8View)?;
+                return self.put_together(builder.add_buffer(views).add_buffers(data));
+            }
+            (Shape::List { wide, item }, Detail::Base(base)) => {
+                let offsets = self.offsets(wide, *base)?;
+                let items = self.child(item)?;
+                if wide {
+                    valid::offsets(&ScalarBuffer::<i64>::from(offsets.clone()), items.len())?;
+                } else {
+                    valid::offsets(&ScalarBuffer::<i32>::from(offsets.clone()), items.len())?;
+                }
+                required(item, &items).within(item.name())?;
+                return self.put_together(builder.add_buffer(offsets).add_child_data(items));
+            }
+            (Shape::Dictionary { align, values, .. }, Detail::None) => {
+                let keys = rebase::aligned(&self.buffer("keys")?, align);
+                let values = self.array(values).within("values")?;
+                if let DataType::Dictionary(key, _) = data_type {
+                    keys_within(key, &keys, values.len(), nulls.as_ref())?;
+                }
+                return self.put_together(builder.add_buffer(keys).add_child_data(values));
+            }
             (Shape::Null, Detail::None) => {}
             (Shape::Bits, Detail::Bits { first }) => {
                 let (values, offset) = self.booleans(node, *first, nulls.as_ref())?;
                 builder = builder.offset(offset).add_buffer(values);
-            }
-            (Shape::Fixed { align, .. }, Detail::None) => {
-                builder = builder.add_buffer(rebase::aligned(&self.buffer("values")?, align));
-            }
-            (Shape::Bytes { wide }, Detail::Base(base)) => {
-                builder = builder.add_buffer(self.offsets(wide, *base)?).add_buffer(self.buffer("values")?);
-            }
-            (Shape::Views, Detail::ViewBases(bases)) => {
-                let views = rebase::views(&self.buffer("views")?, bases, nulls.as_ref())?;
-                builder = builder.add_buffer(views);
-                for _ in bases {
-                    builder = builder.add_buffer(self.buffer("data")?);
-                }
-            }
-            (Shape::List { wide, item }, Detail::Base(base)) => {
-                let offsets = self.offsets(wide, *base)?;
-                builder = builder.add_buffer(offsets).add_child_data(self.child(item)?);
             }
             (Shape::ListView { wide, item }, Detail::Base(base)) => {
                 let (offsets, sizes) = (self.buffer("offsets")?, self.buffer("sizes")?);
@@ -110,10 +188,6 @@ impl Borrower<'_> {
                     builder = builder.add_child_data(self.child(field)?);
                 }
             }
-            (Shape::Dictionary { align, values, .. }, Detail::None) => {
-                builder = builder.add_buffer(rebase::aligned(&self.buffer("keys")?, align));
-                builder = builder.add_child_data(self.array(values).within("values")?);
-            }
             (Shape::Runs { ends, values }, Detail::Runs { offset }) => {
                 builder = builder.offset(count(*offset)?).add_child_data(self.child(ends)?);
                 let runs = self.child(values)?;
@@ -126,6 +200,10 @@ impl Borrower<'_> {
             }
         }
         Ok(builder.build()?)
+    }
+
+    fn put_together(&self, valid: ArrayDataBuilder) -> Result<ArrayData, LayoutError> {
+        Ok(self.assemble.assemble(ValidArray(valid))?)
     }
 
     fn child(&mut self, field: &Field) -> Result<ArrayData, LayoutError> {
@@ -189,6 +267,39 @@ fn bits(what: &'static str, buffer: Buffer, first: u8, len: u64) -> Result<Boole
         return Err(LayoutProblem::Mismatch { what, expected: needed as u64, got: buffer.len() as u64 }.into());
     }
     Ok(BooleanBuffer::new(buffer, first.into(), len))
+}
+
+fn strings<O: OffsetSizeTrait>(offsets: &Buffer, values: &Buffer, utf8: bool) -> Result<(), LayoutError> {
+    let offsets = ScalarBuffer::<O>::from(offsets.clone());
+    valid::offsets(&offsets, values.len())?;
+    Ok(if utf8 { valid::strings(&offsets, values) } else { Ok(()) }?)
+}
+
+/// Whether keys of a dictionary, or those that are not null, are keys of one of so many values.
+fn keys_within(key: &DataType, keys: &Buffer, limit: usize, nulls: Option<&NullBuffer>) -> Result<(), LayoutError> {
+    macro_rules! within {
+        // What is negative is large without its sign.
+        ($key:ty, $unsigned:ty) => {{
+            let keys = ScalarBuffer::<$key>::from(keys.clone());
+            match limit.checked_sub(1) {
+                Some(last) => {
+                    let last = <$unsigned>::try_from(last).unwrap_or(<$unsigned>::MAX);
+                    valid::keys(&keys, nulls, |key| key as $unsigned > last)
+                }
+                None => valid::keys(&keys, nulls, |_| true),
+            }
+        }};
+    }
+    Ok(match key {
+        DataType::Int8 => within!(i8, u8),
+        DataType::Int16 => within!(i16, u16),
+        DataType::Int32 => within!(i32, u32),
+        DataType::Int64 => within!(i64, u64),
+        DataType::UInt8 => within!(u8, u8),
+        DataType::UInt16 => within!(u16, u16),
+        DataType::UInt32 => within!(u32, u32),
+        _ => within!(u64, u64),
+    }?)
 }
 
 fn required(field: &Field, data: &ArrayData) -> Result<(), LayoutError> {

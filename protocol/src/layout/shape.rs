@@ -1,7 +1,7 @@
 //! What buffers and children an array of a type has.
 
-use arrow_data::BufferSpec;
-use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit, UnionFields, UnionMode};
+use arrow_buffer::{IntervalDayTime, IntervalMonthDayNano, i256};
+use arrow_schema::{DataType, Field, FieldRef, Fields, IntervalUnit, TimeUnit, UnionFields, UnionMode};
 
 use super::error::{LayoutError, LayoutProblem};
 
@@ -115,12 +115,24 @@ fn decimal(precision: u8, scale: i8, max: u8) -> bool {
     (1..=max).contains(&precision) && i16::from(scale) <= i16::from(precision)
 }
 
-/// Width and alignment in bytes of a primitive type. Not to be asked of types that arrow's `layout` panics on.
+/// Width and alignment in bytes of a primitive type: what arrow's `layout` says, which allocates to say it.
 fn fixed(data_type: &DataType) -> Option<(u64, usize)> {
-    match arrow_data::layout(data_type).buffers.as_slice() {
-        [BufferSpec::FixedWidth { byte_width, alignment }] => Some((u64::try_from(*byte_width).ok()?, *alignment)),
-        _ => None,
+    fn native<T>() -> (u64, usize) {
+        (size_of::<T>() as u64, align_of::<T>())
     }
+    Some(match data_type {
+        DataType::Interval(IntervalUnit::DayTime) => native::<IntervalDayTime>(),
+        DataType::Interval(IntervalUnit::MonthDayNano) => native::<IntervalMonthDayNano>(),
+        DataType::Decimal256(_, _) => native::<i256>(),
+        number => match number.primitive_width()? {
+            1 => native::<u8>(),
+            2 => native::<u16>(),
+            4 => native::<u32>(),
+            8 => native::<u64>(),
+            16 => native::<u128>(),
+            _ => return None,
+        },
+    })
 }
 
 /// Whether arrays of this type, and of all types within it, can exist. Counts fields down from `budget`.
@@ -145,4 +157,25 @@ pub(super) fn deeper(depth: usize) -> Result<usize, LayoutError> {
         return Err(LayoutProblem::TooDeep { limit: super::MAX_DEPTH }.into());
     }
     Ok(depth + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_data::BufferSpec;
+
+    use super::*;
+    use crate::testing::all_types;
+
+    #[test]
+    fn widths_and_alignments_are_those_of_arrow() {
+        let mut seen = 0;
+        for data_type in all_types().iter().filter(|data_type| data_type.is_primitive()) {
+            let Some((width, align)) = fixed(data_type) else { panic!("{data_type} has a width") };
+            let layout = arrow_data::layout(data_type);
+            let byte_width = usize::try_from(width).unwrap();
+            assert_eq!(layout.buffers, [BufferSpec::FixedWidth { byte_width, alignment: align }], "{data_type}");
+            seen += 1;
+        }
+        assert!(seen > 20, "only {seen}");
+    }
 }

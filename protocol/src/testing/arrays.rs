@@ -157,7 +157,52 @@ fn bytes<T: Number>(data: Builder, utf8: bool, nulls: Option<NullBuffer>, len: u
     data.add_buffer(numbers::<T>(ends.into_iter())).add_buffer(Buffer::from_vec(values)).nulls(nulls)
 }
 
+/// Views as scans, filters, joins and sorts leave them: into data buffers that are shared, referenced in part, here and
+/// there, or not at all; some parts of strings of others. Those of nulls point somewhere, too.
+///
+/// # Panics
+/// Where `data_type` is no type of views.
+pub fn shared_views(data_type: &DataType, nullable: bool, len: usize, dice: &mut Dice) -> ArrayRef {
+    // Far apart in part, so that they are not lent as one.
+    let data: Vec<Vec<u8>> = (0..1 + dice.below(3))
+        .map(|_| {
+            let word = ["plain letters only. ", "Ä and € and 🦀. "][dice.below(2)];
+            word.repeat(1 + dice.below(5000)).into_bytes()
+        })
+        .collect();
+    let nulls = nulls(nullable, len, dice);
+    let mut view = |_| {
+        let buffer = dice.below(data.len());
+        let bytes = &data[buffer];
+        let begins = |at: &usize| bytes.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
+        // A few places of which most strings are: the same, or close to each other.
+        let near = if dice.one_in(3) { bytes.len() } else { 50 };
+        let start = (dice.below(near.min(bytes.len()))..).find(begins).expect("the end at least");
+        let end = (start + dice.below(40)..).find(begins).expect("the end at least").min(bytes.len());
+        let string = &bytes[start..end];
+        match string.first_chunk() {
+            Some(prefix) if string.len() > 12 => {
+                let (length, prefix) = (string.len() as u32, u32::from_le_bytes(*prefix));
+                arrow_data::ByteView { length, prefix, buffer_index: buffer as u32, offset: start as u32 }.as_u128()
+            }
+            _ => {
+                let mut inline = [0; 16];
+                inline[0] = string.len() as u8;
+                inline[4..4 + string.len()].copy_from_slice(string);
+                u128::from_le_bytes(inline)
+            }
+        }
+    };
+    let views: Vec<u128> = (0..len).map(&mut view).collect();
+    let array = ArrayData::builder(data_type.clone()).len(len).add_buffer(Buffer::from_vec(views));
+    let array = array.add_buffers(data.into_iter().map(Buffer::from_vec)).nulls(nulls);
+    make_array(array.build().expect("generated views are valid"))
+}
+
 fn views(data_type: &DataType, nullable: bool, len: usize, dice: &mut Dice) -> ArrayRef {
+    if dice.one_in(4) {
+        return shared_views(data_type, nullable, len, dice);
+    }
     // Small blocks make for several data buffers, of which a slice uses few.
     let valid: Vec<bool> = (0..len).map(|_| !nullable || !dice.one_in(4)).collect();
     if *data_type == DataType::Utf8View {

@@ -13,15 +13,30 @@ mod types;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{Schema, SchemaRef};
+use arrow_data::ArrayData;
+use arrow_schema::{ArrowError, Schema, SchemaRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-pub use arrays::array;
+pub use arrays::{array, shared_views};
 pub use dice::Dice;
 pub use mutate::{mutate_bytes, mutate_descriptor};
 pub use same::{same_array, same_batch};
 pub use types::{all_types, arb_data_type, arb_field};
+
+use crate::layout::{Assemble, ValidArray};
+
+/// Holds what has been validated against Arrow's own validation.
+#[derive(Clone, Copy, Debug)]
+pub struct Distrust;
+
+impl Assemble for Distrust {
+    /// # Panics
+    /// If Arrow refuses the array: then to make it unchecked would have been unsound.
+    fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
+        Ok(array.into_builder().build().expect("what was found to be valid is valid"))
+    }
+}
 
 /// A schema of no to four columns of any type, with metadata now and then.
 pub fn arb_schema() -> impl Strategy<Value = SchemaRef> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::dice::Dice;
-use crate::layout::{BatchDescriptor, Detail};
+use crate::layout::{BatchDescriptor, Detail, Extent};
 
 /// The descriptor with one to four things about it changed: lengths, counts, bits, bases, nodes or buffers more or less.
 pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = BatchDescriptor> {
@@ -41,6 +41,12 @@ fn nudge(number: &mut u64, dice: &mut Dice) {
     };
 }
 
+fn nudge_short(number: &mut u32, dice: &mut Dice) {
+    let mut long = (*number).into();
+    nudge(&mut long, dice);
+    *number = long as u32;
+}
+
 fn change(descriptor: &mut BatchDescriptor, dice: &mut Dice) {
     let (nodes, buffers) = (descriptor.nodes.len(), descriptor.buffers.len());
     match dice.below(9) {
@@ -70,11 +76,24 @@ fn change_detail(detail: &mut Detail, dice: &mut Dice) {
     match detail {
         Detail::Bits { first } => *first = dice.number() as u8 >> dice.below(8),
         Detail::Base(base) | Detail::Runs { offset: base } => nudge(base, dice),
-        Detail::ViewBases(bases) | Detail::UnionBases(bases) if !bases.is_empty() && !dice.one_in(4) => {
+        Detail::UnionBases(bases) if !bases.is_empty() && !dice.one_in(4) => {
             let at = dice.below(bases.len());
             nudge(&mut bases[at], dice);
         }
-        Detail::ViewBases(bases) | Detail::UnionBases(bases) => bases.push(dice.below(99) as u64),
+        Detail::UnionBases(bases) => bases.push(dice.below(99) as u64),
+        Detail::Views(extents) if !extents.is_empty() && !dice.one_in(4) => {
+            let at = dice.below(extents.len());
+            match dice.below(4) {
+                0 => nudge_short(&mut extents[at].buffer, dice),
+                1 => extents.swap(at, 0),
+                2 => drop(extents.remove(at)),
+                _ => nudge_short(&mut extents[at].base, dice),
+            }
+        }
+        Detail::Views(extents) => {
+            let at = dice.below(extents.len() + 1);
+            extents.insert(at, Extent { buffer: dice.below(4) as u32, base: dice.below(99) as u32 });
+        }
         Detail::None => *detail = Detail::Base(0),
     }
 }

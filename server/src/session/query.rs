@@ -9,10 +9,10 @@ use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::StreamExt;
 use thallus_fabric::count::thread_registrations;
-use thallus_fabric::memory::thread_page_faults;
+use thallus_fabric::memory::{Trusting, thread_page_faults};
 use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::inline::InlineEncoder;
-use thallus_protocol::layout;
+use thallus_protocol::layout::{self, Described};
 use thallus_protocol::message::SortKey;
 use thallus_protocol::server::LoanEffort;
 use thallus_protocol::{FabricKind, StreamId};
@@ -173,7 +173,8 @@ async fn run(
     let started = Instant::now();
     let Source { schema, order, batches } = source.await?;
     let unencodable = |what: String| (StreamCode::Unencodable, what);
-    let (mut encoder, schema_bytes) = InlineEncoder::new(&schema).map_err(|e| unencodable(e.to_string()))?;
+    let (encoder, schema_bytes) = InlineEncoder::new(&schema).map_err(|e| unencodable(e.to_string()))?;
+    let mut encoder = encoder.with_assemble(&Trusting);
     report.say(QueryEvent::Schema { schema: schema_bytes.into(), order });
 
     let mut ahead = Ahead::start(batches, started.elapsed());
@@ -216,13 +217,16 @@ fn prepare(
     pull: Pull,
 ) -> Result<Option<PreparedLoan>, layout::LayoutError> {
     let (Some(threshold), Some(lender)) = (pull.lend_from, &context.lender) else { return Ok(None) };
-    let (descriptor, buffers) = layout::describe(batch)?;
+    let Described { descriptor, buffers, copied } = layout::describe_compact(batch)?;
     if descriptor.live_bytes() < threshold || descriptor.slab_bytes() > context.max_loan_bytes {
         return Ok(None);
     }
     let bytes = descriptor.slab_bytes();
     match lender.prepare(descriptor, &buffers) {
-        Ok(Some(loan)) => Ok(Some(loan)),
+        Ok(Some(mut loan)) => {
+            loan.staged += copied;
+            Ok(Some(loan))
+        }
         Ok(None) => {
             warn!(bytes, fabric = %lender_kind(lender), "the limit of bytes on loan is reached: a batch travels inline");
             Ok(None)
