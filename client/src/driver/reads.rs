@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::buffer::Buffer;
+use thallus_fabric::driver::Doorbell;
 use thallus_fabric::memory::{Slab, SlabPool};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
 use thallus_protocol::client::{ReadBatch, ReadProblem};
@@ -61,6 +62,8 @@ pub(super) struct ReadSlab {
 #[derive(Debug)]
 pub(super) struct Reads {
     endpoint: Box<dyn Endpoint>,
+    /// Rings for the endpoint, and for what is queued.
+    bell: Doorbell,
     pool: SlabPool,
     max_read: u64,
     max_outstanding: usize,
@@ -78,6 +81,7 @@ impl Reads {
     pub(super) fn new(endpoint: Box<dyn Endpoint>, pool: SlabPool, max_read: u64, max_outstanding: usize) -> Self {
         Reads {
             endpoint,
+            bell: Doorbell::new(),
             pool,
             max_read: max_read.max(1),
             max_outstanding: max_outstanding.max(1),
@@ -96,6 +100,7 @@ impl Reads {
     }
 
     pub(super) fn import(&mut self, region: &Region) {
+        self.bell.ring();
         if let Err(error) = self.endpoint.import(region.id, region.base, region.len, &region.key) {
             // Reads of it will be refused, and end their streams: nobody waits for them in vain.
             warn!(%error, "a region of the server cannot be read");
@@ -103,10 +108,12 @@ impl Reads {
     }
 
     pub(super) fn forget(&mut self, region: RegionId) {
+        self.bell.ring();
         self.endpoint.forget(region);
     }
 
     pub(super) fn read_batch(&mut self, batch: ReadBatch) {
+        self.bell.ring();
         let ReadBatch { read, stream, layout, places } = batch;
         self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
         let slab = match usize::try_from(layout.len).map_err(|e| e.to_string()) {
@@ -154,6 +161,7 @@ impl Reads {
     }
 
     fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
+        self.bell.ring();
         match self.pool.take(8) {
             Ok(slab) => {
                 self.reading.insert(target, Reading { slab, remaining: 1, failed: None });
@@ -180,6 +188,7 @@ impl Reads {
 
     /// Begins the teardown: what is not posted yet fails here, what is posted fails as the endpoint flushes it.
     pub(super) fn close(&mut self) {
+        self.bell.ring();
         self.closing = true;
         self.fail_queued("the data plane was closed");
         self.endpoint.close();
@@ -202,6 +211,18 @@ impl Reads {
 
     /// Posts what can be posted, and reports what has been read.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
+        if !self.bell.answer(cx) {
+            return Poll::Pending;
+        }
+        let waker = self.bell.waker().clone();
+        let polled = self.poll_endpoint(&mut Context::from_waker(&waker), done);
+        if polled.is_ready() {
+            self.bell.ring();
+        }
+        polled
+    }
+
+    fn poll_endpoint(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
         let mut completions = Vec::new();
         loop {
             let more = self.post();
