@@ -26,6 +26,10 @@ use crate::result::ResultStream;
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
 
+/// Bytes that a stream may have in flight at first: four batches of an engine's usual size. Memory that is used again and again is
+/// in a cache where the whole of a large window is not.
+const FIRST_WINDOW: u64 = 4 << 20;
+
 /// Protocol versions that this build speaks, for people.
 #[must_use]
 pub fn protocol_versions() -> String {
@@ -86,7 +90,8 @@ impl Client {
         options: ConnectOptions,
     ) -> Result<Client, ClientError> {
         let limit = options.connect_timeout;
-        let pool = PoolLimits { max_bytes: usize::MAX, ..PoolLimits::default() };
+        let keep_bytes = usize::try_from(options.pool).unwrap_or(usize::MAX);
+        let pool = PoolLimits { max_bytes: usize::MAX, keep_bytes, ..PoolLimits::default() };
         let mut offers = Offers::default();
         let mut missing = missing;
         for fabric in fabrics {
@@ -98,6 +103,7 @@ impl Client {
             name: format!("thallus-client {}", env!("CARGO_PKG_VERSION")),
             fabrics: offers.on_the_wire(),
             frame: FrameLimits::default(),
+            first_window: FIRST_WINDOW,
             max_batch_bytes: options.max_batch,
             max_regions: MAX_REGIONS,
             inline: InlineLimits::default(),
@@ -149,7 +155,7 @@ impl Client {
     /// [`ClientError::ServerGone`].
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
         let started = Instant::now();
-        let threshold = Some(self.options.inline_threshold).filter(|_| options.delivery == Delivery::Auto);
+        let threshold = self.options.inline_threshold.filter(|_| options.delivery == Delivery::Auto);
         let execute = ExecuteOptions {
             delivery: match options.delivery {
                 Delivery::Auto => message::Delivery::Auto,

@@ -27,7 +27,7 @@ pub(crate) use available::room_in;
 pub use index::MemoryIndex;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
-pub use pool::{PoolLimits, PoolStats, SlabPool};
+pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;
 pub use staging::{StagedRange, StagingArena, StagingStats};
