@@ -153,11 +153,11 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.heard < HEARD_AT_ONCE {
-            if let Poll::Ready((stream, event)) = self.poll_queries(cx) {
-                self.heard += 1;
-                return Poll::Ready(Event::Query(stream, event));
-            }
+        if self.heard < HEARD_AT_ONCE
+            && let Poll::Ready((stream, event)) = self.poll_queries(cx)
+        {
+            self.heard += 1;
+            return Poll::Ready(Event::Query(stream, event));
         }
         self.heard = 0;
         // It is where batches go out, and where a dead peer shows.

@@ -143,7 +143,7 @@ pub(crate) struct Query {
 
 enum Stage {
     Planning(Pin<Box<dyn Future<Output = Result<QueryStream, EngineError>> + Send>>),
-    Running(Running),
+    Running(Box<Running>),
     Over,
 }
 
@@ -243,7 +243,7 @@ impl Query {
     fn begin(&mut self, stream: QueryStream, execute: Duration) -> Result<Bytes, Failure> {
         let QueryStream { schema, batches } = stream;
         let (encoder, schema) = InlineEncoder::new(&schema).map_err(unencodable)?;
-        self.stage = Stage::Running(Running { batches, next: None, encoder, execute });
+        self.stage = Stage::Running(Box::new(Running { batches, next: None, encoder, execute }));
         self.since = None;
         Ok(schema.into())
     }
@@ -313,7 +313,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         report.say(QueryEvent::Schema(query.begin(stream, since.elapsed())?));
     }
     let Query { context, stage: Stage::Running(running), .. } = query else { return Ok(()) };
-    let Running { batches, mut next, mut encoder, execute } = running;
+    let Running { batches, mut next, mut encoder, execute } = *running;
     let mut ahead = Ahead::start(batches, execute);
     while let Some(pull) = pulls.recv().await {
         let item = match next.take() {
