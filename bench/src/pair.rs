@@ -61,6 +61,7 @@ impl Pair {
             layout: LayoutLimits::default(),
             inline: Default::default(),
             timeouts: Default::default(),
+            first_window: u64::MAX,
             read_timeout: std::time::Duration::from_secs(30),
         };
         let server = ServerConfig {

@@ -28,6 +28,10 @@ use crate::result::LazyStream;
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
 
+/// Bytes that a stream may have in flight at first: four batches of an engine's usual size. Memory that is used again and again is
+/// in a cache where the whole of a large window is not.
+const FIRST_WINDOW: u64 = 4 << 20;
+
 /// Protocol versions that this build speaks, for people.
 #[must_use]
 pub fn protocol_versions() -> String {
@@ -230,7 +234,7 @@ impl Client {
     }
 
     fn execute_options(&self, options: &QueryOptions) -> ExecuteOptions {
-        let threshold = Some(self.options.inline_threshold).filter(|_| options.delivery == Delivery::Auto);
+        let threshold = self.options.inline_threshold.filter(|_| options.delivery == Delivery::Auto);
         ExecuteOptions {
             delivery: match options.delivery {
                 Delivery::Auto => message::Delivery::Auto,
@@ -305,7 +309,8 @@ async fn link<S: ControlIo>(
     options: &ConnectOptions,
 ) -> Result<Link, ClientError> {
     let limit = options.connect_timeout;
-    let pool = PoolLimits { max_bytes: usize::MAX, ..PoolLimits::default() };
+    let keep_bytes = usize::try_from(options.pool).unwrap_or(usize::MAX);
+    let pool = PoolLimits { max_bytes: usize::MAX, keep_bytes, ..PoolLimits::default() };
     let mut offers = Offers::default();
     let mut missing = missing;
     for fabric in fabrics {
@@ -317,6 +322,7 @@ async fn link<S: ControlIo>(
         name: format!("thallus-client {}", env!("CARGO_PKG_VERSION")),
         fabrics: offers.on_the_wire(),
         frame: FrameLimits::default(),
+        first_window: FIRST_WINDOW,
         max_batch_bytes: options.max_batch,
         max_regions: MAX_REGIONS,
         inline: InlineLimits::default(),

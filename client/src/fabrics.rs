@@ -1,10 +1,9 @@
 //! The fabrics that this build has, opened as the options ask. The only place that knows them by name.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use thallus_fabric::Fabric;
 use thallus_fabric::diagnosis::Diagnosis;
-#[cfg(not(all(feature = "ucx", feature = "verbs")))]
 use thallus_protocol::FabricKind;
 
 use crate::error::ClientError;
@@ -15,16 +14,16 @@ type Open = fn(&ConnectOptions) -> Result<Arc<dyn Fabric>, String>;
 
 /// The fabrics that the options ask for, best first; or why there are none.
 pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
-    let candidates: &[Open] = match options.fabric {
+    let candidates: &[(FabricKind, Open)] = match options.fabric {
         FabricPreference::None => return Ok((Vec::new(), None)),
         // Where there is an RDMA device, verbs check every access and cost the lender nothing; UCX finds what else there is.
-        FabricPreference::Auto => &[open_verbs, open_ucx],
-        FabricPreference::Ucx => &[open_ucx],
-        FabricPreference::Verbs => &[open_verbs],
+        FabricPreference::Auto => &[(FabricKind::VERBS, open_verbs), (FabricKind::UCX, open_ucx)],
+        FabricPreference::Ucx => &[(FabricKind::UCX, open_ucx)],
+        FabricPreference::Verbs => &[(FabricKind::VERBS, open_verbs)],
     };
     let (mut fabrics, mut missing) = (Vec::new(), Vec::new());
-    for open in candidates {
-        match open(options) {
+    for (kind, open) in candidates {
+        match shared(kind, *open, options) {
             Ok(fabric) => fabrics.push(fabric),
             Err(reason) => {
                 tracing::debug!(reason, "a fabric is not available");
@@ -40,6 +39,35 @@ pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
         return Err(ClientError::Fabric { message });
     }
     Ok((fabrics, Some(message)))
+}
+
+/// What a fabric was opened with.
+#[derive(PartialEq)]
+struct Key {
+    kind: FabricKind,
+    busy_poll: bool,
+    ucx: [Option<String>; 2],
+    verbs: (Option<String>, Option<u8>, Option<u8>),
+}
+
+/// The open fabrics of this process. Connections with the same options share one, and with it the memory that is registered.
+static OPEN: Mutex<Vec<(Key, Weak<dyn Fabric>)>> = Mutex::new(Vec::new());
+
+fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
+    let key = Key {
+        kind: kind.clone(),
+        busy_poll: options.busy_poll,
+        ucx: [options.ucx_tls.clone(), options.ucx_net_devices.clone()],
+        verbs: (options.verbs_device.clone(), options.verbs_port, options.verbs_gid),
+    };
+    let mut known = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.retain(|(_, fabric)| fabric.strong_count() > 0);
+    if let Some(fabric) = known.iter().filter(|(other, _)| *other == key).find_map(|(_, fabric)| fabric.upgrade()) {
+        return Ok(fabric);
+    }
+    let fabric = open(options)?;
+    known.push((key, Arc::downgrade(&fabric)));
+    Ok(fabric)
 }
 
 /// Whether each fabric can work on this host, best first.
@@ -116,4 +144,33 @@ fn open_verbs(_options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
 fn not_built(fabric: FabricKind, opened: Result<Arc<dyn Fabric>, String>) -> Diagnosis {
     let verdict = opened.map(|_| String::new());
     Diagnosis { fabric, verdict, findings: Vec::new() }
+}
+
+#[cfg(all(test, feature = "ucx"))]
+mod tests {
+    use thallus_fabric::memory::PoolLimits;
+
+    use super::*;
+    use crate::driver::Pools;
+
+    #[test]
+    fn connections_share_a_fabric_and_its_memory_as_long_as_there_are_any() {
+        let options = ConnectOptions::new("h").with_fabric(FabricPreference::Ucx);
+        let one = || open(&options).unwrap().0.remove(0);
+        let (first, second) = (one(), one());
+        assert!(Arc::ptr_eq(&first, &second));
+        let other = open(&options.clone().with_ucx_tls(Some("posix,self".into()))).unwrap().0.remove(0);
+        assert!(!Arc::ptr_eq(&first, &other), "other options are another fabric");
+
+        let limits = PoolLimits::default();
+        let pools = [&first, &second, &other].map(|fabric| Pools::over(fabric, limits));
+        drop(pools[0].batches.take(100_000).unwrap());
+        assert_eq!(pools.each_ref().map(|pools| pools.batches.stats().registrations), [1, 1, 0]);
+        let less = Pools::over(&first, PoolLimits { keep_bytes: 0, ..limits });
+        assert_eq!(less.batches.stats().registrations, 0, "other limits are another pool");
+
+        let weak = Arc::downgrade(&first);
+        drop((first, second, pools, less));
+        assert!(weak.upgrade().is_none(), "nobody keeps a fabric that no connection has");
+    }
 }

@@ -240,6 +240,7 @@ impl Endpoint for UcxEndpoint {
         if self.operations.len() >= MAX_OUTSTANDING_READS {
             return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
         }
+        key.prefault(from.address, from.len);
         let memh = UcxRegistration::of(into.memory(), worker.context())
             .filter(|registration| registration.writable())
             .ok_or(FabricError::Misuse("a read must land in memory that this fabric allocated"))?

@@ -46,6 +46,7 @@ impl Default for Client {
             layout: LIMITS,
             inline: Default::default(),
             timeouts: Default::default(),
+            first_window: 1000,
             read_timeout: std::time::Duration::from_secs(9),
         };
         Client {

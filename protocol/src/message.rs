@@ -297,8 +297,9 @@ pub enum ToClient {
         /// The rest.
         batch: LentBatch,
     },
-    /// The next batch needs more credit than there is, and so much that the borrower's habit of granting in quarters of
-    /// its window might keep it waiting forever: grant what was taken at once, and widen the window if it is too small.
+    /// The next batch needs more credit than there is. The borrower, which grants in quarters of its window, grants what was taken
+    /// at once if that might keep a batch of this size waiting for ever; it widens a window that is too small for one, or that
+    /// has both ends wait.
     CreditWanted {
         /// Of this stream.
         stream: StreamId,

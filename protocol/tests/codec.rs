@@ -237,6 +237,7 @@ fn client() -> ClientConnection {
         layout: Default::default(),
         inline: Default::default(),
         timeouts: Default::default(),
+        first_window: 0,
         read_timeout: Default::default(),
     };
     ClientConnection::new(config, Timestamp::ZERO).expect("a short hello")

@@ -164,6 +164,7 @@ impl Client {
             layout: Default::default(),
             inline: Default::default(),
             timeouts: timeouts(),
+            first_window: 2000,
             read_timeout: pair::READ_TIMEOUT,
         };
         Client {

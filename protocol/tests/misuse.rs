@@ -258,6 +258,7 @@ fn client_encode() {
         layout: Default::default(),
         inline: Default::default(),
         timeouts: pair::timeouts(),
+        first_window: u64::MAX,
         read_timeout: pair::READ_TIMEOUT,
     };
     let refused = ClientConnection::new(config, Timestamp::ZERO);

@@ -29,6 +29,8 @@ use crate::session::{GroupLimits, Groups, Lender, Shared, serve};
 const MAX_LEASES: u32 = 511;
 /// After this an accept that failed for want of descriptors or memory is tried again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Memory that no batch lies in is kept for this long in case of more.
+const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// Beyond the drain timeout, for connections to close.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -249,10 +251,15 @@ impl Server {
     pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
         let mut drained = self.drain.subscribe();
         let mut tasks = JoinSet::new();
+        let mut tidying = tokio::time::interval(IDLE_MEMORY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = drained.wait_for(|drain| *drain) => break,
+                _ = tidying.tick() => {
+                    self.shared.lenders.iter().for_each(|lender| lender.trim(IDLE_MEMORY));
+                    continue;
+                }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "bug: a connection's task panicked");

@@ -4,6 +4,7 @@ mod asks;
 mod handle;
 mod offers;
 mod reads;
+mod threshold;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
 use thallus_protocol::client::{
     ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadProblem,
 };
-use thallus_protocol::message::FabricChoice;
+use thallus_protocol::message::{Delivery, FabricChoice};
 use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
@@ -24,8 +25,11 @@ use tracing::{debug, error, info, trace, warn};
 use asks::Asks;
 pub(crate) use asks::Loan;
 pub(crate) use handle::{Arrived, Command, Handle, Item};
+#[cfg(all(test, feature = "ucx"))]
+pub(crate) use offers::Pools;
 pub(crate) use offers::{Offer, Offers};
 use reads::{Done, ReadSlab, Reads};
+use threshold::Threshold;
 
 use crate::error::ClientError;
 use crate::report::{Carrier, ConnectionInfo};
@@ -64,6 +68,9 @@ pub(crate) struct Driver<S> {
     reads: Option<Reads>,
     probing: Option<Probing>,
     closing: Option<Pin<Box<Sleep>>>,
+    /// When memory is looked through for what has been idle.
+    tidying: Option<Pin<Box<Sleep>>>,
+    threshold: Threshold,
     /// The endpoint is closed: there is nothing to poll any more, only slabs to hand out.
     fabric_over: bool,
     results: BTreeMap<StreamId, Running>,
@@ -104,6 +111,7 @@ enum Event {
     Read(Vec<Done>, Option<String>),
     ProbeTimeout,
     CloseTimeout,
+    Tidy,
 }
 
 impl<S: ControlIo> Driver<S> {
@@ -120,6 +128,8 @@ impl<S: ControlIo> Driver<S> {
             reads: None,
             probing: None,
             closing: None,
+            tidying: None,
+            threshold: Threshold::new(),
             fabric_over: false,
             results: BTreeMap::new(),
             asks: Asks::default(),
@@ -177,6 +187,11 @@ impl<S: ControlIo> Driver<S> {
         {
             return Poll::Ready(Event::CloseTimeout);
         }
+        if let Some(tidying) = &mut self.tidying
+            && tidying.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Event::Tidy);
+        }
         if let Some(reads) = &mut self.reads
             && !self.fabric_over
         {
@@ -226,6 +241,12 @@ impl<S: ControlIo> Driver<S> {
                 let reason = format!("the probe, a read of eight bytes, was not done within {:?}", self.probe_timeout);
                 self.fabric_failed(reason);
             }
+            Event::Tidy => {
+                self.tidying = None;
+                if self.reads.as_ref().is_some_and(|reads| reads.trim(IDLE_MEMORY)) {
+                    self.tidy_later();
+                }
+            }
             Event::CloseTimeout => {
                 error!("the fabric endpoint did not close within {CLOSE_TIMEOUT:?}");
                 let stuck = self.reads.as_mut().map(Reads::give_up).unwrap_or_default();
@@ -239,7 +260,10 @@ impl<S: ControlIo> Driver<S> {
 
     fn asked(&mut self, command: Command) {
         match command {
-            Command::Execute { stream, sql, options, items, commands } => {
+            Command::Execute { stream, sql, mut options, items, commands } => {
+                if options.delivery == Delivery::Auto {
+                    options.inline_threshold.get_or_insert(self.threshold.bytes());
+                }
                 let registrations = self.registrations();
                 let (since, read) = (Timestamp::ZERO, Duration::ZERO);
                 let running = Running { items, commands, reading: 0, since, read, registrations };
@@ -333,17 +357,17 @@ impl<S: ControlIo> Driver<S> {
 
     fn connect_fabric(&mut self, choice: FabricChoice) {
         let chosen = self.offers.take().and_then(|offers| offers.choose(&choice.kind));
-        let Some(Offer { mut endpoint, pool, capabilities, .. }) = chosen else {
+        let Some(Offer { mut endpoint, pools, capabilities, .. }) = chosen else {
             let reason = format!("fabric {} is not there any more", choice.kind);
             return self.command(ClientCommand::FabricUnavailable { reason });
         };
         let connected = endpoint.connect(&choice.address).map_err(|error| error.to_string());
         let inferior = endpoint.transport().and_then(|transport| transport.inferior).filter(|_| !self.forced);
         if let Some(reason) = connected.err().or(inferior) {
-            self.reads = Some(Reads::new(endpoint, pool, 1, 1));
+            self.reads = Some(Reads::new(endpoint, pools, 1, 1));
             return self.command(ClientCommand::FabricUnavailable { reason });
         }
-        let mut reads = Reads::new(endpoint, pool, capabilities.max_read, capabilities.max_outstanding_reads);
+        let mut reads = Reads::new(endpoint, pools, capabilities.max_read, capabilities.max_outstanding_reads);
         reads.import(&choice.words);
         reads.probe(choice.probe_at);
         self.reads = Some(reads);
@@ -401,7 +425,12 @@ impl<S: ControlIo> Driver<S> {
     fn read_done(&mut self, done: Done) {
         match done {
             Done::Probe(word) => self.probed(word),
-            Done::Word { read, result } => self.command(ClientCommand::WordRead { read, result }),
+            Done::Word { read, result, took } => {
+                if let (Ok(_), Some(took)) = (&result, took) {
+                    self.threshold.observe(took);
+                }
+                self.command(ClientCommand::WordRead { read, result });
+            }
             Done::Batch { read, result } => {
                 if let Some(stream) = self.reads.as_ref().and_then(|reads| reads.stream_of(read)) {
                     self.reading(stream, -1);
@@ -487,9 +516,14 @@ impl<S: ControlIo> Driver<S> {
 
     fn result_over(&mut self, stream: StreamId) {
         self.results.remove(&stream);
-        if let Some(reads) = &self.reads {
-            reads.trim(IDLE_MEMORY);
+        if self.reads.is_some() && self.tidying.is_none() {
+            self.tidy_later();
         }
+    }
+
+    /// One timer for all results of the time in which memory may be idle: a timer for each would cost more than it is worth.
+    fn tidy_later(&mut self) {
+        self.tidying = Some(Box::pin(tokio::time::sleep(IDLE_MEMORY)));
     }
 
     fn item(&mut self, stream: StreamId, item: Item) {

@@ -1,20 +1,52 @@
 //! The endpoints that a client offers, until the server has chosen one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use thallus_fabric::memory::{PoolLimits, SlabPool};
+use thallus_fabric::memory::{PoolLimits, SlabPool, WeakPool};
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
 use thallus_protocol::FabricKind;
 use thallus_protocol::message::FabricOffer;
 
-/// An open endpoint, and the pool that its reads land in.
+/// Memory that reads land in.
+#[derive(Clone, Debug)]
+pub(crate) struct Pools {
+    pub(crate) batches: SlabPool,
+    pub(crate) words: SlabPool,
+}
+
+/// The pools of this process. Connections over one fabric share theirs: what one has done with is warm for the next.
+static POOLS: Mutex<Vec<(WeakPool, WeakPool)>> = Mutex::new(Vec::new());
+
+impl Pools {
+    /// The pools of `fabric` with these limits.
+    pub(crate) fn over(fabric: &Arc<dyn Fabric>, limits: PoolLimits) -> Self {
+        const WORDS: usize = 64 << 10;
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|(batches, _)| batches.upgrade().is_some());
+        let known = pools.iter().find_map(|(batches, words)| {
+            let pools = Pools { batches: batches.upgrade()?, words: words.upgrade()? };
+            (pools.batches.is_over(fabric) && pools.batches.limits() == limits).then_some(pools)
+        });
+        known.unwrap_or_else(|| {
+            let small = PoolLimits { first_chunk_bytes: WORDS, chunk_bytes: WORDS, ..limits };
+            let made = Pools {
+                batches: SlabPool::new(Arc::clone(fabric), limits),
+                words: SlabPool::new(Arc::clone(fabric), small),
+            };
+            pools.push((made.batches.downgrade(), made.words.downgrade()));
+            made
+        })
+    }
+}
+
+/// An open endpoint, and the memory that its reads land in.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) kind: FabricKind,
     pub(crate) address: Bytes,
     pub(crate) endpoint: Box<dyn Endpoint>,
-    pub(crate) pool: SlabPool,
+    pub(crate) pools: Pools,
     pub(crate) capabilities: Capabilities,
 }
 
@@ -30,7 +62,7 @@ impl Offers {
             kind: fabric.kind(),
             address: endpoint.address(),
             endpoint,
-            pool: SlabPool::new(Arc::clone(fabric), pool),
+            pools: Pools::over(fabric, pool),
             capabilities: fabric.capabilities(),
         });
         Ok(())

@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::buffer::Buffer;
+use thallus_fabric::driver::Doorbell;
 use thallus_fabric::memory::{Slab, SlabPool};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
 use thallus_protocol::client::{ReadBatch, ReadProblem};
@@ -13,7 +14,10 @@ use thallus_protocol::message::Region;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::{ReadId, RegionId, RemoteRange, StreamId};
+use tokio::time::Instant;
 use tracing::warn;
+
+use super::offers::Pools;
 
 /// Bytes posted at most before the task yields: some fabrics copy within the call.
 const POST_BYTES: u64 = 4 << 20;
@@ -21,8 +25,16 @@ const POST_BYTES: u64 = 4 << 20;
 /// Something has been read, or has failed to be.
 #[derive(Debug)]
 pub(super) enum Done {
-    Batch { read: ReadId, result: Result<(), ReadProblem> },
-    Word { read: ReadId, result: Result<u64, ReadProblem> },
+    Batch {
+        read: ReadId,
+        result: Result<(), ReadProblem>,
+    },
+    /// With how long it took, if it was the only read.
+    Word {
+        read: ReadId,
+        result: Result<u64, ReadProblem>,
+        took: Option<Duration>,
+    },
     Probe(Result<u64, ReadProblem>),
 }
 
@@ -37,6 +49,8 @@ enum Target {
 #[derive(Debug)]
 struct Reading {
     slab: Slab,
+    /// When it was asked for, if it was alone: only then does it tell how long a read takes.
+    asked: Option<Instant>,
     /// Pieces posted or queued.
     remaining: usize,
     failed: Option<String>,
@@ -61,7 +75,11 @@ pub(super) struct ReadSlab {
 #[derive(Debug)]
 pub(super) struct Reads {
     endpoint: Box<dyn Endpoint>,
+    /// Rings for the endpoint, and for what is queued.
+    bell: Doorbell,
     pool: SlabPool,
+    /// For reads of eight bytes, which would leave holes between batches.
+    words: SlabPool,
     max_read: u64,
     max_outstanding: usize,
     reading: BTreeMap<Target, Reading>,
@@ -75,10 +93,13 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    pub(super) fn new(endpoint: Box<dyn Endpoint>, pool: SlabPool, max_read: u64, max_outstanding: usize) -> Self {
+    pub(super) fn new(endpoint: Box<dyn Endpoint>, pools: Pools, max_read: u64, max_outstanding: usize) -> Self {
+        let Pools { batches: pool, words } = pools;
         Reads {
             endpoint,
+            bell: Doorbell::new(),
             pool,
+            words,
             max_read: max_read.max(1),
             max_outstanding: max_outstanding.max(1),
             reading: BTreeMap::new(),
@@ -101,6 +122,7 @@ impl Reads {
     }
 
     pub(super) fn import(&mut self, region: &Region) {
+        self.bell.ring();
         if let Err(error) = self.endpoint.import(region.id, region.base, region.len, &region.key) {
             // Reads of it will be refused, and end their streams: nobody waits for them in vain.
             warn!(%error, "a region of the server cannot be read");
@@ -108,10 +130,12 @@ impl Reads {
     }
 
     pub(super) fn forget(&mut self, region: RegionId) {
+        self.bell.ring();
         self.endpoint.forget(region);
     }
 
     pub(super) fn read_batch(&mut self, batch: ReadBatch) {
+        self.bell.ring();
         let ReadBatch { read, stream, layout, places } = batch;
         self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
         let slab = match usize::try_from(layout.len).map_err(|e| e.to_string()) {
@@ -124,21 +148,20 @@ impl Reads {
         };
         let target = Target::Batch(read);
         let mut remaining = 0;
-        for (index, place) in places {
-            let Some(range) = layout.ranges.get(index) else { continue };
+        for (place, offset) in runs(&layout, &places) {
             let mut done = 0;
             while done < place.len {
                 let len = (place.len - done).min(self.max_read);
                 let from = RemoteRange { region: place.region, address: place.address + done, len };
                 // Within the slab, whose length is a usize.
-                self.queue.push_back(Piece { target, from, offset: (range.offset + done) as usize });
+                self.queue.push_back(Piece { target, from, offset: (offset + done) as usize });
                 remaining += 1;
                 done += len;
             }
         }
         match slab {
             Some(slab) if remaining > 0 => {
-                self.reading.insert(target, Reading { slab, remaining, failed: None });
+                self.reading.insert(target, Reading { slab, asked: None, remaining, failed: None });
             }
             _ => {
                 self.done.push(Done::Batch { read, result: Ok(()) });
@@ -159,13 +182,15 @@ impl Reads {
     }
 
     fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
-        match self.pool.take(8) {
+        self.bell.ring();
+        match self.words.take(8) {
             Ok(slab) => {
-                self.reading.insert(target, Reading { slab, remaining: 1, failed: None });
+                let asked = self.reading.is_empty().then(Instant::now);
+                self.reading.insert(target, Reading { slab, asked, remaining: 1, failed: None });
                 // Ahead of the queue: a batch waits for its word, and with it the lender's memory.
                 self.queue.push_front(Piece { target, from: at, offset: 0 });
             }
-            Err(error) => self.finished(target, Err(ReadProblem::NoMemory(error.to_string()))),
+            Err(error) => self.finished(target, Err(ReadProblem::NoMemory(error.to_string())), None),
         }
     }
 
@@ -178,13 +203,15 @@ impl Reads {
         self.slabs.get(&read).map(|entry| entry.stream)
     }
 
-    /// Gives memory back in which nothing has been for a while.
-    pub(super) fn trim(&self, idle: Duration) {
+    /// Gives memory back in which nothing has been for a while. Whether there is any left.
+    pub(super) fn trim(&self, idle: Duration) -> bool {
         self.pool.trim(idle);
+        self.pool.stats().bytes_total > 0
     }
 
     /// Begins the teardown: what is not posted yet fails here, what is posted fails as the endpoint flushes it.
     pub(super) fn close(&mut self) {
+        self.bell.ring();
         self.closing = true;
         self.fail_queued("the data plane was closed");
         self.endpoint.close();
@@ -200,13 +227,26 @@ impl Reads {
         let stuck: Vec<_> = self.reading.keys().copied().collect();
         for target in stuck {
             self.reading.remove(&target);
-            self.finished(target, Err(ReadProblem::Failed("the endpoint did not close in time".into())));
+            let problem = ReadProblem::Failed("the endpoint did not close in time".into());
+            self.finished(target, Err(problem), None);
         }
         std::mem::take(&mut self.done)
     }
 
     /// Posts what can be posted, and reports what has been read.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
+        if !self.bell.answer(cx) {
+            return Poll::Pending;
+        }
+        let waker = self.bell.waker().clone();
+        let polled = self.poll_endpoint(&mut Context::from_waker(&waker), done);
+        if polled.is_ready() {
+            self.bell.ring();
+        }
+        polled
+    }
+
+    fn poll_endpoint(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
         let mut completions = Vec::new();
         loop {
             let more = self.post();
@@ -276,14 +316,12 @@ impl Reads {
         if reading.remaining > 0 {
             return;
         }
-        let Some(Reading { slab, failed, .. }) = self.reading.remove(&target) else { return };
-        match failed {
-            Some(reason) => self.finished(target, Err(ReadProblem::Failed(reason))),
-            None => self.finished(target, Ok(slab)),
-        }
+        let Some(Reading { slab, asked, failed, .. }) = self.reading.remove(&target) else { return };
+        let took = asked.filter(|_| self.reading.is_empty()).map(|asked| asked.elapsed());
+        self.finished(target, failed.map_or(Ok(slab), |reason| Err(ReadProblem::Failed(reason))), took);
     }
 
-    fn finished(&mut self, target: Target, result: Result<Slab, ReadProblem>) {
+    fn finished(&mut self, target: Target, result: Result<Slab, ReadProblem>, took: Option<Duration>) {
         match target {
             Target::Batch(read) => {
                 let result = match (result, self.slabs.get_mut(&read)) {
@@ -296,7 +334,7 @@ impl Reads {
                 };
                 self.done.push(Done::Batch { read, result });
             }
-            Target::Word(read) => self.done.push(Done::Word { read, result: result.and_then(eight_bytes) }),
+            Target::Word(read) => self.done.push(Done::Word { read, result: result.and_then(eight_bytes), took }),
             Target::Probe => self.done.push(Done::Probe(result.and_then(eight_bytes))),
         }
     }
@@ -308,6 +346,26 @@ impl Reads {
     }
 }
 
+/// What of a batch is adjacent both in the lender's memory and in the slab, with its place in the slab: one read for each. The
+/// ranges were checked one by one, and what lies between neighbours is nothing.
+fn runs(layout: &SlabLayout, places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, u64)> {
+    let mut runs: Vec<(RemoteRange, u64)> = Vec::with_capacity(places.len());
+    for (index, place) in places {
+        let Some(range) = layout.ranges.get(*index) else { continue };
+        match runs.last_mut() {
+            Some((run, offset))
+                if run.region == place.region
+                    && run.address.checked_add(run.len) == Some(place.address)
+                    && *offset + run.len == range.offset =>
+            {
+                run.len += place.len;
+            }
+            _ => runs.push((*place, range.offset)),
+        }
+    }
+    runs
+}
+
 /// The slab's bytes as an arrow buffer, once nothing writes to it any more.
 pub(super) fn into_buffer(slab: Slab) -> Result<Buffer, String> {
     slab.into_buffer().map_err(|_| "the fabric reported a read as done, and holds its memory still".to_owned())
@@ -317,4 +375,36 @@ fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
     let buffer = into_buffer(slab).map_err(ReadProblem::Failed)?;
     let word = buffer.as_slice().first_chunk::<8>().copied();
     word.map(u64::from_le_bytes).ok_or_else(|| ReadProblem::Failed("fewer than eight bytes".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use thallus_protocol::layout::Range;
+
+    use super::*;
+
+    fn place(region: u32, address: u64, len: u64) -> RemoteRange {
+        RemoteRange { region: RegionId(region), address, len }
+    }
+
+    #[test]
+    fn neighbours_on_both_sides_are_read_at_once() {
+        let offsets = [(0, 128), (128, 64), (192, 10), (256, 64), (320, 64), (384, 64)];
+        let ranges = offsets.map(|(offset, len)| Range { offset, len }).to_vec();
+        let layout = SlabLayout { len: 448, ranges };
+        let places = [
+            (0, place(1, 1000, 128)),
+            (1, place(1, 1128, 64)),
+            (2, place(1, 1192, 10)),
+            // Adjacent in the slab only, and in another region.
+            (3, place(1, 1202, 64)),
+            (4, place(2, 1266, 64)),
+            (5, place(2, 1330, 64)),
+        ];
+        let expected = [(place(1, 1000, 202), 0), (place(1, 1202, 64), 256), (place(2, 1266, 128), 320)];
+        assert_eq!(runs(&layout, &places), expected);
+        // The highest addresses there are.
+        let last = [(0, place(1, u64::MAX - 128, 128)), (1, place(1, 0, 64))];
+        assert_eq!(runs(&layout, &last).len(), 2);
+    }
 }

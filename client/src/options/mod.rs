@@ -83,12 +83,12 @@ pub struct ConnectOptions {
     pub fabric: FabricPreference,
     /// `require_fabric`: fail to connect, rather than fall back to inline.
     pub require_fabric: bool,
-    /// `window`: bytes of results that the server may have on loan or on the way to this client, for each stream. 64 MiB by
-    /// default.
+    /// `window`: most bytes of results that the server may have on loan or on the way to this client, for each stream. 128 MiB by
+    /// default. A stream begins with 4 MiB, and has more only while both ends would wait for it.
     pub window: u64,
-    /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. 64 KiB by
-    /// default.
-    pub inline_threshold: u64,
+    /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. By default it follows
+    /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths.
+    pub inline_threshold: Option<u64>,
     /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1 by default.
     pub partitions: u32,
     /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by default.
@@ -139,8 +139,8 @@ impl ConnectOptions {
             port: DEFAULT_PORT,
             fabric: FabricPreference::Auto,
             require_fabric: false,
-            window: 64 << 20,
-            inline_threshold: 64 << 10,
+            window: 128 << 20,
+            inline_threshold: None,
             partitions: 1,
             max_batch: 256 << 20,
             pool: 256 << 20,
@@ -167,6 +167,13 @@ impl ConnectOptions {
         }
     }
 
+    /// Sets [`inline_threshold`](Self::inline_threshold), in bytes.
+    #[must_use]
+    pub fn with_inline_threshold(mut self, bytes: u64) -> Self {
+        self.inline_threshold = Some(bytes);
+        self
+    }
+
     setters! {
         /// Sets [`port`](Self::port).
         with_port, port: u16;
@@ -176,8 +183,6 @@ impl ConnectOptions {
         with_require_fabric, require_fabric: bool;
         /// Sets [`window`](Self::window), in bytes.
         with_window, window: u64;
-        /// Sets [`inline_threshold`](Self::inline_threshold), in bytes.
-        with_inline_threshold, inline_threshold: u64;
         /// Sets [`partitions`](Self::partitions).
         with_partitions, partitions: u32;
         /// Sets [`max_batch`](Self::max_batch), in bytes.

@@ -214,7 +214,7 @@ impl ConnectOptions {
             }
             "require_fabric" => self.require_fabric = flag(name, value)?,
             "window" => self.window = size(name, value)?,
-            "inline_threshold" => self.inline_threshold = size(name, value)?,
+            "inline_threshold" => self.inline_threshold = Some(size(name, value)?),
             "partitions" => self.partitions = number(name, value, 1, MAX_PARTITIONS)?,
             "max_batch" => self.max_batch = size(name, value)?,
             "pool" => self.pool = size(name, value)?,
@@ -238,7 +238,7 @@ impl ConnectOptions {
             "fabric" => self.fabric.as_str().into(),
             "require_fabric" => self.require_fabric.to_string(),
             "window" => exact_size(self.window),
-            "inline_threshold" => exact_size(self.inline_threshold),
+            "inline_threshold" => return self.inline_threshold.map(exact_size),
             "partitions" => self.partitions.to_string(),
             "max_batch" => exact_size(self.max_batch),
             "pool" => exact_size(self.pool),

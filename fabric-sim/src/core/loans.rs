@@ -40,6 +40,7 @@ pub(super) struct Loans(BTreeMap<EndpointId, BTreeMap<LeaseId, Loan>>);
 impl Loans {
     /// `false`: that lease stands already.
     pub(super) fn open(&mut self, lender: EndpointId, lease: LeaseId, ranges: Vec<Lent>) -> bool {
+        let ranges = joined(ranges);
         self.0.entry(lender).or_default().insert(lease, Loan { ranges, ended: None }).is_none()
     }
 
@@ -86,5 +87,39 @@ impl Loans {
             None if late => Standing::Late,
             None => Standing::Not,
         }
+    }
+}
+
+/// Neighbours as one: a borrower may read them so.
+fn joined(ranges: Vec<Lent>) -> Vec<Lent> {
+    let mut joined: Vec<Lent> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match (joined.last_mut(), range) {
+            (
+                Some(Lent { address, len, content: Some(content) }),
+                Lent { address: next, len: more, content: Some(rest) },
+            ) if address.checked_add(*len) == Some(next) => {
+                *len += more;
+                content.extend(rest);
+            }
+            (_, range) => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_of_one_lease_are_on_loan_together() {
+        let lent = |address, bytes: &[u8]| Lent { address, len: bytes.len() as u64, content: Some(bytes.to_vec()) };
+        let (lender, mut loans) = (EndpointId(1), Loans::default());
+        assert!(loans.open(lender, LeaseId(1), vec![lent(100, b"ab"), lent(102, b"cde"), lent(106, b"f")]));
+        assert_eq!(loans.judge(lender, 101, 3), Standing::OnLoan(Some(b"bcd"), false));
+        assert_eq!(loans.judge(lender, 104, 3), Standing::Not, "there is a gap");
+        assert!(loans.open(lender, LeaseId(2), vec![lent(105, b"-")]));
+        assert_eq!(loans.judge(lender, 104, 2), Standing::Not, "another lease is another loan");
     }
 }

@@ -115,7 +115,12 @@ impl Bench {
     /// Two hosts, which may be the same, for a case of this name.
     #[must_use]
     pub fn new(case: &'static str, lender: Arc<dyn Fabric>, borrower: Arc<dyn Fabric>) -> Self {
-        let limits = PoolLimits { max_bytes: 256 << 20, first_chunk_bytes: 1 << 20, chunk_bytes: 16 << 20 };
+        let limits = PoolLimits {
+            max_bytes: 256 << 20,
+            first_chunk_bytes: 1 << 20,
+            chunk_bytes: 16 << 20,
+            ..PoolLimits::default()
+        };
         let pool = SlabPool::new(Arc::clone(&borrower), limits);
         let arena = StagingArena::new(Arc::clone(&lender), limits);
         Bench { case, lender, borrower, pool, arena }

@@ -1,17 +1,23 @@
 //! Tokio's clock as the machines' timestamps.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use thallus_protocol::Timestamp;
 use tokio::time::{Instant, Sleep};
 
 /// Counts from its making, and wakes at a machine's next deadline.
+///
+/// Most deadlines move on with every message that comes. The timer stays where it was, and follows once it has run out: moving
+/// it costs more than waking once in a while.
 #[derive(Debug)]
 pub struct Clock {
     epoch: Instant,
     sleep: Pin<Box<Sleep>>,
+    /// When `sleep` runs out.
+    set: Timestamp,
+    /// Not before `set`.
     armed: Option<Timestamp>,
 }
 
@@ -26,7 +32,7 @@ impl Clock {
     #[must_use]
     pub fn new() -> Self {
         let epoch = Instant::now();
-        Clock { epoch, sleep: Box::pin(tokio::time::sleep_until(epoch)), armed: None }
+        Clock { epoch, sleep: Box::pin(tokio::time::sleep_until(epoch)), set: Timestamp::ZERO, armed: None }
     }
 
     /// Time since the epoch.
@@ -38,18 +44,64 @@ impl Clock {
     /// Sets when [`Clock::poll`] is to be ready. `None`: never.
     pub fn arm(&mut self, deadline: Option<Timestamp>) {
         if let Some(at) = deadline
-            && self.armed != deadline
+            && at < self.set
         {
-            self.sleep.as_mut().reset(self.epoch + Duration::from_nanos(at.as_nanos()));
+            self.set(at);
         }
         self.armed = deadline;
     }
 
     /// Ready once the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.armed.is_none() {
-            return Poll::Pending;
+        let Some(at) = self.armed else { return Poll::Pending };
+        ready!(self.sleep.as_mut().poll(cx));
+        if at > self.set {
+            self.set(at);
+            ready!(self.sleep.as_mut().poll(cx));
         }
-        self.sleep.as_mut().poll(cx).map(|()| self.armed = None)
+        self.armed = None;
+        Poll::Ready(())
+    }
+
+    fn set(&mut self, at: Timestamp) {
+        self.sleep.as_mut().reset(self.epoch + Duration::from_nanos(at.as_nanos()));
+        self.set = at;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn after(millis: u64) -> Timestamp {
+        Timestamp::ZERO + Duration::from_millis(millis)
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_moves_is_met_where_it_is_in_the_end() {
+        let mut clock = Clock::new();
+        // Further away while the timer waits, nearer, and where it was.
+        for (armed, then) in [(5, 20), (60_000, 30), (40, 40)] {
+            clock.arm(Some(after(armed)));
+            let _early = poll_fn(|cx| Poll::Ready(clock.poll(cx))).await;
+            clock.arm(Some(after(then)));
+            poll_fn(|cx| clock.poll(cx)).await;
+            assert!(clock.now() >= after(then), "{then}: {:?}", clock.now());
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_deadline_it_never_wakes_and_one_that_has_passed_is_met_at_once() {
+        let mut clock = Clock::new();
+        clock.arm(Some(after(5)));
+        assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx).is_pending())).await || clock.now() >= after(5));
+        clock.arm(None);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx).is_pending())).await);
+        clock.arm(Some(after(1)));
+        // Waiting for it would be for ever if it were not met.
+        poll_fn(|cx| clock.poll(cx)).await;
     }
 }

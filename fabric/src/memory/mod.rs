@@ -36,7 +36,7 @@ pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
 pub use index::{MemoryIndex, RegisteredSpace};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
-pub use pool::{PoolLimits, PoolStats, SlabPool};
+pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;
 pub use staging::{StagedRange, StagingArena, StagingStats};

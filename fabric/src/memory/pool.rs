@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,12 +22,15 @@ pub struct PoolLimits {
     pub first_chunk_bytes: usize,
     /// Longest allocation that is shared between slabs. A longer slab gets one of its own.
     pub chunk_bytes: usize,
+    /// Most bytes that are kept without a slab in them. With more, an allocation goes back to the fabric as its last slab comes
+    /// back.
+    pub keep_bytes: usize,
 }
 
 impl Default for PoolLimits {
-    /// 1 GiB at most, in chunks of 2 to 64 MiB.
+    /// 1 GiB at most, in chunks of 2 to 64 MiB, all of it kept until [`SlabPool::trim`] finds it idle.
     fn default() -> Self {
-        PoolLimits { max_bytes: 1 << 30, first_chunk_bytes: 2 << 20, chunk_bytes: 64 << 20 }
+        PoolLimits { max_bytes: 1 << 30, first_chunk_bytes: 2 << 20, chunk_bytes: 64 << 20, keep_bytes: usize::MAX }
     }
 }
 
@@ -79,6 +82,24 @@ pub struct PoolStats {
 #[derive(Clone)]
 pub struct SlabPool {
     handle: Arc<Handle>,
+}
+
+/// A pool that may be gone.
+#[derive(Clone)]
+pub struct WeakPool(Weak<Handle>);
+
+impl WeakPool {
+    /// The pool, while anybody has it.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<SlabPool> {
+        self.0.upgrade().map(|handle| SlabPool { handle })
+    }
+}
+
+impl fmt::Debug for WeakPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WeakPool({:?})", self.upgrade())
+    }
 }
 
 /// What every clone of the pool shares, and slabs do not: it closes the pool when the last of them goes.
@@ -175,6 +196,18 @@ impl SlabPool {
         removed.iter().map(|chunk| chunk.free.capacity()).sum()
     }
 
+    /// A handle that does not keep the pool.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakPool {
+        WeakPool(Arc::downgrade(&self.handle))
+    }
+
+    /// Whether its memory is this fabric's.
+    #[must_use]
+    pub fn is_over(&self, fabric: &Arc<dyn Fabric>) -> bool {
+        std::ptr::addr_eq(Arc::as_ptr(&self.handle.fabric), Arc::as_ptr(fabric))
+    }
+
     /// What the pool holds now.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
@@ -231,7 +264,10 @@ impl Shared {
             chunk.free.give(offset, block);
             if chunk.free.is_whole() {
                 chunk.idle_since = Some(Instant::now());
-                if state.closed { state.remove(chunk_id) } else { None }
+                // By others than the chunk and the block that comes back.
+                let held = Arc::strong_count(&chunk.memory) > 2;
+                let superfluous = !held && state.idle_bytes() > self.limits.keep_bytes;
+                if state.closed || superfluous { state.remove(chunk_id) } else { None }
             } else {
                 None
             }
@@ -309,6 +345,11 @@ impl State {
         self.stats.high_water = self.stats.high_water.max(self.stats.bytes_in_use);
         self.stats.slabs_in_use += 1;
         Slab::new(Block::new(memory, Arc::clone(shared), chunk_id, offset, block), len)
+    }
+
+    /// Bytes of chunks without a slab.
+    fn idle_bytes(&self) -> usize {
+        self.chunks.values().filter(|chunk| chunk.free.is_whole()).map(|chunk| chunk.free.capacity()).sum()
     }
 
     fn remove(&mut self, id: u64) -> Option<Chunk> {

@@ -11,7 +11,8 @@ use super::test_fabric::TestFabric;
 use super::{LocalRange, PAGE, PoolLimits, PoolStats, Slab, SlabPool, StagingArena};
 use crate::{Fabric, FabricError};
 
-const LIMITS: PoolLimits = PoolLimits { max_bytes: 64 * PAGE, first_chunk_bytes: 4 * PAGE, chunk_bytes: 16 * PAGE };
+const LIMITS: PoolLimits =
+    PoolLimits { max_bytes: 64 * PAGE, first_chunk_bytes: 4 * PAGE, chunk_bytes: 16 * PAGE, keep_bytes: usize::MAX };
 
 /// A pool, and how many bytes its fabric has registered.
 fn pool(limits: PoolLimits) -> (SlabPool, Arc<AtomicUsize>) {
@@ -49,6 +50,32 @@ fn the_pool_grows_by_doubling() {
     assert_eq!(pool.stats().bytes_total, 32 * PAGE);
     assert_eq!(pool.stats().registrations, 4);
     assert_eq!(slabs.len(), 32);
+}
+
+#[test]
+fn no_more_is_kept_without_use_than_was_allowed() {
+    let (pool, registered) = pool(PoolLimits { keep_bytes: 8 * PAGE, ..LIMITS });
+    let slabs: Vec<_> = (0..16).map(|_| pool.take(PAGE).unwrap()).collect();
+    assert_eq!(pool.stats().bytes_total, 16 * PAGE, "4, 4 and 8 pages");
+    drop(slabs);
+    assert_eq!(registered.load(Ordering::SeqCst), 8 * PAGE, "the one that came back last is superfluous");
+    // What is kept serves the next, and a slab of its own goes as it comes back.
+    drop(pool.take(20 * PAGE).unwrap());
+    assert_eq!((pool.stats().bytes_total, pool.stats().registrations), (8 * PAGE, 4));
+    drop(pool.take(4 * PAGE).unwrap());
+    assert_eq!((pool.stats().bytes_total, pool.stats().registrations), (8 * PAGE, 4));
+}
+
+#[test]
+fn a_weak_handle_keeps_nothing() {
+    let (pool, registered) = pool(LIMITS);
+    let weak = pool.downgrade();
+    let again = weak.upgrade().unwrap();
+    drop((pool.take(PAGE).unwrap(), pool));
+    assert_eq!(again.stats().registrations, 1, "it is the same pool");
+    drop(again);
+    assert!(weak.upgrade().is_none());
+    assert_eq!(registered.load(Ordering::SeqCst), 0);
 }
 
 #[test]

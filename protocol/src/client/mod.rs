@@ -40,6 +40,9 @@ pub struct ClientConfig {
     pub fabrics: Vec<FabricOffer>,
     /// Limits of frames, both ways.
     pub frame: FrameLimits,
+    /// Bytes that a stream may have in flight at first. From there its window grows to the one that was asked for, as long as
+    /// the lender is out of credit while the borrower is out of work.
+    pub first_window: u64,
     /// Largest batch, in bytes, for which a stream's window is widened.
     pub max_batch_bytes: u64,
     /// Regions that the server may have announced at once.
@@ -112,7 +115,7 @@ pub struct ClientConnection {
     lazy: BTreeMap<BatchKey, LazyBatch>,
     /// Leases of what is being read, or held to be.
     borrowed: BTreeSet<LeaseId>,
-    /// Leases to be given back at the end of this step, in one message.
+    /// Leases to be given back once nothing else is to be done, in one message.
     releases: Vec<LeaseId>,
     deadlines: BTreeMap<StreamId, Duration>,
     pings_asked: BTreeSet<u64>,
@@ -216,13 +219,15 @@ impl ClientConnection {
             }
         }
         self.fire_timers(now);
-        self.say_releases();
         Ok(())
     }
 
     /// The next thing to do. To be called until it says [`ClientOutput::Wait`].
     #[must_use]
     pub fn poll_output(&mut self) -> ClientOutput {
+        if self.out.is_empty() {
+            self.say_releases();
+        }
         self.out.pop_front().unwrap_or_else(|| ClientOutput::Wait(self.timers.next()))
     }
 
@@ -321,7 +326,8 @@ impl ClientConnection {
             self.event(ClientEvent::Failed { stream, error: StreamError::SqlTooLong { bytes, limit } });
             return Ok(());
         }
-        options.credit = options.credit.min(most_credit);
+        let most = options.credit.min(most_credit);
+        options.credit = most.min(self.config.first_window.max(1));
         let (window, deadline_ms, lazy) = (options.credit, options.deadline_ms, options.lazy);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
@@ -330,7 +336,7 @@ impl ClientConnection {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
         }
-        self.streams.insert(stream, IncomingStream::new(stream, window, lazy));
+        self.streams.insert(stream, IncomingStream::new(stream, window, most, lazy));
         self.out.push_back(ClientOutput::Transmit(frame));
         Ok(())
     }

@@ -31,8 +31,13 @@ pub(crate) struct IncomingStream {
     pub(crate) remote_done: bool,
     end: Option<StreamStats>,
     credit: Credit,
+    /// Bytes granted and not consumed.
     window: u64,
-    /// The lender waits for more: grants are not held back.
+    /// What it may grow to.
+    most: u64,
+    /// The lender waits for credit, as far as is known.
+    waits: bool,
+    /// It waits for so much that grants are not to be held back.
     wanted: bool,
     /// Taken by the application and not granted again yet.
     to_grant: u64,
@@ -45,7 +50,8 @@ pub(crate) struct IncomingStream {
 }
 
 impl IncomingStream {
-    pub(crate) fn new(id: StreamId, window: u64, is_lazy: bool) -> Self {
+    /// A stream whose window begins as `window`, and grows to `most`.
+    pub(crate) fn new(id: StreamId, window: u64, most: u64, is_lazy: bool) -> Self {
         IncomingStream {
             id,
             schema: None,
@@ -55,6 +61,8 @@ impl IncomingStream {
             end: None,
             credit: Credit::new(window),
             window,
+            most,
+            waits: false,
             wanted: false,
             to_grant: 0,
             delivered: 0,
@@ -78,6 +86,7 @@ impl IncomingStream {
         }
         self.credit.spend(batch_cost(bytes))?;
         self.next_arrival += 1;
+        self.waits = false;
         self.wanted = false;
         Ok(())
     }
@@ -185,6 +194,7 @@ impl IncomingStream {
 
     /// A new total to grant, once it is worth a message.
     pub(crate) fn grant(&mut self) -> Option<u64> {
+        self.grow();
         let worth = if self.wanted { 1 } else { (self.window / 4).max(1) };
         if self.to_grant < worth {
             return None;
@@ -192,12 +202,102 @@ impl IncomingStream {
         Some(self.credit.extend(std::mem::take(&mut self.to_grant)))
     }
 
+    /// Widens a window that both ends wait for: the lender said that it has no credit, and all that arrived before has been taken.
+    /// A borrower that is slower than its lender never gets there, nor does one whose lender is slower.
+    fn grow(&mut self) {
+        let out_of_work = self.delivered == 0 && self.next_delivery == self.next_arrival && self.partial.is_none();
+        if !out_of_work || !std::mem::take(&mut self.waits) {
+            return;
+        }
+        let more = self.window.min(self.most.saturating_sub(self.window));
+        self.window += more;
+        self.to_grant += more;
+    }
+
     /// The lender waits for so much: widens the window so that one batch of this cost fits. The new total, if any.
     pub(crate) fn wanted(&mut self, cost: u64) -> Option<u64> {
-        self.wanted = true;
         let more = cost.saturating_sub(self.window);
         self.window += more;
         self.to_grant += more;
+        self.waits = true;
+        // Less than a quarter held back leaves more than three.
+        self.wanted = cost > self.window - self.window / 4;
         self.grant()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BATCH: u64 = 744;
+
+    fn stream(window: u64, most: u64) -> IncomingStream {
+        let mut stream = IncomingStream::new(StreamId(1), window, most);
+        stream.schema = Some(std::sync::Arc::new(arrow_schema::Schema::empty()));
+        stream
+    }
+
+    /// As many batches of 1000 bytes of credit as the lender can send; how many that is.
+    fn arrive_all(stream: &mut IncomingStream) -> u64 {
+        let before = stream.next_arrival;
+        while stream.credit.available() >= batch_cost(BATCH) {
+            let seq = stream.next_arrival;
+            stream.arrive(seq, BATCH).unwrap();
+            stream.ready(seq, BATCH, Payload::Inline(Bytes::new()));
+        }
+        stream.next_arrival - before
+    }
+
+    /// The application takes a batch; the new total, if one is granted.
+    fn take(stream: &mut IncomingStream) -> Option<u64> {
+        let (_, cost, _) = stream.deliver().unwrap();
+        assert!(stream.consumed(cost));
+        stream.grant()
+    }
+
+    #[test]
+    fn a_window_that_both_ends_wait_for_doubles_up_to_what_was_asked_for() {
+        // It matters not which end finds out first.
+        for lender_first in [true, false] {
+            let mut stream = stream(2000, 7000);
+            let mut windows = Vec::new();
+            for _ in 0..4 {
+                let arrived = arrive_all(&mut stream);
+                if lender_first {
+                    stream.wanted(1000);
+                }
+                for _ in 0..arrived {
+                    take(&mut stream);
+                }
+                if !lender_first {
+                    stream.wanted(1000);
+                }
+                windows.push(stream.window);
+            }
+            assert_eq!(windows, [4000, 7000, 7000, 7000]);
+            assert_eq!(stream.credit.available() + stream.to_grant, 7000);
+        }
+    }
+
+    #[test]
+    fn a_window_that_only_one_end_waits_for_stays() {
+        // The borrower always has another batch in hand: it is the slower one.
+        let mut slow_borrower = stream(4000, 1 << 20);
+        arrive_all(&mut slow_borrower);
+        for _ in 0..50 {
+            slow_borrower.wanted(1000);
+            take(&mut slow_borrower);
+            assert!(arrive_all(&mut slow_borrower) <= 1);
+        }
+        assert_eq!(slow_borrower.window, 4000);
+        // The lender always has credit for another: it is the slower one.
+        let mut slow_lender = stream(4000, 1 << 20);
+        for seq in 0..50 {
+            slow_lender.arrive(seq, BATCH).unwrap();
+            slow_lender.ready(seq, BATCH, Payload::Inline(Bytes::new()));
+            take(&mut slow_lender);
+        }
+        assert_eq!(slow_lender.window, 4000);
     }
 }

@@ -173,9 +173,7 @@ impl ServerConnection {
             let (cost, bytes, lent) = (pending.cost(), pending.bytes(), matches!(pending, Pending::Lent(_)));
             if cost > open.credit.available() {
                 open.blocked(now);
-                // The borrower may hold back grants of less than a quarter of its window.
-                let beyond_habit = cost > open.options.credit - open.options.credit / 4;
-                if beyond_habit && !std::mem::replace(&mut open.wanted_said, true) {
+                if !std::mem::replace(&mut open.wanted_said, true) {
                     self.transmit(&ToClient::CreditWanted { stream, bytes: cost }, Bytes::new());
                 }
                 return;

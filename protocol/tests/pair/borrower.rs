@@ -96,6 +96,8 @@ impl Borrower {
             layout: LayoutLimits::default(),
             inline: Default::default(),
             timeouts: timeouts(),
+            // A batch or two: windows have to grow.
+            first_window: 1500,
             read_timeout: READ_TIMEOUT,
         };
         Borrower {

@@ -84,7 +84,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     pub max_bytes_on_loan: Option<ByteSize>,
 
-    /// Batches smaller than this travel inside the control message [default: 64KiB].
+    /// Batches smaller than this travel inside the control message, unless a client asks otherwise [default: 96KiB].
     #[arg(long, value_name = "SIZE")]
     pub inline_threshold: Option<ByteSize>,
 

@@ -175,7 +175,7 @@ pub struct Limits {
     pub max_bytes_on_loan_total: ByteSize,
     /// Longest control message, either way, inline batches included.
     pub max_message_bytes: ByteSize,
-    /// Batches of fewer bytes travel inside the control message; zero lends every batch.
+    /// Batches of fewer bytes travel inside the control message, unless a client asks otherwise; zero lends every batch.
     pub inline_threshold_bytes: ByteSize,
 }
 
@@ -189,7 +189,7 @@ impl Default for Limits {
             max_bytes_on_loan_per_connection: ByteSize::mib(256),
             max_bytes_on_loan_total: ByteSize::gib(1),
             max_message_bytes: ByteSize::mib(16),
-            inline_threshold_bytes: ByteSize::kib(64),
+            inline_threshold_bytes: ByteSize::kib(96),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use thallus_fabric::driver::Doorbell;
 use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
 use thallus_protocol::message::{self, Region};
@@ -41,6 +42,8 @@ pub(super) enum PlaneEvent {
 #[derive(Debug)]
 pub(super) struct DataPlane {
     endpoint: Box<dyn Endpoint>,
+    /// Rings for the endpoint.
+    bell: Doorbell,
     lender: Arc<Lender>,
     words: LeaseWords,
     regions: Regions,
@@ -68,7 +71,7 @@ impl DataPlane {
             Ok((endpoint, words, regions, OpenedFabric { address, fencing, words: region, probe_value: PROBE }))
         };
         let (endpoint, words, regions, opened) = open().map_err(|error| error.to_string())?;
-        Ok((DataPlane { endpoint, lender, words, regions, state: State::Open }, opened))
+        Ok((DataPlane { endpoint, bell: Doorbell::new(), lender, words, regions, state: State::Open }, opened))
     }
 
     pub(super) fn lender(&self) -> &Arc<Lender> {
@@ -76,18 +79,22 @@ impl DataPlane {
     }
 
     pub(super) fn enter(&mut self, part: &Part) -> Result<(RegionId, Option<Region>), FabricError> {
+        self.bell.ring();
         self.regions.enter(&mut *self.endpoint, &part.memory, part.scope.clone(), part.lasting)
     }
 
     pub(super) fn lent(&mut self, lease: LeaseId, places: &[RemoteRange]) {
+        self.bell.ring();
         self.endpoint.lent(lease, places);
     }
 
     pub(super) fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
+        self.bell.ring();
         self.endpoint.lease_ended(lease, end);
     }
 
     pub(super) fn leave(&mut self, region: RegionId) -> bool {
+        self.bell.ring();
         self.regions.leave(&mut *self.endpoint, region)
     }
 
@@ -103,11 +110,24 @@ impl DataPlane {
 
     /// Cuts the peer off; [`PlaneEvent::Closed`] says when that is done.
     pub(super) fn close(&mut self) {
+        self.bell.ring();
         self.endpoint.close();
         self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PlaneEvent> {
+        if !self.bell.answer(cx) {
+            return Poll::Pending;
+        }
+        let waker = self.bell.waker().clone();
+        let polled = self.poll_endpoint(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            self.bell.ring();
+        }
+        polled
+    }
+
+    fn poll_endpoint(&mut self, cx: &mut Context<'_>) -> Poll<PlaneEvent> {
         let mut completions = Vec::new();
         loop {
             match &mut self.state {

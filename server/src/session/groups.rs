@@ -82,6 +82,11 @@ fn invalid(what: String) -> Failure {
     (StreamCode::PartitionInvalid, what)
 }
 
+/// What all members ask for alike. What suits each one's connection may differ.
+fn common(options: &ExecuteOptions) -> ExecuteOptions {
+    ExecuteOptions { part: None, inline_threshold: None, credit: 0, ..options.clone() }
+}
+
 impl Groups {
     pub(crate) fn new(limits: GroupLimits) -> Self {
         Groups { limits, groups: Mutex::default() }
@@ -115,7 +120,7 @@ impl Groups {
             Some(group) => (Arc::clone(group), false),
             None => {
                 self.make_room(&mut groups)?;
-                let options = ExecuteOptions { part: None, ..options.clone() };
+                let options = common(options);
                 let group = Arc::new(Group::new(sql.to_owned(), options, count, self.limits.rendezvous));
                 groups.insert(id, Arc::clone(&group));
                 (group, true)
@@ -160,7 +165,7 @@ impl Group {
                 self.count
             )));
         }
-        if sql != self.sql || (ExecuteOptions { part: None, ..options.clone() }) != self.options {
+        if sql != self.sql || common(options) != self.options {
             return Err(invalid("the other partitions are of another query, or of other options".into()));
         }
         let mut members = lock(&self.members);

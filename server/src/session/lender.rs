@@ -6,6 +6,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{PoolLimits, RegisteredMemory, RegisteredSpace, StagedRange, StagingArena};
@@ -100,6 +101,11 @@ impl Lender {
     /// Bytes that the staging arena has from the fabric.
     pub(crate) fn staged_bytes(&self) -> usize {
         self.staging.stats().pool.bytes_total
+    }
+
+    /// Gives staging memory back in which nothing has been for so long, and which no connection knows.
+    pub(crate) fn trim(&self, idle: Duration) {
+        self.staging.trim(idle);
     }
 
     /// Makes the buffers of a batch readable. `Ok(None)`: the budget does not allow it now.

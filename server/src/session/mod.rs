@@ -27,7 +27,7 @@ pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
 pub(crate) use lender::Lender;
 use lender::{Held, PreparedLoan};
-use query::{Pull, QueryContext, QueryEvent, RunningQuery};
+use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
 
 use crate::engine::{Engine, QueryRequest};
 
@@ -43,6 +43,12 @@ pub(crate) struct Shared {
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
 /// reads costs no more memory than this and a batch for each stream.
 const MAX_BACKLOG: usize = 64 << 20;
+
+/// Most that queries are heard of before the control connection has its turn: what they say goes out together.
+const HEARD_AT_ONCE: usize = 16;
+
+/// So many queries begin in tasks of their own after one has held its connection up, before another may begin here.
+const WARY: u32 = 16;
 
 /// What is on loan under one lease.
 #[derive(Debug)]
@@ -71,12 +77,18 @@ pub(crate) struct Session<S> {
     control: Control<S>,
     plane: Option<DataPlane>,
     queries: BTreeMap<StreamId, RunningQuery>,
+    /// The query that runs in this task: one at a time.
+    here: Option<StreamId>,
+    /// Queries that are not to.
+    wary: u32,
+    /// What queries have said since the control connection had its turn.
+    heard: usize,
     /// Pulls that wait until the backlog is smaller.
     put_off: Vec<(StreamId, Pull)>,
     loans: BTreeMap<LeaseId, OnLoan>,
     last_lease: u64,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
-    report: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
+    report: Events,
     ended: Option<ConnectionError>,
     /// The machine's, as it was traced last.
     state: [&'static str; 2],
@@ -102,6 +114,9 @@ pub(crate) async fn serve<S: ControlIo>(
         control: Control::new(io),
         plane: None,
         queries: BTreeMap::new(),
+        here: None,
+        wary: 0,
+        heard: 0,
         put_off: Vec::new(),
         loans: BTreeMap::new(),
         last_lease: 0,
@@ -142,14 +157,21 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        // Control first: it is where batches go out, and where a dead peer shows.
+        if self.heard < HEARD_AT_ONCE
+            && let Poll::Ready((stream, event)) = self.poll_queries(cx)
+        {
+            self.heard += 1;
+            return Poll::Ready(Event::Query(stream, event));
+        }
+        self.heard = 0;
+        // It is where batches go out, and where a dead peer shows.
         if let Poll::Ready(event) = self.control.poll(cx) {
             return Poll::Ready(Event::Control(event));
         }
         if !self.put_off.is_empty() && self.control.backlog() <= MAX_BACKLOG {
             return Poll::Ready(Event::Relieved);
         }
-        if let Poll::Ready(Some((stream, event))) = self.events.poll_recv(cx) {
+        if let Poll::Ready((stream, event)) = self.poll_queries(cx) {
             return Poll::Ready(Event::Query(stream, event));
         }
         if let Some(plane) = &mut self.plane
@@ -158,6 +180,37 @@ impl<S: ControlIo> Session<S> {
             return Poll::Ready(Event::Plane(event));
         }
         self.clock.poll(cx).map(|()| Event::Time)
+    }
+
+    /// What the query in this task, or one in a task of its own, has to say.
+    fn poll_queries(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
+        if let Some(stream) = self.here {
+            let Some(query) = self.queries.get_mut(&stream).and_then(RunningQuery::here) else {
+                self.here = None;
+                return self.poll_tasks(cx);
+            };
+            let progress = query.poll(cx);
+            let held_up = query.has_held_up();
+            if held_up || matches!(progress, Poll::Ready(Progress::Grown)) {
+                self.here = None;
+                self.wary = if held_up { WARY } else { self.wary };
+                if let Some(query) = self.queries.get_mut(&stream) {
+                    query.send_away(stream, self.report.clone());
+                }
+            }
+            if let Poll::Ready(Progress::Said(event)) = progress {
+                return Poll::Ready((stream, event));
+            }
+        }
+        self.poll_tasks(cx)
+    }
+
+    fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
+        match self.events.poll_recv(cx) {
+            Poll::Ready(Some(said)) => Poll::Ready(said),
+            // This end keeps a sender: the channel is never closed.
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
     }
 
     fn handle(&mut self, event: Event) {
@@ -312,7 +365,7 @@ impl<S: ControlIo> Session<S> {
     fn pull(&mut self, stream: StreamId, pull: Pull) {
         if self.control.backlog() > MAX_BACKLOG {
             self.put_off.push((stream, pull));
-        } else if let Some(query) = self.queries.get(&stream) {
+        } else if let Some(query) = self.queries.get_mut(&stream) {
             query.pull(pull);
         }
     }
@@ -329,7 +382,15 @@ impl<S: ControlIo> Session<S> {
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
-        let query = RunningQuery::start(context, stream, QueryRequest { sql, batch_rows }, seat, self.report.clone());
+        // The partitions of a result wait for one another.
+        let is_partition = seat.is_some();
+        let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, seat);
+        if !is_partition && self.wary == 0 && self.here.is_none() {
+            self.here = Some(stream);
+        } else {
+            self.wary = self.wary.saturating_sub(1);
+            query.send_away(stream, self.report.clone());
+        }
         self.queries.insert(stream, query);
     }
 

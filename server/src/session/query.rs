@@ -1,7 +1,15 @@
-//! One query's task: it runs the engine ahead of the pulls, by a batch, and makes batches ready to travel.
+//! One query: runs the engine as batches are asked for, and makes them ready to travel.
+//!
+//! It begins in its connection's own task: for a result that is there at once, and has one batch, nobody else is woken, and all
+//! of it goes out in one write. A query that goes on, or holds its connection up, is [sent away](RunningQuery::send_away) to a
+//! task of its own, where the engine is ahead of what is asked for by a batch.
 
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -25,6 +33,9 @@ use super::groups::Seat;
 use super::lender::{Lender, PreparedLoan};
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
+/// An engine that does not come back within this time holds its connection up. Much more than being woken costs.
+const HELD_UP: Duration = Duration::from_millis(1);
+
 /// The connection wants the next batch of a query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pull {
@@ -32,7 +43,7 @@ pub(crate) struct Pull {
     pub(crate) lend_from: Option<u64>,
 }
 
-/// What a query's task says to its connection.
+/// What a query says to its connection.
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
@@ -42,7 +53,7 @@ pub(crate) enum QueryEvent {
     Fail { code: StreamCode, message: String },
 }
 
-/// What a query's task works with.
+/// What a query works with.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryContext {
     pub(crate) engine: Arc<dyn Engine>,
@@ -51,45 +62,37 @@ pub(crate) struct QueryContext {
     pub(crate) max_loan_bytes: u64,
 }
 
-/// A running query, as its connection holds it. Dropping it stops the query.
+/// Where queries in tasks of their own report to.
+pub(crate) type Events = mpsc::UnboundedSender<(StreamId, QueryEvent)>;
+
+/// A query, as its connection holds it. Dropping it stops the query.
 #[derive(Debug)]
 pub(crate) struct RunningQuery {
-    pulls: mpsc::UnboundedSender<Pull>,
-    task: AbortHandle,
+    place: Place,
     /// Where the query is one partition of another, until it has ended.
     seat: Option<Arc<Seat>>,
 }
 
+#[derive(Debug)]
+enum Place {
+    /// In the connection's task, which polls it.
+    Here(Box<Query>),
+    /// In a task of its own.
+    Away { pulls: mpsc::UnboundedSender<Pull>, _task: Task },
+}
+
+/// What came of polling a query.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Said(QueryEvent),
+    /// It is for a task of its own.
+    Grown,
+}
+
 impl RunningQuery {
-    /// Starts a query whose task reports to `events`.
-    pub(crate) fn start(
-        context: QueryContext,
-        stream: StreamId,
-        request: QueryRequest,
-        seat: Option<Arc<Seat>>,
-        events: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
-    ) -> Self {
-        let (pulls, wanted) = mpsc::unbounded_channel();
-        let member = seat.clone();
-        let task = tokio::spawn(async move {
-            let mut report = Report { stream, events, done: false };
-            let ran = match &member {
-                None => run(&context, whole(&context, request), wanted, &report).await,
-                Some(seat) => tokio::select! {
-                    biased;
-                    failed = seat.failed() => Err(failed),
-                    ran = run(&context, seat.part(&*context.engine, request), wanted, &report) => ran,
-                },
-            };
-            if let Err((code, message)) = ran {
-                if let Some(seat) = &member {
-                    seat.fail((code, message.clone()));
-                }
-                report.say(QueryEvent::Fail { code, message });
-            }
-            report.done = true;
-        });
-        RunningQuery { pulls, task: task.abort_handle(), seat }
+    /// A query that its connection is to poll; or, if it has a seat, to send away.
+    pub(crate) fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
+        RunningQuery { place: Place::Here(Box::new(Query::new(context, request, seat.clone()))), seat }
     }
 
     /// Its end is on its way to the client: nobody else needs to know if the connection is lost now.
@@ -109,41 +112,108 @@ impl RunningQuery {
     }
 
     /// Asks for the next batch.
-    pub(crate) fn pull(&self, pull: Pull) {
-        // The task is gone only if it has said its last word already.
-        let _gone = self.pulls.send(pull);
+    pub(crate) fn pull(&mut self, pull: Pull) {
+        match &mut self.place {
+            Place::Here(query) => query.pull = Some(pull),
+            // The task is gone only if it has said its last word already.
+            Place::Away { pulls, .. } => drop(pulls.send(pull)),
+        }
+    }
+
+    /// The query, if it is here.
+    pub(crate) fn here(&mut self) -> Option<&mut Query> {
+        match &mut self.place {
+            Place::Here(query) => Some(query),
+            Place::Away { .. } => None,
+        }
+    }
+
+    /// Goes on in a task of its own, which reports to `events`.
+    pub(crate) fn send_away(&mut self, stream: StreamId, events: Events) {
+        let Place::Here(query) = &mut self.place else { return };
+        let query = query.take();
+        let (pulls, wanted) = mpsc::unbounded_channel();
+        if let Some(pull) = query.pull {
+            // The receiver is here.
+            let _sent = pulls.send(pull);
+        }
+        let member = self.seat.clone();
+        let task = tokio::spawn(async move {
+            let mut report = Report { stream, events, done: false };
+            let ran = match &member {
+                None => run(query, wanted, &report).await,
+                Some(seat) => tokio::select! {
+                    biased;
+                    failed = seat.failed() => Err(failed),
+                    ran = run(query, wanted, &report) => ran,
+                },
+            };
+            if let Err(failure) = ran {
+                if let Some(seat) = &member {
+                    seat.fail(failure.clone());
+                }
+                report.say(failed(failure));
+            }
+            report.done = true;
+        });
+        self.place = Place::Away { pulls, _task: Task(task.abort_handle()) };
     }
 }
 
 impl Drop for RunningQuery {
     fn drop(&mut self) {
-        self.task.abort();
         if let Some(seat) = self.seat.take() {
             seat.leave("its connection ended");
         }
     }
 }
 
-/// The way back to the connection; says so if the task panics.
-struct Report {
-    stream: StreamId,
-    events: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
-    done: bool,
-}
+/// A task that ends with its handle.
+#[derive(Debug)]
+pub(crate) struct Task(AbortHandle);
 
-impl Report {
-    fn say(&self, event: QueryEvent) {
-        // A connection that is gone has dropped its queries, and hears nothing.
-        let _gone = self.events.send((self.stream, event));
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
-impl Drop for Report {
-    fn drop(&mut self) {
-        if !self.done && std::thread::panicking() {
-            let message = "the query's task panicked; the server's log says where".to_owned();
-            self.say(QueryEvent::Fail { code: StreamCode::Internal, message });
-        }
+/// A query up to its second batch.
+pub(crate) struct Query {
+    context: QueryContext,
+    stage: Stage,
+    /// A batch is asked for.
+    pull: Option<Pull>,
+    /// Whether a batch was handed over.
+    begun: bool,
+    /// Since when the engine is at the current step.
+    since: Option<Instant>,
+    held_up: bool,
+}
+
+enum Stage {
+    Planning(Pin<Box<dyn Future<Output = Result<Source, Failure>> + Send>>),
+    Running(Box<Running>),
+    Over,
+}
+
+struct Running {
+    batches: BatchStream,
+    /// One that came of them already.
+    next: Option<Result<RecordBatch, EngineError>>,
+    encoder: InlineEncoder,
+    /// Time in the engine.
+    execute: Duration,
+}
+
+impl fmt::Debug for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Planning(_) => "planning",
+            Stage::Running(_) => "running",
+            Stage::Over => "over",
+        };
+        f.debug_struct("Query").field("stage", &stage).field("pull", &self.pull).finish_non_exhaustive()
     }
 }
 
@@ -158,54 +228,182 @@ pub(crate) struct Source {
 /// As what a client hears of it.
 pub(super) type Failure = (StreamCode, String);
 
-/// All of a query's result.
-async fn whole(context: &QueryContext, request: QueryRequest) -> Result<Source, Failure> {
-    let QueryStream { schema, batches } = context.engine.execute(request).await.map_err(failure)?;
-    Ok(Source { schema, order: Vec::new(), batches })
+impl Query {
+    fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
+        let engine = Arc::clone(&context.engine);
+        let planning = Box::pin(async move {
+            if let Some(seat) = seat {
+                return seat.part(&*engine, request).await;
+            }
+            let QueryStream { schema, batches } = engine.execute(request).await.map_err(failure)?;
+            Ok(Source { schema, order: Vec::new(), batches })
+        });
+        Query { context, stage: Stage::Planning(planning), pull: None, begun: false, since: None, held_up: false }
+    }
+
+    /// What there is of it; nothing is left here.
+    fn take(&mut self) -> Query {
+        let (context, stage) = (self.context.clone(), std::mem::replace(&mut self.stage, Stage::Over));
+        Query { context, stage, ..*self }
+    }
+
+    /// The next thing that it has to say. Nothing comes after [`QueryEvent::Finish`] and [`QueryEvent::Fail`], nor before a batch
+    /// has been pulled, once the schema is out.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
+        // A query that panicked is dropped, and was nobody else's.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.poll_step(cx)));
+        let failure = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(progress))) => return Poll::Ready(progress),
+            Ok(Poll::Ready(Err(failure))) => failure,
+            Err(_panic) => (StreamCode::Internal, PANICKED.into()),
+        };
+        self.stage = Stage::Over;
+        Poll::Ready(Progress::Said(failed(failure)))
+    }
+
+    /// Whether the engine took long to come back, with or without an answer.
+    pub(crate) fn has_held_up(&self) -> bool {
+        self.held_up
+    }
+
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Failure>> {
+        let began = Instant::now();
+        let since = *self.since.get_or_insert(began);
+        let item = match &mut self.stage {
+            Stage::Planning(planning) => {
+                let planned = planning.as_mut().poll(cx);
+                let now = Instant::now();
+                self.held_up = now - began > HELD_UP;
+                let source = ready!(planned)?;
+                return Poll::Ready(self.begin(source, now - since).map(Progress::Said));
+            }
+            Stage::Running(running) if self.pull.is_some() => {
+                let next = running.batches.as_mut().poll_next(cx);
+                let now = Instant::now();
+                self.held_up = now - began > HELD_UP;
+                let next = ready!(next);
+                running.execute += now - since;
+                next
+            }
+            Stage::Running(_) | Stage::Over => {
+                self.since = None;
+                return Poll::Pending;
+            }
+        };
+        self.since = None;
+        let (Stage::Running(running), Some(pull)) = (&mut self.stage, self.pull) else { return Poll::Pending };
+        if is_end(item.as_ref()) {
+            let execute = running.execute;
+            self.stage = Stage::Over;
+            return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
+        }
+        if self.begun {
+            running.next = item;
+            return Poll::Ready(Ok(Progress::Grown));
+        }
+        let Some(batch) = item else { return Poll::Pending };
+        self.begun = true;
+        self.pull = None;
+        let event = hand_over(&self.context, &mut running.encoder, batch, pull)?;
+        Poll::Ready(Ok(Progress::Said(event)))
+    }
+
+    /// Takes the engine's rows, and says their schema.
+    fn begin(&mut self, source: Source, execute: Duration) -> Result<QueryEvent, Failure> {
+        let Source { schema, order, batches } = source;
+        let (encoder, schema) = InlineEncoder::new(&schema).map_err(unencodable)?;
+        let encoder = encoder.with_assemble(&Trusting);
+        self.stage = Stage::Running(Box::new(Running { batches, next: None, encoder, execute }));
+        self.since = None;
+        Ok(QueryEvent::Schema { schema: schema.into(), order })
+    }
 }
 
-async fn run(
-    context: &QueryContext,
-    source: impl Future<Output = Result<Source, Failure>>,
-    mut pulls: mpsc::UnboundedReceiver<Pull>,
-    report: &Report,
-) -> Result<(), Failure> {
-    let started = Instant::now();
-    let Source { schema, order, batches } = source.await?;
-    let unencodable = |what: String| (StreamCode::Unencodable, what);
-    let (encoder, schema_bytes) = InlineEncoder::new(&schema).map_err(|e| unencodable(e.to_string()))?;
-    let mut encoder = encoder.with_assemble(&Trusting);
-    report.say(QueryEvent::Schema { schema: schema_bytes.into(), order });
+const PANICKED: &str = "the query panicked; the server's log says where";
 
-    let mut ahead = Ahead::start(batches, started.elapsed());
+fn failed((code, message): Failure) -> QueryEvent {
+    QueryEvent::Fail { code, message }
+}
+
+fn unencodable(what: impl fmt::Display) -> Failure {
+    (StreamCode::Unencodable, what.to_string())
+}
+
+/// Whether the rows end here.
+fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
+    #[cfg(feature = "planted-bugs")]
+    if thallus_protocol::planted::is_planted(thallus_protocol::planted::Bug::ErrorTakenForEnd) {
+        return !matches!(item, Some(Ok(_)));
+    }
+    item.is_none()
+}
+
+/// Makes a batch ready to travel.
+fn hand_over(
+    context: &QueryContext,
+    encoder: &mut InlineEncoder,
+    batch: Result<RecordBatch, EngineError>,
+    pull: Pull,
+) -> Result<QueryEvent, Failure> {
+    let batch = batch.map_err(failure)?;
+    let rows = batch.num_rows() as u64;
+    let before = (thread_registrations(), thread_page_faults());
+    let loan = prepare(context, &batch, pull).map_err(unencodable)?;
+    let (registrations, page_faults) = (thread_registrations() - before.0, thread_page_faults() - before.1);
+    Ok(match loan {
+        Some(loan) => QueryEvent::Lend { loan, effort: LoanEffort { registrations, page_faults, regions: 0 }, rows },
+        None => QueryEvent::Inline { ipc: encoder.encode(&batch).map_err(unencodable)?.into(), rows },
+    })
+}
+
+/// The way back to the connection; says so if the task panics.
+struct Report {
+    stream: StreamId,
+    events: Events,
+    done: bool,
+}
+
+impl Report {
+    fn say(&self, event: QueryEvent) {
+        // A connection that is gone has dropped its queries, and hears nothing.
+        let _gone = self.events.send((self.stream, event));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.done && std::thread::panicking() {
+            self.say(failed((StreamCode::Internal, PANICKED.into())));
+        }
+    }
+}
+
+/// The task of a query, from where it is.
+async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report: &Report) -> Result<(), Failure> {
+    if let Stage::Planning(planning) = &mut query.stage {
+        let since = query.since.unwrap_or_else(Instant::now);
+        let source = planning.await?;
+        report.say(query.begin(source, since.elapsed())?);
+    }
+    let Query { context, stage: Stage::Running(running), .. } = query else { return Ok(()) };
+    let Running { batches, mut next, mut encoder, execute } = *running;
+    let mut ahead = Ahead::start(batches, execute);
     while let Some(pull) = pulls.recv().await {
-        let Some(batch) = ahead.batches.recv().await else {
-            // A producer that panicked has sent no error: what it has not said must not pass for the end.
-            if !ahead.finished() {
-                return Err((StreamCode::Internal, "the query engine panicked; the server's log says where".into()));
-            }
-            report.say(QueryEvent::Finish { execute: ahead.execute_time() });
-            return Ok(());
+        let item = match next.take() {
+            Some(item) => Some(item),
+            None => ahead.batches.recv().await,
         };
-        #[cfg(feature = "planted-bugs")]
-        if thallus_protocol::planted::is_planted(thallus_protocol::planted::Bug::ErrorTakenForEnd) && batch.is_err() {
+        // A producer that panicked has sent no error: what it has not said must not pass for the end.
+        if item.is_none() && !ahead.finished() {
+            return Err((StreamCode::Internal, PANICKED.into()));
+        }
+        if is_end(item.as_ref()) {
             report.say(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
         }
-        let batch = batch.map_err(failure)?;
-        let rows = batch.num_rows() as u64;
-        let before = (thread_registrations(), thread_page_faults());
-        let loan = prepare(context, &batch, pull).map_err(|e| unencodable(e.to_string()))?;
-        // Without an await between: on one thread.
-        let (registrations, page_faults) = (thread_registrations() - before.0, thread_page_faults() - before.1);
-        let effort = LoanEffort { registrations, page_faults, regions: 0 };
-        report.say(match loan {
-            Some(loan) => QueryEvent::Lend { loan, effort, rows },
-            None => {
-                let ipc = encoder.encode(&batch).map_err(|e| unencodable(e.to_string()))?;
-                QueryEvent::Inline { ipc: ipc.into(), rows }
-            }
-        });
+        let Some(batch) = item else { return Ok(()) };
+        report.say(hand_over(&context, &mut encoder, batch, pull)?);
     }
     Ok(())
 }
@@ -247,13 +445,13 @@ struct Ahead {
     batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
     execute_nanos: Arc<AtomicU64>,
     finished: Arc<AtomicBool>,
-    task: AbortHandle,
+    _task: Task,
 }
 
 impl Ahead {
-    fn start(mut batches: BatchStream, planning: Duration) -> Self {
+    fn start(mut batches: BatchStream, before: Duration) -> Self {
         let (sender, receiver) = mpsc::channel(1);
-        let execute_nanos = Arc::new(AtomicU64::new(nanos(planning)));
+        let execute_nanos = Arc::new(AtomicU64::new(nanos(before)));
         let finished = Arc::new(AtomicBool::new(false));
         let (spent, done) = (Arc::clone(&execute_nanos), Arc::clone(&finished));
         let task = tokio::spawn(async move {
@@ -268,7 +466,7 @@ impl Ahead {
             }
             done.store(true, Ordering::Release);
         });
-        Ahead { batches: receiver, execute_nanos, finished, task: task.abort_handle() }
+        Ahead { batches: receiver, execute_nanos, finished, _task: Task(task.abort_handle()) }
     }
 
     fn finished(&self) -> bool {
@@ -277,12 +475,6 @@ impl Ahead {
 
     fn execute_time(&self) -> Duration {
         Duration::from_nanos(self.execute_nanos.load(Ordering::Relaxed))
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -17,7 +17,7 @@ use thallus_client::{ClientError, Delivery, QueryOptions, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_protocol::testing::{arb_batches, same_batch};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
+use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use world::{World, block_on, within};
@@ -41,6 +41,44 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
         let report = large.report();
         assert_eq!((report.batches_inline, report.batches_lent, report.complete), (0, 5, true), "{report}");
         drop((batches, small, large, client));
+        world.is_at_rest().await;
+    });
+}
+
+/// Queries begin in their connection's task: what an engine does there is still its query's affair alone.
+#[test]
+fn an_engine_that_panics_or_blocks_is_no_matter_to_the_connection() {
+    block_on(async {
+        let blocks = |number| {
+            std::thread::sleep(Duration::from_millis(5));
+            synthetic_batch(number, 7)
+        };
+        let engine = ScriptedEngine::new()
+            .on("panics", Script::new(synthetic_schema()).generate(1, |_| panic!("as told")))
+            .on("panics later", Script::synthetic(1, 3).generate(1, |_| panic!("as told")))
+            .on("blocks", Script::new(synthetic_schema()).generate(5, blocks))
+            .on("sleeps", Script::new(synthetic_schema()).sleep(Duration::from_millis(2)).batch(synthetic_batch(0, 1)))
+            .on("none", Script::new(synthetic_schema()))
+            .on("few", Script::synthetic(3, 3));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let client = world.client().await;
+        let rows = async |sql: &str| -> Result<usize, ClientError> {
+            let batches: Vec<_> = client.query(sql).await?.try_collect().await?;
+            Ok(batches.iter().map(arrow_array::RecordBatch::num_rows).sum())
+        };
+        // More often than a query that blocked makes its connection wary of the next.
+        for _ in 0..20 {
+            for sql in ["panics", "panics later"] {
+                let failed = rows(sql).await;
+                assert!(matches!(failed, Err(ClientError::Query { kind: StreamCode::Internal, .. })), "{failed:?}");
+            }
+            for (sql, expected) in [("blocks", 35), ("sleeps", 1), ("none", 0), ("few", 9)] {
+                assert_eq!(rows(sql).await.unwrap(), expected, "{sql}");
+            }
+            let together = futures::join!(rows("few"), rows("sleeps"), rows("blocks"), rows("panics"), rows("few"));
+            assert!(matches!(together, (Ok(9), Ok(1), Ok(35), Err(_), Ok(9))), "{together:?}");
+        }
+        drop(client);
         world.is_at_rest().await;
     });
 }

@@ -128,6 +128,7 @@ impl Pair {
             layout: LayoutLimits::default(),
             inline: InlineLimits::default(),
             timeouts,
+            first_window: u64::MAX,
             read_timeout: Duration::from_secs(3600),
         };
         let mut pair = Pair {
