@@ -9,7 +9,7 @@ use thallus_fabric::driver::Doorbell;
 use thallus_fabric::memory::{Slab, SlabPool};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
 use thallus_protocol::client::{ReadBatch, ReadProblem};
-use thallus_protocol::layout::SlabLayout;
+use thallus_protocol::layout::{Range, SlabLayout};
 use thallus_protocol::message::Region;
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
@@ -148,7 +148,7 @@ impl Reads {
         };
         let target = Target::Batch(read);
         let mut remaining = 0;
-        for (place, offset) in runs(&layout, &places) {
+        for (place, offset) in runs(&layout.ranges, &places) {
             let mut done = 0;
             while done < place.len {
                 let len = (place.len - done).min(self.max_read);
@@ -348,10 +348,10 @@ impl Reads {
 
 /// What of a batch is adjacent both in the lender's memory and in the slab, with its place in the slab: one read for each. The
 /// ranges were checked one by one, and what lies between neighbours is nothing.
-fn runs(layout: &SlabLayout, places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, u64)> {
+fn runs(ranges: &[Range], places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, u64)> {
     let mut runs: Vec<(RemoteRange, u64)> = Vec::with_capacity(places.len());
     for (index, place) in places {
-        let Some(range) = layout.ranges.get(*index) else { continue };
+        let Some(range) = ranges.get(*index) else { continue };
         match runs.last_mut() {
             Some((run, offset))
                 if run.region == place.region
@@ -379,8 +379,6 @@ fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
 
 #[cfg(test)]
 mod tests {
-    use thallus_protocol::layout::Range;
-
     use super::*;
 
     fn place(region: u32, address: u64, len: u64) -> RemoteRange {
@@ -390,8 +388,7 @@ mod tests {
     #[test]
     fn neighbours_on_both_sides_are_read_at_once() {
         let offsets = [(0, 128), (128, 64), (192, 10), (256, 64), (320, 64), (384, 64)];
-        let ranges = offsets.map(|(offset, len)| Range { offset, len }).to_vec();
-        let layout = SlabLayout { len: 448, ranges };
+        let ranges = offsets.map(|(offset, len)| Range { offset, len });
         let places = [
             (0, place(1, 1000, 128)),
             (1, place(1, 1128, 64)),
@@ -402,9 +399,9 @@ mod tests {
             (5, place(2, 1330, 64)),
         ];
         let expected = [(place(1, 1000, 202), 0), (place(1, 1202, 64), 256), (place(2, 1266, 128), 320)];
-        assert_eq!(runs(&layout, &places), expected);
+        assert_eq!(runs(&ranges, &places), expected);
         // The highest addresses there are.
         let last = [(0, place(1, u64::MAX - 128, 128)), (1, place(1, 0, 64))];
-        assert_eq!(runs(&layout, &last).len(), 2);
+        assert_eq!(runs(&ranges, &last).len(), 2);
     }
 }
