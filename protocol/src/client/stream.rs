@@ -233,7 +233,7 @@ mod tests {
     const BATCH: u64 = 744;
 
     fn stream(window: u64, most: u64) -> IncomingStream {
-        let mut stream = IncomingStream::new(StreamId(1), window, most);
+        let mut stream = IncomingStream::new(StreamId(1), window, most, false);
         stream.schema = Some(std::sync::Arc::new(arrow_schema::Schema::empty()));
         stream
     }
