@@ -83,6 +83,8 @@ codes! {
         SqlTooLong = 17, "SQL text too long";
         /// Arrow cannot carry the result.
         Unencodable = 18, "the result cannot be encoded";
+        /// The server maps nothing, or not for this client.
+        MappingRefused = 19, "mapped delivery refused";
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
 //!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
 //!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space.
+//! - [`keep`] makes a buffer over a peer's memory that says when nobody looks at it any more.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
@@ -14,6 +15,7 @@ mod extents;
 #[cfg(feature = "registered-heap")]
 mod heap;
 mod index;
+mod kept;
 mod lease_words;
 mod pages;
 mod pool;
@@ -30,6 +32,7 @@ pub(crate) use available::room_in;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
 pub use index::{MemoryIndex, RegisteredSpace};
+pub use kept::keep;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool};

@@ -125,8 +125,13 @@ impl OutgoingStream {
         match self.options.delivery {
             Delivery::Inline => None,
             Delivery::Lent => Some(0),
-            Delivery::Auto => Some(self.options.inline_threshold.unwrap_or(default)),
+            Delivery::Auto | Delivery::Mapped(_) => Some(self.options.inline_threshold.unwrap_or(default)),
         }
+    }
+
+    /// Whether what is lent stays on loan for as long as the borrower likes.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.options.delivery, Delivery::Mapped(_))
     }
 
     /// A batch is ready and credit is not.
