@@ -19,7 +19,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
+use crate::driver::Wanted;
 use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferReport};
 
 /// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
@@ -27,7 +29,46 @@ use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferR
 pub struct Client {
     // Dropped before the runtime that drives it.
     client: crate::Client,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
+}
+
+/// The runtime that drives a connection, for as long as somebody wants it to.
+#[derive(Debug)]
+struct Background {
+    runtime: Option<Runtime>,
+    connection: Option<Connection>,
+}
+
+/// What is left of a connection when its client and its results are gone.
+#[derive(Debug)]
+struct Connection {
+    task: JoinHandle<()>,
+    is_wanted: Wanted,
+}
+
+impl Background {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        // Taken out by the drop only.
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("the runtime is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Arrays that are mapped need the connection, to say when they are gone. Whoever drops the last of them cannot wait for it.
+        if let (Some(runtime), Some(Connection { task, is_wanted })) = (self.runtime.take(), self.connection.take())
+            && is_wanted.now()
+        {
+            let driver = std::thread::Builder::new().name("thallus-mapped".into());
+            // Without a thread the connection ends here, and the server keeps what is mapped until this process ends.
+            let _driven = driver.spawn(move || {
+                let _ended = runtime.block_on(task);
+            });
+        }
+    }
 }
 
 impl Client {
@@ -46,9 +87,10 @@ impl Client {
     pub fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("thallus-client").enable_all().build();
         let failed = |source| ClientError::Connect { address: options.address(), source };
-        let runtime = Arc::new(runtime.map_err(failed)?);
-        let client = runtime.block_on(crate::Client::connect_with(options))?;
-        Ok(Client { client, runtime })
+        let mut background = Background { runtime: Some(runtime.map_err(failed)?), connection: None };
+        let mut client = background.block_on(crate::Client::connect_with(options))?;
+        background.connection = client.task.take().map(|task| Connection { task, is_wanted: client.wanted() });
+        Ok(Client { client, runtime: Arc::new(background) })
     }
 
     /// See [`crate::Client::query`].
@@ -119,7 +161,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Batches {
     result: crate::ResultStream,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl Batches {
@@ -149,7 +191,7 @@ impl RecordBatchReader for Batches {
 #[derive(Debug)]
 pub struct LazyBatches {
     result: crate::LazyStream,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl LazyBatches {
@@ -180,7 +222,7 @@ impl Iterator for LazyBatches {
 pub struct LazyBatch {
     // Dropped before the runtime that drives its connection.
     batch: crate::LazyBatch,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl LazyBatch {

@@ -6,21 +6,23 @@ use std::time::Duration;
 use thallus_fabric::Fabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::PoolLimits;
+use thallus_fabric::process;
 use thallus_protocol::client::ClientConfig;
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
 use thallus_protocol::inline::InlineLimits;
 use thallus_protocol::layout::LayoutLimits;
-use thallus_protocol::message::{self, ExecuteOptions};
+use thallus_protocol::message::{self, ExecuteOptions, ProcessId};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::driver::{Command, Driver, Handle, Offers, Parts};
+use crate::driver::{Command, Driver, Handle, Offers, Parts, Wanted};
 use crate::error::ClientError;
 use crate::fabrics;
 use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions};
-use crate::report::ConnectionInfo;
+use crate::report::{Carrier, ConnectionInfo};
 use crate::result::{LazyStream, ResultStream};
 
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
@@ -35,11 +37,26 @@ pub fn protocol_versions() -> String {
 /// A connection. Queries run on it side by side; each has its own [`ResultStream`].
 ///
 /// The connection closes when the client and every result of it have been dropped, or by [`Client::close`].
+///
+/// # Mapped results
+/// With [`Delivery::Mapped`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`: nothing is
+/// copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its registered memory
+/// to this process, which relies on it not to change what it has lent.
+///
+/// - The arrays are good for as long as they are held, whatever becomes of their result, the connection and the server's process. A
+///   process that is forked must not use them after its parent has ended.
+/// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout applies. An open
+///   connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is held is kept by the
+///   server until this process ends.
+/// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline, or the result
+///   ends in an error that says so: drop what was used, or copy what is to be kept.
 #[derive(Debug)]
 pub struct Client {
     handle: Arc<Handle>,
     info: Arc<Mutex<ConnectionInfo>>,
     options: ConnectOptions,
+    /// What drives the connection, for whoever has to wait for its end.
+    pub(crate) task: Option<JoinHandle<()>>,
 }
 
 impl Client {
@@ -123,8 +140,8 @@ impl Client {
             probe_timeout: limit / 2,
         };
         let driver = Driver::new(parts).map_err(bug)?;
-        tokio::spawn(driver.run());
-        let client = Client { handle: Handle::new(commands), info, options };
+        let task = Some(tokio::spawn(driver.run()));
+        let client = Client { handle: Handle::new(commands), info, options, task };
         connected.await.unwrap_or_else(|_| Err(gone()))?;
         if client.options.require_fabric
             && let Some(reason) = client.connection().carrier.fallback()
@@ -187,12 +204,14 @@ impl Client {
 
     async fn execute(&self, sql: &str, options: QueryOptions, lazy: bool) -> Result<ResultStream, ClientError> {
         let started = Instant::now();
-        let threshold = Some(self.options.inline_threshold).filter(|_| options.delivery == Delivery::Auto);
+        let has_threshold = matches!(options.delivery, Delivery::Auto | Delivery::Mapped);
+        let threshold = Some(self.options.inline_threshold).filter(|_| has_threshold);
         let execute = ExecuteOptions {
             delivery: match options.delivery {
                 Delivery::Auto => message::Delivery::Auto,
                 Delivery::Inline => message::Delivery::Inline,
                 Delivery::Lent => message::Delivery::Lent,
+                Delivery::Mapped => message::Delivery::Mapped(self.borrower(lazy)?),
             },
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
@@ -203,6 +222,25 @@ impl Client {
         let Some((stream, items)) = self.handle.execute(sql.to_owned(), execute) else { return Err(gone()) };
         let result = ResultStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
         result.begun(options.delivery).await
+    }
+
+    /// This process, as a server on this host knows when it is gone; or why nothing is mapped.
+    fn borrower(&self, lazy: bool) -> Result<ProcessId, ClientError> {
+        if lazy {
+            let message = "a lazy result is not: what is mapped is there, and costs nothing until it is looked at".into();
+            return Err(ClientError::Mapping { message });
+        }
+        if let Carrier::Inline { fallback } = self.connection().carrier {
+            let reason = fallback.unwrap_or_else(|| "no fabric was asked for".into());
+            let message = format!("this connection's results travel inline: {reason}");
+            return Err(ClientError::Mapping { message });
+        }
+        let unknown = |error| format!("the server could not know when this process has ended: {error}");
+        process::current().map_err(|error| ClientError::Mapping { message: unknown(error) })
+    }
+
+    pub(crate) fn wanted(&self) -> Wanted {
+        self.handle.wanted()
     }
 
     /// What was agreed on with the server, and what carries results now.

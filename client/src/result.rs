@@ -1,6 +1,7 @@
 //! A query's result as a stream of record batches.
 
 mod lazy;
+mod mapped;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -121,6 +122,7 @@ impl ResultStream {
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }
             Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
+            Arrived::Mapped(batch) => mapped::build(&self.schema, batch, &mut self.report),
             Arrived::Lent { buffer, layout, descriptor } => {
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();

@@ -91,7 +91,9 @@ fn to_server() {
         b"",
         "15000000 00000000 03070873656c65637420310201e807010500808004",
     );
+    let process = ProcessId { pid: 4711, started: 1 << 20 };
     for (delivery, options) in [
+        (Delivery::Mapped(process), "0d000000 00000000 03000003e7248080400000000000"),
         (Delivery::Auto, "08000000 00000000 0300000000000000"),
         (Delivery::Inline, "08000000 00000000 0300000100000000"),
     ] {

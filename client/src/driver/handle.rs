@@ -11,6 +11,7 @@ use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::asks::{Found, Loan};
+use super::maps::MappedBatch;
 
 /// What is asked of a connection.
 #[derive(Debug)]
@@ -67,10 +68,21 @@ pub(crate) enum Item {
 pub(crate) enum Arrived {
     Lent { buffer: Buffer, layout: SlabLayout, descriptor: Arc<BatchDescriptor> },
     Lazy { loan: Loan, descriptor: Arc<BatchDescriptor> },
+    Mapped(MappedBatch),
     Inline(Bytes),
 }
 
-/// The way to a connection's task. When the last handle is dropped, the connection closes.
+/// Tells whether anybody wants a connection: a client, a result, or an array that is mapped.
+#[derive(Debug)]
+pub(crate) struct Wanted(mpsc::WeakUnboundedSender<Command>);
+
+impl Wanted {
+    pub(crate) fn now(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+/// The way to a connection's task. When the last handle, and the last batch that is mapped, is dropped, the connection closes.
 #[derive(Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
@@ -80,6 +92,10 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Arc<Self> {
         Arc::new(Handle { commands, last_stream: Mutex::new(0) })
+    }
+
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted(self.commands.downgrade())
     }
 
     /// `false`: the connection has ended.

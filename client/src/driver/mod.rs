@@ -2,6 +2,7 @@
 
 mod asks;
 mod handle;
+mod maps;
 mod offers;
 mod reads;
 
@@ -23,7 +24,9 @@ use tracing::{debug, error, info, trace, warn};
 
 use asks::Asks;
 pub(crate) use asks::Loan;
-pub(crate) use handle::{Arrived, Command, Handle, Item};
+pub(crate) use handle::{Arrived, Command, Handle, Item, Wanted};
+use maps::Maps;
+pub(crate) use maps::MappedBatch;
 pub(crate) use offers::{Offer, Offers};
 use reads::{Done, Reads, into_buffer};
 
@@ -66,6 +69,7 @@ pub(crate) struct Driver<S> {
     fabric_over: bool,
     results: BTreeMap<StreamId, Running>,
     asks: Asks,
+    maps: Maps,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
@@ -121,6 +125,7 @@ impl<S: ControlIo> Driver<S> {
             fabric_over: false,
             results: BTreeMap::new(),
             asks: Asks::default(),
+            maps: Maps::default(),
             pings: Vec::new(),
             info: parts.info,
             ready: Some(parts.ready),
@@ -310,12 +315,18 @@ impl<S: ControlIo> Driver<S> {
                         }
                     }
                 }
+                ClientOutput::Map(batch) => {
+                    let endpoint = self.reads.as_mut().map(Reads::endpoint);
+                    let (read, result) = (batch.read, self.maps.map(endpoint, batch));
+                    self.command(ClientCommand::ReadDone { read, result });
+                }
                 ClientOutput::ReadWord { read, at } => {
                     if let Some(reads) = &mut self.reads {
                         reads.read_word(read, at);
                     }
                 }
                 ClientOutput::Discard { read } => {
+                    self.maps.discard(read);
                     if let Some(reads) = &mut self.reads {
                         reads.take(read);
                     }
@@ -496,6 +507,17 @@ impl<S: ControlIo> Driver<S> {
                 }
                 None => return self.command(ClientCommand::GiveUp { stream, seq }),
             },
+            Payload::Mapped { read, descriptor } => {
+                let commands = self.results.get(&stream).and_then(|running| running.commands.upgrade());
+                match commands.and_then(|commands| self.maps.take(read, stream, seq, descriptor, commands)) {
+                    Some(batch) => Ok(Arrived::Mapped(batch)),
+                    // Nobody is left who could want it.
+                    None => {
+                        self.maps.discard(read);
+                        return self.command(ClientCommand::GiveUp { stream, seq });
+                    }
+                }
+            }
             Payload::Lent { read, descriptor } => {
                 self.slab(read).map(|(buffer, layout)| Arrived::Lent { buffer, layout, descriptor })
             }

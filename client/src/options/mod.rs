@@ -52,6 +52,9 @@ pub enum Delivery {
     Inline,
     /// All lent and read one-sidedly, however small.
     Lent,
+    /// As [`Delivery::Auto`], but what is lent is not read: the arrays lie in the server's memory, which this process maps. Nothing
+    /// is copied. For a server on this host that [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    Mapped,
 }
 
 /// How to reach a server, and what to hold and to wait for on the way.

@@ -2,6 +2,7 @@
 
 mod io;
 mod lazy;
+mod mapped;
 mod receive;
 mod stream;
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
 use lazy::{BatchKey, LazyBatch};
 use receive::{Read, ReadPhase};
-use stream::IncomingStream;
+use stream::{IncomingStream, Taking};
 
 use crate::codec::FrameLimits;
 use crate::codes::{CancelReason, CloseCode};
@@ -110,6 +111,8 @@ pub struct ClientConnection {
     last_read: u64,
     /// Lent and read only as far as the application asks, until it has given them up.
     lazy: BTreeMap<BatchKey, LazyBatch>,
+    /// Mapped and delivered, or about to be, until the application has given them up.
+    mapped: BTreeMap<BatchKey, LeaseId>,
     /// Leases of what is being read, or held to be.
     borrowed: BTreeSet<LeaseId>,
     /// Leases to be given back at the end of this step, in one message.
@@ -148,6 +151,7 @@ impl ClientConnection {
             reads: BTreeMap::new(),
             last_read: 0,
             lazy: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             borrowed: BTreeSet::new(),
             releases: Vec::new(),
             deadlines: BTreeMap::new(),
@@ -322,7 +326,7 @@ impl ClientConnection {
             return Ok(());
         }
         options.credit = options.credit.min(most_credit);
-        let (window, deadline_ms, lazy) = (options.credit, options.deadline_ms, options.lazy);
+        let (window, deadline_ms, kind) = (options.credit, options.deadline_ms, Taking::of(&options));
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
         let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
@@ -330,7 +334,7 @@ impl ClientConnection {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
         }
-        self.streams.insert(stream, IncomingStream::new(stream, window, lazy));
+        self.streams.insert(stream, IncomingStream::new(stream, window, kind));
         self.out.push_back(ClientOutput::Transmit(frame));
         Ok(())
     }
@@ -342,11 +346,9 @@ impl ClientConnection {
             return;
         }
         let done = open.remote_done;
-        let abandoned: Vec<_> = open.abandon().collect();
+        let abandoned = open.abandon();
         for payload in abandoned {
-            if let Payload::Lent { read, .. } = payload {
-                self.out.push_back(ClientOutput::Discard { read });
-            }
+            self.abandon(stream, payload);
         }
         self.clear_deadline(stream);
         self.lose_batches(stream, &error);
@@ -393,7 +395,7 @@ impl ClientConnection {
                     }
                     self.fabric_down(format!("a one-sided read was not done within {after:?}"));
                 }
-                Timer::Drain | Timer::Lease(_) => {}
+                Timer::Drain | Timer::Lease(_) | Timer::Room(_) => {}
             }
         }
     }
@@ -475,9 +477,7 @@ impl ClientConnection {
         }
         for (stream, mut open) in std::mem::take(&mut self.streams) {
             for payload in open.abandon() {
-                if let Payload::Lent { read, .. } = payload {
-                    self.out.push_back(ClientOutput::Discard { read });
-                }
+                self.abandon(stream, payload);
             }
             if !open.over {
                 self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });

@@ -137,6 +137,7 @@ impl ServerConnection {
     pub(super) fn fail_stream(&mut self, stream: StreamId, code: StreamCode, message: String) {
         let Some(open) = self.streams.remove(&stream) else { return };
         self.timers.clear(Timer::Stream(stream));
+        self.timers.clear(Timer::Room(stream));
         self.withdraw_pending(open);
         self.transmit(&ToClient::Failed { stream, code, message: clip(message) }, Bytes::new());
     }
@@ -184,17 +185,20 @@ impl ServerConnection {
                 if other || bytes > room || !self.leases.has_room() {
                     open.blocked(now);
                     self.waiting.get_or_insert(stream);
+                    self.waits_for_room(now, stream);
                     return;
                 }
                 self.waiting = None;
+                self.timers.clear(Timer::Room(stream));
             }
             self.served = Some(stream);
             self.send(now, stream);
         }
+        let crowded = self.is_crowded(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if open.pull() {
-            let lend_from =
-                if matches!(self.data, DataPlane::Up(_)) { open.lend_from(self.config.inline_threshold) } else { None };
+            let lends = matches!(self.data, DataPlane::Up(_)) && !crowded;
+            let lend_from = if lends { open.lend_from(self.config.inline_threshold) } else { None };
             self.out.push_back(ServerOutput::Pull { stream, lend_from });
         } else if open.finished && open.pending.is_none() {
             let (batches, stats) = (open.seq, open.stats);
@@ -231,11 +235,14 @@ impl ServerConnection {
     fn send_lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, loan: Loan) {
         let Some(fabric) = self.data.opened() else { return };
         let (words, by_word) = (fabric.words.clone(), fabric.fencing == Fencing::LeaseWord);
+        let mapped = self.streams.get(&stream).is_some_and(OutgoingStream::is_mapped);
         let lease = loan.lease;
-        let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word);
+        let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word, mapped);
         let value = word_value(self.config.word_nonce, lease);
         let word = slot.map(|slot| LeaseWord { at: word_at(&words, slot), value });
-        self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
+        if !mapped {
+            self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
+        }
         self.out.push_back(ServerOutput::OpenLease { lease, word: slot.map(|slot| (slot, value)) });
         let batch = LentBatch { lease, word, descriptor: loan.descriptor, places: loan.places };
         match self.link.encode(&ToClient::Lent { stream, seq, batch }, Bytes::new()) {

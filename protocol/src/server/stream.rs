@@ -50,6 +50,8 @@ pub(crate) struct OutgoingStream {
     /// Whether the borrower was told how much the pending batch needs.
     pub(crate) wanted_said: bool,
     pub(crate) finished: bool,
+    /// Bytes of the largest batch that was lent.
+    pub(crate) largest: u64,
     phase: Phase,
     started: Timestamp,
     blocked_since: Option<Timestamp>,
@@ -65,6 +67,7 @@ impl OutgoingStream {
             stats: StreamStats::default(),
             wanted_said: false,
             finished: false,
+            largest: 0,
             phase: Phase::Planning,
             started: now,
             blocked_since: None,
@@ -147,6 +150,7 @@ impl OutgoingStream {
         match batch {
             Pending::Lent(loan) => {
                 self.stats.batches_lent += 1;
+                self.largest = self.largest.max(loan.descriptor.slab_bytes());
                 self.stats.bytes_lent += loan.descriptor.live_bytes();
                 self.stats.bytes_staged += loan.staged;
             }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::lender::{Lender, PreparedLoan};
+use super::mapped::Borrower;
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
 /// The connection wants the next batch of a query.
@@ -43,6 +44,8 @@ pub(crate) struct QueryContext {
     pub(crate) lender: Option<Arc<Lender>>,
     /// The most that one batch may lend.
     pub(crate) max_loan_bytes: u64,
+    /// Who maps what is lent, if that is how it is delivered.
+    pub(crate) borrower: Option<Borrower>,
 }
 
 /// A running query, as its connection holds it. Dropping it stops the query.
@@ -50,6 +53,7 @@ pub(crate) struct QueryContext {
 pub(crate) struct RunningQuery {
     pulls: mpsc::UnboundedSender<Pull>,
     task: AbortHandle,
+    borrower: Option<Borrower>,
 }
 
 impl RunningQuery {
@@ -61,6 +65,7 @@ impl RunningQuery {
         events: mpsc::UnboundedSender<(StreamId, QueryEvent)>,
     ) -> Self {
         let (pulls, wanted) = mpsc::unbounded_channel();
+        let borrower = context.borrower.clone();
         let task = tokio::spawn(async move {
             let mut report = Report { stream, events, done: false };
             if let Err((code, message)) = run(&context, request, wanted, &report).await {
@@ -68,7 +73,12 @@ impl RunningQuery {
             }
             report.done = true;
         });
-        RunningQuery { pulls, task: task.abort_handle() }
+        RunningQuery { pulls, task: task.abort_handle(), borrower }
+    }
+
+    /// Who maps what it lends.
+    pub(crate) fn borrower(&self) -> Option<&Borrower> {
+        self.borrower.as_ref()
     }
 
     /// Asks for the next batch.
@@ -162,7 +172,7 @@ fn prepare(
         return Ok(None);
     }
     let bytes = descriptor.slab_bytes();
-    match lender.prepare(descriptor, &buffers) {
+    match lender.prepare(descriptor, &buffers, context.borrower.is_some()) {
         Ok(Some(loan)) => Ok(Some(loan)),
         Ok(None) => {
             warn!(bytes, fabric = %lender_kind(lender), "the limit of bytes on loan is reached: a batch travels inline");

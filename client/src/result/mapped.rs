@@ -1,0 +1,21 @@
+//! Arrays over the server's memory.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use thallus_protocol::layout;
+
+use crate::driver::MappedBatch;
+use crate::report::TransferReport;
+
+/// Builds and validates a batch where it lies. What has to differ from what the server has, such as offsets of a slice, is
+/// rewritten in memory of this process, by [`layout::rebuild`]: the buffer in question is replaced, and nothing else is copied.
+pub(super) fn build(
+    schema: &SchemaRef,
+    batch: MappedBatch,
+    report: &mut TransferReport,
+) -> Result<RecordBatch, String> {
+    let (descriptor, buffers) = batch.into_parts();
+    report.batches_mapped += 1;
+    report.bytes_mapped += descriptor.live_bytes();
+    layout::rebuild(schema, &descriptor, &buffers).map_err(|error| error.to_string())
+}
