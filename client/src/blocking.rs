@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchReader};
@@ -21,7 +22,6 @@ use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::driver::Wanted;
 use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferReport};
 
 /// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
@@ -43,7 +43,7 @@ struct Background {
 #[derive(Debug)]
 struct Connection {
     task: JoinHandle<()>,
-    is_wanted: Wanted,
+    maps: Arc<AtomicBool>,
 }
 
 impl Background {
@@ -58,9 +58,9 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // Arrays that are mapped need the connection, to say when they are gone. Whoever drops the last of them cannot wait for it.
-        if let (Some(runtime), Some(Connection { task, is_wanted })) = (self.runtime.take(), self.connection.take())
-            && is_wanted.now()
+        // Arrays that are mapped need the connection, to say when they are gone: it ends by itself once they are.
+        if let (Some(runtime), Some(Connection { task, maps })) = (self.runtime.take(), self.connection.take())
+            && maps.load(Ordering::Relaxed)
         {
             let driver = std::thread::Builder::new().name("thallus-mapped".into());
             // Without a thread the connection ends here, and the server keeps what is mapped until this process ends.
@@ -89,7 +89,7 @@ impl Client {
         let failed = |source| ClientError::Connect { address: options.address(), source };
         let mut background = Background { runtime: Some(runtime.map_err(failed)?), connection: None };
         let mut client = background.block_on(crate::Client::connect_with(options))?;
-        background.connection = client.task.take().map(|task| Connection { task, is_wanted: client.wanted() });
+        background.connection = client.task.take().map(|task| Connection { task, maps: client.maps() });
         Ok(Client { client, runtime: Arc::new(background) })
     }
 

@@ -1,5 +1,6 @@
 //! A connection to a server, as applications have it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::driver::{Command, Driver, Handle, Offers, Parts, Wanted};
+use crate::driver::{Command, Driver, Handle, Offers, Parts};
 use crate::error::ClientError;
 use crate::fabrics;
 use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions};
@@ -47,7 +48,7 @@ pub fn protocol_versions() -> String {
 ///   process that is forked must not use them after its parent has ended.
 /// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout applies. An open
 ///   connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is held is kept by the
-///   server until this process ends.
+///   server until this process ends. So does what was dropped just before its runtime ended: [`Client::close`] waits for that.
 /// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline, or the result
 ///   ends in an error that says so: drop what was used, or copy what is to be kept.
 #[derive(Debug)]
@@ -220,14 +221,16 @@ impl Client {
             lazy,
         };
         let Some((stream, items)) = self.handle.execute(sql.to_owned(), execute) else { return Err(gone()) };
-        let result = ResultStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
+        let mut result = ResultStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
+        result.mapped_from = threshold.filter(|_| options.delivery == Delivery::Mapped);
         result.begun(options.delivery).await
     }
 
     /// This process, as a server on this host knows when it is gone; or why nothing is mapped.
     fn borrower(&self, lazy: bool) -> Result<ProcessId, ClientError> {
         if lazy {
-            let message = "a lazy result is not: what is mapped is there, and costs nothing until it is looked at".into();
+            let message =
+                "a lazy result is not: what is mapped is there, and costs nothing until it is looked at".into();
             return Err(ClientError::Mapping { message });
         }
         if let Carrier::Inline { fallback } = self.connection().carrier {
@@ -235,12 +238,15 @@ impl Client {
             let message = format!("this connection's results travel inline: {reason}");
             return Err(ClientError::Mapping { message });
         }
+        if let Some(process) = self.options.process {
+            return Ok(process);
+        }
         let unknown = |error| format!("the server could not know when this process has ended: {error}");
         process::current().map_err(|error| ClientError::Mapping { message: unknown(error) })
     }
 
-    pub(crate) fn wanted(&self) -> Wanted {
-        self.handle.wanted()
+    pub(crate) fn maps(&self) -> Arc<AtomicBool> {
+        self.handle.maps()
     }
 
     /// What was agreed on with the server, and what carries results now.

@@ -35,6 +35,8 @@ pub struct ResultStream {
     decoder: Option<InlineDecoder>,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
+    /// Inline batches of so many bytes should have been mapped; said once.
+    pub(crate) mapped_from: Option<u64>,
     started: Instant,
     waiting_since: Option<Instant>,
     report: TransferReport,
@@ -57,6 +59,7 @@ impl ResultStream {
             decoder: None,
             info,
             inline_wanted: false,
+            mapped_from: None,
             started,
             waiting_since: None,
             report: TransferReport::default(),
@@ -118,6 +121,7 @@ impl ResultStream {
             Arrived::Inline(ipc) => {
                 self.report.batches_inline += 1;
                 self.report.bytes_inline += ipc.len() as u64;
+                mapped::warn_of_inline(&mut self.mapped_from, ipc.len() as u64, &self.report);
                 let decoder = self.decoder.as_mut().ok_or("no schema")?;
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }

@@ -210,7 +210,9 @@ mod tests {
         // SAFETY: within the attachment, which is alive, and which nobody writes any more.
         assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [7; 100]);
         assert!(attached.find(0x10_0000, 8192).is_some());
-        for (address, len) in [(0x10_0000, 8193), (0x10_0001, 8192), (0x0f_ffff, 1), (u64::MAX, 1), (0x10_0000, u64::MAX)] {
+        for (address, len) in
+            [(0x10_0000, 8193), (0x10_0001, 8192), (0x0f_ffff, 1), (u64::MAX, 1), (0x10_0000, u64::MAX)]
+        {
             assert!(attached.find(address, len).is_none(), "{address:#x} {len}");
         }
         drop(attached);

@@ -273,12 +273,12 @@ impl Endpoint for UcxEndpoint {
 
     fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
         let RemoteRange { region, address, len } = from;
-        let transport = self.connection()?.info().map(|info| lanes::read(&info).transport.name).unwrap_or_default();
+        self.connection()?;
         let outside = FabricError::OutsideRegion { region, address, len };
         self.keys.get(&region).filter(|key| key.covers(address, len)).ok_or(outside)?;
         let error = |reason: String| FabricError::Map { address, len, reason };
-        let map = self.maps.get_mut(&region);
-        let Some(Map { segment: Some(segment), attached }) = map else {
+        let Some(Map { segment: Some(segment), attached }) = self.maps.get_mut(&region) else {
+            let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
             return Err(error(format!(
                 "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
                  between processes of one host, over UCX's transports sysv or posix"
@@ -289,7 +289,8 @@ impl Endpoint for UcxEndpoint {
             None => attached.insert(Arc::new(Attachment::new(*segment).map_err(error)?)),
         };
         let found = attachment.find(address, len);
-        let (start, len) = found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
+        let (start, len) =
+            found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
         // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed what nobody
         // wrote. Nobody in this process writes there, and the peer has promised not to: that is what a caller of `map` trusts
         // it for.

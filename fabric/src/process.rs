@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn names_of_programs_and_dead_first_threads_do_not_mislead() {
-        let stat = |state, threads| format!("7 (a) Z (b)) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
+        let stat =
+            |state, threads| format!("7 (a) Z (b)) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
         let process = ProcessId { pid: 7, started: 4711 };
         assert!(is_that(process, &stat('S', 1)));
         assert!(is_that(process, &stat('Z', 2)));

@@ -143,7 +143,8 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
     block_on(async {
         let context = reference(&data).await;
         let client = Client::connect(&server.url(&format!("fabric={fabric}&require_fabric=true"))).await.unwrap();
-        let shares_memory = ["sysv/", "posix/"].iter().any(|name| client.connection().carrier.to_string().contains(name));
+        let shares_memory =
+            ["sysv/", "posix/"].iter().any(|name| client.connection().carrier.to_string().contains(name));
         let mut filled = 0;
         for (name, sql) in &all {
             let expected = expected(&context, sql).await;

@@ -24,9 +24,9 @@ use tracing::{debug, error, info, trace, warn};
 
 use asks::Asks;
 pub(crate) use asks::Loan;
-pub(crate) use handle::{Arrived, Command, Handle, Item, Wanted};
-use maps::Maps;
+pub(crate) use handle::{Arrived, Command, Handle, Item};
 pub(crate) use maps::MappedBatch;
+use maps::Maps;
 pub(crate) use offers::{Offer, Offers};
 use reads::{Done, Reads, into_buffer};
 

@@ -3,6 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use thallus_protocol::layout;
+use tracing::warn;
 
 use crate::driver::MappedBatch;
 use crate::report::TransferReport;
@@ -18,4 +19,14 @@ pub(super) fn build(
     report.batches_mapped += 1;
     report.bytes_mapped += descriptor.live_bytes();
     layout::rebuild(schema, &descriptor, &buffers).map_err(|error| error.to_string())
+}
+
+/// A batch came inline that is not small, though batches were to be mapped: that is not to go unsaid.
+pub(super) fn warn_of_inline(mapped_from: &mut Option<u64>, bytes: u64, report: &TransferReport) {
+    // Arrow IPC takes up more than what it holds.
+    if mapped_from.is_some_and(|from| bytes > from.saturating_mul(2)) {
+        *mapped_from = None;
+        let mapped = report.bytes_mapped;
+        warn!(bytes, mapped, "a batch comes inline: what is mapped and held takes up what the server may have on loan");
+    }
 }

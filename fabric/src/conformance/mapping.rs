@@ -26,7 +26,9 @@ pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
         let read = connection.read(bench, REGION, lent.address(), 64).await.expect("within its region");
         assert_eq!(read.as_slice(), &content[..64]);
         if bench.lender.capabilities().maps {
-            for (offset, len) in [(0, content.len()), (0, 1), (4095, 2), (4096, 8192), (777, 1 << 19), (content.len() - 1, 1)] {
+            for (offset, len) in
+                [(0, content.len()), (0, 1), (4095, 2), (4096, 8192), (777, 1 << 19), (content.len() - 1, 1)]
+            {
                 let mapped = map(bench, &mut connection, lent.address() + offset as u64, len);
                 assert!(mapped.as_slice() == &content[offset..offset + len], "{}: {len} at {offset}", bench.name());
             }

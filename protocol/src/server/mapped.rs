@@ -3,22 +3,38 @@
 
 use super::ServerConnection;
 use crate::codes::StreamCode;
+use crate::credit::batch_cost;
 use crate::ids::StreamId;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
+/// Whether there is room among the loans for one more batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Crowd {
+    /// There is.
+    None,
+    /// There is not, and it may come.
+    PerhapsNot,
+    /// There is not, for as long as the borrower keeps what it has mapped.
+    Full,
+}
+
 impl ServerConnection {
-    /// Whether the next batch of a stream, if it is like the largest before, finds room only once something mapped is given
-    /// back, which may be never: it had better travel inline. Who takes batches and drops them has no such stream: then credit,
-    /// which is granted as they are taken, runs out before room does.
-    pub(super) fn is_crowded(&self, stream: StreamId) -> bool {
-        if self.leases.mapped() == 0 {
-            return false;
-        }
-        let Some(open) = self.streams.get(&stream) else { return false };
+    /// How the next batch of a stream is to be asked for, if it is like the largest before.
+    ///
+    /// Who looks at batches and drops them gives back room and credit; who keeps them, credit only. So where room is short the
+    /// answer waits for credit, and then tells the one from the other: one that keeps what it gets had better get the rest inline,
+    /// for there may never be room again.
+    pub(super) fn crowd(&self, stream: StreamId) -> Crowd {
+        let Some(open) = self.streams.get(&stream).filter(|_| self.leases.mapped() > 0) else { return Crowd::None };
         let room = self.config.limits.max_loan_bytes.saturating_sub(self.leases.bytes());
-        let has_credit = open.credit.available() >= open.largest;
-        !self.leases.has_room() || has_credit && open.largest > room
+        if self.leases.has_room() && open.largest <= room {
+            Crowd::None
+        } else if open.credit.available() < batch_cost(open.largest) {
+            Crowd::PerhapsNot
+        } else {
+            Crowd::Full
+        }
     }
 
     /// A batch is ready, and finds no room among the loans.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::mapped::Crowd;
 use super::stream::{OutgoingStream, Pending};
 use super::{DataPlane, Loan, ServerConnection, ServerOutput, State};
 use crate::codec::PIECE;
@@ -194,10 +195,10 @@ impl ServerConnection {
             self.served = Some(stream);
             self.send(now, stream);
         }
-        let crowded = self.is_crowded(stream);
+        let crowd = self.crowd(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
-        if open.pull() {
-            let lends = matches!(self.data, DataPlane::Up(_)) && !crowded;
+        if crowd != Crowd::PerhapsNot && open.pull() {
+            let lends = matches!(self.data, DataPlane::Up(_)) && crowd == Crowd::None;
             let lend_from = if lends { open.lend_from(self.config.inline_threshold) } else { None };
             self.out.push_back(ServerOutput::Pull { stream, lend_from });
         } else if open.finished && open.pending.is_none() {

@@ -305,6 +305,10 @@ impl Borrower {
     }
 
     fn delivered(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
+        let places = match &payload {
+            Payload::Mapped { read, .. } => Some(self.maps.remove(read).expect("it was mapped")),
+            _ => None,
+        };
         let app = self.live(stream);
         assert!(app.schema, "{stream:?} delivers before its schema");
         assert_eq!(app.next, seq, "{stream:?} delivers out of order");
@@ -321,8 +325,8 @@ impl Borrower {
             return;
         }
         app.untaken.push_back(cost);
-        if let Payload::Mapped { read, .. } = &payload {
-            assert!(app.mapped.insert(seq, self.maps.remove(read).expect("it was mapped")).is_none());
+        if let Some(places) = places {
+            assert!(app.mapped.insert(seq, places).is_none());
         }
         match payload {
             Payload::Lazy { .. } => {}

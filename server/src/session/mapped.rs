@@ -41,7 +41,10 @@ impl Leftovers {
             let is_first = kept.is_empty();
             let of_process = kept.entry(process).or_default();
             if of_process.is_empty() {
-                info!(pid = process.pid, "a connection ended of which memory is mapped: it is kept until its process ends");
+                info!(
+                    pid = process.pid,
+                    "a connection ended of which memory is mapped: it is kept until its process ends"
+                );
             }
             of_process.push(held);
             is_first

@@ -25,8 +25,8 @@ use tracing::{debug, info, trace, warn};
 use data_plane::{DataPlane, PlaneEvent};
 pub(crate) use lender::Lender;
 use lender::PreparedLoan;
-use mapped::{Borrower, Holding};
 pub(crate) use mapped::Leftovers;
+use mapped::{Borrower, Holding};
 use query::{Pull, QueryContext, QueryEvent, RunningQuery};
 
 use crate::engine::{Engine, QueryRequest};
@@ -363,7 +363,9 @@ impl<S: ControlIo> Session<S> {
     fn borrower(&self, options: &ExecuteOptions) -> Result<Option<Borrower>, String> {
         let Delivery::Mapped(process) = options.delivery else { return Ok(None) };
         if !self.shared.allow_mapped {
-            return Err("this server does not allow it: start it with --allow-mapped, or ask for another delivery".into());
+            return Err(
+                "this server does not allow it: start it with --allow-mapped, or ask for another delivery".into()
+            );
         }
         let Some(plane) = &self.plane else {
             return Err("the connection has no data plane: its results travel inline".into());

@@ -95,7 +95,12 @@ fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
             let batches = [next(&mut result).await, next(&mut result).await];
             if deadline.is_some() {
                 let error = within("the deadline", result.next()).await.unwrap().unwrap_err();
-                assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
+                // Either end's clock.
+                let late = matches!(
+                    error,
+                    ClientError::Timeout { .. } | ClientError::Query { kind: StreamCode::DeadlineExceeded, .. }
+                );
+                assert!(late, "{error:?}");
             }
             drop(result);
             client.ping().await.unwrap();
@@ -163,7 +168,7 @@ fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_
 #[test]
 fn who_keeps_everything_gets_the_rest_inline() {
     block_on(async {
-        let world = World::mapping(engine(), |settings| settings.limits.max_loan_bytes = 4 << 20);
+        let world = World::mapping(engine(), |settings| settings.limits.max_loan_bytes = 12 << 20);
         let client = world.client().await;
         let mut result = client.query_with("many", mapped()).await.unwrap();
         let batches: Vec<_> = result.by_ref().try_collect().await.unwrap();
@@ -173,7 +178,7 @@ fn who_keeps_everything_gets_the_rest_inline() {
         assert!(report.batches_mapped > 2 && report.batches_inline > 2, "{report}");
         // And who does not, nothing.
         drop(batches);
-        let mut result = client.query_with("many", mapped().with_window(Some(2 << 20))).await.unwrap();
+        let mut result = client.query_with("many", mapped().with_window(Some(3 << 20))).await.unwrap();
         let mut number = 0;
         while let Some(batch) = result.try_next().await.unwrap() {
             assert_eq!(batch, synthetic_batch(number, ROWS));
@@ -188,7 +193,7 @@ fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
     block_on(async {
         let large = Script::batches([ROWS, 4 * ROWS].map(|rows| synthetic_batch(0, rows)));
         let world = World::mapping(ScriptedEngine::new().on("grows", large), |settings| {
-            settings.limits.max_loan_bytes = 2_500_000;
+            settings.limits.max_loan_bytes = 11_000_000;
             settings.lease_timeout = Duration::from_millis(300);
         });
         let client = world.client().await;
