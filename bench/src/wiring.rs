@@ -21,6 +21,7 @@ pub fn server() -> Result<(Fabrics, Settings), String> {
     let mut fabrics = Fabrics { available: vec![fabric()?], ..Fabrics::default() };
     let mut config = ServerConfig::default();
     config.limits.max_connections = 1024;
+    config.fabric.allow_mapped = true;
     // As `thallus-server` does it: the tables are made after this, and lie there.
     thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
     Ok((fabrics, Settings::new(&config)))
@@ -32,6 +33,7 @@ pub fn client(contender: Contender, port: u16) -> Option<(ConnectOptions, QueryO
     let delivery = match contender {
         Contender::Thallus => Delivery::Auto,
         Contender::Lent => Delivery::Lent,
+        Contender::Mapped => Delivery::Mapped,
         Contender::Inline => Delivery::Inline,
         _ => return None,
     };

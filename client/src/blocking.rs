@@ -18,8 +18,10 @@ use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use futures::StreamExt;
+use futures::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::partitions::Tasks;
 use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferReport};
 
 /// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
@@ -27,7 +29,41 @@ use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferR
 pub struct Client {
     // Dropped before the runtime that drives it.
     client: crate::Client,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
+}
+
+/// The runtime that drives a connection, for as long as somebody wants it to.
+#[derive(Debug)]
+struct Background {
+    runtime: Option<Runtime>,
+    /// What is left of connections when their client and its results are gone.
+    connections: Tasks,
+}
+
+impl Background {
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        // Taken out by the drop only.
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("the runtime is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Arrays that are mapped need their connection, to say when they are gone: it ends by itself once they are.
+        let mapped = self.connections.take_mapped();
+        if let Some(runtime) = self.runtime.take()
+            && !mapped.is_empty()
+        {
+            let driver = std::thread::Builder::new().name("thallus-mapped".into());
+            // Without a thread the connection ends here, and the server keeps what is mapped until this process ends.
+            let _driven = driver.spawn(move || {
+                let _ended = runtime.block_on(join_all(mapped));
+            });
+        }
+    }
 }
 
 impl Client {
@@ -50,9 +86,10 @@ impl Client {
         let runtime =
             Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-client").enable_all().build();
         let failed = |source| ClientError::Connect { address: options.address(), source };
-        let runtime = Arc::new(runtime.map_err(failed)?);
-        let client = runtime.block_on(crate::Client::connect_with(options))?;
-        Ok(Client { client, runtime })
+        let mut background = Background { runtime: Some(runtime.map_err(failed)?), connections: Tasks::default() };
+        let client = background.block_on(crate::Client::connect_with(options))?;
+        background.connections = client.tasks();
+        Ok(Client { client, runtime: Arc::new(background) })
     }
 
     /// See [`crate::Client::query`].
@@ -132,7 +169,7 @@ impl Client {
 #[derive(Debug)]
 pub struct Batches {
     result: crate::ResultStream,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl Batches {
@@ -162,7 +199,7 @@ impl RecordBatchReader for Batches {
 #[derive(Debug)]
 pub struct LazyBatches {
     result: crate::LazyStream,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl LazyBatches {
@@ -193,7 +230,7 @@ impl Iterator for LazyBatches {
 pub struct LazyBatch {
     // Dropped before the runtime that drives its connection.
     batch: crate::LazyBatch,
-    runtime: Arc<Runtime>,
+    runtime: Arc<Background>,
 }
 
 impl LazyBatch {

@@ -7,11 +7,12 @@ use futures::FutureExt;
 use thallus_fabric::Fabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::PoolLimits;
+use thallus_fabric::process;
 use thallus_protocol::client::ClientConfig;
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
 use thallus_protocol::inline::InlineLimits;
 use thallus_protocol::layout::LayoutLimits;
-use thallus_protocol::message::{self, ExecuteOptions};
+use thallus_protocol::message::{self, ExecuteOptions, ProcessId};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -21,8 +22,8 @@ use crate::driver::{Command, Driver, Handle, Offers, Parts};
 use crate::error::ClientError;
 use crate::fabrics;
 use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions, check_partitions};
-use crate::partitions::{self, Link, Links, ResultStream};
-use crate::report::ConnectionInfo;
+use crate::partitions::{self, Link, Links, ResultStream, Tasks};
+use crate::report::{Carrier, ConnectionInfo};
 use crate::result::LazyStream;
 
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
@@ -42,6 +43,20 @@ pub fn protocol_versions() -> String {
 ///
 /// The connection closes when the client and every result of it have been dropped, or by [`Client::close`]. So do those that
 /// are made besides, and kept, for results in partitions.
+///
+/// # Mapped results
+/// With [`Delivery::Mapped`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`: nothing is
+/// copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its registered memory
+/// to this process, which relies on it not to change what it has lent: a batch is validated once, when it is delivered.
+///
+/// - The arrays are good for as long as they are held, whatever becomes of their result, the connection and the server's process. A
+///   process that is forked must not use them after its parent has ended.
+/// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout applies. An open
+///   connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is held is kept by the
+///   server until this process ends. So does what was dropped just before its runtime ended: [`Client::close`] waits for that.
+/// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline, or the result
+///   ends in an error that says so: drop what was used, or copy what is to be kept.
+/// - Partitions of a result are mapped each over its own connection. Merging them to the result's order copies their rows.
 #[derive(Debug)]
 pub struct Client {
     links: Links,
@@ -67,22 +82,24 @@ impl Client {
     /// [`ClientError::Fabric`] if one-sided reads were required and are not to be had.
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         options.validate()?;
+        let tasks = Tasks::default();
         let first = async {
             let stream = tcp(&options).await?;
             let (fabrics, missing) = fabrics::open(&options)?;
-            Ok((link(stream, &fabrics, missing.clone(), &options).await?, fabrics, missing))
+            Ok((link(stream, &fabrics, missing.clone(), &options, &tasks).await?, fabrics, missing))
         };
         let (first, fabrics, missing) = in_time(&options, first).await?;
-        let more = options.clone();
+        let (more, others) = (options.clone(), tasks.clone());
         let dial = move || {
             let (options, fabrics, missing) = (more.clone(), fabrics.clone(), missing.clone());
+            let tasks = others.clone();
             async move {
-                let linked = async { link(tcp(&options).await?, &fabrics, missing, &options).await };
+                let linked = async { link(tcp(&options).await?, &fabrics, missing, &options, &tasks).await };
                 in_time(&options, linked).await
             }
             .boxed()
         };
-        Ok(Client { links: Links::new(first, Some(Box::new(dial))), options })
+        Ok(Client { links: Links::new(first, Some(Box::new(dial)), tasks), options })
     }
 
     /// Connects over a byte stream and fabrics of the caller's: a tunnel, or a simulation. If there are no fabrics,
@@ -98,8 +115,9 @@ impl Client {
         missing: Option<String>,
         options: ConnectOptions,
     ) -> Result<Client, ClientError> {
-        let first = link(io, fabrics, missing, &options).await?;
-        Ok(Client { links: Links::new(first, None), options })
+        let tasks = Tasks::default();
+        let first = link(io, fabrics, missing, &options, &tasks).await?;
+        Ok(Client { links: Links::new(first, None, tasks), options })
     }
 
     /// Like [`Client::connect_over`], with as many byte streams of the caller's as are needed, all to the same server.
@@ -116,21 +134,22 @@ impl Client {
         S: ControlIo,
         F: Future<Output = std::io::Result<S>> + Send + 'static,
     {
-        let more = options.clone();
+        let tasks = Tasks::default();
+        let (more, others) = (options.clone(), tasks.clone());
         let dial = move || {
             let (connected, options) = (connect(), more.clone());
-            let (fabrics, missing) = (fabrics.clone(), missing.clone());
+            let (fabrics, missing, tasks) = (fabrics.clone(), missing.clone(), others.clone());
             async move {
                 let linked = async {
                     let io = connected.await.map_err(cannot_connect(&options))?;
-                    link(io, &fabrics, missing, &options).await
+                    link(io, &fabrics, missing, &options, &tasks).await
                 };
                 in_time(&options, linked).await
             }
             .boxed()
         };
         let first = dial().await?;
-        Ok(Client { links: Links::new(first, Some(Box::new(dial))), options })
+        Ok(Client { links: Links::new(first, Some(Box::new(dial)), tasks), options })
     }
 
     /// Runs a query. Comes back when the server has planned it and sent the schema.
@@ -149,7 +168,7 @@ impl Client {
     /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS). For a result in partitions, for which more connections may have to be made, as
     /// [`Client::connect_with`] too.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options));
+        let (started, execute) = (Instant::now(), self.execute_options(&options, false)?);
         let count = self.partitions(&options)?;
         if count == 1 {
             let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
@@ -183,7 +202,7 @@ impl Client {
         sql: &str,
         options: QueryOptions,
     ) -> Result<Vec<ResultStream>, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options));
+        let (started, execute) = (Instant::now(), self.execute_options(&options, false)?);
         let count = self.partitions(&options)?;
         let links = self.links.several(count as usize).await?;
         let parts = partitions::begin(&links, sql, &execute, count, options.delivery, started).await?;
@@ -221,8 +240,8 @@ impl Client {
     /// # Errors
     /// See [`Client::query_with`].
     pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options));
-        let (window, execute) = (execute.credit, ExecuteOptions { lazy: true, ..execute });
+        let (started, execute) = (Instant::now(), self.execute_options(&options, true)?);
+        let window = execute.credit;
         let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
         Ok(LazyStream::new(part, window))
     }
@@ -233,21 +252,46 @@ impl Client {
         Ok(partitions)
     }
 
-    fn execute_options(&self, options: &QueryOptions) -> ExecuteOptions {
-        let threshold = self.options.inline_threshold.filter(|_| options.delivery == Delivery::Auto);
-        ExecuteOptions {
+    fn execute_options(&self, options: &QueryOptions, lazy: bool) -> Result<ExecuteOptions, ClientError> {
+        let has_threshold = matches!(options.delivery, Delivery::Auto | Delivery::Mapped);
+        Ok(ExecuteOptions {
             delivery: match options.delivery {
                 Delivery::Auto => message::Delivery::Auto,
                 Delivery::Inline => message::Delivery::Inline,
                 Delivery::Lent => message::Delivery::Lent,
+                Delivery::Mapped => message::Delivery::Mapped(self.borrower(lazy)?),
             },
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-            inline_threshold: threshold,
+            inline_threshold: self.options.inline_threshold.filter(|_| has_threshold),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             part: None,
-            lazy: false,
+            lazy,
+        })
+    }
+
+    /// This process, as a server on this host knows when it is gone; or why nothing is mapped.
+    fn borrower(&self, lazy: bool) -> Result<ProcessId, ClientError> {
+        if lazy {
+            let message =
+                "a lazy result is not: what is mapped is there, and costs nothing until it is looked at".into();
+            return Err(ClientError::Mapping { message });
         }
+        if let Carrier::Inline { fallback } = self.connection().carrier {
+            let reason = fallback.unwrap_or_else(|| "no fabric was asked for".into());
+            let message = format!("this connection's results travel inline: {reason}");
+            return Err(ClientError::Mapping { message });
+        }
+        if let Some(process) = self.options.process {
+            return Ok(process);
+        }
+        let unknown = |error| format!("the server could not know when this process has ended: {error}");
+        process::current().map_err(|error| ClientError::Mapping { message: unknown(error) })
+    }
+
+    /// What drives the connections, for whoever has the runtime for it.
+    pub(crate) fn tasks(&self) -> Tasks {
+        self.links.tasks().clone()
     }
 
     /// What was agreed on with the server, and what carries results now.
@@ -307,6 +351,7 @@ async fn link<S: ControlIo>(
     fabrics: &[Arc<dyn Fabric>],
     missing: Option<String>,
     options: &ConnectOptions,
+    tasks: &Tasks,
 ) -> Result<Link, ClientError> {
     let limit = options.connect_timeout;
     let keep_bytes = usize::try_from(options.pool).unwrap_or(usize::MAX);
@@ -348,8 +393,8 @@ async fn link<S: ControlIo>(
         probe_timeout: limit / 2,
     };
     let driver = Driver::new(parts).map_err(bug)?;
-    tokio::spawn(driver.run());
     let link = Link { handle: Handle::new(commands), info };
+    tasks.add(tokio::spawn(driver.run()), link.handle.maps());
     connected.await.unwrap_or_else(|_| Err(ClientError::gone()))?;
     match link.info().carrier.fallback() {
         Some(reason) if options.require_fabric => Err(ClientError::Fabric { message: reason.to_owned() }),

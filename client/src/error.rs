@@ -53,6 +53,12 @@ pub enum ClientError {
         /// Why.
         message: String,
     },
+    /// Mapped delivery was asked for, and cannot be had.
+    #[error("results cannot be mapped: {message}")]
+    Mapping {
+        /// Why, and what to do.
+        message: String,
+    },
     /// The server does not run this query, or not to its end.
     #[error("{kind}: {message}")]
     Query {

@@ -109,10 +109,14 @@ pub struct TransferReport {
     pub rows: u64,
     /// Batches read one-sidedly from the server's memory.
     pub batches_lent: u64,
+    /// Batches used where they lie in the server's memory.
+    pub batches_mapped: u64,
     /// Batches that came inline.
     pub batches_inline: u64,
     /// Live bytes of the lent batches; of lazy ones, what was read of them.
     pub bytes_lent: u64,
+    /// Live bytes of the mapped batches.
+    pub bytes_mapped: u64,
     /// Bytes of the inline batches.
     pub bytes_inline: u64,
     /// Bytes that the client copied after they had arrived.
@@ -143,13 +147,13 @@ impl TransferReport {
     /// Batches, whichever way they came.
     #[must_use]
     pub fn batches(&self) -> u64 {
-        self.batches_lent.saturating_add(self.batches_inline)
+        self.batches_lent.saturating_add(self.batches_mapped).saturating_add(self.batches_inline)
     }
 
     /// Bytes, whichever way they came.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes_lent.saturating_add(self.bytes_inline)
+        self.bytes_lent.saturating_add(self.bytes_mapped).saturating_add(self.bytes_inline)
     }
 
     /// Bytes per second over the whole of [`total`](Self::total); zero if no time has passed.
@@ -165,8 +169,10 @@ impl TransferReport {
         let sum = |of: fn(&TransferReport) -> u64| partitions.iter().map(of).fold(0, u64::saturating_add);
         self.rows = sum(|part| part.rows);
         self.batches_lent = sum(|part| part.batches_lent);
+        self.batches_mapped = sum(|part| part.batches_mapped);
         self.batches_inline = sum(|part| part.batches_inline);
         self.bytes_lent = sum(|part| part.bytes_lent);
+        self.bytes_mapped = sum(|part| part.bytes_mapped);
         self.bytes_inline = sum(|part| part.bytes_inline);
         self.bytes_copied = self.bytes_copied.saturating_add(sum(|part| part.bytes_copied));
         self.registrations = sum(|part| part.registrations);
@@ -219,8 +225,10 @@ impl TransferReport {
             complete: self.complete,
             rows: self.rows,
             batches_lent: self.batches_lent,
+            batches_mapped: self.batches_mapped,
             batches_inline: self.batches_inline,
             bytes_lent: self.bytes_lent,
+            bytes_mapped: self.bytes_mapped,
             bytes_inline: self.bytes_inline,
             bytes_offered: self.lazy.map(|lazy| lazy.bytes_offered),
             asks: self.lazy.map(|lazy| lazy.asks),
@@ -255,8 +263,10 @@ struct Json<'a> {
     complete: bool,
     rows: u64,
     batches_lent: u64,
+    batches_mapped: u64,
     batches_inline: u64,
     bytes_lent: u64,
+    bytes_mapped: u64,
     bytes_inline: u64,
     bytes_offered: Option<u64>,
     asks: Option<u64>,
@@ -286,6 +296,9 @@ impl fmt::Display for TransferReport {
         line(f, "carried by", self.carrier.to_string())?;
         line(f, "rows", grouped(self.rows) + if self.complete { "" } else { " (incomplete)" })?;
         line(f, "lent", batches(self.batches_lent, self.bytes_lent))?;
+        if self.batches_mapped > 0 {
+            line(f, "mapped", batches(self.batches_mapped, self.bytes_mapped))?;
+        }
         line(f, "inline", batches(self.batches_inline, self.bytes_inline))?;
         if let Some(lazy) = self.lazy {
             let (offered, read) = (human_size(lazy.bytes_offered), human_size(lazy.bytes_read));

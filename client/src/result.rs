@@ -1,6 +1,7 @@
 //! What one stream of a connection brings: a query's result, or one partition of it.
 
 mod lazy;
+mod mapped;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,8 @@ pub(crate) struct PartStream {
     decoder: Option<InlineDecoder>,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
+    /// Inline batches of so many bytes should have been mapped; said once.
+    pub(crate) mapped_from: Option<u64>,
     started: Instant,
     waiting_since: Option<Instant>,
     report: TransferReport,
@@ -59,6 +62,7 @@ impl PartStream {
             decoder: None,
             info,
             inline_wanted: false,
+            mapped_from: None,
             started,
             waiting_since: None,
             report: TransferReport::default(),
@@ -134,10 +138,12 @@ impl PartStream {
             Arrived::Inline(ipc) => {
                 self.report.batches_inline += 1;
                 self.report.bytes_inline += ipc.len() as u64;
+                mapped::warn_of_inline(&mut self.mapped_from, ipc.len() as u64, &self.report);
                 let decoder = self.decoder.as_mut().ok_or("no schema")?;
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }
             Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
+            Arrived::Mapped(batch) => mapped::build(&self.schema, batch, &mut self.report),
             Arrived::Lent { slab, layout, descriptor } => {
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();

@@ -7,14 +7,15 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, keep};
+use thallus_fabric::{Completion, Endpoint, FabricError, Fencing, ReadToken, Transport};
 use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tokio::time::{Instant, Sleep};
 
 use crate::blob::{Blob, Kind};
-use crate::core::{EndpointId, EndpointState, Finished, KeyId, MemoryId, Progress};
+use crate::core::{EndpointId, EndpointState, Finished, KeyId, Mapping, MemoryId, Progress};
 use crate::fabric::{SimNetwork, SimRegistration};
 
 pub(crate) struct SimEndpoint {
@@ -206,6 +207,28 @@ impl Endpoint for SimEndpoint {
         Ok(())
     }
 
+    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
+        let RemoteRange { region: id, address, len } = from;
+        let refused = |reason: String| FabricError::Map { address, len, reason };
+        let within = |region: &&Region| {
+            let offset = address.checked_sub(region.base);
+            offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= region.len)
+        };
+        let outside = FabricError::OutsideRegion { region: id, address, len };
+        let key = self.regions.get(&id).filter(within).ok_or(outside)?.key;
+        let mut shared = self.network.lock();
+        if shared.core.options().fencing != Fencing::LeaseWord {
+            return Err(refused("this network plays a device that maps nothing".to_owned()));
+        }
+        if !shared.core.can_map(self.id) {
+            return Err(FabricError::EndpointDown { fabric: FabricKind::SIM, reason: "the peer is gone".to_owned() });
+        }
+        let mapping = shared.core.map(self.id, key, address, len).map_err(|access| refused(format!("{access:?}")))?;
+        drop(shared);
+        let bytes = Buffer::from_slice_ref(mapping.bytes());
+        Ok(keep(bytes, SimMapping { network: self.network.clone(), mapping }))
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         loop {
             let mut finished = Vec::new();
@@ -258,6 +281,18 @@ impl Endpoint for SimEndpoint {
 
     fn is_closed(&self) -> bool {
         self.state() == EndpointState::Closed && self.outstanding.is_empty()
+    }
+}
+
+/// Goes with the last slice of what was mapped.
+struct SimMapping {
+    network: SimNetwork,
+    mapping: Mapping,
+}
+
+impl Drop for SimMapping {
+    fn drop(&mut self) {
+        self.network.lock().core.unmap(&self.mapping);
     }
 }
 

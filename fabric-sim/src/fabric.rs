@@ -9,7 +9,7 @@ use std::task::Waker;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{RegisteredMemory, Registration};
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
 use thallus_protocol::FabricKind;
 
 use crate::SimOptions;
@@ -180,6 +180,8 @@ impl Fabric for SimFabric {
             fencing: options.fencing,
             max_read: options.max_read,
             max_outstanding_reads: options.max_outstanding_reads,
+            // What plays shared memory.
+            maps: options.fencing == Fencing::LeaseWord,
         }
     }
 

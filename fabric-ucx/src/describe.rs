@@ -43,6 +43,11 @@ impl Description {
         self.transports.iter().any(|name| ["rc_", "dc_", "ud_"].iter().any(|rdma| name.starts_with(rdma)))
     }
 
+    /// Whether a transport shares segments of memory between processes of this host.
+    pub(crate) fn has_segments(&self) -> bool {
+        self.transports.iter().any(|name| ["sysv/", "posix/"].iter().any(|shared| name.starts_with(shared)))
+    }
+
     /// Whether a transport registers memory where it lies and reads it one-sidedly: RDMA, or XPMEM on one host.
     pub(crate) fn reads_registered_memory(&self) -> bool {
         self.transports.iter().any(|name| ["rc_", "dc_", "xpmem", "ugni"].iter().any(|native| name.starts_with(native)))

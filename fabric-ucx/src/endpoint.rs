@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
@@ -15,11 +16,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
 use ucx_sys as sys;
 
+use crate::attachment::{self, Attachment, Segment};
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
 use crate::operations::{Operations, Shared};
 use crate::peer::{Closing, Connection, RemoteKey};
-use crate::segments::Segments;
 use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
 use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
@@ -41,6 +42,7 @@ pub(crate) struct UcxEndpoint {
     shared: Arc<Shared>,
     operations: Operations,
     keys: HashMap<RegionId, Arc<RemoteKey>>,
+    maps: HashMap<RegionId, Map>,
     wireup: Wireup,
     /// What failed other than the peer.
     broken: Option<String>,
@@ -58,6 +60,12 @@ enum Wireup {
     Awaited(Pin<Box<Sleep>>),
     /// A read has ended.
     Done,
+}
+
+/// How a region is mapped, if it is in a segment that can be.
+struct Map {
+    segment: Option<Segment>,
+    attached: Option<Arc<Attachment>>,
 }
 
 /// Where the connection stands.
@@ -83,6 +91,7 @@ impl UcxEndpoint {
             shared: Arc::default(),
             operations: Operations::default(),
             keys: HashMap::new(),
+            maps: HashMap::new(),
             wireup: Wireup::Unknown,
             broken: None,
             closing: false,
@@ -135,6 +144,7 @@ impl UcxEndpoint {
         // With the worker goes the last way to reach this end by emulated reads.
         if self.closing && matches!(self.state, State::Closed) && self.operations.is_empty() {
             self.keys.clear();
+            self.maps.clear();
             self.events = None;
             self.worker = None;
         }
@@ -215,15 +225,18 @@ impl Endpoint for UcxEndpoint {
                 lanes.transport.name
             )));
         }
-        let _held = Segments::attach(opened.payload, &lanes).map_err(error)?;
+        let segments = || attachment::segments(opened.payload, &lanes);
+        let _held = attachment::hold(segments()).map_err(error)?;
         let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;
+        self.maps.insert(region, Map { segment: segments().next(), attached: None });
         self.keys.insert(region, Arc::new(key));
         Ok(())
     }
 
     fn forget(&mut self, region: RegionId) {
-        // Reads under way hold the key.
+        // Reads under way hold the key, and buffers what is attached.
         self.keys.remove(&region);
+        self.maps.remove(&region);
     }
 
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
@@ -257,6 +270,32 @@ impl Endpoint for UcxEndpoint {
                 }
             })
             .map_err(|status| FabricError::Post { fabric: FabricKind::UCX, reason: failed("ucp_get_nbx", status) })
+    }
+
+    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
+        let RemoteRange { region, address, len } = from;
+        self.connection()?;
+        let outside = FabricError::OutsideRegion { region, address, len };
+        self.keys.get(&region).filter(|key| key.covers(address, len)).ok_or(outside)?;
+        let error = |reason: String| FabricError::Map { address, len, reason };
+        let Some(Map { segment: Some(segment), attached }) = self.maps.get_mut(&region) else {
+            let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
+            return Err(error(format!(
+                "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
+                 between processes of one host, over UCX's transports sysv or posix"
+            )));
+        };
+        let attachment = match attached {
+            Some(attachment) => attachment,
+            None => attached.insert(Arc::new(Attachment::new(*segment).map_err(error)?)),
+        };
+        let found = attachment.find(address, len);
+        let (start, len) =
+            found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
+        // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed what nobody
+        // wrote. Nobody in this process writes there, and the peer has promised not to: that is what a caller of `map` trusts
+        // it for.
+        Ok(unsafe { Buffer::from_custom_allocation(start, len, attachment.clone()) })
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {

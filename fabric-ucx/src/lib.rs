@@ -30,10 +30,11 @@
 //! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
 //! parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process: reads that are given up
 //! and the control connection tell. Until then one-sided reads of a dead peer's segment succeed: it stays mapped, with its last
-//! contents, so that no wrong byte is read.
+//! contents, so that no wrong byte is read. What is [mapped](Endpoint::map) stays readable for as long as it is held.
 
 #![warn(missing_docs)]
 
+mod attachment;
 mod context;
 mod describe;
 mod descriptors;
@@ -47,7 +48,6 @@ mod operations;
 mod options;
 mod peer;
 mod quiet;
-mod segments;
 mod status;
 mod stream;
 mod worker;
@@ -123,7 +123,13 @@ impl Fabric for UcxFabric {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { fencing: Fencing::LeaseWord, max_read: MAX_READ, max_outstanding_reads: MAX_OUTSTANDING_READS }
+        let is_segment = self.options.allocation == Allocation::Segment;
+        Capabilities {
+            fencing: Fencing::LeaseWord,
+            max_read: MAX_READ,
+            max_outstanding_reads: MAX_OUTSTANDING_READS,
+            maps: is_segment && self.description.has_segments(),
+        }
     }
 
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {

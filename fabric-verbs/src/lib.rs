@@ -149,7 +149,7 @@ impl Fabric for VerbsFabric {
     fn capabilities(&self) -> Capabilities {
         // A key for everything outlives the loan that it was given for.
         let fencing = if self.scope == Scope::Whole { Fencing::LeaseWord } else { Fencing::Revocation };
-        Capabilities { fencing, max_read: self.max_read, max_outstanding_reads: self.max_outstanding }
+        Capabilities { fencing, max_read: self.max_read, max_outstanding_reads: self.max_outstanding, maps: false }
     }
 
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {

@@ -63,6 +63,16 @@ pub enum FabricError {
         /// Its length.
         len: u64,
     },
+    /// The peer's memory cannot be mapped.
+    #[error("{len} bytes at {address:#x} of the peer's memory cannot be mapped: {reason}")]
+    Map {
+        /// First byte.
+        address: u64,
+        /// How many.
+        len: u64,
+        /// What stands in the way, and what to do about it.
+        reason: String,
+    },
     /// More reads posted than [`crate::Capabilities::max_outstanding_reads`].
     #[error("{limit} reads are outstanding already")]
     TooManyReads {

@@ -6,7 +6,8 @@
 //!
 //! Around the trait: [`memory`] is what both roles read and write through fabrics; [`fault::FaultInjector`],
 //! [`trace::Tracer`] and [`count::CountedFabric`] wrap any fabric; [`diagnosis`] is how a fabric says whether it can work;
-//! `conformance`, a feature, is the suite that every fabric passes.
+//! [`process`] tells whether a process that has memory mapped is still there; `conformance`, a feature, is the suite that every
+//! fabric passes.
 
 #![warn(missing_docs)]
 
@@ -18,6 +19,7 @@ pub mod driver;
 mod error;
 pub mod fault;
 pub mod memory;
+pub mod process;
 pub mod random;
 pub mod trace;
 
@@ -52,6 +54,8 @@ pub struct Capabilities {
     pub max_read: u64,
     /// Most reads that one endpoint may have outstanding; more is [`FabricError::TooManyReads`].
     pub max_outstanding_reads: usize,
+    /// Whether memory that it [allocates](Fabric::allocate) can be mapped by a peer on the same host, see [`Endpoint::map`].
+    pub maps: bool,
 }
 
 /// What carries an endpoint's reads, known once it is connected.
@@ -213,6 +217,20 @@ pub trait Endpoint: Send + fmt::Debug {
     /// # Errors
     /// [`FabricError`]; then nothing was posted, and no completion will come.
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError>;
+
+    /// The bytes of `from` where they lie in the peer's memory, which is on this host: nothing is copied. For ends that trust each
+    /// other, since nothing can fence it: the peer must neither change nor reuse the memory until every slice of the buffer has
+    /// been dropped, and relies on this end to tell it so.
+    ///
+    /// The buffer is good for reading whatever becomes of the endpoint, of the region, and of the peer's process.
+    ///
+    /// # Errors
+    /// [`FabricError::Map`] where the fabric does not do that, or does not reach this memory; [`FabricError::OutsideRegion`];
+    /// [`FabricError::EndpointDown`].
+    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
+        let reason = "this fabric does not map memory of a peer".to_owned();
+        Err(FabricError::Map { address: from.address, len: from.len, reason })
+    }
 
     /// Makes progress and appends what completed to `completions`. `Ready(Ok(()))` if anything completed; `Pending`
     /// after having registered the waker. An idle endpoint costs no CPU. Both roles must be polled: some transports need

@@ -46,6 +46,8 @@ pub enum TraceEvent {
     Forgot(EndpointNumber, RegionId),
     /// [`Endpoint::post_read`].
     Posted(EndpointNumber, ReadToken, RemoteRange, Result<(), FabricError>),
+    /// [`Endpoint::map`].
+    Mapped(EndpointNumber, RemoteRange, Result<(), FabricError>),
     /// A completion was polled.
     Completed(EndpointNumber, ReadToken, Result<(), ReadFailure>),
     /// A poll brought the endpoint's failure.
@@ -243,6 +245,12 @@ impl Endpoint for TracedEndpoint {
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
         let result = self.inner.post_read(token, from, into);
         self.log.record(TraceEvent::Posted(self.number, token, from, result.clone()));
+        result
+    }
+
+    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
+        let result = self.inner.map(from);
+        self.log.record(TraceEvent::Mapped(self.number, from, result.as_ref().map(|_| ()).map_err(Clone::clone)));
         result
     }
 

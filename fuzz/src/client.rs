@@ -99,7 +99,7 @@ impl Client {
                     self.connecting = false;
                     assert!(!std::mem::replace(&mut self.closing, true));
                 }
-                ClientOutput::Read(batch) => {
+                ClientOutput::Read(batch) | ClientOutput::Map(batch) => {
                     assert!(batch.layout.len <= BATCH);
                     assert!(self.slabs.insert(batch.read) && self.reads.insert(batch.read, false).is_none());
                 }
@@ -117,7 +117,7 @@ impl Client {
                     untaken.push(cost);
                     assert!(untaken.iter().sum::<u64>() <= CREDIT.max(BATCH + 256));
                     match payload {
-                        Payload::Lent { read, .. } => {
+                        Payload::Lent { read, .. } | Payload::Mapped { read, .. } => {
                             assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read));
                         }
                         Payload::Lazy { descriptor } => {

@@ -89,6 +89,8 @@ codes! {
         PartitionMissing = 20, "partitions are missing";
         /// Another partition of the result did not get to its end.
         PartitionLost = 21, "another partition was lost";
+        /// The server maps nothing, or not for this client.
+        MappingRefused = 22, "mapped delivery refused";
     }
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Lease {
     pub(crate) stream: StreamId,
     pub(crate) bytes: u64,
     pub(crate) slot: Option<u32>,
+    /// The borrower has it mapped, and keeps it for as long as it likes.
+    pub(crate) mapped: bool,
 }
 
 /// All leases of a connection.
@@ -37,6 +39,7 @@ pub(crate) struct LeaseTable {
     limit: usize,
     free_slots: Vec<u32>,
     bytes: u64,
+    mapped: usize,
 }
 
 impl LeaseTable {
@@ -48,6 +51,7 @@ impl LeaseTable {
             limit: slots as usize,
             free_slots: (0..slots).rev().collect(),
             bytes: 0,
+            mapped: 0,
         }
     }
 
@@ -79,11 +83,24 @@ impl LeaseTable {
     }
 
     /// Opens a reserved lease and says which slot its word has.
-    pub(crate) fn open(&mut self, lease: LeaseId, stream: StreamId, bytes: u64, fenced_by_word: bool) -> Option<u32> {
+    pub(crate) fn open(
+        &mut self,
+        lease: LeaseId,
+        stream: StreamId,
+        bytes: u64,
+        fenced_by_word: bool,
+        mapped: bool,
+    ) -> Option<u32> {
         let slot = if fenced_by_word { self.free_slots.pop() } else { None };
-        self.live.insert(lease, Lease { stream, bytes, slot });
+        self.live.insert(lease, Lease { stream, bytes, slot, mapped });
         self.bytes += bytes;
+        self.mapped += usize::from(mapped);
         slot
+    }
+
+    /// Leases of mapped batches.
+    pub(crate) fn mapped(&self) -> usize {
+        self.mapped
     }
 
     /// The borrower gave a lease back. `None` if it had been revoked before.
@@ -104,6 +121,7 @@ impl LeaseTable {
     fn end(&mut self, lease: LeaseId) -> Option<Lease> {
         let ended = self.live.remove(&lease)?;
         self.bytes -= ended.bytes;
+        self.mapped -= usize::from(ended.mapped);
         self.free_slots.extend(ended.slot);
         Some(ended)
     }

@@ -79,6 +79,15 @@ pub struct ServerHello {
     pub limits: ServerLimits,
 }
 
+/// A process of the server's host, by what nobody else ever has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number, in the namespace that it is in.
+    pub pid: u32,
+    /// When it began, in ticks since the host did: numbers are used again.
+    pub started: u64,
+}
+
 /// How the client wants a result's batches to travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Delivery {
@@ -89,6 +98,9 @@ pub enum Delivery {
     Inline,
     /// All lent, however small.
     Lent,
+    /// As [`Delivery::Auto`], but what is lent is not read: the client has a pointer to it. It is on loan until the client gives it
+    /// back or this process, the client's, is gone; the connection's end does not end it.
+    Mapped(ProcessId),
 }
 
 /// How a query is to be run.

@@ -22,6 +22,8 @@ pub enum Timer {
     Read(ReadId),
     /// A lease is due back.
     Lease(LeaseId),
+    /// A batch waits for room among loans that are mapped.
+    Room(StreamId),
 }
 
 /// Deadlines by reason.
@@ -38,6 +40,10 @@ impl Timers {
             self.by_time.remove(&(old, timer));
         }
         self.by_time.insert((at, timer));
+    }
+
+    pub(crate) fn is_set(&self, timer: Timer) -> bool {
+        self.by_timer.contains_key(&timer)
     }
 
     pub(crate) fn clear(&mut self, timer: Timer) {

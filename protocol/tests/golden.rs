@@ -102,7 +102,9 @@ fn to_server() {
         b"",
         "1c000000 00000000 030700000000000001 7369787465656e206279746573206f66 02ac02",
     );
+    let process = ProcessId { pid: 4711, started: 1 << 20 };
     for (delivery, options) in [
+        (Delivery::Mapped(process), "0e000000 00000000 03000003e7248080400000000000"),
         (Delivery::Auto, "09000000 00000000 030000000000000000"),
         (Delivery::Inline, "09000000 00000000 030000010000000000"),
     ] {
@@ -214,12 +216,12 @@ fn to_client() {
 /// Every code that this build knows keeps its number, and numbers that it does not know survive.
 #[test]
 fn codes() {
-    let stream: Vec<String> = (0..23).map(|code| format!("{:?}", StreamCode::from(code))).collect();
+    let stream: Vec<String> = (0..24).map(|code| format!("{:?}", StreamCode::from(code))).collect();
     assert_eq!(
         stream.join(" "),
         "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal Cancelled \
          DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong Unencodable \
-         PartitionInvalid PartitionMissing PartitionLost Unknown(22)"
+         PartitionInvalid PartitionMissing PartitionLost MappingRefused Unknown(23)"
     );
     let close: Vec<String> = (0..8).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(

@@ -198,7 +198,7 @@ impl Client {
                 ClientOutput::ConnectFabric(_) => self.asked = true,
                 ClientOutput::CloseFabric => assert!(!std::mem::replace(&mut self.closing, true)),
                 ClientOutput::ImportRegion(_) | ClientOutput::ForgetRegion(_) => {}
-                ClientOutput::Read(batch) => {
+                ClientOutput::Read(batch) | ClientOutput::Map(batch) => {
                     let ranges = &batch.layout.ranges;
                     assert!(batch.layout.len <= BATCH.max(LOAN), "a slab of {} bytes", batch.layout.len);
                     for (index, place) in &batch.places {
@@ -241,7 +241,7 @@ impl Client {
                 untaken.push(cost);
                 assert!(untaken.iter().sum::<u64>() <= LOAN + BATCH + 512, "{untaken:?}");
                 match payload {
-                    Payload::Lent { read, .. } => {
+                    Payload::Lent { read, .. } | Payload::Mapped { read, .. } => {
                         assert!(!self.reading.contains_key(&read));
                         assert!(self.slabs.remove(&read));
                     }

@@ -13,14 +13,18 @@ use pair::{Op, Pair, config, open};
 use proptest::prelude::*;
 use thallus_protocol::StreamError;
 use thallus_protocol::codes::StreamCode;
-use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
+use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, ProcessId};
 
 fn arb_execute() -> impl Strategy<Value = Op> {
-    let delivery = prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline)];
+    let mapped = Just(Delivery::Mapped(ProcessId { pid: 7, started: 4711 }));
+    let delivery =
+        prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline), 2 => mapped];
     let credit = prop_oneof![Just(0), Just(300_u64), Just(1000), Just(5000), Just(20_000), Just(1 << 30)];
     let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
     let lazy = prop::bool::weighted(0.4);
     (0..4_usize, delivery, credit, deadline, lazy).prop_map(|(script, delivery, credit, deadline_ms, lazy)| {
+        // One or the other: a driver sees to that.
+        let lazy = lazy && !matches!(delivery, Delivery::Mapped(_));
         Op::Execute {
             script,
             options: ExecuteOptions { delivery, credit, deadline_ms, lazy, ..ExecuteOptions::default() },

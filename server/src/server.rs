@@ -11,8 +11,9 @@ use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::RegisteredSpace;
+use thallus_fabric::process;
 use thallus_protocol::codec::FrameLimits;
-use thallus_protocol::message::ServerLimits;
+use thallus_protocol::message::{ProcessId, ServerLimits};
 use thallus_protocol::server::ServerConfig as MachineConfig;
 use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
@@ -23,7 +24,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{GroupLimits, Groups, Lender, Shared, serve};
+use crate::session::{GroupLimits, Groups, Leftovers, Lender, Shared, serve};
 
 /// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
 const MAX_LEASES: u32 = 511;
@@ -105,8 +106,12 @@ pub struct Settings {
     pub lease_timeout: Duration,
     /// How long running queries may go on once the server shuts down.
     pub drain_timeout: Duration,
+    /// Whether clients on this host may map what they are lent, and so reach all of this process's registered memory.
+    pub allow_mapped: bool,
     /// Entropy for lease words; a simulation puts its seed here.
     pub entropy: fn() -> u64,
+    /// Says whether a client's process is there; a simulation has none, and says it itself.
+    pub is_alive: fn(ProcessId) -> bool,
 }
 
 impl Settings {
@@ -134,7 +139,9 @@ impl Settings {
             timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
             lease_timeout: times.lease.0,
             drain_timeout: times.drain.0,
+            allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
+            is_alive: process::is_alive,
         }
     }
 
@@ -187,7 +194,14 @@ impl Server {
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
         let lenders = counted.iter().map(|fabric| fabrics.lender(fabric, budget)).collect();
         Server {
-            shared: Arc::new(Shared { engine, lenders, machine, groups: Arc::new(Groups::new(settings.groups)) }),
+            shared: Arc::new(Shared {
+                engine,
+                lenders,
+                machine,
+                groups: Arc::new(Groups::new(settings.groups)),
+                allow_mapped: settings.allow_mapped,
+                leftovers: Leftovers::new(settings.is_alive),
+            }),
             fabrics: counted.into(),
             settings: Arc::new(settings),
             connections: Arc::default(),
@@ -220,7 +234,8 @@ impl Server {
         self.fabrics.iter().map(|fabric| fabric.registrations()).sum()
     }
 
-    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages.
+    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages. Also what is
+    /// kept for processes that have it mapped, and no connection any more.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
         self.shared.lenders.iter().map(|lender| lender.bytes_on_loan()).sum()

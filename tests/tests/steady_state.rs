@@ -2,8 +2,8 @@
 
 use futures::TryStreamExt;
 use thallus_client::{Client, Delivery, QueryOptions, TransferReport};
-use thallus_tests::server::TestServer;
 use thallus_tests::block_on;
+use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 
 /// So many results in a row have to cost nothing but the reading.

@@ -39,7 +39,7 @@ impl Connection for Thallus {
 fn report(report: &TransferReport) -> Report {
     let server = report.server.unwrap_or_default();
     Report {
-        bytes_lent: report.bytes_lent,
+        bytes_lent: report.bytes_lent + report.bytes_mapped,
         bytes_inline: report.bytes_inline,
         bytes_copied_client: report.bytes_copied,
         bytes_copied_server: server.bytes_copied,

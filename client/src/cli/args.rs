@@ -149,6 +149,8 @@ pub enum DeliveryArg {
     Inline,
     /// All lent
     Lent,
+    /// Lent from the URL's inline_threshold up, and used where it lies in the server's memory: on one host, if the server allows it
+    Mapped,
 }
 
 impl From<DeliveryArg> for Delivery {
@@ -157,6 +159,7 @@ impl From<DeliveryArg> for Delivery {
             DeliveryArg::Auto => Delivery::Auto,
             DeliveryArg::Inline => Delivery::Inline,
             DeliveryArg::Lent => Delivery::Lent,
+            DeliveryArg::Mapped => Delivery::Mapped,
         }
     }
 }

@@ -141,7 +141,7 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
     match error {
         ClientError::Url(..) | ClientError::OutOfRange { .. } => code::USAGE,
         ClientError::Connect { .. } | ClientError::Version { .. } => code::CONNECT,
-        ClientError::Query { .. } => code::QUERY,
+        ClientError::Query { .. } | ClientError::Mapping { .. } => code::QUERY,
         ClientError::Transfer { .. } => code::TRANSFER,
         ClientError::Timeout { .. }
         | ClientError::Refused { .. }
@@ -170,6 +170,7 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
         ClientError::ServerGone { .. } => "the server's log may say why; thallus ping says whether it is back",
         ClientError::Protocol { .. } if phase == Phase::Connect => "is that a thallus-server? See its address and port",
         ClientError::Protocol { .. } => "this is a bug in the client or the server; their logs say more (THALLUS_LOG)",
+        ClientError::Mapping { .. } => "ask for another --delivery",
         ClientError::OutOfRange { .. } | ClientError::Cancelled => return None,
     })
 }

@@ -1,16 +1,18 @@
 //! How applications talk to a connection's task.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use thallus_fabric::memory::Slab;
 use thallus_protocol::layout::{BatchDescriptor, Piece, SlabLayout};
-use thallus_protocol::message::{ExecuteOptions, SortKey, StreamStats};
+use thallus_protocol::message::{Delivery, ExecuteOptions, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
 use super::asks::{Found, Loan};
+use super::maps::MappedBatch;
 
 /// What is asked of a connection.
 #[derive(Debug)]
@@ -75,19 +77,26 @@ pub(crate) enum Arrived {
         loan: Loan,
         descriptor: Arc<BatchDescriptor>,
     },
+    Mapped(MappedBatch),
     Inline(Bytes),
 }
 
-/// The way to a connection's task. When the last handle is dropped, the connection closes.
+/// The way to a connection's task. When the last handle, and the last batch that is mapped, is dropped, the connection closes.
 #[derive(Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     last_stream: Mutex<u32>,
+    maps: Arc<AtomicBool>,
 }
 
 impl Handle {
     pub(crate) fn new(commands: mpsc::UnboundedSender<Command>) -> Arc<Self> {
-        Arc::new(Handle { commands, last_stream: Mutex::new(0) })
+        Arc::new(Handle { commands, last_stream: Mutex::new(0), maps: Arc::default() })
+    }
+
+    /// Whether a result was asked for that is mapped: then loans may be given back when nobody has this handle any more.
+    pub(crate) fn maps(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.maps)
     }
 
     /// `false`: the connection has ended.
@@ -107,6 +116,9 @@ impl Handle {
         options: ExecuteOptions,
     ) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
         let (items, received) = mpsc::unbounded_channel();
+        if matches!(options.delivery, Delivery::Mapped(_)) {
+            self.maps.store(true, Ordering::Relaxed);
+        }
         let mut last = self.last_stream.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.checked_add(1)?;
         let stream = StreamId(*last);

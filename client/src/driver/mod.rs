@@ -2,6 +2,7 @@
 
 mod asks;
 mod handle;
+mod maps;
 mod offers;
 mod reads;
 mod threshold;
@@ -25,10 +26,13 @@ use tracing::{debug, error, info, trace, warn};
 use asks::Asks;
 pub(crate) use asks::Loan;
 pub(crate) use handle::{Arrived, Command, Handle, Item};
+pub(crate) use maps::MappedBatch;
+use maps::Maps;
 #[cfg(all(test, feature = "ucx"))]
 pub(crate) use offers::Pools;
 pub(crate) use offers::{Offer, Offers};
 use reads::{Done, ReadSlab, Reads};
+pub(crate) use threshold::MAX_THRESHOLD;
 use threshold::Threshold;
 
 use crate::error::ClientError;
@@ -75,6 +79,7 @@ pub(crate) struct Driver<S> {
     fabric_over: bool,
     results: BTreeMap<StreamId, Running>,
     asks: Asks,
+    maps: Maps,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
@@ -133,6 +138,7 @@ impl<S: ControlIo> Driver<S> {
             fabric_over: false,
             results: BTreeMap::new(),
             asks: Asks::default(),
+            maps: Maps::default(),
             pings: Vec::new(),
             info: parts.info,
             ready: Some(parts.ready),
@@ -261,7 +267,7 @@ impl<S: ControlIo> Driver<S> {
     fn asked(&mut self, command: Command) {
         match command {
             Command::Execute { stream, sql, mut options, items, commands } => {
-                if options.delivery == Delivery::Auto {
+                if matches!(options.delivery, Delivery::Auto | Delivery::Mapped(_)) {
                     options.inline_threshold.get_or_insert(self.threshold.bytes());
                 }
                 let registrations = self.registrations();
@@ -338,12 +344,18 @@ impl<S: ControlIo> Driver<S> {
                         }
                     }
                 }
+                ClientOutput::Map(batch) => {
+                    let endpoint = self.reads.as_mut().map(Reads::endpoint);
+                    let (read, result) = (batch.read, self.maps.map(endpoint, batch));
+                    self.command(ClientCommand::ReadDone { read, result });
+                }
                 ClientOutput::ReadWord { read, at } => {
                     if let Some(reads) = &mut self.reads {
                         reads.read_word(read, at);
                     }
                 }
                 ClientOutput::Discard { read } => {
+                    self.maps.discard(read);
                     if let Some(reads) = &mut self.reads {
                         reads.take(read);
                     }
@@ -543,6 +555,17 @@ impl<S: ControlIo> Driver<S> {
                 }
                 None => return self.command(ClientCommand::GiveUp { stream, seq }),
             },
+            Payload::Mapped { read, descriptor } => {
+                let commands = self.results.get(&stream).and_then(|running| running.commands.upgrade());
+                match commands.and_then(|commands| self.maps.take(read, stream, seq, descriptor, commands)) {
+                    Some(batch) => Ok(Arrived::Mapped(batch)),
+                    // Nobody is left who could want it.
+                    None => {
+                        self.maps.discard(read);
+                        return self.command(ClientCommand::GiveUp { stream, seq });
+                    }
+                }
+            }
             Payload::Lent { read, descriptor } => {
                 let read = self.reads.as_mut().and_then(|reads| reads.take(read));
                 let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());

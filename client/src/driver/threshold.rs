@@ -13,7 +13,7 @@ const READS: u32 = 2;
 /// Whatever is observed, this is inline, and
 const LEAST: u64 = 32 << 10;
 /// this is not: an inline batch holds up whatever comes behind it on the connection.
-const MOST: u64 = 1 << 20;
+pub(crate) const MAX_THRESHOLD: u64 = 1 << 20;
 /// A new observation counts for one part in so many.
 const WEIGHT: u32 = 8;
 
@@ -42,7 +42,7 @@ impl Threshold {
     pub(super) fn bytes(self) -> u64 {
         let extra = HANDLING + READS * self.read.unwrap_or_default().min(Duration::from_secs(1));
         let nanos = u64::try_from(extra.as_nanos()).unwrap_or(u64::MAX);
-        nanos.saturating_mul(BYTES_PER_NANO).clamp(LEAST, MOST)
+        nanos.saturating_mul(BYTES_PER_NANO).clamp(LEAST, MAX_THRESHOLD)
     }
 }
 
@@ -63,9 +63,9 @@ mod tests {
     #[test]
     fn slower_reads_have_larger_batches_inline_within_bounds() {
         let bytes = [0, 1, 5, 50, 1000].map(|read| after(&[micros(read)]).bytes());
-        assert_eq!(bytes, [96_000, 112_000, 176_000, 896_000, MOST]);
+        assert_eq!(bytes, [96_000, 112_000, 176_000, 896_000, MAX_THRESHOLD]);
         assert_eq!(Threshold::new().bytes(), 96_000);
-        assert_eq!(after(&[Duration::MAX]).bytes(), MOST);
+        assert_eq!(after(&[Duration::MAX]).bytes(), MAX_THRESHOLD);
     }
 
     #[test]

@@ -5,6 +5,8 @@ mod url;
 
 use std::time::Duration;
 
+use thallus_protocol::message::ProcessId;
+
 pub use self::units::{UnitError, parse_duration, parse_size};
 pub(crate) use self::units::{grouped, human_duration, human_size};
 pub(crate) use self::url::check_partitions;
@@ -56,6 +58,9 @@ pub enum Delivery {
     Inline,
     /// All lent and read one-sidedly, however small.
     Lent,
+    /// As [`Delivery::Auto`], but what is lent is not read: the arrays lie in the server's memory, which this process maps. Nothing
+    /// is copied. For a server on this host that [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    Mapped,
 }
 
 /// How to reach a server, and what to hold and to wait for on the way.
@@ -111,6 +116,8 @@ pub struct ConnectOptions {
     pub ucx_net_devices: Option<String>,
     /// `device`: RDMA device that verbs use (`mlx5_0`). The first with an active port by default.
     pub verbs_device: Option<String>,
+    /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts are none.
+    pub process: Option<ProcessId>,
     /// `port`: port of that device, counted from 1. The first that is active by default.
     pub verbs_port: Option<u8>,
     /// `gid`: index into the port's table of GIDs. By default RoCE v2 with an IPv4 address, if there is one.
@@ -152,6 +159,7 @@ impl ConnectOptions {
             ucx_tls: None,
             ucx_net_devices: None,
             verbs_device: None,
+            process: None,
             verbs_port: None,
             verbs_gid: None,
         }
@@ -205,6 +213,8 @@ impl ConnectOptions {
         with_ucx_net_devices, ucx_net_devices: Option<String>;
         /// Sets [`verbs_device`](Self::verbs_device).
         with_verbs_device, verbs_device: Option<String>;
+        /// Sets [`process`](Self::process).
+        with_process, process: Option<ProcessId>;
         /// Sets [`verbs_port`](Self::verbs_port).
         with_verbs_port, verbs_port: Option<u8>;
         /// Sets [`verbs_gid`](Self::verbs_gid).

@@ -1,14 +1,16 @@
 //! The connections that a client has to its server: one, and more as partitions of results ask for them.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, join_all, try_join_all};
-use thallus_protocol::message::ExecuteOptions;
+use thallus_protocol::message::{Delivery, ExecuteOptions};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::driver::{Command, Handle};
+use crate::driver::{Command, Handle, MAX_THRESHOLD};
 use crate::error::ClientError;
 use crate::report::ConnectionInfo;
 use crate::result::PartStream;
@@ -28,8 +30,12 @@ impl Link {
         options: ExecuteOptions,
         started: Instant,
     ) -> Result<PartStream, ClientError> {
+        let is_mapped = matches!(options.delivery, Delivery::Mapped(_));
+        let mapped_from = is_mapped.then(|| options.inline_threshold.unwrap_or(MAX_THRESHOLD));
         let (stream, items) = self.handle.execute(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
-        Ok(PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info)))
+        let mut part = PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
+        part.mapped_from = mapped_from;
+        Ok(part)
     }
 
     pub(crate) fn info(&self) -> ConnectionInfo {
@@ -45,6 +51,32 @@ impl Link {
     }
 }
 
+/// A connection's task, and whether it was asked for results that are mapped.
+#[derive(Debug)]
+struct Driven {
+    task: JoinHandle<()>,
+    maps: Arc<AtomicBool>,
+}
+
+/// The tasks that drive a client's connections.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tasks(Arc<Mutex<Vec<Driven>>>);
+
+impl Tasks {
+    pub(crate) fn add(&self, task: JoinHandle<()>, maps: Arc<AtomicBool>) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.retain(|driven| !driven.task.is_finished());
+        tasks.push(Driven { task, maps });
+    }
+
+    /// Those that drive connections on which results were mapped: arrays of theirs may still be held.
+    pub(crate) fn take_mapped(&self) -> Vec<JoinHandle<()>> {
+        let tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mapped = |driven: &Driven| driven.maps.load(Ordering::Relaxed) && !driven.task.is_finished();
+        tasks.into_iter().filter(mapped).map(|driven| driven.task).collect()
+    }
+}
+
 /// Makes one more connection to the same server.
 pub(crate) type Dial = Box<dyn Fn() -> BoxFuture<'static, Result<Link, ClientError>> + Send + Sync>;
 
@@ -53,12 +85,17 @@ pub(crate) struct Links {
     first: Link,
     dial: Option<Dial>,
     others: tokio::sync::Mutex<Vec<Link>>,
+    tasks: Tasks,
 }
 
 impl Links {
-    /// Without `dial` there is only the first, and partitions share it.
-    pub(crate) fn new(first: Link, dial: Option<Dial>) -> Self {
-        Links { first, dial, others: tokio::sync::Mutex::default() }
+    /// Without `dial` there is only the first, and partitions share it. `tasks` drive them all.
+    pub(crate) fn new(first: Link, dial: Option<Dial>, tasks: Tasks) -> Self {
+        Links { first, dial, others: tokio::sync::Mutex::default(), tasks }
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     pub(crate) fn first(&self) -> &Link {

@@ -20,7 +20,7 @@ use thallus_protocol::GroupId;
 use thallus_protocol::message::{ExecuteOptions, Partition, SortKey};
 use tokio::time::Instant;
 
-pub(crate) use links::{Link, Links};
+pub(crate) use links::{Link, Links, Tasks};
 use merge::Merger;
 
 use crate::error::{ClientError, StreamCode};

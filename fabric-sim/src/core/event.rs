@@ -26,6 +26,8 @@ pub enum What {
     Late(u64),
     /// A read was refused.
     Refused(u64, Access),
+    /// So many bytes were mapped.
+    Mapped(u64),
     /// A read completed: whether well.
     Completed(u64, bool),
     /// A read completed before its bytes were in place.

@@ -12,7 +12,7 @@ mod read;
 
 pub use event::{Event, What};
 pub use memory::{Access, Violation};
-pub use network::{Core, EndpointState, Stats};
+pub use network::{Core, EndpointState, Mapping, Stats};
 pub use read::{Finished, Progress};
 
 /// A host of the network.

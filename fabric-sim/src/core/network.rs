@@ -1,5 +1,7 @@
 //! The network's state and its step.
 
+mod map;
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +14,8 @@ use thallus_protocol::{LeaseEnd, LeaseId, RemoteRange};
 use super::loans::{Lent, Loans, Standing};
 use super::memory::{Exposure, MemoryTable};
 use super::read::Read;
+pub use map::Mapping;
+
 use super::{Access, EndpointId, Event, Finished, HostId, KeyId, MemoryId, Progress, Violation, What};
 use crate::SimOptions;
 
@@ -27,6 +31,8 @@ pub struct Core {
     loans: Loans,
     /// Reader and lender between whom there is no path.
     blocked: BTreeSet<(HostId, HostId)>,
+    /// Hosts that have stopped.
+    crashed: BTreeSet<HostId>,
     violations: Vec<Violation>,
     stats: Stats,
     events: Vec<Event>,
@@ -53,7 +59,9 @@ pub struct Stats {
     pub reads: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Reads of what the lender had taken back.
+    /// Ranges that were mapped.
+    pub maps: u64,
+    /// Reads and maps of what the lender had taken back.
     pub late: u64,
     /// Reads that took longer.
     pub stragglers: u64,
@@ -106,6 +114,7 @@ impl Core {
             endpoints: BTreeMap::new(),
             loans: Loans::default(),
             blocked: BTreeSet::new(),
+            crashed: BTreeSet::new(),
             violations: Vec::new(),
             stats: Stats::default(),
             events: Vec::new(),
@@ -512,6 +521,7 @@ impl Core {
 
     /// The host stops: every endpoint of it closes, without anybody having asked it to. Returns whom that concerns.
     pub fn crash(&mut self, host: HostId) -> Vec<EndpointId> {
+        self.crashed.insert(host);
         let dead: Vec<_> = self.endpoints.iter().filter(|(_, entry)| entry.host == host).map(|(&id, _)| id).collect();
         dead.iter().flat_map(|&endpoint| [Some(endpoint), self.close(endpoint)]).flatten().collect()
     }

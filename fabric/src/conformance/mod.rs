@@ -13,6 +13,7 @@
 mod basics;
 mod bench;
 mod hostile;
+mod mapping;
 mod runtime;
 mod teardown;
 
@@ -81,6 +82,10 @@ macro_rules! for_each_conformance_case {
             malformed_addresses_are_refused,
             malformed_keys_are_refused,
             a_false_region_hurts_only_its_reader,
+            mapped_bytes_are_those_of_the_lender,
+            mapped_bytes_outlive_the_connection,
+            maps_outside_their_region_are_refused,
+            a_new_mapping_shows_what_stands_there_now,
             closing_ends_each_read_once,
             a_closed_endpoint_takes_no_reads,
             closing_an_idle_endpoint_closes_it,
@@ -107,6 +112,7 @@ for_each_conformance_case!(cases; );
 pub mod cases {
     pub use super::basics::*;
     pub use super::hostile::*;
+    pub use super::mapping::*;
     pub use super::runtime::*;
     pub use super::teardown::*;
 }

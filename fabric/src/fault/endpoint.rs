@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
@@ -198,6 +199,13 @@ impl Endpoint for FaultyEndpoint {
             self.wake();
         }
         Ok(())
+    }
+
+    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
+        if self.life == Life::Dead {
+            return Err(self.down());
+        }
+        self.inner.map(from)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {

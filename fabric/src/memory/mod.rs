@@ -6,6 +6,7 @@
 //!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
 //!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space.
 //! - [`Trusting`] makes arrays over such memory, of what the protocol has validated.
+//! - [`keep`] makes a buffer over a peer's memory that says when nobody looks at it any more.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
@@ -16,6 +17,7 @@ mod faults;
 #[cfg(feature = "registered-heap")]
 mod heap;
 mod index;
+mod kept;
 mod lease_words;
 mod pages;
 mod pool;
@@ -34,6 +36,7 @@ pub use faults::thread_page_faults;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
 pub use index::{MemoryIndex, RegisteredSpace};
+pub use kept::keep;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};

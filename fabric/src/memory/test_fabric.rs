@@ -57,7 +57,7 @@ impl Fabric for TestFabric {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { fencing: Fencing::LeaseWord, max_read: u64::MAX, max_outstanding_reads: 1 }
+        Capabilities { fencing: Fencing::LeaseWord, max_read: u64::MAX, max_outstanding_reads: 1, maps: false }
     }
 
     fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {

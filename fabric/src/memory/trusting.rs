@@ -13,7 +13,9 @@ impl Assemble for Trusting {
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
         // SAFETY: only `thallus_protocol::layout` makes a `ValidArray`, and only of parts that Arrow's own validation would
         // accept. They are buffers, which nobody can write to, and nothing about them can be changed on the way here: a
-        // builder can be had of a `ValidArray`, but no `ValidArray` of a builder.
+        // builder can be had of a `ValidArray`, but no `ValidArray` of a builder. A buffer that `Endpoint::map` gave lies in a
+        // lender's memory, mapped read-only: that the lender does not write to what is on loan is what a borrower relies on who
+        // maps at all, whether arrays are validated once more or not.
         // The protocol's tests and its fuzz target hold its validation against Arrow's, by `testing::Distrust`.
         Ok(unsafe { array.into_builder().build_unchecked() })
     }

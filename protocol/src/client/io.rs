@@ -80,14 +80,16 @@ pub enum ClientCommand {
         pieces: Vec<Piece>,
     },
     /// The application is done with a lazy batch: its lease and its credit are given back. To be said once for each, also for
-    /// those that were lost; asks that were not answered are answered as cancelled.
+    /// those that were lost; asks that were not answered are answered as cancelled. Or it is done with a mapped batch, of which
+    /// nothing is mapped any more: its lease is given back; its credit was by [`ClientCommand::Consumed`].
     GiveUp {
         /// The batch's stream.
         stream: StreamId,
         /// The batch's position in it.
         seq: u64,
     },
-    /// All reads of [`ClientOutput::Read`] have completed; with the first error, if one failed.
+    /// All reads of [`ClientOutput::Read`] have completed, or [`ClientOutput::Map`] has been tried; with the first error, if one
+    /// failed.
     ReadDone {
         /// Which.
         read: ReadId,
@@ -154,6 +156,13 @@ pub enum Payload {
     /// Still where it was, and on loan until [`ClientCommand::GiveUp`]. Its cost is given back with that, and not by
     /// [`ClientCommand::Consumed`].
     Lazy {
+        /// Shape of the batch.
+        descriptor: Arc<BatchDescriptor>,
+    },
+    /// Mapped, by this read, and on loan until [`ClientCommand::GiveUp`], whatever becomes of its stream.
+    Mapped {
+        /// Which read.
+        read: ReadId,
         /// Shape of the batch.
         descriptor: Arc<BatchDescriptor>,
     },
@@ -260,6 +269,8 @@ pub enum ClientOutput {
     ForgetRegion(RegionId),
     /// Read a batch.
     Read(ReadBatch),
+    /// Map a batch's places: no slab, and nothing is read. Answered by [`ClientCommand::ReadDone`] as reads are.
+    Map(ReadBatch),
     /// Read a lease word, now that the batch's reads have completed.
     ReadWord {
         /// Of this read.
@@ -267,7 +278,7 @@ pub enum ClientOutput {
         /// Eight bytes.
         at: RemoteRange,
     },
-    /// The slab of this read is not wanted any more.
+    /// The slab of this read is not wanted any more, or what it mapped: to be let go of at once.
     Discard {
         /// Which.
         read: ReadId,

@@ -139,6 +139,9 @@ impl ClientConnection {
     /// The application is done with a batch: what it asked for and has not got is cancelled.
     pub(super) fn give_up(&mut self, key: BatchKey) -> Result<(), ApiMisuse> {
         let (stream, seq) = key;
+        if self.unmapped(key) {
+            return Ok(());
+        }
         let unknown = ApiMisuse::UnknownBatch { stream, seq };
         let batch = self.lazy.get_mut(&key).filter(|batch| !batch.given_up).ok_or(unknown)?;
         batch.given_up = true;

@@ -2,6 +2,7 @@
 
 mod io;
 mod lazy;
+mod mapped;
 mod receive;
 mod stream;
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
 use lazy::{BatchKey, LazyBatch};
 use receive::{Read, ReadPhase};
-use stream::IncomingStream;
+use stream::{IncomingStream, Taking};
 
 use crate::codec::FrameLimits;
 use crate::codes::{CancelReason, CloseCode};
@@ -113,6 +114,8 @@ pub struct ClientConnection {
     last_read: u64,
     /// Lent and read only as far as the application asks, until it has given them up.
     lazy: BTreeMap<BatchKey, LazyBatch>,
+    /// Mapped and delivered, or about to be, until the application has given them up.
+    mapped: BTreeMap<BatchKey, LeaseId>,
     /// Leases of what is being read, or held to be.
     borrowed: BTreeSet<LeaseId>,
     /// Leases to be given back once nothing else is to be done, in one message.
@@ -151,6 +154,7 @@ impl ClientConnection {
             reads: BTreeMap::new(),
             last_read: 0,
             lazy: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             borrowed: BTreeSet::new(),
             releases: Vec::new(),
             deadlines: BTreeMap::new(),
@@ -328,7 +332,7 @@ impl ClientConnection {
         }
         let most = options.credit.min(most_credit);
         options.credit = most.min(self.config.first_window.max(1));
-        let (window, deadline_ms, lazy) = (options.credit, options.deadline_ms, options.lazy);
+        let (window, deadline_ms, taking) = (options.credit, options.deadline_ms, Taking::of(&options));
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
         let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
@@ -336,7 +340,7 @@ impl ClientConnection {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
         }
-        self.streams.insert(stream, IncomingStream::new(stream, window, most, lazy));
+        self.streams.insert(stream, IncomingStream::new(stream, window, most, taking));
         self.out.push_back(ClientOutput::Transmit(frame));
         Ok(())
     }
@@ -348,11 +352,9 @@ impl ClientConnection {
             return;
         }
         let done = open.remote_done;
-        let abandoned: Vec<_> = open.abandon().collect();
+        let abandoned = open.abandon();
         for payload in abandoned {
-            if let Payload::Lent { read, .. } = payload {
-                self.out.push_back(ClientOutput::Discard { read });
-            }
+            self.abandon(stream, payload);
         }
         self.clear_deadline(stream);
         self.lose_batches(stream, &error);
@@ -399,7 +401,7 @@ impl ClientConnection {
                     }
                     self.fabric_down(format!("a one-sided read was not done within {after:?}"));
                 }
-                Timer::Drain | Timer::Lease(_) => {}
+                Timer::Drain | Timer::Lease(_) | Timer::Room(_) => {}
             }
         }
     }
@@ -481,9 +483,7 @@ impl ClientConnection {
         }
         for (stream, mut open) in std::mem::take(&mut self.streams) {
             for payload in open.abandon() {
-                if let Payload::Lent { read, .. } = payload {
-                    self.out.push_back(ClientOutput::Discard { read });
-                }
+                self.abandon(stream, payload);
             }
             if !open.over {
                 self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });

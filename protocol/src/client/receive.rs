@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_schema::Schema;
 use bytes::Bytes;
 
+use super::stream::Taking;
 use super::{
     ClientConnection, ClientEvent, ClientOutput, DataPlane, Payload, ReadBatch, ReadProblem, State, StreamId, offered,
 };
@@ -38,6 +39,8 @@ pub(super) enum Wanted {
     Batch(Arc<BatchDescriptor>),
     /// A part of a lazy batch.
     Ask(AskId),
+    /// Not to be read, but mapped: all of a batch of this shape.
+    Mapping(Arc<BatchDescriptor>),
 }
 
 /// A batch, or a part of one, that is being read.
@@ -218,12 +221,12 @@ impl ClientConnection {
         let Some(schema) = open.schema.clone() else { return Ok(()) };
         let layout = layout::check(&schema, &descriptor, &limits)
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
-        let is_lazy = open.is_lazy;
+        let taking = open.taking;
         let places = self.match_places(stream, &descriptor, places)?;
 
         let descriptor = Arc::new(descriptor);
         self.borrowed.insert(lease);
-        if is_lazy {
+        if taking == Taking::Lazy {
             self.hold((stream, seq), lease, word, descriptor, places);
             return Ok(());
         }
@@ -232,10 +235,14 @@ impl ClientConnection {
         if is_planted(Bug::LeaseReleasedEarly) {
             self.releases.push(lease);
         }
-        let wanted = Wanted::Batch(descriptor);
+        let batch = ReadBatch { read, stream, layout, places };
+        let (wanted, output) = match taking {
+            Taking::Map => (Wanted::Mapping(descriptor), ClientOutput::Map(batch)),
+            Taking::Read | Taking::Lazy => (Wanted::Batch(descriptor), ClientOutput::Read(batch)),
+        };
         self.reads.insert(read, Read { stream, seq, phase: ReadPhase::Data, lease, word, wanted });
         self.timers.set(Timer::Read(read), now + self.config.read_timeout);
-        self.out.push_back(ClientOutput::Read(ReadBatch { read, stream, layout, places }));
+        self.out.push_back(output);
         Ok(())
     }
 
@@ -344,7 +351,7 @@ impl ClientConnection {
 
     fn is_wanted(&self, read: &Read) -> bool {
         match read.wanted {
-            Wanted::Batch(_) => self.streams.get(&read.stream).is_some_and(|open| !open.over),
+            Wanted::Batch(_) | Wanted::Mapping(_) => self.streams.get(&read.stream).is_some_and(|open| !open.over),
             Wanted::Ask(ask) => self.is_asked((read.stream, read.seq), ask),
         }
     }
@@ -376,9 +383,10 @@ impl ClientConnection {
     /// All bytes are there and the lease stood: give the lease back, and the batch to the application in its turn; or a part
     /// of a lazy one to whoever asked.
     fn arrived(&mut self, read: ReadId) {
-        let Some(Read { stream, seq, wanted, .. }) = self.forget_read(read, false) else { return };
+        let Some(Read { stream, seq, lease, wanted, .. }) = self.forget_read(read, false) else { return };
         let descriptor = match wanted {
             Wanted::Batch(descriptor) => descriptor,
+            Wanted::Mapping(descriptor) => return self.mapped(read, (stream, seq), lease, descriptor),
             Wanted::Ask(ask) if self.answer((stream, seq), ask) => {
                 return self.event(ClientEvent::Found { stream, seq, ask, read });
             }
@@ -411,6 +419,9 @@ impl ClientConnection {
         }
         if let Wanted::Ask(_) = ended.wanted {
             self.read_less((ended.stream, ended.seq));
+            return Some(ended);
+        }
+        if matches!(ended.wanted, Wanted::Mapping(_)) && !discard {
             return Some(ended);
         }
         self.borrowed.remove(&ended.lease);

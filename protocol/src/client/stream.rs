@@ -8,10 +8,31 @@ use bytes::{Bytes, BytesMut};
 use crate::client::Payload;
 use crate::credit::{Credit, batch_cost};
 use crate::ids::StreamId;
-use crate::message::StreamStats;
+use crate::message::{Delivery, ExecuteOptions, StreamStats};
 use crate::misbehaviour::PeerMisbehaved;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
+
+/// What becomes of a stream's lent batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// Read as they come.
+    Read,
+    /// Read only as far as the application asks.
+    Lazy,
+    /// Not read, but mapped.
+    Map,
+}
+
+impl Taking {
+    pub(crate) fn of(options: &ExecuteOptions) -> Self {
+        match options.delivery {
+            Delivery::Mapped(_) => Taking::Map,
+            _ if options.lazy => Taking::Lazy,
+            _ => Taking::Read,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Partial {
@@ -23,8 +44,8 @@ struct Partial {
 pub(crate) struct IncomingStream {
     id: StreamId,
     pub(crate) schema: Option<SchemaRef>,
-    /// What is lent is read only as far as the application asks.
-    pub(crate) is_lazy: bool,
+    /// What is to become of what is lent.
+    pub(crate) taking: Taking,
     /// The application has been told how it ended; what still comes is given back.
     pub(crate) over: bool,
     /// The lender has nothing more to say on it.
@@ -51,11 +72,11 @@ pub(crate) struct IncomingStream {
 
 impl IncomingStream {
     /// A stream whose window begins as `window`, and grows to `most`.
-    pub(crate) fn new(id: StreamId, window: u64, most: u64, is_lazy: bool) -> Self {
+    pub(crate) fn new(id: StreamId, window: u64, most: u64, taking: Taking) -> Self {
         IncomingStream {
             id,
             schema: None,
-            is_lazy,
+            taking,
             over: false,
             remote_done: false,
             end: None,
@@ -173,9 +194,9 @@ impl IncomingStream {
     }
 
     /// Takes what is ready and will not be delivered.
-    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = Payload> {
+    pub(crate) fn abandon(&mut self) -> Vec<(u64, Payload)> {
         self.partial = None;
-        std::mem::take(&mut self.ready).into_values().map(|(_, payload)| payload)
+        std::mem::take(&mut self.ready).into_iter().map(|(seq, (_, payload))| (seq, payload)).collect()
     }
 
     /// The application took what cost so much. `false` if it never was given that.
@@ -233,7 +254,7 @@ mod tests {
     const BATCH: u64 = 744;
 
     fn stream(window: u64, most: u64) -> IncomingStream {
-        let mut stream = IncomingStream::new(StreamId(1), window, most, false);
+        let mut stream = IncomingStream::new(StreamId(1), window, most, Taking::Read);
         stream.schema = Some(std::sync::Arc::new(arrow_schema::Schema::empty()));
         stream
     }

@@ -35,6 +35,7 @@ impl ServerConnection {
                     }
                 }
                 Timer::Lease(lease) => self.lease_expired(lease),
+                Timer::Room(stream) => self.found_no_room(stream),
                 Timer::Read(_) => {}
             }
         }
@@ -87,7 +88,9 @@ impl ServerConnection {
     }
 
     pub(super) fn close_when_drained(&mut self) {
-        if self.draining && self.state == State::Open && self.streams.is_empty() && self.leases.len() == 0 {
+        // What is mapped is kept without the connection, too.
+        let kept = self.leases.mapped();
+        if self.draining && self.state == State::Open && self.streams.is_empty() && self.leases.len() == kept {
             self.end(ConnectionError::Closed);
         }
     }

@@ -3,6 +3,7 @@
 mod command;
 mod ending;
 mod io;
+mod mapped;
 mod send;
 mod stream;
 

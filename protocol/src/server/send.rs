@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::mapped::Crowd;
 use super::stream::{OutgoingStream, Pending};
 use super::{DataPlane, Loan, ServerConnection, ServerOutput, State};
 use crate::codec::PIECE;
 use crate::codes::StreamCode;
+use crate::credit::batch_cost;
 use crate::error::ApiMisuse;
 use crate::ids::{LeaseId, RemoteRange, StreamId};
 use crate::lease::LeaseEnd;
@@ -141,6 +143,7 @@ impl ServerConnection {
     pub(super) fn fail_stream(&mut self, stream: StreamId, code: StreamCode, message: String) {
         let Some(open) = self.streams.remove(&stream) else { return };
         self.timers.clear(Timer::Stream(stream));
+        self.timers.clear(Timer::Room(stream));
         self.withdraw_pending(open);
         self.transmit(&ToClient::Failed { stream, code, message: clip(message) }, Bytes::new());
     }
@@ -173,9 +176,7 @@ impl ServerConnection {
             let (cost, bytes, lent) = (pending.cost(), pending.bytes(), matches!(pending, Pending::Lent(_)));
             if cost > open.credit.available() {
                 open.blocked(now);
-                if !std::mem::replace(&mut open.wanted_said, true) {
-                    self.transmit(&ToClient::CreditWanted { stream, bytes: cost }, Bytes::new());
-                }
+                self.want_credit(stream, cost);
                 return;
             }
             if lent {
@@ -186,23 +187,38 @@ impl ServerConnection {
                 if other || bytes > room || !self.leases.has_room() {
                     open.blocked(now);
                     self.waiting.get_or_insert(stream);
+                    self.waits_for_room(now, stream);
                     return;
                 }
                 self.waiting = None;
+                self.timers.clear(Timer::Room(stream));
             }
             self.served = Some(stream);
             self.send(now, stream);
         }
+        let crowd = self.crowd(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
-        if open.pull() {
-            let lend_from =
-                if matches!(self.data, DataPlane::Up(_)) { open.lend_from(self.config.inline_threshold) } else { None };
+        if crowd == Crowd::PerhapsNot && open.is_idle() {
+            // Less than a batch's cost may be held back for as long as nobody asks for it.
+            let cost = batch_cost(open.largest);
+            self.want_credit(stream, cost);
+        } else if crowd != Crowd::PerhapsNot && open.pull() {
+            let lends = matches!(self.data, DataPlane::Up(_)) && crowd == Crowd::None;
+            let lend_from = if lends { open.lend_from(self.config.inline_threshold) } else { None };
             self.out.push_back(ServerOutput::Pull { stream, lend_from });
         } else if open.finished && open.pending.is_none() {
             let (batches, stats) = (open.seq, open.stats);
             self.streams.remove(&stream);
             self.timers.clear(Timer::Stream(stream));
             self.transmit(&ToClient::End { stream, batches, stats }, Bytes::new());
+        }
+    }
+
+    /// Tells the borrower, once for each batch, that the stream waits for so much.
+    fn want_credit(&mut self, stream: StreamId, bytes: u64) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if !std::mem::replace(&mut open.wanted_said, true) {
+            self.transmit(&ToClient::CreditWanted { stream, bytes }, Bytes::new());
         }
     }
 
@@ -233,11 +249,14 @@ impl ServerConnection {
     fn send_lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, loan: Loan) {
         let Some(fabric) = self.data.opened() else { return };
         let (words, by_word) = (fabric.words.clone(), fabric.fencing == Fencing::LeaseWord);
+        let mapped = self.streams.get(&stream).is_some_and(OutgoingStream::is_mapped);
         let lease = loan.lease;
-        let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word);
+        let slot = self.leases.open(lease, stream, loan.descriptor.slab_bytes(), by_word, mapped);
         let value = word_value(self.config.word_nonce, lease);
         let word = slot.map(|slot| LeaseWord { at: word_at(&words, slot), value });
-        self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
+        if !mapped {
+            self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
+        }
         self.out.push_back(ServerOutput::OpenLease { lease, word: slot.map(|slot| (slot, value)) });
         let batch = LentBatch { lease, word, descriptor: loan.descriptor, places: loan.places };
         match self.link.encode(&ToClient::Lent { stream, seq, batch }, Bytes::new()) {

@@ -50,6 +50,8 @@ pub(crate) struct OutgoingStream {
     /// Whether the borrower was told how much the pending batch needs.
     pub(crate) wanted_said: bool,
     pub(crate) finished: bool,
+    /// Bytes of the largest batch that was lent.
+    pub(crate) largest: u64,
     phase: Phase,
     started: Timestamp,
     blocked_since: Option<Timestamp>,
@@ -65,6 +67,7 @@ impl OutgoingStream {
             stats: StreamStats::default(),
             wanted_said: false,
             finished: false,
+            largest: 0,
             phase: Phase::Planning,
             started: now,
             blocked_since: None,
@@ -95,9 +98,14 @@ impl OutgoingStream {
         self.phase = Phase::Idle;
     }
 
+    /// Whether the next batch should be asked for.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle && self.pending.is_none() && !self.finished
+    }
+
     /// Whether the next batch should be asked for; then it counts as asked for.
     pub(crate) fn pull(&mut self) -> bool {
-        let due = self.phase == Phase::Idle && self.pending.is_none() && !self.finished;
+        let due = self.is_idle();
         if due {
             self.phase = Phase::Pulled;
         }
@@ -125,8 +133,13 @@ impl OutgoingStream {
         match self.options.delivery {
             Delivery::Inline => None,
             Delivery::Lent => Some(0),
-            Delivery::Auto => Some(self.options.inline_threshold.unwrap_or(default)),
+            Delivery::Auto | Delivery::Mapped(_) => Some(self.options.inline_threshold.unwrap_or(default)),
         }
+    }
+
+    /// Whether what is lent stays on loan for as long as the borrower likes.
+    pub(crate) fn is_mapped(&self) -> bool {
+        matches!(self.options.delivery, Delivery::Mapped(_))
     }
 
     /// A batch is ready and credit is not.
@@ -142,6 +155,7 @@ impl OutgoingStream {
         match batch {
             Pending::Lent(loan) => {
                 self.stats.batches_lent += 1;
+                self.largest = self.largest.max(loan.descriptor.slab_bytes());
                 self.stats.bytes_lent += loan.descriptor.live_bytes();
                 self.stats.bytes_staged += loan.staged;
                 self.stats.registrations += loan.effort.registrations;

@@ -29,6 +29,8 @@ pub(crate) struct App {
     pub(crate) untaken: VecDeque<u64>,
     /// Lazy batches that were delivered and not given up.
     pub(crate) held: BTreeMap<u64, Held>,
+    /// Mapped batches that it looks at, and where they are.
+    pub(crate) mapped: BTreeMap<u64, Vec<(usize, RemoteRange)>>,
     /// Of asks, in their order.
     pub(crate) answers: Vec<Result<(), StreamError>>,
 }
@@ -78,6 +80,8 @@ pub(crate) struct Borrower {
     pub(crate) apps: BTreeMap<StreamId, App>,
     reading: BTreeMap<ReadId, Reading>,
     slabs: BTreeMap<ReadId, (StreamId, Vec<Found>)>,
+    /// Those of them that are mapped, and where.
+    maps: BTreeMap<ReadId, Vec<(usize, RemoteRange)>>,
     regions: BTreeSet<RegionId>,
     choice: Option<FabricChoice>,
     knobs: Knobs,
@@ -110,6 +114,7 @@ impl Borrower {
             apps: BTreeMap::new(),
             reading: BTreeMap::new(),
             slabs: BTreeMap::new(),
+            maps: BTreeMap::new(),
             regions: BTreeSet::new(),
             choice: None,
             knobs,
@@ -147,6 +152,7 @@ impl Borrower {
             over: None,
             untaken: VecDeque::new(),
             held: BTreeMap::new(),
+            mapped: BTreeMap::new(),
             answers: Vec::new(),
         };
         self.apps.insert(stream, app);
@@ -189,6 +195,11 @@ impl Borrower {
                     assert!(self.regions.remove(&region), "{region:?} is forgotten, and was not there");
                 }
                 ClientOutput::Read(batch) => self.read(batch, memory),
+                // As a read, that has found what it will when it is done; and what it found must stay.
+                ClientOutput::Map(batch) => {
+                    self.maps.insert(batch.read, batch.places.clone());
+                    self.read(batch, memory);
+                }
                 ClientOutput::ReadWord { read, at } => {
                     assert!(self.regions.contains(&at.region));
                     let (stream, _) = self.slabs[&read];
@@ -199,6 +210,7 @@ impl Borrower {
                 ClientOutput::Discard { read } => {
                     assert!(!self.reading.contains_key(&read), "{read:?} is discarded while it is read");
                     assert!(self.slabs.remove(&read).is_some(), "{read:?} is discarded, and has no slab");
+                    self.maps.remove(&read);
                 }
                 ClientOutput::Event(event) => self.event(event),
                 ClientOutput::Closed(error) => {
@@ -295,6 +307,10 @@ impl Borrower {
     }
 
     fn delivered(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
+        let places = match &payload {
+            Payload::Mapped { read, .. } => Some(self.maps.remove(read).expect("it was mapped")),
+            _ => None,
+        };
         let app = self.live(stream);
         assert!(app.schema, "{stream:?} delivers before its schema");
         assert_eq!(app.next, seq, "{stream:?} delivers out of order");
@@ -311,10 +327,13 @@ impl Borrower {
             return;
         }
         app.untaken.push_back(cost);
+        if let Some(places) = places {
+            assert!(app.mapped.insert(seq, places).is_none());
+        }
         match payload {
             Payload::Lazy { .. } => {}
             Payload::Inline(ipc) => assert_eq!(ipc, inline_bytes(stream, seq, batch.inline_len())),
-            Payload::Lent { read, descriptor: got } => {
+            Payload::Lent { read, descriptor: got } | Payload::Mapped { read, descriptor: got } => {
                 let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
                 assert_eq!(*got, descriptor(rows));
                 assert!(!self.reading.contains_key(&read), "delivered while it is read");
@@ -413,7 +432,7 @@ impl Borrower {
     }
 
     pub(crate) fn all_over(&self) -> bool {
-        self.apps.values().all(|app| app.over.is_some() && app.held.is_empty())
+        self.apps.values().all(|app| app.over.is_some() && app.held.is_empty() && app.mapped.is_empty())
     }
 
     fn held(&self) -> impl Iterator<Item = (StreamId, u64, &Held)> {
@@ -440,12 +459,17 @@ impl Borrower {
         ClientCommand::Ask { stream, seq, ask, pieces }
     }
 
-    /// The `k`th lazy batch.
+    /// The `k`th lazy or mapped batch.
     pub(crate) fn pick_held(&self, k: usize) -> Option<(StreamId, u64)> {
-        self.held().nth(k % self.held().count().max(1)).map(|(stream, seq, _)| (stream, seq))
+        let held = || self.held().map(|(stream, seq, _)| (stream, seq)).chain(self.mapped());
+        held().nth(k % held().count().max(1))
     }
 
-    /// The application is done with a lazy batch.
+    fn mapped(&self) -> impl Iterator<Item = (StreamId, u64)> {
+        self.apps.iter().flat_map(|(stream, app)| app.mapped.keys().map(|seq| (*stream, *seq)))
+    }
+
+    /// The application is done with a lazy or mapped batch.
     pub(crate) fn give_up(
         &mut self,
         now: Timestamp,
@@ -453,16 +477,28 @@ impl Borrower {
         memory: &Memory,
         out: &mut Pipe,
     ) -> Result<(), ApiMisuse> {
+        let mapped = self.apps.get_mut(&stream).and_then(|app| app.mapped.remove(&seq));
+        for (buffer, place) in mapped.iter().flatten() {
+            let found = memory.read(*place);
+            assert_eq!(found, tag(stream, seq, *buffer), "{stream:?}: batch {seq} changed while it was mapped");
+        }
         let handled = self.machine.handle(now, ClientInput::Command(ClientCommand::GiveUp { stream, seq }));
         self.drain(now, memory, out);
+        if mapped.is_some() {
+            self.check();
+            return handled;
+        }
         let held = self.apps.get_mut(&stream).and_then(|app| app.held.remove(&seq)).expect("it was held");
         assert!(held.asks.is_empty(), "{stream:?}: batch {seq} was given up, and owes answers: {held:?}");
         self.check();
         handled
     }
 
-    /// What an application does that wants all of a lazy batch, and then no more of it: asks for it, if it is there to be had.
+    /// What an application does that looks at a mapped batch, or wants all of a lazy batch, and then no more of it: asks for it, if it is there to be had.
     pub(crate) fn lazy_step(&mut self) -> Option<Result<ClientCommand, (StreamId, u64)>> {
+        if let Some(mapped) = self.mapped().next() {
+            return Some(Err(mapped));
+        }
         let idle = self.held().find(|(_, _, held)| held.asks.is_empty());
         let (stream, seq, Held { rows, checked, .. }) = idle?;
         if *checked {
@@ -493,6 +529,8 @@ impl Borrower {
             let taken: u64 = app.untaken.iter().sum::<u64>() + held + slabs * batch_cost(0);
             assert!(app.over.is_some() || taken <= most, "{stream:?} has {taken} bytes here, of {most}");
         }
+        let undelivered = self.slabs.keys().filter(|read| self.maps.contains_key(read)).count();
+        assert!((self.mapped().count()..=self.mapped().count() + undelivered).contains(&self.machine.mapped_batches()));
         assert_eq!(self.machine.lazy_batches(), self.held().count());
         if self.closed.is_some() {
             assert_eq!((self.machine.open_streams(), self.machine.outstanding_reads()), (0, 0));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use thallus_protocol::message::{Fencing, Region, ServerLimits};
+use thallus_protocol::message::{Delivery, Fencing, Region, ServerLimits};
 use thallus_protocol::server::*;
 use thallus_protocol::{
     ApiMisuse, ConnectionError, FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange, ServerConnection, StreamId,
@@ -53,6 +53,8 @@ pub(crate) struct Lender {
     pub(crate) scripts: Vec<Script>,
     engines: BTreeMap<StreamId, Engine>,
     held: BTreeMap<LeaseId, Held>,
+    /// Streams whose batches are mapped.
+    mapped: BTreeSet<StreamId>,
     pub(crate) ends: BTreeMap<LeaseId, LeaseEnd>,
     /// Leases that ended in this turn.
     pub(crate) just_ended: Vec<(LeaseId, StreamId, LeaseEnd)>,
@@ -90,6 +92,7 @@ impl Lender {
             scripts,
             engines: BTreeMap::new(),
             held: BTreeMap::new(),
+            mapped: BTreeSet::new(),
             ends: BTreeMap::new(),
             just_ended: Vec::new(),
             slots: BTreeSet::new(),
@@ -148,7 +151,8 @@ impl Lender {
                     }
                 }
                 ServerOutput::FabricUp { .. } | ServerOutput::FabricDown { .. } => {}
-                ServerOutput::Execute { stream, sql, .. } => {
+                ServerOutput::Execute { stream, sql, options } => {
+                    self.mapped.extend(matches!(options.delivery, Delivery::Mapped(_)).then_some(stream));
                     let script = self.scripts[sql.parse::<usize>().unwrap_or(0) % self.scripts.len()].clone();
                     let engine = Engine { script, next: 0, schema_said: false, pulled: None };
                     assert!(self.engines.insert(stream, engine).is_none(), "{stream:?} runs twice");
@@ -192,7 +196,9 @@ impl Lender {
             memory.words[slot as usize] = 0;
             self.slots.remove(&slot);
         }
-        for address in held.addresses {
+        // What is mapped and was not given back is never used again: nobody says here that the borrower is gone.
+        let kept = end == LeaseEnd::TornDown && self.mapped.contains(&held.stream);
+        for address in held.addresses.into_iter().filter(|_| !kept) {
             memory.free(address);
         }
         if let Some(region) = held.region {

@@ -44,6 +44,10 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     pub registered_heap: Option<ByteSize>,
 
+    /// Let clients on this host map results instead of reading them. Only for clients that are trusted with this server's memory.
+    #[arg(long)]
+    pub allow_mapped: bool,
+
     /// Transports that UCX may use, as in UCX_TLS [default: UCX's own choice].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub ucx_transports: Option<Vec<String>>,
@@ -175,6 +179,7 @@ impl Args {
         set(&mut config.listen, self.listen);
         set(&mut config.fabric.kind, self.fabric);
         set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));
+        config.fabric.allow_mapped |= self.allow_mapped;
         set(&mut config.fabric.ucx.transports, self.ucx_transports);
         set(&mut config.fabric.ucx.net_devices, self.ucx_net_devices);
         config.fabric.ucx.busy_poll |= self.ucx_busy_poll;

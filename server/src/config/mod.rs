@@ -234,6 +234,9 @@ pub struct FabricConfig {
     /// it is lent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_heap: Option<ByteSize>,
+    /// Whether clients on this host may have a pointer to what they are lent instead of reading it: nothing can take that back,
+    /// and it opens all registered memory to them.
+    pub allow_mapped: bool,
     /// Settings of UCX.
     pub ucx: UcxConfig,
     /// Settings of verbs.

@@ -108,7 +108,7 @@ impl Lender {
         self.staging.trim(idle);
     }
 
-    /// Makes the buffers of a batch readable. `Ok(None)`: the budget does not allow it now.
+    /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow it now.
     ///
     /// # Errors
     /// The fabric cannot register, and there is no memory to copy to.
@@ -116,6 +116,7 @@ impl Lender {
         &self,
         descriptor: BatchDescriptor,
         buffers: &[Buffer],
+        mapped: bool,
     ) -> Result<Option<PreparedLoan>, FabricError> {
         let units = u32::try_from(descriptor.slab_bytes().div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
         let Ok(budget) = Arc::clone(&self.budget).try_acquire_many_owned(units) else { return Ok(None) };
@@ -123,7 +124,7 @@ impl Lender {
         let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
         let mut registered = HashMap::new();
         let places: Vec<Place> =
-            filled.iter().map(|buffer| self.place(buffer, &mut registered)).collect::<Result<_, _>>()?;
+            filled.iter().map(|buffer| self.place(buffer, mapped, &mut registered)).collect::<Result<_, _>>()?;
         let to_stage: Vec<&[u8]> = filled
             .iter()
             .zip(&places)
@@ -161,6 +162,7 @@ impl Lender {
     fn place(
         &self,
         buffer: &Buffer,
+        mapped: bool,
         registered: &mut HashMap<(usize, usize), Arc<RegisteredMemory>>,
     ) -> Result<Place, FabricError> {
         // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
@@ -180,7 +182,8 @@ impl Lender {
                 );
             }
         }
-        if buffer.len() < STAGE_BELOW {
+        // What the fabric has not allocated cannot be mapped.
+        if buffer.len() < STAGE_BELOW || mapped {
             return Ok(Place::Copy);
         }
         Ok(match self.register(buffer, registered)? {

@@ -3,6 +3,7 @@
 mod data_plane;
 mod groups;
 mod lender;
+mod mapped;
 mod query;
 mod regions;
 
@@ -12,7 +13,7 @@ use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
 use thallus_protocol::codes::{CloseCode, StreamCode};
-use thallus_protocol::message::ExecuteOptions;
+use thallus_protocol::message::{Delivery, ExecuteOptions};
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::server::{
@@ -26,7 +27,9 @@ use data_plane::{DataPlane, PlaneEvent};
 pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
 pub(crate) use lender::Lender;
-use lender::{Held, PreparedLoan};
+use lender::PreparedLoan;
+pub(crate) use mapped::Leftovers;
+use mapped::{Borrower, Holding};
 use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
 
 use crate::engine::{Engine, QueryRequest};
@@ -38,6 +41,10 @@ pub(crate) struct Shared {
     pub(crate) lenders: Vec<Arc<Lender>>,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
+    /// Whether clients may map what they are lent.
+    pub(crate) allow_mapped: bool,
+    /// What they have mapped and their connections are gone.
+    pub(crate) leftovers: Arc<Leftovers>,
 }
 
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
@@ -55,7 +62,7 @@ const WARY: u32 = 16;
 struct OnLoan {
     regions: Vec<RegionId>,
     places: Vec<RemoteRange>,
-    _held: Held,
+    holding: Holding,
 }
 
 /// Something happened.
@@ -305,7 +312,8 @@ impl<S: ControlIo> Session<S> {
         }
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
-        self.loans.insert(lease, OnLoan { regions, places: places.clone(), _held: held });
+        let holding = Holding::new(held, self.queries.get(&stream).and_then(|query| query.borrower().cloned()));
+        self.loans.insert(lease, OnLoan { regions, places: places.clone(), holding });
         let loan = Loan { lease, descriptor, places, staged, effort };
         self.command(ServerCommand::Lend { stream, loan, rows });
     }
@@ -372,6 +380,13 @@ impl<S: ControlIo> Session<S> {
 
     fn execute(&mut self, stream: StreamId, sql: String, options: &ExecuteOptions) {
         debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
+        let borrower = match self.borrower(options) {
+            Ok(borrower) => borrower,
+            Err(message) => {
+                info!(%stream, %message, "mapped delivery refused");
+                return self.command(ServerCommand::Fail { stream, code: StreamCode::MappingRefused, message });
+            }
+        };
         let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
             Ok(seat) => seat.map(Arc::new),
             Err((code, message)) => return self.command(ServerCommand::Fail { stream, code, message }),
@@ -380,6 +395,7 @@ impl<S: ControlIo> Session<S> {
             engine: Arc::clone(&self.shared.engine),
             lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
+            borrower,
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         // The partitions of a result wait for one another.
@@ -415,8 +431,35 @@ impl<S: ControlIo> Session<S> {
             warn!(%lease, "a client did not release a lease in time; it was revoked");
         }
         if let Some(loan) = self.loans.remove(&lease) {
+            loan.holding.end(end);
             self.leave(loan.regions);
         }
+    }
+
+    /// Whose process has to be gone before what it maps is free, if the query is to be delivered so; or why it is not.
+    fn borrower(&self, options: &ExecuteOptions) -> Result<Option<Borrower>, String> {
+        let Delivery::Mapped(process) = options.delivery else { return Ok(None) };
+        if !self.shared.allow_mapped {
+            return Err(
+                "this server does not allow it: start it with --allow-mapped, or ask for another delivery".into()
+            );
+        }
+        let Some(plane) = &self.plane else {
+            return Err("the connection has no data plane: its results travel inline".into());
+        };
+        let fabric = plane.lender().fabric();
+        if !fabric.capabilities().maps {
+            return Err(format!("fabric {} maps no memory here: it takes UCX over shared memory", fabric.kind()));
+        }
+        let leftovers = Arc::clone(&self.shared.leftovers);
+        if !leftovers.sees(process) {
+            return Err(format!(
+                "the server does not see the client's process {}: both must be on one host and in one namespace of processes \
+                 (containers have their own unless told otherwise)",
+                process.pid
+            ));
+        }
+        Ok(Some(Borrower { process, leftovers }))
     }
 
     fn open_fabric(&mut self, kind: &thallus_protocol::FabricKind, peer: &[u8]) {

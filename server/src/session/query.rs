@@ -31,6 +31,7 @@ use tracing::warn;
 
 use super::groups::Seat;
 use super::lender::{Lender, PreparedLoan};
+use super::mapped::Borrower;
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
 /// An engine that does not come back within this time holds its connection up. Much more than being woken costs.
@@ -60,6 +61,8 @@ pub(crate) struct QueryContext {
     pub(crate) lender: Option<Arc<Lender>>,
     /// The most that one batch may lend.
     pub(crate) max_loan_bytes: u64,
+    /// Who maps what is lent, if that is how it is delivered.
+    pub(crate) borrower: Option<Borrower>,
 }
 
 /// Where queries in tasks of their own report to.
@@ -71,6 +74,7 @@ pub(crate) struct RunningQuery {
     place: Place,
     /// Where the query is one partition of another, until it has ended.
     seat: Option<Arc<Seat>>,
+    borrower: Option<Borrower>,
 }
 
 #[derive(Debug)]
@@ -92,7 +96,13 @@ pub(crate) enum Progress {
 impl RunningQuery {
     /// A query that its connection is to poll; or, if it has a seat, to send away.
     pub(crate) fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
-        RunningQuery { place: Place::Here(Box::new(Query::new(context, request, seat.clone()))), seat }
+        let borrower = context.borrower.clone();
+        RunningQuery { place: Place::Here(Box::new(Query::new(context, request, seat.clone()))), seat, borrower }
+    }
+
+    /// Who maps what it lends.
+    pub(crate) fn borrower(&self) -> Option<&Borrower> {
+        self.borrower.as_ref()
     }
 
     /// Its end is on its way to the client: nobody else needs to know if the connection is lost now.
@@ -420,7 +430,7 @@ fn prepare(
         return Ok(None);
     }
     let bytes = descriptor.slab_bytes();
-    match lender.prepare(descriptor, &buffers) {
+    match lender.prepare(descriptor, &buffers, context.borrower.is_some()) {
         Ok(Some(mut loan)) => {
             loan.staged += copied;
             Ok(Some(loan))

@@ -1,6 +1,7 @@
 //! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
 
 mod lazy;
+mod mapped;
 #[cfg(feature = "ucx")]
 mod over_ucx;
 #[cfg(feature = "verbs")]

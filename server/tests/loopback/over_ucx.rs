@@ -20,9 +20,13 @@ use crate::world::block_on;
 
 /// A server on a port of its own. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {
+    serve_as(engine, &ServerConfig::default()).await
+}
+
+async fn serve_as(engine: ScriptedEngine, config: &ServerConfig) -> ConnectOptions {
     let fabric: Arc<dyn Fabric> = Arc::new(UcxFabric::new(UcxOptions::default()).unwrap());
     let fabrics = Fabrics { available: vec![fabric], ..Fabrics::default() };
-    let server = Server::new(Arc::new(engine), fabrics, Settings::new(&ServerConfig::default()));
+    let server = Server::new(Arc::new(engine), fabrics, Settings::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move { server.serve(listener).await });
@@ -117,6 +121,80 @@ proptest! {
             assert_eq!(result.report().batches_inline, 0);
             Some(got)
         });
+        let Some(got) = got else { return Ok(()) };
+        prop_assert_eq!(got.len(), sent.len());
+        for (got, sent) in got.iter().zip(&sent) {
+            prop_assert_eq!(same_batch(got, sent), Ok(()));
+        }
+    }
+}
+
+/// A server that lets its clients map what it lends.
+async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
+    let mut config = ServerConfig::default();
+    config.fabric.allow_mapped = true;
+    serve_as(engine, &config).await
+}
+
+#[test]
+fn a_result_is_used_where_it_lies() {
+    block_on(async {
+        let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
+        let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+        let mut result = client.query_with("q", mapped).await.unwrap();
+        let mut kept = Vec::new();
+        let mut number = 0;
+        while let Some(batch) = result.try_next().await.unwrap() {
+            assert_eq!(batch, synthetic_batch(number, 50_000));
+            if number % 10 == 3 {
+                kept.push((number, batch));
+            }
+            number += 1;
+        }
+        let report = result.report();
+        assert_eq!((number, report.batches_mapped, report.batches_lent), (50, 50, 0), "{report}");
+        // The server's memory is used again, and the client and its endpoint go.
+        for _ in 0..3 {
+            let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
+            assert_eq!(batches.len(), 50);
+        }
+        drop((result, client));
+        for (number, batch) in &kept {
+            assert_eq!(*batch, synthetic_batch(*number, 50_000));
+        }
+        assert_eq!(kept.len(), 5);
+    });
+}
+
+#[test]
+fn where_ucx_copies_through_the_kernel_nothing_is_mapped() {
+    block_on(async {
+        let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
+        let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+        let error = client.query_with("q", mapped).await.map(drop).unwrap_err();
+        assert!(matches!(&error, ClientError::Mapping { message } if message.contains("tcp")), "{error:?}");
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_batches_survive_being_mapped_over_ucx(batches in arb_batches(3)) {
+        let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
+        let got = block_on(async {
+            let options = serve_mapped(ScriptedEngine::new().on("q", Script::batches(batches))).await;
+            let client = Client::connect_with(options.with_inline_threshold(0)).await.unwrap();
+            let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+            match client.query_with("q", mapped).await {
+                Ok(result) => Some(result.try_collect::<Vec<_>>().await.unwrap()),
+                Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => None,
+                Err(other) => panic!("{other}"),
+            }
+        });
+        // The runtime, the endpoint and the server are gone, and the arrays are there.
         let Some(got) = got else { return Ok(()) };
         prop_assert_eq!(got.len(), sent.len());
         for (got, sent) in got.iter().zip(&sent) {

@@ -37,12 +37,29 @@ pub(crate) struct World {
 impl World {
     /// A server over a fabric that is fenced so, or over none.
     pub(crate) fn over(engine: ScriptedEngine, fencing: Option<Fencing>) -> Self {
+        Self::over_with(engine, fencing, |_| {})
+    }
+
+    /// A server with other settings.
+    pub(crate) fn over_with(
+        engine: ScriptedEngine,
+        fencing: Option<Fencing>,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let network = fencing.map(|fencing| {
             let network = SimNetwork::new(42, SimOptions { fencing, ..SimOptions::default() });
             let host = network.host();
             (network, host)
         });
-        Self::new(engine, network, ServerConfig::default())
+        Self::new(engine, network, ServerConfig::default(), change)
+    }
+
+    /// A server whose clients may map what it lends.
+    pub(crate) fn mapping(engine: ScriptedEngine, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::over_with(engine, Some(Fencing::LeaseWord), |settings| {
+            settings.allow_mapped = true;
+            change(settings);
+        })
     }
 
     /// A server that takes its loans back soon, over a fabric that is fenced by words.
@@ -51,25 +68,32 @@ impl World {
         let host = network.host();
         let mut config = ServerConfig::default();
         config.timeouts.lease = Span(lease);
-        Self::new(engine, Some((network, host)), config)
+        Self::new(engine, Some((network, host)), config, |_| {})
     }
 
     /// A server that takes few connections.
     pub(crate) fn limited(engine: ScriptedEngine, max_connections: usize) -> Self {
         let mut config = ServerConfig::default();
         config.limits.max_connections = max_connections;
-        Self::new(engine, None, config)
+        Self::new(engine, None, config, |_| {})
     }
 
     /// A server without a fabric, configured so.
     pub(crate) fn configured(engine: ScriptedEngine, config: ServerConfig) -> Self {
-        Self::new(engine, None, config)
+        Self::new(engine, None, config, |_| {})
     }
 
-    fn new(engine: ScriptedEngine, network: Option<(SimNetwork, Arc<SimFabric>)>, config: ServerConfig) -> Self {
+    fn new(
+        engine: ScriptedEngine,
+        network: Option<(SimNetwork, Arc<SimFabric>)>,
+        config: ServerConfig,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let available = network.iter().map(|(_, host)| Arc::clone(host) as Arc<dyn Fabric>).collect();
         let fabrics = Fabrics { available, reason: "this world has no fabric".into(), ..Fabrics::default() };
-        let server = Server::new(Arc::new(engine.clone()), fabrics, Settings::new(&config));
+        let mut settings = Settings::new(&config);
+        change(&mut settings);
+        let server = Server::new(Arc::new(engine.clone()), fabrics, settings);
         World { engine, server, network, connections: Arc::default() }
     }
 

@@ -2,6 +2,7 @@
 
 mod lazy;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, ResultStream, StreamCode};
-use thallus_fabric::Fabric;
+use thallus_fabric::{Fabric, Fencing};
+use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
@@ -33,14 +35,21 @@ pub struct App {
     /// What is asked in partitions; apart, so that all else is drawn as it would be without.
     parts: Dice,
     fabric: Arc<dyn Fabric>,
+    process: ProcessId,
 }
 
 impl App {
     /// The client of this index, in its next life.
-    pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        life: u64,
+        fabric: Arc<dyn Fabric>,
+        process: ProcessId,
+    ) -> Self {
         let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
         let parts = Dice::new(shared.options.seed, 50_000 + index as u64 * 100 + life);
-        App { who: format!("client-{index}"), shared, index, dice, parts, fabric }
+        App { who: format!("client-{index}"), shared, index, dice, parts, fabric, process }
     }
 
     /// Asks while things go wrong; then, once they do not any more, until it is answered.
@@ -140,7 +149,8 @@ impl App {
             .with_keepalive(options.timeouts.keepalive)
             .with_idle_timeout(options.timeouts.idle)
             .with_read_timeout(options.read_timeout)
-            .with_inline_threshold(8 << 10);
+            .with_inline_threshold(8 << 10)
+            .with_process(Some(self.process));
         let fabrics = vec![Arc::clone(&self.fabric)];
         match self.within("the handshake", Client::connect_through(more, fabrics, None, connect)).await? {
             Ok(client) => {
@@ -167,8 +177,13 @@ impl App {
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let ways = [Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline, Delivery::Mapped];
+        // Over a network that plays a device, nothing is mapped.
+        let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord;
+        let delivery = dice.pick(&ways);
+        let delivery = if delivery == Delivery::Mapped && !maps { Delivery::Auto } else { delivery };
         let query = QueryOptions::default()
-            .with_delivery(dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]))
+            .with_delivery(delivery)
             .with_batch_rows(dice.pick(&[None, None, Some(64), Some(500)]))
             .with_window(dice.pick(&[None, Some(20_000), Some(200_000), Some(1_000_000)]))
             .with_deadline(deadline);
@@ -177,7 +192,10 @@ impl App {
             query,
             cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
             pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
-            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)),
+            lazy: dice
+                .percent(35)
+                .then(|| Asks::draw(dice, options.calm))
+                .filter(|_| delivery != Delivery::Mapped),
         }
     }
 
@@ -193,7 +211,12 @@ impl App {
             return self.query_lazily(client, &name, &plan, asks).await;
         }
         let text = sql(plan.index);
-        let asked = client.query_with(&text, plan.query.clone());
+        let mut options = plan.query.clone();
+        // A slow network may have no data plane without any fault, and then nothing is mapped: that is refused, and no failure.
+        if self.shared.options.calm && client.connection().carrier.fallback().is_some() {
+            options.delivery = Delivery::Auto;
+        }
+        let asked = client.query_with(&text, options);
         let mut result = match self.within(&name, asked).await {
             None => return false,
             Some(Ok(result)) => result,
@@ -203,6 +226,10 @@ impl App {
             }
         };
         let mut got = 0;
+        // What is mapped stays as it is until it is dropped: the network looks at that. Who keeps much may wait until the server gives
+        // up, which is no calm run.
+        let mut kept = VecDeque::new();
+        let keep = if plan.query.delivery == Delivery::Mapped && !self.shared.options.calm { 3 } else { 0 };
         loop {
             if plan.cancel_after == Some(got) {
                 trace.line(&self.who, &format_args!("{name}: dropped after {got} batches"));
@@ -221,6 +248,10 @@ impl App {
                         return false;
                     }
                     got += 1;
+                    kept.push_back(batch);
+                    if kept.len() > keep {
+                        kept.pop_front();
+                    }
                 }
                 Some(Err(error)) => {
                     self.query_failed(&name, &plan, script.ending == Ending::Fail && got == expected.len(), &error);
@@ -229,6 +260,7 @@ impl App {
                 None => {
                     trace.line(&self.who, &format_args!("{name}: whole after {got} batches"));
                     trace.count("stream", "whole");
+                    trace.count_many("stream", "mapped batches", result.report().batches_mapped);
                     if got != expected.len() || script.ending != Ending::Finish {
                         let how = format!("{name}: ended well after {got} of {}, {:?}", expected.len(), script.ending);
                         trace.violated("exact batches in order", how);

@@ -16,7 +16,7 @@ use thallus_fabric::fault::FaultInjector;
 use thallus_fabric_sim::core::EndpointId;
 use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
-use thallus_protocol::message::ServerLimits;
+use thallus_protocol::message::{ProcessId, ServerLimits};
 use thallus_protocol::planted::{Bug, plant};
 use thallus_server::config::ServerConfig;
 use thallus_server::engine::scripted::ScriptedEngine;
@@ -107,6 +107,29 @@ thread_local! {
     static ENTROPY: RefCell<Dice> = RefCell::new(Dice::new(0, 0));
 }
 
+/// The life that each client's process is in, by its number.
+type Lives = BTreeMap<u32, u64>;
+
+thread_local! {
+    static LIVES: RefCell<Lives> = const { RefCell::new(Lives::new()) };
+}
+
+fn is_alive(process: ProcessId) -> bool {
+    LIVES.with_borrow(|lives| lives.get(&process.pid) == Some(&process.started))
+}
+
+/// The process of a client that has just begun.
+fn process(index: usize, life: u64) -> ProcessId {
+    let pid = index as u32 + 1;
+    LIVES.with_borrow_mut(|lives| lives.insert(pid, life));
+    ProcessId { pid, started: life }
+}
+
+/// A client's process is gone.
+fn process_ends(index: usize) {
+    LIVES.with_borrow_mut(|lives| lives.remove(&(index as u32 + 1)));
+}
+
 fn entropy() -> u64 {
     ENTROPY.with_borrow_mut(|dice| u64::from(dice.within(0, u32::MAX)) << 32 | u64::from(dice.within(0, u32::MAX)))
 }
@@ -158,6 +181,8 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     settings.lease_timeout = options.lease_timeout;
     settings.drain_timeout = Duration::from_millis(300);
     settings.entropy = entropy;
+    settings.allow_mapped = true;
+    settings.is_alive = is_alive;
     let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
     shared.lock().server = Some(server.clone());
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
@@ -175,7 +200,8 @@ async fn client(shared: Arc<Shared>, index: usize) -> turmoil::Result {
         fabric.stop();
     }
     shared.lock().client_fabrics.insert(index, Arc::clone(&fabric));
-    App::new(shared, index, life, fabric).run().await;
+    let process = process(index, life);
+    App::new(shared, index, life, fabric, process).run().await;
     // A host whose software has returned stands still, and with it what its connections still have to do.
     std::future::pending().await
 }
@@ -239,6 +265,7 @@ struct World {
 impl World {
     fn new(options: Options, trace: Trace) -> Self {
         ENTROPY.set(Dice::new(options.seed, 7));
+        LIVES.set(Lives::new());
         let mut builder = Builder::new();
         builder
             .rng_seed(options.seed)
@@ -289,8 +316,11 @@ impl World {
                 break;
             }
         }
+        // Whoever is done has ended: only then does a server that has lost its connection let go of what was mapped.
+        (0..clients).for_each(process_ends);
         let until = self.sim.elapsed() + LIVENESS;
         while let Some(left) = self.left_over() {
+            self.start_server();
             if !self.step() {
                 break;
             }

@@ -101,6 +101,7 @@ impl World {
         let stats = self.shared.network.stats();
         let carried = [
             ("reads", stats.reads),
+            ("maps", stats.maps),
             ("late reads", stats.late),
             ("stragglers", stats.stragglers),
             ("completions before their bytes", stats.early),

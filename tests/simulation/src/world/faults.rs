@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thallus_fabric_sim::core::HostId;
 
-use super::{World, client_name};
+use super::{World, client_name, process_ends};
 use crate::options::{Fault, Timed};
 use crate::wire::Side;
 
@@ -83,6 +83,7 @@ impl World {
                     network.crash(host);
                 }
                 self.sim.crash(name.as_str());
+                process_ends(client);
             }
             Fault::ServerCrash | Fault::ServerPowerLoss => {
                 if fault == Fault::ServerPowerLoss {

@@ -1,0 +1,249 @@
+//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for as long
+//! as is needed, whatever becomes of the peer, its endpoint and its key.
+//!
+//! `ucp_rkey_ptr` gives a pointer too, but one that goes with the key, which is bound to its worker and thread; and it attaches
+//! for writing, at the length that the peer says. A System V segment cannot be shortened, so that what was checked stays
+//! true. A POSIX one can: reading what its owner has cut off raises SIGBUS.
+
+use std::ffi::{CString, c_void};
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr::{self, NonNull};
+
+use crate::envelope;
+use crate::lanes::Lanes;
+
+/// Length of what UCX packs for a System V segment (`uct_sysv_packed_rkey_t`): its id in 4 bytes, its owner's address in 8.
+const SYSV: usize = 12;
+/// Length of what UCX packs for a POSIX one in its default mode (`uct_posix_packed_rkey_t`): file, owner's address and length
+/// in 8 bytes each, and no path.
+const POSIX: usize = 24;
+/// The file is `/proc/PID/fd/FD`, of 30 bits each (`UCT_POSIX_SEG_FLAG_PROCFS` and `UCT_POSIX_PROCFS_MMID_FD_BITS`).
+const PROCFS: u64 = 1 << 63;
+/// Other ways to name it, other pages, another namespace of processes.
+const OTHERWISE: u64 = 0b111 << 60;
+
+/// A segment as a key names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    name: Name,
+    /// Where it begins in its owner's address space.
+    owner: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Sysv { id: i32 },
+    Posix { pid: u32, fd: u32 },
+}
+
+/// The segments of `key` through which these lanes read.
+pub(crate) fn segments(key: &[u8], lanes: &Lanes) -> impl Iterator<Item = Segment> {
+    let (names, domains) = (lanes.transport.name.clone(), lanes.domains);
+    let has = move |transport: &str| names.split(' ').any(|name| name.starts_with(transport));
+    envelope::entries(key).filter(move |(domain, _)| domains & (1 << domain) != 0).filter_map(move |(_, packed)| {
+        let number = |at: usize| packed.get(at..at + 8)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        match packed.len() {
+            SYSV if has("sysv") => {
+                let id = i32::from_ne_bytes(*packed.first_chunk()?);
+                Some(Segment { name: Name::Sysv { id }, owner: number(4)? })
+            }
+            POSIX if has("posix") => {
+                let file = number(0).filter(|file| file & PROCFS != 0 && file & OTHERWISE == 0)?;
+                let (pid, fd) = ((file >> 30) & 0x3fff_ffff, file & 0x3fff_ffff);
+                Some(Segment { name: Name::Posix { pid: pid as u32, fd: fd as u32 }, owner: number(8)? })
+            }
+            _ => None,
+        }
+    })
+}
+
+/// A segment, readable in this process until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    segment: Segment,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it is memory that this process only reads, and an address to let go of it by, from whichever thread.
+unsafe impl Send for Attachment {}
+// SAFETY: as above.
+unsafe impl Sync for Attachment {}
+
+impl Attachment {
+    pub(crate) fn new(segment: Segment) -> Result<Self, String> {
+        let attached = match segment.name {
+            Name::Sysv { id } => attach(id),
+            Name::Posix { pid, fd } => map_file(&format!("/proc/{pid}/fd/{fd}")),
+        };
+        let (start, len) = attached.map_err(|refused| {
+            format!("its shared memory cannot be attached: {refused}; the peer is gone, or of another host or user")
+        })?;
+        Ok(Attachment { segment, start, len })
+    }
+
+    /// Where `len` bytes at `address` in the owner's address space are in this one.
+    pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
+        let offset = usize::try_from(address.checked_sub(self.segment.owner)?).ok()?;
+        let len = usize::try_from(len).ok()?;
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        // SAFETY: the offset lies within what is attached.
+        Some((unsafe { self.start.add(offset) }, len))
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let start = self.start.as_ptr().cast::<c_void>();
+        match self.segment.name {
+            // SAFETY: attached by `new`, let go of once; whoever reads it holds `self`.
+            Name::Sysv { .. } => unsafe { libc::shmdt(start) },
+            // SAFETY: as above, at the length at which it was mapped.
+            Name::Posix { .. } => unsafe { libc::munmap(start, self.len) },
+        };
+    }
+}
+
+fn attach(id: i32) -> io::Result<(NonNull<u8>, usize)> {
+    // SAFETY: no address is asked for, so that nothing is mapped over; read-only.
+    let start = unsafe { libc::shmat(id, ptr::null(), libc::SHM_RDONLY) };
+    if start.addr() == usize::MAX {
+        return Err(io::Error::last_os_error());
+    }
+    let mut status = MaybeUninit::<libc::shmid_ds>::zeroed();
+    // Asked after it was attached: the id is of this segment for as long as that lasts.
+    // SAFETY: room for the status that the call fills in.
+    let asked = unsafe { libc::shmctl(id, libc::IPC_STAT, status.as_mut_ptr()) };
+    let refused = io::Error::last_os_error();
+    // SAFETY: zeroed is a valid `shmid_ds`, and the call has filled it or left it so.
+    let len = unsafe { status.assume_init() }.shm_segsz;
+    match NonNull::new(start.cast()) {
+        Some(start) if asked == 0 => Ok((start, len)),
+        _ => {
+            // SAFETY: attached above, and nobody knows it.
+            unsafe { libc::shmdt(start) };
+            Err(refused)
+        }
+    }
+}
+
+fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
+    let path = CString::new(path)?;
+    // SAFETY: a C string.
+    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if file < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut status = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: an open descriptor, and room for its status.
+    let asked = unsafe { libc::fstat(file, status.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid `stat`, and the call has filled it or left it so.
+    let len = usize::try_from(unsafe { status.assume_init() }.st_size).unwrap_or(0);
+    let mapped = if asked == 0 && len > 0 {
+        // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only.
+        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file, 0) }
+    } else {
+        libc::MAP_FAILED
+    };
+    let refused = io::Error::last_os_error();
+    // SAFETY: opened above, closed once; a mapping does not need its descriptor.
+    unsafe { libc::close(file) };
+    NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).map(|start| (start, len)).ok_or(refused)
+}
+
+/// Segments that are held while UCX unpacks the key that names them.
+///
+/// A System V segment goes with the last process that has it attached. If its owner dies before UCX 1.13 attaches it,
+/// `ucp_ep_rkey_unpack` fails, and on its way out releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`,
+/// `err_destroy`): the reader crashes. So they are attached here first; while they are, UCX's own attaching succeeds.
+pub(crate) fn hold(segments: impl Iterator<Item = Segment>) -> Result<Vec<Attachment>, String> {
+    segments.filter(|segment| matches!(segment.name, Name::Sysv { .. })).map(Attachment::new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    use thallus_fabric::Transport;
+
+    use super::*;
+
+    fn lanes(name: &str, domains: u64) -> Lanes {
+        Lanes { transport: Transport { name: name.to_owned(), inferior: None }, domains }
+    }
+
+    /// A key of domain 1, as UCX packs it.
+    fn key(packed: &[u8]) -> Vec<u8> {
+        let mut key = 0b10_u64.to_ne_bytes().to_vec();
+        key.push(0);
+        key.push(packed.len() as u8);
+        key.extend_from_slice(packed);
+        key
+    }
+
+    #[test]
+    fn a_segment_is_read_where_it_lies_and_no_further_even_when_its_owner_has_let_go() {
+        // SAFETY: a new segment of this process's own.
+        let id = unsafe { libc::shmget(libc::IPC_PRIVATE, 8192, libc::IPC_CREAT | 0o600) };
+        assert!(id >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: as the kernel chooses, for writing.
+        let own = unsafe { libc::shmat(id, ptr::null(), 0) };
+        // SAFETY: 8192 bytes that nobody else has.
+        unsafe { own.cast::<u8>().add(5000).write_bytes(7, 100) };
+        // SAFETY: marks it to go with its last attachment, as UCX does.
+        unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) };
+        let mut packed = id.to_ne_bytes().to_vec();
+        packed.extend(0x10_0000_u64.to_ne_bytes());
+        let key = key(&packed);
+        assert_eq!(segments(&key, &lanes("posix/memory", 0b10)).count(), 0);
+        assert_eq!(segments(&key, &lanes("sysv/memory", 0b01)).count(), 0);
+        let segment = segments(&key, &lanes("posix/memory sysv/memory", 0b11)).next().unwrap();
+        let attached = Attachment::new(segment).unwrap();
+        // SAFETY: attached above, let go of once.
+        unsafe { libc::shmdt(own) };
+        let (start, len) = attached.find(0x10_0000 + 5000, 100).unwrap();
+        // SAFETY: within the attachment, which is alive, and which nobody writes any more.
+        assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [7; 100]);
+        assert!(attached.find(0x10_0000, 8192).is_some());
+        for (address, len) in
+            [(0x10_0000, 8193), (0x10_0001, 8192), (0x0f_ffff, 1), (u64::MAX, 1), (0x10_0000, u64::MAX)]
+        {
+            assert!(attached.find(address, len).is_none(), "{address:#x} {len}");
+        }
+        drop(attached);
+        assert!(Attachment::new(segment).unwrap_err().contains("the peer is gone"));
+    }
+
+    #[test]
+    fn a_file_of_shared_memory_is_read_where_it_lies() {
+        // SAFETY: a C string, no flags.
+        let fd = unsafe { libc::memfd_create(c"segment".as_ptr(), 0) };
+        let path = format!("/proc/self/fd/{fd}");
+        File::options().write(true).open(path).unwrap().write_all(&[9; 4096]).unwrap();
+        let (pid, file) = (u64::from(std::process::id()), fd.as_raw_fd() as u64);
+        let numbers = [PROCFS | pid << 30 | file, 0x20_0000, 4096];
+        let packed: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
+        let key = key(&packed);
+        let segment = segments(&key, &lanes("posix/memory", 0b10)).next().unwrap();
+        let attached = Attachment::new(segment).unwrap();
+        let (start, len) = attached.find(0x20_0000, 4096).unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [9; 4096]);
+        assert!(attached.find(0x20_0000, 4097).is_none());
+        // SAFETY: opened above.
+        unsafe { libc::close(fd) };
+        assert!(Attachment::new(segment).is_err());
+    }
+
+    #[test]
+    fn what_is_named_otherwise_is_not_found() {
+        for packed in [&[][..], &[0; 11], &[0; 13], &[0; 24], &[0xFF; 24], &[0; 30]] {
+            assert_eq!(segments(&key(packed), &lanes("sysv/memory posix/memory", u64::MAX)).count(), 0, "{packed:?}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Whether a process is still there, as Linux tells in `/proc/PID/stat` (proc(5)).
+//!
+//! Memory that a peer has mapped cannot be taken back: its lender keeps it until the peer gives it back, or is gone. A process
+//! is known by its id and its start time, since ids are used again.
+
+use std::fs;
+use std::io;
+
+use thallus_protocol::message::ProcessId;
+
+/// Where what is left after the program's name, which may contain anything, has these fields of `/proc/PID/stat`.
+const STATE: usize = 0;
+const THREADS: usize = 17;
+const STARTED: usize = 19;
+
+/// This process.
+///
+/// # Errors
+/// `/proc` is not there, or unlike any that is known.
+pub fn current() -> io::Result<ProcessId> {
+    let pid = std::process::id();
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // In another namespace of processes than that of `/proc` the two ids differ, and nobody would find this one.
+    let same = stat.split_once(' ').is_some_and(|(named, _)| named.parse() == Ok(pid));
+    match fields(&stat).filter(|_| same) {
+        Some(Fields { started, .. }) => Ok(ProcessId { pid, started }),
+        None => Err(io::Error::new(io::ErrorKind::InvalidData, "/proc/self/stat does not describe this process")),
+    }
+}
+
+/// Whether this process is there, as far as this one can see: it is of the same host and namespace of processes, and has
+/// memory still.
+#[must_use]
+pub fn is_alive(process: ProcessId) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid));
+    stat.is_ok_and(|stat| is_that(process, &stat))
+}
+
+fn is_that(process: ProcessId, stat: &str) -> bool {
+    // Dead, and not waited for by its parent: it has no memory any more. Unless only its first thread is.
+    let alive = |found: &Fields| !matches!(found.state, 'Z' | 'X' | 'x') || found.threads > 1;
+    fields(stat).is_some_and(|found| found.started == process.started && alive(&found))
+}
+
+struct Fields {
+    state: char,
+    threads: u64,
+    started: u64,
+}
+
+fn fields(stat: &str) -> Option<Fields> {
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse().ok();
+    Some(Fields { state: fields.get(STATE)?.chars().next()?, threads: number(THREADS)?, started: number(STARTED)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_no_other_of_its_id_was() {
+        let this = current().unwrap();
+        assert_eq!(this.pid, std::process::id());
+        assert!(is_alive(this));
+        assert!(!is_alive(ProcessId { started: this.started + 1, ..this }));
+        assert!(!is_alive(ProcessId { pid: u32::MAX, ..this }));
+    }
+
+    #[test]
+    fn a_process_is_gone_when_it_has_ended_even_if_nobody_waits_for_it() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let process = ProcessId { pid: child.id(), started: fields(&stat).unwrap().started };
+        assert!(is_alive(process));
+        drop(child.stdin.take());
+        let begun = std::time::Instant::now();
+        while is_alive(process) {
+            assert!(begun.elapsed().as_secs() < 30, "{process:?} is a zombie by now");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(!is_alive(process));
+    }
+
+    #[test]
+    fn names_of_programs_and_dead_first_threads_do_not_mislead() {
+        let stat =
+            |state, threads| format!("7 (a) Z (b)) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
+        let process = ProcessId { pid: 7, started: 4711 };
+        assert!(is_that(process, &stat('S', 1)));
+        assert!(is_that(process, &stat('Z', 2)));
+        assert!(!is_that(process, &stat('Z', 1)));
+        for garbage in ["", "7 (a) S", "7 a S 1 2", "7 (a) S 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 x 0 4711"] {
+            assert!(!is_that(process, garbage), "{garbage}");
+        }
+    }
+}
