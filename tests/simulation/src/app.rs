@@ -177,11 +177,12 @@ impl App {
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
-        let ways = [Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline, Delivery::Mapped];
         // Over a network that plays a device, nothing is mapped.
         let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord;
-        let delivery = dice.pick(&ways);
-        let delivery = if delivery == Delivery::Mapped && !maps { Delivery::Auto } else { delivery };
+        let delivery = match dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
+            Delivery::Inline if maps && index % 2 == 0 => Delivery::Mapped,
+            other => other,
+        };
         let query = QueryOptions::default()
             .with_delivery(delivery)
             .with_batch_rows(dice.pick(&[None, None, Some(64), Some(500)]))

@@ -1,0 +1,112 @@
+//! Mapped batches, step by step: how long they stay on loan, and what becomes of those who wait meanwhile. That what is mapped
+//! does not change while it is looked at, whatever happens, is looked at by the harness when it is given up.
+
+mod pair;
+
+use std::time::Duration;
+
+use pair::borrower::App;
+use pair::script::{Batch, Ending, Knobs, Script, plain};
+use pair::{LEASE_TIMEOUT, Op, Pair, open};
+use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, ProcessId};
+use thallus_protocol::{LeaseEnd, LeaseId, StreamId};
+
+const ALL: usize = usize::MAX;
+const STREAM: StreamId = StreamId(1);
+
+/// A mapped stream of batches of so many rows, as many of them with the application as can be.
+fn begun(knobs: Knobs, rows: &[u64], ending: Ending) -> Pair {
+    let batches = rows.iter().map(|&rows| Batch::Lent { rows, own_region: false }).collect();
+    let mut pair = Pair::new(knobs, vec![Script { batches, ending }]);
+    let delivery = Delivery::Mapped(ProcessId { pid: 7, started: 4711 });
+    let options = ExecuteOptions { delivery, credit: 3000, inline_threshold: Some(0), ..ExecuteOptions::default() };
+    for op in open().into_iter().chain([Op::Execute { script: 0, options }]) {
+        pair.apply(op);
+    }
+    for _ in 0..4 * rows.len() + 8 {
+        turn(&mut pair);
+    }
+    pair
+}
+
+/// Everything that goes on by itself, with an application that takes what comes.
+fn turn(pair: &mut Pair) {
+    for op in [Op::ToServer(ALL), Op::Engine(0), Op::ToClient(ALL), Op::Read(0), Op::Read(0), Op::Read(0), Op::Take(0)]
+    {
+        pair.apply(op);
+    }
+}
+
+fn app(pair: &Pair) -> &App {
+    &pair.client.apps[&STREAM]
+}
+
+#[test]
+fn it_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
+    for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
+        let mut pair = begun(Knobs { fencing, ..plain() }, &[10, 10], Ending::Finish);
+        assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream is whole");
+        // In steps, so that both ends are heard of.
+        for _ in 0..20 {
+            pair.apply(Op::Advance(LEASE_TIMEOUT / 10));
+            turn(&mut pair);
+        }
+        assert_eq!(pair.server.machine.open_leases(), 2, "{fencing:?}");
+        pair.apply(Op::GiveUp(0));
+        turn(&mut pair);
+        assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+        assert_eq!(pair.server.machine.open_leases(), 1);
+        pair.finish();
+    }
+}
+
+#[test]
+fn it_stays_on_loan_when_its_stream_is_cancelled() {
+    let mut pair = begun(plain(), &[10, 10], Ending::Stall);
+    assert_eq!(app(&pair).mapped.len(), 2);
+    pair.apply(Op::Cancel(0));
+    turn(&mut pair);
+    assert!(app(&pair).over.is_some());
+    assert_eq!((pair.server.machine.open_streams(), pair.server.machine.open_leases()), (0, 2));
+    pair.apply(Op::GiveUp(1));
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 1);
+    pair.finish();
+}
+
+#[test]
+fn a_server_that_drains_does_not_wait_for_it() {
+    let mut pair = begun(plain(), &[10], Ending::Finish);
+    pair.apply(Op::Drain);
+    for op in [Op::AnswerServer, Op::ToClient(ALL), Op::AnswerClient] {
+        pair.apply(op);
+    }
+    assert!(pair.server.closed.is_some());
+    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::TornDown));
+    // And it can be looked at, and given up, when all is over.
+    pair.finish();
+}
+
+#[test]
+fn who_keeps_all_gets_the_rest_inline() {
+    // Each takes 1280 bytes: there is room for three.
+    let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
+    let mut pair = begun(knobs, &[80; 6], Ending::Finish);
+    assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (6, 3, &Some(Ok(()))));
+    pair.finish();
+}
+
+#[test]
+fn who_waits_for_room_that_never_comes_is_told() {
+    let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
+    let mut pair = begun(knobs, &[40, 240], Ending::Finish);
+    assert_eq!((app(&pair).next, &app(&pair).over), (1, &None), "the second waits for room");
+    for _ in 0..20 {
+        pair.apply(Op::Advance(Duration::from_millis(100).max(LEASE_TIMEOUT / 15)));
+        turn(&mut pair);
+    }
+    let over = format!("{:?}", app(&pair).over);
+    assert!(over.contains("ResourcesExhausted") && over.contains("1 batches of it mapped"), "{over}");
+    assert_eq!(app(&pair).mapped.len(), 1, "and what it has stays");
+    pair.finish();
+}
