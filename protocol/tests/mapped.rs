@@ -91,7 +91,7 @@ fn a_server_that_drains_does_not_wait_for_it() {
 fn who_keeps_all_gets_the_rest_inline() {
     // Each takes 1280 bytes: there is room for three.
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
-    let mut pair = begun(knobs, &[80; 6], Ending::Finish);
+    let pair = begun(knobs, &[80; 6], Ending::Finish);
     assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (6, 3, &Some(Ok(()))));
     pair.finish();
 }
