@@ -327,7 +327,8 @@ impl ClientConnection {
             return Ok(());
         }
         let most = options.credit.min(most_credit);
-        options.credit = most.min(self.config.first_window.max(1));
+        // What is held unread is the reader's choice, and no sign that it is slow: its window does not have to grow first.
+        options.credit = if options.lazy { most } else { most.min(self.config.first_window.max(1)) };
         let (window, deadline_ms, lazy) = (options.credit, options.deadline_ms, options.lazy);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
