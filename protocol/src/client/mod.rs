@@ -331,8 +331,10 @@ impl ClientConnection {
             return Ok(());
         }
         let most = options.credit.min(most_credit);
-        options.credit = most.min(self.config.first_window.max(1));
-        let (window, deadline_ms, taking) = (options.credit, options.deadline_ms, Taking::of(&options));
+        let taking = Taking::of(&options);
+        // What is held unread is the reader's choice, and no sign that it is slow: its window does not have to grow first.
+        options.credit = if taking == Taking::Lazy { most } else { most.min(self.config.first_window.max(1)) };
+        let (window, deadline_ms) = (options.credit, options.deadline_ms);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
         let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
