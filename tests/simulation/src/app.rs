@@ -40,13 +40,7 @@ pub struct App {
 
 impl App {
     /// The client of this index, in its next life.
-    pub fn new(
-        shared: Arc<Shared>,
-        index: usize,
-        life: u64,
-        fabric: Arc<dyn Fabric>,
-        process: ProcessId,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>, process: ProcessId) -> Self {
         let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
         let parts = Dice::new(shared.options.seed, 50_000 + index as u64 * 100 + life);
         App { who: format!("client-{index}"), shared, index, dice, parts, fabric, process }
@@ -177,8 +171,8 @@ impl App {
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
-        // Over a network that plays a device, nothing is mapped.
-        let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord;
+        // Over a network that plays a device, nothing is mapped; and runs that hunt for late reads are to have as many as can be.
+        let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord && options.concurrency < 4;
         let delivery = match dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
             Delivery::Inline if maps && index % 2 == 0 => Delivery::Mapped,
             other => other,
@@ -193,10 +187,7 @@ impl App {
             query,
             cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
             pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
-            lazy: dice
-                .percent(35)
-                .then(|| Asks::draw(dice, options.calm))
-                .filter(|_| delivery != Delivery::Mapped),
+            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)).filter(|_| delivery != Delivery::Mapped),
         }
     }
 
