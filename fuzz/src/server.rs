@@ -137,7 +137,9 @@ impl Server {
                 self.open = false;
                 ServerCommand::FabricClosed
             }
-            (Asked::Schema(stream), _) => ServerCommand::Schema { stream, schema: Bytes::from_static(b"schema"), order: Vec::new() },
+            (Asked::Schema(stream), _) => {
+                ServerCommand::Schema { stream, schema: Bytes::from_static(b"schema"), order: Vec::new() }
+            }
             (Asked::Batch(stream, _), 6) => ServerCommand::Finish { stream, execute_nanos: 1 },
             (Asked::Batch(stream, _), 7) => {
                 ServerCommand::Fail { stream, code: StreamCode::Execution, message: String::new() }
@@ -151,7 +153,11 @@ impl Server {
                 let descriptor = BatchDescriptor { rows: len / 8, nodes: vec![node], buffers: vec![len] };
                 let place = RemoteRange { region: RegionId(1), address: 0, len };
                 let places = if len > 0 { vec![place] } else { vec![] };
-                ServerCommand::Lend { stream, loan: Loan { lease, descriptor, places, staged: 0, effort: Default::default() }, rows: len / 8 }
+                ServerCommand::Lend {
+                    stream,
+                    loan: Loan { lease, descriptor, places, staged: 0, effort: Default::default() },
+                    rows: len / 8,
+                }
             }
             (Asked::Batch(stream, _), _) => {
                 ServerCommand::Inline { stream, ipc: vec![0; usize::from(choice) * 40].into(), rows: 1 }
