@@ -97,6 +97,16 @@ fn who_keeps_all_gets_the_rest_inline() {
 }
 
 #[test]
+fn credit_that_is_held_back_does_not_hold_up_who_keeps_a_large_batch() {
+    // The first fills the room. What the second takes of the window is less than is worth a grant, and leaves less than a batch
+    // like the first would cost.
+    let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
+    let pair = begun(knobs, &[240, 10, 10], Ending::Finish);
+    assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (3, 1, &Some(Ok(()))));
+    pair.finish();
+}
+
+#[test]
 fn who_waits_for_room_that_never_comes_is_told() {
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
     let mut pair = begun(knobs, &[40, 240], Ending::Finish);
