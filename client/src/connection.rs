@@ -165,8 +165,8 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
     /// [`ClientError::ServerGone`], [`ClientError::Url`] for a number of partitions beyond
-    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS). For a result in partitions, for which more connections may have to be made, as
-    /// [`Client::connect_with`] too.
+    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection that reads nothing
+    /// one-sidedly. For a result in partitions, for which more connections may have to be made, as [`Client::connect_with`] too.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
         let (started, execute) = (Instant::now(), self.execute_options(&options, false)?);
         let count = self.partitions(&options)?;
@@ -238,7 +238,7 @@ impl Client {
     /// It comes over one connection, whatever number of partitions is asked for.
     ///
     /// # Errors
-    /// See [`Client::query_with`].
+    /// See [`Client::query_with`]; [`ClientError::Mapping`] if it is to be mapped, too.
     pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
         let (started, execute) = (Instant::now(), self.execute_options(&options, true)?);
         let window = execute.credit;
