@@ -15,7 +15,8 @@ use crate::{Fabric, FabricError};
 #[derive(Debug)]
 pub struct LeaseWords {
     memory: Arc<RegisteredMemory>,
-    slots: usize,
+    /// By slot, what it was opened with last.
+    last: Box<[AtomicU64]>,
 }
 
 impl LeaseWords {
@@ -41,7 +42,7 @@ impl LeaseWords {
         if !usable {
             return Err(refused(len, "the fabric's memory is too short, misaligned, read-only or somebody else's"));
         }
-        let words = LeaseWords { memory, slots };
+        let words = LeaseWords { memory, last: (0..slots).map(|_| AtomicU64::new(Self::REVOKED)).collect() };
         (0..slots)
             .for_each(|slot| words.word(slot).expect("a slot below `slots`").store(Self::REVOKED, Ordering::SeqCst));
         Ok(words)
@@ -50,22 +51,28 @@ impl LeaseWords {
     /// How many slots there are.
     #[must_use]
     pub fn slots(&self) -> usize {
-        self.slots
+        self.last.len()
     }
 
     /// Opens a lease in `slot`. `value` is not [`LeaseWords::REVOKED`] and never used in this slot before, lest a late
     /// reader take the new lease for its own.
     ///
     /// # Errors
-    /// [`FabricError::Misuse`]: no such slot, one that is open, or the value of a revoked one.
+    /// [`FabricError::Misuse`]: no such slot, one that is open, the value of a revoked one, or that of the lease before.
     pub fn open(&self, slot: usize, value: u64) -> Result<(), FabricError> {
         if value == Self::REVOKED {
             return Err(FabricError::Misuse("a lease was opened with the value of a revoked one"));
         }
-        self.word(slot)?
-            .compare_exchange(Self::REVOKED, value, Ordering::SeqCst, Ordering::SeqCst)
-            .map(|_| ())
-            .map_err(|_| FabricError::Misuse("a lease was opened in a slot that is open"))
+        let word = self.word(slot)?;
+        if self.last[slot].load(Ordering::Relaxed) == value && word.load(Ordering::Relaxed) == Self::REVOKED {
+            return Err(FabricError::Misuse(
+                "a lease was opened with the word of the one before, which a late reader goes by",
+            ));
+        }
+        word.compare_exchange(Self::REVOKED, value, Ordering::SeqCst, Ordering::SeqCst)
+            .map_err(|_| FabricError::Misuse("a lease was opened in a slot that is open"))?;
+        self.last[slot].store(value, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Ends the lease in `slot`, and returns whether it was open. When this returns, whatever this thread (or one that
@@ -96,7 +103,7 @@ impl LeaseWords {
     }
 
     fn word(&self, slot: usize) -> Result<&AtomicU64, FabricError> {
-        if slot >= self.slots {
+        if slot >= self.slots() {
             return Err(FabricError::Misuse("no such lease word"));
         }
         // SAFETY: `new` checked that the memory holds `slots` words, aligned and writable, and that it was claimed for `self`; it
@@ -118,6 +125,7 @@ mod tests {
         assert!(matches!(words.open(2, 8), Err(FabricError::Misuse(_))));
         assert_eq!(words.revoke(2), Ok(true));
         assert_eq!(words.revoke(2), Ok(false));
+        assert!(matches!(words.open(2, 7), Err(FabricError::Misuse(_))), "a late reader would take it for the first");
         words.open(2, 8).unwrap();
         assert_eq!(words.revoke(1), Ok(false));
     }

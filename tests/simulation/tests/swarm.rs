@@ -60,8 +60,8 @@ fn other_seeds_are_other_runs() {
     assert_eq!(hashes.len(), 20);
 }
 
-/// In how many seeds each planted bug must be found; most are in a few, `lease-words-alike` in some two thousand.
-const PATIENCE: u64 = 6000;
+/// In how many seeds each planted bug must be found; most are in a few.
+const PATIENCE: u64 = 1500;
 
 #[test]
 fn every_planted_bug_is_found() {
