@@ -174,7 +174,7 @@ impl App {
         // Over a network that plays a device, nothing is mapped; and runs that hunt for late reads are to have as many as can be.
         let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord && options.concurrency < 4;
         let delivery = match dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
-            Delivery::Inline if maps && index % 2 == 0 => Delivery::Mapped,
+            Delivery::Inline if maps && index.is_multiple_of(2) => Delivery::Mapped,
             other => other,
         };
         let query = QueryOptions::default()
