@@ -31,7 +31,10 @@ fuzz_target!(|input: &[u8]| {
         Projection::new(schema, &Arc::new(descriptor.clone()), &columns, rows).expect("they are there");
     while let Ok(step) = projection.step() {
         match step {
-            Step::Done(batch) => break assert_valid(&batch),
+            Step::Done(batch) => {
+                assert_valid(&batch);
+                break;
+            }
             Step::Read(pieces) => projection.give(
                 pieces
                     .iter()

@@ -181,7 +181,8 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
         works(&bystander).await;
         let before = resources();
         let mut victim = server(&[]);
-        let client = Client::connect(&url(&victim)).await.unwrap();
+        // With a pool of its own, which goes with it: what is shared with the bystander is kept for it.
+        let client = Client::connect(&format!("{}&pool=1MiB", url(&victim))).await.unwrap();
         let result = endless(&client).await;
         assert!(resources().queue_pairs > before.queue_pairs);
         victim.process().kill();

@@ -183,7 +183,9 @@ impl Reads {
 
     fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
         self.bell.ring();
-        match self.words.take(8) {
+        // The probe lands where batches will: that there can be memory for them is part of what it proves.
+        let pool = if target == Target::Probe { &self.pool } else { &self.words };
+        match pool.take(8) {
             Ok(slab) => {
                 let asked = self.reading.is_empty().then(Instant::now);
                 self.reading.insert(target, Reading { slab, asked, remaining: 1, failed: None });
