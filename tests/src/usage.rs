@@ -4,6 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::PATIENCE;
+use crate::process::until;
+
 /// Unit of times in `/proc/PID/stat`: 1/100 s on every architecture that Linux still has.
 const TICK: Duration = Duration::from_millis(10);
 
@@ -71,10 +74,32 @@ fn length(mapping: &str) -> Option<u64> {
     Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
 }
 
+/// The shared memory that nobody had mapped at some moment. A kill that meets a process between a segment's name and its first
+/// mapping leaves that name for good: what one test has left so is not held against the next.
+#[derive(Debug)]
+pub struct Orphans(Vec<String>);
+
+impl Orphans {
+    /// What there is now.
+    #[must_use]
+    pub fn now() -> Self {
+        Orphans(orphaned_shared_memory())
+    }
+
+    /// Waits until there is nothing that was not there then.
+    ///
+    /// # Panics
+    /// If there still is after a while.
+    pub fn until_no_more(&self) {
+        until("shared memory to be given back", PATIENCE, || {
+            orphaned_shared_memory().iter().all(|name| self.0.contains(name)).then_some(())
+        });
+    }
+}
+
 /// Shared memory that nobody has mapped any more and that stays nevertheless, until someone removes it: names in `/dev/shm`
 /// and ids of System V segments.
-#[must_use]
-pub fn orphaned_shared_memory() -> Vec<String> {
+fn orphaned_shared_memory() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir("/dev/shm")
         .into_iter()
         .flatten()

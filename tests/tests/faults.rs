@@ -11,7 +11,8 @@ use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, 
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::process::{Process, Signal, command, until};
 use thallus_tests::server::TestServer;
-use thallus_tests::{ENDLESS, PATIENCE, block_on, usage};
+use thallus_tests::usage::{self, Orphans};
+use thallus_tests::{ENDLESS, PATIENCE, block_on};
 
 /// Within which the end that stays must have noticed.
 const SECONDS: Duration = Duration::from_secs(5);
@@ -52,6 +53,7 @@ async fn until_failure(mut result: ResultStream) -> ClientError {
 
 #[test]
 fn a_killed_server_is_exit_code_5_and_no_partial_file() {
+    let orphans = Orphans::now();
     for delivery in ["lent", "inline"] {
         let mut server = TestServer::start::<&str>([]);
         let directory = tempfile::tempdir().unwrap();
@@ -69,17 +71,12 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         );
         assert_eq!(names(directory.path()), [] as [String; 0], "{delivery}");
     }
-    nothing_stays_in_shared_memory();
-}
-
-/// What killed processes had must be gone with them.
-fn nothing_stays_in_shared_memory() {
-    // Whoever makes a segment has a moment between its name and its first mapping.
-    until("shared memory to be given back", PATIENCE, || usage::orphaned_shared_memory().is_empty().then_some(()));
+    orphans.until_no_more();
 }
 
 #[test]
 fn killed_clients_leave_nothing_behind_at_the_server() {
+    let orphans = Orphans::now();
     // Ten times as much on loan as one client may have: what is not given back shows soon.
     let server = TestServer::start(["--max-bytes-on-loan", "160MiB"]);
     let directory = tempfile::tempdir().unwrap();
@@ -131,7 +128,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
     });
     server.is_at_rest();
     server.stop();
-    nothing_stays_in_shared_memory();
+    orphans.until_no_more();
 }
 
 /// Waits until only the bystander is connected.

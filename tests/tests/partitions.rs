@@ -11,7 +11,8 @@ use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, 
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::process::until;
 use thallus_tests::server::TestServer;
-use thallus_tests::{PATIENCE, block_on, usage};
+use thallus_tests::usage::{self, Orphans};
+use thallus_tests::{PATIENCE, block_on};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
@@ -74,6 +75,7 @@ fn the_command_line_merges_to_the_order_or_does_not_on_demand() {
 
 #[test]
 fn a_killed_server_is_exit_code_5_and_no_partial_file() {
+    let orphans = Orphans::now();
     for delivery in ["lent", "inline"] {
         let mut server = TestServer::start(["--partitions", "3"]);
         let directory = tempfile::tempdir().unwrap();
@@ -100,7 +102,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         assert!(killed.elapsed() < SECONDS, "{delivery}: {:?}", killed.elapsed());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{delivery}");
     }
-    until("shared memory to be given back", PATIENCE, || usage::orphaned_shared_memory().is_empty().then_some(()));
+    orphans.until_no_more();
 }
 
 #[test]

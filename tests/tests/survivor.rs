@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use thallus_client::{Client, ClientError, Delivery, QueryOptions};
-use thallus_tests::process::until;
 use thallus_tests::server::TestServer;
-use thallus_tests::{ENDLESS, PATIENCE, block_on, usage};
+use thallus_tests::usage::{self, Orphans};
+use thallus_tests::{ENDLESS, block_on};
 
 const ROUNDS: usize = 6;
 
@@ -44,6 +44,7 @@ async fn round(delivery: Delivery) -> Duration {
 // One test, since it looks at its own process: another beside it would show.
 #[test]
 fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
+    let orphans = Orphans::now();
     let mut level = None;
     for n in 0..ROUNDS {
         let delivery = if n % 2 == 0 { Delivery::Lent } else { Delivery::Inline };
@@ -59,5 +60,5 @@ fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
             assert!(now.1 <= shared, "{} bytes of shared memory, {shared} before", now.1);
         }
     }
-    until("shared memory to be given back", PATIENCE, || usage::orphaned_shared_memory().is_empty().then_some(()));
+    orphans.until_no_more();
 }
