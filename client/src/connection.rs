@@ -12,7 +12,7 @@ use thallus_protocol::client::ClientConfig;
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
 use thallus_protocol::inline::InlineLimits;
 use thallus_protocol::layout::LayoutLimits;
-use thallus_protocol::message::{self, ExecuteOptions, ProcessId};
+use thallus_protocol::message::{self, ExecuteOptions, InlineThreshold, ProcessId};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -263,7 +263,7 @@ impl Client {
             },
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-            inline_threshold: self.options.inline_threshold.filter(|_| has_threshold),
+            inline_threshold: self.options.inline_threshold.filter(|_| has_threshold).map(InlineThreshold::same),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             part: None,
             lazy,

@@ -103,6 +103,36 @@ pub enum Delivery {
     Mapped(ProcessId),
 }
 
+/// From how many live bytes on a batch is lent rather than inline.
+///
+/// Two sizes, since two things are weighed. Of a result that may be as good as over, it is how soon it is there, and a lent batch
+/// is there two reads and a wake-up later than an inline one. Of a result that goes on and on, it is what a batch costs both ends,
+/// and bytes inline are written, sent, received and put together, where lent ones are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlineThreshold {
+    /// For the first [`FIRST_BATCHES`] batches of a result.
+    pub first: u64,
+    /// For the others.
+    pub later: u64,
+}
+
+/// To so many batches of a result [`InlineThreshold::first`] applies.
+pub const FIRST_BATCHES: u64 = 4;
+
+impl InlineThreshold {
+    /// The same for all batches.
+    #[must_use]
+    pub fn same(bytes: u64) -> Self {
+        InlineThreshold { first: bytes, later: bytes }
+    }
+
+    /// For the batch of this number.
+    #[must_use]
+    pub fn of(self, seq: u64) -> u64 {
+        if seq < FIRST_BATCHES { self.first } else { self.later }
+    }
+}
+
 /// How a query is to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecuteOptions {
@@ -112,8 +142,8 @@ pub struct ExecuteOptions {
     pub batch_rows: Option<u32>,
     /// The stream ends in an error this many milliseconds after its start. `None`: no deadline.
     pub deadline_ms: Option<u64>,
-    /// From this many live bytes a batch is lent rather than inline. `None`: the server's choice.
-    pub inline_threshold: Option<u64>,
+    /// From which size on batches are lent rather than inline. `None`: the server's choice.
+    pub inline_threshold: Option<InlineThreshold>,
     /// Bytes that the client can take before it grants more.
     pub credit: u64,
     /// Which part of the result this stream is to have. `None`: all of it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pair::borrower::App;
 use pair::script::{Batch, Ending, Knobs, Script, plain};
 use pair::{LEASE_TIMEOUT, Op, Pair, open};
-use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, ProcessId};
+use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, InlineThreshold, ProcessId};
 use thallus_protocol::{LeaseEnd, LeaseId, StreamId};
 
 const ALL: usize = usize::MAX;
@@ -19,7 +19,12 @@ fn begun(knobs: Knobs, rows: &[u64], ending: Ending) -> Pair {
     let batches = rows.iter().map(|&rows| Batch::Lent { rows, own_region: false }).collect();
     let mut pair = Pair::new(knobs, vec![Script { batches, ending }]);
     let delivery = Delivery::Mapped(ProcessId { pid: 7, started: 4711 });
-    let options = ExecuteOptions { delivery, credit: 3000, inline_threshold: Some(0), ..ExecuteOptions::default() };
+    let options = ExecuteOptions {
+        delivery,
+        credit: 3000,
+        inline_threshold: Some(InlineThreshold::same(0)),
+        ..ExecuteOptions::default()
+    };
     for op in open().into_iter().chain([Op::Execute { script: 0, options }]) {
         pair.apply(op);
     }

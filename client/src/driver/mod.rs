@@ -40,6 +40,8 @@ use crate::report::{Carrier, ConnectionInfo};
 
 /// How long an endpoint may take to close before it is given up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many bytes after another, readers get their turn.
+const TURN: u64 = 4 << 20;
 /// Memory of batches that are gone is kept for this long in case of more.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
 
@@ -91,8 +93,26 @@ pub(crate) struct Driver<S> {
     forced: bool,
     probe_timeout: Duration,
     ended: Option<ConnectionError>,
+    /// Bytes that readers were given since they last had their turn.
+    delivered: u64,
     /// The machine's, as it was traced last.
     state: [&'static str; 2],
+}
+
+/// Lets those run whom this task has woken. The runtime keeps the last of them for this thread, to run next, and nobody else can
+/// take it over: as long as this task goes on, its reader does not begin, and then finds a whole window at once, gone cold, in as
+/// much memory.
+async fn make_way() {
+    let mut made = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut made, true) {
+            return Poll::Ready(());
+        }
+        // Not `yield_now`, which puts this task where no other thread takes it over while the reader works.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// What a driver is made of.
@@ -147,6 +167,7 @@ impl<S: ControlIo> Driver<S> {
             forced: parts.forced,
             probe_timeout: parts.probe_timeout,
             ended: None,
+            delivered: 0,
         })
     }
 
@@ -163,6 +184,10 @@ impl<S: ControlIo> Driver<S> {
                 self.control.finish().await;
                 drop(done);
                 return;
+            }
+            if self.delivered >= TURN {
+                self.delivered = 0;
+                make_way().await;
             }
             match std::future::poll_fn(|cx| self.poll(cx)).await {
                 Event::Command(Some(Command::Close { done: closed })) => {
@@ -268,7 +293,7 @@ impl<S: ControlIo> Driver<S> {
         match command {
             Command::Execute { stream, sql, mut options, items, commands } => {
                 if matches!(options.delivery, Delivery::Auto | Delivery::Mapped(_)) {
-                    options.inline_threshold.get_or_insert(self.threshold.bytes());
+                    options.inline_threshold.get_or_insert(self.threshold.get());
                 }
                 let registrations = self.registrations();
                 let (since, read) = (Timestamp::ZERO, Duration::ZERO);
@@ -546,6 +571,7 @@ impl<S: ControlIo> Driver<S> {
     }
 
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
+        self.delivered += cost;
         let arrived = match payload {
             Payload::Inline(ipc) => Ok(Arrived::Inline(ipc)),
             Payload::Lazy { descriptor } => match self.results.get(&stream) {

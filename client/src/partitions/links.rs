@@ -31,7 +31,7 @@ impl Link {
         started: Instant,
     ) -> Result<PartStream, ClientError> {
         let is_mapped = matches!(options.delivery, Delivery::Mapped(_));
-        let mapped_from = is_mapped.then(|| options.inline_threshold.unwrap_or(MAX_THRESHOLD));
+        let mapped_from = is_mapped.then(|| options.inline_threshold.map_or(MAX_THRESHOLD, |from| from.first));
         let (stream, items) = self.handle.execute(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
         let mut part = PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
         part.mapped_from = mapped_from;

@@ -128,12 +128,14 @@ impl OutgoingStream {
         }
     }
 
-    /// From which size on a batch is lent, given that there is a data plane.
+    /// From which size on the next batch is lent, given that there is a data plane.
     pub(crate) fn lend_from(&self, default: u64) -> Option<u64> {
         match self.options.delivery {
             Delivery::Inline => None,
             Delivery::Lent => Some(0),
-            Delivery::Auto | Delivery::Mapped(_) => Some(self.options.inline_threshold.unwrap_or(default)),
+            Delivery::Auto | Delivery::Mapped(_) => {
+                Some(self.options.inline_threshold.map_or(default, |from| from.of(self.seq)))
+            }
         }
     }
 
