@@ -32,6 +32,9 @@ use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
+/// So many leases are given back at once, even while others are being read.
+const RELEASED_TOGETHER: usize = 8;
+
 /// What a client's connection is told at its start.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -118,8 +121,10 @@ pub struct ClientConnection {
     mapped: BTreeMap<BatchKey, LeaseId>,
     /// Leases of what is being read, or held to be.
     borrowed: BTreeSet<LeaseId>,
-    /// Leases to be given back once nothing else is to be done, in one message.
+    /// Leases to be given back in one message: once nothing else is to be done, and nothing is being read or they are several.
     releases: Vec<LeaseId>,
+    /// They have waited long enough.
+    releases_due: bool,
     deadlines: BTreeMap<StreamId, Duration>,
     pings_asked: BTreeSet<u64>,
     draining_said: bool,
@@ -157,6 +162,7 @@ impl ClientConnection {
             mapped: BTreeMap::new(),
             borrowed: BTreeSet::new(),
             releases: Vec::new(),
+            releases_due: false,
             deadlines: BTreeMap::new(),
             pings_asked: BTreeSet::new(),
             draining_said: false,
@@ -206,7 +212,8 @@ impl ClientConnection {
         // What happened comes before what was due: after a stall of this host the peer is not taken for silent while its
         // bytes lie here unread, nor a read for late that has completed.
         match input {
-            ClientInput::Time => {}
+            // Some read may take long.
+            ClientInput::Time => self.releases_due = true,
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ClientInput::Received(bytes) => {
                 if !self.state.is_ending()
@@ -251,6 +258,12 @@ impl ClientConnection {
     }
 
     fn say_releases(&mut self) {
+        // What is being read ends, one way or the other, and has this end look again. Until then few leases are not worth a message:
+        // it would wake the lender, which has other things to do, once for each batch.
+        if self.releases.len() < RELEASED_TOGETHER && !self.reads.is_empty() && !self.releases_due {
+            return;
+        }
+        self.releases_due = false;
         // A frame holds any release of this many leases.
         for leases in std::mem::take(&mut self.releases).chunks(4096) {
             self.transmit(&ToServer::Release { leases: leases.to_vec() });
@@ -332,8 +345,10 @@ impl ClientConnection {
         }
         let most = options.credit.min(most_credit);
         let taking = Taking::of(&options);
-        // What is held unread is the reader's choice, and no sign that it is slow: its window does not have to grow first.
-        options.credit = if taking == Taking::Lazy { most } else { most.min(self.config.first_window.max(1)) };
+        // A window begins small for the sake of the memory that batches are read into. These are not read, or not before the reader
+        // says so, and that they are held is no sign that it is slow.
+        let held = matches!(taking, Taking::Lazy | Taking::Map);
+        options.credit = if held { most } else { most.min(self.config.first_window.max(1)) };
         let (window, deadline_ms) = (options.credit, options.deadline_ms);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]
@@ -355,6 +370,8 @@ impl ClientConnection {
         }
         let done = open.remote_done;
         let abandoned = open.abandon();
+        // Nobody wants what it has on loan, and others may wait for the room.
+        self.releases_due = true;
         for payload in abandoned {
             self.abandon(stream, payload);
         }
