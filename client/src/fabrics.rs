@@ -46,6 +46,7 @@ pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
 struct Key {
     kind: FabricKind,
     busy_poll: bool,
+    copy_threads: Option<u8>,
     ucx: [Option<String>; 2],
     verbs: (Option<String>, Option<u8>, Option<u8>),
 }
@@ -57,6 +58,7 @@ fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc
     let key = Key {
         kind: kind.clone(),
         busy_poll: options.busy_poll,
+        copy_threads: options.copy_threads,
         ucx: [options.ucx_tls.clone(), options.ucx_net_devices.clone()],
         verbs: (options.verbs_device.clone(), options.verbs_port, options.verbs_gid),
     };
@@ -77,11 +79,13 @@ pub(crate) fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
 
 #[cfg(feature = "ucx")]
 fn ucx(options: &ConnectOptions) -> thallus_fabric_ucx::UcxOptions {
+    let defaults = thallus_fabric_ucx::UcxOptions::default();
     thallus_fabric_ucx::UcxOptions {
         transports: options.ucx_tls.clone(),
         net_devices: options.ucx_net_devices.clone(),
         busy_poll: options.busy_poll,
-        ..Default::default()
+        copy_threads: options.copy_threads.map_or(defaults.copy_threads, usize::from),
+        ..defaults
     }
 }
 

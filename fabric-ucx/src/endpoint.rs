@@ -17,6 +17,7 @@ use tokio::time::Sleep;
 use ucx_sys as sys;
 
 use crate::attachment::{self, Attachment, Segment};
+use crate::copies::{self, Copies, Crew};
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
 use crate::operations::{Operations, Shared};
@@ -41,6 +42,8 @@ pub(crate) struct UcxEndpoint {
     emulation: bool,
     shared: Arc<Shared>,
     operations: Operations,
+    /// For reads that are shared with others, if there are any.
+    copies: Option<Copies>,
     keys: HashMap<RegionId, Arc<RemoteKey>>,
     maps: HashMap<RegionId, Map>,
     wireup: Wireup,
@@ -79,17 +82,20 @@ enum State {
 }
 
 impl UcxEndpoint {
-    pub(crate) fn new(worker: Arc<Worker>, options: &UcxOptions) -> Result<Self, FabricError> {
+    pub(crate) fn new(worker: Arc<Worker>, crew: &Arc<Crew>, options: &UcxOptions) -> Result<Self, FabricError> {
         let packed = worker.address().map_err(down)?;
         let address = envelope::seal(Kind::WorkerAddress, (0, 0), &packed).map_err(down)?.into();
         let events = EventFd::register(&worker).map_err(down)?;
+        let shared = Arc::default();
+        let copies = (!crew.is_empty()).then(|| Copies::new(crew, &shared));
         Ok(UcxEndpoint {
             address,
             state: State::Idle,
             busy_poll: options.busy_poll,
             emulation: options.emulation,
-            shared: Arc::default(),
+            shared,
             operations: Operations::default(),
+            copies,
             keys: HashMap::new(),
             maps: HashMap::new(),
             wireup: Wireup::Unknown,
@@ -122,6 +128,9 @@ impl UcxEndpoint {
     fn advance_teardown(&mut self) {
         if self.failure().is_none() {
             return;
+        }
+        if let Some(copies) = &self.copies {
+            copies.cancel();
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
@@ -258,6 +267,18 @@ impl Endpoint for UcxEndpoint {
             .filter(|registration| registration.writable())
             .ok_or(FabricError::Misuse("a read must land in memory that this fabric allocated"))?
             .handle();
+        // UCX has to read something first, lest nobody notices that it cannot reach the peer.
+        let shared = from.len >= copies::SHORTEST && matches!(self.wireup, Wireup::Done);
+        if let Some(copies) = self.copies.as_ref().filter(|_| shared)
+            && let Some(start) = key.mapped(from.address)
+        {
+            // SAFETY: the key covers the range, as was checked, and keeps it mapped; `into` is valid and nobody else's; the table
+            // holds both until the operation was reported.
+            self.operations.enter(token, into, key.clone(), |operation, into| unsafe {
+                copies.post(operation, start, into.start().as_ptr(), into.len());
+            });
+            return Ok(());
+        }
         self.operations
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
                 params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
@@ -307,6 +328,12 @@ impl Endpoint for UcxEndpoint {
             self.advance_teardown();
             // What a forced close has cancelled may be here already.
             self.operations.settle(&self.shared, completions);
+            if completions.len() == before
+                && let Some(copies) = &self.copies
+            {
+                let _others = copies.make_one() || copies.wait(cx.waker());
+                self.operations.settle(&self.shared, completions);
+            }
             if completions.len() > before {
                 // The teardown may have waited for exactly these.
                 self.advance_teardown();

@@ -36,6 +36,7 @@
 
 mod attachment;
 mod context;
+mod copies;
 mod describe;
 mod descriptors;
 mod diagnose;
@@ -60,6 +61,7 @@ use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
 use thallus_protocol::FabricKind;
 
 use context::UcxContext;
+use copies::Crew;
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
@@ -79,6 +81,7 @@ const MAX_OUTSTANDING_READS: usize = 256;
 #[derive(Debug)]
 pub struct UcxFabric {
     context: Arc<UcxContext>,
+    crew: Arc<Crew>,
     options: UcxOptions,
     description: Description,
 }
@@ -91,7 +94,8 @@ impl UcxFabric {
     pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
         let context = UcxContext::new(&options).map_err(unavailable)?;
         let description = Description::new(&context.info().unwrap_or_default());
-        let fabric = UcxFabric { context: Arc::new(context), options, description };
+        let crew = Crew::new(options.copy_threads);
+        let fabric = UcxFabric { context: Arc::new(context), crew, options, description };
         fabric.check_lockable().map_err(|error| unavailable(error.to_string()))?;
         Ok(fabric)
     }
@@ -159,6 +163,6 @@ impl Fabric for UcxFabric {
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
         self.check_lockable()?;
         let worker = Worker::new(self.context.clone()).map_err(down)?;
-        Ok(Box::new(UcxEndpoint::new(worker, &self.options)?))
+        Ok(Box::new(UcxEndpoint::new(worker, &self.crew, &self.options)?))
     }
 }

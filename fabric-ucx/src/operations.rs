@@ -11,7 +11,7 @@ use ucx_sys::{self as sys, Begun, ucs_status_t};
 use crate::peer::RemoteKey;
 use crate::status::read_failure;
 
-/// What callbacks tell the endpoint. They run inside calls into the endpoint's worker.
+/// What callbacks tell the endpoint, which run inside calls into the endpoint's worker, and those who copy for it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<Reported>);
 
@@ -33,7 +33,12 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed
     }
 
-    fn take_ended(&self) -> Vec<(u64, ucs_status_t)> {
+    /// An operation has ended so.
+    pub(crate) fn ended(&self, operation: u64, status: ucs_status_t) {
+        self.report(|reported| reported.ended.push((operation, status)));
+    }
+
+    pub(crate) fn take_ended(&self) -> Vec<(u64, ucs_status_t)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).ended)
     }
 }
@@ -48,7 +53,7 @@ struct Ticket {
 extern "C" fn ended(request: *mut c_void, status: ucs_status_t, user_data: *mut c_void) {
     // SAFETY: the box that `Operations::begin` turned into a pointer; UCX calls back once.
     let ticket = unsafe { Box::from_raw(user_data.cast::<Ticket>()) };
-    ticket.shared.report(|reported| reported.ended.push((ticket.operation, status)));
+    ticket.shared.ended(ticket.operation, status);
     // SAFETY: the request that this callback is about, freed once; UCX allows that within the callback.
     unsafe { sys::ucp_request_free(request) };
 }
@@ -66,9 +71,9 @@ pub(crate) extern "C" fn peer_failed(shared: *mut c_void, _: sys::ucp_ep_h, stat
 #[derive(Debug)]
 struct Operation {
     token: ReadToken,
-    /// Where UCX writes. Kept until the completion is handed over, whatever became of whoever asked.
+    /// Where UCX writes, or a copy. Kept until the completion is handed over, whatever became of whoever asked.
     _into: LocalRange,
-    /// What UCX reads with.
+    /// What UCX reads with, and what keeps the memory mapped that is copied from.
     _key: Arc<RemoteKey>,
 }
 
@@ -86,6 +91,20 @@ impl Operations {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+
+    /// Enters a read which `post` begins, and whose end will be reported to [`Shared::ended`].
+    pub(crate) fn enter(
+        &mut self,
+        token: ReadToken,
+        into: LocalRange,
+        key: Arc<RemoteKey>,
+        post: impl FnOnce(u64, &LocalRange),
+    ) {
+        let operation = self.next;
+        self.next += 1;
+        post(operation, &into);
+        self.table.insert(operation, Operation { token, _into: into, _key: key });
     }
 
     /// Begins a read by `post`, which is given the callback's parameters. An error means that nothing was posted.
@@ -113,7 +132,7 @@ impl Operations {
         }
         match begun {
             Begun::Failed(status) => return Err(status),
-            Begun::Done => shared.report(|reported| reported.ended.push((operation, ucs_status_t::UCS_OK))),
+            Begun::Done => shared.ended(operation, ucs_status_t::UCS_OK),
             Begun::Request(_) => {}
         }
         self.table.insert(operation, Operation { token, _into: into, _key: key });

@@ -21,6 +21,9 @@ pub struct UcxOptions {
     pub emulation: bool,
     /// Where `allocate` takes memory from.
     pub allocation: Allocation,
+    /// Most threads that help to copy what is read through shared memory, of all endpoints of the fabric together; each connection's
+    /// own task copies too. They are begun when there is much to copy, and sleep otherwise. With 0 UCX copies, on one core.
+    pub copy_threads: usize,
     /// Name of the UCX context, in UCX's own logs.
     pub name: String,
 }
@@ -46,6 +49,8 @@ impl Default for UcxOptions {
             busy_poll: false,
             emulation: false,
             allocation: Allocation::default(),
+            // A few cores fill what memory gives; the rest are the application's.
+            copy_threads: std::thread::available_parallelism().map_or(0, |cores| (cores.get() / 2).min(4)),
             name: "thallus".into(),
         }
     }

@@ -142,6 +142,13 @@ impl RemoteKey {
         }
     }
 
+    /// Where this process has what is at `address` mapped, if it has. Valid for as long as the key is, and as far as
+    /// [`RemoteKey::covers`] says.
+    pub(crate) fn mapped(&self, address: u64) -> Option<*const u8> {
+        let offset = usize::try_from(address.checked_sub(self.base)?).ok()?;
+        Some(ptr::with_exposed_provenance(self.mapped.as_ref()?.start.checked_add(offset)?))
+    }
+
     pub(crate) fn handle(&self) -> sys::ucp_rkey_h {
         self.handle
     }
@@ -174,7 +181,7 @@ impl Mapped {
         let len = usize::try_from(len).ok()?;
         let whole = start.addr() % Self::PAGE == 0 && len > 0 && start.addr().checked_add(len).is_some();
         (status == sys::ucs_status_t::UCS_OK && whole).then(|| Mapped {
-            start: start.addr(),
+            start: start.expose_provenance(),
             len,
             touched: Mutex::new(vec![false; len.div_ceil(Self::BLOCK)]),
         })

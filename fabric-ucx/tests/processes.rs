@@ -3,11 +3,13 @@
 mod support;
 
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use support::{ALLOCATED, DEADLINE, LENDER, Lender, REGION, Reader, close, pattern};
+use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::{Fabric, FabricError};
-use thallus_fabric_ucx::UcxFabric;
+use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -75,6 +77,74 @@ async fn emulation_reads_registered_memory_too() {
 #[tokio::test]
 async fn tcp_emulates_and_says_that_it_is_inferior() {
     reads_everything("tcp emulated", false, 2).await;
+}
+
+/// Posts reads of a whole region, piece by piece, all at once.
+fn post_everything(reader: &mut Reader, into: &Arc<RegisteredMemory>, first: u64) -> usize {
+    let piece = REGION / PIECES;
+    for at in 0..PIECES {
+        reader.post(first + at as u64, ALLOCATED, at * piece, into, at * piece, piece).unwrap();
+    }
+    PIECES
+}
+
+const PIECES: usize = 256;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_threads_copy_every_read_ends_once_with_its_bytes() {
+    for copy_threads in [0, 1, 4] {
+        let what = format!("copied by {copy_threads} threads");
+        let mut lender = start("");
+        let options = UcxOptions { copy_threads, ..support::options("") };
+        let mut reader = Reader::connect_with(&mut lender, options).await;
+        let into = reader.fabric.allocate(REGION).unwrap();
+        // Before the first small read has ended, and after.
+        for first in [0, 1000, 2000] {
+            let posted = post_everything(&mut reader, &into, first);
+            let mut completions = reader.completed(posted).await.unwrap();
+            completions.sort_by_key(|completion| completion.token);
+            let tokens: Vec<_> = completions.iter().map(|completion| completion.token.0 - first).collect();
+            assert_eq!(tokens, (0..posted as u64).collect::<Vec<_>>(), "{what}");
+            assert!(completions.iter().all(|completion| completion.result.is_ok()), "{what}: {completions:?}");
+            // SAFETY: every read has ended.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(into.start().as_ptr(), REGION) };
+            let wrong = (0..REGION).find(|&at| bytes[at] != pattern(ALLOCATED, at));
+            assert_eq!(wrong, None, "{what}");
+            bytes.fill(0xa5);
+        }
+        // What is closed in the middle answers for every read; bytes are those of the region or untouched.
+        let posted = post_everything(&mut reader, &into, 3000);
+        let _polled = reader.poll_once().await;
+        let before = std::mem::take(&mut reader.completions);
+        let after = close(reader.end).await;
+        assert_eq!(before.len() + after.len(), posted, "{what}");
+        let piece = REGION / PIECES;
+        for completion in before.iter().chain(&after) {
+            let at = (completion.token.0 - 3000) as usize * piece;
+            // SAFETY: every read has ended.
+            let bytes = unsafe { std::slice::from_raw_parts(into.start().add(at).as_ptr(), piece) };
+            let read = (0..piece).all(|offset| bytes[offset] == pattern(ALLOCATED, at + offset));
+            assert_eq!(read, completion.result.is_ok(), "{what}: {completion:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_is_dropped_while_threads_copy_leaves_nothing_behind() {
+    for round in 0..8 {
+        let mut lender = start("");
+        let options = UcxOptions { copy_threads: 4, ..support::options("") };
+        let mut reader = Reader::connect_with(&mut lender, options).await;
+        let into = reader.fabric.allocate(REGION).unwrap();
+        reader.post(0, ALLOCATED, 0, &into, 0, 8).unwrap();
+        reader.completed(1).await.unwrap();
+        post_everything(&mut reader, &into, 1);
+        for _ in 0..round {
+            let _polled = reader.poll_once().await;
+        }
+        drop(reader);
+        assert_eq!(Arc::strong_count(&into), 1, "a read still holds what it was to write to");
+    }
 }
 
 #[tokio::test]

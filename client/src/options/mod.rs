@@ -110,6 +110,9 @@ pub struct ConnectOptions {
     pub keepalive: Duration,
     /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
     pub busy_poll: bool,
+    /// `copy_threads`: most threads that help to copy what is read through shared memory, for all connections of this process to
+    /// servers on its host together. By default half of the processors, 4 at most. With 0 one core copies for each connection.
+    pub copy_threads: Option<u8>,
     /// `ucx_tls`: transports that UCX may use, as `UCX_TLS`. UCX chooses by default.
     pub ucx_tls: Option<String>,
     /// `ucx_net_devices`: network devices that UCX may use, as `UCX_NET_DEVICES`. UCX chooses by default.
@@ -156,6 +159,7 @@ impl ConnectOptions {
             idle_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(10),
             busy_poll: false,
+            copy_threads: None,
             ucx_tls: None,
             ucx_net_devices: None,
             verbs_device: None,
@@ -207,6 +211,8 @@ impl ConnectOptions {
         with_keepalive, keepalive: Duration;
         /// Sets [`busy_poll`](Self::busy_poll).
         with_busy_poll, busy_poll: bool;
+        /// Sets [`copy_threads`](Self::copy_threads).
+        with_copy_threads, copy_threads: Option<u8>;
         /// Sets [`ucx_tls`](Self::ucx_tls).
         with_ucx_tls, ucx_tls: Option<String>;
         /// Sets [`ucx_net_devices`](Self::ucx_net_devices).

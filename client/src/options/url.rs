@@ -17,7 +17,7 @@ const SCHEME: &str = "thallus";
 const ECHO: usize = 64;
 
 /// Options that a URL may have, in the order in which they are written.
-pub const OPTION_NAMES: [&str; 17] = [
+pub const OPTION_NAMES: [&str; 18] = [
     "fabric",
     "require_fabric",
     "window",
@@ -30,6 +30,7 @@ pub const OPTION_NAMES: [&str; 17] = [
     "idle_timeout",
     "keepalive",
     "busy_poll",
+    "copy_threads",
     "ucx_tls",
     "ucx_net_devices",
     "device",
@@ -223,6 +224,7 @@ impl ConnectOptions {
             "idle_timeout" => self.idle_timeout = time(name, value)?,
             "keepalive" => self.keepalive = time(name, value)?,
             "busy_poll" => self.busy_poll = flag(name, value)?,
+            "copy_threads" => self.copy_threads = Some(number(name, value, 0, u8::MAX)?),
             "ucx_tls" => self.ucx_tls = Some(list(name, value)?),
             "ucx_net_devices" => self.ucx_net_devices = Some(list(name, value)?),
             "device" => self.verbs_device = Some(list(name, value)?),
@@ -247,6 +249,7 @@ impl ConnectOptions {
             "idle_timeout" => exact_duration(self.idle_timeout),
             "keepalive" => exact_duration(self.keepalive),
             "busy_poll" => self.busy_poll.to_string(),
+            "copy_threads" => return self.copy_threads.map(|threads| threads.to_string()),
             "ucx_tls" => return self.ucx_tls.clone(),
             "ucx_net_devices" => return self.ucx_net_devices.clone(),
             "device" => return self.verbs_device.clone(),
@@ -371,7 +374,7 @@ mod tests {
     fn every_option_is_read() {
         let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&inline_threshold=0&partitions=8&max_batch=2GiB&pool=0\
                     &connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
-                    &ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
+                    &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)
             .with_require_fabric(true)
@@ -385,6 +388,7 @@ mod tests {
             .with_idle_timeout(Duration::from_secs(180))
             .with_keepalive(Duration::from_secs(4))
             .with_busy_poll(true)
+            .with_copy_threads(Some(0))
             .with_ucx_tls(Some("posix,cma".into()))
             .with_ucx_net_devices(Some("mlx5_0:1".into()))
             .with_verbs_device(Some("mlx5_1".into()))

@@ -208,7 +208,12 @@ pub struct Reader {
 impl Reader {
     /// Connects to a child.
     pub async fn connect(lender: &mut Lender, transports: &str) -> Self {
-        let reader = Reader::new(&lender.line().await, transports);
+        Reader::connect_with(lender, options(transports)).await
+    }
+
+    /// Connects to a child, with options of its own.
+    pub async fn connect_with(lender: &mut Lender, options: UcxOptions) -> Self {
+        let reader = Reader::new(&lender.line().await, options);
         lender.say(&hex(&reader.end.address())).await;
         reader
     }
@@ -217,13 +222,13 @@ impl Reader {
     pub async fn over_stdio(transports: &str) -> Self {
         let mut input = BufReader::new(tokio::io::stdin()).lines();
         let line = timeout(DEADLINE, input.next_line()).await.unwrap().unwrap().unwrap();
-        let reader = Reader::new(&line, transports);
+        let reader = Reader::new(&line, options(transports));
         println!("@{}", hex(&reader.end.address()));
         reader
     }
 
-    fn new(line: &str, transports: &str) -> Self {
-        let fabric = UcxFabric::new(options(transports)).unwrap();
+    fn new(line: &str, options: UcxOptions) -> Self {
+        let fabric = UcxFabric::new(options).unwrap();
         let mut end = fabric.endpoint().unwrap();
         let mut words = line.split(' ');
         end.connect(&unhex(words.next().unwrap())).unwrap();

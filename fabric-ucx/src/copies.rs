@@ -1,0 +1,362 @@
+//! Reads of memory of the peer that this process has mapped: copies, made by the endpoint's own thread and by helpers beside it.
+//!
+//! Through shared memory `ucp_get_nbx` is a `memcpy` within the call. One core copies a third to a half of what the memory of even a
+//! small machine gives, so that where much is to be copied, several do it: the endpoint as it is polled, piece by piece, and the
+//! threads of a [`Crew`] that its fabric has for all of its endpoints. They sleep until somebody has enough for them to do.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::ptr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread;
+
+use ucx_sys::ucs_status_t;
+
+use crate::operations::Shared;
+
+/// Shorter reads are UCX's: they take less time than it takes to share them.
+pub(crate) const SHORTEST: u64 = 32 << 10;
+/// Bytes that wait before a helper is called. Waking a thread takes as long as copying some hundred KiB.
+const WORTH_A_CALL: usize = 2 << 20;
+
+/// A piece to be copied.
+struct Copy {
+    operation: u64,
+    from: *const u8,
+    to: *mut u8,
+    len: usize,
+}
+
+// SAFETY: pointers that whoever posted the copy vouches for until it is reported, on whatever thread ([`Copies::post`]).
+unsafe impl Send for Copy {}
+
+/// The copies of one endpoint.
+pub(crate) struct Copies {
+    crew: Arc<Crew>,
+    desk: Arc<Desk>,
+}
+
+/// Where copies lie until somebody makes them.
+struct Desk {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Copy>,
+    waiting_bytes: usize,
+    /// Copies that somebody is making.
+    underway: usize,
+    /// Helpers that were called and have not left.
+    helpers: usize,
+    /// The endpoint's, which has nothing to do itself.
+    waker: Option<Waker>,
+}
+
+impl Copies {
+    /// For an endpoint that hears through `shared` which operations have ended.
+    pub(crate) fn new(crew: &Arc<Crew>, shared: &Arc<Shared>) -> Self {
+        Copies { crew: crew.clone(), desk: Arc::new(Desk { shared: shared.clone(), state: Mutex::default() }) }
+    }
+
+    /// Has `len` bytes copied, and the operation reported once that is done.
+    ///
+    /// # Safety
+    /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not overlap, and
+    /// nobody else touches what is at `to`. (The peer may write at `from` meanwhile, as it may under any one-sided read: the bytes
+    /// are looked at only after its lease was proven.)
+    pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
+        let call = {
+            let mut state = self.desk.lock();
+            state.waiting.push_back(Copy { operation, from, to, len });
+            state.waiting_bytes += len;
+            // Those who have been called will take their share of what lies here.
+            let call = state.helpers < self.crew.most && state.waiting_bytes >= WORTH_A_CALL * (state.helpers + 1);
+            state.helpers += usize::from(call);
+            call
+        };
+        if call && !self.crew.call(&self.desk) {
+            self.desk.lock().helpers -= 1;
+        }
+    }
+
+    /// Makes one copy on this thread. `false` if none waits.
+    pub(crate) fn make_one(&self) -> bool {
+        self.desk.make_one()
+    }
+
+    /// Has `waker` woken when a helper has made a copy. Whether any is under way: else all have been reported.
+    pub(crate) fn wait(&self, waker: &Waker) -> bool {
+        let mut state = self.desk.lock();
+        let waits = state.underway > 0;
+        if waits && state.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            state.waker = Some(waker.clone());
+        }
+        waits
+    }
+
+    /// Reports what nobody has begun as cancelled.
+    pub(crate) fn cancel(&self) {
+        let cancelled = {
+            let mut state = self.desk.lock();
+            state.waiting_bytes = 0;
+            std::mem::take(&mut state.waiting)
+        };
+        for copy in cancelled {
+            self.desk.shared.ended(copy.operation, ucs_status_t::UCS_ERR_CANCELED);
+        }
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn make_one(&self) -> bool {
+        let copy = {
+            let mut state = self.lock();
+            let Some(copy) = state.waiting.pop_front() else { return false };
+            state.waiting_bytes -= copy.len;
+            state.underway += 1;
+            copy
+        };
+        self.make(&copy);
+        true
+    }
+
+    /// Makes copies until none waits, then leaves.
+    fn help(&self) {
+        loop {
+            let copy = {
+                let mut state = self.lock();
+                let Some(copy) = state.waiting.pop_front() else {
+                    state.helpers -= 1;
+                    return;
+                };
+                state.waiting_bytes -= copy.len;
+                state.underway += 1;
+                copy
+            };
+            self.make(&copy);
+        }
+    }
+
+    fn make(&self, copy: &Copy) {
+        // SAFETY: what `post` demands holds until the report below.
+        unsafe { ptr::copy_nonoverlapping(copy.from, copy.to, copy.len) };
+        // Under the lock that `wait` takes: who finds nothing under way finds the report.
+        let waker = {
+            let mut state = self.lock();
+            self.shared.ended(copy.operation, ucs_status_t::UCS_OK);
+            state.underway -= 1;
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Copies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.desk.lock();
+        f.debug_struct("Copies").field("waiting", &state.waiting.len()).field("underway", &state.underway).finish()
+    }
+}
+
+/// The helpers of one fabric: threads that are begun as they are needed, and end with the fabric.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    most: usize,
+    calls: Arc<Calls>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    state: Mutex<Called>,
+    somebody: Condvar,
+}
+
+#[derive(Default)]
+struct Called {
+    calls: VecDeque<Arc<Desk>>,
+    idle: usize,
+    threads: usize,
+    closed: bool,
+}
+
+impl Crew {
+    /// A crew of at most so many. None of them is there yet.
+    pub(crate) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Crew { most, calls: Arc::default() })
+    }
+
+    /// Whether there will ever be anybody.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.most == 0
+    }
+
+    /// Sends somebody there. `false` if there is nobody, nor can be.
+    fn call(&self, desk: &Arc<Desk>) -> bool {
+        let mut state = self.calls.lock();
+        if state.idle <= state.calls.len() && state.threads < self.most {
+            let calls = self.calls.clone();
+            match thread::Builder::new().name("thallus-copy".into()).spawn(move || calls.answer()) {
+                Ok(_detached) => state.threads += 1,
+                Err(error) => tracing::debug!(%error, "no thread that helps to copy can be begun"),
+            }
+        }
+        if state.threads == 0 {
+            return false;
+        }
+        state.calls.push_back(desk.clone());
+        self.calls.somebody.notify_one();
+        true
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.calls.lock().closed = true;
+        self.calls.somebody.notify_all();
+    }
+}
+
+impl Calls {
+    fn lock(&self) -> MutexGuard<'_, Called> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A helper's life.
+    fn answer(&self) {
+        let mut state = self.lock();
+        loop {
+            // Also once the fabric is gone: nobody else takes a called helper off its desk.
+            while let Some(desk) = state.calls.pop_front() {
+                drop(state);
+                desk.help();
+                state = self.lock();
+            }
+            if state.closed {
+                return;
+            }
+            state.idle += 1;
+            state = self.somebody.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
+        }
+    }
+}
+
+impl fmt::Debug for Called {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Called").field("threads", &self.threads).field("idle", &self.idle).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    const PIECE: usize = 256 << 10;
+
+    struct Counter(AtomicUsize, thread::Thread);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            self.1.unpark();
+        }
+    }
+
+    /// Copies `pieces` pieces with so many helpers, as an endpoint does; what came of them, in the order of their reports.
+    fn copied(helpers: usize, pieces: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
+        let from: Vec<u8> = (0..pieces * PIECE).map(|i| (i / 7) as u8).collect();
+        let mut to = vec![0; from.len()];
+        let (crew, shared) = (Crew::new(helpers), Arc::new(Shared::default()));
+        let copies = Copies::new(&crew, &shared);
+        let base = to.as_mut_ptr();
+        for piece in 0..pieces {
+            // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not touched before.
+            unsafe { copies.post(piece as u64, from[piece * PIECE..].as_ptr(), base.add(piece * PIECE), PIECE) };
+        }
+        let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), thread::current())));
+        let began = Instant::now();
+        let mut ended = Vec::new();
+        while ended.len() < pieces {
+            assert!(began.elapsed() < Duration::from_secs(20), "{copies:?} with {helpers} helpers, reported {ended:?}");
+            ended.append(&mut shared.take_ended());
+            if ended.len() >= cancel_after {
+                copies.cancel();
+            }
+            if !copies.make_one() && copies.wait(&waker) {
+                thread::park_timeout(Duration::from_secs(1));
+            }
+        }
+        (to, ended)
+    }
+
+    #[test]
+    fn every_piece_is_copied_and_reported_once_however_many_help() {
+        for helpers in [0, 1, 4] {
+            let (to, mut ended) = copied(helpers, 64, usize::MAX);
+            assert!(to.iter().enumerate().all(|(i, &byte)| byte == (i / 7) as u8), "with {helpers} helpers");
+            ended.sort_by_key(|&(operation, _)| operation);
+            let expected: Vec<_> = (0..64).map(|operation| (operation, ucs_status_t::UCS_OK)).collect();
+            assert_eq!(ended, expected, "with {helpers} helpers");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_begun_can_be_cancelled_and_is_reported_too() {
+        for helpers in [0, 2] {
+            let (to, ended) = copied(helpers, 64, 1);
+            let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
+            operations.sort_unstable();
+            assert_eq!(operations, (0..64).collect::<Vec<_>>(), "with {helpers} helpers");
+            assert!(
+                ended.iter().any(|&(_, status)| status == ucs_status_t::UCS_ERR_CANCELED),
+                "with {helpers} helpers"
+            );
+            for (operation, status) in ended {
+                let at = operation as usize * PIECE;
+                let copied = to[at..at + PIECE].iter().enumerate().all(|(i, &byte)| byte == ((at + i) / 7) as u8);
+                assert_eq!(copied, status == ucs_status_t::UCS_OK, "piece {operation} with {helpers} helpers");
+            }
+        }
+    }
+
+    #[test]
+    fn helpers_are_called_for_much_only_and_end_with_their_fabric() {
+        let (crew, shared) = (Crew::new(3), Arc::new(Shared::default()));
+        let copies = Copies::new(&crew, &shared);
+        let from = vec![1; WORTH_A_CALL];
+        let mut to = vec![0; WORTH_A_CALL];
+        // SAFETY: alive until reported, and not touched.
+        unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), WORTH_A_CALL - 1) };
+        assert_eq!(crew.calls.lock().threads, 0, "for what this thread does sooner");
+        // SAFETY: as above, the last byte.
+        unsafe { copies.post(2, from[WORTH_A_CALL - 1..].as_ptr(), to.as_mut_ptr().add(WORTH_A_CALL - 1), 1) };
+        assert_eq!(crew.calls.lock().threads, 1);
+        let began = Instant::now();
+        let mut ended = 0;
+        while ended < 2 {
+            ended += shared.take_ended().len();
+            assert!(began.elapsed() < Duration::from_secs(20), "{copies:?}");
+            thread::yield_now();
+        }
+        assert_eq!(to, from);
+        let calls = Arc::downgrade(&crew.calls);
+        drop((copies, crew));
+        while calls.upgrade().is_some() {
+            assert!(began.elapsed() < Duration::from_secs(20), "a helper outlives its fabric");
+            thread::yield_now();
+        }
+    }
+}
