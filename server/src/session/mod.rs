@@ -199,6 +199,7 @@ impl<S: ControlIo> Session<S> {
             let progress = query.poll(cx);
             let held_up = query.has_held_up();
             if held_up || matches!(progress, Poll::Ready(Progress::Grown)) {
+                trace!(stream = stream.0, held_up, ?query, "it goes on in a task of its own");
                 self.here = None;
                 self.wary = if held_up { WARY } else { self.wary };
                 if let Some(query) = self.queries.get_mut(&stream) {

@@ -1,8 +1,9 @@
 //! One query: runs the engine as batches are asked for, and makes them ready to travel.
 //!
 //! It begins in its connection's own task: for a result that is there at once, and has one batch, nobody else is woken, and all
-//! of it goes out in one write. A query that goes on, or holds its connection up, is [sent away](RunningQuery::send_away) to a
-//! task of its own, where the engine is ahead of what is asked for by a batch.
+//! of it goes out in one write. It stays there for as long as its batches come more cheaply than another task is woken for them, as
+//! those of tables in memory do. A query that costs more, or holds its connection up, is [sent away](RunningQuery::send_away) to
+//! a task of its own, where the engine is ahead of what is asked for by a batch.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +37,14 @@ use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequ
 
 /// An engine that does not come back within this time holds its connection up. Much more than being woken costs.
 const HELD_UP: Duration = Duration::from_millis(1);
+
+/// What a batch may take in its connection's task, in the engine and to be made ready. Waking a task of another thread takes about
+/// as long, and a query that is sent away wakes two for each batch.
+const CHEAP: Duration = Duration::from_micros(20);
+/// The first of a result are dearer.
+const FIRST_BATCHES: u32 = 4;
+/// So often it may hold its connection up while it runs: a host with too few cores for what it does may be the cause.
+const LONG_ONES: u32 = 1;
 
 /// The connection wants the next batch of a query.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +98,7 @@ enum Place {
 #[derive(Debug)]
 pub(crate) enum Progress {
     Said(QueryEvent),
-    /// It is for a task of its own.
+    /// It is work for a task of its own.
     Grown,
 }
 
@@ -188,14 +197,18 @@ impl Drop for Task {
     }
 }
 
-/// A query up to its second batch.
+/// A query, for as long as it is in its connection's task.
 pub(crate) struct Query {
     context: QueryContext,
     stage: Stage,
     /// A batch is asked for.
     pull: Option<Pull>,
-    /// Whether a batch was handed over.
-    begun: bool,
+    /// Batches that were handed over.
+    handed_over: u32,
+    /// Time that they took in this task, the next one's so far included, but for what took so long that it held the connection up.
+    spent: Duration,
+    /// How often that was.
+    long: u32,
     /// Since when the engine is at the current step.
     since: Option<Instant>,
     held_up: bool,
@@ -223,7 +236,11 @@ impl fmt::Debug for Query {
             Stage::Running(_) => "running",
             Stage::Over => "over",
         };
-        f.debug_struct("Query").field("stage", &stage).field("pull", &self.pull).finish_non_exhaustive()
+        f.debug_struct("Query")
+            .field("stage", &stage)
+            .field("handed_over", &self.handed_over)
+            .field("pull", &self.pull)
+            .finish_non_exhaustive()
     }
 }
 
@@ -248,7 +265,16 @@ impl Query {
             let QueryStream { schema, batches } = engine.execute(request).await.map_err(failure)?;
             Ok(Source { schema, order: Vec::new(), batches })
         });
-        Query { context, stage: Stage::Planning(planning), pull: None, begun: false, since: None, held_up: false }
+        Query {
+            context,
+            stage: Stage::Planning(planning),
+            pull: None,
+            handed_over: 0,
+            spent: Duration::ZERO,
+            long: 0,
+            since: None,
+            held_up: false,
+        }
     }
 
     /// What there is of it; nothing is left here.
@@ -291,7 +317,12 @@ impl Query {
             Stage::Running(running) if self.pull.is_some() => {
                 let next = running.batches.as_mut().poll_next(cx);
                 let now = Instant::now();
-                self.held_up = now - began > HELD_UP;
+                if now - began > HELD_UP {
+                    self.long += 1;
+                    self.held_up = self.long > LONG_ONES + self.handed_over / 256;
+                } else {
+                    self.spent += now - began;
+                }
                 let next = ready!(next);
                 running.execute += now - since;
                 next
@@ -308,14 +339,17 @@ impl Query {
             self.stage = Stage::Over;
             return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
         }
-        if self.begun {
+        // The first batch is not worth a task, however dear it was.
+        if self.handed_over > 0 && self.spent > CHEAP * (self.handed_over + FIRST_BATCHES) {
             running.next = item;
             return Poll::Ready(Ok(Progress::Grown));
         }
         let Some(batch) = item else { return Poll::Pending };
-        self.begun = true;
+        self.handed_over = self.handed_over.saturating_add(1).min(u32::MAX - FIRST_BATCHES);
         self.pull = None;
+        let began = Instant::now();
         let event = hand_over(&self.context, &mut running.encoder, batch, pull)?;
+        self.spent += began.elapsed().min(HELD_UP);
         Poll::Ready(Ok(Progress::Said(event)))
     }
 
@@ -425,6 +459,10 @@ fn prepare(
     pull: Pull,
 ) -> Result<Option<PreparedLoan>, layout::LayoutError> {
     let (Some(threshold), Some(lender)) = (pull.lend_from, &context.lender) else { return Ok(None) };
+    // What lives in it is no more than what it holds, which is found out sooner: most small results end here.
+    if (batch.get_array_memory_size() as u64) < threshold {
+        return Ok(None);
+    }
     let Described { descriptor, buffers, copied } = layout::describe_compact(batch)?;
     if descriptor.live_bytes() < threshold || descriptor.slab_bytes() > context.max_loan_bytes {
         return Ok(None);
