@@ -1,6 +1,7 @@
 //! The endpoints that a client offers, until the server has chosen one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use thallus_fabric::memory::{PoolLimits, SlabPool, WeakPool};
@@ -13,19 +14,22 @@ use thallus_protocol::message::FabricOffer;
 pub(crate) struct Pools {
     pub(crate) batches: SlabPool,
     pub(crate) words: SlabPool,
+    /// Bytes that are being read into them.
+    pub(crate) under_way: Arc<AtomicU64>,
 }
 
 /// The pools of this process. Connections over one fabric share theirs: what one has done with is warm for the next.
-static POOLS: Mutex<Vec<(WeakPool, WeakPool)>> = Mutex::new(Vec::new());
+static POOLS: Mutex<Vec<(WeakPool, WeakPool, Weak<AtomicU64>)>> = Mutex::new(Vec::new());
 
 impl Pools {
     /// The pools of `fabric` with these limits.
     pub(crate) fn over(fabric: &Arc<dyn Fabric>, limits: PoolLimits) -> Self {
         const WORDS: usize = 64 << 10;
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|(batches, _)| batches.upgrade().is_some());
-        let known = pools.iter().find_map(|(batches, words)| {
-            let pools = Pools { batches: batches.upgrade()?, words: words.upgrade()? };
+        pools.retain(|(batches, ..)| batches.upgrade().is_some());
+        let known = pools.iter().find_map(|(batches, words, under_way)| {
+            let (batches, words, under_way) = (batches.upgrade()?, words.upgrade()?, under_way.upgrade()?);
+            let pools = Pools { batches, words, under_way };
             (pools.batches.is_over(fabric) && pools.batches.limits() == limits).then_some(pools)
         });
         known.unwrap_or_else(|| {
@@ -33,8 +37,9 @@ impl Pools {
             let made = Pools {
                 batches: SlabPool::new(Arc::clone(fabric), limits),
                 words: SlabPool::new(Arc::clone(fabric), small),
+                under_way: Arc::default(),
             };
-            pools.push((made.batches.downgrade(), made.words.downgrade()));
+            pools.push((made.batches.downgrade(), made.words.downgrade(), Arc::downgrade(&made.under_way)));
             made
         })
     }

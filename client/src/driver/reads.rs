@@ -1,12 +1,14 @@
 //! One-sided reads of a connection: batches in, slabs out, as many reads in flight as the fabric takes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::buffer::Buffer;
 use thallus_fabric::driver::Doorbell;
-use thallus_fabric::memory::{Slab, SlabPool};
+use thallus_fabric::memory::{LocalRange, Slab, SlabPool};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
 use thallus_protocol::client::{ReadBatch, ReadProblem};
 use thallus_protocol::layout::{Range, SlabLayout};
@@ -19,8 +21,17 @@ use tracing::warn;
 
 use super::offers::Pools;
 
-/// Bytes posted at most before the task yields: some fabrics copy within the call.
-const POST_BYTES: u64 = 4 << 20;
+/// Bytes posted at most before what has been read is handed over and others get their turn: some fabrics copy within the call, and
+/// what they copied is best looked at while it is in the cache.
+const POST_BYTES: u64 = 1 << 20;
+/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 100 us are 5 MB), and takes as much more memory.
+const UNDER_WAY: u64 = 8 << 20;
+/// As many as that only while all connections over the same memory have fewer than this,
+const UNDER_WAY_OF_ALL: u64 = 16 << 20;
+/// and else fewer than this: many connections keep a host busy by a little each, and their memory fits its caches.
+const UNDER_WAY_AMONG_MANY: u64 = 1 << 20;
+
+const DISCARDED: &str = "the batch was discarded";
 
 /// Something has been read, or has failed to be.
 #[derive(Debug)]
@@ -48,12 +59,15 @@ enum Target {
 /// What is being read into one slab.
 #[derive(Debug)]
 struct Reading {
-    slab: Slab,
+    /// Of how many bytes.
+    len: usize,
+    /// Taken as the first piece is posted: what waits for its turn needs no memory, and the memory that was used last is warm.
+    slab: Option<Slab>,
     /// When it was asked for, if it was alone: only then does it tell how long a read takes.
     asked: Option<Instant>,
     /// Pieces posted or queued.
     remaining: usize,
-    failed: Option<String>,
+    problem: Option<ReadProblem>,
 }
 
 #[derive(Debug)]
@@ -84,7 +98,11 @@ pub(super) struct Reads {
     max_outstanding: usize,
     reading: BTreeMap<Target, Reading>,
     slabs: BTreeMap<ReadId, ReadSlab>,
-    tokens: BTreeMap<ReadToken, Target>,
+    /// What is under way, with its length.
+    tokens: BTreeMap<ReadToken, (Target, u64)>,
+    under_way: u64,
+    /// That of all connections over the same memory.
+    under_way_of_all: Arc<AtomicU64>,
     queue: VecDeque<Piece>,
     last_token: u64,
     /// Done without a completion.
@@ -94,7 +112,7 @@ pub(super) struct Reads {
 
 impl Reads {
     pub(super) fn new(endpoint: Box<dyn Endpoint>, pools: Pools, max_read: u64, max_outstanding: usize) -> Self {
-        let Pools { batches: pool, words } = pools;
+        let Pools { batches: pool, words, under_way } = pools;
         Reads {
             endpoint,
             bell: Doorbell::new(),
@@ -105,6 +123,8 @@ impl Reads {
             reading: BTreeMap::new(),
             slabs: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            under_way: 0,
+            under_way_of_all: under_way,
             queue: VecDeque::new(),
             last_token: 0,
             done: Vec::new(),
@@ -138,13 +158,11 @@ impl Reads {
         self.bell.ring();
         let ReadBatch { read, stream, layout, places } = batch;
         self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
-        let slab = match usize::try_from(layout.len).map_err(|e| e.to_string()) {
-            Ok(0) => None,
-            Ok(len) => match self.pool.take(len) {
-                Ok(slab) => Some(slab),
-                Err(error) => return self.no_memory(read, error.to_string()),
-            },
-            Err(error) => return self.no_memory(read, error),
+        let len = match usize::try_from(layout.len) {
+            Ok(len) => len,
+            Err(error) => {
+                return self.finished(Target::Batch(read), Err(ReadProblem::NoMemory(error.to_string())), None);
+            }
         };
         let target = Target::Batch(read);
         let mut remaining = 0;
@@ -159,18 +177,11 @@ impl Reads {
                 done += len;
             }
         }
-        match slab {
-            Some(slab) if remaining > 0 => {
-                self.reading.insert(target, Reading { slab, asked: None, remaining, failed: None });
-            }
-            _ => {
-                self.done.push(Done::Batch { read, result: Ok(()) });
-            }
+        if remaining > 0 {
+            self.reading.insert(target, Reading { len, slab: None, asked: None, remaining, problem: None });
+        } else {
+            self.done.push(Done::Batch { read, result: Ok(()) });
         }
-    }
-
-    fn no_memory(&mut self, read: ReadId, reason: String) {
-        self.done.push(Done::Batch { read, result: Err(ReadProblem::NoMemory(reason)) });
     }
 
     pub(super) fn read_word(&mut self, read: ReadId, at: RemoteRange) {
@@ -183,17 +194,10 @@ impl Reads {
 
     fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
         self.bell.ring();
-        // The probe lands where batches will: that there can be memory for them is part of what it proves.
-        let pool = if target == Target::Probe { &self.pool } else { &self.words };
-        match pool.take(8) {
-            Ok(slab) => {
-                let asked = self.reading.is_empty().then(Instant::now);
-                self.reading.insert(target, Reading { slab, asked, remaining: 1, failed: None });
-                // Ahead of the queue: a batch waits for its word, and with it the lender's memory.
-                self.queue.push_front(Piece { target, from: at, offset: 0 });
-            }
-            Err(error) => self.finished(target, Err(ReadProblem::NoMemory(error.to_string())), None),
-        }
+        let asked = self.reading.is_empty().then(Instant::now);
+        self.reading.insert(target, Reading { len: 8, slab: None, asked, remaining: 1, problem: None });
+        // Ahead of the queue: a batch waits for its word, and with it the lender's memory.
+        self.queue.push_front(Piece { target, from: at, offset: 0 });
     }
 
     /// The slab of a batch that has been read.
@@ -251,18 +255,19 @@ impl Reads {
     fn poll_endpoint(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
         let mut completions = Vec::new();
         loop {
-            let more = self.post();
+            // Before more is posted: what copies within the call would have others wait for what is here.
+            if self.done.is_empty() && self.post() {
+                cx.waker().wake_by_ref();
+            }
             if !self.done.is_empty() {
                 done.append(&mut self.done);
                 return Poll::Ready(Ok(()));
             }
-            if more {
-                cx.waker().wake_by_ref();
-            }
             let polled = self.endpoint.poll(cx, &mut completions);
             for Completion { token, result } in completions.drain(..) {
-                if let Some(target) = self.tokens.remove(&token) {
-                    self.piece_done(target, result.map_err(|e| e.to_string()));
+                if let Some((target, len)) = self.tokens.remove(&token) {
+                    self.set_under_way(self.under_way - len);
+                    self.piece_done(target, result.map_err(|e| ReadProblem::Failed(e.to_string())));
                 }
             }
             match ready!(polled) {
@@ -279,48 +284,85 @@ impl Reads {
     /// Posts queued pieces; `true` if it stopped only to yield.
     fn post(&mut self) -> bool {
         let mut posted = 0;
-        while self.tokens.len() < self.max_outstanding {
+        while self.tokens.len() < self.max_outstanding && self.has_room() {
             if posted >= POST_BYTES {
                 return !self.queue.is_empty();
             }
             let Some(piece) = self.queue.pop_front() else { return false };
-            let Some(reading) = self.reading.get(&piece.target) else { continue };
-            if reading.failed.is_some() {
-                self.piece_done(piece.target, Ok(()));
-                continue;
-            }
+            let range = match self.landing(&piece) {
+                Ok(range) => range,
+                Err(problem) => {
+                    self.piece_done(piece.target, Err(problem));
+                    continue;
+                }
+            };
             let token = ReadToken(self.last_token + 1);
-            let range = reading.slab.range(piece.offset, piece.from.len as usize);
-            match range.and_then(|range| self.endpoint.post_read(token, piece.from, range)) {
+            match self.endpoint.post_read(token, piece.from, range) {
                 Ok(()) => {
                     self.last_token += 1;
-                    self.tokens.insert(token, piece.target);
+                    self.tokens.insert(token, (piece.target, piece.from.len));
+                    self.set_under_way(self.under_way + piece.from.len);
                     posted += piece.from.len;
                 }
                 Err(FabricError::TooManyReads { .. }) if !self.tokens.is_empty() => {
                     self.queue.push_front(piece);
                     return false;
                 }
-                Err(error) => self.piece_done(piece.target, Err(error.to_string())),
+                Err(error) => self.piece_done(piece.target, Err(ReadProblem::Failed(error.to_string()))),
             }
         }
         false
     }
 
-    fn piece_done(&mut self, target: Target, result: Result<(), String>) {
+    /// Whether another read may be under way.
+    fn has_room(&self) -> bool {
+        let alone = || self.under_way_of_all.load(Ordering::Relaxed) < UNDER_WAY_OF_ALL;
+        self.under_way < UNDER_WAY_AMONG_MANY || (self.under_way < UNDER_WAY && alone())
+    }
+
+    fn set_under_way(&mut self, bytes: u64) {
+        self.under_way_of_all.fetch_add(bytes.wrapping_sub(self.under_way), Ordering::Relaxed);
+        self.under_way = bytes;
+    }
+
+    /// Where a piece is to land, or why it need not be read.
+    fn landing(&mut self, piece: &Piece) -> Result<LocalRange, ReadProblem> {
+        let failed = |reason: &str| ReadProblem::Failed(reason.to_owned());
+        let reading = self.reading.get_mut(&piece.target).ok_or_else(|| failed("nobody waits for it"))?;
+        if let Some(problem) = &reading.problem {
+            return Err(problem.clone());
+        }
+        if let Target::Batch(read) = piece.target
+            && !self.slabs.contains_key(&read)
+        {
+            return Err(failed(DISCARDED));
+        }
+        let slab = match &mut reading.slab {
+            Some(slab) => slab,
+            none => {
+                // The probe lands where batches will: that there can be memory for them is part of what it proves.
+                let pool = if matches!(piece.target, Target::Word(_)) { &self.words } else { &self.pool };
+                none.insert(pool.take(reading.len).map_err(|error| ReadProblem::NoMemory(error.to_string()))?)
+            }
+        };
+        slab.range(piece.offset, piece.from.len as usize).map_err(|error| failed(&error.to_string()))
+    }
+
+    fn piece_done(&mut self, target: Target, result: Result<(), ReadProblem>) {
         let Some(reading) = self.reading.get_mut(&target) else { return };
         reading.remaining -= 1;
         #[cfg(feature = "planted-bugs")]
         let result = if is_planted(Bug::FailedReadDelivered) { Ok(()) } else { result };
-        if let Err(reason) = result {
-            reading.failed.get_or_insert(reason);
+        if let Err(problem) = result {
+            reading.problem.get_or_insert(problem);
         }
         if reading.remaining > 0 {
             return;
         }
-        let Some(Reading { slab, asked, failed, .. }) = self.reading.remove(&target) else { return };
+        let Some(Reading { slab, asked, problem, .. }) = self.reading.remove(&target) else { return };
         let took = asked.filter(|_| self.reading.is_empty()).map(|asked| asked.elapsed());
-        self.finished(target, failed.map_or(Ok(slab), |reason| Err(ReadProblem::Failed(reason))), took);
+        let unread = || ReadProblem::Failed("nothing was posted".into());
+        self.finished(target, problem.map_or_else(|| slab.ok_or_else(unread), Err), took);
     }
 
     fn finished(&mut self, target: Target, result: Result<Slab, ReadProblem>, took: Option<Duration>) {
@@ -331,7 +373,7 @@ impl Reads {
                         entry.slab = Some(slab);
                         Ok(())
                     }
-                    (Ok(_), None) => Err(ReadProblem::Failed("the batch was discarded".into())),
+                    (Ok(_), None) => Err(ReadProblem::Failed(DISCARDED.into())),
                     (Err(problem), _) => Err(problem),
                 };
                 self.done.push(Done::Batch { read, result });
@@ -343,8 +385,14 @@ impl Reads {
 
     fn fail_queued(&mut self, reason: &str) {
         for piece in std::mem::take(&mut self.queue) {
-            self.piece_done(piece.target, Err(reason.to_owned()));
+            self.piece_done(piece.target, Err(ReadProblem::Failed(reason.to_owned())));
         }
+    }
+}
+
+impl Drop for Reads {
+    fn drop(&mut self) {
+        self.set_under_way(0);
     }
 }
 
