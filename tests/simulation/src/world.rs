@@ -235,9 +235,7 @@ pub fn run(seed: u64, bug: Option<Bug>, whole_trace: bool) -> Outcome {
     let trace = Trace::new(whole_trace);
     plant(bug);
     let simulated = tracing::subscriber::with_default(Listener(trace.clone()), || {
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            World::new(Options::draw(seed), trace.clone()).run()
-        }));
+        let ran = crate::panics::within_run(|| World::new(Options::draw(seed), trace.clone()).run());
         ran.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
