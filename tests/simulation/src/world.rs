@@ -191,6 +191,8 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     Ok(())
 }
 
+    // Of the real process, and so of everything that it has done before.
+    settings.page_faults = || 0;
 async fn client(shared: Arc<Shared>, index: usize) -> turmoil::Result {
     let name = client_name(index);
     let life = shared.born(&name);
