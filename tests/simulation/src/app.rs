@@ -136,6 +136,7 @@ impl App {
         let key = (io.local_addr().ok()?.ip(), Side::Client);
         let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
         let tap = Tap::new(self.shared.trace.clone());
+        let io = self.shared.sockets(&self.who).open(io);
         let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
         let more = more_wires(wire, Arc::clone(&self.shared), dice);
         let connect = ConnectOptions::new("server")
