@@ -1,6 +1,7 @@
 //! The endpoints that a client offers, until the server has chosen one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use thallus_fabric::memory::{PoolLimits, SlabPool, WeakPool};
@@ -15,26 +16,38 @@ pub(crate) struct Pools {
     pub(crate) words: SlabPool,
 }
 
+/// Pools that may be gone, and of which fabric they are.
+struct Known {
+    fabric: Weak<dyn Fabric>,
+    batches: WeakPool,
+    words: WeakPool,
+}
+
 /// The pools of this process. Connections over one fabric share theirs: what one has done with is warm for the next.
-static POOLS: Mutex<Vec<(WeakPool, WeakPool)>> = Mutex::new(Vec::new());
+///
+/// Those of other fabrics are not so much as held while one is looked for: whoever lets go of a pool last gives its memory back,
+/// and that is to be its own user, not who looks, under this lock.
+static POOLS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 impl Pools {
     /// The pools of `fabric` with these limits.
     pub(crate) fn over(fabric: &Arc<dyn Fabric>, limits: PoolLimits) -> Self {
         const WORDS: usize = 64 << 10;
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|(batches, _)| batches.upgrade().is_some());
-        let known = pools.iter().find_map(|(batches, words)| {
-            let pools = Pools { batches: batches.upgrade()?, words: words.upgrade()? };
-            (pools.batches.is_over(fabric) && pools.batches.limits() == limits).then_some(pools)
+        pools.retain(|known| !known.batches.is_gone());
+        let same = pools.iter().filter(|known| ptr::addr_eq(known.fabric.as_ptr(), Arc::as_ptr(fabric)));
+        let mut same = same.filter_map(|Known { batches, words, .. }| {
+            Some(Pools { batches: batches.upgrade()?, words: words.upgrade()? })
         });
+        let known = same.find(|pools| pools.batches.limits() == limits);
         known.unwrap_or_else(|| {
             let small = PoolLimits { first_chunk_bytes: WORDS, chunk_bytes: WORDS, ..limits };
             let made = Pools {
                 batches: SlabPool::new(Arc::clone(fabric), limits),
                 words: SlabPool::new(Arc::clone(fabric), small),
             };
-            pools.push((made.batches.downgrade(), made.words.downgrade()));
+            let (batches, words) = (made.batches.downgrade(), made.words.downgrade());
+            pools.push(Known { fabric: Arc::downgrade(fabric), batches, words });
             made
         })
     }
