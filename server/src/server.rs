@@ -10,7 +10,7 @@ use std::time::Duration;
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
-use thallus_fabric::memory::RegisteredSpace;
+use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
 use thallus_fabric::process;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits};
@@ -112,6 +112,9 @@ pub struct Settings {
     pub entropy: fn() -> u64,
     /// Says whether a client's process is there; a simulation has none, and says it itself.
     pub is_alive: fn(ProcessId) -> bool,
+    /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends on
+    /// what else the process has done: two runs of a simulation would differ in the length of that message.
+    pub page_faults: fn() -> u64,
 }
 
 impl Settings {
@@ -142,6 +145,7 @@ impl Settings {
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
             is_alive: process::is_alive,
+            page_faults: thread_page_faults,
         }
     }
 
@@ -201,6 +205,7 @@ impl Server {
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
                 leftovers: Leftovers::new(settings.is_alive),
+                page_faults: settings.page_faults,
             }),
             fabrics: counted.into(),
             settings: Arc::new(settings),

@@ -1,5 +1,6 @@
 //! The endpoints that a client offers, until the server has chosen one.
 
+use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -18,20 +19,32 @@ pub(crate) struct Pools {
     pub(crate) under_way: Arc<AtomicU64>,
 }
 
+/// Pools that may be gone, and of which fabric they are.
+struct Known {
+    fabric: Weak<dyn Fabric>,
+    batches: WeakPool,
+    words: WeakPool,
+    under_way: Weak<AtomicU64>,
+}
+
 /// The pools of this process. Connections over one fabric share theirs: what one has done with is warm for the next.
-static POOLS: Mutex<Vec<(WeakPool, WeakPool, Weak<AtomicU64>)>> = Mutex::new(Vec::new());
+///
+/// Those of other fabrics are not so much as held while one is looked for: whoever lets go of a pool last gives its memory back,
+/// and that is to be its own user, not who looks, under this lock.
+static POOLS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 impl Pools {
     /// The pools of `fabric` with these limits.
     pub(crate) fn over(fabric: &Arc<dyn Fabric>, limits: PoolLimits) -> Self {
         const WORDS: usize = 64 << 10;
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|(batches, ..)| batches.upgrade().is_some());
-        let known = pools.iter().find_map(|(batches, words, under_way)| {
+        pools.retain(|known| !known.batches.is_gone());
+        let same = pools.iter().filter(|known| ptr::addr_eq(known.fabric.as_ptr(), Arc::as_ptr(fabric)));
+        let mut same = same.filter_map(|Known { batches, words, under_way, .. }| {
             let (batches, words, under_way) = (batches.upgrade()?, words.upgrade()?, under_way.upgrade()?);
-            let pools = Pools { batches, words, under_way };
-            (pools.batches.is_over(fabric) && pools.batches.limits() == limits).then_some(pools)
+            Some(Pools { batches, words, under_way })
         });
+        let known = same.find(|pools| pools.batches.limits() == limits);
         known.unwrap_or_else(|| {
             let small = PoolLimits { first_chunk_bytes: WORDS, chunk_bytes: WORDS, ..limits };
             let made = Pools {
@@ -39,7 +52,9 @@ impl Pools {
                 words: SlabPool::new(Arc::clone(fabric), small),
                 under_way: Arc::default(),
             };
-            pools.push((made.batches.downgrade(), made.words.downgrade(), Arc::downgrade(&made.under_way)));
+            let (batches, words) = (made.batches.downgrade(), made.words.downgrade());
+            let under_way = Arc::downgrade(&made.under_way);
+            pools.push(Known { fabric: Arc::downgrade(fabric), batches, words, under_way });
             made
         })
     }

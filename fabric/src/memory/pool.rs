@@ -94,6 +94,12 @@ impl WeakPool {
     pub fn upgrade(&self) -> Option<SlabPool> {
         self.0.upgrade().map(|handle| SlabPool { handle })
     }
+
+    /// Whether nobody has the pool any more.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl fmt::Debug for WeakPool {
@@ -200,12 +206,6 @@ impl SlabPool {
     #[must_use]
     pub fn downgrade(&self) -> WeakPool {
         WeakPool(Arc::downgrade(&self.handle))
-    }
-
-    /// Whether its memory is this fabric's.
-    #[must_use]
-    pub fn is_over(&self, fabric: &Arc<dyn Fabric>) -> bool {
-        std::ptr::addr_eq(Arc::as_ptr(&self.handle.fabric), Arc::as_ptr(fabric))
     }
 
     /// What the pool holds now.

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) allow_mapped: bool,
     /// What they have mapped and their connections are gone.
     pub(crate) leftovers: Arc<Leftovers>,
+    /// Page faults of the thread so far.
+    pub(crate) page_faults: fn() -> u64,
 }
 
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
@@ -397,6 +399,7 @@ impl<S: ControlIo> Session<S> {
             lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
             borrower,
+            page_faults: self.shared.page_faults,
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         // The partitions of a result wait for one another.

@@ -18,7 +18,7 @@ use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::StreamExt;
 use thallus_fabric::count::thread_registrations;
-use thallus_fabric::memory::{Trusting, thread_page_faults};
+use thallus_fabric::memory::Trusting;
 use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout::{self, Described};
@@ -72,6 +72,8 @@ pub(crate) struct QueryContext {
     pub(crate) max_loan_bytes: u64,
     /// Who maps what is lent, if that is how it is delivered.
     pub(crate) borrower: Option<Borrower>,
+    /// Page faults of the thread so far.
+    pub(crate) page_faults: fn() -> u64,
 }
 
 /// Where queries in tasks of their own report to.
@@ -392,9 +394,9 @@ fn hand_over(
 ) -> Result<QueryEvent, Failure> {
     let batch = batch.map_err(failure)?;
     let rows = batch.num_rows() as u64;
-    let before = (thread_registrations(), thread_page_faults());
+    let before = (thread_registrations(), (context.page_faults)());
     let loan = prepare(context, &batch, pull).map_err(unencodable)?;
-    let (registrations, page_faults) = (thread_registrations() - before.0, thread_page_faults() - before.1);
+    let (registrations, page_faults) = (thread_registrations() - before.0, (context.page_faults)() - before.1);
     Ok(match loan {
         Some(loan) => QueryEvent::Lend { loan, effort: LoanEffort { registrations, page_faults, regions: 0 }, rows },
         None => QueryEvent::Inline { ipc: encoder.encode(&batch).map_err(unencodable)?.into(), rows },

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use futures::StreamExt;
 use futures::future::join_all;
 use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, ResultStream, StreamCode};
@@ -17,6 +18,7 @@ use turmoil::net::TcpStream;
 
 use self::lazy::Asks;
 use crate::dice::Dice;
+use crate::options::Options;
 use crate::scripts::{ENDLESS, Ending, PARTITIONS, sql, sql_of_parts};
 use crate::tap::Tap;
 use crate::wire::{Side, Wire, more_wires};
@@ -136,6 +138,7 @@ impl App {
         let key = (io.local_addr().ok()?.ip(), Side::Client);
         let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
         let tap = Tap::new(self.shared.trace.clone());
+        let io = self.shared.sockets(&self.who).open(io);
         let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
         let more = more_wires(wire, Arc::clone(&self.shared), dice);
         let connect = ConnectOptions::new("server")
@@ -171,8 +174,7 @@ impl App {
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
-        // Over a network that plays a device, nothing is mapped; and runs that hunt for late reads are to have as many as can be.
-        let maps = options.server_fabric && options.network.fencing == Fencing::LeaseWord && options.concurrency < 4;
+        let maps = maps(options);
         let delivery = match dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
             Delivery::Inline if maps && index.is_multiple_of(2) => Delivery::Mapped,
             other => other,
@@ -218,10 +220,7 @@ impl App {
             }
         };
         let mut got = 0;
-        // What is mapped stays as it is until it is dropped: the network looks at that. Who keeps much may wait until the server gives
-        // up, which is no calm run.
-        let mut kept = VecDeque::new();
-        let keep = if plan.query.delivery == Delivery::Mapped && !self.shared.options.calm { 3 } else { 0 };
+        let mut kept = Kept::new(plan.query.delivery, self.shared.options.calm);
         loop {
             if plan.cancel_after == Some(got) {
                 trace.line(&self.who, &format_args!("{name}: dropped after {got} batches"));
@@ -240,10 +239,7 @@ impl App {
                         return false;
                     }
                     got += 1;
-                    kept.push_back(batch);
-                    if kept.len() > keep {
-                        kept.pop_front();
-                    }
+                    kept.push(batch);
                 }
                 Some(Err(error)) => {
                     self.query_failed(&name, &plan, script.ending == Ending::Fail && got == expected.len(), &error);
@@ -269,9 +265,14 @@ impl App {
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
         let count = dice.pick(&PARTITIONS);
+        let delivery = match dice.pick(&[Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
+            // Of several connections one may have no data plane, without any fault.
+            Delivery::Inline if maps(options) && !options.calm && index.is_multiple_of(2) => Delivery::Mapped,
+            other => other,
+        };
         let query = QueryOptions::default()
             .with_partitions(Some(count as u32))
-            .with_delivery(dice.pick(&[Delivery::Auto, Delivery::Lent, Delivery::Inline]))
+            .with_delivery(delivery)
             .with_window(dice.pick(&[None, Some(20_000), Some(200_000)]))
             .with_deadline(deadline);
         let dropped = dice.percent(20).then(|| (dice.within(0, count as u32 - 1) as usize, dice.within(0, 3) as usize));
@@ -328,6 +329,7 @@ impl App {
             false => vec![script.part(part, plan.count)],
         };
         left.iter_mut().for_each(|batches| batches.reverse());
+        let mut kept = Kept::new(plan.query.delivery, self.shared.options.calm);
         for got in 0.. {
             if plan.dropped == Some((part, got)) {
                 trace.count("partitions", "dropped");
@@ -335,7 +337,10 @@ impl App {
             }
             match self.within(name, result.next()).await? {
                 Some(Ok(batch)) => match left.iter_mut().find(|batches| batches.last() == Some(&batch)) {
-                    Some(batches) => drop(batches.pop()),
+                    Some(batches) => {
+                        batches.pop();
+                        kept.push(batch);
+                    }
                     None => {
                         let how = format!("{name}: batch {got} of partition {part} is not the engine's");
                         trace.violated("exact batches in order", how);
@@ -346,6 +351,7 @@ impl App {
                 None => break,
             }
         }
+        trace.count_many("partitions", "mapped batches", result.report().batches_mapped);
         if left.iter().any(|batches| !batches.is_empty()) {
             trace.violated("exact batches in order", format!("{name}: partition {part} ended well, and too soon"));
         }
@@ -375,6 +381,31 @@ impl App {
             trace.violated("honest ends do not accuse each other", format!("{what}: {error}"));
         }
     }
+}
+
+/// Batches that are kept for a while. What is mapped stays as it is until it is dropped: the network looks at that.
+struct Kept {
+    batches: VecDeque<RecordBatch>,
+    most: usize,
+}
+
+impl Kept {
+    /// Who keeps much may wait until the server gives up, which is no calm run.
+    fn new(delivery: Delivery, calm: bool) -> Self {
+        Kept { batches: VecDeque::new(), most: if delivery == Delivery::Mapped && !calm { 3 } else { 0 } }
+    }
+
+    fn push(&mut self, batch: RecordBatch) {
+        self.batches.push_back(batch);
+        if self.batches.len() > self.most {
+            self.batches.pop_front();
+        }
+    }
+}
+
+/// Over a network that plays a device, nothing is mapped.
+fn maps(options: &Options) -> bool {
+    options.server_fabric && options.network.fencing == Fencing::LeaseWord
 }
 
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use crate::options::Fault;
 use crate::trace::Counts;
 
 /// Kinds of events with their names, besides those that enums list.
-const EXPECTED: [(&str, &[&str]); 10] = [
+const EXPECTED: [(&str, &[&str]); 12] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
     ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
     (
@@ -23,7 +23,10 @@ const EXPECTED: [(&str, &[&str]); 10] = [
     ("goodbye", &["IdleTimeout", "ShuttingDown", "TooManyConnections"]),
     ("lazy", &["ask failed", "asked", "dropped", "was here", "whole"]),
     ("lease", &["opened", "Released", "Revoked", "TornDown", "Withdrawn"]),
-    ("network", &["completions before their bytes", "endpoints without a path", "late reads", "reads", "stragglers"]),
+    (
+        "network",
+        &["completions before their bytes", "endpoints without a path", "late reads", "maps", "reads", "stragglers"],
+    ),
     (
         "strike",
         &[
@@ -44,6 +47,8 @@ const EXPECTED: [(&str, &[&str]); 10] = [
             "Hang",
         ],
     ),
+    ("partitions", &["dropped", "mapped batches", "not whole", "whole"]),
+    ("stream", &["dropped", "mapped batches", "whole"]),
     ("wire", &["reset", "short read", "short write", "slow read"]),
     ("transition", &TRANSITIONS),
 ];
@@ -92,5 +97,7 @@ pub fn missing(counts: &Counts) -> Vec<String> {
     let acts = acts.into_iter().map(|act| ("hostile client", act));
     let lies = lies.into_iter().map(|lie| ("hostile server", lie));
     let all = listed.chain(faults).chain(acts).chain(lies);
-    all.filter(|what| !counts.contains_key(what)).map(|(kind, name)| format!("{kind}: {name}")).collect()
+    all.filter(|what| counts.get(what).is_none_or(|times| *times == 0))
+        .map(|(kind, name)| format!("{kind}: {name}"))
+        .collect()
 }

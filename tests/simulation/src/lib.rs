@@ -7,6 +7,7 @@ mod hostile;
 pub mod options;
 pub mod panics;
 pub mod scripts;
+mod sockets;
 pub mod swarm;
 mod tap;
 pub mod trace;

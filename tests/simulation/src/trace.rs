@@ -24,6 +24,7 @@ struct Inner {
     now: u64,
     lines: VecDeque<String>,
     whole: bool,
+    muted: bool,
     hash: u64,
     events: u64,
     counts: Counts,
@@ -44,6 +45,11 @@ impl Trace {
     /// Sets the time of what follows, in milliseconds.
     pub fn set_now(&self, millis: u64) {
         self.lock().now = millis;
+    }
+
+    /// Whether what server and client say of themselves is heard: who is being killed says nothing.
+    pub fn mute(&self, muted: bool) {
+        self.lock().muted = muted;
     }
 
     /// Something happened.
@@ -135,6 +141,9 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        if self.0.lock().muted {
+            return;
+        }
         let mut words = Words::default();
         event.record(&mut words);
         let who = event.metadata().target().trim_start_matches("thallus_").split(':').next().unwrap_or_default();

@@ -15,6 +15,7 @@ use turmoil::net::TcpStream;
 
 use crate::dice::Dice;
 use crate::options::WireFaults;
+use crate::sockets::Socket;
 use crate::tap::Tap;
 use crate::world::{PORT, Shared};
 
@@ -60,7 +61,7 @@ impl Gates {
 
 /// One end of a control connection.
 pub struct Wire {
-    io: TcpStream,
+    io: Socket,
     faults: WireFaults,
     dice: Dice,
     shared: Arc<Shared>,
@@ -74,7 +75,7 @@ pub struct Wire {
 impl Wire {
     /// Around a stream of the client at `client`.
     pub fn new(
-        io: TcpStream,
+        io: Socket,
         shared: Arc<Shared>,
         faults: WireFaults,
         dice: Dice,
@@ -109,13 +110,14 @@ pub fn more_wires(
     shared: Arc<Shared>,
     dice: Dice,
 ) -> impl Fn() -> BoxFuture<'static, io::Result<Wire>> + Send + Sync + 'static {
+    let sockets = first.io.sockets().clone();
     let state = Mutex::new((Some(first), dice));
     move || {
         let (first, part) = {
             let (first, dice) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner);
             (first.take(), dice.within(0, u32::MAX))
         };
-        let shared = Arc::clone(&shared);
+        let (shared, sockets) = (Arc::clone(&shared), sockets.clone());
         let connected = async move {
             if let Some(first) = first {
                 return Ok(first);
@@ -124,7 +126,7 @@ pub fn more_wires(
             let key = (io.local_addr()?.ip(), Side::Client);
             let dice = Dice::new(shared.options.seed, u64::from(part) | 1 << 42);
             let (tap, faults) = (Tap::new(shared.trace.clone()), shared.options.client_wire);
-            Ok(Wire::new(io, shared, faults, dice, key, Some(tap)))
+            Ok(Wire::new(sockets.open(io), shared, faults, dice, key, Some(tap)))
         };
         connected.boxed()
     }
@@ -151,7 +153,7 @@ impl AsyncRead for Wire {
         let most = buf.remaining().min(if faults.max_read > 0 { faults.max_read } else { 16 << 10 });
         let mut bytes = vec![0; most];
         let mut part = ReadBuf::new(&mut bytes);
-        ready!(Pin::new(&mut this.io).poll_read(cx, &mut part))?;
+        ready!(this.io.with(|io| Pin::new(io).poll_read(cx, &mut part)))?;
         if faults.max_read > 0 && part.filled().len() == faults.max_read {
             this.shared.trace.count("wire", "short read");
         }
@@ -169,21 +171,22 @@ impl AsyncWrite for Wire {
         this.check(cx)?;
         let faults = this.faults();
         let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
-        let written = ready!(Pin::new(&mut this.io).poll_write(cx, &bytes[..most]))?;
+        let written = ready!(this.io.with(|io| Pin::new(io).poll_write(cx, &bytes[..most])))?;
         if written < bytes.len() {
             this.shared.trace.count("wire", "short write");
         }
+        this.shared.trace.count_many("wire", "bytes written", written as u64);
         if let Some(tap) = &mut this.tap {
             tap.sent(&bytes[..written]);
         }
         Poll::Ready(Ok(written))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.with(|io| Pin::new(io).poll_flush(cx))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.with(|io| Pin::new(io).poll_shutdown(cx))
     }
 }

@@ -31,6 +31,7 @@ use crate::dice::Dice;
 use crate::hostile;
 use crate::options::{Fault, Options, Timed};
 use crate::scripts;
+use crate::sockets::Sockets;
 use crate::trace::{Counts, Listener, Trace};
 use crate::wire::{Gates, Side, Wire};
 
@@ -67,6 +68,7 @@ struct State {
     jumps: BTreeMap<String, mpsc::UnboundedSender<Duration>>,
     client_fabrics: BTreeMap<usize, Faulty>,
     lives: BTreeMap<String, u64>,
+    sockets: BTreeMap<String, Sockets>,
     finished: BTreeMap<usize, bool>,
 }
 
@@ -83,6 +85,11 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sockets of the process of this name.
+    pub fn sockets(&self, name: &str) -> Sockets {
+        self.lock().sockets.entry(name.to_owned()).or_default().clone()
     }
 
     /// A process of this name starts: which of its lives it is.
@@ -150,7 +157,8 @@ impl Listen for Port {
         let options = &self.shared.options;
         let dice = Dice::new(options.seed, self.accepted | 1 << 41);
         let key = (peer.ip(), Side::Server);
-        let wire = Wire::new(stream, Arc::clone(&self.shared), options.server_wire, dice, key, None);
+        let io = self.shared.sockets("server").open(stream);
+        let wire = Wire::new(io, Arc::clone(&self.shared), options.server_wire, dice, key, None);
         Ok((wire, peer.to_string()))
     }
 }
@@ -183,6 +191,8 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     settings.entropy = entropy;
     settings.allow_mapped = true;
     settings.is_alive = is_alive;
+    // Of the real process, and so of everything that it has done before.
+    settings.page_faults = || 0;
     let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
     shared.lock().server = Some(server.clone());
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
@@ -235,9 +245,7 @@ pub fn run(seed: u64, bug: Option<Bug>, whole_trace: bool) -> Outcome {
     let trace = Trace::new(whole_trace);
     plant(bug);
     let simulated = tracing::subscriber::with_default(Listener(trace.clone()), || {
-        let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            World::new(Options::draw(seed), trace.clone()).run()
-        }));
+        let ran = crate::panics::within_run(|| World::new(Options::draw(seed), trace.clone()).run());
         ran.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
@@ -249,6 +257,13 @@ pub fn run(seed: u64, bug: Option<Bug>, whole_trace: bool) -> Outcome {
     plant(None);
     let (hash, events, counts) = trace.summary();
     Outcome { seed, failure: trace.failure(), lines: trace.lines(), hash, events, counts, simulated }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Everything is dropped now, in no particular order.
+        self.shared.trace.mute(true);
+    }
 }
 
 struct World {

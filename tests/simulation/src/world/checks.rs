@@ -13,8 +13,14 @@ impl World {
         if let Err(error) = self.sim.step() {
             self.shared.trace.violated("no process fails", error);
         }
+        self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.hear_network();
+        self.shared.trace.failure().is_none()
+    }
+
+    /// What happened in the network since it was heard of last.
+    pub(super) fn hear_network(&mut self) {
         let trace = &self.shared.trace;
-        trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
         for event in self.shared.network.take_events() {
             trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
             match event.what {
@@ -47,7 +53,6 @@ impl World {
             }
         }
         self.violations = violations.len();
-        trace.failure().is_none()
     }
 
     /// What is still there although nobody wants anything any more.

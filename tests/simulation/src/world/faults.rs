@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thallus_fabric_sim::core::HostId;
+use turmoil::Sim;
 
 use super::{World, client_name, process_ends};
 use crate::options::{Fault, Timed};
@@ -82,7 +83,7 @@ impl World {
                 if let Some(host) = self.client_host(client) {
                     network.crash(host);
                 }
-                self.sim.crash(name.as_str());
+                self.kill(&name, |sim, name| sim.crash(name));
                 process_ends(client);
             }
             Fault::ServerCrash | Fault::ServerPowerLoss => {
@@ -94,7 +95,7 @@ impl World {
                     network.crash(host);
                 }
                 self.forget_server();
-                self.sim.crash("server");
+                self.kill("server", |sim, name| sim.crash(name));
             }
             Fault::ServerDrains => {
                 if let Some(server) = &self.shared.lock().server {
@@ -109,6 +110,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Ends what is left of a process. That its tasks are dropped one after the other, in no particular order, is nothing that
+    /// others could tell.
+    fn kill(&mut self, name: &str, end: impl FnOnce(&mut Sim<'static>, &str)) {
+        self.hear_network();
+        if let Some(sockets) = self.shared.lock().sockets.remove(name) {
+            sockets.kill();
+        }
+        self.shared.trace.mute(true);
+        end(&mut self.sim, name);
+        self.shared.trace.mute(false);
+        let _of_no_particular_order = self.shared.network.take_events();
     }
 
     /// The server's process is gone, and its loans with it.
@@ -139,7 +153,9 @@ impl World {
                 self.sim.repair(name.as_str(), "server");
                 self.set_path(client, true);
             }
-            Fault::ClientCrash if !self.sim.is_host_running(name.as_str()) => self.sim.bounce(name.as_str()),
+            Fault::ClientCrash if !self.sim.is_host_running(name.as_str()) => {
+                self.kill(&name, |sim, name| sim.bounce(name))
+            }
             Fault::ServerCrash | Fault::ServerPowerLoss | Fault::ServerDrains => {
                 (0..self.shared.options.clients)
                     .for_each(|other| self.sim.repair(client_name(other).as_str(), "server"));
@@ -152,7 +168,7 @@ impl World {
     pub(super) fn start_server(&mut self) {
         if !self.sim.is_host_running("server") {
             self.forget_server();
-            self.sim.bounce("server");
+            self.kill("server", |sim, name| sim.bounce(name));
         }
     }
 
@@ -167,7 +183,7 @@ impl World {
             self.sim.repair(name.as_str(), "server");
             self.set_path(index, true);
             if !self.sim.is_host_running(name.as_str()) && !self.shared.lock().finished.contains_key(&index) {
-                self.sim.bounce(name.as_str());
+                self.kill(&name, |sim, name| sim.bounce(name));
             }
         }
         self.start_server();
