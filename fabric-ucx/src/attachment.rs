@@ -9,9 +9,11 @@ use std::ffi::{CString, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::envelope;
 use crate::lanes::Lanes;
+use crate::mapping::Mapping;
 
 /// Length of what UCX packs for a System V segment (`uct_sysv_packed_rkey_t`): its id in 4 bytes, its owner's address in 8.
 const SYSV: usize = 12;
@@ -64,7 +66,12 @@ pub(crate) struct Attachment {
     segment: Segment,
     start: NonNull<u8>,
     len: usize,
+    mapping: Option<Mapping>,
 }
+
+/// The System V segments that this process has attached: connections to one server share them, and with them page tables and their
+/// first touch. While a segment is attached its id is no other's.
+static ATTACHED: Mutex<Vec<(Segment, Weak<Attachment>)>> = Mutex::new(Vec::new());
 
 // SAFETY: it is memory that this process only reads, and an address to let go of it by, from whichever thread.
 unsafe impl Send for Attachment {}
@@ -80,7 +87,32 @@ impl Attachment {
         let (start, len) = attached.map_err(|refused| {
             format!("its shared memory cannot be attached: {refused}; the peer is gone, or of another host or user")
         })?;
-        Ok(Attachment { segment, start, len })
+        Ok(Attachment { segment, start, len, mapping: Mapping::new(start.addr().get(), len) })
+    }
+
+    /// As [`Attachment::new`], but the one that somebody else has, if that is sure to be of the same segment.
+    pub(crate) fn shared(segment: Segment) -> Result<Arc<Self>, String> {
+        // A file descriptor of another process may be of one file now, and of another in a moment.
+        if matches!(segment.name, Name::Posix { .. }) {
+            return Attachment::new(segment).map(Arc::new);
+        }
+        let mut attached = ATTACHED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) =
+            attached.iter().filter(|(other, _)| *other == segment).find_map(|(_, known)| known.upgrade())
+        {
+            return Ok(known);
+        }
+        attached.retain(|(_, known)| known.strong_count() > 0);
+        let new = Arc::new(Attachment::new(segment)?);
+        attached.push((segment, Arc::downgrade(&new)));
+        Ok(new)
+    }
+
+    /// Readies what is about to be read for the first time.
+    pub(crate) fn prefault(&self, address: u64, len: u64) {
+        if let Some(mapping) = &self.mapping {
+            mapping.prefault(address.saturating_sub(self.segment.owner), len);
+        }
     }
 
     /// Where `len` bytes at `address` in the owner's address space are in this one.
@@ -159,8 +191,8 @@ fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
 /// A System V segment goes with the last process that has it attached. If its owner dies before UCX 1.13 attaches it,
 /// `ucp_ep_rkey_unpack` fails, and on its way out releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`,
 /// `err_destroy`): the reader crashes. So they are attached here first; while they are, UCX's own attaching succeeds.
-pub(crate) fn hold(segments: impl Iterator<Item = Segment>) -> Result<Vec<Attachment>, String> {
-    segments.filter(|segment| matches!(segment.name, Name::Sysv { .. })).map(Attachment::new).collect()
+pub(crate) fn hold(segments: impl Iterator<Item = Segment>) -> Result<Vec<Arc<Attachment>>, String> {
+    segments.filter(|segment| matches!(segment.name, Name::Sysv { .. })).map(Attachment::shared).collect()
 }
 
 #[cfg(test)]
@@ -215,8 +247,15 @@ mod tests {
         {
             assert!(attached.find(address, len).is_none(), "{address:#x} {len}");
         }
-        drop(attached);
+        // Whoever has it attached shares it, others named alike do not.
+        let shared = [segment, segment].map(|segment| Attachment::shared(segment).unwrap());
+        assert!(Arc::ptr_eq(&shared[0], &shared[1]));
+        let elsewhere = Segment { owner: 0x20_0000, ..segment };
+        assert!(!Arc::ptr_eq(&shared[0], &Attachment::shared(elsewhere).unwrap()));
+        shared[0].prefault(0x10_0000 + 5000, 100);
+        drop((attached, shared));
         assert!(Attachment::new(segment).unwrap_err().contains("the peer is gone"));
+        assert!(Attachment::shared(segment).unwrap_err().contains("the peer is gone"));
     }
 
     #[test]
@@ -235,6 +274,7 @@ mod tests {
         // SAFETY: as above.
         assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [9; 4096]);
         assert!(attached.find(0x20_0000, 4097).is_none());
+        assert!(!Arc::ptr_eq(&Attachment::shared(segment).unwrap(), &Attachment::shared(segment).unwrap()));
         // SAFETY: opened above.
         unsafe { libc::close(fd) };
         assert!(Attachment::new(segment).is_err());

@@ -235,9 +235,14 @@ impl Endpoint for UcxEndpoint {
             )));
         }
         let segments = || attachment::segments(opened.payload, &lanes);
-        let _held = attachment::hold(segments()).map_err(error)?;
+        let held = attachment::hold(segments()).map_err(error)?;
         let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;
-        self.maps.insert(region, Map { segment: segments().next(), attached: None });
+        let segment = segments().next();
+        // Without it UCX reads, and what cannot be attached cannot be mapped either, which says why.
+        let copied = segment.filter(|_| self.copies.is_some());
+        let attached = copied.and_then(|segment| Attachment::shared(segment).ok());
+        drop(held);
+        self.maps.insert(region, Map { segment, attached });
         self.keys.insert(region, Arc::new(key));
         Ok(())
     }
@@ -262,7 +267,6 @@ impl Endpoint for UcxEndpoint {
         if self.operations.len() >= MAX_OUTSTANDING_READS {
             return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
         }
-        key.prefault(from.address, from.len);
         let memh = UcxRegistration::of(into.memory(), worker.context())
             .filter(|registration| registration.writable())
             .ok_or(FabricError::Misuse("a read must land in memory that this fabric allocated"))?
@@ -270,15 +274,18 @@ impl Endpoint for UcxEndpoint {
         // UCX has to read something first, lest nobody notices that it cannot reach the peer.
         let shared = from.len >= copies::SHORTEST && matches!(self.wireup, Wireup::Done);
         if let Some(copies) = self.copies.as_ref().filter(|_| shared)
-            && let Some(start) = key.mapped(from.address)
+            && let Some(attached) = self.maps.get(&from.region).and_then(|map| map.attached.as_ref())
+            && let Some((start, len)) = attached.find(from.address, from.len)
         {
-            // SAFETY: the key covers the range, as was checked, and keeps it mapped; `into` is valid and nobody else's; the table
-            // holds both until the operation was reported.
-            self.operations.enter(token, into, key.clone(), |operation, into| unsafe {
-                copies.post(operation, start, into.start().as_ptr(), into.len());
+            attached.prefault(from.address, from.len);
+            // SAFETY: `len` bytes within the attachment; `into` is as long, valid and nobody else's; the table holds both until the
+            // operation was reported.
+            self.operations.enter(token, into, attached.clone(), |operation, into| unsafe {
+                copies.post(operation, start.as_ptr(), into.start().as_ptr(), len);
             });
             return Ok(());
         }
+        key.prefault(from.address, from.len);
         self.operations
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
                 params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
@@ -308,7 +315,7 @@ impl Endpoint for UcxEndpoint {
         };
         let attachment = match attached {
             Some(attachment) => attachment,
-            None => attached.insert(Arc::new(Attachment::new(*segment).map_err(error)?)),
+            None => attached.insert(Attachment::shared(*segment).map_err(error)?),
         };
         let found = attachment.find(address, len);
         let (start, len) =

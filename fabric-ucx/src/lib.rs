@@ -44,6 +44,7 @@ mod endpoint;
 mod envelope;
 mod exit;
 mod lanes;
+mod mapping;
 mod memory;
 mod operations;
 mod options;

@@ -8,6 +8,7 @@ use thallus_fabric::memory::LocalRange;
 use thallus_fabric::{Completion, ReadToken};
 use ucx_sys::{self as sys, Begun, ucs_status_t};
 
+use crate::attachment::Attachment;
 use crate::peer::RemoteKey;
 use crate::status::read_failure;
 
@@ -67,14 +68,23 @@ pub(crate) extern "C" fn peer_failed(shared: *mut c_void, _: sys::ucp_ep_h, stat
     });
 }
 
-/// A read that UCX has.
+/// What keeps the memory there that is read.
+#[derive(Debug)]
+#[expect(dead_code, reason = "they are only held")]
+pub(crate) enum Source {
+    /// UCX reads with it.
+    Key(Arc<RemoteKey>),
+    /// It is copied out of.
+    Attachment(Arc<Attachment>),
+}
+
+/// A read under way.
 #[derive(Debug)]
 struct Operation {
     token: ReadToken,
     /// Where UCX writes, or a copy. Kept until the completion is handed over, whatever became of whoever asked.
     _into: LocalRange,
-    /// What UCX reads with, and what keeps the memory mapped that is copied from.
-    _key: Arc<RemoteKey>,
+    _from: Source,
 }
 
 /// The table of reads under way. It owns their memory.
@@ -98,13 +108,13 @@ impl Operations {
         &mut self,
         token: ReadToken,
         into: LocalRange,
-        key: Arc<RemoteKey>,
+        from: Arc<Attachment>,
         post: impl FnOnce(u64, &LocalRange),
     ) {
         let operation = self.next;
         self.next += 1;
         post(operation, &into);
-        self.table.insert(operation, Operation { token, _into: into, _key: key });
+        self.table.insert(operation, Operation { token, _into: into, _from: Source::Attachment(from) });
     }
 
     /// Begins a read by `post`, which is given the callback's parameters. An error means that nothing was posted.
@@ -135,7 +145,7 @@ impl Operations {
             Begun::Done => shared.ended(operation, ucs_status_t::UCS_OK),
             Begun::Request(_) => {}
         }
-        self.table.insert(operation, Operation { token, _into: into, _key: key });
+        self.table.insert(operation, Operation { token, _into: into, _from: Source::Key(key) });
         Ok(())
     }
 

@@ -3,10 +3,11 @@
 use std::ffi::c_void;
 use std::fmt;
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use ucx_sys::{self as sys, Begun};
 
+use crate::mapping::Mapping;
 use crate::operations::{Shared, peer_failed};
 use crate::status::{check, failed};
 use crate::stream;
@@ -112,8 +113,8 @@ pub(crate) struct RemoteKey {
     handle: sys::ucp_rkey_h,
     base: u64,
     len: u64,
-    /// Where this process has the memory mapped, if it does.
-    mapped: Option<Mapped>,
+    /// Where UCX has the memory mapped, if it has.
+    mapped: Option<Mapping>,
     /// The key lies in the worker's pools.
     _worker: Arc<Worker>,
 }
@@ -131,7 +132,10 @@ impl RemoteKey {
         check("ucp_ep_rkey_unpack", unsafe {
             sys::ucp_ep_rkey_unpack(connection.handle, key.as_ptr().cast(), &mut handle)
         })?;
-        let mapped = Mapped::of(handle, base, len);
+        let mut start = ptr::null_mut();
+        // SAFETY: an unpacked key, room for the address. UCX computes it, and touches nothing.
+        let is_mapped = unsafe { sys::ucp_rkey_ptr(handle, base, &mut start) } == sys::ucs_status_t::UCS_OK;
+        let mapped = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Mapping::new(start.addr(), len));
         Ok(RemoteKey { handle, base, len, mapped, _worker: connection.worker.clone() })
     }
 
@@ -142,13 +146,6 @@ impl RemoteKey {
         }
     }
 
-    /// Where this process has what is at `address` mapped, if it has. Valid for as long as the key is, and as far as
-    /// [`RemoteKey::covers`] says.
-    pub(crate) fn mapped(&self, address: u64) -> Option<*const u8> {
-        let offset = usize::try_from(address.checked_sub(self.base)?).ok()?;
-        Some(ptr::with_exposed_provenance(self.mapped.as_ref()?.start.checked_add(offset)?))
-    }
-
     pub(crate) fn handle(&self) -> sys::ucp_rkey_h {
         self.handle
     }
@@ -156,55 +153,6 @@ impl RemoteKey {
     /// Whether `address .. address + len` is within what was imported.
     pub(crate) fn covers(&self, address: u64, len: u64) -> bool {
         address.checked_sub(self.base).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len)
-    }
-}
-
-/// Memory of the peer in this process's address space, as shared memory is. Each connection maps it anew, and pays for the first
-/// touch of each page: one by one as the copy goes over them, several times what the copy itself costs; or, here, by one system
-/// call for many.
-struct Mapped {
-    start: usize,
-    len: usize,
-    /// Which blocks have been touched.
-    touched: Mutex<Vec<bool>>,
-}
-
-impl Mapped {
-    const BLOCK: usize = 2 << 20;
-    const PAGE: usize = 4096;
-
-    /// The mapping behind a key, if there is one.
-    fn of(key: sys::ucp_rkey_h, base: u64, len: u64) -> Option<Self> {
-        let mut start = ptr::null_mut();
-        // SAFETY: an unpacked key, room for the address. UCX computes it, and touches nothing.
-        let status = unsafe { sys::ucp_rkey_ptr(key, base, &mut start) };
-        let len = usize::try_from(len).ok()?;
-        let whole = start.addr() % Self::PAGE == 0 && len > 0 && start.addr().checked_add(len).is_some();
-        (status == sys::ucs_status_t::UCS_OK && whole).then(|| Mapped {
-            start: start.expose_provenance(),
-            len,
-            touched: Mutex::new(vec![false; len.div_ceil(Self::BLOCK)]),
-        })
-    }
-
-    /// Maps the pages around `offset .. offset + len` that no read has met yet.
-    fn prefault(&self, offset: u64, len: u64) {
-        let (Ok(first), Ok(last)) = (usize::try_from(offset), usize::try_from(offset.saturating_add(len.max(1)) - 1))
-        else {
-            return;
-        };
-        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-        for block in first / Self::BLOCK..=last / Self::BLOCK {
-            let Some(new) = touched.get_mut(block).filter(|touched| !**touched) else { continue };
-            *new = true;
-            let at = block * Self::BLOCK;
-            // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not mapped, or is not
-            // what the peer said it is, the kernel answers with an error, as an older kernel does; that only costs speed.
-            unsafe {
-                let start = ptr::without_provenance_mut(self.start + at);
-                libc::madvise(start, (self.len - at).min(Self::BLOCK), libc::MADV_POPULATE_READ);
-            }
-        }
     }
 }
 
@@ -218,46 +166,5 @@ impl Drop for RemoteKey {
 impl fmt::Debug for RemoteKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "RemoteKey({:p}, {:#x}+{})", self.handle, self.base, self.len)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use thallus_fabric::memory::Pages;
-
-    use super::*;
-
-    fn mapped(start: usize, len: usize) -> Mapped {
-        Mapped { start, len, touched: Mutex::new(vec![false; len.div_ceil(Mapped::BLOCK)]) }
-    }
-
-    fn touched(mapped: &Mapped) -> Vec<bool> {
-        mapped.touched.lock().unwrap().clone()
-    }
-
-    #[test]
-    fn blocks_are_readied_once_and_only_where_something_is_read() {
-        let len = 3 * Mapped::BLOCK + Mapped::PAGE;
-        let pages = Pages::new(len).unwrap();
-        let mapped = mapped(pages.start().addr().get(), len);
-        mapped.prefault(Mapped::BLOCK as u64 - 1, 1);
-        assert_eq!(touched(&mapped), [true, false, false, false]);
-        mapped.prefault(Mapped::BLOCK as u64 * 2 - 1, 2);
-        assert_eq!(touched(&mapped), [true, true, true, false]);
-        mapped.prefault(len as u64 - 1, 1);
-        assert_eq!(touched(&mapped), [true; 4]);
-        // Nothing to be read, and ranges that `post_read` refuses before.
-        mapped.prefault(0, 0);
-        mapped.prefault(u64::MAX, u64::MAX);
-    }
-
-    #[test]
-    fn what_is_not_mapped_is_left_alone() {
-        let gone = {
-            let pages = Pages::new(Mapped::BLOCK).unwrap();
-            pages.start().addr().get()
-        };
-        mapped(gone, Mapped::BLOCK).prefault(0, 1);
-        mapped(usize::MAX - Mapped::PAGE + 1, Mapped::PAGE - 1).prefault(0, 1);
     }
 }
