@@ -26,10 +26,9 @@ use super::offers::Pools;
 const POST_BYTES: u64 = 1 << 20;
 /// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 100 us are 5 MB), and takes as much more memory.
 const UNDER_WAY: u64 = 8 << 20;
-/// As many as that only while all connections over the same memory have fewer than this,
+/// While all connections over the same memory have so many, one that has none may still begin a batch, and no more: many keep a host
+/// busy by a little each, and the less memory they use for it the warmer it stays.
 const UNDER_WAY_OF_ALL: u64 = 16 << 20;
-/// and else fewer than this: many connections keep a host busy by a little each, and their memory fits its caches.
-const UNDER_WAY_AMONG_MANY: u64 = 1 << 20;
 
 const DISCARDED: &str = "the batch was discarded";
 
@@ -316,8 +315,8 @@ impl Reads {
 
     /// Whether another read may be under way.
     fn has_room(&self) -> bool {
-        let alone = || self.under_way_of_all.load(Ordering::Relaxed) < UNDER_WAY_OF_ALL;
-        self.under_way < UNDER_WAY_AMONG_MANY || (self.under_way < UNDER_WAY && alone())
+        let few = || self.under_way_of_all.load(Ordering::Relaxed) < UNDER_WAY_OF_ALL;
+        self.under_way == 0 || (self.under_way < UNDER_WAY && few())
     }
 
     fn set_under_way(&mut self, bytes: u64) {
