@@ -283,7 +283,7 @@ impl Reads {
     /// Posts queued pieces; `true` if it stopped only to yield.
     fn post(&mut self) -> bool {
         let mut posted = 0;
-        while self.tokens.len() < self.max_outstanding && self.has_room() {
+        while self.tokens.len() < self.max_outstanding && (self.next_is_a_word() || self.has_room()) {
             if posted >= POST_BYTES {
                 return !self.queue.is_empty();
             }
@@ -311,6 +311,11 @@ impl Reads {
             }
         }
         false
+    }
+
+    /// Words take up nothing, and batches wait for them.
+    fn next_is_a_word(&self) -> bool {
+        self.queue.front().is_some_and(|piece| matches!(piece.target, Target::Word(_)))
     }
 
     /// Whether another read may be under way.

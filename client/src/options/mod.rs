@@ -92,7 +92,8 @@ pub struct ConnectOptions {
     /// default. A stream begins with 4 MiB, and has more only while both ends would wait for it.
     pub window: u64,
     /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. By default it follows
-    /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths.
+    /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths; and a quarter of
+    /// that after the first batches of a result.
     pub inline_threshold: Option<u64>,
     /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1 by default.
     pub partitions: u32,
