@@ -10,10 +10,11 @@ use thallus_server::{Fabrics, Settings};
 
 use crate::contender::Contender;
 
-/// The fabric of a process.
+/// The fabric of a process that lends, or reads as UCX does: with nobody to help it copy.
 pub fn fabric() -> Result<Arc<dyn Fabric>, String> {
     raise_descriptor_limit().map_err(|e| format!("the limit of open files cannot be raised: {e}"))?;
-    UcxFabric::new(UcxOptions::default()).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|e| e.to_string())
+    let options = UcxOptions { copy_threads: 0, ..UcxOptions::default() };
+    UcxFabric::new(options).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|e| e.to_string())
 }
 
 /// What a server has as fabrics and settings.

@@ -31,7 +31,8 @@ server's memory. `inline`: all batches as Arrow IPC over TCP, which is pure RPC.
 - `flight-rust`: arrow-flight over tonic, with messages and windows of 16 MiB. `flight-cpp`: pyarrow, whose server maps the tables from \
 Arrow files and names the next batch in Python. Both with `DoGet` alone; `flight-sql-*` asks `GetFlightInfo` before.
 - `memcpy`: pieces of 1 MiB from 256 MiB of warm memory to 64 MiB of warm memory, in one process and on one core. `ucx-get`: the same pieces by \
-UCX from another process, eight at a time, into registered warm memory. Neither knows of batches.
+UCX from another process, eight at a time, into registered warm memory, on one core too. Neither knows of batches. `lent` may be faster than either: half of the machine's cores, \
+four at most, help its connections to copy.
 ";
 
 /// Writes the page.
