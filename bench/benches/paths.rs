@@ -11,12 +11,15 @@ use thallus_bench::pieces::pieces;
 use thallus_bench::serve::MemoryEngine;
 use thallus_client::{Client, ConnectOptions, Delivery, QueryOptions};
 use thallus_fabric::Fabric;
+use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 fn parts(criterion: &mut Criterion) {
+    // The first to run: without this the allocator waits for a heap to be grown in a fabric, as only a server's is.
+    RegisteredHeap::stay_ordinary();
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
     for mut piece in pieces(fabric, |_| true).expect("pieces") {
         let mut group = criterion.benchmark_group("batch");

@@ -16,7 +16,6 @@ mod extents;
 mod faults;
 #[cfg(feature = "registered-heap")]
 mod heap;
-mod index;
 mod kept;
 mod lease_words;
 mod pages;
@@ -25,6 +24,7 @@ mod pool;
 mod pool_tests;
 mod registered;
 mod slab;
+mod space;
 mod staging;
 #[cfg(test)]
 mod test_fabric;
@@ -35,13 +35,13 @@ pub(crate) use available::room_in;
 pub use faults::thread_page_faults;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
-pub use index::{MemoryIndex, RegisteredSpace};
 pub use kept::keep;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use slab::Slab;
+pub use space::RegisteredSpace;
 pub use staging::{StagedRange, StagingArena, StagingStats};
 pub use trusting::Trusting;
 

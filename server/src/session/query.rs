@@ -43,7 +43,7 @@ const HELD_UP: Duration = Duration::from_millis(1);
 const CHEAP: Duration = Duration::from_micros(20);
 /// The first of a result are dearer.
 const FIRST_BATCHES: u32 = 4;
-/// So often it may hold its connection up while it runs: a host with too few cores for what it does may be the cause.
+/// So often it may hold its connection up after its first batch: a host with too few cores for what it does may be the cause.
 const LONG_ONES: u32 = 1;
 
 /// The connection wants the next batch of a query.
@@ -209,7 +209,7 @@ pub(crate) struct Query {
     handed_over: u32,
     /// Time that they took in this task, the next one's so far included, but for what took so long that it held the connection up.
     spent: Duration,
-    /// How often that was.
+    /// How often that was after the first batch.
     long: u32,
     /// Since when the engine is at the current step.
     since: Option<Instant>,
@@ -320,8 +320,8 @@ impl Query {
                 let next = running.batches.as_mut().poll_next(cx);
                 let now = Instant::now();
                 if now - began > HELD_UP {
-                    self.long += 1;
-                    self.held_up = self.long > LONG_ONES + self.handed_over / 256;
+                    self.long += u32::from(self.handed_over > 0);
+                    self.held_up = self.handed_over == 0 || self.long > LONG_ONES + self.handed_over / 256;
                 } else {
                     self.spent += now - began;
                 }

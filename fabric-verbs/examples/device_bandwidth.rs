@@ -1,6 +1,6 @@
 //! Bandwidth of reads between two ends on one port, by size, and what opening and closing memory costs by its way.
 //!
-//! `THALLUS_VERBS_DEVICE=mlx5_0 cargo run --release -p thallus-fabric-verbs --example bandwidth [MEBIBYTES]`
+//! `THALLUS_VERBS_DEVICE=mlx5_0 cargo run --release -p thallus-fabric-verbs --example device_bandwidth [MEBIBYTES]`
 
 #[path = "../tests/support/mod.rs"]
 mod support;
