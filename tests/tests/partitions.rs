@@ -172,7 +172,9 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             println!("{delivery:?}: {error}, after {:.3} s", cut.elapsed().as_secs_f64());
             let known = matches!(
                 error,
-                ClientError::ServerGone { .. } | ClientError::Query { kind: StreamCode::PartitionLost, .. }
+                ClientError::ServerGone { .. }
+                    | ClientError::Transfer { .. }
+                    | ClientError::Query { kind: StreamCode::PartitionLost, .. }
             );
             assert!(known && cut.elapsed() < SECONDS, "{error:?}");
             assert!(result.next().await.is_none() && !result.report().complete);

@@ -34,6 +34,13 @@ async fn next(result: &mut LazyStream) -> LazyBatch {
     within("a lazy batch", result.next()).await.expect("a batch").expect("a good one")
 }
 
+/// The one batch of a result that is dropped whole: dropped before its end was seen, it would be cancelled, and its batch with it.
+async fn only(mut result: LazyStream) -> LazyBatch {
+    let batch = next(&mut result).await;
+    assert!(within("the end", result.next()).await.is_none());
+    batch
+}
+
 #[test]
 fn only_what_is_asked_for_is_read() {
     for fencing in FENCINGS {
@@ -164,7 +171,7 @@ fn there_is_no_such_column_or_row() {
             let world =
                 World::over(ScriptedEngine::new().on("q", Script::synthetic(1, rows)), Some(Fencing::LeaseWord));
             let client = world.client().await;
-            let batch = next(&mut client.query_lazy("q").await.unwrap()).await;
+            let batch = only(client.query_lazy("q").await.unwrap()).await;
             assert_eq!(batch.is_here(), here);
             let count = batch.schema().fields().len();
             let refused = batch.columns(&[0, count]).await.unwrap_err();
@@ -379,7 +386,7 @@ fn asks_that_are_dropped_harm_nothing() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
-        let batch = next(&mut client.query_lazy("wide").await.unwrap()).await;
+        let batch = only(client.query_lazy("wide").await.unwrap()).await;
         for _ in 0..20 {
             let (ask, columns) = (batch.columns(&[0, 50]), batch.columns(&[1]));
             // Begun, and dropped while it is on its way.

@@ -305,7 +305,8 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
             }
         })
         .await;
-        assert!(matches!(failure, ClientError::ServerGone { .. }), "{failure:?}");
+        // Whichever shows first: the connection is lost, or the server's endpoint is gone in the middle of a read.
+        assert!(matches!(failure, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{failure:?}");
         world.is_at_rest().await;
     });
 }
