@@ -110,21 +110,24 @@ impl Copies {
     }
 }
 
+impl State {
+    /// The copy that has waited longest, as one that is under way.
+    fn begin_one(&mut self) -> Option<Copy> {
+        let copy = self.waiting.pop_front()?;
+        self.waiting_bytes -= copy.len;
+        self.underway += 1;
+        Some(copy)
+    }
+}
+
 impl Desk {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn make_one(&self) -> bool {
-        let copy = {
-            let mut state = self.lock();
-            let Some(copy) = state.waiting.pop_front() else { return false };
-            state.waiting_bytes -= copy.len;
-            state.underway += 1;
-            copy
-        };
-        self.make(&copy);
-        true
+        let begun = self.lock().begin_one();
+        begun.inspect(|copy| self.make(copy)).is_some()
     }
 
     /// Makes copies until none waits, then leaves.
@@ -132,12 +135,11 @@ impl Desk {
         loop {
             let copy = {
                 let mut state = self.lock();
-                let Some(copy) = state.waiting.pop_front() else {
+                let Some(copy) = state.begin_one() else {
+                    // Under the same lock: what is posted from here on calls somebody anew.
                     state.helpers -= 1;
                     return;
                 };
-                state.waiting_bytes -= copy.len;
-                state.underway += 1;
                 copy
             };
             self.make(&copy);
