@@ -13,12 +13,15 @@ use std::thread;
 
 use ucx_sys::ucs_status_t;
 
+use crate::MAX_READ;
 use crate::operations::Shared;
 
 /// Shorter reads are UCX's: they take less time than it takes to share them.
 pub(crate) const SHORTEST: u64 = 32 << 10;
 /// Bytes that wait before a helper is called. Waking a thread takes as long as copying some hundred KiB.
 const WORTH_A_CALL: usize = 2 << 20;
+// What a helper is called for is several pieces.
+const _: () = assert!(WORTH_A_CALL as u64 >= 8 * MAX_READ);
 
 /// A piece to be copied.
 struct Copy {

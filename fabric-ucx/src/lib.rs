@@ -73,8 +73,9 @@ pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};
 use worker::Worker;
 
-/// Longest single read. Through shared memory a read is a copy within the call, and must not hold up the executor's thread.
-const MAX_READ: u64 = 1 << 20;
+/// Longest single read. Through shared memory a read is a copy, which must not hold up the executor's thread, and is made by one
+/// thread: several share what is read in pieces.
+const MAX_READ: u64 = 256 << 10;
 /// Most reads that an endpoint has outstanding.
 const MAX_OUTSTANDING_READS: usize = 256;
 

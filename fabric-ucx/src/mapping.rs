@@ -29,10 +29,12 @@ impl Mapping {
         else {
             return;
         };
-        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
         for block in first / Self::BLOCK..=last / Self::BLOCK {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(new) = touched.get_mut(block).filter(|touched| !**touched) else { continue };
             *new = true;
+            // Other connections' reads need not wait for it.
+            drop(touched);
             let at = block * Self::BLOCK;
             // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not mapped, or is not
             // what the peer said it is, the kernel answers with an error, as an older kernel does; that only costs speed.

@@ -24,6 +24,8 @@ pub enum Timer {
     Lease(LeaseId),
     /// A batch waits for room among loans that are mapped.
     Room(StreamId),
+    /// Leases that are held back, to be released together, have waited long enough.
+    Releases,
 }
 
 /// Deadlines by reason.

@@ -277,6 +277,32 @@ fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
     pair.finish();
 }
 
+/// What has been read goes back though another read hangs: its lease would run out before that read is given up.
+#[test]
+fn a_read_that_hangs_holds_no_other_lease_back() {
+    let all = usize::MAX;
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 2])]);
+    let lent = [vec![Op::ToServer(all)], vec![Op::Engine(0); 3], vec![Op::ToClient(all)]].concat();
+    for op in [open(), vec![execute(0, 1 << 20)], lent].concat() {
+        pair.apply(op);
+    }
+    assert_eq!((pair.client.machine.outstanding_reads(), pair.server.machine.open_leases()), (2, 2));
+    while pair.client.machine.outstanding_reads() > 1 {
+        pair.apply(Op::Read(0));
+    }
+    let released_after = |pair: &mut Pair, ms| {
+        pair.apply(Op::Advance(Duration::from_millis(ms)));
+        pair.apply(Op::ToServer(all));
+        2 - pair.server.machine.open_leases()
+    };
+    assert_eq!(released_after(&mut pair, 9), 0, "several go together");
+    assert_eq!(released_after(&mut pair, 1), 1);
+    assert_eq!(pair.client.machine.outstanding_reads(), 1, "it hangs still");
+    let well = pair.streams_end();
+    assert_eq!(well, [true]);
+    pair.finish();
+}
+
 /// A connection that is gone answers too: nobody waits for a query that it will never run.
 #[test]
 fn a_query_after_the_close_is_answered() {

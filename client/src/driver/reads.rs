@@ -26,7 +26,7 @@ use super::offers::Pools;
 const POST_BYTES: u64 = 1 << 20;
 /// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 100 us are 5 MB), and takes as much more memory.
 const UNDER_WAY: u64 = 8 << 20;
-/// While all connections over the same memory have so many, one that has none may still begin a batch, and no more: many keep a host
+/// While all connections over the same memory have so many, one that has none may still read a batch, and no more: many keep a host
 /// busy by a little each, and the less memory they use for it the warmer it stays.
 const UNDER_WAY_OF_ALL: u64 = 16 << 20;
 
@@ -235,6 +235,8 @@ impl Reads {
             let problem = ReadProblem::Failed("the endpoint did not close in time".into());
             self.finished(target, Err(problem), None);
         }
+        self.tokens.clear();
+        self.set_under_way(0);
         std::mem::take(&mut self.done)
     }
 
@@ -318,10 +320,14 @@ impl Reads {
         self.queue.front().is_some_and(|piece| matches!(piece.target, Target::Word(_)))
     }
 
-    /// Whether another read may be under way.
+    /// Whether another read may be under way. What is left of a batch that has been begun may be: its memory is taken.
     fn has_room(&self) -> bool {
+        let begun = || {
+            let next = self.queue.front().and_then(|piece| self.reading.get(&piece.target));
+            next.is_some_and(|reading| reading.slab.is_some())
+        };
         let few = || self.under_way_of_all.load(Ordering::Relaxed) < UNDER_WAY_OF_ALL;
-        self.under_way == 0 || (self.under_way < UNDER_WAY && few())
+        self.under_way == 0 || (self.under_way < UNDER_WAY && (begun() || few()))
     }
 
     fn set_under_way(&mut self, bytes: u64) {

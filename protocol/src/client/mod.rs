@@ -34,6 +34,9 @@ use crate::timers::{Timer, Timers};
 
 /// So many leases are given back at once, even while others are being read.
 const RELEASED_TOGETHER: usize = 8;
+/// How long the first of them is held back at most, whatever else is being read: reads may take as long as a read timeout, a lender
+/// may give less than that for its memory, and others may wait for the room.
+const RELEASED_WITHIN: Duration = Duration::from_millis(10);
 
 /// What a client's connection is told at its start.
 #[derive(Clone, Debug)]
@@ -212,8 +215,7 @@ impl ClientConnection {
         // What happened comes before what was due: after a stall of this host the peer is not taken for silent while its
         // bytes lie here unread, nor a read for late that has completed.
         match input {
-            // Some read may take long.
-            ClientInput::Time => self.releases_due = true,
+            ClientInput::Time => {}
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ClientInput::Received(bytes) => {
                 if !self.state.is_ending()
@@ -230,6 +232,9 @@ impl ClientConnection {
             }
         }
         self.fire_timers(now);
+        if self.holds_releases_back() && !self.timers.is_set(Timer::Releases) {
+            self.timers.set(Timer::Releases, now + RELEASED_WITHIN);
+        }
         Ok(())
     }
 
@@ -257,13 +262,18 @@ impl ClientConnection {
         self.out.push_back(ClientOutput::Event(event));
     }
 
+    /// What is being read ends, one way or the other, and has this end look again. Until then few leases are not worth a message: it
+    /// would wake the lender, which has other things to do, once for each batch.
+    fn holds_releases_back(&self) -> bool {
+        (1..RELEASED_TOGETHER).contains(&self.releases.len()) && !self.reads.is_empty() && !self.releases_due
+    }
+
     fn say_releases(&mut self) {
-        // What is being read ends, one way or the other, and has this end look again. Until then few leases are not worth a message:
-        // it would wake the lender, which has other things to do, once for each batch.
-        if self.releases.len() < RELEASED_TOGETHER && !self.reads.is_empty() && !self.releases_due {
+        if self.holds_releases_back() {
             return;
         }
         self.releases_due = false;
+        self.timers.clear(Timer::Releases);
         // A frame holds any release of this many leases.
         for leases in std::mem::take(&mut self.releases).chunks(4096) {
             self.transmit(&ToServer::Release { leases: leases.to_vec() });
@@ -420,6 +430,7 @@ impl ClientConnection {
                     }
                     self.fabric_down(format!("a one-sided read was not done within {after:?}"));
                 }
+                Timer::Releases => self.releases_due = true,
                 Timer::Drain | Timer::Lease(_) | Timer::Room(_) => {}
             }
         }

@@ -36,7 +36,7 @@ impl ServerConnection {
                 }
                 Timer::Lease(lease) => self.lease_expired(lease),
                 Timer::Room(stream) => self.found_no_room(stream),
-                Timer::Read(_) => {}
+                Timer::Read(_) | Timer::Releases => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint and the queries.
 
+mod allowance;
 mod data_plane;
 mod groups;
 mod lender;
@@ -162,6 +163,8 @@ impl<S: ControlIo> Session<S> {
             })
             .await;
             self.handle(event);
+            // A query that has a batch whenever it is asked would keep all others of this thread waiting.
+            tokio::task::coop::consume_budget().await;
         }
     }
 

@@ -30,22 +30,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::allowance::Allowance;
 use super::groups::Seat;
 use super::lender::{Lender, PreparedLoan};
 use super::mapped::Borrower;
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
-
-/// An engine that does not come back within this time holds its connection up. Much more than being woken costs.
-const HELD_UP: Duration = Duration::from_millis(1);
-
-/// What a batch may take in its connection's task, in the engine and to be made ready. A query that is sent away wakes two tasks, and
-/// often threads, for each batch, which takes about as long: with half of this `bench`'s filter that keeps one row in ten thousand took
-/// half as long again.
-const CHEAP: Duration = Duration::from_micros(40);
-/// The first of a result are dearer.
-const FIRST_BATCHES: u32 = 4;
-/// So often it may hold its connection up after its first batch: a host with too few cores for what it does may be the cause.
-const LONG_ONES: u32 = 1;
 
 /// The connection wants the next batch of a query.
 #[derive(Clone, Copy, Debug)]
@@ -206,15 +195,9 @@ pub(crate) struct Query {
     stage: Stage,
     /// A batch is asked for.
     pull: Option<Pull>,
-    /// Batches that were handed over.
-    handed_over: u32,
-    /// Time that they took in this task, the next one's so far included, but for what took so long that it held the connection up.
-    spent: Duration,
-    /// How often that was after the first batch.
-    long: u32,
+    allowance: Allowance,
     /// Since when the engine is at the current step.
     since: Option<Instant>,
-    held_up: bool,
 }
 
 enum Stage {
@@ -241,7 +224,7 @@ impl fmt::Debug for Query {
         };
         f.debug_struct("Query")
             .field("stage", &stage)
-            .field("handed_over", &self.handed_over)
+            .field("allowance", &self.allowance)
             .field("pull", &self.pull)
             .finish_non_exhaustive()
     }
@@ -272,11 +255,8 @@ impl Query {
             context,
             stage: Stage::Planning(planning),
             pull: None,
-            handed_over: 0,
-            spent: Duration::ZERO,
-            long: 0,
+            allowance: Allowance::new(),
             since: None,
-            held_up: false,
         }
     }
 
@@ -303,7 +283,7 @@ impl Query {
 
     /// Whether the engine took long to come back, with or without an answer.
     pub(crate) fn has_held_up(&self) -> bool {
-        self.held_up
+        self.allowance.has_held_up()
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Failure>> {
@@ -313,19 +293,14 @@ impl Query {
             Stage::Planning(planning) => {
                 let planned = planning.as_mut().poll(cx);
                 let now = Instant::now();
-                self.held_up = now - began > HELD_UP;
+                self.allowance.planned(now - began);
                 let source = ready!(planned)?;
                 return Poll::Ready(self.begin(source, now - since).map(Progress::Said));
             }
             Stage::Running(running) if self.pull.is_some() => {
                 let next = running.batches.as_mut().poll_next(cx);
                 let now = Instant::now();
-                if now - began > HELD_UP {
-                    self.long += u32::from(self.handed_over > 0);
-                    self.held_up = self.handed_over == 0 || self.long > LONG_ONES + self.handed_over / 256;
-                } else {
-                    self.spent += now - began;
-                }
+                self.allowance.searched(now - began);
                 let next = ready!(next);
                 running.execute += now - since;
                 next
@@ -342,17 +317,15 @@ impl Query {
             self.stage = Stage::Over;
             return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
         }
-        // The first batch is not worth a task, however dear it was.
-        if self.handed_over > 0 && self.spent > CHEAP * (self.handed_over + FIRST_BATCHES) {
+        if self.allowance.is_overdrawn() {
             running.next = item;
             return Poll::Ready(Ok(Progress::Grown));
         }
         let Some(batch) = item else { return Poll::Pending };
-        self.handed_over = self.handed_over.saturating_add(1).min(u32::MAX - FIRST_BATCHES);
         self.pull = None;
         let began = Instant::now();
         let event = hand_over(&self.context, &mut running.encoder, batch, pull)?;
-        self.spent += began.elapsed().min(HELD_UP);
+        self.allowance.handed_over(began.elapsed());
         Poll::Ready(Ok(Progress::Said(event)))
     }
 
