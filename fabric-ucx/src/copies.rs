@@ -6,15 +6,14 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::ptr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
 
 use ucx_sys::ucs_status_t;
 
-use crate::MAX_READ;
 use crate::operations::Shared;
+use crate::{MAX_READ, interleave};
 
 /// Shorter reads are UCX's: they take less time than it takes to share them.
 pub(crate) const SHORTEST: u64 = 32 << 10;
@@ -151,7 +150,7 @@ impl Desk {
 
     fn make(&self, copy: &Copy) {
         // SAFETY: what `post` demands holds until the report below.
-        unsafe { ptr::copy_nonoverlapping(copy.from, copy.to, copy.len) };
+        unsafe { interleave::copy(copy.from, copy.to, copy.len) };
         // Under the lock that `wait` takes: who finds nothing under way finds the report.
         let waker = {
             let mut state = self.lock();

@@ -43,6 +43,7 @@ mod diagnose;
 mod endpoint;
 mod envelope;
 mod exit;
+mod interleave;
 mod lanes;
 mod mapping;
 mod memory;

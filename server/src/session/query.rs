@@ -251,13 +251,7 @@ impl Query {
             let QueryStream { schema, batches } = engine.execute(request).await.map_err(failure)?;
             Ok(Source { schema, order: Vec::new(), batches })
         });
-        Query {
-            context,
-            stage: Stage::Planning(planning),
-            pull: None,
-            allowance: Allowance::new(),
-            since: None,
-        }
+        Query { context, stage: Stage::Planning(planning), pull: None, allowance: Allowance::new(), since: None }
     }
 
     /// What there is of it; nothing is left here.
