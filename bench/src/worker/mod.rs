@@ -5,6 +5,7 @@ mod limits;
 mod thallus;
 mod touch;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
@@ -42,15 +43,15 @@ impl Outcome {
     }
 }
 
-async fn connect(contender: Contender, port: u16) -> Result<Box<dyn Connection>, String> {
+async fn connect(contender: Contender, port: u16) -> Result<Arc<dyn Connection>, String> {
     Ok(match contender {
         Contender::Thallus | Contender::Lent | Contender::Mapped | Contender::Inline => {
-            Box::new(thallus::Thallus::connect(contender, port).await?)
+            Arc::new(thallus::Thallus::connect(contender, port).await?)
         }
-        Contender::FlightRust => Box::new(flight::Flight::connect(port, false).await?),
-        Contender::FlightSqlRust => Box::new(flight::Flight::connect(port, true).await?),
-        Contender::Memcpy => Box::new(limits::Memcpy::new()),
-        Contender::UcxGet => Box::new(limits::UcxGet::connect(port).await?),
+        Contender::FlightRust => Arc::new(flight::Flight::connect(port, false).await?),
+        Contender::FlightSqlRust => Arc::new(flight::Flight::connect(port, true).await?),
+        Contender::Memcpy => Arc::new(limits::Memcpy::new()),
+        Contender::UcxGet => Arc::new(limits::UcxGet::connect(port).await?),
         Contender::FlightCpp | Contender::FlightSqlCpp => return Err("that client is in Python".into()),
     })
 }
@@ -75,7 +76,7 @@ pub async fn work(contender: Contender, port: u16) -> Result<(), String> {
 }
 
 async fn answer(
-    connections: &mut Vec<Box<dyn Connection>>,
+    connections: &mut Vec<Arc<dyn Connection>>,
     contender: Contender,
     port: u16,
     request: &Request,
@@ -91,7 +92,11 @@ async fn answer(
         let outcomes = if let [connection] = &connections[..] {
             vec![connection.run(request).await?]
         } else {
-            try_join_all(connections.iter().map(|connection| connection.run(request))).await?
+            // A task each, as who takes several results at once would have: one for all would be one core for all.
+            let each = connections.iter().map(|connection| (Arc::clone(connection), request.clone()));
+            let tasks = each.map(|(connection, request)| tokio::spawn(async move { connection.run(&request).await }));
+            let outcomes = try_join_all(tasks).await.map_err(|e| e.to_string())?;
+            outcomes.into_iter().collect::<Result<_, _>>()?
         };
         answer.seconds.push(started.elapsed().as_secs_f64());
         if let Some(outcome) = outcomes.first() {

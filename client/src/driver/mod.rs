@@ -40,8 +40,9 @@ use crate::report::{Carrier, ConnectionInfo};
 
 /// How long an endpoint may take to close before it is given up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many bytes after another, readers get their turn.
-const TURN: u64 = 4 << 20;
+/// So many bytes after another, readers get their turn; where connections are many, after each batch: what one has read and its reader
+/// has not taken is memory that the others do not find warm.
+const TURN: u64 = 2 << 20;
 /// Memory of batches that are gone is kept for this long in case of more.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
 
@@ -185,11 +186,19 @@ impl<S: ControlIo> Driver<S> {
                 drop(done);
                 return;
             }
-            if self.delivered >= TURN {
+            if self.delivered >= self.turn() {
                 self.delivered = 0;
                 make_way().await;
             }
-            match std::future::poll_fn(|cx| self.poll(cx)).await {
+            let event = std::future::poll_fn(|cx| {
+                let polled = self.poll(cx);
+                if polled.is_pending() {
+                    // It is others' turn anyway.
+                    self.delivered = 0;
+                }
+                polled
+            });
+            match event.await {
                 Event::Command(Some(Command::Close { done: closed })) => {
                     done = Some(closed);
                     self.command(ClientCommand::Close);
@@ -197,6 +206,11 @@ impl<S: ControlIo> Driver<S> {
                 event => self.handle(event),
             }
         }
+    }
+
+    /// After how many delivered bytes readers get their turn.
+    fn turn(&self) -> u64 {
+        if self.reads.as_ref().is_some_and(Reads::is_crowded) { 1 } else { TURN }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {

@@ -24,11 +24,12 @@ use super::offers::Pools;
 /// Bytes posted at most before what has been read is handed over and others get their turn: some fabrics copy within the call, and
 /// what they copied is best looked at while it is in the cache.
 const POST_BYTES: u64 = 1 << 20;
-/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 100 us are 5 MB), and takes as much more memory.
-const UNDER_WAY: u64 = 8 << 20;
+/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 80 us are 4 MB), and takes as much more memory, which
+/// is the warmer the less of it there is.
+const UNDER_WAY: u64 = 4 << 20;
 /// While all connections over the same memory have so many, one that has none may still read a batch, and no more: many keep a host
-/// busy by a little each, and the less memory they use for it the warmer it stays.
-const UNDER_WAY_OF_ALL: u64 = 16 << 20;
+/// busy by a little each.
+const UNDER_WAY_OF_ALL: u64 = 8 << 20;
 
 const DISCARDED: &str = "the batch was discarded";
 
@@ -326,8 +327,12 @@ impl Reads {
             let next = self.queue.front().and_then(|piece| self.reading.get(&piece.target));
             next.is_some_and(|reading| reading.slab.is_some())
         };
-        let few = || self.under_way_of_all.load(Ordering::Relaxed) < UNDER_WAY_OF_ALL;
-        self.under_way == 0 || (self.under_way < UNDER_WAY && (begun() || few()))
+        self.tokens.is_empty() || (self.under_way < UNDER_WAY && (begun() || !self.is_crowded()))
+    }
+
+    /// Whether all connections over the same memory have as much under way as is good for them.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.under_way_of_all.load(Ordering::Relaxed) >= UNDER_WAY_OF_ALL
     }
 
     fn set_under_way(&mut self, bytes: u64) {
