@@ -443,30 +443,5 @@ fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn place(region: u32, address: u64, len: u64) -> RemoteRange {
-        RemoteRange { region: RegionId(region), address, len }
-    }
-
-    #[test]
-    fn neighbours_on_both_sides_are_read_at_once() {
-        let offsets = [(0, 128), (128, 64), (192, 10), (256, 64), (320, 64), (384, 64)];
-        let ranges = offsets.map(|(offset, len)| Range { offset, len });
-        let places = [
-            (0, place(1, 1000, 128)),
-            (1, place(1, 1128, 64)),
-            (2, place(1, 1192, 10)),
-            // Adjacent in the slab only, and in another region.
-            (3, place(1, 1202, 64)),
-            (4, place(2, 1266, 64)),
-            (5, place(2, 1330, 64)),
-        ];
-        let expected = [(place(1, 1000, 202), 0), (place(1, 1202, 64), 256), (place(2, 1266, 128), 320)];
-        assert_eq!(runs(&ranges, &places), expected);
-        // The highest addresses there are.
-        let last = [(0, place(1, u64::MAX - 128, 128)), (1, place(1, 0, 64))];
-        assert_eq!(runs(&ranges, &last).len(), 2);
-    }
-}
+#[path = "reads_tests.rs"]
+mod tests;
