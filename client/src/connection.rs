@@ -29,9 +29,9 @@ use crate::result::LazyStream;
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
 
-/// Bytes that a stream may have in flight at first: four batches of an engine's usual size. Memory that is used again and again is
-/// in a cache where the whole of a large window is not.
-const FIRST_WINDOW: u64 = 4 << 20;
+/// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something to read while
+/// what has been read is taken, and what has been taken is granted and lent anew. It takes none of this end's memory until it is read.
+const FIRST_WINDOW: u64 = 16 << 20;
 
 /// Protocol versions that this build speaks, for people.
 #[must_use]

@@ -16,7 +16,9 @@ use crate::operations::Shared;
 use crate::{MAX_READ, interleave};
 
 /// Shorter reads are UCX's: they take less time than it takes to share them.
-pub(crate) const SHORTEST: u64 = 32 << 10;
+pub(crate) const SHORTEST: u64 = 4 << 10;
+/// Short pieces are made several at a time, up to so many bytes.
+const BITE: usize = 64 << 10;
 /// Bytes that wait before a helper is called. Waking a thread takes as long as copying some hundred KiB.
 const WORTH_A_CALL: usize = 2 << 20;
 // What a helper is called for is several pieces.
@@ -37,6 +39,8 @@ unsafe impl Send for Copy {}
 pub(crate) struct Copies {
     crew: Arc<Crew>,
     desk: Arc<Desk>,
+    /// Those that this thread is making.
+    making: Vec<Copy>,
 }
 
 /// Where copies lie until somebody makes them.
@@ -60,7 +64,8 @@ struct State {
 impl Copies {
     /// For an endpoint that hears through `shared` which operations have ended.
     pub(crate) fn new(crew: &Arc<Crew>, shared: &Arc<Shared>) -> Self {
-        Copies { crew: crew.clone(), desk: Arc::new(Desk { shared: shared.clone(), state: Mutex::default() }) }
+        let desk = Arc::new(Desk { shared: shared.clone(), state: Mutex::default() });
+        Copies { crew: crew.clone(), desk, making: Vec::new() }
     }
 
     /// Has `len` bytes copied, and the operation reported once that is done.
@@ -84,9 +89,13 @@ impl Copies {
         }
     }
 
-    /// Makes one copy on this thread. `false` if none waits.
-    pub(crate) fn make_one(&self) -> bool {
-        self.desk.make_one()
+    /// Makes a copy on this thread, or several short ones. `false` if none waits.
+    pub(crate) fn make_some(&mut self) -> bool {
+        let begun = self.desk.lock().begin_some(&mut self.making);
+        if begun {
+            self.desk.make(&mut self.making);
+        }
+        begun
     }
 
     /// Has `waker` woken when a helper has made a copy. Whether any is under way: else all have been reported.
@@ -113,12 +122,18 @@ impl Copies {
 }
 
 impl State {
-    /// The copy that has waited longest, as one that is under way.
-    fn begin_one(&mut self) -> Option<Copy> {
-        let copy = self.waiting.pop_front()?;
-        self.waiting_bytes -= copy.len;
-        self.underway += 1;
-        Some(copy)
+    /// Moves those that have waited longest to `making`, as under way. `false` if none waits.
+    fn begin_some(&mut self, making: &mut Vec<Copy>) -> bool {
+        let mut bytes = 0;
+        while bytes < BITE
+            && let Some(copy) = self.waiting.pop_front()
+        {
+            bytes += copy.len;
+            making.push(copy);
+        }
+        self.waiting_bytes -= bytes;
+        self.underway += making.len();
+        !making.is_empty()
     }
 }
 
@@ -127,37 +142,34 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn make_one(&self) -> bool {
-        let begun = self.lock().begin_one();
-        begun.inspect(|copy| self.make(copy)).is_some()
-    }
-
     /// Makes copies until none waits, then leaves.
     fn help(&self) {
+        let mut making = Vec::new();
         loop {
-            let copy = {
-                let mut state = self.lock();
-                let Some(copy) = state.begin_one() else {
-                    // Under the same lock: what is posted from here on calls somebody anew.
-                    state.helpers -= 1;
-                    return;
-                };
-                copy
-            };
-            self.make(&copy);
+            let mut state = self.lock();
+            if !state.begin_some(&mut making) {
+                // Under the same lock: what is posted from here on calls somebody anew.
+                state.helpers -= 1;
+                return;
+            }
+            drop(state);
+            self.make(&mut making);
         }
     }
 
-    fn make(&self, copy: &Copy) {
-        // SAFETY: what `post` demands holds until the report below.
-        unsafe { interleave::copy(copy.from, copy.to, copy.len) };
+    fn make(&self, copies: &mut Vec<Copy>) {
+        for copy in &*copies {
+            // SAFETY: what `post` demands holds until the report below.
+            unsafe { interleave::copy(copy.from, copy.to, copy.len) };
+        }
         // Under the lock that `wait` takes: who finds nothing under way finds the report.
         let waker = {
             let mut state = self.lock();
-            self.shared.ended(copy.operation, ucs_status_t::UCS_OK);
-            state.underway -= 1;
+            self.shared.all_ended(copies.iter().map(|copy| copy.operation));
+            state.underway -= copies.len();
             state.waker.take()
         };
+        copies.clear();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -268,7 +280,8 @@ mod tests {
 
     use super::*;
 
-    const PIECE: usize = 256 << 10;
+    /// One that is made alone, and one of which several are.
+    const LENGTHS: [usize; 2] = [256 << 10, 5 << 10];
 
     struct Counter(AtomicUsize, thread::Thread);
 
@@ -279,16 +292,16 @@ mod tests {
         }
     }
 
-    /// Copies `pieces` pieces with so many helpers, as an endpoint does; what came of them, in the order of their reports.
-    fn copied(helpers: usize, pieces: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
-        let from: Vec<u8> = (0..pieces * PIECE).map(|i| (i / 7) as u8).collect();
+    /// Copies `pieces` pieces of `len` with so many helpers, as an endpoint does; what came of them, in the order of their reports.
+    fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
+        let from: Vec<u8> = (0..pieces * len).map(|i| (i / 7) as u8).collect();
         let mut to = vec![0; from.len()];
         let (crew, shared) = (Crew::new(helpers), Arc::new(Shared::default()));
-        let copies = Copies::new(&crew, &shared);
+        let mut copies = Copies::new(&crew, &shared);
         let base = to.as_mut_ptr();
         for piece in 0..pieces {
             // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not touched before.
-            unsafe { copies.post(piece as u64, from[piece * PIECE..].as_ptr(), base.add(piece * PIECE), PIECE) };
+            unsafe { copies.post(piece as u64, from[piece * len..].as_ptr(), base.add(piece * len), len) };
         }
         let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), thread::current())));
         let began = Instant::now();
@@ -299,7 +312,7 @@ mod tests {
             if ended.len() >= cancel_after {
                 copies.cancel();
             }
-            if !copies.make_one() && copies.wait(&waker) {
+            if !copies.make_some() && copies.wait(&waker) {
                 thread::park_timeout(Duration::from_secs(1));
             }
         }
@@ -308,8 +321,8 @@ mod tests {
 
     #[test]
     fn every_piece_is_copied_and_reported_once_however_many_help() {
-        for helpers in [0, 1, 4] {
-            let (to, mut ended) = copied(helpers, 64, usize::MAX);
+        for (helpers, len) in [0, 1, 4].into_iter().flat_map(|helpers| LENGTHS.map(|len| (helpers, len))) {
+            let (to, mut ended) = copied(helpers, 64, len, usize::MAX);
             assert!(to.iter().enumerate().all(|(i, &byte)| byte == (i / 7) as u8), "with {helpers} helpers");
             ended.sort_by_key(|&(operation, _)| operation);
             let expected: Vec<_> = (0..64).map(|operation| (operation, ucs_status_t::UCS_OK)).collect();
@@ -319,8 +332,8 @@ mod tests {
 
     #[test]
     fn what_nobody_has_begun_can_be_cancelled_and_is_reported_too() {
-        for helpers in [0, 2] {
-            let (to, ended) = copied(helpers, 64, 1);
+        for (helpers, len) in [0, 2].into_iter().flat_map(|helpers| LENGTHS.map(|len| (helpers, len))) {
+            let (to, ended) = copied(helpers, 64, len, 1);
             let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
             operations.sort_unstable();
             assert_eq!(operations, (0..64).collect::<Vec<_>>(), "with {helpers} helpers");
@@ -329,8 +342,8 @@ mod tests {
                 "with {helpers} helpers"
             );
             for (operation, status) in ended {
-                let at = operation as usize * PIECE;
-                let copied = to[at..at + PIECE].iter().enumerate().all(|(i, &byte)| byte == ((at + i) / 7) as u8);
+                let at = operation as usize * len;
+                let copied = to[at..at + len].iter().enumerate().all(|(i, &byte)| byte == ((at + i) / 7) as u8);
                 assert_eq!(copied, status == ucs_status_t::UCS_OK, "piece {operation} with {helpers} helpers");
             }
         }

@@ -336,9 +336,9 @@ impl Endpoint for UcxEndpoint {
             // What a forced close has cancelled may be here already.
             self.operations.settle(&self.shared, completions);
             if completions.len() == before
-                && let Some(copies) = &self.copies
+                && let Some(copies) = &mut self.copies
             {
-                let _others = copies.make_one() || copies.wait(cx.waker());
+                let _others = copies.make_some() || copies.wait(cx.waker());
                 self.operations.settle(&self.shared, completions);
             }
             if completions.len() > before {
