@@ -195,18 +195,20 @@ pub fn a_region_can_be_forgotten_and_imported_again(bench: &Bench) {
 /// Forgetting waits for the reads that are on their way.
 pub fn reads_of_a_forgotten_region_complete(bench: &Bench) {
     bench.block_on(async {
-        let content = pattern(10, 4 << 20);
+        const PIECE: usize = 256 << 10;
+        const READS: u64 = 16;
+        let content = pattern(10, PIECE * READS as usize);
         let lent = bench.lend(&content);
         let mut connection = bench.connect();
         connection.share(REGION, lent.memory());
         let slab = bench.slab(content.len());
-        for token in 0..4 {
-            let offset = token as usize * (1 << 20);
-            let into = slab.range(offset, 1 << 20).expect("within its slab");
+        for token in 0..READS {
+            let offset = token as usize * PIECE;
+            let into = slab.range(offset, PIECE).expect("within its slab");
             connection.post(token, REGION, lent.address() + offset as u64, into).expect("within its region");
         }
         connection.borrower.endpoint.forget(REGION);
-        let results = connection.finish(0..4).await;
+        let results = connection.finish(0..READS).await;
         assert!(results.iter().all(Result::is_ok), "{}: {results:?}", bench.name());
         assert!(slab.into_buffer().expect("all completed").as_slice() == content, "{}", bench.name());
         connection.close().await;

@@ -8,8 +8,8 @@ use crate::memory::{LeaseWords, Slab};
 use crate::{FabricError, Fencing, ReadToken};
 
 const REGION: RegionId = RegionId(7);
-const PIECE: usize = 1 << 20;
-const READS: u64 = 4;
+const PIECE: usize = 256 << 10;
+const READS: u64 = 16;
 
 /// Posts [`READS`] reads of [`PIECE`] bytes each, from one and the same place.
 fn post_reads(connection: &mut Connection, bench: &Bench, address: u64) -> Slab {
