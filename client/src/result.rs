@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
 use thallus_fabric::memory::{Slab, Trusting};
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
-use thallus_protocol::layout::{BatchDescriptor, Range, SlabLayout};
+use thallus_protocol::layout::{BatchDescriptor, KeptDictionaries, Range, SlabLayout};
 use thallus_protocol::message::SortKey;
 use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
@@ -35,6 +35,8 @@ pub(crate) struct PartStream {
     schema: SchemaRef,
     order: Vec<SortKey>,
     decoder: Option<InlineDecoder>,
+    /// Of what was lent.
+    dictionaries: KeptDictionaries,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
     /// Inline batches of so many bytes should have been mapped; said once.
@@ -60,6 +62,7 @@ impl PartStream {
             schema: Arc::new(Schema::empty()),
             order: Vec::new(),
             decoder: None,
+            dictionaries: KeptDictionaries::default(),
             info,
             inline_wanted: false,
             mapped_from: None,
@@ -152,7 +155,8 @@ impl PartStream {
                     Some(slab) => read_buffers(slab, &layout, &mut descriptor)?,
                     None => vec![Buffer::default(); layout.ranges.len()],
                 };
-                layout::rebuild_with(&self.schema, &descriptor, &buffers, &Trusting).map_err(|e| e.to_string())
+                let kept = &mut self.dictionaries;
+                layout::rebuild_after(&self.schema, &descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
             }
         }
     }

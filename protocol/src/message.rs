@@ -148,9 +148,8 @@ pub struct ExecuteOptions {
     pub credit: u64,
     /// Which part of the result this stream is to have. `None`: all of it.
     pub part: Option<Partition>,
-    /// What is lent is read only as far as the client's application asks, and is on loan until that is done with it. Not on the
-    /// wire: to the server such a client is merely a slow one.
-    #[serde(skip)]
+    /// What is lent is read only as far as the client's application asks, and is on loan until that is done with it. So each batch has
+    /// to be complete: it has its dictionaries, whatever the one before had.
     pub lazy: bool,
 }
 

@@ -90,7 +90,7 @@ fn to_server() {
     pinned(
         ToServer::Execute { stream: StreamId(7), sql: "select 1".into(), options },
         b"",
-        "16000000 00000000 03070873656c65637420310201e80701050080800400",
+        "17000000 00000000 03070873656c65637420310201e8070105008080040000",
     );
     let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
     pinned(
@@ -100,13 +100,13 @@ fn to_server() {
             options: ExecuteOptions { part: Some(part), ..Default::default() },
         },
         b"",
-        "1c000000 00000000 030700000000000001 7369787465656e206279746573206f66 02ac02",
+        "1d000000 00000000 030700000000000001 7369787465656e206279746573206f66 02ac0200",
     );
     let process = ProcessId { pid: 4711, started: 1 << 20 };
     for (delivery, options) in [
-        (Delivery::Mapped(process), "0e000000 00000000 03000003e7248080400000000000"),
-        (Delivery::Auto, "09000000 00000000 030000000000000000"),
-        (Delivery::Inline, "09000000 00000000 030000010000000000"),
+        (Delivery::Mapped(process), "0f000000 00000000 03000003e724808040000000000000"),
+        (Delivery::Auto, "0a000000 00000000 03000000000000000000"),
+        (Delivery::Inline, "0a000000 00000000 03000001000000000000"),
     ] {
         let execute = ExecuteOptions { delivery, ..Default::default() };
         pinned(ToServer::Execute { stream: StreamId(0), sql: String::new(), options: execute }, b"", options);
@@ -161,6 +161,7 @@ fn to_client() {
         Detail::Views(vec![Extent { buffer: 0, base: 1 }, Extent { buffer: 2, base: 3 }]),
         Detail::UnionBases(vec![3]),
         Detail::Runs { offset: 4 },
+        Detail::SameValues,
     ];
     let nodes = details.into_iter().map(|detail| NodeDescriptor { len: 2, nulls: 1, null_bit: 5, detail }).collect();
     let descriptor = BatchDescriptor { rows: 2, nodes, buffers: vec![1, 0, 16] };
@@ -177,12 +178,12 @@ fn to_client() {
     pinned(
         lent(None),
         b"",
-        "36000000 00000000 050701060002060201050002010501030201050209020105030200010203020105040103020105050403010010020380200103803010",
+        "3a000000 00000000 05070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
     pinned(
         lent(Some(LeaseWord { at: range(1, 0x2000, 8), value: 1 << 63 })),
         b"",
-        "44000000 00000000 0507010601018040088080808080808080800102060201050002010501030201050209020105030200010203020105040103020105050403010010020380200103803010",
+        "48000000 00000000 050701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
     pinned(ToClient::CreditWanted { stream: StreamId(7), bytes: 500 }, b"", "04000000 00000000 0607f403");
     let stats = StreamStats {

@@ -222,6 +222,10 @@ impl ClientConnection {
         let layout = layout::check(&schema, &descriptor, &limits)
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
         let taking = open.taking;
+        if taking != Taking::Read && !descriptor.is_complete() {
+            let reason = "a dictionary is that of an earlier batch, where each batch is to be complete".to_owned();
+            return Err(PeerMisbehaved::Layout { stream, reason });
+        }
         let places = self.match_places(stream, &descriptor, places)?;
 
         let descriptor = Arc::new(descriptor);

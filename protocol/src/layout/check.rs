@@ -3,6 +3,7 @@
 use arrow_schema::{DataType, Schema};
 
 use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
+use super::dictionaries::is_shared;
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::shape::{Shape, deeper, offset_width, shape};
 
@@ -187,6 +188,11 @@ impl<'a> Checker<'a> {
             (Shape::Dictionary { width, values, .. }, Detail::None) => {
                 self.exactly("keys", len, width)?;
                 self.array(values, None, depth).within("values")?;
+            }
+            (Shape::Dictionary { width, values, .. }, Detail::SameValues)
+                if is_shared(&super::shape::shape(values)?) =>
+            {
+                self.exactly("keys", len, width)?;
             }
             (Shape::Runs { ends, values }, Detail::Runs { offset }) => {
                 at_most("offset into the first run", *offset, (i64::MAX as u64).saturating_sub(len))?;

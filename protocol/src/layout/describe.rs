@@ -5,6 +5,7 @@ use arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
 use arrow_data::ArrayData;
 
 use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
+use super::dictionaries::{LentDictionaries, is_shared};
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::extents;
 use super::shape::{Shape, deeper, offset_width, shape};
@@ -34,6 +35,10 @@ pub struct Described {
     pub buffers: Vec<Buffer>,
     /// Bytes that were copied.
     pub copied: u64,
+    /// Bytes of dictionaries that are not among the buffers, since the batch before had them.
+    pub spared: u64,
+    /// The batch's dictionaries, for the next one, once this one is on loan.
+    pub dictionaries: LentDictionaries,
 }
 
 /// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, where that is
@@ -46,27 +51,39 @@ pub fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
     described(batch, Lender { gathers: true, ..Lender::default() })
 }
 
-fn described(batch: &RecordBatch, mut lender: Lender) -> Result<Described, LayoutError> {
+/// As [`describe_compact`], without the dictionaries that the stream's last loan had too.
+///
+/// # Errors
+/// As [`describe`].
+pub fn describe_after(batch: &RecordBatch, before: &LentDictionaries) -> Result<Described, LayoutError> {
+    described(batch, Lender { gathers: true, before: Some(before), ..Lender::default() })
+}
+
+fn described(batch: &RecordBatch, mut lender: Lender<'_>) -> Result<Described, LayoutError> {
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
         let data = column.to_data();
         lender.array(&data, 0, data.len(), 0).within(field.name())?;
     }
-    let Lender { nodes, buffers, copied, .. } = lender;
+    let Lender { nodes, buffers, copied, spared, dictionaries, .. } = lender;
     let lens = buffers.iter().map(|buffer| buffer.len() as u64).collect();
     let descriptor = BatchDescriptor { rows: batch.num_rows() as u64, nodes, buffers: lens };
-    Ok(Described { descriptor, buffers, copied })
+    Ok(Described { descriptor, buffers, copied, spared, dictionaries })
 }
 
 #[derive(Default)]
-struct Lender {
+struct Lender<'a> {
     nodes: Vec<NodeDescriptor>,
     buffers: Vec<Buffer>,
     /// Whether scattered strings are copied side by side.
     gathers: bool,
     copied: u64,
+    /// What the borrower has of the batch before, if dictionaries are lent once.
+    before: Option<&'a LentDictionaries>,
+    spared: u64,
+    dictionaries: LentDictionaries,
 }
 
-impl Lender {
+impl Lender<'_> {
     /// Describes elements `start..start + len` of an array.
     fn array(&mut self, data: &ArrayData, start: usize, len: usize, depth: usize) -> Result<(), LayoutError> {
         let depth = deeper(depth)?;
@@ -135,9 +152,20 @@ impl Lender {
                     self.array(child(index)?, low, high - low, depth).within(field.name())?;
                 }
             }
-            Shape::Dictionary { width, .. } => {
+            Shape::Dictionary { width, values: data_type, .. } => {
                 self.fixed(data, 0, first, len, width)?;
                 let values = child(0)?;
+                if let Some(before) = self.before
+                    && is_shared(&shape(data_type)?)
+                {
+                    let number = self.dictionaries.count();
+                    self.dictionaries.push(values.clone());
+                    if before.has(number, values) {
+                        self.spared += values.get_slice_memory_size()? as u64;
+                        self.nodes[node].detail = Detail::SameValues;
+                        return Ok(());
+                    }
+                }
                 self.array(values, 0, values.len(), depth).within("values")?;
             }
             Shape::Runs { ends, values } => {

@@ -22,6 +22,12 @@ impl BatchDescriptor {
         self.buffers.iter().fold(0, |sum, len| sum.saturating_add(*len))
     }
 
+    /// Whether it can be understood by itself: no dictionary is one of a batch before.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.nodes.iter().all(|node| node.detail != Detail::SameValues)
+    }
+
     /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. What credit counts.
     #[must_use]
     pub fn slab_bytes(&self) -> u64 {
@@ -65,6 +71,8 @@ pub enum Detail {
         /// In elements.
         offset: u64,
     },
+    /// Dictionary: its values are those of the stream's last batch that was lent, and are not lent again. No array of values follows.
+    SameValues,
 }
 
 /// A range of one of the data buffers that views point into. Its length is that of the batch's buffer.
@@ -92,6 +100,7 @@ impl Detail {
             Detail::Views(_) => "views",
             Detail::UnionBases(_) => "union bases",
             Detail::Runs { .. } => "runs",
+            Detail::SameValues => "same values",
         }
     }
 }

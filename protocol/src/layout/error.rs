@@ -71,6 +71,9 @@ pub enum LayoutProblem {
     /// The schema has more arrays than the descriptor.
     #[error("the descriptor ends before the schema does: no array for this field")]
     MissingNode,
+    /// The values of a dictionary are to be those of a batch before, and none had any.
+    #[error("its dictionary is to be that of an earlier batch, and there is none")]
+    NoDictionary,
     /// The descriptor has more arrays than the schema.
     #[error("the descriptor has {extra} arrays more than the schema")]
     ExtraNodes {

@@ -27,7 +27,7 @@
 //! | list view, large list view | offsets, sizes | the child from lowest to highest element referenced | [`Detail::Base`] |
 //! | fixed size list, struct, sparse union | -, -, type ids | the children's rows | - |
 //! | dense union | type ids, offsets | each child from lowest to highest element used | [`Detail::UnionBases`] |
-//! | dictionary | keys | the whole dictionary, so that it can be recognized and lent once | - |
+//! | dictionary | keys | the whole dictionary, or nothing of it where the batch before had the same | - or [`Detail::SameValues`] |
 //! | run-end encoded | - (two children: run ends, values) | the runs that the rows touch | [`Detail::Runs`] |
 //!
 //! [`Projection`] is the same for a part of a batch: some columns, some rows, and no byte that those do not need.
@@ -53,6 +53,7 @@ compile_error!("lent buffers are little-endian; a big-endian machine would misre
 mod check;
 mod describe;
 mod descriptor;
+mod dictionaries;
 mod error;
 mod extents;
 mod project;
@@ -63,12 +64,13 @@ mod valid;
 
 pub(crate) use check::slab;
 pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
-pub use describe::{Described, describe, describe_compact};
+pub use describe::{Described, describe, describe_after, describe_compact};
 pub use descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
+pub use dictionaries::{KeptDictionaries, LentDictionaries};
 pub use error::{LayoutError, LayoutProblem};
 pub use project::{Piece, Projection, Step, column_bytes};
 pub use rebase::Rebase;
-pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_with};
+pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_after, rebuild_with};
 pub(crate) use shape::check_type;
 
 /// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.

@@ -228,6 +228,10 @@ impl<'a> Cutter<'a> {
         let (node, buffer) = (self.node, self.buffer);
         let of = self.next_node()?;
         let shape = shape(data_type)?;
+        if of.detail == Detail::SameValues {
+            // What is read in parts is described in full.
+            return Err(LayoutProblem::Detail { data_type: data_type.clone(), got: of.detail.name() }.into());
+        }
         self.buffer += own_buffers(&shape, of);
         for child in children(&shape) {
             self.pass(child, depth)?;
@@ -330,7 +334,7 @@ impl<'a> Cutter<'a> {
                 let low = |range: &Option<(u64, u64)>| range.map_or(0, |(low, _)| low);
                 Detail::UnionBases(ranges.map_or_else(Vec::new, |ranges| ranges.iter().map(low).collect()))
             }
-            (Shape::Dictionary { width, values, .. }, _) => {
+            (Shape::Dictionary { width, values, .. }, Detail::None) => {
                 self.fixed(start, len, width, "keys")?;
                 if len == 0 { self.array(values, 0, 0, depth) } else { self.whole(values, depth) }.within("values")?;
                 Detail::None

@@ -9,6 +9,7 @@ use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 
 use super::check::{LayoutLimits, check};
 use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
+use super::dictionaries::{KeptDictionaries, is_shared};
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::shape::{Shape, shape};
 use super::{rebase, valid};
@@ -77,12 +78,26 @@ pub fn rebuild_with(
     buffers: &[Buffer],
     assemble: &dyn Assemble,
 ) -> Result<RecordBatch, LayoutError> {
+    rebuild_after(schema, descriptor, buffers, &mut KeptDictionaries::default(), assemble)
+}
+
+/// As [`rebuild_with`], for the batches of one stream in order, of which one may have dictionaries of the one before.
+///
+/// # Errors
+/// As [`rebuild`]. The stream cannot go on: dictionaries may be missing.
+pub fn rebuild_after(
+    schema: &SchemaRef,
+    descriptor: &BatchDescriptor,
+    buffers: &[Buffer],
+    kept: &mut KeptDictionaries,
+    assemble: &dyn Assemble,
+) -> Result<RecordBatch, LayoutError> {
     check(schema, descriptor, &LayoutLimits::NONE)?;
     if let Some(extra) = buffers.len().checked_sub(descriptor.buffers.len()).filter(|extra| *extra > 0) {
         return Err(LayoutProblem::ExtraBuffers { extra }.into());
     }
     let (nodes, lens) = (descriptor.nodes.iter(), descriptor.buffers.iter());
-    let mut borrower = Borrower { nodes, lens, buffers: buffers.iter(), assemble };
+    let mut borrower = Borrower { nodes, lens, buffers: buffers.iter(), assemble, kept, dictionaries: 0 };
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let data = borrower.array(field.data_type()).within(field.name())?;
@@ -99,6 +114,9 @@ struct Borrower<'a> {
     lens: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Buffer>,
     assemble: &'a dyn Assemble,
+    kept: &'a mut KeptDictionaries,
+    /// Those that were met.
+    dictionaries: usize,
 }
 
 impl Borrower<'_> {
@@ -143,9 +161,9 @@ impl Borrower<'_> {
                 required(item, &items).within(item.name())?;
                 return self.put_together(builder.add_buffer(offsets).add_child_data(items));
             }
-            (Shape::Dictionary { align, values, .. }, Detail::None) => {
+            (Shape::Dictionary { align, values, .. }, Detail::None | Detail::SameValues) => {
                 let keys = rebase::aligned(&self.buffer("keys")?, align);
-                let values = self.array(values).within("values")?;
+                let values = self.dictionary(values, node.detail == Detail::SameValues).within("values")?;
                 if let DataType::Dictionary(key, _) = data_type {
                     keys_within(key, &keys, values.len(), nulls.as_ref())?;
                 }
@@ -200,6 +218,24 @@ impl Borrower<'_> {
             }
         }
         Ok(builder.build()?)
+    }
+
+    /// The values of a dictionary.
+    fn dictionary(&mut self, data_type: &DataType, same: bool) -> Result<ArrayData, LayoutError> {
+        if !is_shared(&shape(data_type)?) {
+            return self.array(data_type);
+        }
+        let number = self.dictionaries;
+        self.dictionaries += 1;
+        if same {
+            let assemble = self.assemble;
+            let kept = self.kept.again(number, |valid| assemble.assemble(ValidArray(valid)))?;
+            let kept = kept.filter(|values| values.data_type() == data_type);
+            return Ok(kept.ok_or(LayoutProblem::NoDictionary)?);
+        }
+        let values = self.array(data_type)?;
+        self.kept.keep(number, &values);
+        Ok(values)
     }
 
     fn put_together(&self, valid: ArrayDataBuilder) -> Result<ArrayData, LayoutError> {

@@ -94,6 +94,8 @@ fn change_detail(detail: &mut Detail, dice: &mut Dice) {
             let at = dice.below(extents.len() + 1);
             extents.insert(at, Extent { buffer: dice.below(4) as u32, base: dice.below(99) as u32 });
         }
+        Detail::None if dice.one_in(2) => *detail = Detail::SameValues,
         Detail::None => *detail = Detail::Base(0),
+        Detail::SameValues => *detail = Detail::None,
     }
 }

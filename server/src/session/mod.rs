@@ -5,6 +5,7 @@ mod data_plane;
 mod groups;
 mod lender;
 mod mapped;
+mod packing;
 mod query;
 mod regions;
 
@@ -401,6 +402,7 @@ impl<S: ControlIo> Session<S> {
             engine: Arc::clone(&self.shared.engine),
             lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
+            complete: options.lazy || borrower.is_some(),
             borrower,
             page_faults: self.shared.page_faults,
         };

@@ -17,23 +17,19 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::StreamExt;
-use thallus_fabric::count::thread_registrations;
-use thallus_fabric::memory::Trusting;
+use thallus_protocol::StreamId;
 use thallus_protocol::codes::{CancelReason, StreamCode};
-use thallus_protocol::inline::InlineEncoder;
-use thallus_protocol::layout::{self, Described};
 use thallus_protocol::message::SortKey;
 use thallus_protocol::server::LoanEffort;
-use thallus_protocol::{FabricKind, StreamId};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::allowance::Allowance;
 use super::groups::Seat;
 use super::lender::{Lender, PreparedLoan};
 use super::mapped::Borrower;
+use super::packing::Packing;
 use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
 
 /// The connection wants the next batch of a query.
@@ -62,6 +58,8 @@ pub(crate) struct QueryContext {
     pub(crate) max_loan_bytes: u64,
     /// Who maps what is lent, if that is how it is delivered.
     pub(crate) borrower: Option<Borrower>,
+    /// Each batch that is lent is to be complete: not all of them are read in full, one after the other.
+    pub(crate) complete: bool,
     /// Page faults of the thread so far.
     pub(crate) page_faults: fn() -> u64,
 }
@@ -210,7 +208,7 @@ struct Running {
     batches: BatchStream,
     /// One that came of them already.
     next: Option<Result<RecordBatch, EngineError>>,
-    encoder: InlineEncoder,
+    packing: Packing,
     /// Time in the engine.
     execute: Duration,
 }
@@ -318,7 +316,7 @@ impl Query {
         let Some(batch) = item else { return Poll::Pending };
         self.pull = None;
         let began = Instant::now();
-        let event = hand_over(&self.context, &mut running.encoder, batch, pull)?;
+        let event = running.packing.pack(&self.context, batch.map_err(failure)?, pull)?;
         self.allowance.handed_over(began.elapsed());
         Poll::Ready(Ok(Progress::Said(event)))
     }
@@ -326,11 +324,10 @@ impl Query {
     /// Takes the engine's rows, and says their schema.
     fn begin(&mut self, source: Source, execute: Duration) -> Result<QueryEvent, Failure> {
         let Source { schema, order, batches } = source;
-        let (encoder, schema) = InlineEncoder::new(&schema).map_err(unencodable)?;
-        let encoder = encoder.with_assemble(&Trusting);
-        self.stage = Stage::Running(Box::new(Running { batches, next: None, encoder, execute }));
+        let (packing, schema) = Packing::new(&schema, self.context.complete)?;
+        self.stage = Stage::Running(Box::new(Running { batches, next: None, packing, execute }));
         self.since = None;
-        Ok(QueryEvent::Schema { schema: schema.into(), order })
+        Ok(QueryEvent::Schema { schema, order })
     }
 }
 
@@ -340,10 +337,6 @@ fn failed((code, message): Failure) -> QueryEvent {
     QueryEvent::Fail { code, message }
 }
 
-fn unencodable(what: impl fmt::Display) -> Failure {
-    (StreamCode::Unencodable, what.to_string())
-}
-
 /// Whether the rows end here.
 fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
     #[cfg(feature = "planted-bugs")]
@@ -351,24 +344,6 @@ fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
         return !matches!(item, Some(Ok(_)));
     }
     item.is_none()
-}
-
-/// Makes a batch ready to travel.
-fn hand_over(
-    context: &QueryContext,
-    encoder: &mut InlineEncoder,
-    batch: Result<RecordBatch, EngineError>,
-    pull: Pull,
-) -> Result<QueryEvent, Failure> {
-    let batch = batch.map_err(failure)?;
-    let rows = batch.num_rows() as u64;
-    let before = (thread_registrations(), (context.page_faults)());
-    let loan = prepare(context, &batch, pull).map_err(unencodable)?;
-    let (registrations, page_faults) = (thread_registrations() - before.0, (context.page_faults)() - before.1);
-    Ok(match loan {
-        Some(loan) => QueryEvent::Lend { loan, effort: LoanEffort { registrations, page_faults, regions: 0 }, rows },
-        None => QueryEvent::Inline { ipc: encoder.encode(&batch).map_err(unencodable)?.into(), rows },
-    })
 }
 
 /// The way back to the connection; says so if the task panics.
@@ -401,7 +376,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         report.say(query.begin(source, since.elapsed())?);
     }
     let Query { context, stage: Stage::Running(running), .. } = query else { return Ok(()) };
-    let Running { batches, mut next, mut encoder, execute } = *running;
+    let Running { batches, mut next, mut packing, execute } = *running;
     let mut ahead = Ahead::start(batches, execute);
     while let Some(pull) = pulls.recv().await {
         let item = match next.take() {
@@ -417,45 +392,9 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
             return Ok(());
         }
         let Some(batch) = item else { return Ok(()) };
-        report.say(hand_over(&context, &mut encoder, batch, pull)?);
+        report.say(packing.pack(&context, batch.map_err(failure)?, pull)?);
     }
     Ok(())
-}
-
-/// The batch as a loan, if it is to be lent and can be.
-fn prepare(
-    context: &QueryContext,
-    batch: &RecordBatch,
-    pull: Pull,
-) -> Result<Option<PreparedLoan>, layout::LayoutError> {
-    let (Some(threshold), Some(lender)) = (pull.lend_from, &context.lender) else { return Ok(None) };
-    // What lives in it is no more than what it holds, which is found out sooner: most small results end here.
-    if (batch.get_array_memory_size() as u64) < threshold {
-        return Ok(None);
-    }
-    let Described { descriptor, buffers, copied } = layout::describe_compact(batch)?;
-    if descriptor.live_bytes() < threshold || descriptor.slab_bytes() > context.max_loan_bytes {
-        return Ok(None);
-    }
-    let bytes = descriptor.slab_bytes();
-    match lender.prepare(descriptor, &buffers, context.borrower.is_some()) {
-        Ok(Some(mut loan)) => {
-            loan.staged += copied;
-            Ok(Some(loan))
-        }
-        Ok(None) => {
-            warn!(bytes, fabric = %lender_kind(lender), "the limit of bytes on loan is reached: a batch travels inline");
-            Ok(None)
-        }
-        Err(error) => {
-            warn!(%error, bytes, "a batch cannot be lent, and travels inline");
-            Ok(None)
-        }
-    }
-}
-
-fn lender_kind(lender: &Lender) -> FabricKind {
-    lender.fabric().kind()
 }
 
 /// The engine, a batch ahead of what is asked for, so that it works while batches travel.

@@ -1,5 +1,6 @@
 //! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
 
+mod dictionaries;
 mod lazy;
 mod mapped;
 #[cfg(feature = "ucx")]

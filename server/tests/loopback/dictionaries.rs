@@ -1,0 +1,107 @@
+//! Dictionaries that the batches of a result share are lent with the first of them only, where each batch is read in full.
+
+use std::sync::Arc;
+
+use arrow_array::types::Int32Type;
+use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray};
+use futures::{StreamExt, TryStreamExt};
+use thallus_client::{Client, Delivery, QueryOptions, TransferReport};
+use thallus_fabric::Fencing;
+use thallus_server::engine::scripted::{Script, ScriptedEngine};
+
+use crate::world::{World, block_on, within};
+
+const ROWS: usize = 30_000;
+/// What the keys of a batch take up.
+const KEYS: u64 = ROWS as u64 * 4;
+
+/// Words that take up some 140 KB.
+fn words(prefix: &str) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values((0..10_000).map(|i| format!("{prefix}{i:09}"))))
+}
+
+fn size(words: &ArrayRef) -> u64 {
+    words.to_data().get_slice_memory_size().unwrap() as u64
+}
+
+fn batch(words: &ArrayRef, number: usize) -> RecordBatch {
+    let keys = (0..ROWS).map(|row| ((row * 7 + number) % words.len()) as i32);
+    let column = DictionaryArray::<Int32Type>::new(keys.collect::<Vec<_>>().into(), words.clone());
+    RecordBatch::try_from_iter([("word", Arc::new(column) as ArrayRef)]).unwrap()
+}
+
+/// Batches of one dictionary, then of another, then of the first.
+fn batches() -> (Vec<RecordBatch>, u64) {
+    let (a, b) = (words("a"), words("b"));
+    let each = [&a, &a, &a, &a, &b, &b, &a];
+    (each.iter().enumerate().map(|(number, words)| batch(words, number)).collect(), size(&a))
+}
+
+fn world(fencing: Fencing) -> World {
+    World::over(ScriptedEngine::new().on("q", Script::batches(batches().0)), Some(fencing))
+}
+
+async fn run(client: Client, options: QueryOptions) -> TransferReport {
+    let mut result = client.query_with("q", options).await.unwrap();
+    let got: Vec<_> = within("the batches", result.by_ref().try_collect()).await.unwrap();
+    assert_eq!(got, batches().0);
+    result.report()
+}
+
+#[test]
+fn batches_that_share_a_dictionary_move_it_once() {
+    for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
+        block_on(async {
+            let world = world(fencing);
+            let report = run(world.client().await, QueryOptions::default().with_delivery(Delivery::Lent)).await;
+            assert_eq!((report.batches_lent, report.batches_inline), (7, 0), "{report}");
+            let words = batches().1;
+            assert!((7 * KEYS + 3 * words..7 * KEYS + 3 * words + 1000).contains(&report.bytes_lent), "{report}");
+            world.is_at_rest().await;
+        });
+    }
+}
+
+/// Without its dictionary a batch is small. It is lent all the same: inline it would have to carry it.
+#[test]
+fn a_batch_is_not_small_for_what_was_spared() {
+    block_on(async {
+        let world = world(Fencing::LeaseWord);
+        let client = world.client_with(|options| options.with_inline_threshold(KEYS + 1)).await;
+        let report = run(client, QueryOptions::default()).await;
+        assert_eq!((report.batches_lent, report.batches_inline), (7, 0), "{report}");
+        world.is_at_rest().await;
+    });
+}
+
+/// What is read in parts, or not in order, says it all.
+#[test]
+fn lazy_batches_are_complete() {
+    block_on(async {
+        let world = world(Fencing::LeaseWord);
+        let client = world.client().await;
+        let mut result = client.query_lazy("q").await.unwrap();
+        let mut held = Vec::new();
+        while let Some(batch) = within("a batch", result.next()).await {
+            held.push(batch.unwrap());
+        }
+        let expected = batches().0;
+        assert_eq!(held.len(), expected.len());
+        for (batch, expected) in held.iter().zip(&expected).rev() {
+            assert_eq!(batch.columns_in(&[0], 10..20).await.unwrap(), expected.slice(10, 10));
+        }
+        drop((held, result, client));
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
+fn mapped_batches_are_complete() {
+    block_on(async {
+        let engine = ScriptedEngine::new().on("q", Script::batches(batches().0));
+        let world = World::mapping(engine, |_| {});
+        let report = run(world.client().await, QueryOptions::default().with_delivery(Delivery::Mapped)).await;
+        assert_eq!(report.batches_mapped, 7, "{report}");
+        world.is_at_rest().await;
+    });
+}
