@@ -20,8 +20,14 @@ async fn run(client: &Client, sql: &str) -> TransferReport {
 
 #[test]
 fn in_steady_state_lending_costs_nothing() {
+    for format in [Format::Parquet, Format::Arrow] {
+        steady(format);
+    }
+}
+
+fn steady(format: Format) {
     let tables = tempfile::tempdir().unwrap();
-    generate(tables.path(), 0.05, Format::Parquet).unwrap();
+    generate(tables.path(), 0.05, format).unwrap();
     let server = TestServer::start(["--data".as_ref(), tables.path().as_os_str()]);
     block_on(async {
         let client = Client::connect(&server.url("require_fabric=true")).await.unwrap();
@@ -39,12 +45,12 @@ fn in_steady_state_lending_costs_nothing() {
                 let spent = (spent, report.registrations);
                 in_a_row = if spent == ([0; 4], 0) { in_a_row + 1 } else { 0 };
                 if in_a_row == IN_A_ROW {
-                    println!("{sql}: steady after {} results", round + 1 - IN_A_ROW);
+                    println!("{format:?}: {sql}: steady after {} results", round + 1 - IN_A_ROW);
                     break;
                 }
                 assert!(
                     round < WARMING,
-                    "{sql}: the last of {WARMING} results still cost (bytes copied, registrations, regions, page faults at the \
+                    "{format:?}: {sql}: the last of {WARMING} results still cost (bytes copied, registrations, regions, page faults at the \
                      server; registrations at the client) {spent:?}\n{report}"
                 );
             }
