@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use thallus_bench::contender::Contender;
 use thallus_bench::{run, serve, worker};
 use thallus_fabric::memory::RegisteredHeap;
+use thallus_fabric_ucx::exit_process;
 
 /// Compares ways to get a result from a server's memory to a client's.
 #[derive(Debug, Parser)]
@@ -51,11 +52,9 @@ fn main() -> ExitCode {
     };
     let done = runtime.block_on(work);
     runtime.shutdown_background();
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("thallus-bench: error: {error}");
-            ExitCode::FAILURE
-        }
+    if let Err(error) = &done {
+        eprintln!("thallus-bench: error: {error}");
     }
+    // Connections may still be closing, as the programs' own may.
+    exit_process(done.is_err().into())
 }
