@@ -30,7 +30,7 @@ use crate::result::LazyStream;
 const MAX_REGIONS: usize = 1 << 20;
 
 /// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something to read while
-/// what has been read is taken, and what has been taken is granted and lent anew. It takes none of this end's memory until it is read.
+/// what has been read is taken, and what has been taken is granted and lent anew. A reader that does not take it holds so much.
 const FIRST_WINDOW: u64 = 16 << 20;
 
 /// Protocol versions that this build speaks, for people.
@@ -393,7 +393,7 @@ async fn link<S: ControlIo>(
         probe_timeout: limit / 2,
     };
     let driver = Driver::new(parts).map_err(bug)?;
-    let link = Link { handle: Handle::new(commands), info };
+    let link = Link { handle: Handle::new(commands), info, max_batch: options.max_batch };
     tasks.add(tokio::spawn(driver.run()), link.handle.maps());
     connected.await.unwrap_or_else(|_| Err(ClientError::gone()))?;
     match link.info().carrier.fallback() {

@@ -36,7 +36,7 @@ pub(crate) struct PartStream {
     order: Vec<SortKey>,
     decoder: Option<InlineDecoder>,
     /// Of what was lent.
-    dictionaries: KeptDictionaries,
+    pub(crate) dictionaries: KeptDictionaries,
     info: Arc<Mutex<ConnectionInfo>>,
     inline_wanted: bool,
     /// Inline batches of so many bytes should have been mapped; said once.
@@ -133,6 +133,8 @@ impl PartStream {
 
     fn ended(&mut self) {
         self.over = true;
+        // They may be slices of a whole batch's memory.
+        self.dictionaries = KeptDictionaries::default();
         self.report.total = self.started.elapsed();
     }
 

@@ -282,6 +282,8 @@ mod tests {
 
     /// One that is made alone, and one of which several are.
     const LENGTHS: [usize; 2] = [256 << 10, 5 << 10];
+    /// Enough for several helpers to be called.
+    const BYTES: usize = 16 << 20;
 
     struct Counter(AtomicUsize, thread::Thread);
 
@@ -322,10 +324,11 @@ mod tests {
     #[test]
     fn every_piece_is_copied_and_reported_once_however_many_help() {
         for (helpers, len) in [0, 1, 4].into_iter().flat_map(|helpers| LENGTHS.map(|len| (helpers, len))) {
-            let (to, mut ended) = copied(helpers, 64, len, usize::MAX);
+            let (to, mut ended) = copied(helpers, BYTES / len, len, usize::MAX);
             assert!(to.iter().enumerate().all(|(i, &byte)| byte == (i / 7) as u8), "with {helpers} helpers");
             ended.sort_by_key(|&(operation, _)| operation);
-            let expected: Vec<_> = (0..64).map(|operation| (operation, ucs_status_t::UCS_OK)).collect();
+            let expected: Vec<_> =
+                (0..(BYTES / len) as u64).map(|operation| (operation, ucs_status_t::UCS_OK)).collect();
             assert_eq!(ended, expected, "with {helpers} helpers");
         }
     }
@@ -333,10 +336,10 @@ mod tests {
     #[test]
     fn what_nobody_has_begun_can_be_cancelled_and_is_reported_too() {
         for (helpers, len) in [0, 2].into_iter().flat_map(|helpers| LENGTHS.map(|len| (helpers, len))) {
-            let (to, ended) = copied(helpers, 64, len, 1);
+            let (to, ended) = copied(helpers, BYTES / len, len, 1);
             let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
             operations.sort_unstable();
-            assert_eq!(operations, (0..64).collect::<Vec<_>>(), "with {helpers} helpers");
+            assert_eq!(operations, (0..(BYTES / len) as u64).collect::<Vec<_>>(), "with {helpers} helpers");
             assert!(
                 ended.iter().any(|&(_, status)| status == ucs_status_t::UCS_ERR_CANCELED),
                 "with {helpers} helpers"

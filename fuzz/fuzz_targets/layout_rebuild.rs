@@ -8,14 +8,21 @@ use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 use libfuzzer_sys::fuzz_target;
 use thallus_fuzz::{LIMITS, assert_valid, part, schemas, slab};
-use thallus_protocol::layout::{BatchDescriptor, LayoutError, Projection, Step, check, describe_compact, rebuild_with};
-use thallus_protocol::testing::Distrust;
+use thallus_protocol::layout::{
+    BatchDescriptor, KeptDictionaries, LayoutError, Projection, Step, check, describe, describe_compact, rebuild_after,
+};
+use thallus_protocol::testing::{Dice, Distrust, batch};
 
 static SCHEMAS: LazyLock<Vec<SchemaRef>> = LazyLock::new(schemas);
 
-/// Whatever passes our own validation has to pass Arrow's.
+/// Whatever passes our own validation has to pass Arrow's. Where dictionaries are those of a batch before, that was a good one.
 fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
-    rebuild_with(schema, descriptor, buffers, &Distrust)
+    let mut kept = KeptDictionaries::default();
+    if !descriptor.is_complete() {
+        let (before, lent) = describe(&batch(schema, 7, &mut Dice::new(7))).expect("a good batch can be described");
+        rebuild_after(schema, &before, &lent, &mut kept, &Distrust).expect("and rebuilt");
+    }
+    rebuild_after(schema, descriptor, buffers, &mut kept, &Distrust)
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -27,9 +34,11 @@ fuzz_target!(|input: &[u8]| {
     let mut buffers = slab(&layout, bytes);
     let columns: Vec<_> = (0..schema.fields().len()).collect();
     let rows = descriptor.rows / 4..descriptor.rows - descriptor.rows / 3;
-    let mut projection =
-        Projection::new(schema, &Arc::new(descriptor.clone()), &columns, rows).expect("they are there");
-    while let Ok(step) = projection.step() {
+    let mut projection = Projection::new(schema, &Arc::new(descriptor.clone()), &columns, rows);
+    assert_eq!(projection.is_ok(), descriptor.is_complete(), "{projection:?}");
+    while let Ok(projection) = &mut projection
+        && let Ok(step) = projection.step()
+    {
         match step {
             Step::Done(batch) => {
                 assert_valid(&batch);

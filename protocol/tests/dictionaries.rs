@@ -141,6 +141,36 @@ fn a_dictionary_that_never_came_is_an_error() {
     assert!(!matches!(error.problem(), LayoutProblem::NoDictionary), "{error}");
 }
 
+/// One dictionary after another, each with a batch of its own: together they would take more than any batch may.
+#[test]
+fn what_is_kept_is_bounded() {
+    let columns = |sizes: [usize; 3]| {
+        let column = |(index, count): (usize, usize)| {
+            let batch = batch(&words(count, "word"), 5);
+            (format!("c{index}"), batch.column(0).clone())
+        };
+        RecordBatch::try_from_iter(sizes.into_iter().enumerate().map(column)).unwrap()
+    };
+    let size = |count: usize| (count * 12 + (count + 1) * 4) as u64;
+    for (max, fits) in [(3 * size(1000), true), (3 * size(1000) - 1, false)] {
+        let mut ends = Ends { kept: KeptDictionaries::new(max), ..Ends::default() };
+        let mut last = columns([1, 1, 1]);
+        ends.send(&last);
+        for index in 0..3 {
+            // All but one are as they were.
+            let new = columns([1000; 3]).column(index).clone();
+            let old = last.columns().to_vec();
+            let mixed = (0..3).map(|i| (format!("c{i}"), if i == index { new.clone() } else { old[i].clone() }));
+            last = RecordBatch::try_from_iter(mixed).unwrap();
+            let Described { descriptor, buffers, dictionaries, .. } = describe_after(&last, &ends.lent).unwrap();
+            ends.lent = dictionaries;
+            let slab = slab(&last.schema(), &descriptor, &buffers);
+            let received = ends.receive(&last, &descriptor, &slab);
+            assert_eq!(received.is_ok(), fits || index < 2, "{index} of {max} bytes: {received:?}");
+        }
+    }
+}
+
 #[test]
 fn only_dictionaries_of_plain_values_are_shared() {
     let keys = DataType::Int32;

@@ -1,4 +1,5 @@
-//! The bytes on the wire, pinned. A change here is a change of the protocol, and needs a version or a feature bit.
+//! The bytes on the wire, pinned. A change here is a change of the protocol: from the first release on it needs a version or a feature
+//! bit.
 
 use std::fmt::Debug;
 

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use thallus_protocol::client::*;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::inline::{InlineLimits, decode_schema, encode_schema};
-use thallus_protocol::layout::{BatchDescriptor, Detail, Piece};
+use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor, Piece};
 use thallus_protocol::message::*;
 use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
@@ -449,6 +449,27 @@ fn an_error_that_quotes_megabytes() {
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })));
     assert!(error.to_string().len() > 300_000, "{error}");
+}
+
+/// Batches that are read in parts, in whatever order, cannot have their dictionaries from others.
+#[test]
+fn a_lazy_batch_with_the_dictionary_of_another() {
+    for (stream, refused) in [(StreamId(1), false), (StreamId(2), true)] {
+        let field = Field::new("word", DataType::Dictionary(DataType::Int8.into(), DataType::Utf8.into()), false);
+        let ipc = encode_schema(&Schema::new(vec![field])).expect("IPC carries it");
+        let mut client = Client::new(frame());
+        for op in welcome().into_iter().take(7) {
+            client.apply(op);
+        }
+        client.say(&ToClient::Schema { stream, order: Vec::new() }, ipc.into());
+        let node = NodeDescriptor { len: 16, nulls: 0, null_bit: 0, detail: Detail::SameValues };
+        let descriptor = BatchDescriptor { rows: 16, nodes: vec![node], buffers: vec![16] };
+        let mut batch = lent(1, 2, Twist::Descriptor(descriptor));
+        batch.places.truncate(1);
+        client.say(&ToClient::Lent { stream, seq: 0, batch }, Bytes::new());
+        let error = client.finish();
+        assert_eq!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })), refused, "{error}");
+    }
 }
 
 /// Whoever merges partitions looks at the columns that the server says they are sorted by.

@@ -219,6 +219,8 @@ impl Reads {
     pub(super) fn close(&mut self) {
         self.bell.ring();
         self.closing = true;
+        // What a peer that is gone does not let go of is no reason for others to wait.
+        self.set_under_way(0);
         self.fail_queued("the data plane was closed");
         self.endpoint.close();
     }
@@ -237,7 +239,6 @@ impl Reads {
             self.finished(target, Err(problem), None);
         }
         self.tokens.clear();
-        self.set_under_way(0);
         std::mem::take(&mut self.done)
     }
 
@@ -268,7 +269,7 @@ impl Reads {
             let polled = self.endpoint.poll(cx, &mut completions);
             for Completion { token, result } in completions.drain(..) {
                 if let Some((target, len)) = self.tokens.remove(&token) {
-                    self.set_under_way(self.under_way - len);
+                    self.set_under_way(self.under_way.saturating_sub(len));
                     self.piece_done(target, result.map_err(|e| ReadProblem::Failed(e.to_string())));
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, join_all, try_join_all};
+use thallus_protocol::layout::KeptDictionaries;
 use thallus_protocol::message::{Delivery, ExecuteOptions};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -20,6 +21,8 @@ use crate::result::PartStream;
 pub(crate) struct Link {
     pub(crate) handle: Arc<Handle>,
     pub(crate) info: Arc<Mutex<ConnectionInfo>>,
+    /// The largest batch that is taken.
+    pub(crate) max_batch: u64,
 }
 
 impl Link {
@@ -35,6 +38,7 @@ impl Link {
         let (stream, items) = self.handle.execute(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
         let mut part = PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
         part.mapped_from = mapped_from;
+        part.dictionaries = KeptDictionaries::new(self.max_batch);
         Ok(part)
     }
 

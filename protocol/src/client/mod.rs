@@ -355,10 +355,12 @@ impl ClientConnection {
         }
         let most = options.credit.min(most_credit);
         let taking = Taking::of(&options);
-        // A window begins small, so that a slow reader holds little of the lender's memory. These are held for as long as the reader
-        // likes: that is no sign of its being slow.
+        // A window begins small for the sake of the memory that batches are read into. These are not read, or not before the reader
+        // says so, and that they are held is no sign that it is slow.
         let held = matches!(taking, Taking::Lazy | Taking::Map);
-        options.credit = if held { most } else { most.min(self.config.first_window.max(1)) };
+        // Of parts that are merged, most wait for one.
+        let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
+        options.credit = if held { most } else { most.min((self.config.first_window / shares).max(1)) };
         let (window, deadline_ms) = (options.credit, options.deadline_ms);
         let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
         #[cfg(feature = "planted-bugs")]

@@ -189,9 +189,7 @@ impl<'a> Checker<'a> {
                 self.exactly("keys", len, width)?;
                 self.array(values, None, depth).within("values")?;
             }
-            (Shape::Dictionary { width, values, .. }, Detail::SameValues)
-                if is_shared(&super::shape::shape(values)?) =>
-            {
+            (Shape::Dictionary { width, values, .. }, Detail::SameValues) if is_shared(values) => {
                 self.exactly("keys", len, width)?;
             }
             (Shape::Runs { ends, values }, Detail::Runs { offset }) => {

@@ -155,18 +155,20 @@ impl Lender<'_> {
             Shape::Dictionary { width, values: data_type, .. } => {
                 self.fixed(data, 0, first, len, width)?;
                 let values = child(0)?;
-                if let Some(before) = self.before
-                    && is_shared(&shape(data_type)?)
-                {
-                    let number = self.dictionaries.count();
-                    self.dictionaries.push(values.clone());
-                    if before.has(number, values) {
-                        self.spared += values.get_slice_memory_size()? as u64;
-                        self.nodes[node].detail = Detail::SameValues;
-                        return Ok(());
-                    }
+                let before = self.before.filter(|_| is_shared(data_type));
+                let same = before.and_then(|before| before.find(self.dictionaries.count(), values));
+                if let Some(bytes) = same {
+                    self.spared = self.spared.saturating_add(bytes);
+                    self.dictionaries.push(values.clone(), bytes);
+                    self.nodes[node].detail = Detail::SameValues;
+                    return Ok(());
                 }
+                let buffers = self.buffers.len();
                 self.array(values, 0, values.len(), depth).within("values")?;
+                if before.is_some() {
+                    let bytes = self.buffers[buffers..].iter().map(|buffer| buffer.len() as u64).sum();
+                    self.dictionaries.push(values.clone(), bytes);
+                }
             }
             Shape::Runs { ends, values } => {
                 let run_ends = child(0)?;

@@ -222,7 +222,7 @@ impl Borrower<'_> {
 
     /// The values of a dictionary.
     fn dictionary(&mut self, data_type: &DataType, same: bool) -> Result<ArrayData, LayoutError> {
-        if !is_shared(&shape(data_type)?) {
+        if !is_shared(data_type) {
             return self.array(data_type);
         }
         let number = self.dictionaries;
@@ -234,7 +234,7 @@ impl Borrower<'_> {
             return Ok(kept.ok_or(LayoutProblem::NoDictionary)?);
         }
         let values = self.array(data_type)?;
-        self.kept.keep(number, &values);
+        self.kept.keep(number, &values)?;
         Ok(values)
     }
 

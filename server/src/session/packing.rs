@@ -22,6 +22,8 @@ pub(super) struct Packing {
     encoder: InlineEncoder,
     /// Of the last batch that was lent, unless each is to be complete.
     dictionaries: Option<LentDictionaries>,
+    /// Bits of a row and its validity, where all columns are numbers.
+    row_bits: Option<u64>,
 }
 
 impl Packing {
@@ -30,7 +32,18 @@ impl Packing {
         let (encoder, message) = InlineEncoder::new(schema).map_err(unencodable)?;
         let encoder = encoder.with_assemble(&Trusting);
         let dictionaries = (!complete).then(LentDictionaries::default);
-        Ok((Packing { encoder, dictionaries }, message.into()))
+        let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
+        let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();
+        Ok((Packing { encoder, dictionaries, row_bits }, message.into()))
+    }
+
+    /// At least as many bytes as live in a batch, found out sooner than how many those are: most small results end here.
+    fn at_most(&self, batch: &RecordBatch) -> u64 {
+        let held = batch.get_array_memory_size() as u64;
+        let Some(bits) = self.row_bits else { return held };
+        // Bitmaps may begin and end within a byte.
+        let rows = (batch.num_rows() as u64).saturating_mul(bits) / 8 + 2 * batch.num_columns() as u64;
+        held.min(rows)
     }
 
     /// Makes a batch ready to travel.
@@ -60,17 +73,16 @@ impl Packing {
         pull: Pull,
     ) -> Result<Option<PreparedLoan>, LayoutError> {
         let (Some(threshold), Some(lender)) = (pull.lend_from, &context.lender) else { return Ok(None) };
-        // What lives in it is no more than what it holds, which is found out sooner: most small results end here.
-        if (batch.get_array_memory_size() as u64) < threshold {
+        if self.at_most(batch) < threshold {
             return Ok(None);
         }
         let Described { descriptor, buffers, copied, spared, dictionaries } = match &self.dictionaries {
             Some(before) => layout::describe_after(batch, before),
             None => layout::describe_compact(batch),
         }?;
-        if descriptor.live_bytes().saturating_add(spared) < threshold
-            || descriptor.slab_bytes() > context.max_loan_bytes
-        {
+        // With what was spared, which inline it might have to carry, and which the client keeps.
+        let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()].map(|bytes| bytes.saturating_add(spared));
+        if live < threshold || all > context.max_loan_bytes {
             return Ok(None);
         }
         let bytes = descriptor.slab_bytes();
@@ -101,4 +113,33 @@ fn lender_kind(lender: &Lender) -> FabricKind {
 
 fn unencodable(what: impl fmt::Display) -> Failure {
     (StreamCode::Unencodable, what.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, Int16Array, Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn no_more_lives_in_a_batch_than_it_is_said_to_have_at_most() {
+        let numbers: ArrayRef = Arc::new((0..5000).map(|n| (n % 3 > 0).then_some(n)).collect::<Int64Array>());
+        let short: ArrayRef = Arc::new((0..5000).map(|n| (n % 5 > 0).then_some(n)).collect::<Int16Array>());
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..5000).map(|n| format!("name {n}"))));
+        let columns = [("numbers", numbers), ("short", short)];
+        let whole = RecordBatch::try_from_iter(columns.clone()).unwrap();
+        let named = RecordBatch::try_from_iter(columns.into_iter().chain([("names", names)])).unwrap();
+        for (batch, is_tight) in [(whole, true), (named, false)] {
+            let (packing, _) = Packing::new(&batch.schema(), false).unwrap();
+            for (start, len) in [(0, 5000), (0, 0), (0, 1), (7, 1), (7, 2), (1, 4095), (3, 1000), (4990, 10)] {
+                let part = batch.slice(start, len);
+                let live = layout::describe_compact(&part).unwrap().descriptor.live_bytes();
+                let most = packing.at_most(&part);
+                assert!(live <= most, "{live} bytes live, {most} at most: {start}, {len}");
+                assert!(!is_tight || most <= live + 8, "{live} bytes live, {most} at most: {start}, {len}");
+            }
+        }
+    }
 }

@@ -62,7 +62,35 @@ fn batches_that_share_a_dictionary_move_it_once() {
     }
 }
 
-/// Without its dictionary a batch is small. It is lent all the same: inline it would have to carry it.
+/// A batch that comes inline between others has its dictionary, and theirs are as they were.
+#[test]
+fn batches_that_come_inline_between_leave_what_was_lent() {
+    block_on(async {
+        let (a, b) = (words("a"), words("b"));
+        let sent = vec![
+            batch(&a, 0),
+            batch(&b, 1).slice(5, 10),
+            batch(&b, 2),
+            batch(&b, 3),
+            batch(&a, 4).slice(0, 9),
+            batch(&b, 5),
+        ];
+        let engine = ScriptedEngine::new().on("mixed", Script::batches(sent.clone()));
+        let world = World::over(engine, Some(Fencing::LeaseWord));
+        let words = size(&a);
+        let client = world.client_with(|options| options.with_inline_threshold(words + 1000)).await;
+        let mut result = client.query("mixed").await.unwrap();
+        let got: Vec<_> = within("the batches", result.by_ref().try_collect()).await.unwrap();
+        assert_eq!(got, sent);
+        let report = result.report();
+        assert_eq!((report.batches_lent, report.batches_inline), (4, 2), "{report}");
+        assert!((4 * KEYS + 2 * words..4 * KEYS + 2 * words + 1000).contains(&report.bytes_lent), "{report}");
+        drop((got, result, client));
+        world.is_at_rest().await;
+    });
+}
+
+/// Without its dictionary a batch is small. It is lent all the same: inline it might have to carry it.
 #[test]
 fn a_batch_is_not_small_for_what_was_spared() {
     block_on(async {
