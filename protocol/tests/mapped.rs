@@ -111,6 +111,17 @@ fn credit_that_is_held_back_does_not_hold_up_who_keeps_a_large_batch() {
     pair.finish();
 }
 
+/// The lender has said what the last batch needed, and waits for what the largest would: it has to say that, too, for less than a
+/// quarter of the window is held back otherwise, and the borrower waits for more.
+#[test]
+fn what_the_next_batch_needs_is_said_though_the_last_one_had_to_wait() {
+    // Of 3200 bytes and of 128: after both there is no room for another of the first kind.
+    let knobs = Knobs { max_loan_bytes: 2 * 3200 + 127, ..plain() };
+    let pair = begun(knobs, &[200, 8], Ending::Finish);
+    assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream is whole");
+    pair.finish();
+}
+
 #[test]
 fn who_waits_for_room_that_never_comes_is_told() {
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };

@@ -47,7 +47,7 @@ pub(crate) struct OutgoingStream {
     pub(crate) pending: Option<Pending>,
     pub(crate) seq: u64,
     pub(crate) stats: StreamStats,
-    /// Whether the borrower was told how much the pending batch needs.
+    /// Whether the borrower was told how much the pending batch needs, or the next one if none is pending.
     pub(crate) wanted_said: bool,
     pub(crate) finished: bool,
     /// Bytes of the largest batch that was lent.
@@ -151,6 +151,8 @@ impl OutgoingStream {
 
     /// Accounts for the pending batch's going out.
     pub(crate) fn sent(&mut self, batch: &Pending, now: Timestamp) -> u64 {
+        // What the next one needs has not been said.
+        self.wanted_said = false;
         if let Some(since) = self.blocked_since.take() {
             self.stats.credit_wait_nanos += nanos(now.since(since));
         }

@@ -1,9 +1,11 @@
 //! What the engine plays, and what must come of it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
+use arrow_array::{Array, DictionaryArray, Int32Array, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
 use thallus_server::engine::EngineError;
 use thallus_server::engine::scripted::{self, ScriptedEngine, synthetic_batch, synthetic_schema};
 
@@ -58,6 +60,8 @@ impl Script {
                 (wait, synthetic_batch(first + index, rows as usize))
             })
             .collect();
+        // One in two has dictionaries, which two batches at a time share.
+        let batches = if (first >> 20) % 2 == 1 { with_words(batches) } else { batches };
         let ending = match dice.within(0, 9) {
             _ if works => Ending::Finish,
             0..=1 => Ending::Fail,
@@ -111,7 +115,8 @@ impl Script {
         if self.refused {
             return scripted::Script::refuse(error);
         }
-        let mut script = scripted::Script::new(synthetic_schema());
+        let schema = self.batches.first().map_or_else(synthetic_schema, |(_, batch)| batch.schema());
+        let mut script = scripted::Script::new(schema);
         for (wait, batch) in &self.batches {
             if !wait.is_zero() {
                 script = script.sleep(*wait);
@@ -124,6 +129,22 @@ impl Script {
             Ending::Hang => script.hang(),
         }
     }
+}
+
+/// The same batches with a column of words, as keys into one of two dictionaries.
+fn with_words(batches: Vec<(Duration, RecordBatch)>) -> Vec<(Duration, RecordBatch)> {
+    let words = |word| Arc::new(StringArray::from_iter_values((0..50).map(|number| format!("{word} {number}"))));
+    let dictionaries = [words("word"), words("another")];
+    let with = |(index, (wait, batch)): (usize, (Duration, RecordBatch))| {
+        let keys: Int32Array = (0..batch.num_rows()).map(|row| (row % 7 > 0).then_some(row as i32 % 50)).collect();
+        let column = DictionaryArray::new(keys, dictionaries[index / 2 % 2].clone());
+        let fields = batch.schema().fields().iter().cloned().collect::<Vec<_>>();
+        let word = Arc::new(Field::new("word", column.data_type().clone(), true));
+        let schema = Arc::new(Schema::new([fields, vec![word]].concat()));
+        let columns = [batch.columns(), &[Arc::new(column)]].concat();
+        (wait, RecordBatch::try_new(schema, columns).expect("columns of the same length"))
+    };
+    batches.into_iter().enumerate().map(with).collect()
 }
 
 /// A query without an end.

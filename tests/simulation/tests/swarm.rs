@@ -22,7 +22,8 @@ fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
 
 /// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what is drawn
 /// makes another run of it: the unit test that came with the fix stays.
-const REGRESSIONS: [(&str, u64); 1] = [("spins-on-end-of-file", 0)];
+const REGRESSIONS: [(&str, u64); 2] =
+    [("spins-on-end-of-file", 0), ("what-the-next-batch-needs-is-not-said", 1_882_855_175_096_480)];
 
 #[test]
 fn seeds_that_found_bugs_pass() {
