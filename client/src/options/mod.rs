@@ -89,7 +89,8 @@ pub struct ConnectOptions {
     /// `require_fabric`: fail to connect, rather than fall back to inline.
     pub require_fabric: bool,
     /// `window`: most bytes of results that the server may have on loan or on the way to this client, for each stream. 128 MiB by
-    /// default. A stream begins with 16 MiB, and has more only while both ends would wait for it.
+    /// default. A stream begins with 16 MiB (a partition with its share of that, 4 MiB at least), and has more only while both ends
+    /// would wait for it.
     pub window: u64,
     /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. By default it follows
     /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths; and a quarter of

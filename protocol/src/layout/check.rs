@@ -3,7 +3,7 @@
 use arrow_schema::{DataType, Schema};
 
 use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
-use super::dictionaries::is_shared;
+use super::dictionaries::is_lent_once;
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::shape::{Shape, deeper, offset_width, shape};
 
@@ -189,7 +189,7 @@ impl<'a> Checker<'a> {
                 self.exactly("keys", len, width)?;
                 self.array(values, None, depth).within("values")?;
             }
-            (Shape::Dictionary { width, values, .. }, Detail::SameValues) if is_shared(values) => {
+            (Shape::Dictionary { width, values, .. }, Detail::SameValues) if is_lent_once(values) => {
                 self.exactly("keys", len, width)?;
             }
             (Shape::Runs { ends, values }, Detail::Runs { offset }) => {

@@ -5,7 +5,7 @@ use arrow_buffer::{ArrowNativeType, Buffer, ScalarBuffer};
 use arrow_data::ArrayData;
 
 use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
-use super::dictionaries::{LentDictionaries, is_shared};
+use super::dictionaries::{LentDictionaries, is_lent_once};
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::extents;
 use super::shape::{Shape, deeper, offset_width, shape};
@@ -155,7 +155,7 @@ impl Lender<'_> {
             Shape::Dictionary { width, values: data_type, .. } => {
                 self.fixed(data, 0, first, len, width)?;
                 let values = child(0)?;
-                let before = self.before.filter(|_| is_shared(data_type));
+                let before = self.before.filter(|_| is_lent_once(data_type));
                 let same = before.and_then(|before| before.find(self.dictionaries.count(), values));
                 if let Some(bytes) = same {
                     self.spared = self.spared.saturating_add(bytes);

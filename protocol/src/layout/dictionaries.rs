@@ -42,7 +42,7 @@ impl Default for KeptDictionaries {
 
 /// Whether dictionaries with such values are lent once: with those that have children of their own it would take more than a
 /// position to tell dictionaries apart.
-pub(super) fn is_shared(values: &DataType) -> bool {
+pub(super) fn is_lent_once(values: &DataType) -> bool {
     matches!(shape(values), Ok(Shape::Bits | Shape::Fixed { .. } | Shape::Bytes { .. } | Shape::Views))
 }
 

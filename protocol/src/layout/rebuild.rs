@@ -9,7 +9,7 @@ use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
 
 use super::check::{LayoutLimits, check};
 use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
-use super::dictionaries::{KeptDictionaries, is_shared};
+use super::dictionaries::{KeptDictionaries, is_lent_once};
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::shape::{Shape, shape};
 use super::{rebase, valid};
@@ -222,7 +222,7 @@ impl Borrower<'_> {
 
     /// The values of a dictionary.
     fn dictionary(&mut self, data_type: &DataType, same: bool) -> Result<ArrayData, LayoutError> {
-        if !is_shared(data_type) {
+        if !is_lent_once(data_type) {
             return self.array(data_type);
         }
         let number = self.dictionaries;
