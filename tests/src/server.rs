@@ -129,6 +129,19 @@ impl TestServer {
         begun - log.lines().filter(|line| line.contains(": connection ended ")).count()
     }
 
+    /// Waits until every connection so far has had its data plane. Before that, an end that is killed may be making shared
+    /// memory, which it leaves behind.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub fn has_data_planes(&self) {
+        until("the data planes", PATIENCE, || {
+            let log = self.log();
+            let count = |what: &str| log.matches(what).count();
+            (count(": data plane is up ") == count(": connected\n")).then_some(())
+        });
+    }
+
     /// Waits until no connection is open, and nothing is computed.
     ///
     /// # Panics

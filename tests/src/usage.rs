@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::PATIENCE;
-use crate::process::until;
 
 /// Unit of times in `/proc/PID/stat`: 1/100 s on every architecture that Linux still has.
 const TICK: Duration = Duration::from_millis(10);
@@ -74,16 +74,33 @@ fn length(mapping: &str) -> Option<u64> {
     Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
 }
 
-/// The shared memory that nobody had mapped at some moment. A kill that meets a process between a segment's name and its first
-/// mapping leaves that name for good: what one test has left so is not held against the next.
+/// Held by whoever kills processes as they start, and by whoever looks for what killed ones have left: the machine has one
+/// table of shared memory, and nothing in it tells one test's processes from another's. (cargo runs one program of tests at a
+/// time, and the tests of a program beside each other.)
+static KILLS: Mutex<()> = Mutex::new(());
+
+/// No test that looks for [`Orphans`] runs until this is dropped. For tests that kill a process at a moment when it may be making
+/// shared memory: UCX gives a POSIX segment a name, writes all of it, and only then takes the name back, so that a kill
+/// between leaves the segment for good.
+#[must_use]
+pub fn kills_anywhere() -> MutexGuard<'static, ()> {
+    // A test that failed meanwhile has left nothing half done here.
+    KILLS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The shared memory that nobody had mapped at some moment: what was left before is not held against the test that looks now.
 #[derive(Debug)]
-pub struct Orphans(Vec<String>);
+pub struct Orphans {
+    before: Vec<String>,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl Orphans {
-    /// What there is now.
+    /// What there is now. Only processes that this test kills are killed until this is dropped.
     #[must_use]
     pub fn now() -> Self {
-        Orphans(orphaned_shared_memory())
+        let alone = kills_anywhere();
+        Orphans { before: orphaned_shared_memory(), _alone: alone }
     }
 
     /// Waits until there is nothing that was not there then.
@@ -91,9 +108,16 @@ impl Orphans {
     /// # Panics
     /// If there still is after a while.
     pub fn until_no_more(&self) {
-        until("shared memory to be given back", PATIENCE, || {
-            orphaned_shared_memory().iter().all(|name| self.0.contains(name)).then_some(())
-        });
+        let start = Instant::now();
+        loop {
+            let mut left = orphaned_shared_memory();
+            left.retain(|name| !self.before.contains(name));
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "shared memory that nobody has mapped is still there: {left:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -93,6 +93,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
             let written = fs::read_dir(directory.path()).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
             (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
         });
+        server.has_data_planes();
         assert_eq!(server.connections(), 3);
         server.process().kill();
         let killed = Instant::now();
@@ -107,6 +108,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
 
 #[test]
 fn a_killed_client_leaves_nothing_behind_at_the_server() {
+    let _alone = usage::kills_anywhere();
     let server = TestServer::start(["--partitions", "3"]);
     for round in 0..3 {
         let directory = tempfile::tempdir().unwrap();
