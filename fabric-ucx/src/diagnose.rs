@@ -1,5 +1,9 @@
 //! What UCX has on this host, and what is missing.
 
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
 use thallus_fabric::diagnosis::{Diagnosis, Finding};
 use thallus_protocol::FabricKind;
 
@@ -11,10 +15,11 @@ pub fn diagnose(options: UcxOptions) -> Diagnosis {
     let (verdict, findings) = match UcxFabric::new(options) {
         Ok(fabric) => {
             let description = fabric.describe();
-            let findings = vec![
+            let mut findings = vec![
                 Finding::good("UCX", &description.version),
                 Finding::good("UCX transports", description.transports.join(", ")),
             ];
+            findings.extend(abandoned(Path::new("/dev/shm"), A_WHILE));
             (verdict(&description.transports), findings)
         }
         Err(error) => (Err(error.to_string()), Vec::new()),
@@ -43,9 +48,80 @@ fn verdict(transports: &[String]) -> Result<String, String> {
     }
 }
 
+/// No process needs so long from naming a segment to using it.
+const A_WHILE: Duration = Duration::from_secs(60);
+
+/// POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes all of it, and takes the
+/// name back (1.13 `uct_posix_mem_alloc`): of a process that is killed between, segment and name stay.
+fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
+    let mut found: Vec<_> = fs::read_dir(directory)
+        .ok()?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok()?;
+            let is_old = metadata.modified().ok()?.elapsed().ok()? >= age;
+            let is_ucx = entry.file_name().to_string_lossy().starts_with("ucx_shm_posix_");
+            (is_ucx && is_old).then(|| (entry.path().to_string_lossy().into_owned(), metadata.len()))
+        })
+        .collect();
+    if found.is_empty() {
+        return None;
+    }
+    let used = open_files();
+    found.retain(|(path, _)| !used.contains(path));
+    let bytes: u64 = found.iter().map(|(_, len)| len).sum();
+    (!found.is_empty()).then(|| {
+        Finding::bad(
+            "abandoned memory",
+            format!("{} KiB in {} of UCX's segments in {}", bytes >> 10, found.len(), directory.display()),
+            format!(
+                "left by processes that were killed as they started; remove them if no container shares the directory: rm {}",
+                found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>().join(" ")
+            ),
+        )
+    })
+}
+
+/// What the processes that may be looked at have open or mapped.
+fn open_files() -> String {
+    let mut used = String::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        // Those that end meanwhile use nothing any more.
+        used += &fs::read_to_string(process.path().join("maps")).unwrap_or_default();
+        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
+            if let Ok(target) = fs::read_link(descriptor.path()) {
+                used += &target.to_string_lossy();
+                used.push('\n');
+            }
+        }
+    }
+    used
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_processes_left_is_found_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, [0; 2048]).unwrap();
+            path
+        };
+        let found = |age| abandoned(directory.path(), Duration::from_secs(age));
+        make("somebody_elses");
+        assert_eq!(found(0), None);
+        let path = make("ucx_shm_posix_1f");
+        assert_eq!(found(60), None, "it may be about to be used");
+        let open = fs::File::open(&path).unwrap();
+        assert_eq!(found(0), None, "it is in use");
+        drop(open);
+        let finding = found(0).unwrap();
+        assert!(finding.state.starts_with("2 KiB in 1 of"), "{finding:?}");
+        assert!(finding.advice.unwrap().ends_with(&format!("rm {}", path.display())));
+    }
 
     #[test]
     fn what_transports_are_good_for() {
