@@ -126,6 +126,10 @@ impl Registration for VerbsRegistration {
     fn as_any(&self) -> &dyn Any {
         self
     }
+
+    fn is_deferred(&self) -> bool {
+        self.0.region.is_none()
+    }
 }
 
 impl fmt::Debug for VerbsRegistration {

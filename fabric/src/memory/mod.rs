@@ -4,7 +4,8 @@
 //! - [`SlabPool`] is the borrower's: slabs for reads to land in, which come back when the last array over them is dropped.
 //! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
 //!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
-//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space.
+//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`] registers what lies in
+//!   none, and keeps what may be lent again.
 //! - [`Trusting`] makes arrays over such memory, of what the protocol has validated.
 //! - [`keep`] makes a buffer over a peer's memory that says when nobody looks at it any more.
 //!
@@ -23,6 +24,7 @@ mod pool;
 #[cfg(test)]
 mod pool_tests;
 mod registered;
+mod registrations;
 mod slab;
 mod space;
 mod staging;
@@ -40,6 +42,7 @@ pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
+pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
 pub use space::RegisteredSpace;
 pub use staging::{StagedRange, StagingArena, StagingStats};

@@ -2,6 +2,9 @@
 
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use arrow_buffer::Buffer;
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -63,6 +66,15 @@ impl Pages {
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
+
+    /// The pages as an arrow buffer, which keeps them.
+    #[must_use]
+    pub fn into_buffer(self) -> Buffer {
+        let (start, len) = (self.start, self.len);
+        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else has the
+        // address to write to.
+        unsafe { Buffer::from_custom_allocation(start, len, Arc::new(self)) }
+    }
 }
 
 impl Drop for Pages {
@@ -91,6 +103,14 @@ mod tests {
                 assert_eq!(last.read(), 7);
             }
         }
+    }
+
+    #[test]
+    fn a_buffer_keeps_them() {
+        let buffer = Pages::new(8192).unwrap().into_buffer();
+        let end = buffer.slice(8191);
+        drop(buffer);
+        assert_eq!(end.as_slice(), [0]);
     }
 
     #[test]

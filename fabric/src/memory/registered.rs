@@ -16,6 +16,12 @@ use super::PAGE;
 pub trait Registration: Any + Send + Sync + fmt::Debug {
     /// For the fabric to find its own type again.
     fn as_any(&self) -> &dyn Any;
+
+    /// Whether the device does not know the memory yet, but will be told by each loan of it what is lent: then there is nothing here
+    /// that is worth keeping for the next.
+    fn is_deferred(&self) -> bool {
+        false
+    }
 }
 
 /// Memory that a fabric has registered. It stays valid, mapped and registered until this is dropped.

@@ -20,17 +20,30 @@ pub(crate) struct TestFabric {
     pub(crate) shared: Mutex<Option<Arc<RegisteredMemory>>>,
     /// `allocate` fails.
     pub(crate) fail: bool,
+    /// `register` is not supported.
+    pub(crate) own_only: bool,
+    /// Calls of `register`.
+    pub(crate) asked: Arc<AtomicUsize>,
+    /// Most bytes that it registers.
+    pub(crate) room: Option<usize>,
+    /// What it registers of others is registered by each loan.
+    pub(crate) defers: bool,
 }
 
 #[derive(Debug)]
 struct TestRegistration {
     len: usize,
+    is_deferred: bool,
     registered: Arc<AtomicUsize>,
 }
 
 impl Registration for TestRegistration {
     fn as_any(&self) -> &dyn Any {
         self
+    }
+
+    fn is_deferred(&self) -> bool {
+        self.is_deferred
     }
 }
 
@@ -43,7 +56,7 @@ impl Drop for TestRegistration {
 impl TestFabric {
     fn registration(&self, len: usize) -> Box<dyn Registration> {
         self.registered.fetch_add(len, Ordering::SeqCst);
-        Box::new(TestRegistration { len, registered: Arc::clone(&self.registered) })
+        Box::new(TestRegistration { len, is_deferred: self.defers, registered: Arc::clone(&self.registered) })
     }
 
     fn refused(&self, len: usize) -> FabricError {
@@ -73,6 +86,13 @@ impl Fabric for TestFabric {
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.room.is_some_and(|room| self.registered.load(Ordering::SeqCst) + buffer.len() > room) {
+            return Err(self.refused(buffer.len()));
+        }
+        if self.own_only {
+            return Err(FabricError::Unsupported { fabric: self.kind(), what: "register memory of others" });
+        }
         let registration = self.registration(buffer.len());
         Ok(Arc::new(RegisteredMemory::foreign(buffer, registration)))
     }

@@ -1,0 +1,235 @@
+//! Registrations of what others allocated, kept for as long as it may be lent again.
+
+mod costs;
+mod entries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arrow_buffer::Buffer;
+
+use super::{RegisteredMemory, StagingArena, keep};
+use crate::{Fabric, FabricError};
+use costs::Costs;
+use entries::{Entries, Entry, Place};
+
+/// Buffers that were copied and of which it is remembered how often. With more, all is forgotten.
+const MAX_COPIED: usize = 4096;
+/// Most registrations that one [`RegistrationCache::trim`] gives back: a device takes its time for each.
+const MOST_TRIMMED: usize = 512;
+
+/// How a [`RegistrationCache`] decides, and how much it may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct CachePolicy {
+    /// Most bytes that are kept registered, on loan or not. With more, a registration lasts as long as its loan.
+    pub max_bytes: usize,
+    /// Most registrations that are kept, on loan or not: devices have a limit to their number.
+    pub max_entries: usize,
+    /// The time since some moment, for measuring once what registering and copying cost here. `None`: every buffer is
+    /// registered as it is first lent.
+    pub clock: Option<fn() -> Duration>,
+}
+
+impl Default for CachePolicy {
+    /// 1 GiB, 4096 entries, without measuring.
+    fn default() -> Self {
+        CachePolicy { max_bytes: 1 << 30, max_entries: 4096, clock: None }
+    }
+}
+
+/// What a [`RegistrationCache`] holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Bytes that are kept registered, on loan or not.
+    pub bytes: usize,
+    /// Of these, what is on loan to nobody.
+    pub idle_bytes: usize,
+    /// Registrations that the bytes are in.
+    pub entries: usize,
+    /// Buffers that were found registered.
+    pub hits: u64,
+    /// Buffers that were registered.
+    pub misses: u64,
+    /// Buffers for which a copy was cheaper.
+    pub copies: u64,
+}
+
+/// Registers buffers that lie outside of registered memory, and keeps the registrations: tables in another allocator's memory, or
+/// in a mapped file, are lent again and again.
+///
+/// A registration is worth keeping while somebody else has the buffer. One that only the cache has will never be lent again: such
+/// are dropped as others come in, so that results which are computed and forgotten do not pile up. Registered buffers are kept
+/// alive, and arrow writes to no buffer that somebody else holds: who was lent one, and has its key, finds the same bytes there for as
+/// long as they are registered. (Of a mapped file, whatever is written to the file.) Where the fabric opens ranges of memory only,
+/// nothing of it is open to anybody between loans. Memory that a fabric registers loan by loan is not kept.
+///
+/// A buffer is registered at once if that costs no more than a copy; else it is copied as often as a registration costs
+/// copies, and registered then (as one rents skis before one buys them; Karlin et al., Algorithmica 3, 1988). What both cost is
+/// measured, for devices and page tables differ. What is lent seldom is copied each time: copies are forgotten after two
+/// [trims](RegistrationCache::trim).
+pub struct RegistrationCache {
+    fabric: Arc<dyn Fabric>,
+    staging: StagingArena,
+    policy: CachePolicy,
+    /// Whether the fabric registers memory of others at all.
+    registers: AtomicBool,
+    costs: OnceLock<Costs>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    entries: Entries,
+    /// How often buffers were copied that are not registered: since the last trim, and between it and the one before.
+    copied: [HashMap<Place, u32>; 2],
+    misses: u64,
+    copies: u64,
+}
+
+impl RegistrationCache {
+    /// A cache of registrations by `fabric`. `staging` is where the copies go that are the alternative.
+    #[must_use]
+    pub fn new(fabric: Arc<dyn Fabric>, staging: StagingArena, policy: CachePolicy) -> Self {
+        RegistrationCache {
+            fabric,
+            staging,
+            policy,
+            registers: AtomicBool::new(true),
+            costs: OnceLock::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The registration of exactly these bytes, there already or new. `None`: they are to be copied, because that is cheaper or
+    /// because the fabric registers no memory of others.
+    ///
+    /// Who asks for the same buffer while it is being registered registers it too; one of the two is kept.
+    ///
+    /// # Errors
+    /// As [`Fabric::register`], but not [`FabricError::Unsupported`].
+    pub fn register(&self, buffer: &Buffer) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
+        if !self.registers.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let place = (buffer.as_ptr().addr(), buffer.len());
+        if let Some(memory) = self.lock().entries.hit(place) {
+            return Ok(Some(memory));
+        }
+        let costs = self.policy.clock.map(|clock| {
+            // A few ms, once.
+            *self.costs.get_or_init(|| Costs::measure(&*self.fabric, &self.staging, clock).unwrap_or_default())
+        });
+        let is_kept = {
+            let mut state = self.lock();
+            if costs.is_some_and(|costs| state.is_to_be_copied(place, costs)) {
+                return Ok(None);
+            }
+            let mut gone = state.entries.take_some_unshared();
+            let (makes_room, is_kept) = state.entries.make_room(place.1, &self.policy);
+            gone.extend(makes_room);
+            // Deregistering may take long.
+            drop(state);
+            drop(gone);
+            is_kept
+        };
+        // A fabric may clone the buffer as often as it likes: these are handles of the one that it gets.
+        let memory = match self.making_room(|| self.fabric.register(keep(buffer.clone(), ()))) {
+            Ok(memory) => memory,
+            Err(FabricError::Unsupported { .. }) => {
+                self.registers.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut state = self.lock();
+        state.misses += 1;
+        for copied in &mut state.copied {
+            copied.remove(&place);
+        }
+        if is_kept && !memory.registration().is_deferred() {
+            state.entries.insert(place, Arc::clone(&memory), buffer.clone(), &self.policy);
+        }
+        Ok(Some(memory))
+    }
+
+    /// Takes memory of the fabric; if there is none, all that is not on loan makes way, and it is tried once more.
+    ///
+    /// # Errors
+    /// What `take` says then.
+    pub fn making_room<T>(&self, take: impl Fn() -> Result<T, FabricError>) -> Result<T, FabricError> {
+        match take() {
+            Err(FabricError::Registration { .. } | FabricError::OutOfMemory { .. }) if self.clear() > 0 => take(),
+            result => result,
+        }
+    }
+
+    /// Gives back what nobody has been lent for so long, and what nobody else has any more; some hundred registrations at most. How
+    /// many bytes that were.
+    pub fn trim(&self, idle: Duration) -> usize {
+        let gone = {
+            let mut state = self.lock();
+            state.copied.swap(0, 1);
+            state.copied[0].clear();
+            state.entries.take_idle(idle, MOST_TRIMMED)
+        };
+        bytes(&gone)
+    }
+
+    /// Gives back all that is not on loan. How many bytes that were.
+    pub fn clear(&self) -> usize {
+        let gone = self.lock().entries.take_idle(Duration::ZERO, usize::MAX);
+        bytes(&gone)
+    }
+
+    /// What it holds and has done.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let state = self.lock();
+        let entries = &state.entries;
+        CacheStats {
+            bytes: entries.bytes(),
+            idle_bytes: entries.idle_bytes(),
+            entries: entries.len(),
+            hits: entries.hits(),
+            misses: state.misses,
+            copies: state.copies,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn bytes(entries: &[Entry]) -> usize {
+    entries.iter().map(Entry::len).sum()
+}
+
+impl State {
+    /// Whether one more copy is better than a registration; then it is counted.
+    fn is_to_be_copied(&mut self, place: Place, costs: Costs) -> bool {
+        let copies: u32 = self.copied.iter().filter_map(|copied| copied.get(&place)).sum();
+        if costs.is_registration_worth(place.1, copies.saturating_add(1)) {
+            return false;
+        }
+        let latest = &mut self.copied[0];
+        if latest.len() >= MAX_COPIED {
+            latest.clear();
+        }
+        *latest.entry(place).or_default() += 1;
+        self.copies += 1;
+        true
+    }
+}
+
+impl fmt::Debug for RegistrationCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegistrationCache({:?})", self.stats())
+    }
+}
