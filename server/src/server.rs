@@ -3,9 +3,9 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
@@ -76,10 +76,10 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn lender(&self, fabric: &Arc<CountedFabric>, budget: u64) -> Arc<Lender> {
+    fn lender(&self, fabric: &Arc<CountedFabric>, budget: u64, clock: Option<fn() -> Duration>) -> Arc<Lender> {
         let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
         let space = ours.map(|registered| Arc::clone(&registered.space));
-        Arc::new(Lender::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget))
+        Arc::new(Lender::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock))
     }
 }
 
@@ -115,6 +115,15 @@ pub struct Settings {
     /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends on
     /// what else the process has done: two runs of a simulation would differ in the length of that message.
     pub page_faults: fn() -> u64,
+    /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what copying it. `None`,
+    /// as in simulations: buffers outside of registered memory are not copied where they can be registered.
+    pub clock: Option<fn() -> Duration>,
+}
+
+/// The time since this was first asked for.
+fn running() -> Duration {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 impl Settings {
@@ -146,6 +155,7 @@ impl Settings {
             entropy: || RandomState::new().hash_one(0),
             is_alive: process::is_alive,
             page_faults: thread_page_faults,
+            clock: Some(running),
         }
     }
 
@@ -196,7 +206,7 @@ impl Server {
         let budget = settings.max_loan_bytes_total;
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
-        let lenders = counted.iter().map(|fabric| fabrics.lender(fabric, budget)).collect();
+        let lenders = counted.iter().map(|fabric| fabrics.lender(fabric, budget, settings.clock)).collect();
         Server {
             shared: Arc::new(Shared {
                 engine,
@@ -226,10 +236,11 @@ impl Server {
         self.shared.groups.len()
     }
 
-    /// Bytes of registered memory that are kept for batches which cannot be lent from where they lie.
+    /// Bytes of registered memory that are kept for loans to come: for copies, and of buffers that were lent from where they lie and
+    /// may be again.
     #[must_use]
-    pub fn staged_bytes(&self) -> usize {
-        self.shared.lenders.iter().map(|lender| lender.staged_bytes()).sum()
+    pub fn kept_bytes(&self) -> usize {
+        self.shared.lenders.iter().map(|lender| lender.kept_bytes()).sum()
     }
 
     /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease words of
@@ -296,8 +307,11 @@ impl Server {
                             ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
                             ended => info!(%ended, "connection ended"),
                         }
-                        let (registrations, staged) = (server.registrations(), server.staged_bytes());
-                        debug!(registrations, staged, on_loan = server.bytes_on_loan(), "memory of all connections");
+                        let (registrations, kept) = (server.registrations(), server.kept_bytes());
+                        debug!(registrations, kept, on_loan = server.bytes_on_loan(), "memory of all connections");
+                        for lender in server.shared.lenders.iter().filter(|lender| lender.registers_elsewhere()) {
+                            debug!(?lender, "buffers outside of registered memory");
+                        }
                     };
                     tasks.spawn(connection.instrument(span));
                 }

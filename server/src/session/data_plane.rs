@@ -58,7 +58,8 @@ impl DataPlane {
             let mut endpoint = fabric.endpoint()?;
             let address = endpoint.address();
             endpoint.connect(peer)?;
-            let words = LeaseWords::new(&**fabric, max_leases as usize + 1)?;
+            let words = || LeaseWords::new(&**fabric, max_leases as usize + 1);
+            let words = lender.registrations().making_room(words)?;
             words.open(max_leases as usize, PROBE)?;
             let mut regions = Regions::default();
             let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), 0..words.memory().len(), true)?;

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::{PoolLimits, RegisteredMemory, RegisteredSpace, StagedRange, StagingArena};
+use thallus_fabric::memory::{
+    CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena,
+};
 use thallus_fabric::{Fabric, FabricError, Fencing};
 use thallus_protocol::layout::BatchDescriptor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,10 +30,11 @@ pub(crate) struct Lender {
     /// What is registered already, such as the heap in which the engine computes.
     space: Option<Arc<dyn RegisteredSpace>>,
     staging: StagingArena,
+    /// Of what lies elsewhere.
+    registrations: RegistrationCache,
     budget: Arc<Semaphore>,
     /// All that the budget ever has.
     permits: usize,
-    registers: AtomicBool,
     /// Whether it has been said that buffers lie outside of `space`.
     outside_said: AtomicBool,
 }
@@ -44,7 +47,7 @@ pub(crate) struct Part {
     pub(crate) len: u64,
     /// The part, and what of the memory around it is this loan's too: what may be opened to its borrower.
     pub(crate) scope: Range<usize>,
-    /// Whether the memory will be lent from again, so that its region is worth keeping announced.
+    /// Whether the memory stays registered for good, so that its region may stay announced.
     pub(crate) lasting: bool,
 }
 
@@ -56,6 +59,9 @@ pub(crate) struct Held {
     _staged: Vec<StagedRange>,
     _budget: OwnedSemaphorePermit,
 }
+
+/// The registrations of one batch's buffers, by where these begin and how long they are.
+type Seen = HashMap<(usize, usize), Option<Arc<RegisteredMemory>>>;
 
 /// Where a buffer is lent from.
 enum Place {
@@ -73,18 +79,26 @@ pub(crate) struct PreparedLoan {
 }
 
 impl Lender {
-    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has registered.
-    pub(crate) fn new(fabric: Arc<dyn Fabric>, space: Option<Arc<dyn RegisteredSpace>>, budget: u64) -> Self {
+    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has registered. As
+    /// many bytes at most stay registered elsewhere. `clock`: see [`CachePolicy::clock`].
+    pub(crate) fn new(
+        fabric: Arc<dyn Fabric>,
+        space: Option<Arc<dyn RegisteredSpace>>,
+        budget: u64,
+        clock: Option<fn() -> Duration>,
+    ) -> Self {
         let permits = usize::try_from(budget / BUDGET_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
         let max_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
         let limits = PoolLimits { max_bytes, ..PoolLimits::default() };
+        let staging = StagingArena::new(Arc::clone(&fabric), limits);
+        let policy = CachePolicy { max_bytes, clock, ..CachePolicy::default() };
         Lender {
-            staging: StagingArena::new(Arc::clone(&fabric), limits),
+            registrations: RegistrationCache::new(Arc::clone(&fabric), staging.clone(), policy),
+            staging,
             fabric,
             space,
             budget: Arc::new(Semaphore::new(permits)),
             permits,
-            registers: AtomicBool::new(true),
             outside_said: AtomicBool::new(false),
         }
     }
@@ -98,14 +112,27 @@ impl Lender {
         self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
     }
 
-    /// Bytes that the staging arena has from the fabric.
-    pub(crate) fn staged_bytes(&self) -> usize {
-        self.staging.stats().pool.bytes_total
+    /// Bytes that are registered for loans to come: of the staging arena, and of buffers elsewhere that are not on loan.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.staging.stats().pool.bytes_total + self.registrations.stats().idle_bytes
     }
 
-    /// Gives staging memory back in which nothing has been for so long, and which no connection knows.
+    /// The registrations of buffers that lie outside of registered memory.
+    pub(crate) fn registrations(&self) -> &RegistrationCache {
+        &self.registrations
+    }
+
+    /// Whether it has ever had to do with buffers outside of registered memory that are worth more than a copy.
+    pub(crate) fn registers_elsewhere(&self) -> bool {
+        let stats = self.registrations.stats();
+        stats.misses + stats.copies > 0
+    }
+
+    /// Gives back staging memory in which nothing has been for so long, and which no connection knows; and the registrations of
+    /// what was not lent for so long.
     pub(crate) fn trim(&self, idle: Duration) {
         self.staging.trim(idle);
+        self.registrations.trim(idle);
     }
 
     /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow it now.
@@ -122,16 +149,20 @@ impl Lender {
         let Ok(budget) = Arc::clone(&self.budget).try_acquire_many_owned(units) else { return Ok(None) };
 
         let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
-        let mut registered = HashMap::new();
+        let mut seen = HashMap::new();
         let places: Vec<Place> =
-            filled.iter().map(|buffer| self.place(buffer, mapped, &mut registered)).collect::<Result<_, _>>()?;
+            filled.iter().map(|buffer| self.place(buffer, mapped, &mut seen)).collect::<Result<_, _>>()?;
         let to_stage: Vec<&[u8]> = filled
             .iter()
             .zip(&places)
             .filter(|(_, place)| matches!(place, Place::Copy))
             .map(|(buffer, _)| buffer.as_slice())
             .collect();
-        let copied = if to_stage.is_empty() { Vec::new() } else { self.staging.stage(&to_stage)? };
+        let copied = if to_stage.is_empty() {
+            Vec::new()
+        } else {
+            self.registrations.making_room(|| self.staging.stage(&to_stage))?
+        };
         let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
 
         // The copies of a loan lie side by side, in a slab of their own.
@@ -159,12 +190,7 @@ impl Lender {
     }
 
     /// Where a buffer is to be lent from.
-    fn place(
-        &self,
-        buffer: &Buffer,
-        mapped: bool,
-        registered: &mut HashMap<(usize, usize), Arc<RegisteredMemory>>,
-    ) -> Result<Place, FabricError> {
+    fn place(&self, buffer: &Buffer, mapped: bool, seen: &mut Seen) -> Result<Place, FabricError> {
         // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
         let opens_each = self.fabric.capabilities().fencing == Fencing::Revocation;
         if opens_each && buffer.len() < STAGE_BELOW {
@@ -186,45 +212,33 @@ impl Lender {
         if buffer.len() < STAGE_BELOW || mapped {
             return Ok(Place::Copy);
         }
-        Ok(match self.register(buffer, registered)? {
+        Ok(match self.register(buffer, seen)? {
             Some(memory) => Place::Here { scope: 0..memory.len(), memory, lasting: false },
             None => Place::Copy,
         })
     }
 
-    /// Registers a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.
-    fn register(
-        &self,
-        buffer: &Buffer,
-        seen: &mut HashMap<(usize, usize), Arc<RegisteredMemory>>,
-    ) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
-        if !self.registers.load(Ordering::Relaxed) {
-            return Ok(None);
+    /// The registration of a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.
+    fn register(&self, buffer: &Buffer, seen: &mut Seen) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
+        let place = (buffer.as_ptr().addr(), buffer.len());
+        if let Some(memory) = seen.get(&place) {
+            return Ok(memory.clone());
         }
-        let key = (buffer.as_ptr() as usize, buffer.len());
-        if let Some(memory) = seen.get(&key) {
-            return Ok(Some(Arc::clone(memory)));
-        }
-        match self.fabric.register(buffer.clone()) {
-            Ok(memory) => {
-                seen.insert(key, Arc::clone(&memory));
-                Ok(Some(memory))
-            }
-            Err(FabricError::Unsupported { .. }) => {
-                self.registers.store(false, Ordering::Relaxed);
-                Ok(None)
-            }
-            Err(error @ FabricError::Registration { .. }) => {
+        let memory = match self.registrations.register(buffer) {
+            Ok(memory) => memory,
+            Err(error @ (FabricError::Registration { .. } | FabricError::OutOfMemory { .. })) => {
                 warn!(%error, "a buffer cannot be lent from where it lies, and is copied");
-                Ok(None)
+                None
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        seen.insert(place, memory.clone());
+        Ok(memory)
     }
 }
 
 impl fmt::Debug for Lender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Lender({:?}, {:?})", self.fabric.kind(), self.staging)
+        write!(f, "Lender({:?}, {:?}, {:?})", self.fabric.kind(), self.staging, self.registrations)
     }
 }

@@ -22,8 +22,8 @@ struct Announced {
     lasting: bool,
 }
 
-/// Regions by id, and ids by what of which memory they open. The region of a registration that was made for one loan is
-/// retired with that loan; so is every region where the fabric can open exactly what is lent.
+/// Regions by id, and ids by what of which memory they open. The region of a buffer that is registered by itself is
+/// retired with its loan; so is every region where the fabric can open exactly what is lent.
 #[derive(Debug, Default)]
 pub(crate) struct Regions {
     by_id: BTreeMap<RegionId, Announced>,

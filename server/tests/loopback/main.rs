@@ -128,8 +128,11 @@ proptest! {
 fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
     block_on(async {
         // Of small buffers, which are copied, and of large ones, each of which this fabric registers where it lies.
-        let engine =
-            ScriptedEngine::new().on("small", Script::synthetic(5, 250)).on("large", Script::synthetic(3, 20_000));
+        let table: Vec<_> = (0..3).map(|n| synthetic_batch(n, 20_000)).collect();
+        let engine = ScriptedEngine::new()
+            .on("small", Script::synthetic(5, 250))
+            .on("large", Script::synthetic(3, 20_000))
+            .on("table", Script::batches(table.clone()));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         let run = async |sql| {
@@ -155,8 +158,22 @@ fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
         // Of `id`, `value` and `payload`, the values, and of the last its offsets too; what is shorter is copied.
         assert_eq!(large.registrations, 3 * 4, "{large:?}");
         assert!(large.regions >= large.registrations, "{large:?}");
+        // What is there to be lent again is registered once, and of what was computed no more is kept than a few.
+        let (_, cold) = run("table").await;
+        assert_eq!(cold.registrations, 3 * 4, "{cold:?}");
+        for _ in 0..3 {
+            run("large").await;
+            let (_, warm) = run("table").await;
+            assert_eq!((warm.registrations, warm.bytes_copied), (0, cold.bytes_copied), "{warm:?}");
+        }
         drop(client);
         world.is_at_rest().await;
+        let table: usize = table.iter().map(arrow_array::RecordBatch::get_array_memory_size).sum();
+        assert!(
+            world.server.kept_bytes() < 3 * table,
+            "{} bytes kept, {table} in the table",
+            world.server.kept_bytes()
+        );
     });
 }
 

@@ -77,9 +77,9 @@ impl World {
                 return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
             }
             if let Some(fabric) = &state.server_fabric {
-                let (registered, staged) = (fabric.inner().registered_bytes(), server.staged_bytes());
-                if registered != staged {
-                    return Some(format!("{registered} bytes registered at the server, {staged} of them for staging"));
+                let (registered, kept) = (fabric.inner().registered_bytes(), server.kept_bytes());
+                if registered != kept {
+                    return Some(format!("{registered} bytes registered at the server, {kept} of them for loans to come"));
                 }
             }
         }
