@@ -1,6 +1,7 @@
 //! What UCX has on this host, and what is missing.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,9 +52,11 @@ fn verdict(transports: &[String]) -> Result<String, String> {
 /// No process needs so long from naming a segment to using it.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes all of it, and takes the
+/// This user's POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes all of it, and takes the
 /// name back (1.13 `uct_posix_mem_alloc`): of a process that is killed between, segment and name stay.
 fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
+    // Who has another user's files open is not for everybody to see.
+    let own = fs::metadata("/proc/self").ok()?.uid();
     let mut found: Vec<_> = fs::read_dir(directory)
         .ok()?
         .filter_map(|entry| {
@@ -61,14 +64,15 @@ fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
             let metadata = entry.metadata().ok()?;
             let is_old = metadata.modified().ok()?.elapsed().ok()? >= age;
             let is_ucx = entry.file_name().to_string_lossy().starts_with("ucx_shm_posix_");
-            (is_ucx && is_old).then(|| (entry.path().to_string_lossy().into_owned(), metadata.len()))
+            let is_judged = is_ucx && is_old && (metadata.uid() == own || own == 0);
+            is_judged.then(|| (entry.path().to_string_lossy().into_owned(), metadata.len()))
         })
         .collect();
     if found.is_empty() {
         return None;
     }
     let used = open_files();
-    found.retain(|(path, _)| !used.contains(path));
+    found.retain(|(path, _)| !used.split_whitespace().any(|file| file == path));
     let bytes: u64 = found.iter().map(|(_, len)| len).sum();
     (!found.is_empty()).then(|| {
         Finding::bad(

@@ -129,16 +129,17 @@ impl TestServer {
         begun - log.lines().filter(|line| line.contains(": connection ended ")).count()
     }
 
-    /// Waits until every connection so far has had its data plane. Before that, an end that is killed may be making shared
-    /// memory, which it leaves behind.
+    /// Waits until every connection so far has had its data plane, and there were as many as `least`. Before that, an end that is
+    /// killed may be making shared memory, which it leaves behind.
     ///
     /// # Panics
     /// If that does not come about.
-    pub fn has_data_planes(&self) {
+    pub fn has_data_planes(&self, least: usize) {
         until("the data planes", PATIENCE, || {
             let log = self.log();
             let count = |what: &str| log.matches(what).count();
-            (count(": data plane is up ") == count(": connected\n")).then_some(())
+            let connections = count(": connected\n");
+            (connections >= least && count(": data plane is up ") == connections).then_some(())
         });
     }
 

@@ -82,7 +82,6 @@ static KILLS: Mutex<()> = Mutex::new(());
 /// No test that looks for [`Orphans`] runs until this is dropped. For tests that kill a process at a moment when it may be making
 /// shared memory: UCX gives a POSIX segment a name, writes all of it, and only then takes the name back, so that a kill
 /// between leaves the segment for good.
-#[must_use]
 pub fn kills_anywhere() -> MutexGuard<'static, ()> {
     // A test that failed meanwhile has left nothing half done here.
     KILLS.lock().unwrap_or_else(PoisonError::into_inner)

@@ -38,7 +38,7 @@ fn endless_download(server: &TestServer, directory: &Path, delivery: &str) -> Cl
         let written = fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
     });
-    server.has_data_planes();
+    server.has_data_planes(1);
     cli
 }
 

@@ -93,7 +93,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
             let written = fs::read_dir(directory.path()).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
             (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
         });
-        server.has_data_planes();
+        server.has_data_planes(3);
         assert_eq!(server.connections(), 3);
         server.process().kill();
         let killed = Instant::now();
