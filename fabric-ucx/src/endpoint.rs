@@ -52,6 +52,9 @@ pub(crate) struct UcxEndpoint {
     /// Whether [`Endpoint::close`] was called.
     closing: bool,
     events: Option<AsyncFd<EventFd>>,
+    /// The worker was armed and not called since: there is nothing to ask it until its events are there. Arming takes a system call
+    /// or two for each of its transports.
+    armed: bool,
     worker: Option<Arc<Worker>>,
 }
 
@@ -102,6 +105,7 @@ impl UcxEndpoint {
             broken: None,
             closing: false,
             events: Some(events),
+            armed: false,
             worker: Some(worker),
         })
     }
@@ -129,6 +133,7 @@ impl UcxEndpoint {
         if self.failure().is_none() {
             return;
         }
+        self.armed = false;
         if let Some(copies) = &self.copies {
             copies.cancel();
         }
@@ -175,6 +180,26 @@ impl UcxEndpoint {
         }
     }
 
+    fn progress(&mut self) -> Progress {
+        self.armed = false;
+        self.worker.as_ref().map_or(Progress::Idle, |worker| worker.progress())
+    }
+
+    /// Whether the worker is armed and nothing has happened since. The task is woken when something does.
+    fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.waits_busily() {
+            return false;
+        }
+        let Some(events) = self.events.as_ref().filter(|_| self.armed) else { return false };
+        match events.poll_read_ready(cx) {
+            Poll::Pending => return true,
+            Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
+            Poll::Ready(Err(error)) => self.broken = Some(format!("the runtime's reactor is gone: {error}")),
+        }
+        self.armed = false;
+        false
+    }
+
     fn finished(&self) -> bool {
         self.closing && self.worker.is_none()
     }
@@ -198,6 +223,7 @@ impl Endpoint for UcxEndpoint {
             return Err(FabricError::Misuse("the endpoint is connected already"));
         };
         let address = envelope::open(Kind::WorkerAddress, peer).map_err(error)?;
+        self.armed = false;
         self.state = State::Connected(Connection::new(worker, &self.shared, address.payload).map_err(error)?);
         Ok(())
     }
@@ -214,6 +240,7 @@ impl Endpoint for UcxEndpoint {
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
         let error = |reason: String| FabricError::RemoteKey { fabric: FabricKind::UCX, region, reason };
+        self.armed = false;
         let connection = self.connection()?;
         if self.keys.contains_key(&region) {
             return Err(FabricError::Misuse("the region is imported already"));
@@ -286,6 +313,7 @@ impl Endpoint for UcxEndpoint {
             return Ok(());
         }
         key.prefault(from.address, from.len);
+        self.armed = false;
         self.operations
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
                 params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
@@ -329,7 +357,7 @@ impl Endpoint for UcxEndpoint {
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         let before = completions.len();
         for _ in 0..ARM_BUDGET {
-            let progress = self.worker.as_ref().map_or(Progress::Idle, |worker| worker.progress());
+            let progress = if self.is_quiet(cx) { Progress::Idle } else { self.progress() };
             self.operations.settle(&self.shared, completions);
             self.watch_wireup(cx, completions.len() > before);
             self.advance_teardown();
@@ -355,15 +383,16 @@ impl Endpoint for UcxEndpoint {
             if progress == Progress::More || self.waits_busily() {
                 break;
             }
-            let (Some(worker), Some(events)) = (&self.worker, &self.events) else { break };
+            if self.armed {
+                return Poll::Pending;
+            }
+            let Some(worker) = &self.worker else { break };
             match worker.arm() {
-                Ok(false) => {}
-                Ok(true) => match events.poll_read_ready(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
-                    Poll::Ready(Err(error)) => self.broken = Some(format!("the runtime's reactor is gone: {error}")),
-                },
+                Ok(armed) => self.armed = armed,
                 Err(reason) => self.broken = Some(reason),
+            }
+            if self.is_quiet(cx) {
+                return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
