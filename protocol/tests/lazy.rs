@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pair::borrower::App;
 use pair::script::{Batch, Ending, Knobs, Script, plain};
-use pair::{Op, Pair, open};
+use pair::{MOMENT, Op, Pair, open};
 use thallus_protocol::client::ClientCommand;
 use thallus_protocol::layout::Piece;
 use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
@@ -42,6 +42,12 @@ fn turn(pair: &mut Pair) {
     }
 }
 
+/// As [`turn`], once releases are not held back any more.
+fn later(pair: &mut Pair) {
+    pair.apply(Op::Advance(MOMENT));
+    turn(pair);
+}
+
 fn ask() -> Op {
     // Rows 2 to 5 of the second column.
     Op::Ask(0, vec![(1, 16, 24)])
@@ -72,7 +78,7 @@ fn nothing_is_read_until_it_is_asked_for_and_the_lease_goes_back_when_it_is_give
         assert_eq!(pair.server.machine.open_leases(), 1);
     }
     pair.apply(Op::GiveUp(0));
-    turn(&mut pair);
+    later(&mut pair);
     assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
     pair.finish();
 }
@@ -86,7 +92,7 @@ fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
     turn(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1, "its memory is still being read");
     read(&mut pair);
-    turn(&mut pair);
+    later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 0);
     pair.finish();
 }
@@ -203,7 +209,7 @@ fn a_stream_that_is_cancelled_takes_its_batches_with_it() {
     turn(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1, "the one that is being read");
     read(&mut pair);
-    turn(&mut pair);
+    later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 0, "although the application has given up none");
     pair.finish();
 }
@@ -251,7 +257,7 @@ fn the_deadline_of_a_stream_holds_for_what_is_held_of_it() {
     assert_eq!(app(&pair).answers, vec![late; 2]);
     assert_eq!(app(&pair).over, Some(Ok(())), "it was whole, and that is not taken back");
     read(&mut pair);
-    turn(&mut pair);
+    later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 0);
     pair.finish();
 }

@@ -295,7 +295,7 @@ fn a_read_that_hangs_holds_no_other_lease_back() {
         pair.apply(Op::ToServer(all));
         2 - pair.server.machine.open_leases()
     };
-    assert_eq!(released_after(&mut pair, 9), 0, "several go together");
+    assert_eq!(released_after(&mut pair, 1), 0, "several go together");
     assert_eq!(released_after(&mut pair, 1), 1);
     assert_eq!(pair.client.machine.outstanding_reads(), 1, "it hangs still");
     let well = pair.streams_end();

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use pair::borrower::App;
 use pair::script::{Batch, Ending, Knobs, Script, plain};
-use pair::{LEASE_TIMEOUT, Op, Pair, open};
+use pair::{LEASE_TIMEOUT, MOMENT, Op, Pair, open};
+use thallus_protocol::client::{ClientCommand, ClientInput};
 use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, InlineThreshold, ProcessId};
 use thallus_protocol::{LeaseEnd, LeaseId, StreamId};
 
@@ -42,6 +43,12 @@ fn turn(pair: &mut Pair) {
     }
 }
 
+/// As [`turn`], once releases are not held back any more.
+fn later(pair: &mut Pair) {
+    pair.apply(Op::Advance(MOMENT));
+    turn(pair);
+}
+
 fn app(pair: &Pair) -> &App {
     &pair.client.apps[&STREAM]
 }
@@ -58,7 +65,7 @@ fn it_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
         }
         assert_eq!(pair.server.machine.open_leases(), 2, "{fencing:?}");
         pair.apply(Op::GiveUp(0));
-        turn(&mut pair);
+        later(&mut pair);
         assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
         assert_eq!(pair.server.machine.open_leases(), 1);
         pair.finish();
@@ -74,9 +81,54 @@ fn it_stays_on_loan_when_its_stream_is_cancelled() {
     assert!(app(&pair).over.is_some());
     assert_eq!((pair.server.machine.open_streams(), pair.server.machine.open_leases()), (0, 2));
     pair.apply(Op::GiveUp(1));
-    turn(&mut pair);
+    later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1);
     pair.finish();
+}
+
+#[test]
+fn few_go_back_with_the_next_message_and_many_at_once() {
+    let mut pair = begun(Knobs { max_leases: 20, ..plain() }, &[10; 12], Ending::Finish);
+    let open = |pair: &Pair| pair.server.machine.open_leases();
+    assert_eq!((app(&pair).mapped.len(), open(&pair)), (12, 12));
+    for given_up in 1..9 {
+        pair.apply(Op::GiveUp(0));
+        turn(&mut pair);
+        assert_eq!(open(&pair), if given_up < 8 { 12 } else { 4 }, "{given_up}");
+    }
+    pair.apply(Op::GiveUp(0));
+    turn(&mut pair);
+    assert_eq!(open(&pair), 4, "it is not worth a message");
+    pair.apply(Op::Execute { script: 0, options: ExecuteOptions::default() });
+    pair.apply(Op::ToServer(ALL));
+    assert_eq!(open(&pair), 3, "another message takes it along");
+    pair.finish();
+}
+
+/// The lender keeps what is mapped until it is given back, whatever has become of the connection.
+#[test]
+fn what_is_held_back_goes_before_the_connection_is_closed() {
+    let mut pair = begun(plain(), &[10; 3], Ending::Stall);
+    pair.apply(Op::GiveUp(0));
+    turn(&mut pair);
+    assert_eq!(pair.server.machine.open_leases(), 3);
+    pair.client(ClientInput::Command(ClientCommand::Close));
+    pair.apply(Op::ToServer(ALL));
+    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+    pair.finish();
+}
+
+/// While the lender may lend more, by its credit, than it has room for.
+#[test]
+fn where_room_is_short_each_goes_back_at_once() {
+    for (max_loan_bytes, at_once) in [(4000, 1), (3 * 1280 + 3000, 0)] {
+        let mut pair = begun(Knobs { max_loan_bytes, ..plain() }, &[80; 3], Ending::Stall);
+        assert_eq!(pair.server.machine.open_leases(), 3);
+        pair.apply(Op::GiveUp(0));
+        turn(&mut pair);
+        assert_eq!(3 - pair.server.machine.open_leases(), at_once, "{max_loan_bytes}");
+        pair.finish();
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ impl ClientConnection {
         self.lazy.insert((stream, seq), batch);
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::LazyLeaseNotHeld) {
-            self.releases.push(lease);
+            self.loans.give_back_early(lease);
         }
         if let Some(open) = self.streams.get_mut(&stream) {
             open.ready(seq, bytes, Payload::Lazy { descriptor });
@@ -222,11 +222,10 @@ impl ClientConnection {
         }
         let (lease, given_up) = (batch.lease, batch.given_up);
         if !std::mem::replace(&mut batch.returned, true) {
-            self.borrowed.remove(&lease);
-            self.releases.push(lease);
+            self.loans.give_back(lease);
             #[cfg(feature = "planted-bugs")]
             if is_planted(Bug::LazyLeaseNotHeld) {
-                self.releases.pop();
+                self.loans.keep_the_last();
             }
         }
         if given_up {

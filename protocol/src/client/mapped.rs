@@ -38,8 +38,7 @@ impl ClientConnection {
     /// Nobody looks at a mapped batch any more: its lease is given back. `false` if there is none of that name.
     pub(super) fn unmapped(&mut self, key: BatchKey) -> bool {
         let Some(lease) = self.mapped.remove(&key) else { return false };
-        self.borrowed.remove(&lease);
-        self.releases.push(lease);
+        self.loans.give_back(lease);
         true
     }
 

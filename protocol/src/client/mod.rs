@@ -4,6 +4,7 @@ mod io;
 mod lazy;
 mod mapped;
 mod receive;
+mod releases;
 mod stream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,9 +17,10 @@ use serde::Serialize;
 pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
 use lazy::{BatchKey, LazyBatch};
 use receive::{Read, ReadPhase};
+use releases::Loans;
 use stream::{IncomingStream, Taking};
 
-use crate::codec::FrameLimits;
+use crate::codec::{Frame, FrameLimits};
 use crate::codes::{CancelReason, CloseCode};
 use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
@@ -31,12 +33,6 @@ use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, 
 use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
-
-/// So many leases are given back at once, even while others are being read.
-const RELEASED_TOGETHER: usize = 8;
-/// How long the first of them is held back at most, whatever else is being read: reads may take as long as a read timeout, a lender
-/// may give less than that for its memory, and others may wait for the room.
-const RELEASED_WITHIN: Duration = Duration::from_millis(10);
 
 /// What a client's connection is told at its start.
 #[derive(Clone, Debug)]
@@ -122,12 +118,7 @@ pub struct ClientConnection {
     lazy: BTreeMap<BatchKey, LazyBatch>,
     /// Mapped and delivered, or about to be, until the application has given them up.
     mapped: BTreeMap<BatchKey, LeaseId>,
-    /// Leases of what is being read, or held to be.
-    borrowed: BTreeSet<LeaseId>,
-    /// Leases to be given back in one message: once nothing else is to be done, and nothing is being read or they are several.
-    releases: Vec<LeaseId>,
-    /// They have waited long enough.
-    releases_due: bool,
+    loans: Loans,
     deadlines: BTreeMap<StreamId, Duration>,
     pings_asked: BTreeSet<u64>,
     draining_said: bool,
@@ -163,9 +154,7 @@ impl ClientConnection {
             last_read: 0,
             lazy: BTreeMap::new(),
             mapped: BTreeMap::new(),
-            borrowed: BTreeSet::new(),
-            releases: Vec::new(),
-            releases_due: false,
+            loans: Loans::default(),
             deadlines: BTreeMap::new(),
             pings_asked: BTreeSet::new(),
             draining_said: false,
@@ -232,9 +221,7 @@ impl ClientConnection {
             }
         }
         self.fire_timers(now);
-        if self.holds_releases_back() && !self.timers.is_set(Timer::Releases) {
-            self.timers.set(Timer::Releases, now + RELEASED_WITHIN);
-        }
+        self.time_releases(now);
         Ok(())
     }
 
@@ -252,32 +239,20 @@ impl ClientConnection {
             return;
         }
         match self.link.encode(message, Bytes::new()) {
-            Ok(frame) => self.out.push_back(ClientOutput::Transmit(frame)),
+            Ok(frame) => self.transmit_frame(frame),
             // Everything of variable size is checked before it comes here.
             Err(misuse) => debug_assert!(false, "{misuse}"),
         }
     }
 
+    fn transmit_frame(&mut self, frame: Frame) {
+        self.out.push_back(ClientOutput::Transmit(frame));
+        // Those that are held back go in the same write.
+        self.loans.hurry();
+    }
+
     fn event(&mut self, event: ClientEvent) {
         self.out.push_back(ClientOutput::Event(event));
-    }
-
-    /// What is being read ends, one way or the other, and has this end look again. Until then few leases are not worth a message: it
-    /// would wake the lender, which has other things to do, once for each batch.
-    fn holds_releases_back(&self) -> bool {
-        (1..RELEASED_TOGETHER).contains(&self.releases.len()) && !self.reads.is_empty() && !self.releases_due
-    }
-
-    fn say_releases(&mut self) {
-        if self.holds_releases_back() {
-            return;
-        }
-        self.releases_due = false;
-        self.timers.clear(Timer::Releases);
-        // A frame holds any release of this many leases.
-        for leases in std::mem::take(&mut self.releases).chunks(4096) {
-            self.transmit(&ToServer::Release { leases: leases.to_vec() });
-        }
     }
 
     fn command(&mut self, now: Timestamp, command: ClientCommand) -> Result<(), ApiMisuse> {
@@ -314,10 +289,7 @@ impl ClientConnection {
                 }
             }
             ClientCommand::Close => {
-                if !self.state.is_ending() {
-                    self.transmit(&ToServer::Goodbye { code: CloseCode::Normal, message: String::new() });
-                    self.end(ConnectionError::Closed);
-                }
+                self.end(ConnectionError::Closed);
             }
         }
         Ok(())
@@ -370,7 +342,7 @@ impl ClientConnection {
             self.deadlines.insert(stream, deadline);
         }
         self.streams.insert(stream, IncomingStream::new(stream, window, most, taking));
-        self.out.push_back(ClientOutput::Transmit(frame));
+        self.transmit_frame(frame);
         Ok(())
     }
 
@@ -383,7 +355,7 @@ impl ClientConnection {
         let done = open.remote_done;
         let abandoned = open.abandon();
         // Nobody wants what it has on loan, and others may wait for the room.
-        self.releases_due = true;
+        self.loans.hurry();
         for payload in abandoned {
             self.abandon(stream, payload);
         }
@@ -432,7 +404,7 @@ impl ClientConnection {
                     }
                     self.fabric_down(format!("a one-sided read was not done within {after:?}"));
                 }
-                Timer::Releases => self.releases_due = true,
+                Timer::Releases => self.loans.hurry(),
                 Timer::Drain | Timer::Lease(_) | Timer::Room(_) => {}
             }
         }
@@ -498,17 +470,6 @@ impl ClientConnection {
             return;
         }
         let error = Arc::new(error);
-        let silent = matches!(
-            *error,
-            ConnectionError::Closed | ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. }
-        );
-        if !silent && self.state != State::AwaitingWelcome {
-            // An error's words may hold the peer's: a field name of megabytes.
-            let message = clip(error.to_string());
-            self.transmit(&ToServer::Goodbye { code: error.close_code(), message });
-        }
-        self.ended_by = Some(Arc::clone(&error));
-        self.timers.clear_all();
         let holding: BTreeSet<_> = self.lazy.keys().map(|(stream, _)| *stream).collect();
         for stream in holding {
             self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
@@ -521,7 +482,20 @@ impl ClientConnection {
                 self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });
             }
         }
-        self.releases.clear();
+        let goodbye = match &*error {
+            ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. } => None,
+            ConnectionError::Closed => Some((CloseCode::Normal, String::new())),
+            _ if self.state == State::AwaitingWelcome => None,
+            // An error's words may hold the peer's: a field name of megabytes.
+            _ => Some((error.close_code(), clip(error.to_string()))),
+        };
+        if let Some((code, message)) = goodbye {
+            self.say_all_releases();
+            self.transmit(&ToServer::Goodbye { code, message });
+        }
+        self.ended_by = Some(Arc::clone(&error));
+        self.timers.clear_all();
+        self.loans.forget_releases();
         self.deadlines.clear();
         self.state = State::Closing;
         if self.endpoint_open {

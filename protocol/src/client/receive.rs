@@ -197,7 +197,7 @@ impl ClientConnection {
     fn lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, batch: LentBatch) -> Result<(), PeerMisbehaved> {
         let LentBatch { lease, word, descriptor, places } = batch;
         // Leases come in the order in which credit let them go, not in that of their numbers.
-        if self.borrowed.contains(&lease) {
+        if self.loans.has(lease) {
             return Err(PeerMisbehaved::LeaseReused(lease));
         }
         if self.live(stream)?.is_none() || self.data != DataPlane::Up {
@@ -229,7 +229,7 @@ impl ClientConnection {
         let places = self.match_places(stream, &descriptor, places)?;
 
         let descriptor = Arc::new(descriptor);
-        self.borrowed.insert(lease);
+        self.loans.take(lease, descriptor.slab_bytes());
         if taking == Taking::Lazy {
             self.hold((stream, seq), lease, word, descriptor, places);
             return Ok(());
@@ -237,7 +237,7 @@ impl ClientConnection {
         let read = self.next_read();
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::LeaseReleasedEarly) {
-            self.releases.push(lease);
+            self.loans.give_back_early(lease);
         }
         let batch = ReadBatch { read, stream, layout, places };
         let (wanted, output) = match taking {
@@ -257,7 +257,7 @@ impl ClientConnection {
 
     /// A batch that nobody wants any more, or that can no longer be read.
     fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
-        self.releases.push(lease);
+        self.loans.give_back(lease);
         if self.live(stream)?.is_some() {
             let reason = "it was lent after the data plane had gone down".to_owned();
             self.fail(stream, StreamError::Read { seq, reason }, CancelReason::ReadFailed);
@@ -428,11 +428,10 @@ impl ClientConnection {
         if matches!(ended.wanted, Wanted::Mapping(_)) && !discard {
             return Some(ended);
         }
-        self.borrowed.remove(&ended.lease);
-        self.releases.push(ended.lease);
+        self.loans.give_back(ended.lease);
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::LeaseReleasedEarly) {
-            self.releases.pop();
+            self.loans.keep_the_last();
         }
         Some(ended)
     }

@@ -213,6 +213,11 @@ impl IncomingStream {
         true
     }
 
+    /// Bytes that the lender may still send, or has sent and the application has not taken.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
     /// A new total to grant, once it is worth a message.
     pub(crate) fn grant(&mut self) -> Option<u64> {
         self.grow();

@@ -79,7 +79,9 @@ impl World {
             if let Some(fabric) = &state.server_fabric {
                 let (registered, kept) = (fabric.inner().registered_bytes(), server.kept_bytes());
                 if registered != kept {
-                    return Some(format!("{registered} bytes registered at the server, {kept} of them for loans to come"));
+                    return Some(format!(
+                        "{registered} bytes registered at the server, {kept} of them for loans to come"
+                    ));
                 }
             }
         }

@@ -24,6 +24,8 @@ use thallus_protocol::server::{
 use thallus_protocol::{FabricKind, LeaseId, LinkTimeouts, ReadId, RegionId, RemoteRange, StreamId, Timestamp};
 
 pub const MAX_LOAN: u64 = 4000;
+/// Releases are not held back for longer.
+const HELD_BACK_MS: u64 = 2;
 const SLOTS: u32 = 4;
 const PROBE: u64 = 0x5EED;
 const WORDS: RegionId = RegionId(1);
@@ -469,21 +471,23 @@ impl Pair {
         true
     }
 
-    /// Everything that can happen without time does.
+    /// Everything that can happen without time does, but for the moment for which releases are held back.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            let moved = [
-                self.server_hears(usize::MAX),
-                self.client_hears(usize::MAX),
-                self.engine(),
-                self.network(),
-                self.take(),
-            ];
-            if !moved.contains(&true) {
-                return;
+            if !self.anything() {
+                self.advance(HELD_BACK_MS);
+                if !self.anything() {
+                    return;
+                }
             }
         }
         panic!("steps without end");
+    }
+
+    fn anything(&mut self) -> bool {
+        let moved =
+            [self.server_hears(usize::MAX), self.client_hears(usize::MAX), self.engine(), self.network(), self.take()];
+        moved.contains(&true)
     }
 
     pub fn close(&mut self) {
