@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 
 use thallus_protocol::message::ProcessId;
 
@@ -18,6 +19,15 @@ const STARTED: usize = 19;
 /// # Errors
 /// `/proc` is not there, or unlike any that is known.
 pub fn current() -> io::Result<ProcessId> {
+    static CURRENT: OnceLock<ProcessId> = OnceLock::new();
+    // After a fork it is the parent's.
+    match CURRENT.get().filter(|known| known.pid == std::process::id()) {
+        Some(known) => Ok(*known),
+        None => look_up().inspect(|found| _ = CURRENT.set(*found)),
+    }
+}
+
+fn look_up() -> io::Result<ProcessId> {
     let pid = std::process::id();
     let stat = fs::read_to_string("/proc/self/stat")?;
     // In another namespace of processes than that of `/proc` the two ids differ, and nobody would find this one.

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
 use thallus_protocol::codes::{CloseCode, StreamCode};
-use thallus_protocol::message::{Delivery, ExecuteOptions};
+use thallus_protocol::message::{Delivery, ExecuteOptions, ProcessId};
 #[cfg(feature = "planted-bugs")]
 use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::server::{
@@ -98,6 +98,8 @@ pub(crate) struct Session<S> {
     put_off: Vec<(StreamId, Pull)>,
     loans: BTreeMap<LeaseId, OnLoan>,
     last_lease: u64,
+    /// The process for which batches were mapped last: it was seen, and if it has ended since, that is noticed later.
+    seen: Option<ProcessId>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
     ended: Option<ConnectionError>,
@@ -131,6 +133,7 @@ pub(crate) async fn serve<S: ControlIo>(
         put_off: Vec::new(),
         loans: BTreeMap::new(),
         last_lease: 0,
+        seen: None,
         events,
         report,
         ended: None,
@@ -446,7 +449,7 @@ impl<S: ControlIo> Session<S> {
     }
 
     /// Whose process has to be gone before what it maps is free, if the query is to be delivered so; or why it is not.
-    fn borrower(&self, options: &ExecuteOptions) -> Result<Option<Borrower>, String> {
+    fn borrower(&mut self, options: &ExecuteOptions) -> Result<Option<Borrower>, String> {
         let Delivery::Mapped(process) = options.delivery else { return Ok(None) };
         if !self.shared.allow_mapped {
             return Err(
@@ -461,13 +464,14 @@ impl<S: ControlIo> Session<S> {
             return Err(format!("fabric {} maps no memory here: it takes UCX over shared memory", fabric.kind()));
         }
         let leftovers = Arc::clone(&self.shared.leftovers);
-        if !leftovers.sees(process) {
+        if self.seen != Some(process) && !leftovers.sees(process) {
             return Err(format!(
                 "the server does not see the client's process {}: both must be on one host and in one namespace of processes \
                  (containers have their own unless told otherwise)",
                 process.pid
             ));
         }
+        self.seen = Some(process);
         Ok(Some(Borrower { process, leftovers }))
     }
 
