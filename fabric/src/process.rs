@@ -38,18 +38,35 @@ fn look_up() -> io::Result<ProcessId> {
     }
 }
 
-/// Whether this process is there, as far as this one can see: it is of the same host and namespace of processes, and has
-/// memory still.
-#[must_use]
-pub fn is_alive(process: ProcessId) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid));
-    stat.is_ok_and(|stat| is_that(process, &stat))
+/// What can be told of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is of the same host and namespace of processes, and has memory still.
+    There,
+    /// There is none of that id and start time, or it has no memory any more.
+    Gone,
+    /// It could not be found out now, for want of descriptors, say: nothing may be made of that.
+    Unknown,
 }
 
-fn is_that(process: ProcessId, stat: &str) -> bool {
+/// Whether this process is there, as far as this one can see.
+#[must_use]
+pub fn presence(process: ProcessId) -> Presence {
+    match fs::read_to_string(format!("/proc/{}/stat", process.pid)) {
+        Ok(stat) => presence_by(process, &stat),
+        // It ended before the file was opened, or before it was read.
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
+            Presence::Gone
+        }
+        Err(_) => Presence::Unknown,
+    }
+}
+
+fn presence_by(process: ProcessId, stat: &str) -> Presence {
+    let Some(found) = fields(stat) else { return Presence::Unknown };
     // Dead, and not waited for by its parent: it has no memory any more. Unless only its first thread is.
-    let alive = |found: &Fields| !matches!(found.state, 'Z' | 'X' | 'x') || found.threads > 1;
-    fields(stat).is_some_and(|found| found.started == process.started && alive(&found))
+    let is_dead = matches!(found.state, 'Z' | 'X' | 'x') && found.threads <= 1;
+    if found.started == process.started && !is_dead { Presence::There } else { Presence::Gone }
 }
 
 struct Fields {
@@ -74,9 +91,9 @@ mod tests {
     fn this_process_is_alive_and_no_other_of_its_id_was() {
         let this = current().unwrap();
         assert_eq!(this.pid, std::process::id());
-        assert!(is_alive(this));
-        assert!(!is_alive(ProcessId { started: this.started + 1, ..this }));
-        assert!(!is_alive(ProcessId { pid: u32::MAX, ..this }));
+        assert_eq!(presence(this), Presence::There);
+        assert_eq!(presence(ProcessId { started: this.started + 1, ..this }), Presence::Gone);
+        assert_eq!(presence(ProcessId { pid: u32::MAX, ..this }), Presence::Gone);
     }
 
     #[test]
@@ -84,15 +101,15 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let process = ProcessId { pid: child.id(), started: fields(&stat).unwrap().started };
-        assert!(is_alive(process));
+        assert_eq!(presence(process), Presence::There);
         drop(child.stdin.take());
         let begun = std::time::Instant::now();
-        while is_alive(process) {
+        while presence(process) != Presence::Gone {
             assert!(begun.elapsed().as_secs() < 30, "{process:?} is a zombie by now");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         child.wait().unwrap();
-        assert!(!is_alive(process));
+        assert_eq!(presence(process), Presence::Gone);
     }
 
     #[test]
@@ -100,11 +117,11 @@ mod tests {
         let stat =
             |state, threads| format!("7 (a) Z (b)) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
         let process = ProcessId { pid: 7, started: 4711 };
-        assert!(is_that(process, &stat('S', 1)));
-        assert!(is_that(process, &stat('Z', 2)));
-        assert!(!is_that(process, &stat('Z', 1)));
+        assert_eq!(presence_by(process, &stat('S', 1)), Presence::There);
+        assert_eq!(presence_by(process, &stat('Z', 2)), Presence::There);
+        assert_eq!(presence_by(process, &stat('Z', 1)), Presence::Gone);
         for garbage in ["", "7 (a) S", "7 a S 1 2", "7 (a) S 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 x 0 4711"] {
-            assert!(!is_that(process, garbage), "{garbage}");
+            assert_eq!(presence_by(process, garbage), Presence::Unknown, "{garbage}");
         }
     }
 }

@@ -11,7 +11,7 @@ use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
-use thallus_fabric::process;
+use thallus_fabric::process::{self, Presence};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits};
 use thallus_protocol::server::ServerConfig as MachineConfig;
@@ -111,7 +111,7 @@ pub struct Settings {
     /// Entropy for lease words; a simulation puts its seed here.
     pub entropy: fn() -> u64,
     /// Says whether a client's process is there; a simulation has none, and says it itself.
-    pub is_alive: fn(ProcessId) -> bool,
+    pub presence: fn(ProcessId) -> Presence,
     /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends on
     /// what else the process has done: two runs of a simulation would differ in the length of that message.
     pub page_faults: fn() -> u64,
@@ -153,7 +153,7 @@ impl Settings {
             drain_timeout: times.drain.0,
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
-            is_alive: process::is_alive,
+            presence: process::presence,
             page_faults: thread_page_faults,
             clock: Some(running),
         }
@@ -214,7 +214,7 @@ impl Server {
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
-                leftovers: Leftovers::new(settings.is_alive),
+                leftovers: Leftovers::new(settings.presence),
                 page_faults: settings.page_faults,
             }),
             fabrics: counted.into(),

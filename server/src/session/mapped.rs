@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thallus_fabric::process::Presence;
 use thallus_protocol::LeaseEnd;
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
@@ -16,23 +17,23 @@ use super::lender::Held;
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Says whether a process is there.
-type Alive = fn(ProcessId) -> bool;
+type Look = fn(ProcessId) -> Presence;
 
 /// Memory that processes have mapped whose connections are gone. Never freed before they are gone: not even by this one's end,
 /// since whoever frees memory may write to it.
 pub(crate) struct Leftovers {
-    is_alive: Alive,
+    look: Look,
     kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,
 }
 
 impl Leftovers {
-    pub(crate) fn new(is_alive: Alive) -> Arc<Self> {
-        Arc::new(Leftovers { is_alive, kept: Mutex::default() })
+    pub(crate) fn new(look: Look) -> Arc<Self> {
+        Arc::new(Leftovers { look, kept: Mutex::default() })
     }
 
     /// Whether this process can be seen, so that its end can be.
     pub(crate) fn sees(&self, process: ProcessId) -> bool {
-        (self.is_alive)(process)
+        (self.look)(process) == Presence::There
     }
 
     fn keep(self: &Arc<Self>, process: ProcessId, held: Held) {
@@ -58,7 +59,7 @@ impl Leftovers {
     /// Lets go of what processes had that are gone. Whether anything is left.
     fn sweep(&self) -> bool {
         let watched: Vec<_> = self.lock().keys().copied().collect();
-        for process in watched.into_iter().filter(|process| !self.sees(*process)) {
+        for process in watched.into_iter().filter(|process| (self.look)(*process) == Presence::Gone) {
             let freed = self.lock().remove(&process).unwrap_or_default();
             info!(pid = process.pid, batches = freed.len(), "a process is gone, and what it had mapped is free again");
         }

@@ -13,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use thallus_fabric::Fabric;
 use thallus_fabric::fault::FaultInjector;
+use thallus_fabric::process::Presence;
 use thallus_fabric_sim::core::EndpointId;
 use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
@@ -121,8 +122,9 @@ thread_local! {
     static LIVES: RefCell<Lives> = const { RefCell::new(Lives::new()) };
 }
 
-fn is_alive(process: ProcessId) -> bool {
-    LIVES.with_borrow(|lives| lives.get(&process.pid) == Some(&process.started))
+fn presence(process: ProcessId) -> Presence {
+    let is_there = LIVES.with_borrow(|lives| lives.get(&process.pid) == Some(&process.started));
+    if is_there { Presence::There } else { Presence::Gone }
 }
 
 /// The process of a client that has just begun.
@@ -190,7 +192,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     settings.drain_timeout = Duration::from_millis(300);
     settings.entropy = entropy;
     settings.allow_mapped = true;
-    settings.is_alive = is_alive;
+    settings.presence = presence;
     // Of the real process, and so of everything that it has done before.
     settings.page_faults = || 0;
     settings.clock = None;
