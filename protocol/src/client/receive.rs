@@ -257,7 +257,9 @@ impl ClientConnection {
 
     /// A batch that nobody wants any more, or that can no longer be read.
     fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
+        // How many bytes it has was not looked at.
         self.loans.give_back(lease);
+        self.loans.hurry();
         if self.live(stream)?.is_some() {
             let reason = "it was lent after the data plane had gone down".to_owned();
             self.fail(stream, StreamError::Read { seq, reason }, CancelReason::ReadFailed);

@@ -14,7 +14,9 @@ use crate::timers::Timer;
 const MOST_LEASES: usize = 8;
 /// So many bytes are given back at once.
 const MOST_BYTES: u64 = 8 << 20;
-/// How long the first of them is held back at most: others may wait for the room.
+/// With more on loan here none is held back: the lender may be short of leases.
+const MANY_LEASES: usize = 128;
+/// How long the first of them is held back at most: what they free, other connections may be in need of.
 const RELEASED_WITHIN: Duration = Duration::from_millis(2);
 
 /// Leases that this end has.
@@ -83,6 +85,9 @@ impl ClientConnection {
 
     /// Whether the lender has room for all that it may lend by the credit that it has, without what is held back: it does not wait.
     fn has_room(&self) -> bool {
+        if self.loans.held.len() >= MANY_LEASES {
+            return false;
+        }
         let open = self.streams.values().filter(|open| !open.remote_done);
         let to_come = open.fold(0_u64, |sum, open| sum.saturating_add(open.window()));
         let Loans { held_bytes, given_back_bytes, .. } = self.loans;
