@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use thallus_fabric::diagnosis::{Diagnosis, Finding};
+use thallus_fabric::process::files_in_use;
 use thallus_protocol::FabricKind;
 
 use crate::{UcxFabric, UcxOptions};
@@ -71,7 +72,7 @@ fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
     if found.is_empty() {
         return None;
     }
-    let used = open_files();
+    let used = files_in_use();
     found.retain(|(path, _)| !used.split_whitespace().any(|file| file == path));
     let bytes: u64 = found.iter().map(|(_, len)| len).sum();
     (!found.is_empty()).then(|| {
@@ -84,22 +85,6 @@ fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
             ),
         )
     })
-}
-
-/// What the processes that may be looked at have open or mapped.
-fn open_files() -> String {
-    let mut used = String::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        // Those that end meanwhile use nothing any more.
-        used += &fs::read_to_string(process.path().join("maps")).unwrap_or_default();
-        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            if let Ok(target) = fs::read_link(descriptor.path()) {
-                used += &target.to_string_lossy();
-                used.push('\n');
-            }
-        }
-    }
-    used
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What a process takes of the machine, as Linux tells in `/proc` (proc(5)).
 
 use std::fs;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use thallus_fabric::process::files_in_use;
 
 use crate::PATIENCE;
 
@@ -138,23 +139,8 @@ fn orphaned_shared_memory() -> Vec<String> {
         (field(6) == "0" && field(14) != "0").then(|| format!("shmid {}", field(1)))
     }));
     if !names.is_empty() {
-        let used = mapped_by_anybody();
+        let used = files_in_use();
         names.retain(|name| !used.contains(name.as_str()));
     }
     names
-}
-
-/// The mappings and open files of every process that may be looked at.
-fn mapped_by_anybody() -> String {
-    let mut used = String::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        // Those that end meanwhile use nothing any more.
-        used += &fs::read_to_string(process.path().join("maps")).unwrap_or_default();
-        for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
-            if let Ok(target) = fs::read_link(descriptor.path()) {
-                used += &format!("{}\n", Path::new(&target).display());
-            }
-        }
-    }
-    used
 }
