@@ -12,7 +12,8 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
-pkg-config --exists 'ucx >= 1.13' 2>/dev/null || missing+=(libucx-dev)
+# UCX is loaded when a program runs: its headers are not needed.
+ldconfig -p 2>/dev/null | grep -q 'libucp\.so\.0' || missing+=(libucx0)
 # bindgen loads libclang at build time.
 ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' || ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1 || missing+=(libclang-dev)
 # The bindings of ibverbs-sys are made from its own headers, which its cmake build collects; linking names libibverbs.

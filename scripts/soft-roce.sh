@@ -60,6 +60,19 @@ while read -r package name executable; do
         ;;
     esac
 done <<<"$executables"
+# A new UCX with its InfiniBand module, which libucx-cu12 lacks: that of PyPI's nixl-cu12. It goes by the guest's own libibverbs, which
+# knows Soft-RoCE.
+wheel=$(scripts/ucx-versions.sh --with-rdma)
+new=$host/ucx-new
+mkdir -p "$new/ucx"
+for library in "$wheel"/libuc[mpst]-*; do
+    strip -o "$new/$(basename "$library")" "$library"
+done
+strip -o "$new/ucx/libuct_ib.so.0.0.0" "$wheel/ucx/libuct_ib.so.0.0.0"
+ln -s "$(basename "$new"/libucp-*)" "$new/libucp.so.0"
+for verbs in "$wheel"/libibverbs-*; do
+    ln -s /usr/lib/x86_64-linux-gnu/libibverbs.so.1 "$new/$(basename "$verbs")"
+done
 "$target/thallus-tpch-data" --scale 0.01 --out "$host/tpch" >/dev/null
 # Tests run as somebody else too.
 chmod -R a+rX "$work"

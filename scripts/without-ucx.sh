@@ -22,10 +22,10 @@ if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
 fi
 
 cargo build --quiet --release --workspace
-# With verbs, too: libibverbs is loaded when it is asked for, so that programs start where it is not installed.
+# With all features, too: UCX and libibverbs are loaded when they are asked for.
 for program in thallus thallus-server; do
-    if readelf -d "$target/release/$program" | grep NEEDED.*libibverbs; then
-        echo "without-ucx: $program does not start without libibverbs" >&2
+    if readelf -d "$target/release/$program" | grep -E 'NEEDED.*(libuc[pst]|libibverbs)'; then
+        echo "without-ucx: $program does not start without UCX or libibverbs" >&2
         exit 1
     fi
 done

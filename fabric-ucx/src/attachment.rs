@@ -1,9 +1,10 @@
 //! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for as long
-//! as is needed, whatever becomes of the peer, its endpoint and its key.
+//! as is needed, whatever becomes of the peer and its endpoint.
 //!
-//! `ucp_rkey_ptr` gives a pointer too, but one that goes with the key, which is bound to its worker and thread; and it attaches
-//! for writing, at the length that the peer says. A System V segment cannot be shortened, so that what was checked stays
-//! true. A POSIX one can: reading what its owner has cut off raises SIGBUS.
+//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says, and bound to a
+//! worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it releases what it had not unpacked
+//! yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be shortened, so what was checked stays true. A
+//! POSIX one can: reading what its owner has cut off raises SIGBUS.
 
 use std::ffi::{CString, c_void};
 use std::io;
@@ -11,18 +12,11 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::domains::{POSIX, PROCFS, SYSTEM_V, number};
 use crate::envelope;
-use crate::lanes::Lanes;
 use crate::mapping::Mapping;
 
-/// Length of what UCX packs for a System V segment (`uct_sysv_packed_rkey_t`): its id in 4 bytes, its owner's address in 8.
-const SYSV: usize = 12;
-/// Length of what UCX packs for a POSIX one in its default mode (`uct_posix_packed_rkey_t`): file, owner's address and length
-/// in 8 bytes each, and no path.
-const POSIX: usize = 24;
-/// The file is `/proc/PID/fd/FD`, of 30 bits each (`UCT_POSIX_SEG_FLAG_PROCFS` and `UCT_POSIX_PROCFS_MMID_FD_BITS`).
-const PROCFS: u64 = 1 << 63;
-/// Other ways to name it, other pages, another namespace of processes.
+/// Flags of a POSIX segment that is named in another way, has other pages, or is of another namespace of processes.
 const OTHERWISE: u64 = 0b111 << 60;
 
 /// A segment as a key names it.
@@ -39,24 +33,20 @@ enum Name {
     Posix { pid: u32, fd: u32 },
 }
 
-/// The segments of `key` through which these lanes read.
-pub(crate) fn segments(key: &[u8], lanes: &Lanes) -> impl Iterator<Item = Segment> {
-    let (names, domains) = (lanes.transport.name.clone(), lanes.domains);
-    let has = move |transport: &str| names.split(' ').any(|name| name.starts_with(transport));
-    envelope::entries(key).filter(move |(domain, _)| domains & (1 << domain) != 0).filter_map(move |(_, packed)| {
-        let number = |at: usize| packed.get(at..at + 8)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
-        match packed.len() {
-            SYSV if has("sysv") => {
-                let id = i32::from_ne_bytes(*packed.first_chunk()?);
-                Some(Segment { name: Name::Sysv { id }, owner: number(4)? })
-            }
-            POSIX if has("posix") => {
-                let file = number(0).filter(|file| file & PROCFS != 0 && file & OTHERWISE == 0)?;
-                let (pid, fd) = ((file >> 30) & 0x3fff_ffff, file & 0x3fff_ffff);
-                Some(Segment { name: Name::Posix { pid: pid as u32, fd: fd as u32 }, owner: number(8)? })
-            }
-            _ => None,
+/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has allocated the
+/// memory.
+pub(crate) fn segment(key: &[u8]) -> Option<Segment> {
+    envelope::entries(key).find_map(|(_, entry)| match entry.len() {
+        SYSTEM_V => {
+            let id = i32::from_ne_bytes(*entry.first_chunk()?);
+            Some(Segment { name: Name::Sysv { id }, owner: number(entry, 4)? })
         }
+        POSIX => {
+            let file = number(entry, 0).filter(|file| file & PROCFS != 0 && file & OTHERWISE == 0)?;
+            let (pid, fd) = ((file >> 30) & 0x3fff_ffff, file & 0x3fff_ffff);
+            Some(Segment { name: Name::Posix { pid: pid as u32, fd: fd as u32 }, owner: number(entry, 8)? })
+        }
+        _ => None,
     })
 }
 
@@ -186,28 +176,13 @@ fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
     NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).map(|start| (start, len)).ok_or(refused)
 }
 
-/// Segments that are held while UCX unpacks the key that names them.
-///
-/// A System V segment goes with the last process that has it attached. If its owner dies before UCX 1.13 attaches it,
-/// `ucp_ep_rkey_unpack` fails, and on its way out releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`,
-/// `err_destroy`): the reader crashes. So they are attached here first; while they are, UCX's own attaching succeeds.
-pub(crate) fn hold(segments: impl Iterator<Item = Segment>) -> Result<Vec<Arc<Attachment>>, String> {
-    segments.filter(|segment| matches!(segment.name, Name::Sysv { .. })).map(Attachment::shared).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::Write;
     use std::os::fd::AsRawFd;
 
-    use thallus_fabric::Transport;
-
     use super::*;
-
-    fn lanes(name: &str, domains: u64) -> Lanes {
-        Lanes { transport: Transport { name: name.to_owned(), inferior: None }, domains }
-    }
 
     /// A key of domain 1, as UCX packs it.
     fn key(packed: &[u8]) -> Vec<u8> {
@@ -232,9 +207,7 @@ mod tests {
         let mut packed = id.to_ne_bytes().to_vec();
         packed.extend(0x10_0000_u64.to_ne_bytes());
         let key = key(&packed);
-        assert_eq!(segments(&key, &lanes("posix/memory", 0b10)).count(), 0);
-        assert_eq!(segments(&key, &lanes("sysv/memory", 0b01)).count(), 0);
-        let segment = segments(&key, &lanes("posix/memory sysv/memory", 0b11)).next().unwrap();
+        let segment = segment(&key).unwrap();
         let attached = Attachment::new(segment).unwrap();
         // SAFETY: attached above, let go of once.
         unsafe { libc::shmdt(own) };
@@ -268,7 +241,7 @@ mod tests {
         let numbers = [PROCFS | pid << 30 | file, 0x20_0000, 4096];
         let packed: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
         let key = key(&packed);
-        let segment = segments(&key, &lanes("posix/memory", 0b10)).next().unwrap();
+        let segment = segment(&key).unwrap();
         let attached = Attachment::new(segment).unwrap();
         let (start, len) = attached.find(0x20_0000, 4096).unwrap();
         // SAFETY: as above.
@@ -283,7 +256,7 @@ mod tests {
     #[test]
     fn what_is_named_otherwise_is_not_found() {
         for packed in [&[][..], &[0; 11], &[0; 13], &[0; 24], &[0xFF; 24], &[0; 30]] {
-            assert_eq!(segments(&key(packed), &lanes("sysv/memory posix/memory", u64::MAX)).count(), 0, "{packed:?}");
+            assert_eq!(segment(&key(packed)), None, "{packed:?}");
         }
     }
 }

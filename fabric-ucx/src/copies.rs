@@ -1,11 +1,14 @@
 //! Reads of memory of the peer that this process has mapped: copies, made by the endpoint's own thread and by helpers beside it.
 //!
-//! Through shared memory `ucp_get_nbx` is a `memcpy` within the call. One core copies a third to a half of what the memory of even a
-//! small machine gives, so that where much is to be copied, several do it: the endpoint as it is polled, piece by piece, and the
-//! threads of a [`Crew`] that its fabric has for all of its endpoints. They sleep until somebody has enough for them to do.
+//! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the lender answers
+//! from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And one core copies a third to a
+//! half of what the memory of even a small machine gives, so where much is to be copied, several threads do it: the endpoint as it
+//! is polled, piece by piece, and the threads of a [`Crew`] that its fabric has for all of its endpoints. They sleep until
+//! somebody has enough for them to do.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread;
@@ -15,7 +18,7 @@ use ucx_sys::ucs_status_t;
 use crate::operations::Shared;
 use crate::{MAX_READ, interleave};
 
-/// Shorter reads are UCX's: they take less time than it takes to share them.
+/// Shorter reads are copied at once: they take less time than it takes to share them.
 pub(crate) const SHORTEST: u64 = 4 << 10;
 /// Short pieces are made several at a time, up to so many bytes.
 const BITE: usize = 64 << 10;
@@ -34,6 +37,24 @@ struct Copy {
 
 // SAFETY: pointers that whoever posted the copy vouches for until it is reported, on whatever thread ([`Copies::post`]).
 unsafe impl Send for Copy {}
+
+/// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was copied before: a
+/// lease word is.
+///
+/// # Safety
+/// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap. The peer may write at `from` meanwhile.
+pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
+    fence(Ordering::Acquire);
+    if len == 8 && from.cast::<u64>().is_aligned() {
+        // SAFETY: the caller's promise; aligned, as was just checked. The peer writes the word atomically.
+        let word = unsafe { AtomicU64::from_ptr(from.cast::<u64>().cast_mut()) }.load(Ordering::Acquire);
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<u64>().write_unaligned(word) };
+    } else {
+        // SAFETY: the caller's promise.
+        unsafe { from.copy_to_nonoverlapping(to, len) };
+    }
+}
 
 /// The copies of one endpoint.
 pub(crate) struct Copies {
@@ -208,11 +229,6 @@ impl Crew {
     /// A crew of at most so many. None of them is there yet.
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Crew { most, calls: Arc::default() })
-    }
-
-    /// Whether there will ever be anybody.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.most == 0
     }
 
     /// Sends somebody there. `false` if there is nobody, nor can be.

@@ -9,45 +9,67 @@ use thallus_fabric::diagnosis::{Diagnosis, Finding};
 use thallus_fabric::process::files_in_use;
 use thallus_protocol::FabricKind;
 
+use crate::rehearse::{Rehearsal, rehearse};
 use crate::{UcxFabric, UcxOptions};
 
-/// Opens UCX, and looks at its transports.
+/// Opens UCX, and reads between two endpoints of its own, over shared memory and over RDMA, as far as there is either.
+///
+/// Blocks, for some hundred milliseconds as a rule.
 #[must_use]
 pub fn diagnose(options: UcxOptions) -> Diagnosis {
-    let (verdict, findings) = match UcxFabric::new(options) {
-        Ok(fabric) => {
-            let description = fabric.describe();
-            let mut findings = vec![
-                Finding::good("UCX", &description.version),
-                Finding::good("UCX transports", description.transports.join(", ")),
-            ];
-            findings.extend(abandoned(Path::new("/dev/shm"), A_WHILE));
-            (verdict(&description.transports), findings)
+    let fabric = match UcxFabric::new(options.clone()) {
+        Ok(fabric) => fabric,
+        Err(error) => {
+            return Diagnosis { fabric: FabricKind::UCX, verdict: Err(error.to_string()), findings: Vec::new() };
         }
-        Err(error) => (Err(error.to_string()), Vec::new()),
     };
+    let description = fabric.describe();
+    let mut findings = vec![
+        Finding::good("UCX", format!("{} ({})", description.version, description.library)),
+        Finding::good("UCX transports", description.transports.join(", ")),
+    ];
+    // Between processes of one host UCX prefers shared memory, so RDMA is tried by itself.
+    let is_chosen = options.transports.is_some() || std::env::var_os("UCX_TLS").is_some();
+    let device = (fabric.domains.rdma && !is_chosen)
+        .then(|| UcxFabric::new(UcxOptions { transports: Some(RDMA_ALONE.to_owned()), ..options }));
+    let results = [Some(rehearse(&fabric)), device.map(|fabric| rehearse(&fabric.map_err(|error| error.to_string())?))];
+    for result in results.iter().flatten() {
+        findings.push(match result {
+            Ok(rehearsal) if rehearsal.one_sided => Finding::good("UCX reads", rehearsal.to_string()),
+            Ok(rehearsal) => {
+                Finding::bad("UCX reads", rehearsal.to_string(), "results travel inline instead, which is faster")
+            }
+            Err(reason) => {
+                Finding::bad("UCX reads", reason, "`ucx_info -d` lists the transports; UCX_LOG_LEVEL=info says more")
+            }
+        });
+    }
+    let verdict = verdict(&results.into_iter().flatten().collect::<Vec<_>>(), fabric.domains.rdma);
+    findings.extend(abandoned(Path::new("/dev/shm"), A_WHILE));
     Diagnosis { fabric: FabricKind::UCX, verdict, findings }
 }
 
-/// What of the transports reads one-sidedly.
-fn verdict(transports: &[String]) -> Result<String, String> {
-    let is = |name: &str, kinds: &[&str]| kinds.iter().any(|kind| name.starts_with(kind));
-    let list = |kinds: &[&str]| {
-        let of: Vec<_> = transports.iter().filter(|name| is(name, kinds)).map(String::as_str).collect();
-        of.join(", ")
+/// All transports of RDMA devices (`UCX_TLS`).
+const RDMA_ALONE: &str = "ib,self";
+
+/// What the reads come to, on a host that has an RDMA device or not.
+fn verdict(results: &[Result<Rehearsal, String>], has_device: bool) -> Result<String, String> {
+    let texts = |one_sided| {
+        let of = results.iter().flatten().filter(move |rehearsal| rehearsal.one_sided == one_sided);
+        of.map(ToString::to_string).collect::<Vec<_>>().join("; ")
     };
-    let (rdma, local) = (list(&["rc_", "dc_", "ud_", "ugni"]), list(&["posix", "sysv", "xpmem", "cma", "knem"]));
-    match (rdma.is_empty(), local.is_empty()) {
-        (false, _) => Ok(format!("between hosts by {rdma}")),
-        (true, false) => {
-            Ok(format!("between processes of this host only, by {local}; between hosts results travel inline"))
-        }
-        (true, true) => {
-            Err("UCX has no transport for one-sided reads here, only TCP: look at UCX_TLS, at UCX_NET_DEVICES, and \
-                             whether UCX's InfiniBand module is installed (`ucx_info -d`)"
-                .to_owned())
-        }
+    let good = texts(true);
+    if !good.is_empty() {
+        let between_hosts =
+            if has_device { "" } else { "; UCX has no RDMA device here, so between hosts results travel inline" };
+        return Ok(format!("reads are {good}{between_hosts}"));
     }
+    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
+    let reason = if failed.is_empty() { format!("reads are {}", texts(false)) } else { failed.join("; ") };
+    Err(format!(
+        "UCX has no one-sided reads here: {reason}; look at UCX_TLS, at UCX_NET_DEVICES, and whether UCX's InfiniBand module is \
+         installed (`ucx_info -d`)"
+    ))
 }
 
 /// No process needs so long from naming a segment to using it.
@@ -113,10 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn what_transports_are_good_for() {
-        let of = |names: &[&str]| verdict(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert!(of(&["tcp/eth0", "self/memory"]).unwrap_err().contains("only TCP"));
-        assert!(of(&["tcp/eth0", "posix/memory"]).unwrap().contains("this host only, by posix/memory"));
-        assert_eq!(of(&["posix/memory", "rc_mlx5/mlx5_0:1"]).unwrap(), "between hosts by rc_mlx5/mlx5_0:1");
+    fn the_verdict_says_what_carries_reads() {
+        let of = |transport: &str, one_sided| Ok(Rehearsal { transport: transport.into(), one_sided, rate: 9.125e9 });
+        let error = verdict(&[of("tcp/lo", false)], false).unwrap_err();
+        assert!(error.contains("emulated by tcp/lo, 9.12 GB/s") && error.contains("UCX_TLS"), "{error}");
+        assert!(verdict(&[Err("broken".into())], false).unwrap_err().contains("broken"));
+        let local = verdict(&[of("sysv/memory", true)], false).unwrap();
+        assert!(local.contains("one-sided by sysv/memory") && local.contains("no RDMA device"), "{local}");
+        let both = verdict(&[of("sysv/memory", true), of("rc_mlx5/mlx5_0:1", true)], true).unwrap();
+        assert!(both.contains("by rc_mlx5/mlx5_0:1") && !both.contains("no RDMA device"), "{both}");
     }
 }

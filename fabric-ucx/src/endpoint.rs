@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -14,17 +15,19 @@ use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
-use ucx_sys as sys;
+use ucx_sys::{self as sys, ucs_status_t};
 
-use crate::attachment::{self, Attachment, Segment};
+use crate::attachment::{self, Attachment};
 use crate::copies::{self, Copies, Crew};
+use crate::domains::Domains;
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
-use crate::operations::{Operations, Shared};
+use crate::operations::{Operations, Shared, Source};
 use crate::peer::{Closing, Connection, RemoteKey};
+use crate::route::{Path, Route};
 use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, lanes};
+use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, host};
 
 /// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
 const DROP_BOUND: Duration = Duration::from_secs(2);
@@ -40,12 +43,17 @@ pub(crate) struct UcxEndpoint {
     state: State,
     busy_poll: bool,
     emulation: bool,
+    /// What memory of this end's own is registered with.
+    domains: Domains,
+    /// Whether the peer is on this host, in the same namespaces. Known once it is connected to.
+    peer_is_local: bool,
     shared: Arc<Shared>,
     operations: Operations,
-    /// For reads that are shared with others, if there are any.
-    copies: Option<Copies>,
-    keys: HashMap<RegionId, Arc<RemoteKey>>,
-    maps: HashMap<RegionId, Map>,
+    /// Makes reads of mapped memory.
+    copies: Copies,
+    /// Reads of mapped memory that wait for the connection to be made.
+    waiting: Vec<Waiting>,
+    regions: HashMap<RegionId, Imported>,
     wireup: Wireup,
     /// What failed other than the peer.
     broken: Option<String>,
@@ -68,11 +76,30 @@ enum Wireup {
     Done,
 }
 
-/// How a region is mapped, if it is in a segment that can be.
-struct Map {
-    segment: Option<Segment>,
-    attached: Option<Arc<Attachment>>,
+/// A region of the peer's memory: `base .. base + len` in its address space.
+struct Imported {
+    base: u64,
+    len: u64,
+    source: Source,
 }
+
+impl Imported {
+    /// Whether `address .. address + len` lies within it.
+    fn covers(&self, address: u64, len: u64) -> bool {
+        address.checked_sub(self.base).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len)
+    }
+}
+
+/// A copy that is still to be begun: its operation, and where from and to.
+struct Waiting {
+    operation: u64,
+    from: NonNull<u8>,
+    to: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: pointers to memory that the operation's entry in the table keeps.
+unsafe impl Send for Waiting {}
 
 /// Where the connection stands.
 enum State {
@@ -85,22 +112,30 @@ enum State {
 }
 
 impl UcxEndpoint {
-    pub(crate) fn new(worker: Arc<Worker>, crew: &Arc<Crew>, options: &UcxOptions) -> Result<Self, FabricError> {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        crew: &Arc<Crew>,
+        options: &UcxOptions,
+        domains: Domains,
+    ) -> Result<Self, FabricError> {
         let packed = worker.address().map_err(down)?;
-        let address = envelope::seal(Kind::WorkerAddress, (0, 0), &packed).map_err(down)?.into();
+        let (version, about) = (worker.ucx().version(), (worker.context().host(), 0));
+        let address = envelope::seal(Kind::WorkerAddress, version, about, &packed).map_err(down)?.into();
         let events = EventFd::register(&worker).map_err(down)?;
         let shared = Arc::default();
-        let copies = (!crew.is_empty()).then(|| Copies::new(crew, &shared));
+        let copies = Copies::new(crew, &shared);
         Ok(UcxEndpoint {
             address,
             state: State::Idle,
             busy_poll: options.busy_poll,
             emulation: options.emulation,
+            domains,
+            peer_is_local: false,
             shared,
             operations: Operations::default(),
             copies,
-            keys: HashMap::new(),
-            maps: HashMap::new(),
+            waiting: Vec::new(),
+            regions: HashMap::new(),
             wireup: Wireup::Unknown,
             broken: None,
             closing: false,
@@ -128,14 +163,36 @@ impl UcxEndpoint {
         }
     }
 
+    fn path(&self, connection: &Connection) -> Path {
+        Path { transports: connection.transports(), own: self.domains, is_local: self.peer_is_local }
+    }
+
+    /// How memory that a key opens is read: a segment of this host is attached, without UCX; anything else goes by UCX's remote key.
+    fn source(&self, connection: &Connection, base: u64, len: u64, key: &[u8]) -> Result<Source, String> {
+        let path = self.path(connection);
+        if self.peer_is_local
+            && path.may_share()
+            && let Some(segment) = attachment::segment(key)
+        {
+            return Ok(Source::Attachment(Attachment::shared(segment)?));
+        }
+        let unpacked = RemoteKey::new(connection, base, len, &envelope::without_empty_entries(key))?;
+        if path.route(Domains::of(key), unpacked.is_mapped()) == Route::Emulated && !self.emulation {
+            let refused = "UcxOptions::emulation does not allow that";
+            return Err(format!("{}; {refused}", path.emulated(&path.transport().name)));
+        }
+        Ok(Source::Key(Arc::new(unpacked)))
+    }
+
     /// Takes the teardown as far as it goes now.
     fn advance_teardown(&mut self) {
         if self.failure().is_none() {
             return;
         }
         self.armed = false;
-        if let Some(copies) = &self.copies {
-            copies.cancel();
+        self.copies.cancel();
+        for waiting in self.waiting.drain(..) {
+            self.shared.ended(waiting.operation, ucs_status_t::UCS_ERR_CANCELED);
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
@@ -157,18 +214,75 @@ impl UcxEndpoint {
         };
         // With the worker goes the last way to reach this end by emulated reads.
         if self.closing && matches!(self.state, State::Closed) && self.operations.is_empty() {
-            self.keys.clear();
-            self.maps.clear();
+            self.regions.clear();
             self.events = None;
             self.worker = None;
         }
     }
 
-    /// Gives the connection up if it is not made in time.
-    fn watch_wireup(&mut self, cx: &mut Context<'_>, completed: bool) {
-        if completed {
+    /// Hands over the reads that have ended, and begins those that waited for the connection.
+    fn settle(&mut self, completions: &mut Vec<Completion>) {
+        let before = completions.len();
+        let flushed = self.operations.settle(&self.shared, completions);
+        if completions.len() > before || flushed == Some(ucs_status_t::UCS_OK) {
             self.wireup = Wireup::Done;
-        } else if matches!(self.wireup, Wireup::Unknown) && !self.operations.is_empty() {
+        }
+        match flushed {
+            None => {}
+            Some(ucs_status_t::UCS_OK) => {
+                for Waiting { operation, from, to, len } in self.waiting.drain(..) {
+                    // SAFETY: as where it was posted: the table holds both ends until the operation was reported.
+                    unsafe { self.copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
+                }
+            }
+            Some(status) => {
+                self.broken.get_or_insert(failed("the connection was not made: ucp_ep_flush_nbx", status));
+            }
+        }
+    }
+
+    /// Begins to copy `len` bytes, or has them wait until the connection is made: that is not needed for the bytes, but an endpoint
+    /// whose peer cannot be reached is to say so at its first read.
+    fn copy(
+        &mut self,
+        token: ReadToken,
+        into: LocalRange,
+        source: Source,
+        from: NonNull<u8>,
+    ) -> Result<(), FabricError> {
+        let (to, len) = (into.start(), into.len());
+        if matches!(self.wireup, Wireup::Done) {
+            let (copies, shared) = (&self.copies, &self.shared);
+            self.operations.enter(token, into, source, |operation, _| {
+                if len as u64 >= copies::SHORTEST {
+                    // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid and nobody else's; the table holds both
+                    // until the operation was reported.
+                    unsafe { copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
+                } else {
+                    // SAFETY: as above.
+                    unsafe { copies::copy_at_once(from.as_ptr(), to.as_ptr(), len) };
+                    shared.ended(operation, ucs_status_t::UCS_OK);
+                }
+            });
+            return Ok(());
+        }
+        if self.waiting.is_empty() {
+            let connection = self.connection()?;
+            let (ucx, handle) = (connection.ucx(), connection.handle());
+            self.armed = false;
+            self.operations
+                // SAFETY: an open endpoint, and parameters whose mask names the fields that are set.
+                .begin_flush(ucx, &self.shared, |params| unsafe { ucx.ucp_ep_flush_nbx(handle, &params) })
+                .map_err(|status| post_error("ucp_ep_flush_nbx", status))?;
+        }
+        let waiting = &mut self.waiting;
+        self.operations.enter(token, into, source, |operation, _| waiting.push(Waiting { operation, from, to, len }));
+        Ok(())
+    }
+
+    /// Gives the connection up if it is not made in time.
+    fn watch_wireup(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.wireup, Wireup::Unknown) && !self.operations.is_empty() {
             self.wireup = Wireup::Awaited(Box::pin(tokio::time::sleep(WIREUP_BOUND)));
         }
         if let Wireup::Awaited(bound) = &mut self.wireup
@@ -222,15 +336,16 @@ impl Endpoint for UcxEndpoint {
         let (State::Idle, Some(worker)) = (&self.state, &self.worker) else {
             return Err(FabricError::Misuse("the endpoint is connected already"));
         };
-        let address = envelope::open(Kind::WorkerAddress, peer).map_err(error)?;
+        let address = envelope::open(Kind::WorkerAddress, worker.ucx().version(), peer).map_err(error)?;
         self.armed = false;
+        self.peer_is_local = host::is_this(address.about.0);
         self.state = State::Connected(Connection::new(worker, &self.shared, address.payload).map_err(error)?);
         Ok(())
     }
 
     fn transport(&self) -> Option<Transport> {
         let State::Connected(connection) = &self.state else { return None };
-        Some(lanes::read(&connection.info()?).transport)
+        Some(self.path(connection).transport())
     }
 
     fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
@@ -242,11 +357,11 @@ impl Endpoint for UcxEndpoint {
         let error = |reason: String| FabricError::RemoteKey { fabric: FabricKind::UCX, region, reason };
         self.armed = false;
         let connection = self.connection()?;
-        if self.keys.contains_key(&region) {
+        if self.regions.contains_key(&region) {
             return Err(FabricError::Misuse("the region is imported already"));
         }
-        let opened = envelope::open(Kind::RemoteKey, key).map_err(error)?;
-        let (start, available) = opened.memory;
+        let opened = envelope::open(Kind::RemoteKey, connection.ucx().version(), key).map_err(error)?;
+        let (start, available) = opened.about;
         let inside =
             base.checked_sub(start).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= available);
         if !inside || start.checked_add(available).is_none() {
@@ -254,65 +369,43 @@ impl Endpoint for UcxEndpoint {
                 "the key opens {available} bytes at {start:#x}, the region has {len} bytes at {base:#x}"
             )));
         }
-        let lanes = lanes::read(&connection.info().unwrap_or_default());
-        if !self.emulation && lanes.domains & envelope::domains(opened.payload) == 0 {
-            return Err(error(format!(
-                "reads of it would be emulated by messages over {}, which UcxOptions::emulation does not allow",
-                lanes.transport.name
-            )));
-        }
-        let segments = || attachment::segments(opened.payload, &lanes);
-        let held = attachment::hold(segments()).map_err(error)?;
-        let key = RemoteKey::new(connection, base, len, opened.payload).map_err(error)?;
-        let segment = segments().next();
-        // Without it UCX reads, and what cannot be attached cannot be mapped either, which says why.
-        let copied = segment.filter(|_| self.copies.is_some());
-        let attached = copied.and_then(|segment| Attachment::shared(segment).ok());
-        drop(held);
-        self.maps.insert(region, Map { segment, attached });
-        self.keys.insert(region, Arc::new(key));
+        let source = self.source(connection, base, len, opened.payload).map_err(error)?;
+        self.regions.insert(region, Imported { base, len, source });
         Ok(())
     }
 
     fn forget(&mut self, region: RegionId) {
-        // Reads under way hold the key, and buffers what is attached.
-        self.keys.remove(&region);
-        self.maps.remove(&region);
+        // Reads under way hold their source, and so do buffers of mapped memory.
+        self.regions.remove(&region);
     }
 
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
-        let connection = self.connection()?.handle();
+        let connection = self.connection()?;
+        let (ucx, connection) = (connection.ucx(), connection.handle());
         let worker = self.worker.as_ref().ok_or_else(|| down("closed at this end"))?;
         let outside = FabricError::OutsideRegion { region: from.region, address: from.address, len: from.len };
-        let key = self.keys.get(&from.region).filter(|key| key.covers(from.address, from.len)).ok_or(outside)?;
+        let imported = self.regions.get(&from.region).filter(|imported| imported.covers(from.address, from.len));
+        let Some(Imported { source, .. }) = imported else { return Err(outside) };
         if into.len() as u64 != from.len {
             return Err(FabricError::Misuse("the two ends of a read differ in length"));
         }
         if from.len > MAX_READ {
             return Err(FabricError::Misuse("a read is longer than max_read"));
         }
-        if self.operations.len() >= MAX_OUTSTANDING_READS {
+        if self.operations.reads() >= MAX_OUTSTANDING_READS {
             return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
         }
         let memh = UcxRegistration::of(into.memory(), worker.context())
-            .filter(|registration| registration.writable())
+            .filter(|_| into.memory().is_writable())
             .ok_or(FabricError::Misuse("a read must land in memory that this fabric allocated"))?
             .handle();
-        // UCX has to read something first, lest nobody notices that it cannot reach the peer.
-        let shared = from.len >= copies::SHORTEST && matches!(self.wireup, Wireup::Done);
-        if let Some(copies) = self.copies.as_ref().filter(|_| shared)
-            && let Some(attached) = self.maps.get(&from.region).and_then(|map| map.attached.as_ref())
-            && let Some((start, len)) = attached.find(from.address, from.len)
-        {
-            attached.prefault(from.address, from.len);
-            // SAFETY: `len` bytes within the attachment; `into` is as long, valid and nobody else's; the table holds both until the
-            // operation was reported.
-            self.operations.enter(token, into, attached.clone(), |operation, into| unsafe {
-                copies.post(operation, start.as_ptr(), into.start().as_ptr(), len);
-            });
-            return Ok(());
+        source.prefault(from.address, from.len);
+        if let Some((start, _)) = source.find(from.address, from.len) {
+            let source = source.clone();
+            return self.copy(token, into, source, start);
         }
-        key.prefault(from.address, from.len);
+        // A segment that is shorter than its owner said.
+        let Source::Key(key) = source else { return Err(outside) };
         self.armed = false;
         self.operations
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
@@ -322,28 +415,24 @@ impl Endpoint for UcxEndpoint {
                 // nobody else's until the table drops it, which is after this read's completion.
                 unsafe {
                     let start = into.start().as_ptr().cast();
-                    sys::ucp_get_nbx(connection, start, into.len(), from.address, key.handle(), &params)
+                    ucx.ucp_get_nbx(connection, start, into.len(), from.address, key.handle(), &params)
                 }
             })
-            .map_err(|status| FabricError::Post { fabric: FabricKind::UCX, reason: failed("ucp_get_nbx", status) })
+            .map_err(|status| post_error("ucp_get_nbx", status))
     }
 
     fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
         let RemoteRange { region, address, len } = from;
         self.connection()?;
         let outside = FabricError::OutsideRegion { region, address, len };
-        self.keys.get(&region).filter(|key| key.covers(address, len)).ok_or(outside)?;
+        let imported = self.regions.get(&region).filter(|imported| imported.covers(address, len)).ok_or(outside)?;
         let error = |reason: String| FabricError::Map { address, len, reason };
-        let Some(Map { segment: Some(segment), attached }) = self.maps.get_mut(&region) else {
+        let Source::Attachment(attachment) = &imported.source else {
             let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
             return Err(error(format!(
                 "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
                  between processes of one host, over UCX's transports sysv or posix"
             )));
-        };
-        let attachment = match attached {
-            Some(attachment) => attachment,
-            None => attached.insert(Attachment::shared(*segment).map_err(error)?),
         };
         let found = attachment.find(address, len);
         let (start, len) =
@@ -358,16 +447,14 @@ impl Endpoint for UcxEndpoint {
         let before = completions.len();
         for _ in 0..ARM_BUDGET {
             let progress = if self.is_quiet(cx) { Progress::Idle } else { self.progress() };
-            self.operations.settle(&self.shared, completions);
-            self.watch_wireup(cx, completions.len() > before);
+            self.settle(completions);
+            self.watch_wireup(cx);
             self.advance_teardown();
-            // What a forced close has cancelled may be here already.
-            self.operations.settle(&self.shared, completions);
-            if completions.len() == before
-                && let Some(copies) = &mut self.copies
-            {
-                let _others = copies.make_some() || copies.wait(cx.waker());
-                self.operations.settle(&self.shared, completions);
+            // Reads that a forced close has cancelled may have ended already.
+            self.settle(completions);
+            if completions.len() == before {
+                let _others = self.copies.make_some() || self.copies.wait(cx.waker());
+                self.settle(completions);
             }
             if completions.len() > before {
                 // The teardown may have waited for exactly these.
@@ -418,7 +505,7 @@ impl Drop for UcxEndpoint {
             if let Some(worker) = &self.worker {
                 worker.progress();
             }
-            self.operations.settle(&self.shared, &mut flushed);
+            self.settle(&mut flushed);
             self.advance_teardown();
             if Instant::now() > deadline {
                 break;
@@ -431,16 +518,20 @@ impl Drop for UcxEndpoint {
             // UCX may yet write to the memory of these reads. Forgetting a worker keeps UCX's side alive; forgetting the
             // table keeps the memory.
             tracing::error!(
-                reads = self.operations.len(),
+                reads = self.operations.reads(),
                 "UCX did not let go of an endpoint within {DROP_BOUND:?}: its memory is leaked"
             );
             self.events = None;
             std::mem::forget(std::mem::take(&mut self.operations));
-            std::mem::forget(std::mem::take(&mut self.keys));
+            std::mem::forget(std::mem::take(&mut self.regions));
             std::mem::forget(std::mem::replace(&mut self.state, State::Closed));
             std::mem::forget(self.worker.take());
         }
     }
+}
+
+fn post_error(call: &str, status: ucs_status_t) -> FabricError {
+    FabricError::Post { fabric: FabricKind::UCX, reason: failed(call, status) }
 }
 
 impl fmt::Debug for UcxEndpoint {
@@ -453,8 +544,8 @@ impl fmt::Debug for UcxEndpoint {
         };
         f.debug_struct("UcxEndpoint")
             .field("state", &state)
-            .field("operations", &self.operations.len())
-            .field("regions", &self.keys.len())
+            .field("operations", &self.operations.reads())
+            .field("regions", &self.regions.len())
             .field("worker", &self.worker)
             .finish_non_exhaustive()
     }

@@ -6,17 +6,21 @@
 //! ```text
 //! offset  size  field
 //!      0     4  magic: "TUXA" (worker address) or "TUXK" (remote key)
-//!      4     1  version of this layout: 1
+//!      4     1  version of this layout: 2
 //!      5     1  major version of the sender's UCX
 //!      6     2  minor version of the sender's UCX        (integers are little-endian)
-//!      8     8  first byte of the memory that the key opens; 0 in an address
-//!     16     8  length of that memory in bytes;            0 in an address
+//!      8     8  key: address of the first byte of the memory that it opens; worker address: identity of the host (`host`)
+//!     16     8  key: length of that memory in bytes; worker address: 0
 //!     24     4  length of the payload
 //!     28     n  payload, as UCX packed it
 //!   28+n     8  FNV-1a (64 bits) of everything before
 //! ```
 
-const LAYOUT: u8 = 1;
+use ucx_sys::Version;
+
+use crate::checksum::fnv1a;
+
+const LAYOUT: u8 = 2;
 const HEADER: usize = 28;
 const CHECKSUM: usize = 8;
 /// Longest blob, as the `Endpoint` trait has it.
@@ -48,32 +52,32 @@ impl Kind {
 /// An opened envelope.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Opened<'a> {
-    /// First byte and length of the memory that a key opens.
-    pub(crate) memory: (u64, u64),
+    /// Of a key: address and length of the memory that it opens. Of a worker address: the identity of its host, and 0.
+    pub(crate) about: (u64, u64),
     pub(crate) payload: &'a [u8],
 }
 
-/// Frames `payload`; `memory` is the first byte and the length of what a remote key opens.
-pub(crate) fn seal(kind: Kind, memory: (u64, u64), payload: &[u8]) -> Result<Vec<u8>, String> {
+/// Frames `payload`, which the UCX of this `version` packed; for `about` see [`Opened::about`].
+pub(crate) fn seal(kind: Kind, version: Version, about: (u64, u64), payload: &[u8]) -> Result<Vec<u8>, String> {
     let total = HEADER + payload.len() + CHECKSUM;
     if total > LONGEST {
         return Err(format!("{} of {} bytes is too long to be sent", kind.name(), payload.len()));
     }
-    let (major, minor, _) = ucx_sys::version();
+    let Version { major, minor, .. } = version;
     let mut blob = Vec::with_capacity(total);
     blob.extend(kind.magic());
     blob.extend([LAYOUT, major.min(u8::MAX.into()) as u8]);
     blob.extend((minor.min(u16::MAX.into()) as u16).to_le_bytes());
-    blob.extend(memory.0.to_le_bytes());
-    blob.extend(memory.1.to_le_bytes());
+    blob.extend(about.0.to_le_bytes());
+    blob.extend(about.1.to_le_bytes());
     blob.extend((payload.len() as u32).to_le_bytes());
     blob.extend(payload);
     blob.extend(fnv1a(&blob).to_le_bytes());
     Ok(blob)
 }
 
-/// Checks and opens a blob that a peer sent.
-pub(crate) fn open(kind: Kind, blob: &[u8]) -> Result<Opened<'_>, String> {
+/// Checks and opens a blob that a peer sent to an end with the UCX of this `version`.
+pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'_>, String> {
     let name = kind.name();
     if !(HEADER + CHECKSUM..=LONGEST).contains(&blob.len()) {
         return Err(format!("{} bytes cannot be a {name}", blob.len()));
@@ -94,7 +98,7 @@ pub(crate) fn open(kind: Kind, blob: &[u8]) -> Result<Opened<'_>, String> {
         return Err(format!("{name} is damaged: its checksum is wrong"));
     }
     // UCX promises that minor versions talk to each other.
-    let (major, minor, _) = ucx_sys::version();
+    let Version { major, minor, .. } = version;
     if u32::from(blob[5]) != major {
         return Err(format!("{name} of UCX {}.{}; this host has UCX {major}.{minor}", blob[5], integer(6, 2)));
     }
@@ -107,12 +111,12 @@ pub(crate) fn open(kind: Kind, blob: &[u8]) -> Result<Opened<'_>, String> {
     if !plausible {
         return Err(format!("{name} of {} bytes is malformed", payload.len()));
     }
-    Ok(Opened { memory: (integer(8, 8), integer(16, 8)), payload })
+    Ok(Opened { about: (integer(8, 8), integer(16, 8)), payload })
 }
 
-/// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX 1.13 `ucp_rkey.c`): an 8-byte map of
-/// memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes.
-fn remote_key_fits(payload: &[u8]) -> bool {
+/// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX's `ucp_rkey.c`): an 8-byte map of
+/// memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. What may follow, from 1.14 on, UCX reads only if it is told the key's length.
+pub(crate) fn remote_key_fits(payload: &[u8]) -> bool {
     let Some((domains, rest)) = payload.split_first_chunk::<8>() else { return false };
     let Some((_, mut rest)) = rest.split_first() else { return false };
     for _ in 0..u64::from_ne_bytes(*domains).count_ones() {
@@ -128,6 +132,21 @@ pub(crate) fn domains(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
 }
 
+/// A packed remote key without the entries that are empty. UCX before 1.19 packs such for domains that need no key (TCP, CMA); UCX
+/// from 1.19 on, where these domains have no keys any more, refuses to unpack a key that has them.
+pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
+    let mut map = 0_u64;
+    let mut kept = Vec::with_capacity(key.len());
+    for (domain, entry) in entries(key).filter(|(_, entry)| !entry.is_empty()) {
+        map |= 1 << domain;
+        // An entry's length is a byte.
+        kept.push(entry.len() as u8);
+        kept.extend_from_slice(entry);
+    }
+    let memory_type = key.get(8).copied().unwrap_or_default();
+    [&map.to_ne_bytes()[..], &[memory_type], &kept].concat()
+}
+
 /// What a packed remote key that `open` let pass has for each memory domain, by the domain's number.
 pub(crate) fn entries(key: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let map = domains(key);
@@ -140,41 +159,40 @@ pub(crate) fn entries(key: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     })
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn fnv1a_is_fnv1a() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
+    const UCX: Version = Version::new(1, 16);
 
     #[test]
     fn what_was_sealed_opens() {
-        let blob = seal(Kind::WorkerAddress, (0, 0), b"0123456789abcdef").unwrap();
-        assert_eq!(open(Kind::WorkerAddress, &blob).unwrap().payload, b"0123456789abcdef");
+        let blob = seal(Kind::WorkerAddress, UCX, (0, 0), b"0123456789abcdef").unwrap();
+        assert_eq!(open(Kind::WorkerAddress, UCX, &blob).unwrap().payload, b"0123456789abcdef");
         let mut key = 1u64.to_ne_bytes().to_vec();
         key.extend([0, 2, 7, 7]);
-        let blob = seal(Kind::RemoteKey, (4096, 8), &key).unwrap();
-        assert_eq!(open(Kind::RemoteKey, &blob).unwrap(), Opened { memory: (4096, 8), payload: &key });
+        let blob = seal(Kind::RemoteKey, UCX, (4096, 8), &key).unwrap();
+        assert_eq!(open(Kind::RemoteKey, UCX, &blob).unwrap(), Opened { about: (4096, 8), payload: &key });
     }
 
     #[test]
     fn every_damaged_byte_and_every_truncation_is_noticed() {
-        let blob = seal(Kind::WorkerAddress, (0, 0), b"0123456789abcdef").unwrap();
+        let blob = seal(Kind::WorkerAddress, UCX, (0, 0), b"0123456789abcdef").unwrap();
         for at in 0..blob.len() {
             let mut damaged = blob.clone();
             damaged[at] ^= 0x40;
-            assert!(open(Kind::WorkerAddress, &damaged).is_err(), "byte {at}");
-            assert!(open(Kind::WorkerAddress, &blob[..at]).is_err(), "cut at {at}");
+            assert!(open(Kind::WorkerAddress, UCX, &damaged).is_err(), "byte {at}");
+            assert!(open(Kind::WorkerAddress, UCX, &blob[..at]).is_err(), "cut at {at}");
         }
-        assert!(open(Kind::RemoteKey, &blob).unwrap_err().contains("not a UCX remote key"));
+        assert!(open(Kind::RemoteKey, UCX, &blob).unwrap_err().contains("not a UCX remote key"));
+    }
+
+    #[test]
+    fn minor_versions_of_ucx_talk_to_each_other_and_major_ones_do_not() {
+        let blob = seal(Kind::WorkerAddress, Version::new(1, 22), (0, 0), b"0123456789abcdef").unwrap();
+        assert!(open(Kind::WorkerAddress, UCX, &blob).is_ok());
+        let error = open(Kind::WorkerAddress, Version::new(2, 0), &blob).unwrap_err();
+        assert!(error.contains("of UCX 1.22") && error.contains("has UCX 2.0"), "{error}");
     }
 
     #[test]
@@ -186,11 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn empty_entries_are_left_out() {
+        let mut key = 0b1110_u64.to_ne_bytes().to_vec();
+        key.extend([5, 0, 2, 7, 8, 0]);
+        let mut expected = 0b0100_u64.to_ne_bytes().to_vec();
+        expected.extend([5, 2, 7, 8]);
+        assert_eq!(without_empty_entries(&key), expected);
+        assert!(remote_key_fits(&expected));
+        assert_eq!(without_empty_entries(&expected), expected);
+    }
+
+    #[test]
     fn remote_keys_that_run_out_of_bounds_are_refused() {
-        let sealed = |payload: &[u8]| seal(Kind::RemoteKey, (0, 0), payload).unwrap();
+        let sealed = |payload: &[u8]| seal(Kind::RemoteKey, UCX, (0, 0), payload).unwrap();
         for payload in [&[][..], &[0; 8], &[1, 0, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 0, 0, 0, 0, 200, 1]] {
-            assert!(open(Kind::RemoteKey, &sealed(payload)).is_err(), "{payload:?}");
+            assert!(open(Kind::RemoteKey, UCX, &sealed(payload)).is_err(), "{payload:?}");
         }
-        assert!(open(Kind::RemoteKey, &sealed(&[0; 9])).is_ok());
+        assert!(open(Kind::RemoteKey, UCX, &sealed(&[0; 9])).is_ok());
     }
 }

@@ -1,20 +1,24 @@
 //! Thallus over [UCX](https://openucx.org): one-sided reads by RDMA or shared memory, whatever the installed UCX finds.
 //!
-//! [`UcxFabric`] is the [`Fabric`]: one UCX context, and one UCX worker per endpoint. Works with UCX 1.13 and later.
+//! [`UcxFabric`] is the [`Fabric`]: one UCX context, and one UCX worker per endpoint. UCX is loaded when the first fabric is opened; a
+//! program with this crate starts without it. The project's tests run under UCX 1.13 to 1.22, also between two versions.
 //!
 //! # What carries the reads
-//! UCX chooses, and [`Endpoint::transport`] tells. With UCX 1.13:
 //!
 //! | between | memory from [`Fabric::allocate`] | memory from [`Fabric::register`] |
 //! |---|---|---|
-//! | hosts with InfiniBand or RoCE | RDMA | RDMA |
-//! | processes of one host and one user | shared memory; the reader copies | emulated: messages through shared memory |
-//! | anything else | emulated: messages over TCP | emulated: messages over TCP |
+//! | hosts with InfiniBand or RoCE | RDMA, by UCX | RDMA, by UCX |
+//! | processes of one host and one user | shared memory: the reader copies, by this crate's own threads | emulated |
+//! | anything else | emulated | emulated |
 //!
-//! Emulated reads are off by default ([`UcxOptions::emulation`]): the lender's worker answers them at the cost of its CPU, and
-//! UCX aborts a lender whose reader dies while it does. Without them, memory that would need them is refused when it is
-//! registered or imported. An endpoint over TCP alone reports itself as inferior to inline transfer. Whether registered
-//! memory is read natively is [`UcxFabric::reads_registered_memory`].
+//! Which of these it is, [`Endpoint::transport`] tells, and module `route` decides: by what UCX offers to programs (`ucp_rkey_ptr`,
+//! `ucp_ep_query`, packed keys), never by text that it prints. Through shared memory UCX makes the connection and shares the segments;
+//! the copies are this crate's own, since UCX from 1.16 on emulates reads even there.
+//!
+//! Emulated means that the lender's worker answers messages, at the cost of its CPU; UCX 1.13 to 1.19 were seen to abort a lender whose
+//! reader dies while it does (`ucp_progress_get_reply`, unchanged up to 1.22). So emulated reads are off by default ([`UcxOptions::emulation`]): memory that would need them
+//! is refused when it is registered or imported, and an endpoint that has nothing else reports itself as inferior to inline
+//! transfer. Whether registered memory is read one-sidedly is [`UcxFabric::reads_registered_memory`].
 //!
 //! # Trust
 //! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
@@ -30,27 +34,33 @@
 //! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
 //! parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process: reads that are given up
 //! and the control connection tell. Until then one-sided reads of a dead peer's segment succeed: it stays mapped, with its last
-//! contents, so that no wrong byte is read. What is [mapped](Endpoint::map) stays readable for as long as it is held.
+//! contents, so no wrong byte is read. What is [mapped](Endpoint::map) stays readable for as long as it is held.
 
 #![warn(missing_docs)]
 
 mod attachment;
+mod checksum;
+mod config;
 mod context;
 mod copies;
+mod defaults;
 mod describe;
 mod descriptors;
 mod diagnose;
+mod domains;
 mod endpoint;
 mod envelope;
 mod exit;
+mod host;
 mod interleave;
-mod lanes;
 mod mapping;
 mod memory;
 mod operations;
 mod options;
 mod peer;
 mod quiet;
+mod rehearse;
+mod route;
 mod status;
 mod stream;
 mod worker;
@@ -67,6 +77,7 @@ use copies::Crew;
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
+use domains::Domains;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
 use memory::Touch;
@@ -86,6 +97,8 @@ pub struct UcxFabric {
     context: Arc<UcxContext>,
     crew: Arc<Crew>,
     options: UcxOptions,
+    /// What memory of this end's own is registered with.
+    domains: Domains,
     description: Description,
 }
 
@@ -95,10 +108,11 @@ impl UcxFabric {
     /// # Errors
     /// [`FabricError::Unavailable`] with the failing call, UCX's words, and what was asked for.
     pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
-        let context = UcxContext::new(&options).map_err(unavailable)?;
-        let description = Description::new(&context.info().unwrap_or_default());
+        let (context, domains) = UcxContext::new(&options).map_err(unavailable)?;
+        // RDMA devices register memory where it lies; on one host only segments that UCX allocates are read one-sidedly.
+        let description = Description::new(context.ucx(), &context.info().unwrap_or_default(), domains.rdma);
         let crew = Crew::new(options.copy_threads);
-        let fabric = UcxFabric { context: Arc::new(context), crew, options, description };
+        let fabric = UcxFabric { context, crew, options, domains, description };
         fabric.check_lockable().map_err(|error| unavailable(error.to_string()))?;
         Ok(fabric)
     }
@@ -107,7 +121,18 @@ impl UcxFabric {
     fn check_lockable(&self) -> Result<(), FabricError> {
         /// More than a worker registers with these settings.
         const WORKER: usize = 4 << 20;
-        if self.description.has_rdma() { memory::allocate_pages(&self.context, WORKER).map(drop) } else { Ok(()) }
+        if self.domains.rdma { memory::allocate_pages(&self.context, WORKER).map(drop) } else { Ok(()) }
+    }
+
+    /// An endpoint that reads by emulation too.
+    fn emulating_endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
+        self.open_endpoint(&UcxOptions { emulation: true, ..self.options.clone() })
+    }
+
+    fn open_endpoint(&self, options: &UcxOptions) -> Result<Box<dyn Endpoint>, FabricError> {
+        self.check_lockable()?;
+        let worker = Worker::new(self.context.clone()).map_err(down)?;
+        Ok(Box::new(UcxEndpoint::new(worker, &self.crew, options, self.domains)?))
     }
 
     /// What this host has, for a doctor command.
@@ -120,7 +145,7 @@ impl UcxFabric {
     /// memory from [`Fabric::allocate`] is the way to lend it.
     #[must_use]
     pub fn reads_registered_memory(&self) -> bool {
-        self.description.reads_registered_memory()
+        self.description.reads_registered_memory
     }
 }
 
@@ -135,7 +160,7 @@ impl Fabric for UcxFabric {
             fencing: Fencing::LeaseWord,
             max_read: MAX_READ,
             max_outstanding_reads: MAX_OUTSTANDING_READS,
-            maps: is_segment && self.description.has_segments(),
+            maps: is_segment && self.domains.has_segments(),
         }
     }
 
@@ -164,8 +189,6 @@ impl Fabric for UcxFabric {
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
-        self.check_lockable()?;
-        let worker = Worker::new(self.context.clone()).map_err(down)?;
-        Ok(Box::new(UcxEndpoint::new(worker, &self.crew, &self.options)?))
+        self.open_endpoint(&self.options)
     }
 }

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use thallus_fabric::FabricError;
 use thallus_fabric::memory::{Pages, RegisteredMemory, Registration, check_available};
 use thallus_protocol::FabricKind;
-use ucx_sys as sys;
+use ucx_sys::{self as sys, Version};
 
 use crate::context::UcxContext;
+use crate::domains::Domains;
 use crate::envelope::{self, Kind};
-
 use crate::status::check;
 
 const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_REMOTE_READ;
@@ -22,27 +22,14 @@ const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_RE
 /// A `ucp_mem_h`, and what keeps its memory alive.
 pub(crate) struct UcxRegistration {
     handle: sys::ucp_mem_h,
-    /// Whether reads may land in it.
-    writable: bool,
     context: Arc<UcxContext>,
-    /// Let go of after `drop` has deregistered. Held only for that.
-    _memory: Memory,
-}
-
-/// Who owns registered memory.
-enum Memory {
-    /// UCX allocated it and frees it.
-    Ucx,
-    Pages {
-        _owner: Pages,
-    },
-    Foreign {
-        _owner: Buffer,
-    },
+    /// Pages of this process that `drop` has to deregister before they are freed. Without, UCX allocated the memory and frees it, or
+    /// somebody else has it.
+    pages: Option<Pages>,
 }
 
 // SAFETY: the handle is used by `ucp_rkey_pack`, `ucp_get_nbx` (read only) and `ucp_mem_unmap` (once), which lock the
-// context; pages and buffers are Send and Sync, and nobody forms a reference to memory through this type.
+// context; pages are Send and Sync, and nobody forms a reference to memory through this type.
 unsafe impl Send for UcxRegistration {}
 // SAFETY: as above.
 unsafe impl Sync for UcxRegistration {}
@@ -57,10 +44,6 @@ impl UcxRegistration {
     pub(crate) fn handle(&self) -> sys::ucp_mem_h {
         self.handle
     }
-
-    pub(crate) fn writable(&self) -> bool {
-        self.writable
-    }
 }
 
 impl Registration for UcxRegistration {
@@ -71,8 +54,8 @@ impl Registration for UcxRegistration {
 
 impl Drop for UcxRegistration {
     fn drop(&mut self) {
-        // SAFETY: mapped once and unmapped once, before `_memory` goes; a read that lands here holds the memory alive.
-        let status = unsafe { sys::ucp_mem_unmap(self.context.handle(), self.handle) };
+        // SAFETY: mapped once and unmapped once, before the memory goes; a read that lands here holds the memory alive.
+        let status = unsafe { self.context.ucx().ucp_mem_unmap(self.context.handle(), self.handle) };
         if let Err(reason) = check("ucp_mem_unmap", status) {
             tracing::error!(reason, "memory could not be deregistered");
         }
@@ -81,12 +64,8 @@ impl Drop for UcxRegistration {
 
 impl fmt::Debug for UcxRegistration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let owner = match self._memory {
-            Memory::Ucx => "UCX",
-            Memory::Pages { .. } => "anonymous pages",
-            Memory::Foreign { .. } => "foreign",
-        };
-        write!(f, "UcxRegistration({:p}, {owner}, writable: {})", self.handle, self.writable)
+        let owner = if self.pages.is_some() { "this process's pages" } else { "memory of UCX or of another owner" };
+        write!(f, "UcxRegistration({:p}, {owner})", self.handle)
     }
 }
 
@@ -121,16 +100,16 @@ pub(crate) fn allocate_segment(
     };
     let mut handle = ptr::null_mut();
     // SAFETY: an open context, parameters whose mask names the fields that are set, room for the handle.
-    check("ucp_mem_map(ALLOCATE)", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) })
+    check("ucp_mem_map(ALLOCATE)", unsafe { context.ucx().ucp_mem_map(context.handle(), &params, &mut handle) })
         .map_err(|reason| error(format!("{reason}; look at the size of /dev/shm, kernel.shmmax and `ulimit -l`")))?;
-    let registration = UcxRegistration { handle, writable: true, context: context.clone(), _memory: Memory::Ucx };
+    let registration = UcxRegistration { handle, context: context.clone(), pages: None };
 
     let mut attributes = sys::ucp_mem_attr_t {
         field_mask: u64::from(sys::UCP_MEM_ATTR_FIELD_ADDRESS | sys::UCP_MEM_ATTR_FIELD_LENGTH),
         ..Default::default()
     };
     // SAFETY: a mapped handle, and room for the fields that the mask names.
-    check("ucp_mem_query", unsafe { sys::ucp_mem_query(handle, &mut attributes) }).map_err(error)?;
+    check("ucp_mem_query", unsafe { context.ucx().ucp_mem_query(handle, &mut attributes) }).map_err(error)?;
     let start = NonNull::new(attributes.address.cast::<u8>())
         .filter(|_| attributes.length >= len)
         .ok_or_else(|| error("UCX allocated less than was asked for".into()))?;
@@ -150,7 +129,8 @@ pub(crate) fn allocate_pages(context: &Arc<UcxContext>, len: usize) -> Result<Ar
     check_available(len)?;
     let pages = Pages::new(len).map_err(|refused| error(format!("mmap: {refused}")))?;
     let start = pages.start();
-    let registration = map(context, start, len, true, Memory::Pages { _owner: pages }).map_err(error)?;
+    let mut registration = map(context, start, len, true).map_err(error)?;
+    registration.pages = Some(pages);
     // SAFETY: the pages are readable and writable until the registration drops them.
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }
@@ -163,19 +143,12 @@ pub(crate) fn register(context: &Arc<UcxContext>, buffer: Buffer) -> Result<Arc<
         return Err(error("there is nothing in the buffer".into()));
     }
     let start = NonNull::new(buffer.as_ptr().cast_mut()).ok_or_else(|| error("the buffer is at address 0".into()))?;
-    let registration = map(context, start, len, false, Memory::Foreign { _owner: buffer }).map_err(error)?;
-    // SAFETY: the registration holds the buffer, whose bytes are valid for reads; it is not writable, which `post_read`
-    // checks.
-    Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
+    let registration = map(context, start, len, false).map_err(error)?;
+    Ok(Arc::new(RegisteredMemory::foreign(buffer, Box::new(registration))))
 }
 
-fn map(
-    context: &Arc<UcxContext>,
-    start: NonNull<u8>,
-    len: usize,
-    writable: bool,
-    memory: Memory,
-) -> Result<UcxRegistration, String> {
+/// Registers `len` bytes at `start`, which the caller keeps valid until the registration is dropped.
+fn map(context: &Arc<UcxContext>, start: NonNull<u8>, len: usize, writable: bool) -> Result<UcxRegistration, String> {
     let params = sys::ucp_mem_map_params_t {
         field_mask: u64::from(
             sys::UCP_MEM_MAP_PARAM_FIELD_ADDRESS
@@ -191,14 +164,18 @@ fn map(
         ..Default::default()
     };
     let mut handle = ptr::null_mut();
-    // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that `memory`
+    // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that the caller
     // keeps valid until after the unmapping; room for the handle.
-    check("ucp_mem_map", unsafe { sys::ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(|reason| {
-        // UCX 1.13 (`uct_ib_md_access_flags`) asks for all rights, whatever `prot` says.
-        let pages = if writable { "" } else { "; UCX 1.13 cannot register read-only pages with an RDMA device" };
-        format!("{reason}; look at the limit of locked memory (`ulimit -l`){pages}")
-    })?;
-    Ok(UcxRegistration { handle, writable, context: context.clone(), _memory: memory })
+    check("ucp_mem_map", unsafe { context.ucx().ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(
+        |reason| {
+            // UCX 1.13 asks the device for all rights, whatever `prot` says; 1.14 (`uct_ib_md_access_flags`) does not.
+            let asks_for_all = !writable && context.ucx().version() < Version::new(1, 14);
+            let pages =
+                if asks_for_all { "; UCX 1.13 cannot register read-only pages with an RDMA device" } else { "" };
+            format!("{reason}; look at the limit of locked memory (`ulimit -l`){pages}")
+        },
+    )?;
+    Ok(UcxRegistration { handle, context: context.clone(), pages: None })
 }
 
 /// The remote key of `memory`, in its envelope.
@@ -206,21 +183,45 @@ pub(crate) fn expose(context: &Arc<UcxContext>, memory: &RegisteredMemory) -> Re
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len: memory.len(), reason };
     let registration = UcxRegistration::of(memory, context)
         .ok_or(FabricError::Misuse("memory to be exposed was registered by another fabric"))?;
+    let packed = pack(registration).map_err(error)?;
+    let about = (memory.address(), memory.len() as u64);
+    Ok(envelope::seal(Kind::RemoteKey, context.ucx().version(), about, &packed).map_err(error)?.into())
+}
+
+/// The remote key, as UCX packs it.
+fn pack(registration: &UcxRegistration) -> Result<Vec<u8>, String> {
+    let (ucx, context) = (registration.context.ucx(), registration.context.handle());
     let (mut key, mut len) = (ptr::null_mut(), 0);
     // SAFETY: an open context, a mapped handle of it, room for both results.
-    check("ucp_rkey_pack", unsafe { sys::ucp_rkey_pack(context.handle(), registration.handle, &mut key, &mut len) })
-        .map_err(error)?;
+    check("ucp_rkey_pack", unsafe { ucx.ucp_rkey_pack(context, registration.handle, &mut key, &mut len) })?;
     // SAFETY: UCX packed `len` bytes there.
-    let packed = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), len) };
-    let sealed = envelope::seal(Kind::RemoteKey, (memory.address(), memory.len() as u64), packed);
-    // SAFETY: packed above, released once; `packed` is not used any more.
-    unsafe { sys::ucp_rkey_buffer_release(key) };
-    Ok(sealed.map_err(error)?.into())
+    let packed = unsafe { std::slice::from_raw_parts(key.cast::<u8>(), len) }.to_vec();
+    // SAFETY: packed above, released once.
+    unsafe { ucx.ucp_rkey_buffer_release(key) };
+    Ok(packed)
 }
+
+/// The kinds of memory domains that memory of this end's own is registered with.
+pub(crate) fn domains(context: &Arc<UcxContext>) -> Result<Domains, String> {
+    let of = |memory: Arc<RegisteredMemory>| {
+        let registration = UcxRegistration::of(&memory, context).ok_or("memory of another fabric")?;
+        let key = pack(registration)?;
+        if envelope::remote_key_fits(&key) {
+            Ok(Domains::of(&key))
+        } else {
+            Err("UCX packed a malformed key".to_owned())
+        }
+    };
+    let registered = of(allocate_pages(context, PAGE).map_err(|error| error.to_string())?)?;
+    // There need not be any: transports of shared memory can be excluded, or out of room.
+    let segment = allocate_segment(context, PAGE, Touch::WhenUsed).map_or(Ok(Domains::default()), of)?;
+    Ok(registered.and(segment))
+}
+
+const PAGE: usize = 4096;
 
 /// Whole pages; `None` for zero and for what no address space has.
 fn round_up(len: usize) -> Option<usize> {
-    const PAGE: usize = 4096;
     if len == 0 || len > isize::MAX as usize - PAGE { None } else { Some(len.next_multiple_of(PAGE)) }
 }
 

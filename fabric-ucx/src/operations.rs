@@ -1,18 +1,19 @@
-//! Reads under way, and how UCX's callbacks report back.
+//! Operations under way, and how UCX's callbacks report back.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use thallus_fabric::memory::LocalRange;
 use thallus_fabric::{Completion, ReadToken};
-use ucx_sys::{self as sys, Begun, ucs_status_t};
+use ucx_sys::{self as sys, Begun, Ucx, ucs_status_t};
 
 use crate::attachment::Attachment;
 use crate::peer::RemoteKey;
 use crate::status::read_failure;
 
-/// What callbacks tell the endpoint, which run inside calls into the endpoint's worker, and those who copy for it.
+/// Reports to an endpoint: by callbacks, which run inside calls into the endpoint's worker, and by the threads that copy for it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<Reported>);
 
@@ -34,12 +35,12 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed
     }
 
-    /// An operation has ended so.
+    /// Reports that an operation has ended.
     pub(crate) fn ended(&self, operation: u64, status: ucs_status_t) {
         self.report(|reported| reported.ended.push((operation, status)));
     }
 
-    /// As many have ended well.
+    /// Reports that operations have ended well.
     pub(crate) fn all_ended(&self, operations: impl Iterator<Item = u64>) {
         let well = operations.map(|operation| (operation, ucs_status_t::UCS_OK));
         self.report(|reported| reported.ended.extend(well));
@@ -52,17 +53,18 @@ impl Shared {
 
 /// Goes through UCX with a request, as its user data; the callback, which comes exactly once, takes it back.
 struct Ticket {
+    ucx: &'static Ucx,
     operation: u64,
     shared: Arc<Shared>,
 }
 
 /// `ucp_send_nbx_callback_t`.
 extern "C" fn ended(request: *mut c_void, status: ucs_status_t, user_data: *mut c_void) {
-    // SAFETY: the box that `Operations::begin` turned into a pointer; UCX calls back once.
+    // SAFETY: the box that `with_ticket` turned into a pointer; UCX calls back once.
     let ticket = unsafe { Box::from_raw(user_data.cast::<Ticket>()) };
     ticket.shared.ended(ticket.operation, status);
     // SAFETY: the request that this callback is about, freed once; UCX allows that within the callback.
-    unsafe { sys::ucp_request_free(request) };
+    unsafe { ticket.ucx.ucp_request_free(request) };
 }
 
 /// `ucp_err_handler_cb_t`, with a [`Shared`] that outlives the endpoint as its argument.
@@ -75,38 +77,58 @@ pub(crate) extern "C" fn peer_failed(shared: *mut c_void, _: sys::ucp_ep_h, stat
 }
 
 /// What keeps the memory there that is read.
-#[derive(Debug)]
-#[expect(dead_code, reason = "they are only held")]
+#[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// UCX reads with it.
+    /// UCX reads with the key, or the memory is where UCX has mapped it for the key.
     Key(Arc<RemoteKey>),
-    /// It is copied out of.
+    /// A segment that this crate has attached.
     Attachment(Arc<Attachment>),
+}
+
+impl Source {
+    /// Where `len` bytes at `address` in the owner's address space are in this one.
+    pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
+        match self {
+            Source::Key(key) => key.find(address, len),
+            Source::Attachment(attachment) => attachment.find(address, len),
+        }
+    }
+
+    /// Readies what is about to be read for the first time.
+    pub(crate) fn prefault(&self, address: u64, len: u64) {
+        match self {
+            Source::Key(key) => key.prefault(address, len),
+            Source::Attachment(attachment) => attachment.prefault(address, len),
+        }
+    }
 }
 
 /// A read under way.
 #[derive(Debug)]
-struct Operation {
+struct Read {
     token: ReadToken,
     /// Where UCX writes, or a copy. Kept until the completion is handed over, whatever became of whoever asked.
     _into: LocalRange,
     _from: Source,
 }
 
-/// The table of reads under way. It owns their memory.
+/// The table of operations under way. It owns the memory of reads.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
     next: u64,
-    table: HashMap<u64, Operation>,
+    reads: HashMap<u64, Read>,
+    /// Waits for the connection to be made.
+    flush: Option<u64>,
 }
 
 impl Operations {
-    pub(crate) fn len(&self) -> usize {
-        self.table.len()
+    /// Reads under way.
+    pub(crate) fn reads(&self) -> usize {
+        self.reads.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.reads.is_empty() && self.flush.is_none()
     }
 
     /// Enters a read which `post` begins, and whose end will be reported to [`Shared::ended`].
@@ -114,13 +136,12 @@ impl Operations {
         &mut self,
         token: ReadToken,
         into: LocalRange,
-        from: Arc<Attachment>,
+        from: Source,
         post: impl FnOnce(u64, &LocalRange),
     ) {
-        let operation = self.next;
-        self.next += 1;
+        let operation = self.number();
         post(operation, &into);
-        self.table.insert(operation, Operation { token, _into: into, _from: Source::Attachment(from) });
+        self.reads.insert(operation, Read { token, _into: into, _from: from });
     }
 
     /// Begins a read by `post`, which is given the callback's parameters. An error means that nothing was posted.
@@ -132,36 +153,68 @@ impl Operations {
         key: Arc<RemoteKey>,
         post: impl FnOnce(&LocalRange, &RemoteKey, sys::ucp_request_param_t) -> sys::ucs_status_ptr_t,
     ) -> Result<(), ucs_status_t> {
-        let operation = self.next;
-        self.next += 1;
-        let ticket = Box::into_raw(Box::new(Ticket { operation, shared: shared.clone() }));
-        let params = sys::ucp_request_param_t {
-            op_attr_mask: sys::UCP_OP_ATTR_FIELD_CALLBACK | sys::UCP_OP_ATTR_FIELD_USER_DATA,
-            cb: sys::ucp_request_param_t__bindgen_ty_1 { send: Some(ended) },
-            user_data: ticket.cast(),
-            ..Default::default()
-        };
-        let begun = sys::status_ptr(post(&into, &key, params));
-        if !matches!(begun, Begun::Request(_)) {
-            // SAFETY: UCX calls back for requests only, so that the box is still ours.
-            drop(unsafe { Box::from_raw(ticket) });
-        }
-        match begun {
-            Begun::Failed(status) => return Err(status),
-            Begun::Done => shared.ended(operation, ucs_status_t::UCS_OK),
-            Begun::Request(_) => {}
-        }
-        self.table.insert(operation, Operation { token, _into: into, _from: Source::Key(key) });
+        let operation = self.number();
+        with_ticket(key.ucx(), shared, operation, |params| post(&into, &key, params))?;
+        self.reads.insert(operation, Read { token, _into: into, _from: Source::Key(key) });
         Ok(())
     }
 
-    /// Moves what has ended to `completions`, and lets go of its memory.
-    pub(crate) fn settle(&mut self, shared: &Shared, completions: &mut Vec<Completion>) {
+    /// Begins a flush by `post`. [`Operations::settle`] says how it ended.
+    pub(crate) fn begin_flush(
+        &mut self,
+        ucx: &'static Ucx,
+        shared: &Arc<Shared>,
+        post: impl FnOnce(sys::ucp_request_param_t) -> sys::ucs_status_ptr_t,
+    ) -> Result<(), ucs_status_t> {
+        let operation = self.number();
+        with_ticket(ucx, shared, operation, post)?;
+        self.flush = Some(operation);
+        Ok(())
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Moves reads that have ended to `completions`, and lets go of their memory. The status of a flush, if one has ended.
+    pub(crate) fn settle(&mut self, shared: &Shared, completions: &mut Vec<Completion>) -> Option<ucs_status_t> {
+        let mut flushed = None;
         for (operation, status) in shared.take_ended() {
-            if let Some(Operation { token, .. }) = self.table.remove(&operation) {
+            if self.flush.take_if(|flush| *flush == operation).is_some() {
+                flushed = Some(status);
+            } else if let Some(Read { token, .. }) = self.reads.remove(&operation) {
                 let result = if status == ucs_status_t::UCS_OK { Ok(()) } else { Err(read_failure(status)) };
                 completions.push(Completion { token, result });
             }
         }
+        flushed
     }
+}
+
+/// Begins an operation of UCX's by `post`, which is given the callback's parameters. Its end will be reported to [`Shared::ended`]; an
+/// error means that nothing was posted.
+fn with_ticket(
+    ucx: &'static Ucx,
+    shared: &Arc<Shared>,
+    operation: u64,
+    post: impl FnOnce(sys::ucp_request_param_t) -> sys::ucs_status_ptr_t,
+) -> Result<(), ucs_status_t> {
+    let ticket = Box::into_raw(Box::new(Ticket { ucx, operation, shared: shared.clone() }));
+    let begun = sys::status_ptr(post(sys::ucp_request_param_t {
+        op_attr_mask: sys::UCP_OP_ATTR_FIELD_CALLBACK | sys::UCP_OP_ATTR_FIELD_USER_DATA,
+        cb: sys::ucp_request_param_t__bindgen_ty_1 { send: Some(ended) },
+        user_data: ticket.cast(),
+        ..Default::default()
+    }));
+    if !matches!(begun, Begun::Request(_)) {
+        // SAFETY: UCX calls back for requests only, so the box is still ours.
+        drop(unsafe { Box::from_raw(ticket) });
+    }
+    match begun {
+        Begun::Failed(status) => return Err(status),
+        Begun::Done => shared.ended(operation, ucs_status_t::UCS_OK),
+        Begun::Request(_) => {}
+    }
+    Ok(())
 }

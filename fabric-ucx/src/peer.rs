@@ -1,17 +1,21 @@
 //! The peer as UCX knows it: the `ucp_ep_h` and remote keys unpacked for it.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use ucx_sys::{self as sys, Begun};
+use ucx_sys::{self as sys, Begun, EndpointTransports, Ucx, Version, ucp_transport_entry_t};
 
 use crate::mapping::Mapping;
 use crate::operations::{Shared, peer_failed};
 use crate::status::{check, failed};
-use crate::stream;
 use crate::worker::Worker;
+
+/// First UCX whose `ucp_ep_query` gives transports.
+const TELLS_TRANSPORTS: Version = Version::new(1, 14);
+/// More lanes than any UCX gives an endpoint (`UCP_MAX_LANES`).
+const MAX_LANES: usize = 64;
 
 /// A `ucp_ep_h`. Closed by [`Connection::close`], or by the worker's end.
 pub(crate) struct Connection {
@@ -25,11 +29,11 @@ pub(crate) struct Connection {
 unsafe impl Send for Connection {}
 
 /// How far closing a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Closing {
     Done,
     /// A request to be asked, and freed once it is done.
-    Underway(sys::ucs_status_ptr_t),
+    Underway(&'static Ucx, sys::ucs_status_ptr_t),
 }
 
 // SAFETY: as above: the request belongs to the worker.
@@ -55,7 +59,7 @@ impl Connection {
         let mut handle = ptr::null_mut();
         // SAFETY: an open worker; parameters whose mask names the fields that are set; the address lives through the call;
         // the error handler's argument lives as long as the returned value, whose drop comes after the endpoint's end.
-        check("ucp_ep_create", unsafe { sys::ucp_ep_create(worker.handle(), &params, &mut handle) })?;
+        check("ucp_ep_create", unsafe { worker.ucx().ucp_ep_create(worker.handle(), &params, &mut handle) })?;
         Ok(Connection { handle, worker: worker.clone(), _shared: shared.clone() })
     }
 
@@ -63,10 +67,31 @@ impl Connection {
         self.handle
     }
 
-    /// What `ucp_ep_print_info` prints.
-    pub(crate) fn info(&self) -> Option<String> {
-        // SAFETY: an open endpoint and an open stream.
-        stream::capture(|file| unsafe { sys::ucp_ep_print_info(self.handle, file) })
+    pub(crate) fn ucx(&self) -> &'static Ucx {
+        self.worker.ucx()
+    }
+
+    /// The transports that UCX chose for this endpoint, with their devices (`sysv/memory`). `None` if UCX does not tell: before 1.14.
+    pub(crate) fn transports(&self) -> Option<Vec<String>> {
+        let ucx = self.worker.ucx();
+        if ucx.version() < TELLS_TRANSPORTS {
+            return None;
+        }
+        let mut entries = [ucp_transport_entry_t::default(); MAX_LANES];
+        let mut question = EndpointTransports::into(&mut entries);
+        // SAFETY: an open endpoint; the question's mask names its one field, which has room for as many entries as it says.
+        let status = unsafe { ucx.ucp_ep_query(self.handle, &mut question) };
+        check("ucp_ep_query", status).inspect_err(|reason| tracing::debug!(reason, "transports are not known")).ok()?;
+        let count = usize::try_from(question.transports.num_entries).unwrap_or(0).min(MAX_LANES);
+        let text = |text: *const c_char| {
+            if text.is_null() {
+                return String::new();
+            }
+            // SAFETY: not null, so a C string of the context, which outlives this call.
+            unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        };
+        let names = entries[..count].iter().map(|entry| (text(entry.transport_name), text(entry.device_name)));
+        Some(names.map(|(name, device)| format!("{name}/{device}")).collect())
     }
 
     /// Cuts the peer off without asking it; outstanding reads end as cancelled. The handle is not to be used again.
@@ -77,9 +102,9 @@ impl Connection {
             ..Default::default()
         };
         // SAFETY: an endpoint that was not closed: the only caller takes the connection out of its state first.
-        match sys::status_ptr(unsafe { sys::ucp_ep_close_nbx(self.handle, &params) }) {
+        match sys::status_ptr(unsafe { self.worker.ucx().ucp_ep_close_nbx(self.handle, &params) }) {
             Begun::Done => Closing::Done,
-            Begun::Request(request) => Closing::Underway(request),
+            Begun::Request(request) => Closing::Underway(self.worker.ucx(), request),
             Begun::Failed(status) => {
                 tracing::debug!(reason = failed("ucp_ep_close_nbx", status), "closing a UCX endpoint");
                 Closing::Done
@@ -91,13 +116,13 @@ impl Connection {
 impl Closing {
     /// Asks again.
     pub(crate) fn advance(self) -> Closing {
-        let Closing::Underway(request) = self else { return Closing::Done };
+        let Closing::Underway(ucx, request) = self else { return Closing::Done };
         // SAFETY: a request that is not freed yet.
-        if unsafe { sys::ucp_request_check_status(request) } == sys::ucs_status_t::UCS_INPROGRESS {
+        if unsafe { ucx.ucp_request_check_status(request) } == sys::ucs_status_t::UCS_INPROGRESS {
             return self;
         }
         // SAFETY: done, and freed once: the caller replaces `Underway` by what this returns.
-        unsafe { sys::ucp_request_free(request) };
+        unsafe { ucx.ucp_request_free(request) };
         Closing::Done
     }
 }
@@ -113,10 +138,12 @@ pub(crate) struct RemoteKey {
     handle: sys::ucp_rkey_h,
     base: u64,
     len: u64,
-    /// Where UCX has the memory mapped, if it has.
-    mapped: Option<Mapping>,
+    /// Where UCX has mapped the first byte, if it has.
+    start: Option<NonNull<u8>>,
+    /// Its page tables.
+    mapping: Option<Mapping>,
     /// The key lies in the worker's pools.
-    _worker: Arc<Worker>,
+    worker: Arc<Worker>,
 }
 
 // SAFETY: used under the worker's rule: any thread, one at a time.
@@ -130,36 +157,53 @@ impl RemoteKey {
         let mut handle = ptr::null_mut();
         // SAFETY: an open endpoint, a key whose lengths the envelope has walked, room for the handle.
         check("ucp_ep_rkey_unpack", unsafe {
-            sys::ucp_ep_rkey_unpack(connection.handle, key.as_ptr().cast(), &mut handle)
+            connection.worker.ucx().ucp_ep_rkey_unpack(connection.handle, key.as_ptr().cast(), &mut handle)
         })?;
         let mut start = ptr::null_mut();
         // SAFETY: an unpacked key, room for the address. UCX computes it, and touches nothing.
-        let is_mapped = unsafe { sys::ucp_rkey_ptr(handle, base, &mut start) } == sys::ucs_status_t::UCS_OK;
-        let mapped = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Mapping::new(start.addr(), len));
-        Ok(RemoteKey { handle, base, len, mapped, _worker: connection.worker.clone() })
+        let is_mapped =
+            unsafe { connection.worker.ucx().ucp_rkey_ptr(handle, base, &mut start) } == sys::ucs_status_t::UCS_OK;
+        let mapping = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Mapping::new(start.addr(), len));
+        let start = NonNull::new(start.cast::<u8>()).filter(|_| is_mapped);
+        Ok(RemoteKey { handle, base, len, start, mapping, worker: connection.worker.clone() })
+    }
+
+    pub(crate) fn ucx(&self) -> &'static Ucx {
+        self.worker.ucx()
+    }
+
+    /// Whether UCX has mapped the memory into this process: shared memory, which reads are copies of.
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.start.is_some()
+    }
+
+    /// Where `len` bytes at `address` in the owner's address space are in this one, if UCX has mapped them.
+    pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
+        let start = self.start?;
+        let offset = address
+            .checked_sub(self.base)
+            .filter(|offset| offset.checked_add(len).is_some_and(|end| end <= self.len))?;
+        let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
+        // SAFETY: within what was imported, whose first byte is at `start`; nothing is read yet.
+        Some((unsafe { start.add(offset) }, len))
     }
 
     /// Readies mapped memory that is about to be read for the first time.
     pub(crate) fn prefault(&self, address: u64, len: u64) {
-        if let Some(mapped) = &self.mapped {
-            mapped.prefault(address.saturating_sub(self.base), len);
+        if let Some(mapping) = &self.mapping {
+            mapping.prefault(address.saturating_sub(self.base), len);
         }
     }
 
     pub(crate) fn handle(&self) -> sys::ucp_rkey_h {
         self.handle
     }
-
-    /// Whether `address .. address + len` is within what was imported.
-    pub(crate) fn covers(&self, address: u64, len: u64) -> bool {
-        address.checked_sub(self.base).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len)
-    }
 }
 
 impl Drop for RemoteKey {
     fn drop(&mut self) {
         // SAFETY: unpacked once, destroyed once; reads under way hold the key by `Arc`.
-        unsafe { sys::ucp_rkey_destroy(self.handle) }
+        unsafe { self.worker.ucx().ucp_rkey_destroy(self.handle) }
     }
 }
 

@@ -1,74 +1,88 @@
-//! UCX as a library: it must not take the process's signals, write to its standard output, or wait for a debugger.
+//! Stops UCX from handling the process's signals, logging to its standard output, and waiting for a debugger.
 
 use std::env;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::mem::{MaybeUninit, transmute};
+use std::mem::MaybeUninit;
+use std::path::Path;
 use std::ptr;
-use std::sync::Once;
+use std::sync::{Mutex, PoisonError};
 
-use ucx_sys::{ucs_global_opts_set_value, ucs_status_t};
+use ucx_sys::{LoadError, Ucx, ucs_status_t};
 
-static ONCE: Once = Once::new();
+/// UCX handles these to print a backtrace and perhaps to stop for a debugger; the last is its debug signal.
+const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGHUP];
 
-/// Undoes, once per process, what UCX's library constructor did before `main`, unless the environment asks for it.
+/// Loads UCX, and undoes, once per process, what its library constructor did, unless the environment asks for it.
 ///
-/// - Its handlers of SIGSEGV, SIGBUS, SIGILL, SIGFPE (and SIGHUP, its debug signal) print a backtrace and may stop for a
-///   debugger. If they are still in place the ones before them are restored (`UCX_HANDLE_ERRORS` keeps UCX's).
+/// - The signal handlers that it installed are replaced by those before them (`UCX_HANDLE_ERRORS` keeps UCX's).
 /// - It logs errors and warnings to standard output, where a program's results go. Every error comes back as a status and is
-///   reported by this crate, so that the log is set to `fatal` (`UCX_LOG_LEVEL` keeps it).
+///   reported by this crate, so the log is set to `fatal` (`UCX_LOG_LEVEL` keeps it).
 ///
-/// The constructor has read the environment by then, so that setting variables would be too late as well as unsafe in a
-/// process with threads; `ucs_global_opts_set_value` sets the parsed options.
-pub(crate) fn once() {
-    ONCE.call_once(|| {
+/// The constructor has read the environment by then: setting variables would be too late, and is unsafe in a process with
+/// threads. `ucs_global_opts_set_value` sets the parsed options.
+pub(crate) fn load(library: Option<&Path>) -> Result<&'static Ucx, LoadError> {
+    // One at a time: what others find must be undone already.
+    static IS_DONE: Mutex<bool> = Mutex::new(false);
+    let mut is_done = IS_DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = SIGNALS.map(action);
+    let ucx = ucx_sys::load(library)?;
+    if !std::mem::replace(&mut *is_done, true) {
         if env::var_os("UCX_HANDLE_ERRORS").is_none() {
-            restore_signals();
-            set(c"HANDLE_ERRORS", c"none");
+            restore_signals(ucx, &before);
+            set(ucx, c"HANDLE_ERRORS", c"none");
         }
         if env::var_os("UCX_LOG_LEVEL").is_none() {
-            set(c"LOG_LEVEL", c"fatal");
+            set(ucx, c"LOG_LEVEL", c"fatal");
         }
-    });
+    }
+    Ok(ucx)
 }
 
-fn set(name: &CStr, value: &CStr) {
-    // SAFETY: two C strings that UCX copies. The options are plain values that UCX reads without a lock; the writer is
-    // this `Once`, before this crate has made a context.
-    let status = unsafe { ucs_global_opts_set_value(name.as_ptr(), value.as_ptr()) };
+fn set(ucx: &Ucx, name: &CStr, value: &CStr) {
+    // SAFETY: two C strings that UCX copies. The options are plain values that UCX reads without a lock; the writer
+    // holds the lock of `load`, before this crate has made a context.
+    let status = unsafe { ucx.ucs_global_opts_set_value(name.as_ptr(), value.as_ptr()) };
     if status != ucs_status_t::UCS_OK {
-        tracing::debug!(?name, ?value, reason = ucx_sys::status_string(status), "UCX did not take a global option");
+        tracing::debug!(?name, ?value, reason = ucx.status_string(status), "UCX did not take a global option");
     }
 }
 
-fn restore_signals() {
-    if !ucx_handles(libc::SIGSEGV) {
-        return;
+fn restore_signals(ucx: &Ucx, before: &[Option<libc::sigaction>]) {
+    if let Some(disable) = ucx.ucs_debug_disable_signals.filter(|_| handler_of_ucx(libc::SIGSEGV).is_some()) {
+        // SAFETY: it locks its own table and restores the actions that the constructor found; that nobody has installed another
+        // handler since was just looked up.
+        unsafe { disable() };
     }
-    // Exported by libucs but not declared in an installed header, so that it is looked up rather than linked.
-    // SAFETY: a C string; RTLD_DEFAULT searches the libraries that are loaded.
-    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ucs_debug_disable_signals".as_ptr()) };
-    if found.is_null() {
-        tracing::debug!(
-            "this UCX keeps its signal handlers: set UCX_HANDLE_ERRORS=none before the start to prevent it"
-        );
-        return;
+    // UCX from 1.20 on keeps its debug signal.
+    for (signal, before) in SIGNALS.iter().zip(before) {
+        if let (Some(_), Some(before)) = (handler_of_ucx(*signal), before.filter(|before| !is_of_ucx(before))) {
+            // SAFETY: an action that was in force before UCX was loaded.
+            if unsafe { libc::sigaction(*signal, &raw const before, ptr::null_mut()) } != 0 {
+                tracing::debug!(
+                    signal,
+                    "UCX's signal handler stays: set UCX_HANDLE_ERRORS=none before the start to prevent it"
+                );
+            }
+        }
     }
-    // SAFETY: `void ucs_debug_disable_signals()` in every UCX that exports it (src/ucs/debug/debug_int.h).
-    let disable = unsafe { transmute::<*mut c_void, unsafe extern "C" fn()>(found) };
-    // SAFETY: it locks its own table and restores the actions that the constructor found; `ucx_handles` made sure that
-    // nobody has installed another handler since.
-    unsafe { disable() };
 }
 
-/// Whether the handler of `signal` lies in libucs.
-fn ucx_handles(signal: c_int) -> bool {
+/// What is done about `signal` now.
+fn action(signal: c_int) -> Option<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a query: no new action, and room for the old one.
-    if unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) } != 0 {
-        return false;
-    }
-    // SAFETY: zeroed is a valid `sigaction`, and the call filled it.
-    let handler = unsafe { action.assume_init() }.sa_sigaction;
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed is a valid `sigaction`, and the call filled it or left it so.
+    (asked == 0).then(|| unsafe { action.assume_init() })
+}
+
+/// The action of `signal`, if its handler lies in libucs.
+fn handler_of_ucx(signal: c_int) -> Option<libc::sigaction> {
+    action(signal).filter(is_of_ucx)
+}
+
+fn is_of_ucx(action: &libc::sigaction) -> bool {
+    let handler = action.sa_sigaction;
     if handler == libc::SIG_DFL || handler == libc::SIG_IGN {
         return false;
     }
@@ -89,9 +103,9 @@ mod tests {
 
     #[test]
     fn ucx_keeps_no_signal() {
-        once();
-        for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGHUP] {
-            assert!(!ucx_handles(signal), "signal {signal}");
+        load(None).unwrap();
+        for signal in SIGNALS {
+            assert!(handler_of_ucx(signal).is_none(), "signal {signal}");
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use thallus_fabric::{FabricError, ReadFailure};
 use thallus_protocol::FabricKind;
-use ucx_sys::{status_string, ucs_status_t};
+use ucx_sys::ucs_status_t;
 
-/// `call: UCX's words`, for the reasons in errors.
+/// `call: UCX's text`, for the reasons in errors.
 pub(crate) fn failed(call: &str, status: ucs_status_t) -> String {
-    format!("{call}: {} (status {})", status_string(status), status.0)
+    let text = ucx_sys::loaded().map_or_else(|| "UCX is not loaded".to_owned(), |ucx| ucx.status_string(status));
+    format!("{call}: {text} (status {})", status.0)
 }
 
 /// `Ok` for `UCS_OK`, else [`failed`].

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use ucx_sys::{self as sys, ucs_status_t};
+use ucx_sys::{self as sys, Ucx, ucs_status_t};
 
 use crate::context::UcxContext;
 use crate::status::{check, failed};
@@ -46,6 +46,10 @@ impl Worker {
         self.handle
     }
 
+    pub(crate) fn ucx(&self) -> &'static Ucx {
+        self.context.ucx()
+    }
+
     pub(crate) fn context(&self) -> &Arc<UcxContext> {
         &self.context
     }
@@ -55,12 +59,12 @@ impl Worker {
         let mut attributes =
             sys::ucp_worker_attr_t { field_mask: u64::from(sys::UCP_WORKER_ATTR_FIELD_ADDRESS), ..Default::default() };
         // SAFETY: an open worker, and room for the field that the mask names.
-        check("ucp_worker_query", unsafe { sys::ucp_worker_query(self.handle, &mut attributes) })?;
+        check("ucp_worker_query", unsafe { self.ucx().ucp_worker_query(self.handle, &mut attributes) })?;
         // SAFETY: UCX packed that many bytes there.
         let packed = unsafe { slice::from_raw_parts(attributes.address.cast::<u8>(), attributes.address_length) };
         let address = packed.to_vec();
         // SAFETY: made by the query above, released once.
-        unsafe { sys::ucp_worker_release_address(self.handle, attributes.address) };
+        unsafe { self.ucx().ucp_worker_release_address(self.handle, attributes.address) };
         Ok(address)
     }
 
@@ -69,7 +73,7 @@ impl Worker {
     pub(crate) fn event_fd(&self) -> Result<RawFd, String> {
         let mut fd = -1;
         // SAFETY: an open worker with UCP_FEATURE_WAKEUP, and room for the descriptor.
-        check("ucp_worker_get_efd", unsafe { sys::ucp_worker_get_efd(self.handle, &mut fd) })?;
+        check("ucp_worker_get_efd", unsafe { self.ucx().ucp_worker_get_efd(self.handle, &mut fd) })?;
         Ok(fd)
     }
 
@@ -77,7 +81,7 @@ impl Worker {
     pub(crate) fn progress(&self) -> Progress {
         for _ in 0..PROGRESS_BUDGET {
             // SAFETY: an open worker, used by one thread at a time. Callbacks only touch `Shared` and their own ticket.
-            if unsafe { sys::ucp_worker_progress(self.handle) } == 0 {
+            if unsafe { self.ucx().ucp_worker_progress(self.handle) } == 0 {
                 return Progress::Idle;
             }
         }
@@ -87,7 +91,7 @@ impl Worker {
     /// Arms the event descriptor. `false` if something happened since the last progress, which has to be made first.
     pub(crate) fn arm(&self) -> Result<bool, String> {
         // SAFETY: an open worker with UCP_FEATURE_WAKEUP.
-        match unsafe { sys::ucp_worker_arm(self.handle) } {
+        match unsafe { self.ucx().ucp_worker_arm(self.handle) } {
             ucs_status_t::UCS_OK => Ok(true),
             ucs_status_t::UCS_ERR_BUSY => Ok(false),
             status => Err(failed("ucp_worker_arm", status)),
@@ -99,7 +103,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // SAFETY: created once, destroyed once; whoever has a key or an endpoint of it holds it by `Arc`, so that those are
         // gone.
-        unsafe { sys::ucp_worker_destroy(self.handle) }
+        unsafe { self.ucx().ucp_worker_destroy(self.handle) }
     }
 }
 

@@ -54,6 +54,56 @@ async fn reads_everything(transports: &str, native: bool, regions: usize) {
     assert_eq!(close(reader.end).await, []);
 }
 
+/// Sends a signal to a lender.
+fn signal(lender: &Lender, signal: libc::c_int) {
+    let pid = libc::pid_t::try_from(lender.child.id().unwrap()).unwrap();
+    // SAFETY: a child of this process that was not waited for.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+/// Reads 256 KiB of a region of a lender that stands still, after a first read.
+async fn read_of_a_stopped_lender(transports: &str) -> Result<(), String> {
+    let mut lender = start(transports);
+    let mut reader = Reader::connect(&mut lender, transports).await;
+    let into = reader.fabric.allocate(REGION).unwrap();
+    reader.post(0, ALLOCATED, 0, &into, 0, 8).unwrap();
+    reader.completed(1).await.unwrap();
+    signal(&lender, libc::SIGSTOP);
+    let stat = format!("/proc/{}/stat", lender.child.id().unwrap());
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Words, short and long reads.
+    for (token, (offset, len)) in
+        [(0, 8), (1 << 20, 100), (2 << 20, 4095), (3 << 20, 256 << 10)].into_iter().enumerate()
+    {
+        reader.post(token as u64, ALLOCATED, offset, &into, offset, len).unwrap();
+        let bound = Duration::from_secs(2);
+        let done =
+            timeout(bound, support::drive(&mut *reader.end, &mut reader.completions, |done| !done.is_empty())).await;
+        done.map_err(|_| format!("{len} bytes were not read within {bound:?}"))?.map_err(|error| error.to_string())?;
+        reader.completions.pop().unwrap().result.map_err(|error| error.to_string())?;
+        let read = into.copy_out(offset, len).unwrap();
+        assert!(read.iter().enumerate().all(|(at, &byte)| byte == pattern(ALLOCATED, offset + at)), "{len} bytes");
+    }
+    signal(&lender, libc::SIGCONT);
+    assert_eq!(close(reader.end).await, []);
+    Ok(())
+}
+
+/// What "one-sided" means: the lender's processor has no part in it.
+#[tokio::test]
+async fn a_lender_that_stands_still_is_read_through_shared_memory() {
+    read_of_a_stopped_lender("").await.unwrap();
+    read_of_a_stopped_lender("posix,self").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lender_that_stands_still_is_not_read_by_emulation() {
+    let error = read_of_a_stopped_lender("tcp emulated").await.unwrap_err();
+    assert!(error.contains("8 bytes were not read"), "{error}");
+}
+
 /// How many regions these transports lend without emulation.
 fn native_regions() -> usize {
     1 + usize::from(UcxFabric::new(support::options("")).unwrap().reads_registered_memory())
@@ -155,7 +205,7 @@ async fn without_emulation_a_key_over_tcp_is_refused() {
     let key = lender.expose(&memory).unwrap();
     reader.connect(&lender.address()).unwrap();
     let error = reader.import(ALLOCATED, memory.address(), 4096, &key).unwrap_err();
-    assert!(error.to_string().contains("tcp/lo"), "{error}");
+    assert!(error.to_string().contains("emulated by messages"), "{error}");
     assert!(matches!(error, FabricError::RemoteKey { .. }), "{error}");
 }
 

@@ -75,6 +75,7 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
 fn ucx(config: &FabricConfig) -> thallus_fabric_ucx::UcxOptions {
     let joined = |names: &[String]| (!names.is_empty()).then(|| names.join(","));
     thallus_fabric_ucx::UcxOptions {
+        library: config.ucx.library.clone(),
         transports: joined(&config.ucx.transports),
         net_devices: joined(&config.ucx.net_devices),
         busy_poll: config.ucx.busy_poll,

@@ -95,6 +95,12 @@ wait
 step ucx-processes 60 tests thallus-fabric-ucx.processes default_transports &
 step verbs-processes 60 tests thallus-fabric-verbs.processes --ignored &
 wait
+# The same under a new UCX.
+export THALLUS_UCX_LIBRARY=/host/ucx-new/libucp.so.0
+step ucx-new-conformance 240 tests thallus-fabric-ucx.conformance &
+step ucx-new-processes 60 tests thallus-fabric-ucx.processes default_transports &
+wait
+unset THALLUS_UCX_LIBRARY
 step verbs-faults 120 tests thallus-fabric-verbs.faults --ignored
 # One at a time, since they count what is registered. UCX's cache of registrations keeps what nobody lends any more.
 export UCX_IB_REG_METHODS=direct
@@ -103,7 +109,9 @@ for fabric in ucx verbs; do
     step $fabric-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
     step $fabric-memlock 60 with_little_memory
 done
-unset UCX_IB_REG_METHODS
+export THALLUS_TEST_FABRIC=ucx THALLUS_UCX_LIBRARY=/host/ucx-new/libucp.so.0
+step ucx-new-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
+unset UCX_IB_REG_METHODS THALLUS_UCX_LIBRARY
 step verbs-loopback 120 tests thallus-server.loopback --ignored over_verbs
 step throughput 120 throughput
 for fabric in ucx verbs; do

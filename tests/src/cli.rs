@@ -36,11 +36,22 @@ impl Cli {
     /// # Panics
     /// If it cannot be started.
     pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Cli {
+        Cli::start_with(args, [])
+    }
+
+    /// Starts it with these arguments and these variables in its environment.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with<'a, A: AsRef<OsStr>>(
+        args: impl IntoIterator<Item = A>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Cli {
         let scratch = tempfile::Builder::new().prefix("thallus-test-").tempdir().expect("a directory for a test");
         let file = |name| fs::File::create(scratch.path().join(name)).expect("a file for output");
         let mut command = command("thallus");
         // Files take what is written whether or not someone reads; pipes would fill up.
-        command.args(args).stdout(file("stdout")).stderr(file("stderr"));
+        command.args(args).envs(environment).stdout(file("stdout")).stderr(file("stderr"));
         let started = Instant::now();
         let process = Process::spawn("thallus", &mut command);
         Cli { process, scratch, started }

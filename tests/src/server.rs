@@ -19,8 +19,16 @@ pub struct TestServer {
     address: String,
 }
 
-/// A command for a server that logs to a file.
-fn prepare<A: AsRef<OsStr>>(scratch: &Path, toml: &str, args: impl IntoIterator<Item = A>) -> Process {
+/// Names the UCX library of servers, where that is not to be the clients': a path, or `system`.
+pub const SERVER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
+
+/// Starts a server that logs to a file.
+fn prepare<'a, A: AsRef<OsStr>>(
+    scratch: &Path,
+    toml: &str,
+    args: impl IntoIterator<Item = A>,
+    environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Process {
     let config = scratch.join("server.toml");
     // In the file, where flags win over it.
     let settings = format!("listen = \"127.0.0.1:0\"\n{toml}\n[log]\nfilter = \"info,thallus_server=debug\"\n");
@@ -28,7 +36,12 @@ fn prepare<A: AsRef<OsStr>>(scratch: &Path, toml: &str, args: impl IntoIterator<
     let log = fs::File::create(log_path(scratch)).expect("a log file");
     let mut command = command("thallus-server");
     command.arg("--config").arg(config).args(args).stdout(Stdio::null()).stderr(log);
-    Process::spawn("thallus-server", &mut command)
+    match std::env::var(SERVER_UCX) {
+        Ok(system) if system == "system" => command.env_remove("THALLUS_UCX_LIBRARY"),
+        Ok(library) => command.env("THALLUS_UCX_LIBRARY", library),
+        Err(_) => &mut command,
+    };
+    Process::spawn("thallus-server", command.envs(environment))
 }
 
 fn log_path(scratch: &Path) -> PathBuf {
@@ -57,8 +70,27 @@ impl TestServer {
     /// # Panics
     /// If it does not listen soon.
     pub fn configured<A: AsRef<OsStr>>(toml: &str, args: impl IntoIterator<Item = A>) -> TestServer {
+        Self::prepared(toml, args, [])
+    }
+
+    /// Starts a server with these flags, and these variables in its environment.
+    ///
+    /// # Panics
+    /// If it does not listen soon.
+    pub fn start_with<'a, A: AsRef<OsStr>>(
+        args: impl IntoIterator<Item = A>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> TestServer {
+        Self::prepared("", args, environment)
+    }
+
+    fn prepared<'a, A: AsRef<OsStr>>(
+        toml: &str,
+        args: impl IntoIterator<Item = A>,
+        environment: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> TestServer {
         let scratch = scratch();
-        let mut process = prepare(scratch.path(), toml, args);
+        let mut process = prepare(scratch.path(), toml, args, environment);
         let address = until("the server to listen", PATIENCE, || {
             let log = read_log(scratch.path());
             assert!(process.ended().is_none(), "the server has ended: {log}");
@@ -76,7 +108,7 @@ impl TestServer {
     #[must_use]
     pub fn refusal(args: &[&str]) -> String {
         let scratch = scratch();
-        let mut process = prepare(scratch.path(), "", args);
+        let mut process = prepare(scratch.path(), "", args, []);
         let status = process.wait(PATIENCE);
         let log = read_log(scratch.path());
         assert_eq!(status.code(), Some(1), "{log}");
@@ -127,6 +159,12 @@ impl TestServer {
         let log = self.log();
         let begun = log.lines().filter(|line| line.ends_with(": connected")).count();
         begun - log.lines().filter(|line| line.contains(": connection ended ")).count()
+    }
+
+    /// Connections so far, by its log.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.log().matches(": connected\n").count()
     }
 
     /// Waits until every connection so far has had its data plane, and there were as many as `least`. Before that, an end that is

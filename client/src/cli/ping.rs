@@ -3,12 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use thallus_fabric::diagnosis::Diagnosis;
+
 use super::args::PingArgs;
 use super::failure::{Failure, Phase};
 use super::interrupt::Interrupts;
 use super::query::FAREWELL;
 use crate::options::human_duration;
-use crate::{Client, ConnectionInfo};
+use crate::{Client, ConnectionInfo, fabrics};
 
 /// Connects, times round trips, and says what was found.
 ///
@@ -17,14 +19,27 @@ use crate::{Client, ConnectionInfo};
 pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<String, Failure> {
     let failed = |error| Failure::Client { phase: Phase::Connect, error };
     let options = super::options(&args.url)?;
-    let client = interrupts.unless(Client::connect_with(options)).await?.map_err(failed)?;
+    let client = interrupts.unless(Client::connect_with(options.clone())).await?.map_err(failed)?;
     let mut times = Vec::new();
     for _ in 0..args.count {
         times.push(interrupts.unless(client.ping()).await?.map_err(failed)?);
     }
-    let text = describe(&client.connection(), &times);
+    let mut text = describe(&client.connection(), &times);
+    // A fallback: what the fabrics of this host can do, tried here.
+    if client.connection().carrier.fallback().is_some() {
+        text.push_str(&verdicts(&fabrics::diagnose(&options)));
+    }
     let _ = tokio::time::timeout(FAREWELL, client.close()).await;
     Ok(text)
+}
+
+/// What each fabric of this host can do by itself.
+fn verdicts(fabrics: &[Diagnosis]) -> String {
+    let line = |Diagnosis { fabric, verdict, .. }: &Diagnosis| {
+        let text = verdict.as_ref().unwrap_or_else(|reason| reason);
+        format!("{:<11} {text}\n", format!("{fabric} here"))
+    };
+    fabrics.iter().map(line).collect()
 }
 
 fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {

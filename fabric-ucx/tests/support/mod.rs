@@ -27,6 +27,8 @@ use tokio::time::timeout;
 
 /// Set for the child, to the transports (empty: default).
 pub const LENDER: &str = "THALLUS_UCX_LENDER";
+/// Names the UCX library of lenders, where that is not to be the readers': a path, or `system`.
+pub const LENDER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
 /// Bytes in each lent region.
 pub const REGION: usize = 16 << 20;
 /// No step of a test takes longer.
@@ -166,7 +168,13 @@ pub struct Lender {
 impl Lender {
     /// Starts this executable again with `args`, as a lender.
     pub fn start(transports: &str, args: &[&str]) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
+        let mut command = Command::new(env::current_exe().unwrap());
+        match env::var(LENDER_UCX) {
+            Ok(system) if system == "system" => command.env_remove(ucx_sys::LIBRARY_VARIABLE),
+            Ok(library) => command.env(ucx_sys::LIBRARY_VARIABLE, library),
+            Err(_) => &mut command,
+        };
+        let mut child = command
             .args(args)
             .env(LENDER, transports)
             .stdin(Stdio::piped())

@@ -1,28 +1,53 @@
-//! Bindings to the installed UCX: `ucp/api/ucp.h` and the little of `ucs` that it needs, made by bindgen at build time.
+//! Bindings to UCX (`ucp`, and the little of `ucs` that it needs), which is loaded when it is used: [`load`].
 //!
-//! Needs UCX 1.13 or later with its headers, found by pkg-config, and libclang. The items keep their C names and are
-//! documented in the [UCX API reference](https://openucx.readthedocs.io/en/master/api.html). What the C headers offer as
-//! macros or inline functions, which bindgen cannot see, is written out here.
+//! A program with this crate is built without UCX's headers and without libclang, starts without UCX, and runs with every UCX from
+//! 1.13 on. The types and constants in [`types`] were made once by bindgen from the headers of UCX 1.13 (`generate.sh`); they keep
+//! their C names and are documented in the [UCX API reference](https://openucx.readthedocs.io/en/master/api.html). The functions are
+//! methods of [`Ucx`]. Macros and inline functions of the headers, which bindgen cannot see, are written out here.
+//!
+//! # Versions
+//! UCX keeps its interface within a major version: structs grow at their end, and a mask in each says which of its fields are
+//! meant, so that a caller and a library of different minor versions understand each other. Nine versions were compared and are
+//! run by this project's tests.
+//!
+//! | from UCX | what |
+//! |---|---|
+//! | 1.13 | all types, and all functions of [`Ucx`] that are not an `Option` |
+//! | 1.14 | [`Ucx::ucp_ep_query`] gives the transports of an endpoint ([`EndpointTransports`]); 1.13 refuses to |
+//! | 1.14 | keepalive over RDMA no longer aborts the process; read-only memory can be registered with an RDMA device |
+//! | 1.16 | new protocols are the default (`UCX_PROTO_ENABLE`), and text that UCX prints for people has another form |
+//! | 1.19 | a remote key whose memory is gone is refused by `ucp_ep_rkey_unpack`; older ones crash on it |
+//! | 1.20 | `ucp_config_modify` refuses names that it does not know; older ones ignore them. `ucs_config_global_list_has_field` |
 //!
 //! # Safety
-//! Everything that bindgen made is as unsafe as the C it stands for.
+//! Every function is as unsafe as the C function of its name.
 
-#[allow(non_camel_case_types, non_snake_case, non_upper_case_globals, clippy::all, clippy::pedantic)]
+#![warn(missing_docs)]
+
+mod library;
+mod transports;
+#[allow(
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    unused,
+    clippy::all,
+    clippy::pedantic
+)]
 #[allow(clippy::undocumented_unsafe_blocks, unnecessary_transmutes, rustdoc::all)]
-mod bindings {
-    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
-}
+pub mod types;
 
-use std::ffi::CStr;
-
-pub use bindings::*;
+pub use library::{LIBRARY_VARIABLE, LoadError, OLDEST, Ucx, Version, load, loaded};
+pub use transports::{EndpointTransports, ucp_transport_entry_t, ucp_transports_t};
+pub use types::*;
 
 /// What a call that returns `ucs_status_ptr_t` began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begun {
     /// It is done; no callback will come. (`NULL`.)
     Done,
-    /// It is under way: the callback will come, and the request has to be freed by [`ucp_request_free`].
+    /// It is under way: the callback will come, and the request has to be freed by [`Ucx::ucp_request_free`].
     Request(ucs_status_ptr_t),
     /// It failed; no callback will come.
     Failed(ucs_status_t),
@@ -43,34 +68,20 @@ pub fn status_ptr(pointer: ucs_status_ptr_t) -> Begun {
     }
 }
 
-/// UCX's words for a status.
-#[must_use]
-pub fn status_string(status: ucs_status_t) -> String {
-    // SAFETY: any status value is allowed; the string is static, or (for a status unknown to this UCX) a static buffer.
-    let text = unsafe { CStr::from_ptr(ucs_status_string(status)) };
-    text.to_string_lossy().into_owned()
-}
-
-/// Version of the UCX library that is loaded, which may be newer than the headers: major, minor, release.
-#[must_use]
-pub fn version() -> (u32, u32, u32) {
-    let (mut major, mut minor, mut release) = (0, 0, 0);
-    // SAFETY: three valid pointers to unsigned.
-    unsafe { ucp_get_version(&mut major, &mut minor, &mut release) };
-    (major, minor, release)
-}
-
-/// `ucp_init` for these headers' version: the inline function of `ucp.h`.
-///
-/// # Safety
-/// As of `ucp_init`: `params` and `context` are valid, `config` is null or came from `ucp_config_read`.
-pub unsafe fn ucp_init(
-    params: *const ucp_params_t,
-    config: *const ucp_config_t,
-    context: *mut ucp_context_h,
-) -> ucs_status_t {
-    // SAFETY: the caller's promise; the version is that of the headers that the structs were bound from.
-    unsafe { ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, params, config, context) }
+impl Ucx {
+    /// `ucp_init` for the version of these bindings: the inline function of `ucp.h`.
+    ///
+    /// # Safety
+    /// As of `ucp_init`: `params` and `context` are valid, `config` is null or came from `ucp_config_read`.
+    pub unsafe fn ucp_init(
+        &self,
+        params: *const ucp_params_t,
+        config: *const ucp_config_t,
+        context: *mut ucp_context_h,
+    ) -> ucs_status_t {
+        // SAFETY: the caller's promise; the version is that of the headers that the structs were bound from.
+        unsafe { self.ucp_init_version(UCP_API_MAJOR, UCP_API_MINOR, params, config, context) }
+    }
 }
 
 #[cfg(test)]
@@ -87,9 +98,14 @@ mod tests {
         assert_eq!(status_ptr(at(4096)), Begun::Request(at(4096)));
     }
 
+    /// On a machine with UCX, as all that run this project's tests are.
     #[test]
     fn the_library_answers() {
-        assert!(version() >= (UCP_API_MAJOR, UCP_API_MINOR, 0), "{:?}", version());
-        assert_eq!(status_string(ucs_status_t::UCS_ERR_CANCELED), "Request canceled");
+        let ucx = load(None).unwrap();
+        assert!(ucx.version() >= OLDEST, "{ucx:?}");
+        assert_eq!(ucx.status_string(ucs_status_t::UCS_ERR_CANCELED), "Request canceled");
+        assert!(std::ptr::eq(ucx, load(None).unwrap()));
+        let error = load(Some(std::path::Path::new("/nowhere/libucp.so.0"))).unwrap_err();
+        assert!(matches!(error, LoadError::Another { .. }), "{error}");
     }
 }

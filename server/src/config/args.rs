@@ -48,6 +48,10 @@ pub struct Args {
     #[arg(long)]
     pub allow_mapped: bool,
 
+    /// The file of UCX's libucp.so.0 to be loaded [default: $THALLUS_UCX_LIBRARY, or what the system has].
+    #[arg(long, value_name = "FILE")]
+    pub ucx_library: Option<PathBuf>,
+
     /// Transports that UCX may use, as in UCX_TLS [default: UCX's own choice].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub ucx_transports: Option<Vec<String>>,
@@ -180,6 +184,7 @@ impl Args {
         set(&mut config.fabric.kind, self.fabric);
         set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));
         config.fabric.allow_mapped |= self.allow_mapped;
+        set(&mut config.fabric.ucx.library, self.ucx_library.map(Some));
         set(&mut config.fabric.ucx.transports, self.ucx_transports);
         set(&mut config.fabric.ucx.net_devices, self.ucx_net_devices);
         config.fabric.ucx.busy_poll |= self.ucx_busy_poll;

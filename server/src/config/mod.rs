@@ -270,6 +270,10 @@ pub enum FabricChoice {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UcxConfig {
+    /// The file of `libucp` to be loaded. Absent: the one that the environment's `THALLUS_UCX_LIBRARY` names, or the one that the
+    /// dynamic linker finds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<PathBuf>,
     /// Transports that may be used, as in `UCX_TLS`.
     pub transports: Vec<String>,
     /// Network devices that may be used, as in `UCX_NET_DEVICES`.

@@ -1,0 +1,153 @@
+//! Many kills at random moments, for a long run: `cargo test --release --workspace --test kills -- --ignored --nocapture`.
+//!
+//! `THALLUS_TEST_SEED` runs the same moments again. What a kill leaves in `/dev/shm` must be what `thallus doctor` names.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use thallus_client::{Client, ClientError, Delivery, QueryOptions};
+use thallus_tests::ENDLESS;
+use thallus_tests::cli::{Cli, thallus};
+use thallus_tests::server::TestServer;
+use thallus_tests::usage::Orphans;
+
+const CLIENTS: u64 = 200;
+const SERVERS: u64 = 20;
+/// A client needs about so long until results arrive: half of the kills strike while it connects.
+const CONNECTING: u64 = 60;
+
+fn seed() -> u64 {
+    let seed =
+        std::env::var("THALLUS_TEST_SEED").map_or(1, |seed| seed.parse().expect("THALLUS_TEST_SEED is a number"));
+    println!("THALLUS_TEST_SEED={seed}");
+    seed
+}
+
+/// Some milliseconds below `most`, by a fixed rule: splitmix64.
+fn moment(seed: u64, round: u64, most: u64) -> Duration {
+    let mut z = seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Duration::from_micros((z ^ (z >> 31)) % (most * 1000))
+}
+
+/// Segments of UCX in `/dev/shm`, which have a name only while UCX makes them.
+fn named_segments() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/dev/shm").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    entries.filter(|path| path.to_string_lossy().contains("ucx")).collect()
+}
+
+/// Removes segments that were left, once the doctor has named each of them.
+fn doctor_names(left: &[PathBuf]) {
+    if left.is_empty() {
+        return;
+    }
+    println!("left: {left:?}");
+    // Younger ones may be in use.
+    std::thread::sleep(Duration::from_secs(61));
+    let doctor = thallus(["doctor", "--json"]).stdout;
+    for path in left {
+        assert!(doctor.contains(path.to_str().unwrap()), "{} is not named by the doctor: {doctor}", path.display());
+        fs::remove_file(path).unwrap();
+    }
+}
+
+async fn works(client: &Client) {
+    const ROWS: i64 = 1_000_000;
+    let sql = format!("SELECT value, value * 3 AS thrice FROM generate_series(1, {ROWS})");
+    let options = QueryOptions::new().with_delivery(Delivery::Lent);
+    let batches: Vec<_> = client.query_with(&sql, options).await.unwrap().try_collect().await.unwrap();
+    let sum: i64 = batches
+        .iter()
+        .map(|batch| batch.column(1).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap())
+        .map(|column| column.values().iter().sum::<i64>())
+        .sum();
+    assert_eq!(sum, 3 * (ROWS * (ROWS + 1) / 2));
+}
+
+// One test: what is left in shared memory is the machine's, and names no process.
+#[test]
+#[ignore = "takes minutes; scripts/ucx-matrix.sh --long runs it"]
+fn kills_at_random_moments() {
+    let (seed, before) = (seed(), named_segments());
+    clients(seed);
+    servers(seed);
+    let left: Vec<_> = named_segments().into_iter().filter(|path| !before.contains(path)).collect();
+    println!("{CLIENTS} clients and {SERVERS} servers killed, {} segments left", left.len());
+    doctor_names(&left);
+    // System V segments, and POSIX ones, that nobody has.
+    Orphans::now().until_no_more();
+}
+
+/// The server and a bystander's connection outlive every kill.
+fn clients(seed: u64) {
+    let server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
+    block_on_long(async {
+        let bystander = Client::connect(&server.url("require_fabric=true")).await.unwrap();
+        for round in 0..CLIENTS {
+            let delivery = ["lent", "mapped", "auto"][(round % 3) as usize];
+            let mut cli = Cli::start([
+                "query",
+                &server.url(""),
+                ENDLESS,
+                "--delivery",
+                delivery,
+                "-o",
+                "/dev/null",
+                "--format",
+                "csv",
+            ]);
+            tokio::time::sleep(moment(seed, round, 2 * CONNECTING)).await;
+            cli.process().kill();
+            if round % 20 == 19 {
+                works(&bystander).await;
+            }
+        }
+        bystander.close().await;
+    });
+    server.is_at_rest();
+    server.stop();
+}
+
+/// A client's process outlives every server, with a typed error for each.
+fn servers(seed: u64) {
+    block_on_long(async {
+        for round in 0..SERVERS {
+            let mut server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
+            let client = Client::connect(&server.url("require_fabric=true&window=16MiB")).await.unwrap();
+            let delivery = if round % 2 == 0 { Delivery::Lent } else { Delivery::Mapped };
+            let mut result = client.query_with(ENDLESS, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+            let until = Instant::now() + moment(seed, CLIENTS + round, CONNECTING);
+            let mut kept = Vec::new();
+            while Instant::now() < until {
+                let batch = result.next().await.unwrap().unwrap();
+                kept.truncate(3);
+                kept.push((batch.column(0).to_data().buffers()[0].as_slice().to_vec(), batch));
+            }
+            server.process().kill();
+            let error = loop {
+                match result.next().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break error,
+                    None => panic!("round {round}: an end where there is none"),
+                }
+            };
+            assert!(
+                matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }),
+                "round {round}: {error:?}"
+            );
+            // What was delivered stays what it was.
+            for (bytes, batch) in &kept {
+                assert_eq!(batch.column(0).to_data().buffers()[0].as_slice(), bytes, "round {round}");
+            }
+        }
+    });
+}
+
+fn block_on_long(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(600), test).await.expect("the test ends in time") });
+}
