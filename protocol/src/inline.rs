@@ -21,12 +21,15 @@ mod verify_batch;
 mod verify_schema;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
 
 pub use decode::InlineDecoder;
 pub use encode::InlineEncoder;
 pub use error::InlineError;
+
+use crate::layout::Plan;
 
 /// What a decoder accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,12 @@ pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
 /// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
 /// [`MAX_DEPTH`](crate::layout::MAX_DEPTH) or has more than [`InlineLimits::max_fields`] fields.
 pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
-    decode::schema(message, limits)
+    decode_plan(message, limits).map(|plan| Arc::clone(plan.schema()))
+}
+
+/// As [`decode_schema`], compiled for the batches that follow.
+pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
+    decode::plan(message, limits)
 }
 
 /// Runs a part of arrow-ipc, which reports some of what it does not like by a panic.

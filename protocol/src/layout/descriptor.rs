@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::slab::SLAB_ALIGNMENT;
+
 /// One batch: its arrays and the lengths of its buffers. The schema is not repeated.
 ///
 /// What a peer sends is not trusted: nothing in it may be used before [`check`](super::check) said yes.
@@ -31,7 +33,7 @@ impl BatchDescriptor {
     /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. What credit counts.
     #[must_use]
     pub fn slab_bytes(&self) -> u64 {
-        let aligned = |len: &u64| len.checked_next_multiple_of(super::SLAB_ALIGNMENT).unwrap_or(u64::MAX);
+        let aligned = |len: &u64| len.checked_next_multiple_of(SLAB_ALIGNMENT).unwrap_or(u64::MAX);
         self.buffers.iter().map(aligned).fold(0, u64::saturating_add)
     }
 }
@@ -52,7 +54,7 @@ pub struct NodeDescriptor {
 /// What a descriptor says of an array beside its length and nulls; which one is right depends on the type alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Detail {
-    /// Nothing.
+    /// Nothing: all types that are not mentioned below.
     None,
     /// Boolean: which bit of the first byte of values is that of the first element, 0 to 7.
     Bits {
@@ -91,7 +93,33 @@ impl Extent {
     }
 }
 
+/// What a detail says, of an array that it was found to fit; otherwise the value that changes nothing.
 impl Detail {
+    /// Of booleans: the first bit.
+    pub(super) fn first_bit(&self) -> u8 {
+        if let Detail::Bits { first } = self { *first } else { 0 }
+    }
+
+    /// Of offsets: what is to be subtracted.
+    pub(super) fn base(&self) -> u64 {
+        if let Detail::Base(base) = self { *base } else { 0 }
+    }
+
+    /// Of views: the extents.
+    pub(super) fn extents(&self) -> &[Extent] {
+        if let Detail::Views(extents) = self { extents } else { &[] }
+    }
+
+    /// Of a dense union: what is to be subtracted for each child.
+    pub(super) fn union_bases(&self) -> &[u64] {
+        if let Detail::UnionBases(bases) = self { bases } else { &[] }
+    }
+
+    /// Of runs: elements of the first run before the array's first.
+    pub(super) fn run_offset(&self) -> u64 {
+        if let Detail::Runs { offset } = self { *offset } else { 0 }
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self {
             Detail::None => "none",
