@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use arrow_array::builder::StringViewBuilder;
-use arrow_array::types::Int32Type;
+use arrow_array::types::{Int8Type, Int32Type};
 use arrow_array::{
-    Array, ArrayRef, Int32Array, ListArray, ListViewArray, RecordBatch, RecordBatchOptions, RunArray, StringArray,
-    StringViewArray, StructArray, UnionArray,
+    Array, ArrayRef, DictionaryArray, Int8Array, Int32Array, ListArray, ListViewArray, RecordBatch, RecordBatchOptions,
+    RunArray, StringArray, StringViewArray, StructArray, UnionArray,
 };
 use arrow_buffer::{Buffer, MutableBuffer, OffsetBuffer};
 use arrow_data::ByteView;
@@ -613,4 +613,21 @@ fn a_batch_of_another_schema_is_not_described() {
     assert!(matches!(error.problem(), LayoutProblem::Mismatch { expected: 0, got: 1, .. }), "{error}");
     // A column that may have nulls by the schema need not by the batch.
     layout::describe(&plan_of(&[("n", DataType::Int32, true)]), &batch).unwrap();
+}
+
+/// Negative keys of 8 bits, into more values than such keys can name. Without their sign they look like keys of values that
+/// are there.
+#[test]
+fn keys_that_are_negative_are_refused_whatever_the_dictionary_has() {
+    let values: ArrayRef = Arc::new(Int32Array::from_iter_values(0..200));
+    let keys = Int8Array::from_iter_values((0..100).chain([127]));
+    let column: ArrayRef = Arc::new(DictionaryArray::<Int8Type>::new(keys, values));
+    let batch = RecordBatch::try_from_iter([("d", column)]).unwrap();
+    let (descriptor, mut lent) = describe(&batch).unwrap();
+    assert_eq!(same_batch(&batch, &rebuild(&batch.schema(), &descriptor, &lent).unwrap()), Ok(()));
+    let mut keys = lent[0].to_vec();
+    keys[7] = 0x9c;
+    lent[0] = Buffer::from_vec(keys);
+    let error = rebuild(&batch.schema(), &descriptor, &lent).unwrap_err();
+    assert!(matches!(error.problem(), LayoutProblem::OutOfRange { what: "key", at: 7 }), "{error}");
 }

@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Dictionary {
         /// 1, 2, 4 or 8.
         width: usize,
+        /// Whether keys are signed, so that only the lower half of the values that fit the width are keys.
+        signed: bool,
         /// The position among the schema's dictionaries that batches can share, if this is one of them. The plan sets it.
         number: Option<usize>,
     },
@@ -192,7 +194,7 @@ impl Kind {
             Dictionary(key, values) => {
                 let width = key.primitive_width().unwrap_or(1);
                 let values = Field::new("values", values.as_ref().clone(), true);
-                (Kind::Dictionary { width, number: None }, vec![Arc::new(values)])
+                (Kind::Dictionary { width, signed: key.is_signed_integer(), number: None }, vec![Arc::new(values)])
             }
             RunEndEncoded(ends, values) => {
                 let width = ends.data_type().primitive_width().unwrap_or(8);

@@ -241,9 +241,9 @@ impl Parts<'_> {
             }
             (Kind::List { wide: false }, [offsets], [items]) => lists::<i32>(offsets, base, items)?,
             (Kind::List { wide: true }, [offsets], [items]) => lists::<i64>(offsets, base, items)?,
-            (Kind::Dictionary { width, .. }, [keys], [values]) => {
+            (Kind::Dictionary { width, signed, .. }, [keys], [values]) => {
                 rebase::align(keys, *width);
-                keys_within(*width, keys, values.len(), nulls)?;
+                keys_within((*width, *signed), keys, values.len(), nulls)?;
             }
             (kind, buffers, children) => {
                 self.offset = left_to_arrow(kind, self.of, buffers, children, nulls)?;
@@ -326,14 +326,20 @@ fn lists<O: OffsetSizeTrait>(offsets: &mut Buffer, base: u64, items: &ArrayData)
 }
 
 /// Whether the keys of a dictionary, other than those of nulls, are keys of one of `limit` values.
-fn keys_within(width: usize, keys: &Buffer, limit: usize, nulls: Option<&NullBuffer>) -> Result<(), LayoutError> {
+fn keys_within(
+    (width, signed): (usize, bool),
+    keys: &Buffer,
+    limit: usize,
+    nulls: Option<&NullBuffer>,
+) -> Result<(), LayoutError> {
     macro_rules! within {
         ($key:ty) => {{
             let keys = ScalarBuffer::<$key>::from(keys.clone());
             match limit.checked_sub(1) {
                 Some(last) => {
-                    // A negative key is large without its sign.
-                    let last = <$key>::try_from(last).unwrap_or(<$key>::MAX);
+                    // A negative key is large without its sign, and larger than every key that is not negative.
+                    let largest = if signed { <$key>::MAX >> 1 } else { <$key>::MAX };
+                    let last = <$key>::try_from(last).unwrap_or(largest).min(largest);
                     valid::keys(&keys, nulls, |key| key > last)
                 }
                 None => valid::keys(&keys, nulls, |_| true),
