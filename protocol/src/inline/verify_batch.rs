@@ -83,7 +83,7 @@ where
             }
             // Arrow takes fixed size binary for bytes, and does not mind where they end.
             Kind::Fixed { align: 1, .. } => drop(self.buffer()?),
-            _ => column.buffers().try_for_each(|rule| self.own_buffer(rule.len))?,
+            _ => column.buffers().iter().try_for_each(|rule| self.own_buffer(rule.len))?,
         }
         match column.kind {
             // The values have a message of their own.

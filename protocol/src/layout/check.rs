@@ -165,7 +165,7 @@ struct Checker<'a> {
 impl Checker<'_> {
     /// Checks an array, whose length is known where its parent determines it. Returns the length.
     fn array(&mut self, node: &Node, expected: Option<u64>) -> Result<u64, LayoutError> {
-        let of = self.nodes.next().ok_or(LayoutProblem::MissingNode)?;
+        let of = self.nodes.next().ok_or_else(|| LayoutProblem::MissingNode)?;
         if let Some(expected) = expected {
             equal("length of the array", expected, of.len)?;
         }
@@ -176,7 +176,7 @@ impl Checker<'_> {
             return Err(LayoutProblem::Detail { data_type, got: of.detail.name() }.into());
         }
         for rule in node.buffers() {
-            self.buffer(rule, of)?;
+            self.buffer(*rule, of)?;
         }
         if !node.children.is_empty() || !of.detail.union_bases().is_empty() {
             self.children(node, of)?;
@@ -209,7 +209,7 @@ impl Checker<'_> {
         if let ChildLen::Runs = node.child_len {
             at_most("offset into the first run", of.detail.run_offset(), (i64::MAX as u64).saturating_sub(of.len))?;
         }
-        if of.detail == Detail::SameValues {
+        if let Detail::SameValues = of.detail {
             return Ok(());
         }
         let mut runs = None;
@@ -231,7 +231,8 @@ impl Checker<'_> {
     }
 
     fn elements(&self, node: &Node, child: &Node, of: &NodeDescriptor, times: u64) -> Result<u64, LayoutError> {
-        let items = of.len.checked_mul(times).ok_or(LayoutProblem::Overflow { what: "the number of elements" })?;
+        let items =
+            of.len.checked_mul(times).ok_or_else(|| LayoutProblem::Overflow { what: "the number of elements" })?;
         // Arrow widens a fixed size list's bitmap to its elements, to see whether their nulls are masked. Elements may
         // have no bytes, so that nothing else bounds what that allocates.
         if matches!(node.kind, Kind::FixedList { .. }) && of.nulls > 0 && !child.field.is_nullable() {
@@ -250,7 +251,8 @@ impl Checker<'_> {
 
     fn bits(&mut self, what: &'static str, first: u8, len: u64) -> Result<(), LayoutError> {
         at_most("first bit", first.into(), if len == 0 { 0 } else { 7 })?;
-        let bits = len.checked_add(first.into()).ok_or(LayoutProblem::Overflow { what: "the number of bits" })?;
+        let bits =
+            len.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what: "the number of bits" })?;
         self.exactly(what, bits.div_ceil(8), 1)
     }
 
@@ -278,11 +280,12 @@ impl Checker<'_> {
     }
 
     fn exactly(&mut self, what: &'static str, count: u64, width: u64) -> Result<(), LayoutError> {
-        let expected = count.checked_mul(width).ok_or(LayoutProblem::Overflow { what: "the buffer's length" })?;
+        let expected =
+            count.checked_mul(width).ok_or_else(|| LayoutProblem::Overflow { what: "the buffer's length" })?;
         equal(what, expected, self.next_len(what)?)
     }
 
     fn next_len(&mut self, what: &'static str) -> Result<u64, LayoutError> {
-        Ok(*self.lens.next().ok_or(LayoutProblem::MissingBuffer { what })?)
+        Ok(*self.lens.next().ok_or_else(|| LayoutProblem::MissingBuffer { what })?)
     }
 }

@@ -84,7 +84,7 @@ impl<'a> Cutter<'a> {
     pub(super) fn pass(&mut self, node: &Node) -> Result<Span, LayoutError> {
         let (first_node, first_buffer) = (self.node, self.buffer);
         let of = self.next_node()?;
-        if of.detail == Detail::SameValues {
+        if let Detail::SameValues = of.detail {
             // A batch that is read in parts is described in full.
             let data_type = node.field.data_type().clone();
             return Err(LayoutProblem::Detail { data_type, got: of.detail.name() }.into());
@@ -155,7 +155,7 @@ impl<'a> Cutter<'a> {
         len: u64,
     ) -> Result<[Option<Buffer>; 2], LayoutError> {
         let mut own = [None, None];
-        for (rule, own) in node.buffers().zip(&mut own) {
+        for (rule, own) in node.buffers().iter().zip(&mut own) {
             *own = match rule.len {
                 BufferLen::Bits => {
                     let (byte, bit) = bit_at(of.detail.first_bit(), start, len)?;

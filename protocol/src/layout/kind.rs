@@ -71,6 +71,33 @@ pub(crate) struct BufferRule {
     pub(crate) len: BufferLen,
 }
 
+/// The buffers of an array, at most two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BufferRules {
+    rules: [BufferRule; 2],
+    count: usize,
+}
+
+impl BufferRules {
+    fn none() -> Self {
+        BufferRules { count: 0, ..BufferRules::one("", BufferLen::Referenced) }
+    }
+
+    fn one(what: &'static str, len: BufferLen) -> Self {
+        BufferRules { rules: [BufferRule { what, len }; 2], count: 1 }
+    }
+
+    fn two(first: (&'static str, BufferLen), second: (&'static str, BufferLen)) -> Self {
+        let rules = [first, second].map(|(what, len)| BufferRule { what, len });
+        BufferRules { rules, count: 2 }
+    }
+
+    /// In order.
+    pub(crate) fn as_slice(&self) -> &[BufferRule] {
+        &self.rules[..self.count]
+    }
+}
+
 /// What determines how many elements the children of an array have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildLen {
@@ -112,23 +139,24 @@ impl Kind {
     }
 
     /// The buffers of an array itself after its validity bitmap, in order. Those of its children follow.
-    pub(super) fn buffers(&self) -> [Option<BufferRule>; 2] {
+    pub(super) fn buffers(&self) -> BufferRules {
         use BufferLen::{Bits, Elements, Extents, Offsets, Referenced};
-        let rule = |what, len| Some(BufferRule { what, len });
         match *self {
-            Kind::Null | Kind::FixedList { .. } | Kind::Struct | Kind::Runs { .. } => [None, None],
-            Kind::Bits => [rule("values", Bits), None],
-            Kind::Fixed { width, .. } => [rule("values", Elements(width)), None],
-            Kind::Bytes { wide, .. } => [rule("offsets", Offsets(offset_width(wide))), rule("values", Referenced)],
-            Kind::Views { .. } => [rule("views", Elements(16)), rule("data", Extents)],
-            Kind::List { wide } => [rule("offsets", Offsets(offset_width(wide))), None],
+            Kind::Null | Kind::FixedList { .. } | Kind::Struct | Kind::Runs { .. } => BufferRules::none(),
+            Kind::Bits => BufferRules::one("values", Bits),
+            Kind::Fixed { width, .. } => BufferRules::one("values", Elements(width)),
+            Kind::Bytes { wide, .. } => {
+                BufferRules::two(("offsets", Offsets(offset_width(wide))), ("values", Referenced))
+            }
+            Kind::Views { .. } => BufferRules::two(("views", Elements(16)), ("data", Extents)),
+            Kind::List { wide } => BufferRules::one("offsets", Offsets(offset_width(wide))),
             Kind::ListView { wide } => {
                 let width = Elements(offset_width(wide));
-                [rule("offsets", width), rule("sizes", width)]
+                BufferRules::two(("offsets", width), ("sizes", width))
             }
-            Kind::SparseUnion => [rule("type ids", Elements(1)), None],
-            Kind::DenseUnion(_) => [rule("type ids", Elements(1)), rule("offsets", Elements(4))],
-            Kind::Dictionary { width, .. } => [rule("keys", Elements(width as u64)), None],
+            Kind::SparseUnion => BufferRules::one("type ids", Elements(1)),
+            Kind::DenseUnion(_) => BufferRules::two(("type ids", Elements(1)), ("offsets", Elements(4))),
+            Kind::Dictionary { width, .. } => BufferRules::one("keys", Elements(width as u64)),
         }
     }
 
@@ -154,9 +182,9 @@ impl Kind {
             Kind::Runs { .. } => matches!(detail, Detail::Runs { .. }),
             Kind::Dictionary { number: Some(_), .. } => matches!(detail, Detail::None | Detail::SameValues),
             Kind::Null | Kind::Fixed { .. } | Kind::FixedList { .. } | Kind::Struct | Kind::SparseUnion => {
-                *detail == Detail::None
+                matches!(detail, Detail::None)
             }
-            Kind::Dictionary { number: None, .. } => *detail == Detail::None,
+            Kind::Dictionary { number: None, .. } => matches!(detail, Detail::None),
         }
     }
 
@@ -290,7 +318,8 @@ mod tests {
         for data_type in all_types() {
             let (kind, _) = Kind::of(&data_type).unwrap();
             let arrow = arrow_data::layout(&data_type);
-            let rules: Vec<_> = kind.buffers().into_iter().flatten().filter(|r| r.len != BufferLen::Extents).collect();
+            let rules = kind.buffers();
+            let rules: Vec<_> = rules.as_slice().iter().filter(|rule| rule.len != BufferLen::Extents).collect();
             assert_eq!(kind.has_validity(), arrow.can_contain_null_mask, "{data_type}");
             assert_eq!(rules.len(), arrow.buffers.len(), "{data_type}");
             assert_eq!(arrow.variadic, matches!(kind, Kind::Views { .. }), "{data_type}");

@@ -7,7 +7,7 @@ use arrow_schema::{Field, FieldRef, SchemaRef};
 
 use super::descriptor::Detail;
 use super::error::{LayoutError, LayoutProblem, Within};
-use super::kind::{BufferLen, BufferRule, ChildLen, Kind};
+use super::kind::{BufferLen, BufferRule, BufferRules, ChildLen, Kind};
 
 /// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
 pub const MAX_DEPTH: usize = 64;
@@ -31,7 +31,7 @@ pub(crate) struct Node {
     pub(crate) kind: Kind,
     /// Whether the array has a validity bitmap, before its other buffers.
     pub(crate) has_validity: bool,
-    rules: [Option<BufferRule>; 2],
+    rules: BufferRules,
     pub(super) child_len: ChildLen,
     pub(crate) children: Arc<[Node]>,
 }
@@ -100,13 +100,13 @@ impl Node {
     }
 
     /// The array's own buffers after its validity bitmap, in order.
-    pub(crate) fn buffers(&self) -> impl Iterator<Item = BufferRule> + use<> {
-        self.rules.into_iter().flatten()
+    pub(crate) fn buffers(&self) -> &[BufferRule] {
+        self.rules.as_slice()
     }
 
     /// How many buffers an array has itself that is described like this, without its validity bitmap.
     pub(super) fn buffer_count(&self, detail: &Detail) -> usize {
-        self.buffers().map(|rule| if rule.len == BufferLen::Extents { detail.extents().len() } else { 1 }).sum()
+        self.buffers().iter().map(|rule| if rule.len == BufferLen::Extents { detail.extents().len() } else { 1 }).sum()
     }
 
     /// The first array, this one or one within it, for which something is true. Parents come before children.

@@ -140,7 +140,7 @@ enum Validated {
 
 impl Borrower<'_> {
     fn array(&mut self, node: &Node) -> Result<ArrayData, LayoutError> {
-        let of = self.nodes.next().ok_or(LayoutProblem::MissingNode)?;
+        let of = self.nodes.next().ok_or_else(|| LayoutProblem::MissingNode)?;
         let nulls = self.nulls(of)?;
         let buffers = self.own_buffers(node, of)?;
         let children = self.children(node, of)?;
@@ -174,7 +174,7 @@ impl Borrower<'_> {
         for child in node.children.iter() {
             let data = match node.kind {
                 Kind::Dictionary { number: Some(number), .. } => {
-                    self.shared_values(child, number, of.detail == Detail::SameValues)
+                    self.shared_values(child, number, matches!(of.detail, Detail::SameValues))
                 }
                 _ => self.array(child),
             };
@@ -192,10 +192,10 @@ impl Borrower<'_> {
     /// The values of a dictionary that batches of a stream can share.
     fn shared_values(&mut self, node: &Node, number: usize, same: bool) -> Result<ArrayData, LayoutError> {
         if same {
-            let kept = self.kept.as_mut().ok_or(LayoutProblem::NoDictionary)?;
+            let kept = self.kept.as_mut().ok_or_else(|| LayoutProblem::NoDictionary)?;
             let kept = kept.again(number, |valid| self.assemble.assemble(ValidArray(valid)))?;
             let kept = kept.filter(|values| values.data_type() == node.field.data_type());
-            return Ok(kept.ok_or(LayoutProblem::NoDictionary)?);
+            return Ok(kept.ok_or_else(|| LayoutProblem::NoDictionary)?);
         }
         let values = self.array(node)?;
         if let Some(kept) = &mut self.kept {
@@ -205,7 +205,8 @@ impl Borrower<'_> {
     }
 
     fn buffer(&mut self, what: &'static str) -> Result<Buffer, LayoutError> {
-        let (len, buffer) = self.lens.next().zip(self.buffers.next()).ok_or(LayoutProblem::MissingBuffer { what })?;
+        let (len, buffer) =
+            self.lens.next().zip(self.buffers.next()).ok_or_else(|| LayoutProblem::MissingBuffer { what })?;
         if buffer.len() as u64 != *len {
             return Err(LayoutProblem::Mismatch { what, expected: *len, got: buffer.len() as u64 }.into());
         }
@@ -300,7 +301,7 @@ fn booleans(buffer: &mut Buffer, of: &NodeDescriptor, nulls: Option<&NullBuffer>
 /// Bits as they lie in a buffer that `check` found to be long enough for them.
 fn bits(what: &'static str, buffer: Buffer, first: u8, len: u64) -> Result<BooleanBuffer, LayoutError> {
     let len = count(len)?;
-    let needed = len.checked_add(first.into()).ok_or(LayoutProblem::Overflow { what })?.div_ceil(8);
+    let needed = len.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what })?.div_ceil(8);
     if buffer.len() < needed {
         return Err(LayoutProblem::Mismatch { what, expected: needed as u64, got: buffer.len() as u64 }.into());
     }
