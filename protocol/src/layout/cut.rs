@@ -111,7 +111,7 @@ impl<'a> Cutter<'a> {
 
     /// Cuts an array to elements `start..start + len`.
     fn array(&mut self, node: &Node, start: u64, len: u64) -> Result<(), LayoutError> {
-        let of = self.descriptor.nodes.get(self.node).ok_or(LayoutProblem::MissingNode)?;
+        let of = self.descriptor.nodes.get(self.node).ok_or_else(|| LayoutProblem::MissingNode)?;
         if start.checked_add(len).is_none_or(|end| end > of.len) {
             return Err(stray("offset"));
         }
@@ -124,11 +124,16 @@ impl<'a> Cutter<'a> {
         self.nodes.push(NodeDescriptor { len, nulls: 0, null_bit: 0, detail: Detail::None });
         let nulls = self.validity(at, of, start, len)?;
         let own = self.own_buffers(node, of, start, len)?;
-        if let Kind::Dictionary { .. } = node.kind {
-            return node.children.iter().try_for_each(|values| {
-                let cut = if len == 0 { self.array(values, 0, 0) } else { self.whole(values) };
-                cut.within(values.field.name())
-            });
+        match node.kind {
+            // Most arrays refer to nothing.
+            Kind::Null | Kind::Fixed { .. } => return Ok(()),
+            Kind::Dictionary { .. } => {
+                return node.children.iter().try_for_each(|values| {
+                    let cut = if len == 0 { self.array(values, 0, 0) } else { self.whole(values) };
+                    cut.within(values.field.name())
+                });
+            }
+            _ => {}
         }
         let (detail, referenced) = self.refer(node, of, &nulls, own, start..start + len)?;
         self.nodes[at].detail = detail;
@@ -184,7 +189,6 @@ impl<'a> Cutter<'a> {
         let (len, base) = (rows.end - rows.start, of.detail.base());
         let nothing = Some(Referenced::NONE);
         Ok(match (&node.kind, own) {
-            (Kind::Null | Kind::Fixed { .. } | Kind::Dictionary { .. }, _) => (Detail::None, nothing),
             (Kind::Bits, _) => (Detail::Bits { first: bit_at(of.detail.first_bit(), rows.start, len)?.1 }, nothing),
             (Kind::Bytes { wide, .. }, [offsets, _]) => {
                 let range = ends(offsets, *wide)?;
@@ -205,7 +209,7 @@ impl<'a> Cutter<'a> {
             }
             (Kind::FixedList { size }, _) => {
                 let items = rows.start.checked_mul(*size).zip(rows.end.checked_mul(*size));
-                let (start, end) = items.ok_or(LayoutProblem::Overflow { what: "the number of elements" })?;
+                let (start, end) = items.ok_or_else(|| LayoutProblem::Overflow { what: "the number of elements" })?;
                 (Detail::None, Some(Referenced::Same(start..end)))
             }
             (Kind::Struct | Kind::SparseUnion, _) => (Detail::None, Some(Referenced::Same(rows))),
@@ -216,17 +220,18 @@ impl<'a> Cutter<'a> {
                 (Detail::UnionBases(starts), Some(Referenced::Each(ranges.collect::<Result<_, _>>()?)))
             }
             (Kind::DenseUnion(_), _) => (Detail::UnionBases(Vec::new()), None),
+            (Kind::Null | Kind::Fixed { .. } | Kind::Dictionary { .. }, _) => (Detail::None, nothing),
             (Kind::Runs { .. }, _) if len == 0 => (Detail::Runs { offset: 0 }, nothing),
             (Kind::Runs { width }, _) => {
                 let first = of.detail.run_offset().checked_add(rows.start);
-                let first = first.ok_or(LayoutProblem::Overflow { what: "the first run" })?;
+                let first = first.ok_or_else(|| LayoutProblem::Overflow { what: "the first run" })?;
                 (Detail::Runs { offset: first }, self.runs(*width, first, len)?.map(Referenced::Same))
             }
         })
     }
 
     fn next_node(&mut self) -> Result<&'a NodeDescriptor, LayoutError> {
-        let node = self.descriptor.nodes.get(self.node).ok_or(LayoutProblem::MissingNode)?;
+        let node = self.descriptor.nodes.get(self.node).ok_or_else(|| LayoutProblem::MissingNode)?;
         self.node += 1;
         Ok(node)
     }
@@ -257,7 +262,7 @@ impl<'a> Cutter<'a> {
         len: u64,
         what: &'static str,
     ) -> Result<Option<Buffer>, LayoutError> {
-        let there = *self.descriptor.buffers.get(buffer).ok_or(LayoutProblem::MissingBuffer { what })?;
+        let there = *self.descriptor.buffers.get(buffer).ok_or_else(|| LayoutProblem::MissingBuffer { what })?;
         if offset.checked_add(len).is_none_or(|end| end > there) {
             return Err(stray(what));
         }
@@ -288,7 +293,7 @@ impl<'a> Cutter<'a> {
         what: &'static str,
     ) -> Result<Option<Buffer>, LayoutError> {
         let range = start.checked_mul(width).zip(len.checked_mul(width));
-        let (offset, bytes) = range.ok_or(LayoutProblem::Overflow { what: "the buffer's length" })?;
+        let (offset, bytes) = range.ok_or_else(|| LayoutProblem::Overflow { what: "the buffer's length" })?;
         let buffer = self.next_buffer();
         self.take(buffer, offset, bytes, what)
     }
@@ -360,9 +365,9 @@ impl<'a> Cutter<'a> {
     /// The runs that hold elements `first..first + len`, counted as run ends count, once all run ends are known. The array of
     /// the run ends is next.
     fn runs(&mut self, width: usize, first: u64, len: u64) -> Result<Option<Range<u64>>, LayoutError> {
-        let of = self.descriptor.nodes.get(self.node).ok_or(LayoutProblem::MissingNode)?;
+        let of = self.descriptor.nodes.get(self.node).ok_or_else(|| LayoutProblem::MissingNode)?;
         let bytes = of.len.checked_mul(width as u64);
-        let bytes = bytes.ok_or(LayoutProblem::Overflow { what: "the buffer's length" })?;
+        let bytes = bytes.ok_or_else(|| LayoutProblem::Overflow { what: "the buffer's length" })?;
         let buffer = self.buffer + usize::from(of.nulls > 0);
         let ends = self.find(buffer, 0, bytes, "run ends")?;
         Ok(ends.map(|ends| referenced::by_runs(&ends, width, first, len)).transpose()?)
@@ -399,6 +404,6 @@ fn bit_at(first: u8, start: u64, len: u64) -> Result<(u64, u8), LayoutError> {
     if len == 0 {
         return Ok((0, 0));
     }
-    let bit = start.checked_add(first.into()).ok_or(LayoutProblem::Overflow { what: "the number of bits" })?;
+    let bit = start.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what: "the number of bits" })?;
     Ok((bit / 8, (bit % 8) as u8))
 }
