@@ -10,8 +10,9 @@
 //! message could make a large allocation, are refused; the encoder never sends them.
 //!
 //! Arrow IPC cannot carry a dictionary whose values are themselves dictionary-encoded: its schema has room for one
-//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the verifier of
-//! flatbuffers allows types to be nested about 60 levels deep, a little less than [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
+//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the
+//! verifier of flatbuffers allows types to be nested about 60 levels deep, a little less than
+//! [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
 
 mod decode;
 mod encode;
@@ -73,7 +74,8 @@ pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan,
 /// Runs a part of arrow-ipc, which reports some of what it does not like by a panic.
 ///
 /// What is known to make it panic is verified before. This is here because a connection must survive what is not known,
-/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used again.
+/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used
+/// again.
 fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Result<T, InlineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Ok(result?),

@@ -1,5 +1,5 @@
-//! Any columns and rows of any batch are what the batch has there; no byte is read that they do not need; nothing hostile
-//! does harm.
+//! Any columns and rows of any batch are what the batch has there; no byte is read that they do not need; nothing
+//! hostile does harm.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

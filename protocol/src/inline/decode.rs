@@ -113,6 +113,7 @@ pub(super) fn plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, Inline
     let schema = message.header_as_schema().ok_or_else(|| unexpected("a schema", message.header_type()))?;
     verify_schema::verify(schema, limits.max_fields)?;
     let schema = guarded(|| Ok(fb_to_schema(schema)))?;
-    // A flatbuffer can say what is no type: a width may be negative, a map may have three columns. The plan refuses those.
+    // A flatbuffer can say what is no type: a width may be negative, a map may have three columns. The plan refuses
+    // those.
     Ok(Plan::new(&Arc::new(schema))?)
 }

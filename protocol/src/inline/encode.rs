@@ -73,8 +73,8 @@ impl InlineEncoder {
     /// The bytes of one message: the dictionaries that are new or have changed since the last batch, and the batch.
     ///
     /// # Errors
-    /// The batch has columns of other types than the stream's schema, or its arrays are not valid. In the latter case the
-    /// encoder is of no use any more: it may take dictionaries for sent that were not.
+    /// The batch has columns of other types than the stream's schema, or its arrays are not valid. In the latter case
+    /// the encoder is of no use any more: it may take dictionaries for sent that were not.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, InlineError> {
         self.same_types(batch)?;
         let cut = if self.cut_first { Some(self.cut(batch)?) } else { None };
@@ -84,8 +84,8 @@ impl InlineEncoder {
         written.map(|()| message)
     }
 
-    /// The same batch, over no more than its live range. Costs a validation of the values, which is little against sending
-    /// the buffers that a slice of views was cut from.
+    /// The same batch, over no more than its live range. Costs a validation of the values, which is little against
+    /// sending the buffers that a slice of views was cut from.
     fn cut(&self, batch: &RecordBatch) -> Result<RecordBatch, InlineError> {
         let Described { descriptor, buffers, .. } = describe_compact(&self.plan, batch)?;
         let descriptor = check(&self.plan, descriptor, &LayoutLimits::NONE)?;

@@ -1,7 +1,8 @@
-//! A record batch's metadata, verified against schema and body before arrow-ipc reads it: that panics on a contradiction.
+//! A record batch's metadata, verified against schema and body before arrow-ipc reads it: that panics on a
+//! contradiction.
 //!
-//! The walk is that of arrow-ipc's `RecordBatchDecoder::create_array`, over the same table of types as that of lent batches.
-//! Properties that arrow validates by itself, with an error and not a panic, are left to it.
+//! The walk is that of arrow-ipc's `RecordBatchDecoder::create_array`, over the same table of types as that of lent
+//! batches. Properties that arrow validates by itself, with an error and not a panic, are left to it.
 
 use arrow_buffer::Buffer;
 use arrow_ipc::{FieldNode, RecordBatch};

@@ -39,8 +39,8 @@ impl LayoutLimits {
 
 /// A descriptor that [`check`] found to fit a plan.
 ///
-/// It holds that plan, and [`rebuild`](super::rebuild) takes the schema from there: a descriptor cannot be rebuilt by a plan
-/// against which it was not checked. Only `check` makes one, and its fields can be read but not changed:
+/// It holds that plan, and [`rebuild`](super::rebuild) takes the schema from there: a descriptor cannot be rebuilt by a
+/// plan against which it was not checked. Only `check` makes one, and its fields can be read but not changed:
 ///
 /// ```compile_fail,E0594
 /// # use thallus_protocol::layout::CheckedDescriptor;
@@ -101,8 +101,8 @@ impl CheckedDescriptor {
     }
 
     /// How to change views in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each
-    /// change has to be applied, once, to the whole of its range. Afterwards the descriptor says that the views point into
-    /// their extents. A second call returns nothing.
+    /// change has to be applied, once, to the whole of its range. Afterwards the descriptor says that the views point
+    /// into their extents. A second call returns nothing.
     ///
     /// Nothing is validated: a view that points outside of all extents is made to point at no buffer, which `rebuild`
     /// reports.

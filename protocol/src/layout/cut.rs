@@ -1,4 +1,5 @@
-//! Arrays on loan, cut to some of their elements: which bytes hold those, as far as the bytes have been read that say so.
+//! Cuts arrays on loan to some of their elements. Finds out which bytes hold those, as far as offsets and views have
+//! been read.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -57,7 +58,7 @@ pub(super) struct Cutter<'a> {
     cut: Vec<Buffer>,
 }
 
-/// What became of the arrays that a [`Cutter`] walked over.
+/// The result of a [`Cutter`].
 pub(super) enum Cut {
     /// These pieces have to be read first.
     Missing(Vec<Piece>),
@@ -176,8 +177,8 @@ impl<'a> Cutter<'a> {
         Ok(own)
     }
 
-    /// The array's detail once it is cut, and which elements of its children it refers to, if that is known by now. Takes
-    /// the bytes that strings and views refer to.
+    /// The array's detail once it is cut, and which elements of its children it refers to, if that is known by now.
+    /// Takes the bytes that strings and views refer to.
     fn refer(
         &mut self,
         node: &Node,
@@ -321,8 +322,8 @@ impl<'a> Cutter<'a> {
         Ok(Nulls::Bitmap(nulls))
     }
 
-    /// Takes of each extent the range that the views point into, once views and nulls are known; nothing of an extent that
-    /// they do not point into. Returns those ranges as extents.
+    /// Takes of each extent the range that the views point into, once views and nulls are known; nothing of an extent
+    /// that they do not point into. Returns those ranges as extents.
     fn view_data(
         &mut self,
         views: Option<Buffer>,
@@ -362,8 +363,8 @@ impl<'a> Cutter<'a> {
         Ok(needed)
     }
 
-    /// The runs that hold elements `first..first + len`, counted as run ends count, once all run ends are known. The array of
-    /// the run ends is next.
+    /// The runs that hold elements `first..first + len`, counted as run ends count, once all run ends are known. The
+    /// array of the run ends is next.
     fn runs(&mut self, width: usize, first: u64, len: u64) -> Result<Option<Range<u64>>, LayoutError> {
         let of = self.descriptor.nodes.get(self.node).ok_or_else(|| LayoutProblem::MissingNode)?;
         let bytes = of.len.checked_mul(width as u64);
@@ -378,14 +379,14 @@ fn stray(what: &'static str) -> LayoutError {
     LayoutProblem::OutOfRange { what, at: 0 }.into()
 }
 
-/// What offsets refer to, if they have been read.
+/// The elements or bytes that offsets refer to, if the offsets have been read.
 fn ends(offsets: Option<Buffer>, wide: bool) -> Result<Option<Range<u64>>, LayoutError> {
     Ok(offsets.map(|offsets| referenced::by_offsets(&offsets, wide)).transpose()?)
 }
 
 /// Where in the elements that are lent, the first of which is element `base`, a range of elements is.
 fn lent(range: &Range<u64>, base: u64) -> Result<Range<u64>, LayoutError> {
-    // Nothing may be referred to anywhere.
+    // An empty range may lie anywhere.
     if range.start == range.end {
         return Ok(0..0);
     }

@@ -1,4 +1,4 @@
-//! The lender's side: what of a batch is live, without touching its bytes.
+//! The lender's side: which parts of a batch's buffers its rows use, found without touching the values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,19 +24,19 @@ use super::referenced::{self, Referenced};
 /// Columns may share buffers; a buffer is listed as often as it is used.
 ///
 /// # Errors
-/// The batch has columns of other types than the plan's schema, or arrays that no [`rebuild`](super::rebuild) would accept:
-/// with offsets beyond their buffers, which arrays can have that were made by unchecked means.
+/// The batch has columns of other types than the plan's schema, or arrays that no [`rebuild`](super::rebuild) would
+/// accept: with offsets beyond their buffers, which arrays can have that were made by unchecked means.
 pub fn describe(plan: &Plan, batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
     let Described { descriptor, buffers, .. } = described(plan, batch, Lender::default())?;
     Ok((descriptor, buffers))
 }
 
-/// What [`describe_compact`] made of a batch.
+/// A batch as [`describe_compact`] lends it.
 #[derive(Clone, Debug)]
 pub struct Described {
-    /// What the borrower is told.
+    /// The description for the borrower.
     pub descriptor: BatchDescriptor,
-    /// What it reads, one for each of the descriptor's.
+    /// The buffers that the borrower reads, one for each of the descriptor's.
     pub buffers: Vec<Buffer>,
     /// Bytes that were copied.
     pub copied: u64,
@@ -46,9 +46,9 @@ pub struct Described {
     pub dictionaries: LentDictionaries,
 }
 
-/// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, where that is
-/// much cheaper than to move the bytes between them. The strings of a scan never are scattered; those that a sort returns
-/// may lie scattered over the whole table, for each of its batches.
+/// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, where that
+/// is much cheaper than to move the bytes between them. The strings of a scan never are scattered; those that a sort
+/// returns may lie scattered over the whole table, for each of its batches.
 ///
 /// # Errors
 /// As [`describe`].
@@ -90,7 +90,7 @@ struct Lender<'a> {
     /// Whether scattered strings are copied side by side.
     gathers: bool,
     copied: u64,
-    /// What the borrower has of the batch before, if dictionaries are lent once.
+    /// The dictionaries that the borrower has of the batch before, if dictionaries are lent once.
     before: Option<&'a LentDictionaries>,
     spared: u64,
     dictionaries: LentDictionaries,
@@ -150,8 +150,8 @@ impl Lender<'_> {
         Ok(())
     }
 
-    /// Says what the array refers to, and lends the bytes that strings and views refer to. The array's own buffers begin
-    /// at `own` among those that are lent.
+    /// Says what the array refers to, and lends the bytes that strings and views refer to. The array's own buffers
+    /// begin at `own` among those that are lent.
     fn refer(&mut self, node: &Node, own: usize, slice: &Slice<'_>) -> Result<(Detail, Referenced), LayoutError> {
         let Slice { data, first, len, .. } = *slice;
         let same = |range: Range<u64>| (Detail::Base(range.start), Referenced::Same(range));

@@ -1,9 +1,9 @@
 //! Dictionaries that batches of a stream have in common move once.
 //!
-//! Both ends go by the stream's last batch that was lent. Where a dictionary of the next batch is the same, the descriptor says
-//! [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower takes the array that it has. The lender
-//! holds the dictionary's memory, and knows it again by its address. Dictionaries are numbered in the order of the schema,
-//! by the [plan](super::Plan), and each end keeps at most one for each number.
+//! Both ends go by the stream's last batch that was lent. Where a dictionary of the next batch is the same, the
+//! descriptor says [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower takes the array
+//! that it has. The lender holds the dictionary's memory, and knows it again by its address. Dictionaries are numbered
+//! in the order of the schema, by the [plan](super::Plan), and each end keeps at most one for each number.
 
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
@@ -11,8 +11,8 @@ use arrow_data::{ArrayData, ArrayDataBuilder};
 use super::check::LayoutLimits;
 use super::error::LayoutProblem;
 
-/// The lender's dictionaries: those of the stream's last loan, in the order of the schema, each with the bytes that it was
-/// lent in.
+/// The lender's dictionaries: those of the stream's last loan, in the order of the schema, each with the bytes that it
+/// was lent in.
 #[derive(Clone, Debug, Default)]
 pub struct LentDictionaries(Vec<(ArrayData, u64)>);
 
@@ -52,15 +52,15 @@ impl LentDictionaries {
 }
 
 impl KeptDictionaries {
-    /// Empty; for at most `max_bytes` together. The limit of a batch is enough: an honest lender counts the bytes that it
-    /// spares.
+    /// Empty; for at most `max_bytes` together. The limit of a batch is enough: an honest lender counts the bytes that
+    /// it spares.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         KeptDictionaries { kept: Vec::new(), bytes: 0, max_bytes }
     }
 
-    /// The dictionary of this number, for another batch. A dictionary that is a small part of its batch's memory is copied out
-    /// of there first: it may be kept for long.
+    /// The dictionary of this number, for another batch. A dictionary that is a small part of its batch's memory is
+    /// copied out of there first: it may be kept for long.
     pub(super) fn again<E>(
         &mut self,
         number: usize,

@@ -64,7 +64,7 @@ impl From<ArrowError> for LayoutError {
     }
 }
 
-/// What is wrong, in one array or in the batch.
+/// A defect of one array or of the batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutProblem {

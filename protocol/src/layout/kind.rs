@@ -41,7 +41,8 @@ pub(crate) enum Kind {
         width: usize,
         /// Whether keys are signed, so that only the lower half of the values that fit the width are keys.
         signed: bool,
-        /// The position among the schema's dictionaries that batches can share, if this is one of them. The plan sets it.
+        /// The position among the schema's dictionaries that batches can share, if this is one of them. The plan sets
+        /// it.
         number: Option<usize>,
     },
     /// Run-end encoded; the width in bytes of the run ends is 2, 4 or 8.
@@ -194,8 +195,8 @@ impl Kind {
         matches!(self, Kind::Bits | Kind::Fixed { .. } | Kind::Bytes { .. } | Kind::Views { .. })
     }
 
-    /// The layout of a type, and the fields of its children; or the reason why no array can have the type: arrow panics on
-    /// some of those.
+    /// The layout of a type, and the fields of its children; or the reason why no array can have the type: arrow panics
+    /// on some of those.
     pub(super) fn of(data_type: &DataType) -> Result<(Kind, Vec<FieldRef>), LayoutError> {
         use DataType::*;
         let refuse = |why| Err(LayoutProblem::Type { data_type: data_type.clone(), why }.into());

@@ -1,21 +1,22 @@
 //! Any record batch as a descriptor and a list of buffers, and back, without a copy.
 //!
 //! Both ends compile the stream's schema into a [`Plan`] once. The lender calls [`describe`] for each batch: it gets a
-//! [`BatchDescriptor`], which travels on the control plane, and the slices of the batch's own buffers that the borrower has to
-//! read. The borrower calls [`check`] before it reads a byte: the descriptor is held against the plan, and the
-//! [`CheckedDescriptor`] says where in a slab each buffer goes. When the bytes are there, [`rebuild`] makes arrays over them,
-//! and validates every value that Rust's arrays rely on: offsets, UTF-8, dictionary keys, views, run ends, union offsets,
-//! nulls. Most of that are passes over whole buffers. [`rebuild_with`] lets callers that may make arrays unchecked spare
-//! Arrow's own validation, string by string.
+//! [`BatchDescriptor`], which travels on the control plane, and the slices of the batch's own buffers that the borrower
+//! has to read. The borrower calls [`check`] before it reads a byte: the descriptor is held against the plan, and the
+//! [`CheckedDescriptor`] says where in a slab each buffer goes. When the bytes are there, [`rebuild`] makes arrays over
+//! them, and validates every value that Rust's arrays rely on: offsets, UTF-8, dictionary keys, views, run ends, union
+//! offsets, nulls. Most of that are passes over whole buffers. [`rebuild_with`] lets callers that may make arrays
+//! unchecked spare Arrow's own validation, string by string.
 //!
 //! The order of nodes and buffers is that of Arrow IPC (depth first over the schema, validity before values). Two
 //! things differ from IPC. Bitmaps keep their bit offset, so that a slice need not be shifted. And only the *live
 //! range* is lent: a slice of ten strings moves ten strings, whatever the array it was cut from. Offsets that then do
 //! not start at zero are lent as they stand; the descriptor carries the base, and `rebuild` subtracts it, which is the
 //! only copy there is. Views, which say where in which data buffer a string is, stand as they are, too: of their data
-//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views point
-//! into those, in the slab itself ([`CheckedDescriptor::rebases`]). So a scan that yields views into decoded pages moves what its
-//! rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`] copies them side by side.
+//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views
+//! point into those, in the slab itself ([`CheckedDescriptor::rebases`]). So a scan that yields views into decoded
+//! pages moves what its rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`]
+//! copies them side by side.
 //!
 //! | type | buffers after the validity bitmap | live range | detail |
 //! |---|---|---|---|

@@ -12,9 +12,11 @@ use super::kind::{BufferLen, BufferRule, BufferRules, ChildLen, Kind};
 /// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
 pub const MAX_DEPTH: usize = 64;
 
-/// How the batches of a schema are laid out: the arrays in order, the buffers of each, and what determines their lengths.
+/// How the batches of a schema are laid out: the arrays in order, the buffers of each, and what determines their
+/// lengths.
 ///
-/// Each end of a stream compiles the plan once, from the stream's schema, and goes by it for every batch. A clone shares it.
+/// Each end of a stream compiles the plan once, from the stream's schema, and goes by it for every batch. A clone
+/// shares it.
 #[derive(Clone)]
 pub struct Plan(Arc<Compiled>);
 

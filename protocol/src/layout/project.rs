@@ -1,13 +1,13 @@
 //! The borrower's side of a lazy batch: which bytes hold some columns and some rows, and the arrays that they make.
 //!
-//! Only an offset's value says which part of its target a row needs. So a [`Projection`] goes in rounds: it names the pieces of
-//! buffers that it can name by now, is given their bytes, and goes on from there, until it has a batch. Columns of fixed
-//! width take one round, strings and lists of numbers two, and each level of nesting by offsets one more. Whole columns of
-//! any type take one round: there is nothing to find out.
+//! Only an offset's value says which part of its target a row needs. So a [`Projection`] goes in rounds: it names the
+//! pieces of buffers that it can name by now, is given their bytes, and goes on from there, until it has a batch.
+//! Columns of fixed width take one round, strings and lists of numbers two, and each level of nesting by offsets one
+//! more. Whole columns of any type take one round: there is nothing to find out.
 //!
-//! The arrays are made by [`rebuild`](super::rebuild), from a descriptor cut to the rows: a part that is read is validated as
-//! a whole batch is. More than the rows need is read in two cases: the whole of a dictionary, and all run ends of run-end
-//! encoded columns.
+//! The arrays are made by [`rebuild`](super::rebuild), from a descriptor cut to the rows: a part that is read is
+//! validated as a whole batch is. More than the rows need is read in two cases: the whole of a dictionary, and all run
+//! ends of run-end encoded columns.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use super::error::{LayoutError, LayoutProblem, Within};
 use super::plan::Plan;
 use super::rebuild::{Assemble, ValidatingAssembler, rebuild_with};
 
-/// What a projection needs next.
+/// The next step of a projection.
 #[derive(Debug)]
 pub enum Step {
     /// The bytes of these pieces, to be given to [`Projection::give`].
     Read(Vec<Piece>),
-    /// Nothing more: here it is.
+    /// Nothing more to read: the columns and rows.
     Done(RecordBatch),
 }
 

@@ -29,8 +29,8 @@ impl ValidArray {
 
 /// Makes arrays of parts that are valid already.
 ///
-/// Safe code can only make arrays by validating them, string by string, as [`ValidatingAssembler`] does. Code that may use
-/// other means can save that.
+/// Safe code can only make arrays by validating them, string by string, as [`ValidatingAssembler`] does. Code that may
+/// use other means can save that.
 pub trait Assemble: fmt::Debug + Send + Sync {
     /// Makes the array.
     ///
@@ -51,10 +51,10 @@ impl Assemble for ValidatingAssembler {
 
 /// Makes a batch over the buffers that were lent for it, and validates whatever safe use of its arrays relies on.
 ///
-/// The batch has the schema of the plan against which the descriptor was checked. The arrays share the memory of `buffers`.
-/// Copied are only offsets and views of slices (views only if they were not
-/// [rebased](CheckedDescriptor::rebases) where they lie), and buffers that are not aligned for their type. Buffers that lie
-/// in a slab by [`CheckedDescriptor::layout`] are aligned.
+/// The batch has the schema of the plan against which the descriptor was checked. The arrays share the memory of
+/// `buffers`. Copied are only offsets and views of slices (views only if they were not
+/// [rebased](CheckedDescriptor::rebases) where they lie), and buffers that are not aligned for their type. Buffers that
+/// lie in a slab by [`CheckedDescriptor::layout`] are aligned.
 ///
 /// # Errors
 /// A buffer is not as long as described, or its bytes are not those of a valid array.
@@ -115,7 +115,7 @@ struct Borrower<'a> {
     lens: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Buffer>,
     assemble: &'a dyn Assemble,
-    /// Of the batches before, unless the batch stands alone.
+    /// The dictionaries of the batches before, unless the batch stands alone.
     kept: Option<&'a mut KeptDictionaries>,
 }
 
@@ -228,8 +228,8 @@ impl Borrower<'_> {
 }
 
 impl Parts<'_> {
-    /// Makes offsets count from where the lent range begins, and validates the values of some types as a whole. Those of the
-    /// others are left to Arrow's own validation.
+    /// Makes offsets count from where the lent range begins, and validates the values of some types as a whole. Those
+    /// of the others are left to Arrow's own validation.
     fn validate(&mut self, node: &Node) -> Result<Validated, LayoutError> {
         let (base, nulls) = (self.of.detail.base(), self.nulls.as_ref());
         match (&node.kind, &mut self.buffers[..], &self.children[..]) {
@@ -255,7 +255,8 @@ impl Parts<'_> {
     }
 }
 
-/// Makes offsets of types whose values are left to Arrow count from where the lent range begins. Returns the array's offset.
+/// Makes offsets of types whose values are left to Arrow count from where the lent range begins. Returns the array's
+/// offset.
 fn left_to_arrow(
     kind: &Kind,
     of: &NodeDescriptor,
@@ -275,7 +276,7 @@ fn left_to_arrow(
             rebase::union(ids, offsets, of.detail.union_bases(), type_ids)?;
         }
         (Kind::Runs { .. }, [], _) => return count(of.detail.run_offset()),
-        // Nothing counts from anywhere.
+        // The other types have no offsets.
         _ => {}
     }
     Ok(0)

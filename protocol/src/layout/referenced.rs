@@ -1,7 +1,8 @@
 //! Which elements of its children the offsets, sizes and run ends of an array refer to.
 //!
-//! Both ends need to know: the lender to lend no more, and the borrower of some rows to read no more. The numbers are read
-//! from bytes at any address. They may come from a peer: whatever they are, the functions return an answer or an error.
+//! Both ends need to know: the lender to lend no more, and the borrower of some rows to read no more. The numbers are
+//! read from bytes at any address. They may come from a peer: whatever they are, the functions return an answer or an
+//! error.
 
 use std::ops::Range;
 
@@ -131,8 +132,8 @@ pub(super) fn by_union(
     Ok(used.into_iter().map(Cover::range).collect())
 }
 
-/// The runs that hold the elements `first..first + len`, counted as run ends count. `len` is not 0, and `width` is that of a
-/// run end.
+/// The runs that hold the elements `first..first + len`, counted as run ends count. `len` is not 0, and `width` is that
+/// of a run end.
 pub(super) fn by_runs(ends: &[u8], width: usize, first: u64, len: u64) -> Result<Range<u64>, LayoutProblem> {
     let last = first.checked_add(len.saturating_sub(1)).and_then(|last| i64::try_from(last).ok());
     let last = last.ok_or(LayoutProblem::Overflow { what: "the last run" })?;

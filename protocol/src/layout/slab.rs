@@ -2,7 +2,8 @@
 
 use super::error::{LayoutError, LayoutProblem, at_most};
 
-/// Every buffer begins at a multiple of this many bytes in the borrower's slab: a cache line, and what Arrow recommends.
+/// Every buffer begins at a multiple of this many bytes in the borrower's slab: a cache line, and what Arrow
+/// recommends.
 pub const SLAB_ALIGNMENT: u64 = 64;
 
 /// A range of a slab.
