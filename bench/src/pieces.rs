@@ -10,7 +10,7 @@ use thallus_fabric::Fabric;
 use thallus_fabric::memory::{PoolLimits, SlabPool, Trusting};
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineLimits};
-use thallus_protocol::layout::{LayoutLimits, check, describe, rebuild_with};
+use thallus_protocol::layout::{CheckedDescriptor, LayoutLimits, Plan, check, describe, rebuild_with};
 use thallus_protocol::message::{LeaseWord, LentBatch, ToClient};
 use thallus_protocol::{LeaseId, RegionId, RemoteRange, StreamId};
 
@@ -68,18 +68,22 @@ pub fn pieces(fabric: Arc<dyn Fabric>, wanted: impl Fn(&str) -> bool) -> Result<
 
 fn layout(name: &str, batch: &RecordBatch) -> Result<Vec<Piece>, String> {
     let limits = LayoutLimits::default();
-    let (descriptor, buffers) = describe(batch).map_err(|e| e.to_string())?;
-    let schema = batch.schema();
-    let (lender, checked, built) = (batch.clone(), (schema.clone(), descriptor.clone()), (schema, descriptor, buffers));
+    let plan = Plan::new(&batch.schema()).map_err(|e| e.to_string())?;
+    let (descriptor, buffers) = describe(&plan, batch).map_err(|e| e.to_string())?;
+    let built = check(&plan, descriptor.clone(), &limits).map_err(|e| e.to_string())?;
+    // Each run gets the descriptor back from the one before, to be spared a copy.
+    let mut unchecked = Some(descriptor);
+    let (lender, lender_plan) = (batch.clone(), plan.clone());
     Ok(vec![
         piece(format!("layout/describe/{name}"), 1, move || {
-            black_box(describe(black_box(&lender)).is_ok());
+            black_box(describe(&lender_plan, black_box(&lender)).is_ok());
         }),
         piece(format!("layout/check/{name}"), 1, move || {
-            black_box(check(&checked.0, black_box(&checked.1), &limits).is_ok());
+            let checked = unchecked.take().and_then(|descriptor| check(&plan, descriptor, &limits).ok());
+            unchecked = black_box(checked).map(CheckedDescriptor::into_descriptor);
         }),
         piece(format!("layout/rebuild/{name}"), 1, move || {
-            black_box(rebuild_with(&built.0, black_box(&built.1), &built.2, &Trusting).is_ok());
+            black_box(rebuild_with(black_box(&built), &buffers, &Trusting).is_ok());
         }),
     ])
 }
@@ -101,7 +105,8 @@ fn inline(batch: &RecordBatch) -> Result<Vec<Piece>, String> {
 
 /// A lent batch's message, there and back.
 fn codec(batch: &RecordBatch) -> Result<Piece, String> {
-    let (descriptor, buffers) = describe(batch).map_err(|e| e.to_string())?;
+    let (descriptor, buffers) =
+        describe(&Plan::new(&batch.schema()).map_err(|e| e.to_string())?, batch).map_err(|e| e.to_string())?;
     let place = |buffer: &arrow::buffer::Buffer| {
         let (address, len) = (buffer.as_ptr() as u64, buffer.len() as u64);
         RemoteRange { region: RegionId(2), address, len }
@@ -137,7 +142,8 @@ fn pool(fabric: Arc<dyn Fabric>) -> Result<Piece, String> {
 
 /// Both machines: leases opened, announced, read, proven, consumed, released, ended.
 fn machines(name: &str, batch: &RecordBatch) -> Result<Piece, String> {
-    let (descriptor, _) = describe(batch).map_err(|e| e.to_string())?;
+    let (descriptor, _) =
+        describe(&Plan::new(&batch.schema()).map_err(|e| e.to_string())?, batch).map_err(|e| e.to_string())?;
     let (_, schema) = InlineEncoder::new(&batch.schema()).map_err(|e| e.to_string())?;
     let lent = Lent { schema: schema.into(), descriptor, rows: batch.num_rows() as u64, batches: BATCHES };
     let mut pair = Pair::new();

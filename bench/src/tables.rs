@@ -12,7 +12,7 @@ use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::ipc::writer::FileWriter;
-use thallus_protocol::layout::describe;
+use thallus_protocol::layout::{Plan, describe};
 
 use crate::query::{Mode, Query};
 
@@ -80,9 +80,10 @@ impl Table {
     /// Rows, bytes that the rows use, and batches of a query's result. A dictionary counts once for each batch.
     pub fn size(self: &Arc<Self>, query: &Query) -> Result<Size, String> {
         let mut size = Size::default();
+        let plan = Plan::new(&self.schema).map_err(|e| e.to_string())?;
         for batch in self.run(query) {
             let batch = batch.map_err(|e| e.to_string())?;
-            let (descriptor, _) = describe(&batch).map_err(|e| e.to_string())?;
+            let (descriptor, _) = describe(&plan, &batch).map_err(|e| e.to_string())?;
             size.rows += batch.num_rows() as u64;
             size.bytes += descriptor.live_bytes();
             size.batches += 1;

@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
 use thallus_fabric::memory::{Slab, Trusting};
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
-use thallus_protocol::layout::{BatchDescriptor, KeptDictionaries, Range, SlabLayout};
+use thallus_protocol::layout::{CheckedDescriptor, KeptDictionaries, Range};
 use thallus_protocol::message::SortKey;
 use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
@@ -148,17 +148,17 @@ impl PartStream {
                 decoder.decode(ipc).map_err(|e| e.to_string())
             }
             Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
-            Arrived::Mapped(batch) => mapped::build(&self.schema, batch, &mut self.report),
-            Arrived::Lent { slab, layout, descriptor } => {
+            Arrived::Mapped(batch) => mapped::build(batch, &mut self.report),
+            Arrived::Lent { slab, descriptor } => {
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();
                 let mut descriptor = Arc::unwrap_or_clone(descriptor);
                 let buffers = match slab {
-                    Some(slab) => read_buffers(slab, &layout, &mut descriptor)?,
-                    None => vec![Buffer::default(); layout.ranges.len()],
+                    Some(slab) => read_buffers(slab, &mut descriptor)?,
+                    None => vec![Buffer::default(); descriptor.buffers.len()],
                 };
                 let kept = &mut self.dictionaries;
-                layout::rebuild_after(&self.schema, &descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
+                layout::rebuild_after(&descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
             }
         }
     }
@@ -184,16 +184,16 @@ impl PartStream {
 }
 
 /// The buffers of a batch that has been read, its views rebased in the slab.
-fn read_buffers(mut slab: Slab, layout: &SlabLayout, descriptor: &mut BatchDescriptor) -> Result<Vec<Buffer>, String> {
-    // The slab was taken with this layout's length, which is a usize.
-    for rebase in layout.rebases(descriptor) {
+fn read_buffers(mut slab: Slab, descriptor: &mut CheckedDescriptor) -> Result<Vec<Buffer>, String> {
+    // The slab was taken with the layout's length, which is a usize.
+    for rebase in descriptor.rebases() {
         let (offset, len) = (rebase.range.offset as usize, rebase.range.len as usize);
         slab.edit(offset, len, |views| rebase.apply(views)).map_err(|e| e.to_string())?;
     }
     let held = |_| "the fabric reported a read as done, and holds its memory still".to_owned();
     let whole = slab.into_buffer().map_err(held)?;
     let cut = |range: &Range| whole.slice_with_length(range.offset as usize, range.len as usize);
-    Ok(layout.ranges.iter().map(cut).collect())
+    Ok(descriptor.layout().ranges.iter().map(cut).collect())
 }
 
 /// A batch with its position and its cost, as it came.

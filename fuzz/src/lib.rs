@@ -12,7 +12,7 @@ use arrow_array::Array;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use thallus_protocol::layout::{BatchDescriptor, LayoutLimits, SlabLayout, check};
+use thallus_protocol::layout::{BatchDescriptor, LayoutLimits, Plan, SlabLayout, check};
 use thallus_protocol::testing::all_types;
 
 /// The schemas that an input of `layout_rebuild` chooses from: each type alone, and each within a list and a struct.
@@ -70,8 +70,9 @@ pub fn slab(layout: &SlabLayout, mut bytes: &[u8]) -> Vec<Buffer> {
 /// If the batch cannot be described.
 #[must_use]
 pub fn layout_input(index: usize, batch: &RecordBatch) -> Vec<u8> {
-    let (descriptor, buffers) = thallus_protocol::layout::describe(batch).expect("valid");
-    check(&batch.schema(), &descriptor, &LIMITS).expect("small");
+    let plan = Plan::new(&batch.schema()).expect("valid");
+    let (descriptor, buffers) = thallus_protocol::layout::describe(&plan, batch).expect("valid");
+    check(&plan, descriptor.clone(), &LIMITS).expect("small");
     let bytes: Vec<u8> = buffers.iter().flat_map(|buffer| buffer.iter().copied()).collect();
     let descriptor = postcard::to_stdvec::<BatchDescriptor>(&descriptor).expect("no limit");
     let index = u8::try_from(index).expect("fewer than 256 schemas");

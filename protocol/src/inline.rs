@@ -10,8 +10,9 @@
 //! message could make a large allocation, are refused; the encoder never sends them.
 //!
 //! Arrow IPC cannot carry a dictionary whose values are themselves dictionary-encoded: its schema has room for one
-//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the verifier of
-//! flatbuffers allows types to be nested about 60 levels deep, a little less than [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
+//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the
+//! verifier of flatbuffers allows types to be nested about 60 levels deep, a little less than
+//! [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
 
 mod decode;
 mod encode;
@@ -21,12 +22,15 @@ mod verify_batch;
 mod verify_schema;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
 
 pub use decode::InlineDecoder;
 pub use encode::InlineEncoder;
 pub use error::InlineError;
+
+use crate::layout::Plan;
 
 /// What a decoder accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +63,19 @@ pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
 /// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
 /// [`MAX_DEPTH`](crate::layout::MAX_DEPTH) or has more than [`InlineLimits::max_fields`] fields.
 pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
-    decode::schema(message, limits)
+    decode_plan(message, limits).map(|plan| Arc::clone(plan.schema()))
+}
+
+/// As [`decode_schema`], compiled for the batches that follow.
+pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
+    decode::plan(message, limits)
 }
 
 /// Runs a part of arrow-ipc, which reports some of what it does not like by a panic.
 ///
 /// What is known to make it panic is verified before. This is here because a connection must survive what is not known,
-/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used again.
+/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used
+/// again.
 fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Result<T, InlineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Ok(result?),

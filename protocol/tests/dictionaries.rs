@@ -9,10 +9,26 @@ use arrow_buffer::{Buffer, MutableBuffer};
 use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
 use thallus_protocol::layout::{
-    BatchDescriptor, Described, Detail, KeptDictionaries, LayoutError, LayoutLimits, LayoutProblem, LentDictionaries,
-    NodeDescriptor, Projection, check, column_bytes, describe_after, describe_compact, rebuild_after,
+    self, BatchDescriptor, CheckedDescriptor, Described, Detail, KeptDictionaries, LayoutError, LayoutLimits,
+    LayoutProblem, LentDictionaries, NodeDescriptor, Plan, Projection, column_bytes, rebuild_after,
 };
 use thallus_protocol::testing::{Distrust, arb_batches, same_batch};
+
+fn plan(batch: &RecordBatch) -> Plan {
+    Plan::new(&batch.schema()).unwrap()
+}
+
+fn describe_compact(batch: &RecordBatch) -> Described {
+    layout::describe_compact(&plan(batch), batch).unwrap()
+}
+
+fn describe_after(batch: &RecordBatch, before: &LentDictionaries) -> Described {
+    layout::describe_after(&plan(batch), batch, before).unwrap()
+}
+
+fn check(like: &RecordBatch, descriptor: &BatchDescriptor) -> CheckedDescriptor {
+    layout::check(&plan(like), descriptor.clone(), &LayoutLimits::default()).unwrap()
+}
 
 /// Both ends of a stream.
 #[derive(Default)]
@@ -24,12 +40,12 @@ struct Ends {
 impl Ends {
     /// Sends a batch. What arrives, how many bytes moved, and the slab in which they landed.
     fn send(&mut self, batch: &RecordBatch) -> (RecordBatch, u64, Buffer) {
-        let Described { descriptor, buffers, dictionaries, spared, .. } = describe_after(batch, &self.lent).unwrap();
-        let complete = describe_compact(batch).unwrap().descriptor;
+        let Described { descriptor, buffers, dictionaries, spared, .. } = describe_after(batch, &self.lent);
+        let complete = describe_compact(batch).descriptor;
         assert_eq!(descriptor.is_complete(), descriptor == complete);
         assert!(spared == 0 || !descriptor.is_complete());
         self.lent = dictionaries;
-        let (moved, slab) = (descriptor.live_bytes(), slab(&batch.schema(), &descriptor, &buffers));
+        let (moved, slab) = (descriptor.live_bytes(), slab(batch, &descriptor, &buffers));
         (self.receive(batch, &descriptor, &slab).unwrap(), moved, slab)
     }
 
@@ -39,14 +55,19 @@ impl Ends {
         descriptor: &BatchDescriptor,
         slab: &Buffer,
     ) -> Result<RecordBatch, LayoutError> {
-        let layout = check(&like.schema(), descriptor, &LayoutLimits::default()).unwrap();
-        let cut = layout.ranges.iter().map(|range| slab.slice_with_length(range.offset as usize, range.len as usize));
-        rebuild_after(&like.schema(), descriptor, &cut.collect::<Vec<_>>(), &mut self.kept, &Distrust)
+        let checked = check(like, descriptor);
+        let cut = checked
+            .layout()
+            .ranges
+            .iter()
+            .map(|range| slab.slice_with_length(range.offset as usize, range.len as usize));
+        rebuild_after(&checked, &cut.collect::<Vec<_>>(), &mut self.kept, &Distrust)
     }
 }
 
-fn slab(schema: &Schema, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Buffer {
-    let layout = check(schema, descriptor, &LayoutLimits::default()).unwrap();
+fn slab(like: &RecordBatch, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Buffer {
+    let checked = check(like, descriptor);
+    let layout = checked.layout();
     let mut slab = MutableBuffer::from_len_zeroed(layout.len as usize);
     for (range, buffer) in layout.ranges.iter().zip(lent) {
         slab.as_slice_mut()[range.offset as usize..][..range.len as usize].copy_from_slice(buffer);
@@ -119,22 +140,22 @@ fn what_is_kept_holds_no_more_than_its_memory() {
 #[test]
 fn a_dictionary_that_never_came_is_an_error() {
     let batch = batch(&words(3, ""), 4);
-    let mut described = describe_compact(&batch).unwrap();
+    let mut described = describe_compact(&batch);
     described.descriptor.nodes[0].detail = Detail::SameValues;
     described.descriptor.nodes.remove(1);
     // Validity and keys stay.
     let values = 2..4;
     described.descriptor.buffers.drain(values.clone());
     described.buffers.drain(values);
-    let slab = slab(&batch.schema(), &described.descriptor, &described.buffers);
+    let slab = slab(&batch, &described.descriptor, &described.buffers);
     let mut ends = Ends::default();
     let error = ends.receive(&batch, &described.descriptor, &slab).unwrap_err();
     assert!(matches!(error.problem(), LayoutProblem::NoDictionary), "{error}");
     assert_eq!(error.path(), "word.values");
     // Nor is there one for whoever reads parts of a batch.
-    assert!(column_bytes(&batch.schema(), &described.descriptor).is_err());
-    let alone = Arc::new(described.descriptor.clone());
-    assert!(Projection::new(&batch.schema(), &alone, &[0], 1..2).is_err());
+    let alone = Arc::new(check(&batch, &described.descriptor));
+    assert!(column_bytes(&alone).is_err());
+    assert!(Projection::new(&alone, &[0], 1..2).is_err());
     // With it, keys are held against it.
     let (_, _, _) = ends.send(&self::batch(&words(2, ""), 4));
     let error = ends.receive(&batch, &described.descriptor, &slab).unwrap_err();
@@ -162,9 +183,9 @@ fn what_is_kept_is_bounded() {
             let old = last.columns().to_vec();
             let mixed = (0..3).map(|i| (format!("c{i}"), if i == index { new.clone() } else { old[i].clone() }));
             last = RecordBatch::try_from_iter(mixed).unwrap();
-            let Described { descriptor, buffers, dictionaries, .. } = describe_after(&last, &ends.lent).unwrap();
+            let Described { descriptor, buffers, dictionaries, .. } = describe_after(&last, &ends.lent);
             ends.lent = dictionaries;
-            let slab = slab(&last.schema(), &descriptor, &buffers);
+            let slab = slab(&last, &descriptor, &buffers);
             let received = ends.receive(&last, &descriptor, &slab);
             assert_eq!(received.is_ok(), fits || index < 2, "{index} of {max} bytes: {received:?}");
         }
@@ -181,7 +202,8 @@ fn only_dictionaries_of_plain_values_are_shared() {
         let schema = Schema::new(vec![Field::new("d", DataType::Dictionary(keys.clone().into(), values.into()), true)]);
         let node = NodeDescriptor { len: 0, nulls: 0, null_bit: 0, detail: Detail::SameValues };
         let descriptor = BatchDescriptor { rows: 0, nodes: vec![node], buffers: vec![0] };
-        let checked = check(&schema, &descriptor, &LayoutLimits::default());
+        let schema = Arc::new(schema);
+        let checked = layout::check(&Plan::new(&schema).unwrap(), descriptor, &LayoutLimits::default());
         assert_eq!(checked.is_ok(), allowed, "{schema}: {checked:?}");
     }
 }

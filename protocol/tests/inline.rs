@@ -8,7 +8,7 @@ use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineError, InlineLimits, decode_schema, encode_schema};
-use thallus_protocol::layout::{MAX_DEPTH, describe, describe_compact};
+use thallus_protocol::layout::{MAX_DEPTH, Plan, describe, describe_compact};
 use thallus_protocol::testing::{
     Dice, all_types, arb_batch, arb_batches, array, batch, mutate_bytes, same_array, same_batch, shared_views,
 };
@@ -126,7 +126,7 @@ fn a_slice_sends_its_live_range_only() {
         let schema = Arc::new(Schema::new(vec![Field::new("column", data_type.clone(), true)]));
         let (mut encoder, _) = InlineEncoder::new(&schema).unwrap();
         let slice = batch(&schema, 4_000, &mut Dice::new(1)).slice(2_345, 2);
-        let (lent, _) = describe(&slice).unwrap();
+        let (lent, _) = describe(&Plan::new(&slice.schema()).unwrap(), &slice).unwrap();
         // What is lent, and what IPC adds for alignment and metadata.
         let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&slice).unwrap().len();
@@ -141,7 +141,7 @@ fn views_send_what_they_need_of_their_buffers() {
         let array = shared_views(&DataType::Utf8View, true, 100, &mut Dice::new(seed));
         let batch = RecordBatch::try_from_iter_with_nullable([("v", array, true)]).unwrap();
         let (mut encoder, schema) = InlineEncoder::new(&batch.schema()).unwrap();
-        let lent = describe_compact(&batch).unwrap().descriptor;
+        let lent = describe_compact(&Plan::new(&batch.schema()).unwrap(), &batch).unwrap().descriptor;
         let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&batch).unwrap();
         assert!(sent.len() <= most, "seed {seed}: {} bytes, not {most}", sent.len());

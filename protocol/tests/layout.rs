@@ -10,44 +10,69 @@ use arrow_array::{
 };
 use arrow_buffer::{Buffer, MutableBuffer, OffsetBuffer};
 use arrow_data::ByteView;
-use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit, UnionFields, UnionMode};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, UnionFields, UnionMode};
 use proptest::prelude::*;
 use thallus_protocol::layout::{
-    BatchDescriptor, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, NodeDescriptor,
-    SLAB_ALIGNMENT, SlabLayout, check, describe, describe_compact, rebuild_with,
+    self, BatchDescriptor, CheckedDescriptor, Described, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem,
+    NodeDescriptor, Plan, SLAB_ALIGNMENT, SlabLayout, rebuild_with,
 };
 use thallus_protocol::testing::{
     Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
     same_batch, shared_views,
 };
 
+/// More than any batch in memory has.
+const UNLIMITED: LayoutLimits =
+    LayoutLimits { max_bytes: i64::MAX as u64, max_len: i64::MAX as u64, max_buffers: usize::MAX };
+
+fn check(
+    schema: &SchemaRef,
+    descriptor: &BatchDescriptor,
+    limits: &LayoutLimits,
+) -> Result<CheckedDescriptor, LayoutError> {
+    layout::check(&Plan::new(schema)?, descriptor.clone(), limits)
+}
+
+fn describe(batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
+    layout::describe(&Plan::new(&batch.schema())?, batch)
+}
+
+fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
+    layout::describe_compact(&Plan::new(&batch.schema())?, batch)
+}
+
 /// Whatever passes our own validation has to pass Arrow's.
+fn rebuild_checked(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
+    rebuild_with(descriptor, buffers, &Distrust)
+}
+
 fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
-    rebuild_with(schema, descriptor, buffers, &Distrust)
+    rebuild_checked(&check(schema, descriptor, &UNLIMITED)?, buffers)
 }
 
 /// Copies what is lent into a fresh slab, where `check` says, as a one-sided read does.
-fn read(schema: &Schema, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Result<Vec<Buffer>, LayoutError> {
-    let layout = check(schema, descriptor, &LayoutLimits::default())?;
-    let slab = Buffer::from(slab(&layout, lent));
-    Ok(cut(&slab, &layout))
+fn read(schema: &SchemaRef, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Result<Vec<Buffer>, LayoutError> {
+    let checked = check(schema, descriptor, &LayoutLimits::default())?;
+    let slab = Buffer::from(slab(checked.layout(), lent));
+    Ok(cut(&slab, checked.layout()))
 }
 
 /// As `read`, and rebases views where they lie.
 fn read_and_rebase(
-    schema: &Schema,
-    mut descriptor: BatchDescriptor,
+    schema: &SchemaRef,
+    descriptor: &BatchDescriptor,
     lent: &[Buffer],
-) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
-    let layout = check(schema, &descriptor, &LayoutLimits::default())?;
-    let mut slab = slab(&layout, lent);
-    for rebase in layout.rebases(&mut descriptor) {
+) -> Result<(CheckedDescriptor, Vec<Buffer>), LayoutError> {
+    let mut checked = check(schema, descriptor, &LayoutLimits::default())?;
+    let mut slab = slab(checked.layout(), lent);
+    for rebase in checked.rebases() {
         // In pieces, as it suits the owner of the slab.
         let views = &mut slab[rebase.range.offset as usize..][..rebase.range.len as usize];
         views.chunks_mut(16 * 7).for_each(|views| rebase.apply(views));
     }
     let slab = Buffer::from(slab);
-    Ok((descriptor, cut(&slab, &layout)))
+    let buffers = cut(&slab, checked.layout());
+    Ok((checked, buffers))
 }
 
 fn slab(layout: &SlabLayout, lent: &[Buffer]) -> MutableBuffer {
@@ -73,8 +98,8 @@ fn round_trip(batch: &RecordBatch) -> RecordBatch {
     // Views are rebased where they lie, too, and strings that lie scattered may have been copied side by side.
     let compact = describe_compact(batch).expect("a valid batch can be described");
     for (descriptor, lent) in [(descriptor, lent), (compact.descriptor, compact.buffers)] {
-        let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &lent).unwrap();
-        let in_place = rebuild(&batch.schema(), &descriptor, &read).expect("honest bytes pass");
+        let (descriptor, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
+        let in_place = rebuild_checked(&descriptor, &read).expect("honest bytes pass");
         assert_eq!(same_batch(&back, &in_place), Ok(()));
     }
     back
@@ -111,15 +136,16 @@ proptest! {
         if let Ok(back) = rebuild(&schema, &descriptor, &lent) {
             is_valid(&back);
         }
-        let slab = check(&schema, &descriptor, &limits).ok().filter(|layout| layout.ranges.len() == lent.len());
-        if slab.is_some_and(|slab| slab.ranges.iter().zip(&lent).all(|(range, buffer)| range.len == buffer.len() as u64)) {
-            let (descriptor, read) = read_and_rebase(&schema, descriptor.clone(), &lent).unwrap();
-            if let Ok(back) = rebuild(&schema, &descriptor, &read) {
+        let slab = check(&schema, &descriptor, &limits).ok().filter(|checked| checked.buffers.len() == lent.len());
+        if slab.is_some_and(|slab| slab.layout().ranges.iter().zip(&lent).all(|(range, buffer)| range.len == buffer.len() as u64)) {
+            let (descriptor, read) = read_and_rebase(&schema, &descriptor, &lent).unwrap();
+            if let Ok(back) = rebuild_checked(&descriptor, &read) {
                 is_valid(&back);
             }
         }
         // ... and whatever bytes have the lengths that it asks for.
-        if let Ok(layout) = check(&schema, &descriptor, &limits) {
+        if let Ok(checked) = check(&schema, &descriptor, &limits) {
+            let layout = checked.layout();
             prop_assert!(layout.len <= limits.max_bytes);
             let mut dice = Dice::new(seed);
             let bytes: Vec<_> = layout.ranges.iter().map(|range| {
@@ -127,7 +153,7 @@ proptest! {
                 mutate_bytes(&mut bytes, &mut dice);
                 Buffer::from_vec(bytes)
             }).collect();
-            if let Ok(back) = rebuild(&schema, &descriptor, &bytes) {
+            if let Ok(back) = rebuild_checked(&checked, &bytes) {
                 is_valid(&back);
             }
         }
@@ -147,8 +173,8 @@ proptest! {
         if let Ok(back) = &copied {
             is_valid(back);
         }
-        let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &buffers).unwrap();
-        let in_place = rebuild(&batch.schema(), &descriptor, &read);
+        let (descriptor, read) = read_and_rebase(&batch.schema(), &descriptor, &buffers).unwrap();
+        let in_place = rebuild_checked(&descriptor, &read);
         match (copied, in_place) {
             (Ok(copied), Ok(in_place)) => prop_assert_eq!(same_batch(&copied, &in_place), Ok(())),
             (copied, in_place) => prop_assert_eq!(copied.is_ok(), in_place.is_ok()),
@@ -180,9 +206,10 @@ proptest! {
             }
         }
         lent[at] = Buffer::from_vec(views);
-        let (in_place, read) = read_and_rebase(&batch.schema(), descriptor.clone(), &lent).unwrap();
-        for (descriptor, lent) in [(&descriptor, &lent), (&in_place, &read)] {
-            let back = rebuild(&batch.schema(), descriptor, lent).expect("what is null does not matter");
+        let (in_place, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
+        let as_it_came = check(&batch.schema(), &descriptor, &UNLIMITED).unwrap();
+        for (descriptor, lent) in [(&as_it_came, &lent), (&in_place, &read)] {
+            let back = rebuild_checked(descriptor, lent).expect("what is null does not matter");
             is_valid(&back);
             prop_assert_eq!(same_batch(&batch, &back), Ok(()));
         }
@@ -408,34 +435,6 @@ fn fields_that_are_not_nullable_stay_free_of_nulls() {
     }
 }
 
-#[test]
-fn nesting_is_bounded_and_types_that_cannot_be_are_refused() {
-    let mut deep = DataType::Int8;
-    for _ in 0..MAX_DEPTH {
-        deep = DataType::List(Arc::new(Field::new("item", deep, true)));
-    }
-    let refused = [
-        deep,
-        DataType::Time32(TimeUnit::Nanosecond),
-        DataType::Decimal128(39, 0),
-        DataType::FixedSizeBinary(-1),
-        DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Int8, true)), -1),
-        DataType::Map(Arc::new(Field::new("entries", DataType::Int8, false)), false),
-        DataType::Dictionary(DataType::Utf8.into(), DataType::Utf8.into()),
-        DataType::RunEndEncoded(
-            Arc::new(Field::new("run_ends", DataType::Int8, false)),
-            Arc::new(Field::new("values", DataType::Int8, true)),
-        ),
-    ];
-    for data_type in refused {
-        let schema = Schema::new(vec![Field::new("c", data_type.clone(), true)]);
-        let node = NodeDescriptor { len: 0, nulls: 0, null_bit: 0, detail: Detail::Base(0) };
-        let descriptor = BatchDescriptor { rows: 0, nodes: vec![node; 70], buffers: vec![0; 70] };
-        let error = check(&schema, &descriptor, &LayoutLimits::default()).unwrap_err();
-        assert!(matches!(error.problem(), LayoutProblem::TooDeep { .. } | LayoutProblem::Type { .. }), "{error}");
-    }
-}
-
 /// Two strings of a data buffer with much between them, and one of another; a data buffer that none needs.
 fn sparse_views() -> RecordBatch {
     let mut text = "first string, long".to_owned();
@@ -466,8 +465,8 @@ fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
     let back = round_trip(&batch);
     assert_eq!(same_batch(&batch, &back), Ok(()));
     // In the slab, no byte is copied.
-    let (descriptor, read) = read_and_rebase(&batch.schema(), descriptor, &lent).unwrap();
-    let back = rebuild(&batch.schema(), &descriptor, &read).unwrap();
+    let (descriptor, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
+    let back = rebuild_checked(&descriptor, &read).unwrap();
     let views = back.column(0).to_data();
     assert_eq!(
         views.buffers().iter().map(Buffer::as_ptr).collect::<Vec<_>>(),
@@ -530,8 +529,8 @@ fn extents_are_held_against_each_other_and_views_against_them() {
     let elsewhere: [Change<'_>; 3] =
         [&|extents, _| extents[1].base -= 100, &|extents, _| extents[2].buffer = 3, &|extents, _| extents[0].base = 1];
     for (at, change) in [1, 0, 2].into_iter().zip(elsewhere) {
-        let (rebased, read) = read_and_rebase(&schema, with(change), &lent).unwrap();
-        for result in [rebuild(&schema, &with(change), &lent), rebuild(&schema, &rebased, &read)] {
+        let (rebased, read) = read_and_rebase(&schema, &with(change), &lent).unwrap();
+        for result in [rebuild(&schema, &with(change), &lent), rebuild_checked(&rebased, &read)] {
             let error = result.unwrap_err();
             assert_eq!(error.path(), "s");
             assert!(

@@ -1,5 +1,5 @@
-//! Any columns and rows of any batch are what the batch has there; no byte is read that they do not need; nothing hostile
-//! does harm.
+//! Any columns and rows of any batch are what the batch has there; no byte is read that they do not need; nothing
+//! hostile does harm.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,25 +11,34 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, Int32Array, Int64Array, ListArray, RecordBatch, RunArray, StringArray,
 };
 use arrow_buffer::Buffer;
-use arrow_schema::Schema;
+use arrow_schema::SchemaRef;
 use proptest::prelude::*;
 use thallus_protocol::layout::{
-    BatchDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Piece, Projection, Step, check, column_bytes,
-    describe,
+    self, BatchDescriptor, CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Piece, Plan,
+    Projection, Step, column_bytes,
 };
 use thallus_protocol::testing::{Dice, arb_batch, mutate_bytes, mutate_descriptor, same_batch};
 
 /// What was read of each buffer, round by round.
 type Rounds = Vec<Vec<Piece>>;
 
+fn describe(batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
+    layout::describe(&Plan::new(&batch.schema())?, batch)
+}
+
+fn checked(schema: &SchemaRef, descriptor: &BatchDescriptor) -> Result<Arc<CheckedDescriptor>, LayoutError> {
+    let limits = LayoutLimits { max_bytes: 1 << 20, max_len: 1 << 20, max_buffers: 1 << 10 };
+    layout::check(&Plan::new(schema)?, descriptor.clone(), &limits).map(Arc::new)
+}
+
 fn project(
-    schema: &Schema,
+    schema: &SchemaRef,
     descriptor: &BatchDescriptor,
     lent: &[Buffer],
     columns: &[usize],
     rows: Range<u64>,
 ) -> Result<(RecordBatch, Rounds), LayoutError> {
-    let mut projection = Projection::new(schema, &Arc::new(descriptor.clone()), columns, rows)?;
+    let mut projection = Projection::new(&checked(schema, descriptor)?, columns, rows)?;
     let mut rounds = Vec::new();
     loop {
         match projection.step()? {
@@ -91,7 +100,7 @@ proptest! {
         }
         let expected = batch.project(&columns).unwrap().slice(rows.start as usize, (rows.end - rows.start) as usize);
         prop_assert_eq!(same_batch(&found, &expected), Ok(()));
-        let all = column_bytes(&batch.schema(), &descriptor).unwrap();
+        let all = column_bytes(&checked(&batch.schema(), &descriptor).unwrap()).unwrap();
         prop_assert_eq!(all.iter().sum::<u64>(), descriptor.live_bytes());
         let distinct: std::collections::BTreeSet<_> = columns.iter().collect();
         prop_assert!(bytes(&rounds).0 <= distinct.iter().map(|column| all[**column]).sum());
@@ -135,12 +144,11 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let schema = batch.schema();
-        let limits = LayoutLimits { max_bytes: 1 << 20, max_len: 1 << 20, max_buffers: 1 << 10 };
-        // A lazy batch is checked before it is announced; what is not checked must do no harm either.
-        let len = |len: &u64| if *len <= 1 << 20 { *len as usize } else { 0 };
-        if check(&schema, &descriptor, &limits).is_ok() || descriptor.buffers.iter().all(|l| *l <= 1 << 20) {
+        // A lazy batch is checked before it is announced.
+        if checked(&schema, &descriptor).is_ok() {
             let mut dice = Dice::new(seed);
-            let lent: Vec<Buffer> = descriptor.buffers.iter().map(|l| Buffer::from_vec(dice.bytes(len(l)))).collect();
+            let lent = descriptor.buffers.iter().map(|len| Buffer::from_vec(dice.bytes(*len as usize)));
+            let lent: Vec<Buffer> = lent.collect();
             let rows = rows.start.min(descriptor.rows)..rows.end.min(descriptor.rows);
             if let Ok((found, _)) = project(&schema, &descriptor, &lent, &columns, rows) {
                 for column in found.columns() {
@@ -215,15 +223,15 @@ fn one_column_of_many_costs_what_it_is() {
     assert_eq!(of_batch(&batch, &[7, 3, 7], 0..1000), (16_000, 1));
     assert_eq!(of_batch(&batch, &[], 0..1000), (0, 0));
     let (descriptor, _) = describe(&batch).unwrap();
-    assert_eq!(column_bytes(&batch.schema(), &descriptor).unwrap(), [8000; 50]);
+    assert_eq!(column_bytes(&checked(&batch.schema(), &descriptor).unwrap()).unwrap(), [8000; 50]);
 }
 
 #[test]
 fn there_is_no_such_column_or_row() {
     let batch = one("n", Int64Array::from_iter_values(0..10));
     let (descriptor, _) = describe(&batch).unwrap();
-    let descriptor = Arc::new(descriptor);
-    let refused = |columns: &[usize], rows| Projection::new(&batch.schema(), &descriptor, columns, rows).unwrap_err();
+    let descriptor = checked(&batch.schema(), &descriptor).unwrap();
+    let refused = |columns: &[usize], rows| Projection::new(&descriptor, columns, rows).unwrap_err();
     let error = refused(&[1], 0..10);
     assert!(matches!(error.problem(), LayoutProblem::TooLarge { what: "column", got: 1, limit: 0 }), "{error}");
     for rows in [0..11, Range { start: 5, end: 4 }, 11..11] {

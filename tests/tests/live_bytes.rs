@@ -9,7 +9,7 @@ use std::path::Path;
 use arrow::array::{Array, AsArray, ByteView};
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
-use thallus_protocol::layout::describe_compact;
+use thallus_protocol::layout::{Plan, describe_compact};
 use thallus_server::config::ServerConfig;
 use thallus_server::engine::datafusion::DataFusionEngine;
 use thallus_server::engine::{Engine, QueryRequest};
@@ -71,7 +71,7 @@ async fn measure(engine: &DataFusionEngine, sql: &str) -> Bytes {
     let mut batches = stream.batches;
     let mut bytes = Bytes::default();
     while let Some(batch) = batches.try_next().await.unwrap() {
-        let described = describe_compact(&batch).unwrap();
+        let described = describe_compact(&Plan::new(&batch.schema()).unwrap(), &batch).unwrap();
         assert_eq!(described.descriptor.live_bytes(), described.buffers.iter().map(|b| b.len() as u64).sum::<u64>());
         bytes += Bytes {
             attached: batch.columns().iter().map(|column| column.get_buffer_memory_size() as u64).sum(),

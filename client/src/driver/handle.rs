@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use thallus_fabric::memory::Slab;
-use thallus_protocol::layout::{BatchDescriptor, Piece, SlabLayout};
+use thallus_protocol::layout::{CheckedDescriptor, Piece};
 use thallus_protocol::message::{Delivery, ExecuteOptions, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
@@ -70,12 +70,11 @@ pub(crate) enum Arrived {
     /// Without a slab where there was no byte to read.
     Lent {
         slab: Option<Slab>,
-        layout: SlabLayout,
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     },
     Lazy {
         loan: Loan,
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     },
     Mapped(MappedBatch),
     Inline(Bytes),

@@ -7,7 +7,7 @@ use arrow::buffer::Buffer;
 use thallus_fabric::Endpoint;
 use thallus_fabric::memory::keep;
 use thallus_protocol::client::{ReadBatch, ReadProblem};
-use thallus_protocol::layout::BatchDescriptor;
+use thallus_protocol::layout::CheckedDescriptor;
 use thallus_protocol::{ReadId, StreamId};
 use tokio::sync::mpsc;
 
@@ -43,7 +43,7 @@ impl Maps {
         read: ReadId,
         stream: StreamId,
         seq: u64,
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
         commands: mpsc::UnboundedSender<Command>,
     ) -> Option<MappedBatch> {
         let buffers = self.0.remove(&read)?;
@@ -56,13 +56,13 @@ impl Maps {
 pub(crate) struct MappedBatch {
     // Dropped before the loan that says so.
     buffers: Vec<Buffer>,
-    descriptor: Arc<BatchDescriptor>,
+    descriptor: Arc<CheckedDescriptor>,
     loan: MappedLoan,
 }
 
 impl MappedBatch {
     /// Its shape, and its buffers, each of which keeps the loan.
-    pub(crate) fn into_parts(self) -> (Arc<BatchDescriptor>, Vec<Buffer>) {
+    pub(crate) fn into_parts(self) -> (Arc<CheckedDescriptor>, Vec<Buffer>) {
         let loan = Arc::new(self.loan);
         let keeps = |buffer: Buffer| if buffer.is_empty() { buffer } else { keep(buffer, Arc::clone(&loan)) };
         (self.descriptor, self.buffers.into_iter().map(keeps).collect())

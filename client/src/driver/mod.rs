@@ -609,7 +609,7 @@ impl<S: ControlIo> Driver<S> {
             Payload::Lent { read, descriptor } => {
                 let read = self.reads.as_mut().and_then(|reads| reads.take(read));
                 let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());
-                read.map(|ReadSlab { slab, layout, .. }| Arrived::Lent { slab, layout, descriptor })
+                read.map(|ReadSlab { slab, .. }| Arrived::Lent { slab, descriptor })
             }
         };
         match arrived {

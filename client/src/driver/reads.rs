@@ -157,8 +157,9 @@ impl Reads {
     pub(super) fn read_batch(&mut self, batch: ReadBatch) {
         self.bell.ring();
         let ReadBatch { read, stream, layout, places } = batch;
-        self.slabs.insert(read, ReadSlab { slab: None, layout: layout.clone(), stream });
-        let len = match usize::try_from(layout.len) {
+        let (len, runs) = (layout.len, runs(&layout.ranges, &places));
+        self.slabs.insert(read, ReadSlab { slab: None, layout, stream });
+        let len = match usize::try_from(len) {
             Ok(len) => len,
             Err(error) => {
                 return self.finished(Target::Batch(read), Err(ReadProblem::NoMemory(error.to_string())), None);
@@ -166,7 +167,7 @@ impl Reads {
         };
         let target = Target::Batch(read);
         let mut remaining = 0;
-        for (place, offset) in runs(&layout.ranges, &places) {
+        for (place, offset) in runs {
             let mut done = 0;
             while done < place.len {
                 let len = (place.len - done).min(self.max_read);

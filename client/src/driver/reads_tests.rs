@@ -7,7 +7,7 @@ use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::{Fabric, Transport};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
-use thallus_protocol::layout::{LayoutLimits, check, describe};
+use thallus_protocol::layout::{LayoutLimits, Plan, check, describe};
 
 use super::*;
 
@@ -122,8 +122,9 @@ fn connections(count: usize) -> Vec<(Reads, Slow)> {
 fn ask(reads: &mut Reads, read: u64) {
     let column = Arc::new(Int64Array::from_iter_values(0..1 << 17)) as ArrayRef;
     let batch = RecordBatch::try_from_iter([("column", column)]).unwrap();
-    let (descriptor, _) = describe(&batch).unwrap();
-    let layout = check(&batch.schema(), &descriptor, &LayoutLimits::default()).unwrap();
+    let plan = Plan::new(&batch.schema()).unwrap();
+    let (descriptor, _) = describe(&plan, &batch).unwrap();
+    let layout = check(&plan, descriptor, &LayoutLimits::default()).unwrap().layout().clone();
     reads.read_batch(ReadBatch {
         read: ReadId(read),
         stream: StreamId(1),

@@ -11,7 +11,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use futures::Stream;
 use thallus_fabric::memory::Trusting;
-use thallus_protocol::layout::{BatchDescriptor, Piece, Projection, Step, column_bytes};
+use thallus_protocol::layout::{CheckedDescriptor, Piece, Projection, Step, column_bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
@@ -87,7 +87,7 @@ impl LazyStream {
             }
         };
         let handle = Arc::clone(&self.result.handle);
-        let columns = match column_bytes(&schema, &descriptor) {
+        let columns = match column_bytes(&descriptor) {
             Ok(columns) => columns,
             Err(error) => return Err(reject(&handle, &loan, &error.to_string())),
         };
@@ -223,7 +223,7 @@ impl LazyBatch {
                 let batch = batch.project(columns).map_err(|e| ClientError::Transfer { message: e.to_string() })?;
                 Ok(batch.slice(rows.start, rows.len()))
             }
-            Content::Lent(lent) => lent.read(&self.schema, columns, rows).await,
+            Content::Lent(lent) => lent.read(columns, rows).await,
         }
     }
 
@@ -242,7 +242,7 @@ impl LazyBatch {
 struct Lent {
     handle: Arc<Handle>,
     loan: Loan,
-    descriptor: Arc<BatchDescriptor>,
+    descriptor: Arc<CheckedDescriptor>,
     cost: u64,
     columns: Vec<u64>,
     account: Arc<Mutex<Account>>,
@@ -257,15 +257,10 @@ impl Drop for Lent {
 }
 
 impl Lent {
-    async fn read(
-        &self,
-        schema: &SchemaRef,
-        columns: &[usize],
-        rows: Range<usize>,
-    ) -> Result<RecordBatch, ClientError> {
+    async fn read(&self, columns: &[usize], rows: Range<usize>) -> Result<RecordBatch, ClientError> {
         let begun = Instant::now();
         let rows = rows.start as u64..rows.end as u64;
-        let projection = Projection::new(schema, &self.descriptor, columns, rows);
+        let projection = Projection::new(&self.descriptor, columns, rows);
         let mut projection = projection.map_err(|error| self.invalid(&error.to_string()))?;
         loop {
             let stepped = Instant::now();

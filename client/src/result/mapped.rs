@@ -1,7 +1,6 @@
 //! Arrays over the server's memory.
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use thallus_fabric::memory::Trusting;
 use thallus_protocol::layout;
 use tracing::warn;
@@ -13,15 +12,11 @@ use crate::report::TransferReport;
 /// is rewritten in memory of this process, by [`layout::rebuild_with`]: the buffer in question is replaced, and nothing else is
 /// copied. It is validated once, like a batch that was read; unlike that, it stays in memory that the server could write to.
 /// Whoever asks for mapped results trusts the server not to change what it has lent.
-pub(super) fn build(
-    schema: &SchemaRef,
-    batch: MappedBatch,
-    report: &mut TransferReport,
-) -> Result<RecordBatch, String> {
+pub(super) fn build(batch: MappedBatch, report: &mut TransferReport) -> Result<RecordBatch, String> {
     let (descriptor, buffers) = batch.into_parts();
     report.batches_mapped += 1;
     report.bytes_mapped += descriptor.live_bytes();
-    layout::rebuild_with(schema, &descriptor, &buffers, &Trusting).map_err(|error| error.to_string())
+    layout::rebuild_with(&descriptor, &buffers, &Trusting).map_err(|error| error.to_string())
 }
 
 /// A batch came inline that is not small, though batches were to be mapped: that is not to go unsaid.

@@ -29,7 +29,7 @@ mod tests {
     use arrow_array::types::{Int8Type, Int32Type};
     use arrow_array::{Array, ArrayRef, DictionaryArray, Int32Array, ListArray, RecordBatch, StringArray};
     use arrow_buffer::Buffer;
-    use thallus_protocol::layout::{describe, rebuild, rebuild_with};
+    use thallus_protocol::layout::{CheckedDescriptor, LayoutLimits, Plan, check, describe, rebuild, rebuild_with};
 
     use super::*;
 
@@ -49,12 +49,18 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true))).unwrap()
     }
 
+    fn lend(batch: &RecordBatch) -> (CheckedDescriptor, Vec<Buffer>) {
+        let plan = Plan::new(&batch.schema()).unwrap();
+        let (descriptor, buffers) = describe(&plan, batch).unwrap();
+        (check(&plan, descriptor, &LayoutLimits::default()).unwrap(), buffers)
+    }
+
     #[test]
     fn arrays_are_those_that_arrow_would_make() {
         for (start, len) in [(0, 100), (37, 41), (100, 0)] {
             let batch = batch().slice(start, len);
-            let (descriptor, buffers) = describe(&batch).unwrap();
-            let made = rebuild_with(&batch.schema(), &descriptor, &buffers, &Trusting).unwrap();
+            let (descriptor, buffers) = lend(&batch);
+            let made = rebuild_with(&descriptor, &buffers, &Trusting).unwrap();
             assert_eq!(made, batch);
             for column in made.columns() {
                 column.to_data().validate_full().unwrap();
@@ -65,14 +71,14 @@ mod tests {
     #[test]
     fn what_arrow_would_refuse_is_refused_before() {
         let batch = batch();
-        let (descriptor, buffers) = describe(&batch).unwrap();
+        let (descriptor, buffers) = lend(&batch);
         let mut refused = 0;
         for spoiled in 0..buffers.len() {
             for byte in [0x80, 0xff] {
                 let mut buffers = buffers.clone();
                 buffers[spoiled] = Buffer::from_vec(vec![byte; buffers[spoiled].len()]);
-                let made = rebuild_with(&batch.schema(), &descriptor, &buffers, &Trusting);
-                let by_arrow = rebuild(&batch.schema(), &descriptor, &buffers);
+                let made = rebuild_with(&descriptor, &buffers, &Trusting);
+                let by_arrow = rebuild(&descriptor, &buffers);
                 assert_eq!(made.as_ref().err().map(ToString::to_string), by_arrow.err().map(|e| e.to_string()));
                 refused += usize::from(made.is_err());
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::codec::Frame;
 use crate::error::{ConnectionError, StreamError};
 use crate::ids::{AskId, ReadId, RegionId, RemoteRange, StreamId};
-use crate::layout::{BatchDescriptor, Piece, SlabLayout};
+use crate::layout::{CheckedDescriptor, Piece, SlabLayout};
 use crate::message::{ExecuteOptions, FabricChoice, Region, ServerLimits, SortKey, StreamStats};
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -151,20 +151,20 @@ pub enum Payload {
         /// Which read.
         read: ReadId,
         /// Shape of the batch.
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     },
     /// Still where it was, and on loan until [`ClientCommand::GiveUp`]. Its cost is given back with that, and not by
     /// [`ClientCommand::Consumed`].
     Lazy {
         /// Shape of the batch.
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     },
     /// Mapped, by this read, and on loan until [`ClientCommand::GiveUp`], whatever becomes of its stream.
     Mapped {
         /// Which read.
         read: ReadId,
         /// Shape of the batch.
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     },
     /// Arrow IPC.
     Inline(Bytes),

@@ -14,7 +14,7 @@ use crate::codes::CancelReason;
 use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, StreamError};
 use crate::ids::{AskId, LeaseId, ReadId, RemoteRange, StreamId};
-use crate::layout::{self, BatchDescriptor, Piece};
+use crate::layout::{self, CheckedDescriptor, Piece};
 use crate::message::{LeaseWord, ToServer};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
@@ -28,7 +28,7 @@ pub(super) type BatchKey = (StreamId, u64);
 pub(super) struct LazyBatch {
     lease: LeaseId,
     word: Option<LeaseWord>,
-    descriptor: Arc<BatchDescriptor>,
+    descriptor: Arc<CheckedDescriptor>,
     /// By buffer, those that are not empty, in order.
     places: Vec<(usize, RemoteRange)>,
     /// Not answered yet.
@@ -56,7 +56,7 @@ impl ClientConnection {
         (stream, seq): BatchKey,
         lease: LeaseId,
         word: Option<LeaseWord>,
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
         places: Vec<(usize, RemoteRange)>,
     ) {
         let bytes = descriptor.slab_bytes();

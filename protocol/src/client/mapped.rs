@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::lazy::BatchKey;
 use super::{ClientConnection, ClientOutput, Payload};
 use crate::ids::{LeaseId, ReadId, StreamId};
-use crate::layout::BatchDescriptor;
+use crate::layout::CheckedDescriptor;
 
 impl ClientConnection {
     /// Mapped batches that the application has not given up.
@@ -21,7 +21,7 @@ impl ClientConnection {
         read: ReadId,
         (stream, seq): BatchKey,
         lease: LeaseId,
-        descriptor: Arc<BatchDescriptor>,
+        descriptor: Arc<CheckedDescriptor>,
     ) {
         self.mapped.insert((stream, seq), lease);
         let bytes = descriptor.slab_bytes();

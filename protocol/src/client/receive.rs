@@ -15,7 +15,7 @@ use crate::credit::{BATCH_OVERHEAD, batch_cost};
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{AskId, LeaseId, ReadId, RegionId, RemoteRange};
 use crate::inline;
-use crate::layout::{self, BatchDescriptor};
+use crate::layout::{self, BatchDescriptor, CheckedDescriptor};
 use crate::link::{Incoming, clip, no_payload};
 use crate::message::{
     FabricChoice, Fencing, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, ServerHello, SortKey, ToClient, ToServer,
@@ -36,11 +36,11 @@ pub(super) enum ReadPhase {
 #[derive(Debug)]
 pub(super) enum Wanted {
     /// All of a batch of this shape.
-    Batch(Arc<BatchDescriptor>),
+    Batch(Arc<CheckedDescriptor>),
     /// A part of a lazy batch.
     Ask(AskId),
     /// Not to be read, but mapped: all of a batch of this shape.
-    Mapping(Arc<BatchDescriptor>),
+    Mapping(Arc<CheckedDescriptor>),
 }
 
 /// A batch, or a part of one, that is being read.
@@ -183,13 +183,14 @@ impl ClientConnection {
     fn schema(&mut self, stream: StreamId, order: Vec<SortKey>, ipc: Bytes) -> Result<(), PeerMisbehaved> {
         let limits = self.config.inline;
         let Some(open) = self.live(stream)? else { return Ok(()) };
-        if open.schema.is_some() {
+        if open.plan.is_some() {
             return Err(PeerMisbehaved::StreamOrder { stream, what: "a second schema" });
         }
-        let schema = inline::decode_schema(&ipc, &limits)
+        let plan = inline::decode_plan(&ipc, &limits)
             .map_err(|error| PeerMisbehaved::Schema { stream, reason: error.to_string() })?;
+        let schema = Arc::clone(plan.schema());
         check_order(stream, &order, &schema)?;
-        open.schema = Some(Arc::clone(&schema));
+        open.plan = Some(plan);
         self.event(ClientEvent::Schema { stream, schema, ipc, order });
         Ok(())
     }
@@ -218,8 +219,8 @@ impl ClientConnection {
         let limits = self.config.layout;
         let Some(open) = self.live(stream)? else { return Ok(()) };
         open.arrive(seq, descriptor.slab_bytes())?;
-        let Some(schema) = open.schema.clone() else { return Ok(()) };
-        let layout = layout::check(&schema, &descriptor, &limits)
+        let Some(plan) = &open.plan else { return Ok(()) };
+        let descriptor = layout::check(plan, descriptor, &limits)
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
         let taking = open.taking;
         if taking != Taking::Read && !descriptor.is_complete() {
@@ -239,7 +240,7 @@ impl ClientConnection {
         if is_planted(Bug::LeaseReleasedEarly) {
             self.loans.give_back_early(lease);
         }
-        let batch = ReadBatch { read, stream, layout, places };
+        let batch = ReadBatch { read, stream, layout: descriptor.layout().clone(), places };
         let (wanted, output) = match taking {
             Taking::Map => (Wanted::Mapping(descriptor), ClientOutput::Map(batch)),
             Taking::Read | Taking::Lazy => (Wanted::Batch(descriptor), ClientOutput::Read(batch)),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use arrow_schema::SchemaRef;
 use bytes::{Bytes, BytesMut};
 
 use crate::client::Payload;
 use crate::credit::{Credit, batch_cost};
 use crate::ids::StreamId;
+use crate::layout::Plan;
 use crate::message::{Delivery, ExecuteOptions, StreamStats};
 use crate::misbehaviour::PeerMisbehaved;
 #[cfg(feature = "planted-bugs")]
@@ -43,7 +43,8 @@ struct Partial {
 #[derive(Debug)]
 pub(crate) struct IncomingStream {
     id: StreamId,
-    pub(crate) schema: Option<SchemaRef>,
+    /// The schema, compiled, once it has arrived.
+    pub(crate) plan: Option<Plan>,
     /// What is to become of what is lent.
     pub(crate) taking: Taking,
     /// The application has been told how it ended; what still comes is given back.
@@ -75,7 +76,7 @@ impl IncomingStream {
     pub(crate) fn new(id: StreamId, window: u64, most: u64, taking: Taking) -> Self {
         IncomingStream {
             id,
-            schema: None,
+            plan: None,
             taking,
             over: false,
             remote_done: false,
@@ -96,7 +97,7 @@ impl IncomingStream {
 
     /// A batch, or the first piece of one, arrived.
     pub(crate) fn arrive(&mut self, seq: u64, bytes: u64) -> Result<(), PeerMisbehaved> {
-        if self.schema.is_none() {
+        if self.plan.is_none() {
             return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch before the schema" });
         }
         if self.partial.is_some() {
@@ -155,7 +156,7 @@ impl IncomingStream {
 
     /// The lender says that this is all.
     pub(crate) fn end(&mut self, batches: u64, stats: StreamStats) -> Result<(), PeerMisbehaved> {
-        if self.schema.is_none() || self.partial.is_some() {
+        if self.plan.is_none() || self.partial.is_some() {
             return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an end before its time" });
         }
         if batches != self.next_arrival {
@@ -260,7 +261,7 @@ mod tests {
 
     fn stream(window: u64, most: u64) -> IncomingStream {
         let mut stream = IncomingStream::new(StreamId(1), window, most, Taking::Read);
-        stream.schema = Some(std::sync::Arc::new(arrow_schema::Schema::empty()));
+        stream.plan = Some(Plan::new(&std::sync::Arc::new(arrow_schema::Schema::empty())).unwrap());
         stream
     }
 

@@ -14,14 +14,14 @@ use bytes::Bytes;
 use super::error::InlineError;
 use super::frame::Frame;
 use super::{InlineLimits, guarded, verify_batch, verify_schema};
-use crate::layout::check_type;
+use crate::layout::{Node, Plan};
 
 /// Takes batches out of the messages of one stream, in the order in which they were encoded.
 ///
 /// After an error the decoder is of no use: dictionaries may be missing.
 #[derive(Debug)]
 pub struct InlineDecoder {
-    schema: SchemaRef,
+    plan: Plan,
     limits: InlineLimits,
     /// By the id that the schema gives them. Arrow looks them up, and never walks them in the map's order.
     dictionaries: HashMap<i64, ArrayRef>,
@@ -33,13 +33,13 @@ impl InlineDecoder {
     /// # Errors
     /// As [`decode_schema`](super::decode_schema).
     pub fn new(schema: &[u8], limits: InlineLimits) -> Result<Self, InlineError> {
-        Ok(InlineDecoder { schema: self::schema(schema, &limits)?, limits, dictionaries: HashMap::new() })
+        Ok(InlineDecoder { plan: plan(schema, &limits)?, limits, dictionaries: HashMap::new() })
     }
 
     /// The stream's schema.
     #[must_use]
     pub fn schema(&self) -> &SchemaRef {
-        &self.schema
+        self.plan.schema()
     }
 
     /// The batch in the bytes of one [`encode`](super::InlineEncoder::encode), validated.
@@ -65,13 +65,8 @@ impl InlineDecoder {
                     if !rest.is_empty() {
                         return Err(InlineError::Trailing { extra: rest.len() });
                     }
-                    verify_batch::verify(
-                        batch,
-                        self.schema.fields().iter().map(AsRef::as_ref),
-                        &body,
-                        self.limits.max_len,
-                    )?;
-                    let (schema, dictionaries) = (self.schema.clone(), &self.dictionaries);
+                    verify_batch::verify(batch, self.plan.columns(), &body, self.limits.max_len)?;
+                    let (schema, dictionaries) = (self.plan.schema().clone(), &self.dictionaries);
                     return guarded(|| {
                         RecordBatchDecoder::try_new(&body, batch, schema, dictionaries, &MetadataVersion::V5)?
                             .read_record_batch()
@@ -89,13 +84,13 @@ impl InlineDecoder {
         let values = batch.data().ok_or_else(no_header)?;
         // That fields carry the id of their dictionary is deprecated, but it is how arrow-ipc's own reader finds them.
         #[allow(deprecated)]
-        let field = self.schema.fields_with_dict_id(batch.id()).first().copied().cloned();
+        let field = self.plan.schema().fields_with_dict_id(batch.id()).first().copied().cloned();
         let Some(DataType::Dictionary(_, value_type)) = field.as_ref().map(Field::data_type) else {
             return Err(InlineError::metadata(format!("no field has the dictionary {}", batch.id())));
         };
-        let value = Field::new("", value_type.as_ref().clone(), true);
-        verify_batch::verify(values, [&value], body, self.limits.max_len)?;
-        guarded(|| read_dictionary(body, batch, &self.schema, &mut self.dictionaries, &MetadataVersion::V5))
+        let column = Node::alone(Field::new("", value_type.as_ref().clone(), true))?;
+        verify_batch::verify(values, &[column], body, self.limits.max_len)?;
+        guarded(|| read_dictionary(body, batch, self.plan.schema(), &mut self.dictionaries, &MetadataVersion::V5))
     }
 }
 
@@ -107,8 +102,8 @@ fn unexpected(expected: &'static str, got: MessageHeader) -> InlineError {
     InlineError::Unexpected { expected, got: format!("{got:?}") }
 }
 
-/// The schema in the bytes of a schema message.
-pub(super) fn schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
+/// The schema in the bytes of a schema message, compiled.
+pub(super) fn plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
     let frame = Frame::cut(&Buffer::from_slice_ref(message))?;
     let (message, body, rest) = frame.open()?;
     let extra = body.len() + rest.len();
@@ -118,10 +113,7 @@ pub(super) fn schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef,
     let schema = message.header_as_schema().ok_or_else(|| unexpected("a schema", message.header_type()))?;
     verify_schema::verify(schema, limits.max_fields)?;
     let schema = guarded(|| Ok(fb_to_schema(schema)))?;
-    // What a flatbuffer can say is not always a type: a width may be negative, a map may have three columns.
-    let mut budget = usize::MAX;
-    for field in schema.fields() {
-        check_type(field.data_type(), 0, &mut budget)?;
-    }
-    Ok(Arc::new(schema))
+    // A flatbuffer can say what is no type: a width may be negative, a map may have three columns. The plan refuses
+    // those.
+    Ok(Plan::new(&Arc::new(schema))?)
 }

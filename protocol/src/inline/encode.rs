@@ -5,18 +5,20 @@ use std::fmt;
 use arrow_array::RecordBatch;
 use arrow_ipc::MetadataVersion;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::Schema;
 
 use super::error::InlineError;
 use super::{InlineLimits, decode_schema, guarded};
-use crate::layout::{Assemble, Checked, Described, check_type, describe_compact, rebuild_with};
+use crate::layout::{
+    Assemble, Described, Kind, LayoutLimits, Node, Plan, ValidatingAssembler, check, describe_compact, rebuild_with,
+};
 
 /// Bodies and the buffers in them begin at multiples of this many bytes from the message's start.
 const ALIGNMENT: usize = 64;
 
 /// Puts the batches of one stream into messages, which are to be decoded in the same order.
 pub struct InlineEncoder {
-    schema: SchemaRef,
+    plan: Plan,
     writer: StreamWriter<Vec<u8>>,
     /// Whether the schema has types whose slices arrow-ipc would send with all that they were cut from.
     cut_first: bool,
@@ -26,7 +28,7 @@ pub struct InlineEncoder {
 
 impl fmt::Debug for InlineEncoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InlineEncoder").field("schema", &self.schema).finish_non_exhaustive()
+        f.debug_struct("InlineEncoder").field("schema", self.plan.schema()).finish_non_exhaustive()
     }
 }
 
@@ -36,24 +38,30 @@ impl InlineEncoder {
     /// # Errors
     /// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
     pub fn new(schema: &Schema) -> Result<(Self, Vec<u8>), InlineError> {
-        let mut budget = usize::MAX;
-        for field in schema.fields() {
-            check_type(field.data_type(), 0, &mut budget)?;
-            if let Some(data_type) = find(field.data_type(), &is_dictionary_of_dictionaries) {
-                return Err(InlineError::Unsupported { field: field.name().clone(), data_type: data_type.clone() });
+        let plan = Plan::new(&schema.clone().into())?;
+        for column in plan.columns() {
+            if let Some(found) = column.find(&is_dictionary_of_dictionaries) {
+                let (field, data_type) = (column.field.name().clone(), found.field.data_type().clone());
+                return Err(InlineError::Unsupported { field, data_type });
             }
         }
         let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
         let mut writer = guarded(|| StreamWriter::try_new_with_options(Vec::new(), schema, options))?;
         let message = std::mem::take(writer.get_mut());
-        // What the borrower will see must be what is meant: better no stream than one with another schema.
+        // The borrower has to see the same schema: better no stream than one with another schema.
         let limits = InlineLimits { max_fields: usize::MAX, ..InlineLimits::default() };
         let seen = decode_schema(&message, &limits)?;
         if let Some((field, _)) = schema.fields().iter().zip(seen.fields()).find(|(field, seen)| field != seen) {
             return Err(InlineError::Unsupported { field: field.name().clone(), data_type: field.data_type().clone() });
         }
-        let cut_first = schema.fields().iter().any(|field| find(field.data_type(), &slices_are_sent_whole).is_some());
-        Ok((InlineEncoder { schema: schema.clone().into(), writer, cut_first, assemble: &Checked }, message))
+        let cut_first = plan.columns().iter().any(|column| column.find(&slices_are_sent_whole).is_some());
+        Ok((InlineEncoder { plan, writer, cut_first, assemble: &ValidatingAssembler }, message))
+    }
+
+    /// The stream's schema, compiled: batches of the same stream that are lent are described by it.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// The same encoder, with other means to make the arrays that it sends instead of slices.
@@ -65,19 +73,27 @@ impl InlineEncoder {
     /// The bytes of one message: the dictionaries that are new or have changed since the last batch, and the batch.
     ///
     /// # Errors
-    /// The batch has columns of other types than the stream's schema, or its arrays are not valid. In the latter case the
-    /// encoder is of no use any more: it may take dictionaries for sent that were not.
+    /// The batch has columns of other types than the stream's schema, or its arrays are not valid. In the latter case
+    /// the encoder is of no use any more: it may take dictionaries for sent that were not.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, InlineError> {
         self.same_types(batch)?;
-        let cut = if self.cut_first { Some(cut(batch, self.assemble)?) } else { None };
+        let cut = if self.cut_first { Some(self.cut(batch)?) } else { None };
         let writer = &mut self.writer;
         let written = guarded(|| writer.write(cut.as_ref().unwrap_or(batch)));
         let message = std::mem::take(writer.get_mut());
         written.map(|()| message)
     }
 
+    /// The same batch, over no more than its live range. Costs a validation of the values, which is little against
+    /// sending the buffers that a slice of views was cut from.
+    fn cut(&self, batch: &RecordBatch) -> Result<RecordBatch, InlineError> {
+        let Described { descriptor, buffers, .. } = describe_compact(&self.plan, batch)?;
+        let descriptor = check(&self.plan, descriptor, &LayoutLimits::NONE)?;
+        Ok(rebuild_with(&descriptor, &buffers, self.assemble)?)
+    }
+
     fn same_types(&self, batch: &RecordBatch) -> Result<(), InlineError> {
-        let (own, other) = (self.schema.fields(), batch.schema_ref().fields());
+        let (own, other) = (self.plan.schema().fields(), batch.schema_ref().fields());
         if own.len() != other.len() {
             return Err(InlineError::Schema { what: format!("{} columns, not {}", other.len(), own.len()) });
         }
@@ -91,37 +107,12 @@ impl InlineEncoder {
     }
 }
 
-/// The same batch, over no more than its live range. Costs a validation of the values, which is little against sending
-/// the buffers that a slice of views was cut from.
-fn cut(batch: &RecordBatch, assemble: &dyn Assemble) -> Result<RecordBatch, InlineError> {
-    let Described { descriptor, buffers, .. } = describe_compact(batch)?;
-    Ok(rebuild_with(batch.schema_ref(), &descriptor, &buffers, assemble)?)
+fn is_dictionary_of_dictionaries(node: &Node) -> bool {
+    let is_dictionary = |node: &Node| matches!(node.kind, Kind::Dictionary { .. });
+    is_dictionary(node) && node.children.iter().any(is_dictionary)
 }
 
-fn is_dictionary_of_dictionaries(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Dictionary(_, values) if matches!(**values, DataType::Dictionary(_, _)))
-}
-
-fn slices_are_sent_whole(data_type: &DataType) -> bool {
-    use DataType::*;
-    matches!(data_type, Utf8View | BinaryView | ListView(_) | LargeListView(_) | Union(_, _) | RunEndEncoded(_, _))
-}
-
-/// The first type, this one or one within it, for which something is true.
-fn find<'a>(data_type: &'a DataType, is: &dyn Fn(&DataType) -> bool) -> Option<&'a DataType> {
-    use DataType::*;
-    if is(data_type) {
-        return Some(data_type);
-    }
-    let field = |field: &'a Field| find(field.data_type(), is);
-    match data_type {
-        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) | Map(item, _) => {
-            field(item)
-        }
-        Struct(fields) => fields.iter().find_map(|f| field(f)),
-        Union(fields, _) => fields.iter().find_map(|(_, f)| field(f)),
-        RunEndEncoded(ends, values) => field(ends).or_else(|| field(values)),
-        Dictionary(_, values) => find(values, is),
-        _ => None,
-    }
+fn slices_are_sent_whole(node: &Node) -> bool {
+    use Kind::*;
+    matches!(node.kind, Views { .. } | ListView { .. } | SparseUnion | DenseUnion(_) | Runs { .. })
 }

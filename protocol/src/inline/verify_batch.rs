@@ -1,21 +1,17 @@
-//! A record batch's metadata, verified against schema and body before arrow-ipc reads it: that panics on a contradiction.
+//! A record batch's metadata, verified against schema and body before arrow-ipc reads it: that panics on a
+//! contradiction.
 //!
-//! The walk is that of arrow-ipc's `RecordBatchDecoder::create_array`. What arrow validates by itself, with an error and
-//! not a panic, is left to it.
+//! The walk is that of arrow-ipc's `RecordBatchDecoder::create_array`, over the same table of types as that of lent
+//! batches. Properties that arrow validates by itself, with an error and not a panic, are left to it.
 
 use arrow_buffer::Buffer;
 use arrow_ipc::{FieldNode, RecordBatch};
-use arrow_schema::{DataType, Field, UnionMode};
 
 use super::error::InlineError;
+use crate::layout::{BufferLen, Kind, Node};
 
-/// Verifies the metadata of a batch with these fields.
-pub(super) fn verify<'a>(
-    batch: RecordBatch<'_>,
-    fields: impl IntoIterator<Item = &'a Field>,
-    body: &Buffer,
-    max_len: u64,
-) -> Result<(), InlineError> {
+/// Verifies the metadata of a batch with these columns.
+pub(super) fn verify(batch: RecordBatch<'_>, columns: &[Node], body: &Buffer, max_len: u64) -> Result<(), InlineError> {
     if batch.compression().is_some() {
         return refuse("compressed bodies are not accepted");
     }
@@ -30,8 +26,8 @@ pub(super) fn verify<'a>(
         body,
         max_len,
     };
-    for field in fields {
-        walk.array(field.data_type())?;
+    for column in columns {
+        walk.array(column)?;
     }
     if walk.nodes.next().is_some() || walk.buffers.next().is_some() || walk.variadic.next().is_some() {
         return refuse("the batch has more nodes, buffers or variadic counts than the schema");
@@ -66,84 +62,66 @@ where
     B: Iterator<Item = &'m arrow_ipc::Buffer>,
     V: Iterator<Item = i64>,
 {
-    fn array(&mut self, data_type: &DataType) -> Result<(), InlineError> {
-        use DataType::*;
+    fn array(&mut self, column: &Node) -> Result<(), InlineError> {
         let node = self.nodes.next().ok_or_else(|| InlineError::metadata("fewer nodes than the schema needs"))?;
         let len = count(node.length(), self.max_len)?;
         let nulls = count(node.null_count(), node.length().unsigned_abs())?;
-        if !matches!(data_type, Null | Union(_, _) | RunEndEncoded(_, _)) {
+        if column.has_validity {
             let validity = self.buffer()?;
             if nulls > 0 && validity.len() < len.div_ceil(8) {
                 return refuse("a validity bitmap that is too short");
             }
         }
-        match data_type {
-            Null => {}
-            Utf8 | Binary => {
-                self.elements(4)?;
-                self.buffer()?;
-            }
-            LargeUtf8 | LargeBinary => {
-                self.elements(8)?;
-                self.buffer()?;
-            }
-            Utf8View | BinaryView => {
-                self.elements(16)?;
-                let more =
-                    self.variadic.next().ok_or_else(|| InlineError::metadata("fewer variadic counts than views"))?;
-                // Each is counted off against the buffers that there are, so that a great number ends soon.
-                for _ in 0..count(more, u64::MAX)? {
-                    self.buffer()?;
+        match column.kind {
+            Kind::SparseUnion => self.type_ids(len)?,
+            Kind::DenseUnion(_) => {
+                self.type_ids(len)?;
+                let offsets = self.buffer()?;
+                // The length is bounded by that of the type ids, which are bytes of the body.
+                if offsets.len() < len.saturating_mul(4) || offsets.as_ptr().align_offset(align_of::<i32>()) != 0 {
+                    return refuse("offsets of a union that are too short or not aligned");
                 }
             }
-            List(item) | Map(item, _) => {
-                self.elements(4)?;
-                self.array(item.data_type())?;
-            }
-            LargeList(item) => {
-                self.elements(8)?;
-                self.array(item.data_type())?;
-            }
-            ListView(item) | LargeListView(item) => {
-                let width = if matches!(data_type, ListView(_)) { 4 } else { 8 };
-                self.elements(width)?;
-                self.elements(width)?;
-                self.array(item.data_type())?;
-            }
-            FixedSizeList(item, size) => {
+            // Arrow takes fixed size binary for bytes, and does not mind where they end.
+            Kind::Fixed { align: 1, .. } => drop(self.buffer()?),
+            _ => column.buffers().iter().try_for_each(|rule| self.own_buffer(rule.len))?,
+        }
+        match column.kind {
+            // The values have a message of their own.
+            Kind::Dictionary { .. } => return Ok(()),
+            Kind::FixedList { size } => {
                 // Arrow multiplies these, and may widen the bitmap to as many bits.
-                let items = i64::try_from(len).ok().and_then(|len| len.checked_mul((*size).into()));
+                let items = i64::try_from(size).ok().and_then(|size| node.length().checked_mul(size));
                 count(items.unwrap_or(i64::MAX), self.max_len)?;
-                self.array(item.data_type())?;
             }
-            Struct(fields) => fields.iter().try_for_each(|field| self.array(field.data_type()))?,
-            RunEndEncoded(ends, values) => {
-                self.array(ends.data_type())?;
-                self.array(values.data_type())?;
+            _ => {}
+        }
+        column.children.iter().try_for_each(|child| self.array(child))
+    }
+
+    fn own_buffer(&mut self, len: BufferLen) -> Result<(), InlineError> {
+        match len {
+            BufferLen::Elements(width) | BufferLen::Offsets(width) => self.elements(width),
+            BufferLen::Bits | BufferLen::Referenced => self.buffer().map(drop),
+            BufferLen::Extents => {
+                let count_of = self.variadic.next();
+                let more = count_of.ok_or_else(|| InlineError::metadata("fewer variadic counts than views"))?;
+                // Each is counted off against the buffers that there are, so that a great number ends soon.
+                (0..count(more, u64::MAX)?).try_for_each(|_| self.buffer().map(drop))
             }
-            Union(fields, mode) => {
-                if self.buffer()?.len() < len {
-                    return refuse("type ids of a union that are too short");
-                }
-                if *mode == UnionMode::Dense {
-                    let offsets = self.buffer()?;
-                    // The length is bounded by that of the type ids, which are bytes of the body.
-                    if offsets.len() < len.saturating_mul(4) || offsets.as_ptr().align_offset(align_of::<i32>()) != 0 {
-                        return refuse("offsets of a union that are too short or not aligned");
-                    }
-                }
-                fields.iter().try_for_each(|(_, field)| self.array(field.data_type()))?;
-            }
-            // A dictionary has keys here, and its values in a message of their own.
-            Dictionary(key, _) => self.elements(key.primitive_width().unwrap_or(1))?,
-            other => self.elements(other.primitive_width().unwrap_or(1))?,
+        }
+    }
+
+    fn type_ids(&mut self, len: usize) -> Result<(), InlineError> {
+        if self.buffer()?.len() < len {
+            return refuse("type ids of a union that are too short");
         }
         Ok(())
     }
 
     /// A buffer of whole elements: arrow panics when it looks at part of one.
-    fn elements(&mut self, width: usize) -> Result<(), InlineError> {
-        if self.buffer()?.len() % width == 0 {
+    fn elements(&mut self, width: u64) -> Result<(), InlineError> {
+        if (self.buffer()?.len() as u64).is_multiple_of(width) {
             return Ok(());
         }
         refuse("a buffer that ends within an element")

@@ -1,14 +1,13 @@
 //! The borrower's side, before a byte is read: does the descriptor fit the schema and the limits?
 
-use arrow_schema::{DataType, Schema};
+use std::ops::Deref;
 
 use super::descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
-use super::dictionaries::is_lent_once;
-use super::error::{LayoutError, LayoutProblem, Within};
-use super::shape::{Shape, deeper, offset_width, shape};
-
-/// Every buffer begins at a multiple of this many bytes in the borrower's slab: a cache line, and what Arrow recommends.
-pub const SLAB_ALIGNMENT: u64 = 64;
+use super::error::{LayoutError, LayoutProblem, Within, at_most, equal};
+use super::kind::{BufferLen, BufferRule, ChildLen, Kind};
+use super::plan::{Node, Plan};
+use super::rebase::Rebase;
+use super::slab::{SlabLayout, slab};
 
 /// The greatest batch that a borrower accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,57 +32,116 @@ impl Default for LayoutLimits {
 const MAX_WIDENED: u64 = 1 << 33;
 
 impl LayoutLimits {
-    /// What 63 bits can hold: for a batch that is in memory already.
-    pub(super) const NONE: LayoutLimits =
+    /// As much as 63 bits can count: for a batch that is in memory already.
+    pub(crate) const NONE: LayoutLimits =
         LayoutLimits { max_bytes: i64::MAX as u64, max_len: i64::MAX as u64, max_buffers: usize::MAX };
 }
 
-/// A range of a slab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    /// First byte, a multiple of [`SLAB_ALIGNMENT`].
-    pub offset: u64,
-    /// Length in bytes.
-    pub len: u64,
-}
-
-/// Where the buffers of a batch go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SlabLayout {
-    /// One range for each buffer, in order, none overlapping another.
-    pub ranges: Vec<Range>,
-    /// Length of the slab in bytes, a multiple of [`SLAB_ALIGNMENT`].
-    pub len: u64,
-    /// Views that [`SlabLayout::rebases`] can rebase where they lie.
-    pub(super) views: Vec<ViewsAt>,
+/// A descriptor that [`check`] found to fit a plan.
+///
+/// It holds that plan, and [`rebuild`](super::rebuild) takes the schema from there: a descriptor cannot be rebuilt by a
+/// plan against which it was not checked. Only `check` makes one, and its fields can be read but not changed:
+///
+/// ```compile_fail,E0594
+/// # use thallus_protocol::layout::CheckedDescriptor;
+/// fn forge(descriptor: &mut CheckedDescriptor) {
+///     descriptor.rows = 1 << 40;
+/// }
+/// ```
+///
+/// ```compile_fail,E0451
+/// # use thallus_protocol::layout::{BatchDescriptor, CheckedDescriptor, Plan, SlabLayout};
+/// fn forge(plan: Plan, descriptor: BatchDescriptor, layout: SlabLayout) -> CheckedDescriptor {
+///     CheckedDescriptor { plan, descriptor, layout, views: Vec::new() }
+/// }
+/// ```
+#[derive(Clone, Debug)]
+pub struct CheckedDescriptor {
+    plan: Plan,
+    descriptor: BatchDescriptor,
+    layout: SlabLayout,
+    /// Views that have not been rebased, and do not point into their extents as they are.
+    views: Vec<ViewsAt>,
 }
 
 /// Where the views of an array are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ViewsAt {
-    /// Which node's.
-    pub(super) node: usize,
-    /// Which buffer has them.
-    pub(super) buffer: usize,
+struct ViewsAt {
+    /// The position of their node.
+    node: usize,
+    /// The position of their buffer, which those of the extents follow.
+    buffer: usize,
 }
 
-/// Holds a descriptor against the schema and the limits: as many arrays and buffers as the schema needs, each as long
+impl Deref for CheckedDescriptor {
+    type Target = BatchDescriptor;
+
+    fn deref(&self) -> &BatchDescriptor {
+        &self.descriptor
+    }
+}
+
+impl CheckedDescriptor {
+    /// The plan that the descriptor fits.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where in a slab each buffer goes.
+    #[must_use]
+    pub fn layout(&self) -> &SlabLayout {
+        &self.layout
+    }
+
+    /// The descriptor alone.
+    #[must_use]
+    pub fn into_descriptor(self) -> BatchDescriptor {
+        self.descriptor
+    }
+
+    /// How to change views in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each
+    /// change has to be applied, once, to the whole of its range. Afterwards the descriptor says that the views point
+    /// into their extents. A second call returns nothing.
+    ///
+    /// Nothing is validated: a view that points outside of all extents is made to point at no buffer, which `rebuild`
+    /// reports.
+    #[must_use = "the descriptor says that views have been rebased"]
+    pub fn rebases(&mut self) -> Vec<Rebase> {
+        let (nodes, lens, ranges) = (&mut self.descriptor.nodes, &self.descriptor.buffers, &self.layout.ranges);
+        let rebase = |at: ViewsAt| {
+            let range = *ranges.get(at.buffer)?;
+            let lens = lens.get(at.buffer + 1..)?.iter().copied();
+            let Detail::Views(extents) = &mut nodes.get_mut(at.node)?.detail else { return None };
+            let rebase = Rebase::new(range, extents, lens);
+            *extents = (0..).take(extents.len()).map(|buffer| Extent { buffer, base: 0 }).collect();
+            Some(rebase)
+        };
+        std::mem::take(&mut self.views).into_iter().filter_map(rebase).collect()
+    }
+}
+
+/// Holds a descriptor against the plan and the limits: as many arrays and buffers as the schema needs, each as long
 /// as the others demand, none too large. Costs a few steps per array, and never more memory than the descriptor itself.
 ///
-/// Says nothing about the bytes, which nobody has read yet; [`rebuild`](super::rebuild) validates those.
+/// Says nothing about the bytes, which have not been read yet; [`rebuild`](super::rebuild) validates those.
 ///
 /// # Errors
 /// What does not fit, and in which field.
-pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimits) -> Result<SlabLayout, LayoutError> {
+pub fn check(
+    plan: &Plan,
+    descriptor: BatchDescriptor,
+    limits: &LayoutLimits,
+) -> Result<CheckedDescriptor, LayoutError> {
     if descriptor.buffers.len() > limits.max_buffers {
         let (got, limit) = (descriptor.buffers.len() as u64, limits.max_buffers as u64);
         return Err(LayoutProblem::TooLarge { what: "number of buffers", got, limit }.into());
     }
     at_most("number of rows", descriptor.rows, limits.max_len)?;
     let (nodes, lens) = (descriptor.nodes.iter(), descriptor.buffers.iter());
-    let mut checker = Checker { nodes, lens, descriptor, limits, views: Vec::new() };
-    for field in schema.fields() {
-        checker.array(field.data_type(), Some(descriptor.rows), 0).within(field.name())?;
+    let mut checker = Checker { nodes, lens, descriptor: &descriptor, limits, views: Vec::new() };
+    for column in plan.columns() {
+        checker.array(column, Some(descriptor.rows)).within(column.field.name())?;
     }
     if !checker.nodes.as_slice().is_empty() {
         return Err(LayoutProblem::ExtraNodes { extra: checker.nodes.len() }.into());
@@ -92,20 +150,8 @@ pub fn check(schema: &Schema, descriptor: &BatchDescriptor, limits: &LayoutLimit
         return Err(LayoutProblem::ExtraBuffers { extra: checker.lens.len() }.into());
     }
     let views = checker.views;
-    Ok(SlabLayout { views, ..slab(&descriptor.buffers, limits.max_bytes)? })
-}
-
-/// A slab for buffers of these lengths.
-pub(crate) fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutError> {
-    let overflow = || LayoutProblem::Overflow { what: "the slab's length" };
-    let mut end = 0_u64;
-    let mut ranges = Vec::with_capacity(lens.len());
-    for &len in lens {
-        ranges.push(Range { offset: end, len });
-        end = len.checked_next_multiple_of(SLAB_ALIGNMENT).and_then(|len| end.checked_add(len)).ok_or_else(overflow)?;
-        at_most("bytes of the batch", end, max_bytes)?;
-    }
-    Ok(SlabLayout { ranges, len: end, views: Vec::new() })
+    let layout = slab(&descriptor.buffers, limits.max_bytes)?;
+    Ok(CheckedDescriptor { plan: plan.clone(), descriptor, layout, views })
 }
 
 struct Checker<'a> {
@@ -116,117 +162,111 @@ struct Checker<'a> {
     views: Vec<ViewsAt>,
 }
 
-impl<'a> Checker<'a> {
-    /// Checks an array, whose length is known where its parent determines it. Says how long it is.
-    fn array(&mut self, data_type: &DataType, expected: Option<u64>, depth: usize) -> Result<u64, LayoutError> {
-        let depth = deeper(depth)?;
-        let node = self.nodes.next().ok_or(LayoutProblem::MissingNode)?;
-        let len = node.len;
+impl Checker<'_> {
+    /// Checks an array, whose length is known where its parent determines it. Returns the length.
+    fn array(&mut self, node: &Node, expected: Option<u64>) -> Result<u64, LayoutError> {
+        let of = self.nodes.next().ok_or_else(|| LayoutProblem::MissingNode)?;
         if let Some(expected) = expected {
-            equal("length of the array", expected, len)?;
+            equal("length of the array", expected, of.len)?;
         }
-        at_most("length of the array", len, self.limits.max_len)?;
-        let shape = shape(data_type)?;
-        self.validity(node, shape.has_validity())?;
-        let detail = || LayoutProblem::Detail { data_type: data_type.clone(), got: node.detail.name() };
-        match (shape, &node.detail) {
-            (Shape::Null, Detail::None) => {}
-            (Shape::Bits, Detail::Bits { first }) => self.bits("values", *first, len)?,
-            (Shape::Fixed { width, .. }, Detail::None) => self.exactly("values", len, width)?,
-            (Shape::Bytes { wide }, Detail::Base(_)) => {
-                self.offsets(len, wide)?;
-                self.at_will("values", len)?;
-            }
-            (Shape::Views, Detail::Views(extents)) => {
-                if !Extent::are_whole(extents) {
-                    let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;
-                    let buffer = self.descriptor.buffers.len() - self.lens.as_slice().len();
-                    self.views.push(ViewsAt { node, buffer });
-                }
-                self.exactly("views", len, 16)?;
-                self.extents(extents, len)?;
-            }
-            (Shape::List { wide, item }, Detail::Base(_)) => {
-                self.offsets(len, wide)?;
-                let items = self.array(item.data_type(), None, depth).within(item.name())?;
-                at_most("elements of empty lists", items, if len == 0 { 0 } else { u64::MAX })?;
-            }
-            (Shape::ListView { wide, item }, Detail::Base(_)) => {
-                self.exactly("offsets", len, offset_width(wide))?;
-                self.exactly("sizes", len, offset_width(wide))?;
-                let items = self.array(item.data_type(), None, depth).within(item.name())?;
-                at_most("elements of empty lists", items, if len == 0 { 0 } else { u64::MAX })?;
-            }
-            (Shape::FixedList { size, item }, Detail::None) => {
-                let items = len.checked_mul(size).ok_or(LayoutProblem::Overflow { what: "the number of elements" })?;
-                // Arrow widens the list's bitmap to its elements, to see whether their nulls are masked. Elements may
-                // have no bytes, so that nothing else bounds what that allocates.
-                if node.nulls > 0 && !item.is_nullable() {
-                    at_most("elements under a bitmap", items, MAX_WIDENED.min(self.limits.max_len))?;
-                }
-                self.array(item.data_type(), Some(items), depth).within(item.name())?;
-            }
-            (Shape::Struct { fields }, Detail::None) => {
-                for field in fields {
-                    self.array(field.data_type(), Some(len), depth).within(field.name())?;
-                }
-            }
-            (Shape::SparseUnion { fields }, Detail::None) => {
-                self.exactly("type ids", len, 1)?;
-                for (_, field) in fields.iter() {
-                    self.array(field.data_type(), Some(len), depth).within(field.name())?;
-                }
-            }
-            (Shape::DenseUnion { fields }, Detail::UnionBases(bases)) => {
-                equal("number of union bases", fields.len() as u64, bases.len() as u64)?;
-                self.exactly("type ids", len, 1)?;
-                self.exactly("offsets", len, 4)?;
-                for (_, field) in fields.iter() {
-                    self.array(field.data_type(), None, depth).within(field.name())?;
-                }
-            }
-            (Shape::Dictionary { width, values, .. }, Detail::None) => {
-                self.exactly("keys", len, width)?;
-                self.array(values, None, depth).within("values")?;
-            }
-            (Shape::Dictionary { width, values, .. }, Detail::SameValues) if is_lent_once(values) => {
-                self.exactly("keys", len, width)?;
-            }
-            (Shape::Runs { ends, values }, Detail::Runs { offset }) => {
-                at_most("offset into the first run", *offset, (i64::MAX as u64).saturating_sub(len))?;
-                let runs = self.array(ends.data_type(), None, depth).within(ends.name())?;
-                at_most("number of runs", runs, len)?;
-                self.array(values.data_type(), Some(runs), depth).within(values.name())?;
-            }
-            _ => return Err(detail().into()),
+        at_most("length of the array", of.len, self.limits.max_len)?;
+        self.validity(of, node.has_validity)?;
+        if !node.kind.accepts(&of.detail) {
+            let data_type = node.field.data_type().clone();
+            return Err(LayoutProblem::Detail { data_type, got: of.detail.name() }.into());
         }
-        Ok(len)
+        for rule in node.buffers() {
+            self.buffer(*rule, of)?;
+        }
+        if !node.children.is_empty() || !of.detail.union_bases().is_empty() {
+            self.children(node, of)?;
+        }
+        Ok(of.len)
     }
 
-    fn validity(&mut self, node: &NodeDescriptor, allowed: bool) -> Result<(), LayoutError> {
-        at_most("number of nulls", node.nulls, if allowed { node.len } else { 0 })?;
-        if node.nulls > 0 {
-            return self.bits("validity", node.null_bit, node.len);
+    fn buffer(&mut self, rule: BufferRule, of: &NodeDescriptor) -> Result<(), LayoutError> {
+        let BufferRule { what, len } = rule;
+        match len {
+            BufferLen::Bits => self.bits(what, of.detail.first_bit(), of.len),
+            BufferLen::Elements(width) => self.exactly(what, of.len, width),
+            // No element, no offset: not even the one that Arrow's format asks for.
+            BufferLen::Offsets(width) => {
+                self.exactly(what, if of.len == 0 { 0 } else { of.len.saturating_add(1) }, width)
+            }
+            BufferLen::Referenced => {
+                let got = self.next_len(what)?;
+                at_most("bytes of no element", got, if of.len == 0 { 0 } else { u64::MAX })
+            }
+            BufferLen::Extents => self.extents(of.detail.extents(), of.len),
         }
-        at_most("first bit of no bitmap", node.null_bit.into(), 0)
+    }
+
+    fn children(&mut self, node: &Node, of: &NodeDescriptor) -> Result<(), LayoutError> {
+        if let Kind::DenseUnion(_) = node.kind {
+            let bases = of.detail.union_bases().len() as u64;
+            equal("number of union bases", node.children.len() as u64, bases)?;
+        }
+        if let ChildLen::Runs = node.child_len {
+            at_most("offset into the first run", of.detail.run_offset(), (i64::MAX as u64).saturating_sub(of.len))?;
+        }
+        if let Detail::SameValues = of.detail {
+            return Ok(());
+        }
+        let mut runs = None;
+        for child in node.children.iter() {
+            let expected = match node.child_len {
+                ChildLen::Times(times) => Some(self.elements(node, child, of, times)?),
+                ChildLen::Runs => runs,
+                ChildLen::ByRows | ChildLen::Free => None,
+            };
+            let len = self.array(child, expected).within(child.field.name())?;
+            match node.child_len {
+                ChildLen::Runs => at_most("number of runs", len, of.len)?,
+                ChildLen::ByRows if of.len == 0 => at_most("elements of empty lists", len, 0)?,
+                ChildLen::ByRows | ChildLen::Times(_) | ChildLen::Free => {}
+            }
+            runs = Some(len);
+        }
+        Ok(())
+    }
+
+    fn elements(&self, node: &Node, child: &Node, of: &NodeDescriptor, times: u64) -> Result<u64, LayoutError> {
+        let items =
+            of.len.checked_mul(times).ok_or_else(|| LayoutProblem::Overflow { what: "the number of elements" })?;
+        // Arrow widens a fixed size list's bitmap to its elements, to see whether their nulls are masked. Elements may
+        // have no bytes, so that nothing else bounds what that allocates.
+        if matches!(node.kind, Kind::FixedList { .. }) && of.nulls > 0 && !child.field.is_nullable() {
+            at_most("elements under a bitmap", items, MAX_WIDENED.min(self.limits.max_len))?;
+        }
+        Ok(items)
+    }
+
+    fn validity(&mut self, of: &NodeDescriptor, allowed: bool) -> Result<(), LayoutError> {
+        at_most("number of nulls", of.nulls, if allowed { of.len } else { 0 })?;
+        if of.nulls > 0 {
+            return self.bits("validity", of.null_bit, of.len);
+        }
+        at_most("first bit of no bitmap", of.null_bit.into(), 0)
     }
 
     fn bits(&mut self, what: &'static str, first: u8, len: u64) -> Result<(), LayoutError> {
         at_most("first bit", first.into(), if len == 0 { 0 } else { 7 })?;
-        let bits = len.checked_add(first.into()).ok_or(LayoutProblem::Overflow { what: "the number of bits" })?;
+        let bits =
+            len.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what: "the number of bits" })?;
         self.exactly(what, bits.div_ceil(8), 1)
-    }
-
-    fn offsets(&mut self, len: u64, wide: bool) -> Result<(), LayoutError> {
-        // No element, no offset: not even the one that Arrow's format asks for.
-        self.exactly("offsets", if len == 0 { 0 } else { len.saturating_add(1) }, offset_width(wide))
     }
 
     fn extents(&mut self, extents: &[Extent], len: u64) -> Result<(), LayoutError> {
         at_most("extents of no view", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
+        if !Extent::are_whole(extents) {
+            // The node and the buffer of views before the extents were taken last.
+            let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;
+            let buffer = self.descriptor.buffers.len() - self.lens.as_slice().len() - 1;
+            self.views.push(ViewsAt { node, buffer });
+        }
         let mut end = 0;
         for &Extent { buffer, base } in extents {
-            let len = *self.lens.next().ok_or(LayoutProblem::MissingBuffer { what: "data" })?;
+            let len = self.next_len("data")?;
             at_most("length of an extent", len, 1 << 32)?;
             // Buffers, each of 4 GiB at most, as if one lay behind the other.
             let start = u64::from(buffer) << 32 | u64::from(base);
@@ -240,21 +280,12 @@ impl<'a> Checker<'a> {
     }
 
     fn exactly(&mut self, what: &'static str, count: u64, width: u64) -> Result<(), LayoutError> {
-        let expected = count.checked_mul(width).ok_or(LayoutProblem::Overflow { what: "the buffer's length" })?;
-        equal(what, expected, *self.lens.next().ok_or(LayoutProblem::MissingBuffer { what })?)
+        let expected =
+            count.checked_mul(width).ok_or_else(|| LayoutProblem::Overflow { what: "the buffer's length" })?;
+        equal(what, expected, self.next_len(what)?)
     }
 
-    /// A buffer whose length only the bytes can tell; none where there is no element.
-    fn at_will(&mut self, what: &'static str, len: u64) -> Result<(), LayoutError> {
-        let got = *self.lens.next().ok_or(LayoutProblem::MissingBuffer { what })?;
-        at_most("bytes of no element", got, if len == 0 { 0 } else { u64::MAX })
+    fn next_len(&mut self, what: &'static str) -> Result<u64, LayoutError> {
+        Ok(*self.lens.next().ok_or_else(|| LayoutProblem::MissingBuffer { what })?)
     }
-}
-
-fn equal(what: &'static str, expected: u64, got: u64) -> Result<(), LayoutError> {
-    if expected == got { Ok(()) } else { Err(LayoutProblem::Mismatch { what, expected, got }.into()) }
-}
-
-fn at_most(what: &'static str, got: u64, limit: u64) -> Result<(), LayoutError> {
-    if got <= limit { Ok(()) } else { Err(LayoutProblem::TooLarge { what, got, limit }.into()) }
 }

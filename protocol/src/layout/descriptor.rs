@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::slab::SLAB_ALIGNMENT;
+
 /// One batch: its arrays and the lengths of its buffers. The schema is not repeated.
 ///
-/// What a peer sends is not trusted: nothing in it may be used before [`check`](super::check) said yes.
+/// A peer that sends one is not trusted: nothing in it may be used before [`check`](super::check) has accepted it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchDescriptor {
     /// Number of rows, also where there is no column.
@@ -22,7 +24,7 @@ impl BatchDescriptor {
         self.buffers.iter().fold(0, |sum, len| sum.saturating_add(*len))
     }
 
-    /// Whether it can be understood by itself: no dictionary is one of a batch before.
+    /// Whether the batch can be rebuilt by itself: no dictionary is that of a batch before.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.nodes.iter().all(|node| node.detail != Detail::SameValues)
@@ -31,7 +33,7 @@ impl BatchDescriptor {
     /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. What credit counts.
     #[must_use]
     pub fn slab_bytes(&self) -> u64 {
-        let aligned = |len: &u64| len.checked_next_multiple_of(super::SLAB_ALIGNMENT).unwrap_or(u64::MAX);
+        let aligned = |len: &u64| len.checked_next_multiple_of(SLAB_ALIGNMENT).unwrap_or(u64::MAX);
         self.buffers.iter().map(aligned).fold(0, u64::saturating_add)
     }
 }
@@ -45,40 +47,41 @@ pub struct NodeDescriptor {
     pub nulls: u64,
     /// Which bit of the bitmap's first byte is that of the first element: 0 to 7.
     pub null_bit: u8,
-    /// What else the type needs.
+    /// The rest that the type needs.
     pub detail: Detail,
 }
 
-/// What a descriptor says of an array beside its length and nulls; which one is right depends on the type alone.
+/// The part of an array's description that depends on its type. Each type has one variant, dictionaries have two.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Detail {
-    /// Nothing.
+    /// Nothing: all types that are not mentioned below.
     None,
     /// Boolean: which bit of the first byte of values is that of the first element, 0 to 7.
     Bits {
         /// 0 to 7.
         first: u8,
     },
-    /// Utf8, binary, lists, maps, list views: what is to be subtracted from each offset.
+    /// Utf8, binary, lists, maps, list views: the number to be subtracted from each offset.
     Base(u64),
-    /// Views: what of their data buffers is lent, each extent a buffer of the batch. By buffer and base in ascending order,
-    /// none overlapping another, none empty.
+    /// Views: the extents that are lent of their data buffers, each a buffer of the batch. They ascend by buffer and
+    /// base, do not overlap, and are not empty.
     Views(Vec<Extent>),
-    /// Dense union: for each child, what is to be subtracted from the offsets into it.
+    /// Dense union: for each child, the number to be subtracted from the offsets into it.
     UnionBases(Vec<u64>),
-    /// Run-end encoded: how many logical elements of the first run come before the array's first. Run ends count them.
+    /// Run-end encoded: how many logical elements come before the array's first. Run ends count them.
     Runs {
         /// In elements.
         offset: u64,
     },
-    /// Dictionary: its values are those of the stream's last batch that was lent, and are not lent again. No array of values follows.
+    /// Dictionary: its values are those of the stream's last batch that was lent, and are not lent again. No array of
+    /// values follows.
     SameValues,
 }
 
 /// A range of one of the data buffers that views point into. Its length is that of the batch's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Extent {
-    /// Which data buffer, as the views number them. Those that no view needs are not lent, nor mentioned.
+    /// Which data buffer, as the views number them. Data buffers that no view needs are not lent, nor mentioned.
     pub buffer: u32,
     /// Where in that buffer the extent begins, in bytes.
     pub base: u32,
@@ -91,7 +94,33 @@ impl Extent {
     }
 }
 
+/// What a detail says, of an array that it was found to fit; otherwise the value that changes nothing.
 impl Detail {
+    /// Of booleans: the first bit.
+    pub(super) fn first_bit(&self) -> u8 {
+        if let Detail::Bits { first } = self { *first } else { 0 }
+    }
+
+    /// Of offsets: what is to be subtracted.
+    pub(super) fn base(&self) -> u64 {
+        if let Detail::Base(base) = self { *base } else { 0 }
+    }
+
+    /// Of views: the extents.
+    pub(super) fn extents(&self) -> &[Extent] {
+        if let Detail::Views(extents) = self { extents } else { &[] }
+    }
+
+    /// Of a dense union: what is to be subtracted for each child.
+    pub(super) fn union_bases(&self) -> &[u64] {
+        if let Detail::UnionBases(bases) = self { bases } else { &[] }
+    }
+
+    /// Of runs: elements of the first run before the array's first.
+    pub(super) fn run_offset(&self) -> u64 {
+        if let Detail::Runs { offset } = self { *offset } else { 0 }
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self {
             Detail::None => "none",

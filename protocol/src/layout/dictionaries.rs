@@ -1,23 +1,22 @@
 //! Dictionaries that batches of a stream have in common move once.
 //!
-//! Both ends go by the stream's last batch that was lent: where a dictionary of the next one is the same (the lender sees that by its
-//! memory, which it holds), the descriptor says [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower
-//! takes the array that it has. Dictionaries are told apart by their order in the schema, so that nothing has to be numbered, and
-//! each end keeps no more than one for each.
+//! Both ends go by the stream's last batch that was lent. Where a dictionary of the next batch is the same, the
+//! descriptor says [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower takes the array
+//! that it has. The lender holds the dictionary's memory, and knows it again by its address. Dictionaries are numbered
+//! in the order of the schema, by the [plan](super::Plan), and each end keeps at most one for each number.
 
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
-use arrow_schema::DataType;
 
 use super::check::LayoutLimits;
 use super::error::LayoutProblem;
-use super::shape::{Shape, shape};
 
-/// The lender's: those of the stream's last loan, in the order of the schema, each with the bytes that it was lent in.
+/// The lender's dictionaries: those of the stream's last loan, in the order of the schema, each with the bytes that it
+/// was lent in.
 #[derive(Clone, Debug, Default)]
 pub struct LentDictionaries(Vec<(ArrayData, u64)>);
 
-/// The borrower's: those of the stream's last batch that was lent, in the order of the schema.
+/// The borrower's dictionaries: those of the stream's last batch that was lent, in the order of the schema.
 #[derive(Debug)]
 pub struct KeptDictionaries {
     kept: Vec<Kept>,
@@ -29,48 +28,39 @@ pub struct KeptDictionaries {
 struct Kept {
     values: ArrayData,
     bytes: u64,
-    /// It has been looked at whether the array is worth the memory that it lies in.
+    /// The array has been moved out of its batch's memory, or is a large part of that.
     settled: bool,
 }
 
 impl Default for KeptDictionaries {
-    /// Of as many bytes as a batch may have by default.
+    /// At most as many bytes as a batch may have by default.
     fn default() -> Self {
         KeptDictionaries::new(LayoutLimits::default().max_bytes)
     }
 }
 
-/// Whether dictionaries with such values are lent once: with those that have children of their own it would take more than a
-/// position to tell dictionaries apart.
-pub(super) fn is_lent_once(values: &DataType) -> bool {
-    matches!(shape(values), Ok(Shape::Bits | Shape::Fixed { .. } | Shape::Bytes { .. } | Shape::Views))
-}
-
 impl LentDictionaries {
     /// If the dictionary of this number is this one: in how many bytes it was lent.
     pub(super) fn find(&self, number: usize, values: &ArrayData) -> Option<u64> {
-        // They are held here: what lies at the same place is the same.
+        // The arrays are held here, so that their memory cannot have been reused for another.
         self.0.get(number).filter(|(known, _)| known.ptr_eq(values)).map(|(_, bytes)| *bytes)
     }
 
     pub(super) fn push(&mut self, values: ArrayData, bytes: u64) {
         self.0.push((values, bytes));
     }
-
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl KeptDictionaries {
-    /// None yet; of at most so many bytes together. What a batch may have is enough: an honest lender counts those that it spares.
+    /// Empty; for at most `max_bytes` together. The limit of a batch is enough: an honest lender counts the bytes that
+    /// it spares.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         KeptDictionaries { kept: Vec::new(), bytes: 0, max_bytes }
     }
 
-    /// The dictionary of this number, for another batch. Where it lies in a batch's memory of which it is a small part, it moves out
-    /// of there first: it may be kept for long.
+    /// The dictionary of this number, for another batch. A dictionary that is a small part of its batch's memory is
+    /// copied out of there first: it may be kept for long.
     pub(super) fn again<E>(
         &mut self,
         number: usize,

@@ -64,7 +64,7 @@ impl From<ArrowError> for LayoutError {
     }
 }
 
-/// What is wrong, in one array or in the batch.
+/// A defect of one array or of the batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutProblem {
@@ -172,6 +172,14 @@ pub enum LayoutProblem {
         /// The buffer's role.
         what: &'static str,
     },
+    /// A column of a batch is not of the type that the stream's schema gives it.
+    #[error("the column is of type {got}, and the stream's schema says {expected}")]
+    OtherType {
+        /// The schema's type.
+        expected: DataType,
+        /// The column's type.
+        got: DataType,
+    },
     /// A field that is declared as non-nullable has nulls.
     #[error("{nulls} nulls in a field that is declared as not nullable")]
     Nulls {
@@ -206,4 +214,12 @@ impl<T> Within<T> for Result<T, LayoutError> {
     fn within(self, name: &str) -> Result<T, LayoutError> {
         self.map_err(|error| error.within(name))
     }
+}
+
+pub(super) fn equal(what: &'static str, expected: u64, got: u64) -> Result<(), LayoutError> {
+    if expected == got { Ok(()) } else { Err(LayoutProblem::Mismatch { what, expected, got }.into()) }
+}
+
+pub(super) fn at_most(what: &'static str, got: u64, limit: u64) -> Result<(), LayoutError> {
+    if got <= limit { Ok(()) } else { Err(LayoutProblem::TooLarge { what, got, limit }.into()) }
 }

@@ -6,21 +6,21 @@ use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
 use super::descriptor::Extent;
 use super::error::LayoutProblem;
 
-/// Bytes that nobody needs are read along where they are no more than this: to read once more, with all that belongs to
-/// it on both sides, takes about as long as to read so many bytes.
+/// A gap between two strings is read along with them if it has at most this many bytes. One more read, with all work
+/// that belongs to it at both ends, takes about as long as to read this many bytes.
 pub(super) const READ_COST: u64 = 16 * 1024;
 
-/// To copy a byte of a string takes about as long as to move so many bytes.
+/// To copy a byte of a string takes about as long as to move this many bytes.
 const COPY_COST: u64 = 2;
 
-/// A copy that saves less than this is not worth its while.
+/// Strings are not copied side by side to save fewer bytes than this.
 const LEAST_SAVED: u64 = 64 * 1024;
 
-/// What of its data buffers an array of views needs.
+/// The parts of its data buffers that an array of views needs.
 pub(super) struct Needed {
     /// In ascending order, more than [`READ_COST`] apart.
     pub(super) extents: Vec<(Extent, u64)>,
-    /// Bytes of all strings that do not lie within their views. What several views share counts several times.
+    /// Bytes of all strings that do not lie within their views. A string that several views share counts several times.
     live: u64,
 }
 
@@ -29,10 +29,11 @@ fn points(view: u128) -> bool {
     view as u32 > MAX_INLINE_VIEW_LEN
 }
 
-/// Finds the extents. What a null's view points at is nobody's business.
+/// Finds the extents. The view of a null may point anywhere, and needs nothing.
 ///
-/// One pass over the views. Those of a scan point at one string after the other, and those into a dictionary to and fro
-/// within it: as long as they stay within reach of what is known to be needed, nothing has to be looked up.
+/// Takes one pass over the views. Views of a scan point at one string after the other, and views into a dictionary to
+/// and fro within it. As long as they stay within reach of the range that is known to be needed, nothing has to be
+/// looked up.
 pub(super) fn needed(views: &[u128], nulls: Option<&NullBuffer>, data: &[Buffer]) -> Result<Needed, LayoutProblem> {
     let mut finder = Finder { data, views: views.len(), cells: vec![Vec::new(); data.len()] };
     let live = match nulls {
@@ -42,29 +43,32 @@ pub(super) fn needed(views: &[u128], nulls: Option<&NullBuffer>, data: &[Buffer]
     Ok(Needed { extents: finder.extents(), live })
 }
 
-/// What is needed of each data buffer, by the place in which it begins: cells of equal size, each with the first byte that
-/// is needed of what begins in it, and one beyond the last. So nothing has to be sorted.
+/// The ranges that are needed of each data buffer. Each buffer is divided into cells of equal size. A cell holds the
+/// first needed byte of all ranges that begin in it, and one beyond the last. So nothing has to be sorted.
 struct Finder<'a> {
     data: &'a [Buffer],
     views: usize,
     cells: Vec<Vec<(u64, u64)>>,
 }
 
-/// Of a cell in which nothing begins.
+/// A cell in which no range begins.
 const EMPTY: (u64, u64) = (u64::MAX, 0);
 
 impl Finder<'_> {
-    /// The least size of a cell is 2 to this. Gaps of [`READ_COST`] do not lie within one, unless there are few views.
+    /// The smallest cell has 2 to the power of this many bytes. Gaps of [`READ_COST`] do not lie within a cell, unless
+    /// there are few views.
     const SHIFT: u32 = READ_COST.ilog2() - 2;
 
-    /// Cells are not many more than views, or few: a few views into a large buffer must not cost what it costs to clear many.
+    /// The number of cells is about that of the views, or small. A few views into a large buffer must not cost as much
+    /// as to clear many cells.
     fn shift(&self, buffer: &Buffer) -> u32 {
         let cells = self.views.clamp(256, 1 << 20);
         let size = (buffer.len() / cells).checked_next_power_of_two().unwrap_or(1 << 32);
         size.ilog2().max(Self::SHIFT)
     }
 
-    /// Adds all that views point at; says how many bytes that is, those that several share counted several times.
+    /// Adds all strings that views point at. Returns their bytes; a string that several views share counts several
+    /// times.
     fn walk(&mut self, views: impl Iterator<Item = u128>) -> Result<u64, LayoutProblem> {
         let (mut live, mut buffer, mut low, mut high) = (0_u64, 0_u32, u64::MAX, 0_u64);
         for view in views.filter(|view| points(*view)) {
@@ -125,8 +129,8 @@ impl Finder<'_> {
 }
 
 impl Needed {
-    /// Whether to copy the strings side by side is cheaper than to move what lies between them, as where a sort or a join
-    /// picked them from all over its input.
+    /// Whether to copy the strings side by side is cheaper than to move the bytes between them. It is where a sort or a
+    /// join picked the strings from all over its input.
     pub(super) fn is_sparse(&self, views: usize) -> bool {
         let reads = self.extents.len() as u64 * READ_COST;
         let moved = self.extents.iter().fold(reads, |sum, extent| sum + extent.1);

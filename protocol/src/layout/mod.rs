@@ -1,20 +1,22 @@
 //! Any record batch as a descriptor and a list of buffers, and back, without a copy.
 //!
-//! The lender calls [`describe`]: it gets a [`BatchDescriptor`], which travels on the control plane, and the slices of
-//! the batch's own buffers that the borrower has to read. The borrower calls [`check`] before it reads a byte: the
-//! descriptor is held against the schema, and the result says where in a slab each buffer goes. When the bytes are
-//! there, [`rebuild`] makes arrays over them, and validates every value that Rust's arrays rely on: offsets, UTF-8,
-//! dictionary keys, views, run ends, union offsets, nulls. Most of it in passes over whole buffers: [`rebuild_with`] lets
-//! those who may make arrays unchecked spare Arrow's own validation, string by string.
+//! Both ends compile the stream's schema into a [`Plan`] once. The lender calls [`describe`] for each batch: it gets a
+//! [`BatchDescriptor`], which travels on the control plane, and the slices of the batch's own buffers that the borrower
+//! has to read. The borrower calls [`check`] before it reads a byte: the descriptor is held against the plan, and the
+//! [`CheckedDescriptor`] says where in a slab each buffer goes. When the bytes are there, [`rebuild`] makes arrays over
+//! them, and validates every value that Rust's arrays rely on: offsets, UTF-8, dictionary keys, views, run ends, union
+//! offsets, nulls. Most of that are passes over whole buffers. [`rebuild_with`] lets callers that may make arrays
+//! unchecked spare Arrow's own validation, string by string.
 //!
 //! The order of nodes and buffers is that of Arrow IPC (depth first over the schema, validity before values). Two
 //! things differ from IPC. Bitmaps keep their bit offset, so that a slice need not be shifted. And only the *live
 //! range* is lent: a slice of ten strings moves ten strings, whatever the array it was cut from. Offsets that then do
 //! not start at zero are lent as they stand; the descriptor carries the base, and `rebuild` subtracts it, which is the
 //! only copy there is. Views, which say where in which data buffer a string is, stand as they are, too: of their data
-//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views point
-//! into those, in the slab itself ([`SlabLayout::rebases`]). So a scan that yields views into decoded pages moves what its
-//! rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`] copies them side by side.
+//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views
+//! point into those, in the slab itself ([`CheckedDescriptor::rebases`]). So a scan that yields views into decoded
+//! pages moves what its rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`]
+//! copies them side by side.
 //!
 //! | type | buffers after the validity bitmap | live range | detail |
 //! |---|---|---|---|
@@ -37,13 +39,14 @@
 //! ```
 //! # use std::sync::Arc;
 //! # use arrow_array::{ArrayRef, RecordBatch, StringArray};
-//! # use thallus_protocol::layout::{LayoutLimits, check, describe, rebuild};
+//! # use thallus_protocol::layout::{LayoutLimits, Plan, check, describe, rebuild};
 //! let names: ArrayRef = Arc::new(StringArray::from(vec![Some("ada"), None, Some("grace")]));
 //! let batch = RecordBatch::try_from_iter_with_nullable([("name", names, true)])?.slice(1, 2);
-//! let (descriptor, lent) = describe(&batch)?;
-//! let slab = check(&batch.schema(), &descriptor, &LayoutLimits::default())?;
-//! assert_eq!(slab.ranges.len(), lent.len());
-//! assert_eq!(rebuild(&batch.schema(), &descriptor, &lent)?, batch);
+//! let plan = Plan::new(&batch.schema())?;
+//! let (descriptor, lent) = describe(&plan, &batch)?;
+//! let checked = check(&plan, descriptor, &LayoutLimits::default())?;
+//! assert_eq!(checked.layout().ranges.len(), lent.len());
+//! assert_eq!(rebuild(&checked, &lent)?, batch);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -51,27 +54,32 @@
 compile_error!("lent buffers are little-endian; a big-endian machine would misread them");
 
 mod check;
+mod cut;
 mod describe;
 mod descriptor;
 mod dictionaries;
 mod error;
 mod extents;
+mod kind;
+mod plan;
 mod project;
 mod rebase;
 mod rebuild;
-mod shape;
+mod referenced;
+mod slab;
 mod valid;
 
-pub(crate) use check::slab;
-pub use check::{LayoutLimits, Range, SLAB_ALIGNMENT, SlabLayout, check};
+pub use check::{CheckedDescriptor, LayoutLimits, check};
+pub use cut::Piece;
 pub use describe::{Described, describe, describe_after, describe_compact};
 pub use descriptor::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 pub use dictionaries::{KeptDictionaries, LentDictionaries};
 pub use error::{LayoutError, LayoutProblem};
-pub use project::{Piece, Projection, Step, column_bytes};
+pub(crate) use kind::{BufferLen, Kind};
+pub(crate) use plan::Node;
+pub use plan::{MAX_DEPTH, Plan};
+pub use project::{Projection, Step, column_bytes};
 pub use rebase::Rebase;
-pub use rebuild::{Assemble, Checked, ValidArray, rebuild, rebuild_after, rebuild_with};
-pub(crate) use shape::check_type;
-
-/// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
-pub const MAX_DEPTH: usize = 64;
+pub use rebuild::{Assemble, ValidArray, ValidatingAssembler, rebuild, rebuild_after, rebuild_with};
+pub(crate) use slab::slab;
+pub use slab::{Range, SLAB_ALIGNMENT, SlabLayout};

@@ -1,57 +1,58 @@
 //! Offsets of a slice, made to count from where the lent range begins: the one thing that a borrower copies.
 //!
-//! Each of these takes one pass over offsets, and hands back the buffer that it got where nothing has to change.
+//! Each function takes one pass over offsets, and leaves the buffer as it is where nothing has to change.
 
 use arrow_array::OffsetSizeTrait;
 use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow_data::MAX_INLINE_VIEW_LEN;
-use arrow_schema::UnionFields;
 
-use super::check::{Range, SlabLayout, ViewsAt};
-use super::descriptor::{BatchDescriptor, Detail, Extent};
+use super::descriptor::Extent;
 use super::error::{LayoutError, LayoutProblem};
+use super::kind::TypeIds;
+use super::slab::Range;
 
-/// A buffer at an address that is a multiple of `alignment`: the buffer itself, or else a copy.
-pub(super) fn aligned(buffer: &Buffer, alignment: usize) -> Buffer {
-    if buffer.as_ptr().align_offset(alignment) == 0 {
-        buffer.clone()
-    } else {
-        Buffer::from_slice_ref(buffer.as_slice())
+/// Puts a copy in the place of a buffer whose address is not a multiple of `alignment`.
+pub(super) fn align(buffer: &mut Buffer, alignment: usize) {
+    if buffer.as_ptr().align_offset(alignment) != 0 {
+        *buffer = Buffer::from_slice_ref(buffer.as_slice());
     }
 }
 
-/// A buffer as elements. Its length is a multiple of theirs: `check` saw to that.
-fn elements<T: ArrowNativeType>(buffer: &Buffer) -> ScalarBuffer<T> {
-    ScalarBuffer::from(aligned(buffer, align_of::<T>()))
+/// A buffer as elements. `check` made sure that its length is a multiple of theirs.
+fn elements<T: ArrowNativeType>(buffer: &mut Buffer) -> ScalarBuffer<T> {
+    align(buffer, align_of::<T>());
+    ScalarBuffer::from(buffer.clone())
 }
 
-/// `offsets - base`, of utf8, binary, lists and maps.
-pub(super) fn offsets<O: OffsetSizeTrait>(buffer: &Buffer, base: u64) -> Result<Buffer, LayoutError> {
+/// Makes offsets of utf8, binary, lists and maps count from `base`.
+pub(super) fn offsets<O: OffsetSizeTrait>(buffer: &mut Buffer, base: u64) -> Result<(), LayoutError> {
     if base == 0 || buffer.is_empty() {
-        return Ok(aligned(buffer, align_of::<O>()));
+        align(buffer, align_of::<O>());
+        return Ok(());
     }
     let offsets = elements::<O>(buffer);
     let base = base_of::<O>(base)?;
     if let Some(at) = offsets.iter().position(|&offset| offset < base) {
         return Err(LayoutProblem::OutOfRange { what: "offset", at }.into());
     }
-    Ok(offsets.iter().map(|&offset| offset - base).collect::<Vec<O>>().into())
+    *buffer = offsets.iter().map(|&offset| offset - base).collect::<Vec<O>>().into();
+    Ok(())
 }
 
-/// `offsets - base`, of list views, whose empty lists may point anywhere and are made to point at 0.
+/// Makes offsets of list views count from `base`. Empty lists may point anywhere, and are made to point at 0.
 pub(super) fn list_views<O: OffsetSizeTrait>(
-    offsets_buffer: &Buffer,
-    sizes: &Buffer,
+    offsets_buffer: &mut Buffer,
+    sizes: &mut Buffer,
     base: u64,
     items: usize,
-) -> Result<Buffer, LayoutError> {
+) -> Result<(), LayoutError> {
     let offsets = elements::<O>(offsets_buffer);
     let sizes = elements::<O>(sizes);
     let base = base_of::<O>(base)?;
     let zero = O::usize_as(0);
     let strays = |(offset, size): (&O, &O)| *size == zero && offset.to_usize().is_none_or(|offset| offset > items);
     if base == zero && !offsets.iter().zip(sizes.iter()).any(strays) {
-        return Ok(offsets.into_inner());
+        return Ok(());
     }
     let mut rebased = Vec::with_capacity(offsets.len());
     for (at, (&offset, &size)) in offsets.iter().zip(sizes.iter()).enumerate() {
@@ -63,22 +64,18 @@ pub(super) fn list_views<O: OffsetSizeTrait>(
             return Err(LayoutProblem::OutOfRange { what: "list view", at }.into());
         }
     }
-    Ok(rebased.into())
+    *offsets_buffer = rebased.into();
+    Ok(())
 }
 
-/// Views into the extents, one data buffer each, that were lent of their data buffers: the buffer itself, or a copy where
-/// something has to change.
-pub(super) fn views(
-    buffer: &Buffer,
-    extents: &[Extent],
-    lens: &[u64],
-    nulls: Option<&NullBuffer>,
-) -> Result<Buffer, LayoutError> {
+/// Makes views point into the extents that were lent of their data buffers, one data buffer each. Copies the views only
+/// where something has to change.
+pub(super) fn views(buffer: &mut Buffer, extents: &[Extent], data: &[Buffer], nulls: Option<&NullBuffer>) {
     let (views, _) = buffer.as_slice().as_chunks();
     let fits = Extent::are_whole(extents)
         && nulls.is_none_or(|nulls| views.iter().enumerate().all(|(at, view)| *view == NO_VIEW || nulls.is_valid(at)));
     if fits {
-        return Ok(aligned(buffer, align_of::<u128>()));
+        return align(buffer, align_of::<u128>());
     }
     let mut rebased = MutableBuffer::new(buffer.len());
     rebased.extend_from_slice(buffer.as_slice());
@@ -86,11 +83,11 @@ pub(super) fn views(
     if let Some(nulls) = nulls {
         clear_nulls(views, nulls);
     }
-    point(views, &Extents::new(extents, lens));
-    Ok(rebased.into())
+    point(views, &Extents::new(extents, data.iter().map(|buffer| buffer.len() as u64)));
+    *buffer = rebased.into();
 }
 
-/// Views that are to be rebased where they lie: see [`SlabLayout::rebases`].
+/// Views that are to be rebased where they lie: see [`CheckedDescriptor::rebases`](super::CheckedDescriptor::rebases).
 #[derive(Debug)]
 pub struct Rebase {
     /// Where in the slab they are. Each is 16 bytes.
@@ -99,31 +96,14 @@ pub struct Rebase {
 }
 
 impl Rebase {
+    /// For views in this range of a slab, into extents of these lengths.
+    pub(super) fn new(range: Range, extents: &[Extent], lens: impl Iterator<Item = u64>) -> Self {
+        Rebase { range, extents: Extents::new(extents, lens) }
+    }
+
     /// Rebases some of the views: all bytes of whole ones.
     pub fn apply(&self, views: &mut [u8]) {
         point(views.as_chunks_mut().0, &self.extents);
-    }
-}
-
-impl SlabLayout {
-    /// What to do in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each has to be
-    /// applied, once, to the whole of its range. The descriptor, the one that this is the layout of, says afterwards what
-    /// is so then.
-    ///
-    /// Nothing is validated: a view that points at nothing that was lent is made to point at no buffer, and `rebuild` will
-    /// find it.
-    #[must_use = "the descriptor says that views have been rebased"]
-    pub fn rebases(&self, descriptor: &mut BatchDescriptor) -> Vec<Rebase> {
-        let (nodes, buffers) = (&mut descriptor.nodes, &descriptor.buffers);
-        let rebase = |at: &ViewsAt| {
-            let range = *self.ranges.get(at.buffer)?;
-            let lens = buffers.get(at.buffer + 1..)?;
-            let Detail::Views(extents) = &mut nodes.get_mut(at.node)?.detail else { return None };
-            let rebase = Rebase { range, extents: Extents::new(extents, lens) };
-            *extents = (0..).take(extents.len()).map(|buffer| Extent { buffer, base: 0 }).collect();
-            Some(rebase)
-        };
-        self.views.iter().filter_map(rebase).collect()
     }
 }
 
@@ -136,9 +116,9 @@ struct Extents {
 }
 
 impl Extents {
-    fn new(extents: &[Extent], lens: &[u64]) -> Self {
+    fn new(extents: &[Extent], lens: impl Iterator<Item = u64>) -> Self {
         let starts = extents.iter().map(|e| u64::from(e.buffer) << 32 | u64::from(e.base)).collect();
-        Extents { starts, lens: lens.iter().take(extents.len()).copied().collect() }
+        Extents { starts, lens: lens.take(extents.len()).collect() }
     }
 
     fn get(&self, index: usize) -> (u64, u64) {
@@ -185,31 +165,24 @@ fn point(views: &mut [[u8; 16]], extents: &Extents) {
     }
 }
 
-/// `offsets - base`, with the base of the child that each row's type id names.
-pub(super) fn union(
-    ids: &Buffer,
-    offsets: &Buffer,
-    bases: &[u64],
-    fields: &UnionFields,
-) -> Result<Buffer, LayoutError> {
+/// Makes offsets of a dense union count from the base of the child that each row's type id names.
+pub(super) fn union(ids: &Buffer, offsets: &mut Buffer, bases: &[u64], children: &TypeIds) -> Result<(), LayoutError> {
     if bases.iter().all(|base| *base == 0) {
-        return Ok(aligned(offsets, align_of::<i32>()));
+        align(offsets, align_of::<i32>());
+        return Ok(());
     }
-    let mut base_of_id = [None; 128];
-    for ((id, _), base) in fields.iter().zip(bases) {
-        if let Some(slot) = id.to_usize().and_then(|id| base_of_id.get_mut(id)) {
-            *slot = Some(base_of::<i32>(*base)?);
-        }
-    }
-    let offsets = elements::<i32>(offsets);
-    let mut rebased = Vec::with_capacity(offsets.len());
-    for (at, (&id, &offset)) in ids.as_slice().iter().zip(offsets.iter()).enumerate() {
-        match base_of_id.get(usize::from(id)).copied().flatten() {
+    let bases = bases.iter().map(|base| base_of::<i32>(*base)).collect::<Result<Vec<_>, _>>()?;
+    let base_of = |id: u8| children.child(id).and_then(|child| bases.get(child).copied());
+    let old = elements::<i32>(offsets);
+    let mut rebased = Vec::with_capacity(old.len());
+    for (at, (&id, &offset)) in ids.as_slice().iter().zip(old.iter()).enumerate() {
+        match base_of(id) {
             Some(base) if offset >= base => rebased.push(offset - base),
             _ => return Err(LayoutProblem::OutOfRange { what: "union offset or type id", at }.into()),
         }
     }
-    Ok(rebased.into())
+    *offsets = rebased.into();
+    Ok(())
 }
 
 fn base_of<O: OffsetSizeTrait>(base: u64) -> Result<O, LayoutError> {

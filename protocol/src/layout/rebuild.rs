@@ -5,32 +5,32 @@ use std::fmt;
 use arrow_array::{OffsetSizeTrait, RecordBatch, RecordBatchOptions, make_array};
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
-use arrow_schema::{ArrowError, DataType, Field, SchemaRef};
+use arrow_schema::{ArrowError, Field};
 
-use super::check::{LayoutLimits, check};
-use super::descriptor::{BatchDescriptor, Detail, NodeDescriptor};
-use super::dictionaries::{KeptDictionaries, is_lent_once};
+use super::check::CheckedDescriptor;
+use super::descriptor::{Detail, NodeDescriptor};
+use super::dictionaries::KeptDictionaries;
 use super::error::{LayoutError, LayoutProblem, Within};
-use super::shape::{Shape, shape};
+use super::kind::{BufferLen, Kind};
+use super::plan::Node;
 use super::{rebase, valid};
 
-/// An array that has been validated, all but made. Only this module makes them.
+/// The parts of an array, validated. Only this module makes them.
 #[derive(Debug)]
 pub struct ValidArray(ArrayDataBuilder);
 
 impl ValidArray {
-    /// The array's parts, for which [`ArrayData::validate_data`] would find nothing to say: `build` of these succeeds, and
-    /// what it takes time to validate has been validated.
+    /// The array's parts. `build` of these succeeds: [`ArrayData::validate_data`] would accept them.
     #[must_use]
     pub fn into_builder(self) -> ArrayDataBuilder {
         self.0
     }
 }
 
-/// What makes arrays of what is valid already.
+/// Makes arrays of parts that are valid already.
 ///
-/// Safe code can make arrays in no way but one that validates them, string by string: [`Checked`]. Who may use other means
-/// can save that.
+/// Safe code can only make arrays by validating them, string by string, as [`ValidatingAssembler`] does. Code that may
+/// use other means can save that.
 pub trait Assemble: fmt::Debug + Send + Sync {
     /// Makes the array.
     ///
@@ -41,9 +41,9 @@ pub trait Assemble: fmt::Debug + Send + Sync {
 
 /// Has Arrow validate once more.
 #[derive(Clone, Copy, Debug)]
-pub struct Checked;
+pub struct ValidatingAssembler;
 
-impl Assemble for Checked {
+impl Assemble for ValidatingAssembler {
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
         array.into_builder().build()
     }
@@ -51,34 +51,27 @@ impl Assemble for Checked {
 
 /// Makes a batch over the buffers that were lent for it, and validates whatever safe use of its arrays relies on.
 ///
-/// The arrays share the memory of `buffers`. Copied are only offsets and views of slices (views only if they were not
-/// [rebased](super::SlabLayout::rebases) where they lie), and buffers that are not aligned for their type, which no buffer
-/// of a [`SlabLayout`](super::SlabLayout) is.
-///
-/// The structure is held against the schema again, but against no limits: those are for [`check`], before the read.
+/// The batch has the schema of the plan against which the descriptor was checked. The arrays share the memory of
+/// `buffers`. Copied are only offsets and views of slices (views only if they were not
+/// [rebased](CheckedDescriptor::rebases) where they lie), and buffers that are not aligned for their type. Buffers that
+/// lie in a slab by [`CheckedDescriptor::layout`] are aligned.
 ///
 /// # Errors
-/// The descriptor does not fit the schema (as [`check`]), a buffer is not as long as described, or its bytes are not
-/// those of a valid array.
-pub fn rebuild(
-    schema: &SchemaRef,
-    descriptor: &BatchDescriptor,
-    buffers: &[Buffer],
-) -> Result<RecordBatch, LayoutError> {
-    rebuild_with(schema, descriptor, buffers, &Checked)
+/// A buffer is not as long as described, or its bytes are not those of a valid array.
+pub fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
+    rebuild_with(descriptor, buffers, &ValidatingAssembler)
 }
 
-/// As [`rebuild`], but by other means to make arrays of what has been validated.
+/// As [`rebuild`], but by other means to make arrays of parts that have been validated.
 ///
 /// # Errors
 /// As [`rebuild`].
 pub fn rebuild_with(
-    schema: &SchemaRef,
-    descriptor: &BatchDescriptor,
+    descriptor: &CheckedDescriptor,
     buffers: &[Buffer],
     assemble: &dyn Assemble,
 ) -> Result<RecordBatch, LayoutError> {
-    rebuild_after(schema, descriptor, buffers, &mut KeptDictionaries::default(), assemble)
+    batch(descriptor, buffers, None, assemble)
 }
 
 /// As [`rebuild_with`], for the batches of one stream in order, of which one may have dictionaries of the one before.
@@ -86,27 +79,35 @@ pub fn rebuild_with(
 /// # Errors
 /// As [`rebuild`]. The stream cannot go on: dictionaries may be missing.
 pub fn rebuild_after(
-    schema: &SchemaRef,
-    descriptor: &BatchDescriptor,
+    descriptor: &CheckedDescriptor,
     buffers: &[Buffer],
     kept: &mut KeptDictionaries,
     assemble: &dyn Assemble,
 ) -> Result<RecordBatch, LayoutError> {
-    check(schema, descriptor, &LayoutLimits::NONE)?;
+    batch(descriptor, buffers, Some(kept), assemble)
+}
+
+fn batch(
+    descriptor: &CheckedDescriptor,
+    buffers: &[Buffer],
+    kept: Option<&mut KeptDictionaries>,
+    assemble: &dyn Assemble,
+) -> Result<RecordBatch, LayoutError> {
     if let Some(extra) = buffers.len().checked_sub(descriptor.buffers.len()).filter(|extra| *extra > 0) {
         return Err(LayoutProblem::ExtraBuffers { extra }.into());
     }
     let (nodes, lens) = (descriptor.nodes.iter(), descriptor.buffers.iter());
-    let mut borrower = Borrower { nodes, lens, buffers: buffers.iter(), assemble, kept, dictionaries: 0 };
-    let mut columns = Vec::with_capacity(schema.fields().len());
-    for field in schema.fields() {
-        let data = borrower.array(field.data_type()).within(field.name())?;
+    let mut borrower = Borrower { nodes, lens, buffers: buffers.iter(), assemble, kept };
+    let plan = descriptor.plan();
+    let mut columns = Vec::with_capacity(plan.columns().len());
+    for node in plan.columns() {
+        let data = borrower.array(node).within(node.field.name())?;
         // `RecordBatch::try_new` checks this too, but cannot say it as an error of ours.
-        required(field, &data).within(field.name())?;
+        required(&node.field, &data).within(node.field.name())?;
         columns.push(make_array(data));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(count(descriptor.rows)?));
-    Ok(RecordBatch::try_new_with_options(schema.clone(), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(plan.schema().clone(), columns, &options)?)
 }
 
 struct Borrower<'a> {
@@ -114,227 +115,244 @@ struct Borrower<'a> {
     lens: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Buffer>,
     assemble: &'a dyn Assemble,
-    kept: &'a mut KeptDictionaries,
-    /// Those that were met.
-    dictionaries: usize,
+    /// The dictionaries of the batches before, unless the batch stands alone.
+    kept: Option<&'a mut KeptDictionaries>,
+}
+
+/// An array's parts, in its own buffers or in the children.
+struct Parts<'a> {
+    of: &'a NodeDescriptor,
+    nulls: Option<NullBuffer>,
+    buffers: Vec<Buffer>,
+    children: Vec<ArrayData>,
+    /// The array's offset into the buffers, in elements.
+    offset: usize,
+}
+
+/// Who has validated an array's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Validated {
+    /// This module: the parts are a [`ValidArray`].
+    Here,
+    /// Arrow is to do it.
+    NotYet,
 }
 
 impl Borrower<'_> {
-    fn array(&mut self, data_type: &DataType) -> Result<ArrayData, LayoutError> {
-        let node = self.nodes.next().ok_or(LayoutProblem::MissingNode)?;
-        let shape = shape(data_type)?;
-        let nulls = self.nulls(node)?;
-        let len = count(node.len)?;
-        let mut builder = ArrayData::builder(data_type.clone()).len(len).nulls(nulls.clone());
-        // What is validated here, as a whole, is only put together; the rest is left to Arrow's own validation.
-        match (shape, &node.detail) {
-            (Shape::Fixed { align, .. }, Detail::None) => {
-                let values = rebase::aligned(&self.buffer("values")?, align);
-                return self.put_together(builder.add_buffer(values));
-            }
-            (Shape::Bytes { wide }, Detail::Base(base)) => {
-                let (offsets, values) = (self.offsets(wide, *base)?, self.buffer("values")?);
-                let utf8 = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8);
-                if wide {
-                    strings::<i64>(&offsets, &values, utf8)?;
-                } else {
-                    strings::<i32>(&offsets, &values, utf8)?;
-                }
-                return self.put_together(builder.add_buffer(offsets).add_buffer(values));
-            }
-            (Shape::Views, Detail::Views(extents)) => {
-                let views = self.buffer("views")?;
-                let lens = self.lens.as_slice();
-                let data = extents.iter().map(|_| self.buffer("data")).collect::<Result<Vec<_>, _>>()?;
-                let views = rebase::views(&views, extents, lens, nulls.as_ref())?;
-                valid::views(views.as_chunks().0, &data, *data_type == DataType::Utf8View)?;
-                return self.put_together(builder.add_buffer(views).add_buffers(data));
-            }
-            (Shape::List { wide, item }, Detail::Base(base)) => {
-                let offsets = self.offsets(wide, *base)?;
-                let items = self.child(item)?;
-                if wide {
-                    valid::offsets(&ScalarBuffer::<i64>::from(offsets.clone()), items.len())?;
-                } else {
-                    valid::offsets(&ScalarBuffer::<i32>::from(offsets.clone()), items.len())?;
-                }
-                required(item, &items).within(item.name())?;
-                return self.put_together(builder.add_buffer(offsets).add_child_data(items));
-            }
-            (Shape::Dictionary { align, values, .. }, Detail::None | Detail::SameValues) => {
-                let keys = rebase::aligned(&self.buffer("keys")?, align);
-                let values = self.dictionary(values, node.detail == Detail::SameValues).within("values")?;
-                if let DataType::Dictionary(key, _) = data_type {
-                    keys_within(key, &keys, values.len(), nulls.as_ref())?;
-                }
-                return self.put_together(builder.add_buffer(keys).add_child_data(values));
-            }
-            (Shape::Null, Detail::None) => {}
-            (Shape::Bits, Detail::Bits { first }) => {
-                let (values, offset) = self.booleans(node, *first, nulls.as_ref())?;
-                builder = builder.offset(offset).add_buffer(values);
-            }
-            (Shape::ListView { wide, item }, Detail::Base(base)) => {
-                let (offsets, sizes) = (self.buffer("offsets")?, self.buffer("sizes")?);
-                let items = self.child(item)?;
-                // Arrow checks this for lists, but not for list views.
-                required(item, &items).within(item.name())?;
-                let (offsets, align) = if wide {
-                    (rebase::list_views::<i64>(&offsets, &sizes, *base, items.len())?, align_of::<i64>())
-                } else {
-                    (rebase::list_views::<i32>(&offsets, &sizes, *base, items.len())?, align_of::<i32>())
-                };
-                builder = builder.add_buffer(offsets).add_buffer(rebase::aligned(&sizes, align)).add_child_data(items);
-            }
-            (Shape::FixedList { item, .. }, Detail::None) => builder = builder.add_child_data(self.child(item)?),
-            (Shape::Struct { fields }, Detail::None) => {
-                for field in fields {
-                    builder = builder.add_child_data(self.child(field)?);
-                }
-            }
-            (Shape::SparseUnion { fields }, Detail::None) => {
-                builder = builder.add_buffer(self.buffer("type ids")?);
-                for (_, field) in fields.iter() {
-                    builder = builder.add_child_data(self.child(field)?);
-                }
-            }
-            (Shape::DenseUnion { fields }, Detail::UnionBases(bases)) => {
-                let (ids, offsets) = (self.buffer("type ids")?, self.buffer("offsets")?);
-                let offsets = rebase::union(&ids, &offsets, bases, fields)?;
-                builder = builder.add_buffer(ids).add_buffer(offsets);
-                for (_, field) in fields.iter() {
-                    builder = builder.add_child_data(self.child(field)?);
-                }
-            }
-            (Shape::Runs { ends, values }, Detail::Runs { offset }) => {
-                builder = builder.offset(count(*offset)?).add_child_data(self.child(ends)?);
-                let runs = self.child(values)?;
-                // Arrow does not check this.
-                required(values, &runs).within(values.name())?;
-                builder = builder.add_child_data(runs);
-            }
-            (_, detail) => {
-                return Err(LayoutProblem::Detail { data_type: data_type.clone(), got: detail.name() }.into());
-            }
-        }
-        Ok(builder.build()?)
+    fn array(&mut self, node: &Node) -> Result<ArrayData, LayoutError> {
+        let of = self.nodes.next().ok_or_else(|| LayoutProblem::MissingNode)?;
+        let nulls = self.nulls(of)?;
+        let buffers = self.own_buffers(node, of)?;
+        let children = self.children(node, of)?;
+        let mut parts = Parts { of, nulls, buffers, children, offset: 0 };
+        let validated = parts.validate(node)?;
+        let builder = ArrayData::builder(node.field.data_type().clone())
+            .len(count(of.len)?)
+            .offset(parts.offset)
+            .nulls(parts.nulls)
+            .buffers(parts.buffers)
+            .child_data(parts.children);
+        Ok(match validated {
+            Validated::Here => self.assemble.assemble(ValidArray(builder))?,
+            Validated::NotYet => builder.build()?,
+        })
     }
 
-    /// The values of a dictionary.
-    fn dictionary(&mut self, data_type: &DataType, same: bool) -> Result<ArrayData, LayoutError> {
-        if !is_lent_once(data_type) {
-            return self.array(data_type);
+    fn own_buffers(&mut self, node: &Node, of: &NodeDescriptor) -> Result<Vec<Buffer>, LayoutError> {
+        let mut buffers = Vec::with_capacity(node.buffer_count(&of.detail));
+        for rule in node.buffers() {
+            let several = if rule.len == BufferLen::Extents { of.detail.extents().len() } else { 1 };
+            for _ in 0..several {
+                buffers.push(self.buffer(rule.what)?);
+            }
         }
-        let number = self.dictionaries;
-        self.dictionaries += 1;
+        Ok(buffers)
+    }
+
+    fn children(&mut self, node: &Node, of: &NodeDescriptor) -> Result<Vec<ArrayData>, LayoutError> {
+        let mut children = Vec::with_capacity(node.children.len());
+        for child in node.children.iter() {
+            let data = match node.kind {
+                Kind::Dictionary { number: Some(number), .. } => {
+                    self.shared_values(child, number, matches!(of.detail, Detail::SameValues))
+                }
+                _ => self.array(child),
+            };
+            let data = data.within(child.field.name())?;
+            if matches!(node.kind, Kind::List { .. } | Kind::ListView { .. } | Kind::Runs { .. }) {
+                // Arrow checks this for lists, but neither for list views nor for runs. Nulls of other parents may mask
+                // those of their children, which Arrow does check.
+                required(&child.field, &data).within(child.field.name())?;
+            }
+            children.push(data);
+        }
+        Ok(children)
+    }
+
+    /// The values of a dictionary that batches of a stream can share.
+    fn shared_values(&mut self, node: &Node, number: usize, same: bool) -> Result<ArrayData, LayoutError> {
         if same {
-            let assemble = self.assemble;
-            let kept = self.kept.again(number, |valid| assemble.assemble(ValidArray(valid)))?;
-            let kept = kept.filter(|values| values.data_type() == data_type);
-            return Ok(kept.ok_or(LayoutProblem::NoDictionary)?);
+            let kept = self.kept.as_mut().ok_or_else(|| LayoutProblem::NoDictionary)?;
+            let kept = kept.again(number, |valid| self.assemble.assemble(ValidArray(valid)))?;
+            let kept = kept.filter(|values| values.data_type() == node.field.data_type());
+            return Ok(kept.ok_or_else(|| LayoutProblem::NoDictionary)?);
         }
-        let values = self.array(data_type)?;
-        self.kept.keep(number, &values)?;
+        let values = self.array(node)?;
+        if let Some(kept) = &mut self.kept {
+            kept.keep(number, &values)?;
+        }
         Ok(values)
     }
 
-    fn put_together(&self, valid: ArrayDataBuilder) -> Result<ArrayData, LayoutError> {
-        Ok(self.assemble.assemble(ValidArray(valid))?)
-    }
-
-    fn child(&mut self, field: &Field) -> Result<ArrayData, LayoutError> {
-        self.array(field.data_type()).within(field.name())
-    }
-
     fn buffer(&mut self, what: &'static str) -> Result<Buffer, LayoutError> {
-        let (len, buffer) = self.lens.next().zip(self.buffers.next()).ok_or(LayoutProblem::MissingBuffer { what })?;
+        let (len, buffer) =
+            self.lens.next().zip(self.buffers.next()).ok_or_else(|| LayoutProblem::MissingBuffer { what })?;
         if buffer.len() as u64 != *len {
             return Err(LayoutProblem::Mismatch { what, expected: *len, got: buffer.len() as u64 }.into());
         }
         Ok(buffer.clone())
     }
 
-    fn offsets(&mut self, wide: bool, base: u64) -> Result<Buffer, LayoutError> {
-        let buffer = self.buffer("offsets")?;
-        if wide { rebase::offsets::<i64>(&buffer, base) } else { rebase::offsets::<i32>(&buffer, base) }
-    }
-
-    fn nulls(&mut self, node: &NodeDescriptor) -> Result<Option<NullBuffer>, LayoutError> {
-        if node.nulls == 0 {
+    fn nulls(&mut self, of: &NodeDescriptor) -> Result<Option<NullBuffer>, LayoutError> {
+        if of.nulls == 0 {
             return Ok(None);
         }
         let bitmap = self.buffer("validity")?;
-        let nulls = NullBuffer::new(bits("validity", bitmap, node.null_bit, node.len)?);
+        let nulls = NullBuffer::new(bits("validity", bitmap, of.null_bit, of.len)?);
         let counted = nulls.null_count() as u64;
-        if counted != node.nulls {
-            return Err(LayoutProblem::Mismatch { what: "number of nulls", expected: node.nulls, got: counted }.into());
+        if counted != of.nulls {
+            return Err(LayoutProblem::Mismatch { what: "number of nulls", expected: of.nulls, got: counted }.into());
         }
         Ok(Some(nulls))
     }
+}
 
-    /// Bits of a boolean array, and the bit offset at which they begin.
-    fn booleans(
-        &mut self,
-        node: &NodeDescriptor,
-        first: u8,
-        nulls: Option<&NullBuffer>,
-    ) -> Result<(Buffer, usize), LayoutError> {
-        let values = bits("values", self.buffer("values")?, first, node.len)?;
-        // Arrow's validation wants the validity's buffer to be as long as if it had the offset of the values, although
-        // it has its own. Where it is not, values are moved to offset 0; that is one bit per row, and rare.
-        let needed = (values.offset() + values.len()).div_ceil(8);
-        if nulls.is_some_and(|nulls| nulls.validity().len() < needed) {
-            let mut moved = MutableBuffer::from_len_zeroed(values.len().div_ceil(8));
-            for at in values.set_indices() {
-                arrow_buffer::bit_util::set_bit(&mut moved, at);
+impl Parts<'_> {
+    /// Makes offsets count from where the lent range begins, and validates the values of some types as a whole. Those
+    /// of the others are left to Arrow's own validation.
+    fn validate(&mut self, node: &Node) -> Result<Validated, LayoutError> {
+        let (base, nulls) = (self.of.detail.base(), self.nulls.as_ref());
+        match (&node.kind, &mut self.buffers[..], &self.children[..]) {
+            (Kind::Fixed { align, .. }, [values], []) => rebase::align(values, *align),
+            (Kind::Bytes { wide: false, utf8 }, [offsets, values], []) => strings::<i32>(offsets, values, base, *utf8)?,
+            (Kind::Bytes { wide: true, utf8 }, [offsets, values], []) => strings::<i64>(offsets, values, base, *utf8)?,
+            (Kind::Views { utf8 }, [views, data @ ..], []) => {
+                rebase::views(views, self.of.detail.extents(), data, nulls);
+                valid::views(views.as_chunks().0, data, *utf8)?;
             }
-            return Ok((moved.into(), 0));
+            (Kind::List { wide: false }, [offsets], [items]) => lists::<i32>(offsets, base, items)?,
+            (Kind::List { wide: true }, [offsets], [items]) => lists::<i64>(offsets, base, items)?,
+            (Kind::Dictionary { width, signed, .. }, [keys], [values]) => {
+                rebase::align(keys, *width);
+                keys_within((*width, *signed), keys, values.len(), nulls)?;
+            }
+            (kind, buffers, children) => {
+                self.offset = left_to_arrow(kind, self.of, buffers, children, nulls)?;
+                return Ok(Validated::NotYet);
+            }
         }
-        let offset = values.offset();
-        Ok((values.into_inner(), offset))
+        Ok(Validated::Here)
     }
+}
+
+/// Makes offsets of types whose values are left to Arrow count from where the lent range begins. Returns the array's
+/// offset.
+fn left_to_arrow(
+    kind: &Kind,
+    of: &NodeDescriptor,
+    buffers: &mut [Buffer],
+    children: &[ArrayData],
+    nulls: Option<&NullBuffer>,
+) -> Result<usize, LayoutError> {
+    match (kind, buffers, children) {
+        (Kind::Bits, [values], _) => return booleans(values, of, nulls),
+        (Kind::ListView { wide: false }, [offsets, sizes], [items]) => {
+            rebase::list_views::<i32>(offsets, sizes, of.detail.base(), items.len())?;
+        }
+        (Kind::ListView { wide: true }, [offsets, sizes], [items]) => {
+            rebase::list_views::<i64>(offsets, sizes, of.detail.base(), items.len())?;
+        }
+        (Kind::DenseUnion(type_ids), [ids, offsets], _) => {
+            rebase::union(ids, offsets, of.detail.union_bases(), type_ids)?;
+        }
+        (Kind::Runs { .. }, [], _) => return count(of.detail.run_offset()),
+        // The other types have no offsets.
+        _ => {}
+    }
+    Ok(0)
+}
+
+/// Makes bits a boolean array's values. Returns the bit offset at which they begin.
+fn booleans(buffer: &mut Buffer, of: &NodeDescriptor, nulls: Option<&NullBuffer>) -> Result<usize, LayoutError> {
+    let values = bits("values", buffer.clone(), of.detail.first_bit(), of.len)?;
+    // Arrow's validation wants the validity's buffer to be as long as if it had the offset of the values, although
+    // it has its own. Where it is not, values are moved to offset 0. They are one bit per row, and it is rare.
+    let needed = (values.offset() + values.len()).div_ceil(8);
+    if nulls.is_some_and(|nulls| nulls.validity().len() < needed) {
+        let mut moved = MutableBuffer::from_len_zeroed(values.len().div_ceil(8));
+        for at in values.set_indices() {
+            arrow_buffer::bit_util::set_bit(&mut moved, at);
+        }
+        *buffer = moved.into();
+        return Ok(0);
+    }
+    Ok(values.offset())
 }
 
 /// Bits as they lie in a buffer that `check` found to be long enough for them.
 fn bits(what: &'static str, buffer: Buffer, first: u8, len: u64) -> Result<BooleanBuffer, LayoutError> {
     let len = count(len)?;
-    let needed = len.checked_add(first.into()).ok_or(LayoutProblem::Overflow { what })?.div_ceil(8);
+    let needed = len.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what })?.div_ceil(8);
     if buffer.len() < needed {
         return Err(LayoutProblem::Mismatch { what, expected: needed as u64, got: buffer.len() as u64 }.into());
     }
     Ok(BooleanBuffer::new(buffer, first.into(), len))
 }
 
-fn strings<O: OffsetSizeTrait>(offsets: &Buffer, values: &Buffer, utf8: bool) -> Result<(), LayoutError> {
+fn strings<O: OffsetSizeTrait>(
+    offsets: &mut Buffer,
+    values: &Buffer,
+    base: u64,
+    utf8: bool,
+) -> Result<(), LayoutError> {
+    rebase::offsets::<O>(offsets, base)?;
     let offsets = ScalarBuffer::<O>::from(offsets.clone());
     valid::offsets(&offsets, values.len())?;
     Ok(if utf8 { valid::strings(&offsets, values) } else { Ok(()) }?)
 }
 
-/// Whether keys of a dictionary, or those that are not null, are keys of one of so many values.
-fn keys_within(key: &DataType, keys: &Buffer, limit: usize, nulls: Option<&NullBuffer>) -> Result<(), LayoutError> {
+fn lists<O: OffsetSizeTrait>(offsets: &mut Buffer, base: u64, items: &ArrayData) -> Result<(), LayoutError> {
+    rebase::offsets::<O>(offsets, base)?;
+    valid::offsets(&ScalarBuffer::<O>::from(offsets.clone()), items.len())?;
+    Ok(())
+}
+
+/// Whether the keys of a dictionary, other than those of nulls, are keys of one of `limit` values.
+fn keys_within(
+    (width, signed): (usize, bool),
+    keys: &Buffer,
+    limit: usize,
+    nulls: Option<&NullBuffer>,
+) -> Result<(), LayoutError> {
     macro_rules! within {
-        // What is negative is large without its sign.
-        ($key:ty, $unsigned:ty) => {{
+        ($key:ty) => {{
             let keys = ScalarBuffer::<$key>::from(keys.clone());
             match limit.checked_sub(1) {
                 Some(last) => {
-                    let last = <$unsigned>::try_from(last).unwrap_or(<$unsigned>::MAX);
-                    valid::keys(&keys, nulls, |key| key as $unsigned > last)
+                    // A negative key is large without its sign, and larger than every key that is not negative.
+                    let largest = if signed { <$key>::MAX >> 1 } else { <$key>::MAX };
+                    let last = <$key>::try_from(last).unwrap_or(largest).min(largest);
+                    valid::keys(&keys, nulls, |key| key > last)
                 }
                 None => valid::keys(&keys, nulls, |_| true),
             }
         }};
     }
-    Ok(match key {
-        DataType::Int8 => within!(i8, u8),
-        DataType::Int16 => within!(i16, u16),
-        DataType::Int32 => within!(i32, u32),
-        DataType::Int64 => within!(i64, u64),
-        DataType::UInt8 => within!(u8, u8),
-        DataType::UInt16 => within!(u16, u16),
-        DataType::UInt32 => within!(u32, u32),
-        _ => within!(u64, u64),
+    Ok(match width {
+        1 => within!(u8),
+        2 => within!(u16),
+        4 => within!(u32),
+        _ => within!(u64),
     }?)
 }
 

@@ -1,6 +1,8 @@
-//! What safe use of an array relies on, checked by passes over whole buffers: no branch, and no call, for each value.
+//! Checks everything that safe use of an array relies on, by passes over whole buffers: no branch, and no call, for
+//! each value.
 //!
-//! A pass says yes or no. Only after a no are values looked at one by one, for the error to say which it is.
+//! A pass returns yes or no. Only after a no are values looked at one by one, so that the error can name the first bad
+//! one.
 
 use arrow_array::OffsetSizeTrait;
 use arrow_buffer::{ArrowNativeType, Buffer, NullBuffer};
@@ -8,7 +10,7 @@ use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
 
 use super::error::LayoutProblem;
 
-/// Offsets that begin at 0 or above, never descend and end at `limit` at most. Says where the first and the last are.
+/// Checks that offsets begin at 0 or above, never descend and end at `limit` at most. Returns the first and the last.
 pub(super) fn offsets<O: OffsetSizeTrait>(offsets: &[O], limit: usize) -> Result<(usize, usize), LayoutProblem> {
     let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return Ok((0, 0)) };
     let zero = O::usize_as(0);
@@ -24,16 +26,16 @@ pub(super) fn offsets<O: OffsetSizeTrait>(offsets: &[O], limit: usize) -> Result
     Ok((first.as_usize(), last.as_usize()))
 }
 
-/// Strings between offsets that [`offsets`] found to be in order and within the bytes.
+/// Checks that strings are UTF-8. [`offsets`] has found the offsets to be in order and within the bytes.
 pub(super) fn strings<O: OffsetSizeTrait>(offsets: &[O], values: &[u8]) -> Result<(), LayoutProblem> {
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
     let used = &values[first.as_usize()..last.as_usize()];
     if is_ascii(used) {
         return Ok(());
     }
-    let whole = std::str::from_utf8(used).is_ok();
+    let whole = is_utf8(used);
     let splits = |at: usize| values.get(at).is_some_and(|byte| !begins(*byte));
-    // The first and the last begin and end what is whole.
+    // The first offset begins the bytes that are valid as a whole, and the last ends them.
     let between = offsets.get(1..offsets.len() - 1).unwrap_or_default();
     if whole && !between.iter().fold(false, |split, at| split | splits(at.as_usize())) {
         return Ok(());
@@ -45,9 +47,9 @@ pub(super) fn strings<O: OffsetSizeTrait>(offsets: &[O], values: &[u8]) -> Resul
     }
 }
 
-/// Whether all bytes are ASCII. The standard library's is several times as slow without the vectors of newer processors.
+/// Whether all bytes are ASCII. The standard library's check is several times slower on processors without AVX.
 fn is_ascii(bytes: &[u8]) -> bool {
-    /// What one look goes over before it says no: within the nearest cache.
+    /// Bytes that are read before the result is looked at. They fit the nearest cache.
     const BLOCK: usize = 4096;
     bytes.chunks(BLOCK).all(|block| {
         let (vectors, rest) = block.as_chunks::<64>();
@@ -61,12 +63,17 @@ fn is_ascii(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether a character can begin with this byte, within what is valid UTF-8.
+/// Whether bytes are UTF-8, for whole buffers. simdutf8 does not say where they stop being that, and has no need to.
+fn is_utf8(bytes: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+/// Whether a character can begin with this byte, within bytes that are valid UTF-8.
 fn begins(byte: u8) -> bool {
     byte & 0xc0 != 0x80
 }
 
-/// Keys none of which is beyond what there is, but for those of nulls, which may be anything.
+/// Checks that no key is beyond the values that there are. Keys of nulls may have any value.
 pub(super) fn keys<K: ArrowNativeType>(
     keys: &[K],
     nulls: Option<&NullBuffer>,
@@ -82,14 +89,14 @@ pub(super) fn keys<K: ArrowNativeType>(
     }
 }
 
-/// What is known of the text in a data buffer.
+/// How much of a data buffer is known to be text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Text {
-    /// Every part of it is UTF-8; or nobody asks.
+    /// Every part of it is UTF-8; or the array is of binary, which need not be.
     Any,
-    /// Those parts are that begin and end at characters.
+    /// Every part of it is UTF-8 that begins and ends at characters.
     Whole,
-    /// Nothing.
+    /// Each part has to be validated by itself.
     Unknown,
 }
 
@@ -97,7 +104,7 @@ impl Text {
     fn of(bytes: &[u8]) -> Self {
         match bytes {
             bytes if is_ascii(bytes) => Text::Any,
-            bytes if std::str::from_utf8(bytes).is_ok() => Text::Whole,
+            bytes if is_utf8(bytes) => Text::Whole,
             _ => Text::Unknown,
         }
     }
@@ -114,7 +121,7 @@ impl Text {
     }
 }
 
-/// For each length of a string within its view: the bits that length and string take up. The others have to be 0.
+/// For each length of a string within its view: the bits that length and string take up. The other bits have to be 0.
 const USED: [u128; MAX_INLINE_VIEW_LEN as usize + 1] = {
     let mut used = [u128::MAX; MAX_INLINE_VIEW_LEN as usize + 1];
     let mut len = 0;
@@ -129,7 +136,8 @@ const USED: [u128; MAX_INLINE_VIEW_LEN as usize + 1] = {
 const NOT_ASCII: u128 =
     u128::from_be_bytes([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0, 0, 0]);
 
-/// Views whose strings lie within them or within the data, begin as they say, and are UTF-8 if they have to be.
+/// Checks that the strings of views lie within the views or within the data, begin as the views say, and are UTF-8 if
+/// they have to be.
 pub(super) fn views(views: &[[u8; 16]], data: &[Buffer], utf8: bool) -> Result<(), LayoutProblem> {
     let text = |bytes: &[u8]| if utf8 { Text::of(bytes) } else { Text::Any };
     let data: Vec<(&[u8], Text)> = data.iter().map(|buffer| (buffer.as_slice(), text(buffer))).collect();

@@ -321,7 +321,7 @@ impl Borrower {
         assert_eq!(matches!(payload, Payload::Lazy { .. }), lent && app.options.lazy);
         if let Payload::Lazy { descriptor: got } = payload {
             let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
-            assert_eq!(*got, descriptor(rows));
+            assert_eq!(**got, descriptor(rows));
             let held = Held { cost, rows, asks: BTreeMap::new(), lost: false, checked: false };
             assert!(app.held.insert(seq, held).is_none());
             return;
@@ -335,7 +335,7 @@ impl Borrower {
             Payload::Inline(ipc) => assert_eq!(ipc, inline_bytes(stream, seq, batch.inline_len())),
             Payload::Lent { read, descriptor: got } | Payload::Mapped { read, descriptor: got } => {
                 let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
-                assert_eq!(*got, descriptor(rows));
+                assert_eq!(**got, descriptor(rows));
                 assert!(!self.reading.contains_key(&read), "delivered while it is read");
                 let (_, found) = self.slabs.remove(&read).expect("a batch that was read");
                 let right: Vec<_> =

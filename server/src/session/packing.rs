@@ -77,8 +77,8 @@ impl Packing {
             return Ok(None);
         }
         let Described { descriptor, buffers, copied, spared, dictionaries } = match &self.dictionaries {
-            Some(before) => layout::describe_after(batch, before),
-            None => layout::describe_compact(batch),
+            Some(before) => layout::describe_after(self.encoder.plan(), batch, before),
+            None => layout::describe_compact(self.encoder.plan(), batch),
         }?;
         // With what was spared, which inline it might have to carry, and which the client keeps.
         let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()].map(|bytes| bytes.saturating_add(spared));
@@ -135,7 +135,7 @@ mod tests {
             let (packing, _) = Packing::new(&batch.schema(), false).unwrap();
             for (start, len) in [(0, 5000), (0, 0), (0, 1), (7, 1), (7, 2), (1, 4095), (3, 1000), (4990, 10)] {
                 let part = batch.slice(start, len);
-                let live = layout::describe_compact(&part).unwrap().descriptor.live_bytes();
+                let live = layout::describe_compact(packing.encoder.plan(), &part).unwrap().descriptor.live_bytes();
                 let most = packing.at_most(&part);
                 assert!(live <= most, "{live} bytes live, {most} at most: {start}, {len}");
                 assert!(!is_tight || most <= live + 8, "{live} bytes live, {most} at most: {start}, {len}");

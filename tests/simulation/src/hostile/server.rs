@@ -12,7 +12,7 @@ use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
 use thallus_fabric::{Endpoint, Fabric, STANDING_LEASE};
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::inline::encode_schema;
-use thallus_protocol::layout::{BatchDescriptor, describe};
+use thallus_protocol::layout::{BatchDescriptor, Plan, describe};
 use thallus_protocol::message::{
     FabricChoice, Fencing, LeaseWord, LentBatch, Region, ServerHello, ServerLimits, StreamStats, ToClient, ToServer,
 };
@@ -265,7 +265,8 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
 }
 
 fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>> {
-    let (mut descriptor, mut buffers) = describe(&synthetic_batch(0, 100)).ok()?;
+    let batch = synthetic_batch(0, 100);
+    let (mut descriptor, mut buffers) = describe(&Plan::new(&batch.schema()).ok()?, &batch).ok()?;
     if lie == Lie::OffsetsThatDecrease {
         spoil_offsets(&descriptor, &mut buffers);
     }
