@@ -15,8 +15,8 @@ use thallus_tests::usage::Orphans;
 
 const CLIENTS: u64 = 200;
 const SERVERS: u64 = 20;
-/// A client needs about so long until results arrive: half of the kills strike while it connects.
-const CONNECTING: u64 = 60;
+/// Longest life of a client's result before its server is killed.
+const RESULT: Duration = Duration::from_millis(60);
 
 fn seed() -> u64 {
     let seed =
@@ -25,12 +25,12 @@ fn seed() -> u64 {
     seed
 }
 
-/// Some milliseconds below `most`, by a fixed rule: splitmix64.
-fn moment(seed: u64, round: u64, most: u64) -> Duration {
+/// Some time below `most`, by a fixed rule: splitmix64.
+fn moment(seed: u64, round: u64, most: Duration) -> Duration {
     let mut z = seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Duration::from_micros((z ^ (z >> 31)) % (most * 1000))
+    most.mul_f64(((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// Segments of UCX in `/dev/shm`, which have a name only while UCX makes them.
@@ -86,6 +86,9 @@ fn clients(seed: u64) {
     let server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
     block_on_long(async {
         let bystander = Client::connect(&server.url("require_fabric=true")).await.unwrap();
+        // Half of the kills strike while a client connects, which takes some versions of UCX half a second.
+        let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).took;
+        println!("connecting takes {connecting:?}");
         for round in 0..CLIENTS {
             let delivery = ["lent", "mapped", "auto"][(round % 3) as usize];
             let mut cli = Cli::start([
@@ -99,7 +102,7 @@ fn clients(seed: u64) {
                 "--format",
                 "csv",
             ]);
-            tokio::time::sleep(moment(seed, round, 2 * CONNECTING)).await;
+            tokio::time::sleep(moment(seed, round, 2 * connecting)).await;
             cli.process().kill();
             if round % 20 == 19 {
                 works(&bystander).await;
@@ -119,7 +122,7 @@ fn servers(seed: u64) {
             let client = Client::connect(&server.url("require_fabric=true&window=16MiB")).await.unwrap();
             let delivery = if round % 2 == 0 { Delivery::Lent } else { Delivery::Mapped };
             let mut result = client.query_with(ENDLESS, QueryOptions::new().with_delivery(delivery)).await.unwrap();
-            let until = Instant::now() + moment(seed, CLIENTS + round, CONNECTING);
+            let until = Instant::now() + moment(seed, CLIENTS + round, RESULT);
             let mut kept = Vec::new();
             while Instant::now() < until {
                 let batch = result.next().await.unwrap().unwrap();
