@@ -77,7 +77,8 @@ done
 # Tests run as somebody else too.
 chmod -R a+rX "$work"
 # Libraries that the guest's own programs do not need.
-ldd "$host"/release/thallus* "$host"/release/deps/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+ldd "$host"/release/thallus* "$host"/release/deps/* "$new"/libuc* "$new"/ucx/* |
+    awk -v new="$new" '$2 == "=>" && $3 ~ /^\// && index($3, new) == 0 { print $3 }' | sort -u |
     while read -r library; do install -m 755 "$(readlink -f "$library")" "$host/lib/$(basename "$library")"; done
 
 qemu=qemu-system-x86_64

@@ -66,18 +66,24 @@ for index in "${!versions[@]}"; do
     for test in ucx faults survivor mapped; do
         run "UCX $version: server and client, $test" tests "$(program tests $test test)"
     done
+    [ "${1:-}" != --long ] || run "UCX $version: 220 kills" tests "$(program tests kills test)" --ignored
 done
 
-# Between versions: the lender's or server's first.
-for index in "${!versions[@]}"; do
-    other=$(((index + 1) % ${#versions[@]}))
-    for pair in "$index $other" "$other $index"; do
-        read -r server client <<<"$pair"
-        use "${libraries[client]}"
-        what="UCX ${versions[server]} at the lender, ${versions[client]} at the borrower"
-        THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: processes" fabric-ucx "$(program fabric-ucx processes test)" "${shared_memory[@]}"
-        THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: results" tests "$(program tests ucx test)"
+# Between versions: each with the next, and all with all in the long mode.
+pairs=()
+for server in "${!versions[@]}"; do
+    for client in "${!versions[@]}"; do
+        distance=$(((client - server + ${#versions[@]}) % ${#versions[@]}))
+        [ "$distance" -eq 0 ] || { [ "${1:-}" != --long ] && [ "$distance" -ne 1 ] && [ "$distance" -ne $((${#versions[@]} - 1)) ]; } ||
+            pairs+=("$server $client")
     done
+done
+for pair in "${pairs[@]}"; do
+    read -r server client <<<"$pair"
+    use "${libraries[client]}"
+    what="UCX ${versions[server]} at the lender, ${versions[client]} at the borrower"
+    THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: processes" fabric-ucx "$(program fabric-ucx processes test)" "${shared_memory[@]}"
+    THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: results" tests "$(program tests ucx test)"
 done
 
 echo
