@@ -41,12 +41,6 @@ const FIRST_WINDOW: u64 = 16 << 20;
 /// Live bytes from which on a batch of an upload is lent, before anything was measured.
 const DEFAULT_THRESHOLD: u64 = 96 << 10;
 
-/// Bytes of uploads on loan to a server at once.
-const MAX_UPLOAD_LOANS: u64 = 256 << 20;
-
-/// How long a server may keep a batch of an upload on loan.
-const UPLOAD_LEASE: Duration = Duration::from_secs(60);
-
 /// Protocol versions that this build speaks, for people.
 #[must_use]
 pub fn protocol_versions() -> String {
@@ -271,7 +265,7 @@ impl Client {
     {
         let lend_from = options.lend_from.unwrap_or(self.options.lend_from);
         let machine = MachineUploadOptions { lend_from, measured: None, deadline: options.deadline };
-        upload::run(&self.links.first().handle, table, schema, batches, machine, MAX_UPLOAD_LOANS).await
+        upload::run(&self.links.first().handle, table, schema, batches, machine, self.options.max_upload_loans).await
     }
 
     /// Runs a query of whose result nothing is read until it is asked for: which columns, which rows, batch by batch.
@@ -420,7 +414,7 @@ async fn link<S: ControlIo>(
     let mut offers = Offers::default();
     let mut missing = missing;
     for fabric in fabrics {
-        if let Err(error) = offers.add(fabric, pool, MAX_UPLOAD_LOANS) {
+        if let Err(error) = offers.add(fabric, pool, options.max_upload_loans) {
             missing.get_or_insert(error.to_string());
         }
     }
@@ -438,10 +432,10 @@ async fn link<S: ControlIo>(
             read_timeout: options.read_timeout,
         },
         timeouts: LinkTimeouts { handshake: limit, keepalive: options.keepalive, idle: options.idle_timeout },
-        max_loan_bytes: MAX_UPLOAD_LOANS,
+        max_loan_bytes: options.max_upload_loans,
         max_leases: MAX_LEASES,
         word_nonce: word_nonce(options, tasks.number())?,
-        lease_timeout: UPLOAD_LEASE,
+        lease_timeout: options.upload_lease,
         thresholds: Thresholds::same(DEFAULT_THRESHOLD),
     };
     let (commands, received) = mpsc::unbounded_channel();

@@ -420,6 +420,23 @@ fn an_upload_that_is_withdrawn_after_its_end_is_not_taken() {
     }
 }
 
+/// Nor one whose end has been said, while its batches are being read.
+#[test]
+fn an_upload_that_is_withdrawn_while_its_batches_are_read_is_not_taken() {
+    let all = usize::MAX;
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 2])]);
+    let begin = vec![upload(0), Op::ToServer(all), Op::Sink(0), Op::ToClient(all)];
+    for op in [open(), begin, vec![Op::Engine(0); 4], vec![Op::ToServer(all)]].concat() {
+        pair.apply(op);
+    }
+    assert!(pair.server.borrow.apps.values().all(|app| app.over.is_none()), "they have not been read");
+    pair.apply(Op::Withdraw(0));
+    pair.apply(Op::ToServer(all));
+    let app = pair.server.borrow.apps.values().next().unwrap();
+    assert!(matches!(app.over, Some(Err(StreamError::Remote(_)))), "{app:?}");
+    pair.finish();
+}
+
 #[test]
 fn a_batch_of_an_upload_that_cannot_be_read_fails_it_at_both_ends() {
     let all = usize::MAX;

@@ -32,8 +32,6 @@ const MAX_LEASES: u32 = 511;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Memory that no batch lies in is kept for this long in case of more.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
-/// How long the one-sided reads of one batch of an upload may take.
-const UPLOAD_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// Beyond the drain timeout, for connections to close.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -106,6 +104,10 @@ pub struct Settings {
     pub timeouts: LinkTimeouts,
     /// How long a lease may be kept.
     pub lease_timeout: Duration,
+    /// Bytes that the window of an upload may grow to.
+    pub upload_window: u64,
+    /// How long the one-sided reads of one batch of an upload may take.
+    pub upload_read_timeout: Duration,
     /// How long running queries may go on once the server shuts down.
     pub drain_timeout: Duration,
     /// Whether clients on this host may map what they are lent, and so reach all of this process's registered memory.
@@ -152,6 +154,8 @@ impl Settings {
             inline_threshold: limits.inline_threshold_bytes.bytes(),
             timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
             lease_timeout: times.lease.0,
+            upload_window: 64 << 20,
+            upload_read_timeout: Duration::from_secs(30),
             drain_timeout: times.drain.0,
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
@@ -182,7 +186,7 @@ impl Settings {
             timeouts,
             lease_timeout: self.lease_timeout,
             drain_timeout: self.drain_timeout,
-            borrow: MachineConfig::borrowing(self.limits.max_loan_bytes, UPLOAD_READ_TIMEOUT),
+            borrow: MachineConfig::borrowing(self.limits.max_loan_bytes, self.upload_read_timeout),
         }
     }
 }
@@ -218,6 +222,7 @@ impl Server {
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
+                upload_window: settings.upload_window,
                 orphans: OrphanedLoans::new(settings.presence),
                 page_faults: settings.page_faults,
             }),

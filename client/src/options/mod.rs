@@ -121,6 +121,10 @@ pub struct ConnectOptions {
     pub verbs_device: Option<String>,
     /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts are none.
     pub process: Option<ProcessId>,
+    /// Bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
+    pub max_upload_loans: u64,
+    /// How long the server may keep a batch of an upload on loan. 60 s by default.
+    pub upload_lease: Duration,
     /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their own.
     pub entropy: Option<u64>,
     /// `port`: port of that device, counted from 1. The first that is active by default.
@@ -166,6 +170,8 @@ impl ConnectOptions {
             ucx_net_devices: None,
             verbs_device: None,
             process: None,
+            max_upload_loans: 256 << 20,
+            upload_lease: Duration::from_secs(60),
             entropy: None,
             verbs_port: None,
             verbs_gid: None,
@@ -219,6 +225,10 @@ impl ConnectOptions {
         with_verbs_device, verbs_device: Option<String>;
         /// Sets [`process`](Self::process).
         with_process, process: Option<ProcessId>;
+        /// Sets [`max_upload_loans`](Self::max_upload_loans), in bytes.
+        with_max_upload_loans, max_upload_loans: u64;
+        /// Sets [`upload_lease`](Self::upload_lease).
+        with_upload_lease, upload_lease: Duration;
         /// Sets [`entropy`](Self::entropy).
         with_entropy, entropy: Option<u64>;
         /// Sets [`verbs_port`](Self::verbs_port).

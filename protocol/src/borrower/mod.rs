@@ -33,7 +33,7 @@ use crate::ids::{LeaseId, ReadId, RegionId, StreamId};
 use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::link::clip;
-use crate::message::{Fencing, FromBorrower, FromLender, Lending, Region};
+use crate::message::{Failure, Fencing, FromBorrower, FromLender, Lending, Region};
 use crate::misbehaviour::PeerMisbehaved;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
@@ -246,6 +246,17 @@ impl Borrower {
     /// Ends a stream because this end does not want it any more. Nothing happens if it has ended.
     pub fn cancel(&mut self, stream: StreamId, reason: CancelReason) {
         self.fail(stream, StreamError::Cancelled, reason);
+    }
+
+    /// The lender takes back a stream whose end it has said, and whose batches have not all been delivered. `false`: there is no
+    /// such stream.
+    pub(crate) fn withdraw(&mut self, stream: StreamId, failure: &Failure) -> bool {
+        let ended = self.streams.get(&stream).is_some_and(|open| open.remote_done);
+        if ended {
+            let failure = Failure { message: clip(failure.message.clone()), ..failure.clone() };
+            self.fail(stream, StreamError::Remote(failure), CancelReason::Dropped);
+        }
+        ended
     }
 
     /// Ends a stream for the application, and tells the lender if it does not know.

@@ -122,6 +122,9 @@ impl ClientConnection {
         if !self.is_known(stream) {
             return Err(PeerMisbehaved::UnknownStream(stream));
         }
+        if self.core.borrower.is_open(stream) {
+            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer, as to an upload" });
+        }
         // One that was withdrawn or has failed here is not waited for.
         if !self.uploads.contains_key(&stream) {
             return Ok(());

@@ -12,7 +12,7 @@ use crate::error::{ApiMisuse, ConnectionError};
 use crate::ids::StreamId;
 use crate::lender::{Lender, LenderCommand, LenderOutput, LenderTask};
 use crate::link::{Link, clip};
-use crate::message::{Extensions, FromBorrower, FromLender, Message};
+use crate::message::{Extensions, FromBorrower, Message};
 use crate::misbehaviour::PeerMisbehaved;
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
@@ -230,12 +230,4 @@ impl<E> Core<E> {
 /// A message that does not belong here.
 pub(crate) fn unexpected(got: &Message, state: &'static str) -> PeerMisbehaved {
     PeerMisbehaved::Unexpected { got: got.name(), state }
-}
-
-/// The stream that a message of a lender is about, if it is about one.
-pub(crate) fn failed_stream(message: &Message) -> Option<StreamId> {
-    match message {
-        Message::Lender(FromLender::Failed { stream, .. }) => Some(*stream),
-        _ => None,
-    }
 }

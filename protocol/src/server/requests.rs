@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{ServerConnection, ServerEvent, ServerOutput, Upload};
 use crate::borrower::{BorrowOptions, BorrowerEvent};
 use crate::codes::{CancelReason, StreamCode};
-use crate::connection::failed_stream;
 use crate::error::{ApiMisuse, StreamError};
 use crate::ids::StreamId;
 use crate::lender::LendOptions;
@@ -148,14 +147,17 @@ impl ServerConnection {
 
     /// Whether a message fails an upload after its end, before it is answered: then the client does not wait for an answer.
     pub(super) fn withdraws_upload(&mut self, message: &Message) -> bool {
-        let Some(stream) = failed_stream(message) else { return false };
-        let known = self.core.last_stream.is_some_and(|last| stream <= last);
-        if self.core.borrower.is_open(stream) || !known {
+        let Message::Lender(FromLender::Failed { stream, failure, .. }) = message else { return false };
+        if self.core.borrower.withdraw(*stream, failure) {
+            return true;
+        }
+        let known = self.core.last_stream.is_some_and(|last| *stream <= last);
+        if self.core.borrower.is_open(*stream) || !known {
             return false;
         }
         // One that has been answered meanwhile is not taken back.
-        if self.uploads.remove(&stream).is_some() {
-            self.core.event(ServerEvent::UploadWithdrawn { stream });
+        if self.uploads.remove(stream).is_some() {
+            self.core.event(ServerEvent::UploadWithdrawn { stream: *stream });
         }
         true
     }

@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) groups: Arc<Groups>,
     /// Whether clients may map what they are lent.
     pub(crate) allow_mapped: bool,
+    /// Bytes that the window of an upload may grow to.
+    pub(crate) upload_window: u64,
     /// Memory that clients have mapped and whose connections are gone.
     pub(crate) orphans: Arc<OrphanedLoans>,
     /// Page faults of the thread so far.
@@ -59,9 +61,6 @@ const SPAWN_COOLDOWN_QUERIES: u32 = 16;
 
 /// Bytes of an upload that its client may have in flight at first.
 const FIRST_UPLOAD_WINDOW: u64 = 4 << 20;
-
-/// Bytes that the window of an upload may grow to.
-const MAX_UPLOAD_WINDOW: u64 = 64 << 20;
 
 /// Something happened.
 enum Event {
@@ -418,7 +417,8 @@ impl<S: ControlIo> Session<S> {
         }
         match event {
             UploadEvent::Accepted => {
-                let (window, most) = (FIRST_UPLOAD_WINDOW, MAX_UPLOAD_WINDOW);
+                let most = self.shared.upload_window;
+                let window = FIRST_UPLOAD_WINDOW.min(most);
                 self.command(ServerCommand::Accept { stream, window, most });
             }
             UploadEvent::Consumed { cost } => self.connection.borrower(BorrowerCommand::Consumed { stream, cost }),
