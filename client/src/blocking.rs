@@ -22,7 +22,7 @@ use futures::future::join_all;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::partitions::Tasks;
-use crate::{ClientError, ConnectOptions, ConnectionInfo, QueryOptions, TransferReport};
+use crate::{ClientError, ConnectOptions, ConnectionInfo, LazyOptions, QueryOptions, TransferReport};
 
 /// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
 #[derive(Debug)]
@@ -133,14 +133,14 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::query_lazy`].
     pub fn query_lazy(&self, sql: &str) -> Result<LazyBatches, ClientError> {
-        self.query_lazy_with(sql, QueryOptions::default())
+        self.query_lazy_with(sql, LazyOptions::default())
     }
 
     /// See [`crate::Client::query_lazy_with`].
     ///
     /// # Errors
     /// See [`crate::Client::query_lazy_with`].
-    pub fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyBatches, ClientError> {
+    pub fn query_lazy_with(&self, sql: &str, options: LazyOptions) -> Result<LazyBatches, ClientError> {
         let result = self.runtime.block_on(self.client.query_lazy_with(sql, options))?;
         Ok(LazyBatches { result, runtime: Arc::clone(&self.runtime) })
     }

@@ -3,35 +3,43 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::FutureExt;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use futures::{FutureExt, Stream};
+use thallus_driver::ControlIo;
 use thallus_fabric::Fabric;
-use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::process;
-use thallus_protocol::client::ClientConfig;
+use thallus_protocol::borrower::BorrowerConfig;
+use thallus_protocol::client::{ClientConfig, UploadOptions as MachineUploadOptions};
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
 use thallus_protocol::inline::InlineLimits;
 use thallus_protocol::layout::LayoutLimits;
-use thallus_protocol::message::{self, ExecuteOptions, InlineThreshold, ProcessId};
+use thallus_protocol::message::{self, OpenOptions, ProcessId, Thresholds};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::driver::{Command, Driver, Handle, Offers, Parts};
+use crate::driver::{Command, Driver, Handle, MAX_LEASES, Offers, Parts};
 use crate::error::ClientError;
 use crate::fabrics;
-use crate::options::{ConnectOptions, Delivery, FabricPreference, QueryOptions, check_partitions};
+use crate::options::{Access, ConnectOptions, FabricPreference, LazyOptions, MAX_PARTITIONS, QueryOptions};
 use crate::partitions::{self, Link, Links, ResultStream, Tasks};
 use crate::report::{Carrier, ConnectionInfo};
 use crate::result::LazyStream;
+use crate::upload::{self, UploadOptions, UploadReport};
 
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
 
 /// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something to read while
-/// what has been read is taken, and what has been taken is granted and lent anew. A reader that does not take it holds so much.
+/// batches are taken, granted and lent anew. A reader that does not take its batches holds this much.
 const FIRST_WINDOW: u64 = 16 << 20;
+
+/// Live bytes from which on a batch of an upload is lent, before anything was measured.
+const DEFAULT_THRESHOLD: u64 = 96 << 10;
 
 /// Protocol versions that this build speaks, for people.
 #[must_use]
@@ -45,7 +53,7 @@ pub fn protocol_versions() -> String {
 /// are made besides, and kept, for results in partitions.
 ///
 /// # Mapped results
-/// With [`Delivery::Mapped`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`: nothing is
+/// With [`Access::Map`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`: nothing is
 /// copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its registered memory
 /// to this process, which relies on it not to change what it has lent: a batch is validated once, when it is delivered.
 ///
@@ -164,18 +172,18 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
-    /// [`ClientError::ServerGone`], [`ClientError::Url`] for a number of partitions beyond
+    /// [`ClientError::ServerGone`], [`ClientError::TooManyPartitions`] beyond
     /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection that reads nothing
     /// one-sidedly. For a result in partitions, for which more connections may have to be made, as [`Client::connect_with`] too.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options, false)?);
+        let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
         if count == 1 {
-            let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
+            let part = self.links.first().query(sql, open, started)?.begun().await?;
             return Ok(ResultStream::of_one(part));
         }
         let links = self.links.several(count as usize).await?;
-        let parts = partitions::begin(&links, sql, &execute, count, options.delivery, started).await?;
+        let parts = partitions::begin(&links, sql, &open, count, started).await?;
         ResultStream::of_many(parts, options.unordered, options.batch_rows, started)
     }
 
@@ -202,11 +210,62 @@ impl Client {
         sql: &str,
         options: QueryOptions,
     ) -> Result<Vec<ResultStream>, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options, false)?);
+        let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
         let links = self.links.several(count as usize).await?;
-        let parts = partitions::begin(&links, sql, &execute, count, options.delivery, started).await?;
+        let parts = partitions::begin(&links, sql, &open, count, started).await?;
         Ok(parts.into_iter().map(ResultStream::of_one).collect())
+    }
+
+    /// Takes batches to a table of the server, which reads them from this client's memory. Comes back when the server has taken all
+    /// rows, for good, or none.
+    ///
+    /// This is the basis of ingestion: one stream of batches to one table, by a server whose engine supports it. Batches are asked for as
+    /// the server takes them, so that a bounded number is in flight. Dropping the future withdraws the upload.
+    ///
+    /// ```no_run
+    /// use std::sync::Arc;
+    ///
+    /// use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+    ///
+    /// # async fn example(client: thallus_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let numbers: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    /// let batch = RecordBatch::try_from_iter([("n", numbers)])?;
+    /// let batches = futures::stream::iter([Ok(batch.clone())]);
+    /// let report = client.upload("numbers", batch.schema(), batches).await?;
+    /// println!("{} rows", report.rows);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError::Query`] with the server's reason: [`StreamCode::Unsupported`](crate::StreamCode::Unsupported) if its engine takes no
+    /// uploads; [`ClientError::Source`] if `batches` gives an error; [`ClientError::ServerGone`], after which it is not known whether
+    /// the rows were taken.
+    pub async fn upload<B>(&self, table: &str, schema: SchemaRef, batches: B) -> Result<UploadReport, ClientError>
+    where
+        B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
+    {
+        self.upload_with(table, schema, batches, UploadOptions::default()).await
+    }
+
+    /// Takes batches to a table of the server, with options.
+    ///
+    /// # Errors
+    /// See [`Client::upload`]; [`ClientError::Timeout`] past the deadline.
+    pub async fn upload_with<B>(
+        &self,
+        table: &str,
+        schema: SchemaRef,
+        batches: B,
+        options: UploadOptions,
+    ) -> Result<UploadReport, ClientError>
+    where
+        B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
+    {
+        let lend_from = options.lend_from.unwrap_or(self.options.lend_from);
+        let machine = MachineUploadOptions { lend_from, measured: None, deadline: options.deadline };
+        upload::run(&self.links.first().handle, table, schema, batches, machine, self.options.max_upload_loans).await
     }
 
     /// Runs a query of whose result nothing is read until it is asked for: which columns, which rows, batch by batch.
@@ -231,52 +290,48 @@ impl Client {
     /// # Errors
     /// See [`Client::query_with`].
     pub async fn query_lazy(&self, sql: &str) -> Result<LazyStream, ClientError> {
-        self.query_lazy_with(sql, QueryOptions::default()).await
+        self.query_lazy_with(sql, LazyOptions::default()).await
     }
 
-    /// Runs a query lazily, with options. Its window bounds what is held unread; its deadline holds for what is held, too.
-    /// It comes over one connection, whatever number of partitions is asked for.
+    /// Runs a query lazily, with options. Its window bounds the batches that are held unread; its deadline applies to them, too.
+    /// The result comes over one connection.
     ///
     /// # Errors
-    /// See [`Client::query_with`]; [`ClientError::Mapping`] if it is to be mapped, too.
-    pub async fn query_lazy_with(&self, sql: &str, options: QueryOptions) -> Result<LazyStream, ClientError> {
-        let (started, execute) = (Instant::now(), self.execute_options(&options, true)?);
-        let window = execute.credit;
-        let part = self.links.first().execute(sql, execute, started)?.begun(options.delivery).await?;
+    /// See [`Client::query_with`].
+    pub async fn query_lazy_with(&self, sql: &str, options: LazyOptions) -> Result<LazyStream, ClientError> {
+        let started = Instant::now();
+        let LazyOptions { deadline, lend_from, batch_rows, window } = options;
+        let read = QueryOptions { deadline, lend_from, batch_rows, window, ..QueryOptions::default() };
+        let open = OpenOptions { access: message::Access::OnDemand, ..self.open_options(&read)? };
+        let window = open.credit;
+        let part = self.links.first().query(sql, open, started)?.begun().await?;
         Ok(LazyStream::new(part, window))
     }
 
     fn partitions(&self, options: &QueryOptions) -> Result<u32, ClientError> {
-        let partitions = options.partitions.unwrap_or(self.options.partitions);
-        check_partitions(partitions)?;
-        Ok(partitions)
+        let got = options.partitions.unwrap_or(self.options.partitions);
+        // Every partition takes a connection: a number that cannot be meant is refused before any is made.
+        let limit = MAX_PARTITIONS;
+        if (1..=limit).contains(&got) { Ok(got) } else { Err(ClientError::TooManyPartitions { got, limit }) }
     }
 
-    fn execute_options(&self, options: &QueryOptions, lazy: bool) -> Result<ExecuteOptions, ClientError> {
-        let has_threshold = matches!(options.delivery, Delivery::Auto | Delivery::Mapped);
-        Ok(ExecuteOptions {
-            delivery: match options.delivery {
-                Delivery::Auto => message::Delivery::Auto,
-                Delivery::Inline => message::Delivery::Inline,
-                Delivery::Lent => message::Delivery::Lent,
-                Delivery::Mapped => message::Delivery::Mapped(self.borrower(lazy)?),
+    fn open_options(&self, options: &QueryOptions) -> Result<OpenOptions, ClientError> {
+        Ok(OpenOptions {
+            lend_from: options.lend_from.unwrap_or(self.options.lend_from),
+            measured: None,
+            access: match options.access {
+                Access::Read => message::Access::Read,
+                Access::Map => message::Access::Map(self.process()?),
             },
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
-            inline_threshold: self.options.inline_threshold.filter(|_| has_threshold).map(InlineThreshold::same),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             part: None,
-            lazy,
         })
     }
 
     /// This process, as a server on this host knows when it is gone; or why nothing is mapped.
-    fn borrower(&self, lazy: bool) -> Result<ProcessId, ClientError> {
-        if lazy {
-            let message =
-                "a lazy result is not: what is mapped is there, and costs nothing until it is looked at".into();
-            return Err(ClientError::Mapping { message });
-        }
+    fn process(&self) -> Result<ProcessId, ClientError> {
         if let Carrier::Inline { fallback } = self.connection().carrier {
             let reason = fallback.unwrap_or_else(|| "no fabric was asked for".into());
             let message = format!("this connection's results travel inline: {reason}");
@@ -359,7 +414,7 @@ async fn link<S: ControlIo>(
     let mut offers = Offers::default();
     let mut missing = missing;
     for fabric in fabrics {
-        if let Err(error) = offers.add(fabric, pool) {
+        if let Err(error) = offers.add(fabric, pool, options.max_upload_loans) {
             missing.get_or_insert(error.to_string());
         }
     }
@@ -367,13 +422,21 @@ async fn link<S: ControlIo>(
         name: format!("thallus-client {}", env!("CARGO_PKG_VERSION")),
         fabrics: offers.on_the_wire(),
         frame: FrameLimits::default(),
+        checksum: true,
         first_window: FIRST_WINDOW,
-        max_batch_bytes: options.max_batch,
-        max_regions: MAX_REGIONS,
-        inline: InlineLimits::default(),
-        layout: LayoutLimits { max_bytes: options.max_batch, ..LayoutLimits::default() },
+        borrow: BorrowerConfig {
+            max_batch_bytes: options.max_batch,
+            max_regions: MAX_REGIONS,
+            inline: InlineLimits::default(),
+            layout: LayoutLimits { max_bytes: options.max_batch, ..LayoutLimits::default() },
+            read_timeout: options.read_timeout,
+        },
         timeouts: LinkTimeouts { handshake: limit, keepalive: options.keepalive, idle: options.idle_timeout },
-        read_timeout: options.read_timeout,
+        max_loan_bytes: options.max_upload_loans,
+        max_leases: MAX_LEASES,
+        word_nonce: word_nonce(options, tasks.number())?,
+        lease_timeout: options.upload_lease,
+        thresholds: Thresholds::same(DEFAULT_THRESHOLD),
     };
     let (commands, received) = mpsc::unbounded_channel();
     let (ready, connected) = oneshot::channel();
@@ -400,6 +463,14 @@ async fn link<S: ControlIo>(
         Some(reason) if options.require_fabric => Err(ClientError::Fabric { message: reason.to_owned() }),
         _ => Ok(link),
     }
+}
+
+/// Entropy for the lease words of a client's connection of this number: of the system, or a simulation's.
+fn word_nonce(options: &ConnectOptions, number: u64) -> Result<u64, ClientError> {
+    if let Some(entropy) = options.entropy {
+        return Ok(entropy.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    }
+    getrandom::u64().map_err(|source| ClientError::Random { source })
 }
 
 fn bug(misuse: ApiMisuse) -> ClientError {

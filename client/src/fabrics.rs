@@ -155,7 +155,7 @@ mod tests {
     use thallus_fabric::memory::PoolLimits;
 
     use super::*;
-    use crate::driver::Pools;
+    use thallus_driver::Pools;
 
     #[test]
     fn connections_share_a_fabric_and_its_memory_as_long_as_there_are_any() {

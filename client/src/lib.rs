@@ -16,7 +16,7 @@
 //! # }
 //! ```
 //!
-//! [`Client::query_lazy`] reads only the columns and rows that are asked for. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+//! [`Client::query_lazy`] reads only the columns and rows that are asked for, [`Client::upload`] takes batches the other way. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
 
 #![warn(missing_docs)]
 
@@ -31,14 +31,16 @@ mod options;
 mod partitions;
 mod report;
 mod result;
+mod upload;
 
 pub use connection::{Client, protocol_versions};
-pub use error::{ClientError, StreamCode};
+pub use error::{Cause, ClientError, StreamCode};
 pub use options::{
-    ConnectOptions, DEFAULT_PORT, Delivery, FabricPreference, MAX_PARTITIONS, OPTION_NAMES, QueryOptions, UnitError,
-    UrlError, parse_duration, parse_size,
+    Access, ConnectOptions, DEFAULT_PORT, FabricPreference, LazyOptions, LendFrom, MAX_PARTITIONS, OPTION_NAMES,
+    QueryOptions, UnitError, UrlError, parse_duration, parse_lend_from, parse_size,
 };
 pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
 pub use result::{LazyBatch, LazyStream};
 pub use thallus_protocol::message::SortKey;
+pub use upload::{UploadOptions, UploadReport};

@@ -9,21 +9,18 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
-use thallus_fabric::memory::{Slab, Trusting};
-use thallus_protocol::inline::{InlineDecoder, InlineLimits};
-use thallus_protocol::layout::{CheckedDescriptor, KeptDictionaries, Range};
+use thallus_driver::{Arrived, Rebuilder};
+use thallus_protocol::StreamId;
+use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::message::SortKey;
-use thallus_protocol::{StreamId, layout};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 pub use self::lazy::{LazyBatch, LazyStream};
-use crate::driver::{Arrived, Command, Handle, Item};
+use crate::driver::{Delivered, Handle, Item};
 use crate::error::ClientError;
-use crate::options::Delivery;
 use crate::report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
 
 /// A result, or one partition of it, as its connection brings it.
@@ -34,17 +31,20 @@ pub(crate) struct PartStream {
     items: mpsc::UnboundedReceiver<Item>,
     schema: SchemaRef,
     order: Vec<SortKey>,
-    decoder: Option<InlineDecoder>,
-    /// Of what was lent.
-    pub(crate) dictionaries: KeptDictionaries,
+    rebuilder: Option<Rebuilder>,
     info: Arc<Mutex<ConnectionInfo>>,
-    inline_wanted: bool,
-    /// Inline batches of so many bytes should have been mapped; said once.
+    /// Whether batches are to be lent, so that their absence is a fallback.
+    pub(crate) wants_loans: bool,
+    /// The largest batch that is taken.
+    pub(crate) max_batch: u64,
+    /// Inline batches of this size should have been mapped; logged once.
     pub(crate) mapped_from: Option<u64>,
     started: Instant,
     waiting_since: Option<Instant>,
     report: TransferReport,
     over: bool,
+    /// What carried the batches that were lent.
+    lent_by: Option<Carrier>,
 }
 
 impl PartStream {
@@ -61,27 +61,27 @@ impl PartStream {
             items,
             schema: Arc::new(Schema::empty()),
             order: Vec::new(),
-            decoder: None,
-            dictionaries: KeptDictionaries::default(),
+            rebuilder: None,
             info,
-            inline_wanted: false,
+            wants_loans: true,
+            max_batch: 0,
             mapped_from: None,
             started,
             waiting_since: None,
             report: TransferReport::default(),
             over: false,
+            lent_by: None,
         }
     }
 
     /// Waits for the schema.
-    pub(crate) async fn begun(mut self, delivery: Delivery) -> Result<Self, ClientError> {
-        self.inline_wanted = delivery == Delivery::Inline;
+    pub(crate) async fn begun(mut self) -> Result<Self, ClientError> {
         let first = self.items.recv().await;
         self.report.first_answer = self.started.elapsed();
         match first {
             Some(Item::Schema { schema, ipc, order }) => {
-                let decoder = InlineDecoder::new(&ipc, InlineLimits::default());
-                self.decoder = Some(decoder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
+                let rebuilder = Rebuilder::new(&ipc, self.max_batch);
+                self.rebuilder = Some(rebuilder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
                 self.schema = schema;
                 self.order = order;
                 Ok(self)
@@ -114,7 +114,7 @@ impl PartStream {
     pub(crate) fn give_up(&mut self) {
         if !self.over {
             self.ended();
-            self.handle.send(Command::Cancel { stream: self.stream });
+            self.handle.borrower(BorrowerCommand::Cancel { stream: self.stream });
         }
     }
 
@@ -123,84 +123,83 @@ impl PartStream {
         if !self.over {
             report.total = self.started.elapsed();
         }
-        let now = || self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
-        report.carrier = match (self.inline_wanted, now()) {
-            (true, _) => Carrier::Inline { fallback: None },
-            (false, carrier) => carrier,
-        };
+        report.carrier = self.carrier();
         report
+    }
+
+    /// How this result travelled, as far as it has: not how the connection could have carried it.
+    fn carrier(&self) -> Carrier {
+        let connection = self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
+        match (&self.lent_by, connection) {
+            (Some(carrier), _) => carrier.clone(),
+            (None, Carrier::Inline { fallback }) => Carrier::Inline { fallback: fallback.filter(|_| self.wants_loans) },
+            (None, Carrier::OneSided { .. }) => Carrier::Inline { fallback: None },
+        }
+    }
+
+    /// A batch was lent: the fabric that the connection has now carries it.
+    fn was_lent(&mut self) {
+        let carrier = || self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
+        self.lent_by.get_or_insert_with(carrier);
     }
 
     fn ended(&mut self) {
         self.over = true;
-        // They may be slices of a whole batch's memory.
-        self.dictionaries = KeptDictionaries::default();
+        if let Some(rebuilder) = &mut self.rebuilder {
+            rebuilder.forget_dictionaries();
+        }
         self.report.total = self.started.elapsed();
     }
 
-    fn decode(&mut self, arrived: Arrived) -> Result<RecordBatch, String> {
-        match arrived {
+    fn decode(&mut self, batch: Delivered) -> Result<RecordBatch, String> {
+        let arrived = match batch {
+            Delivered::Here(arrived) => arrived,
+            Delivered::OnDemand { .. } => return Err("bug: a batch on demand of a result that is read whole".into()),
+            Delivered::Mapped(batch) => {
+                self.was_lent();
+                return mapped::build(batch, &mut self.report);
+            }
+        };
+        match &arrived {
             Arrived::Inline(ipc) => {
                 self.report.batches_inline += 1;
                 self.report.bytes_inline += ipc.len() as u64;
                 mapped::warn_of_inline(&mut self.mapped_from, ipc.len() as u64, &self.report);
-                let decoder = self.decoder.as_mut().ok_or("no schema")?;
-                decoder.decode(ipc).map_err(|e| e.to_string())
             }
-            Arrived::Lazy { .. } => Err("bug: a lazy batch of a result that is not".into()),
-            Arrived::Mapped(batch) => mapped::build(batch, &mut self.report),
-            Arrived::Lent { slab, descriptor } => {
+            Arrived::Read { descriptor, .. } => {
+                self.was_lent();
                 self.report.batches_lent += 1;
                 self.report.bytes_lent += descriptor.live_bytes();
-                let mut descriptor = Arc::unwrap_or_clone(descriptor);
-                let buffers = match slab {
-                    Some(slab) => read_buffers(slab, &mut descriptor)?,
-                    None => vec![Buffer::default(); descriptor.buffers.len()],
-                };
-                let kept = &mut self.dictionaries;
-                layout::rebuild_after(&descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
             }
         }
+        self.rebuilder.as_mut().ok_or("bug: a batch before the schema")?.rebuild(arrived)
     }
 
-    fn batch(&mut self, seq: u64, cost: u64, arrived: Arrived) -> Result<RecordBatch, ClientError> {
+    fn batch(&mut self, seq: u64, cost: u64, batch: Delivered) -> Result<RecordBatch, ClientError> {
         let begun = Instant::now();
-        let decoded = self.decode(arrived);
+        let decoded = self.decode(batch);
         self.report.decode += begun.elapsed();
         let stream = self.stream;
         match decoded {
             Ok(batch) => {
-                self.handle.send(Command::Consumed { stream, cost });
+                self.handle.borrower(BorrowerCommand::Consumed { stream, cost });
                 self.report.rows += batch.num_rows() as u64;
                 Ok(batch)
             }
             Err(reason) => {
-                self.handle.send(Command::Rejected { stream, seq, reason: reason.clone() });
+                self.handle.borrower(BorrowerCommand::Rejected { stream, seq, reason: reason.clone() });
                 self.ended();
-                Err(ClientError::Transfer { message: format!("batch {seq} is invalid: {reason}") })
+                Err(ClientError::InvalidBatch { batch: seq, reason })
             }
         }
     }
 }
 
-/// The buffers of a batch that has been read, its views rebased in the slab.
-fn read_buffers(mut slab: Slab, descriptor: &mut CheckedDescriptor) -> Result<Vec<Buffer>, String> {
-    // The slab was taken with the layout's length, which is a usize.
-    for rebase in descriptor.rebases() {
-        let (offset, len) = (rebase.range.offset as usize, rebase.range.len as usize);
-        slab.edit(offset, len, |views| rebase.apply(views)).map_err(|e| e.to_string())?;
-    }
-    let held = |_| "the fabric reported a read as done, and holds its memory still".to_owned();
-    let whole = slab.into_buffer().map_err(held)?;
-    let cut = |range: &Range| whole.slice_with_length(range.offset as usize, range.len as usize);
-    Ok(descriptor.layout().ranges.iter().map(cut).collect())
-}
-
 /// A batch with its position and its cost, as it came.
-type Delivered = (u64, u64, Arrived);
+type Numbered = (u64, u64, Delivered);
 
 impl PartStream {
-    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Delivered, ClientError>>> {
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Numbered, ClientError>>> {
         let this = self;
         if this.over {
             return Poll::Ready(None);
@@ -214,7 +213,7 @@ impl PartStream {
             this.report.wait += since.elapsed();
         }
         Poll::Ready(match item {
-            Some(Item::Batch { seq, cost, arrived }) => Some(Ok((seq, cost, arrived))),
+            Some(Item::Batch { seq, cost, batch }) => Some(Ok((seq, cost, batch))),
             Some(Item::End { stats, read, registrations }) => {
                 this.ended();
                 this.report.complete = true;
@@ -234,7 +233,7 @@ impl PartStream {
                 } else {
                     let (sent, got) = (stats.rows, this.report.rows);
                     this.report.complete = false;
-                    Some(Err(ClientError::Transfer { message: format!("{got} rows arrived of {sent} that were sent") }))
+                    Some(Err(ClientError::Incomplete { got, sent }))
                 }
             }
             Some(Item::Failed(error)) => {
@@ -254,7 +253,7 @@ impl Stream for PartStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(match ready!(self.poll_arrived(cx)) {
-            Some(Ok((seq, cost, arrived))) => Some(self.batch(seq, cost, arrived)),
+            Some(Ok((seq, cost, batch))) => Some(self.batch(seq, cost, batch)),
             Some(Err(error)) => Some(Err(error)),
             None => None,
         })

@@ -47,7 +47,7 @@ fn version_and_help_go_to_stdout() {
 
 #[test]
 fn usage_errors_exit_with_2_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 15] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["query"], "no server is given"),
         (&["query", "thallus://h"], "no query is given"),
         (&["query", "thallus://h", "  "], "no query is given"),
@@ -59,8 +59,10 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
         (&["query", "thallus://h", "SELECT 1", "--format", "parquet"], "Parquet can only be written to a file"),
         (&["query", "thallus://h", "SELECT 1", "--deadline", "10"], "the unit is missing"),
         (&["query", "thallus://h", "SELECT 1", "--format", "xml"], "possible values"),
-        (&["query", "thallus://h", "SELECT 1", "--columns", "a"], "--lazy"),
-        (&["query", "thallus://h", "SELECT 1", "--rows", "5"], "--lazy"),
+        (&["query", "thallus://h", "SELECT 1", "--access", "read", "--columns", "a"], "--columns and --rows read on"),
+        (&["query", "thallus://h", "SELECT 1", "--access", "map", "--rows", "5"], "--columns and --rows read on"),
+        (&["query", "thallus://h", "SELECT 1", "--lazy", "--access", "map"], "cannot be used with"),
+        (&["query", "thallus://h", "SELECT 1", "--lend-from", "some"], "never"),
         (&["query", "thallus://h", "SELECT 1", "--lazy", "--rows", "5-7"], "no range of rows"),
         (&["ping", "localhost"], "no scheme"),
     ];

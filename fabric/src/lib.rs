@@ -15,7 +15,6 @@
 pub mod conformance;
 pub mod count;
 pub mod diagnosis;
-pub mod driver;
 mod error;
 pub mod fault;
 pub mod memory;

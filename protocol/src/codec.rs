@@ -1,11 +1,12 @@
-//! Bytes on the control connection: a fixed preface, then frames.
+//! Bytes on the control connection: a fixed preface, then frames. All numbers are little endian.
 //!
-//! **Preface**, the same in every version, each end's first 24 bytes: `"THALLUS\n"`, lowest and highest protocol version
-//! spoken (`u16` each), four zero bytes, feature bits (`u64`). Everything is little endian. The version in use is the
-//! highest that both speak.
+//! **Preface**, the same in every version, the first 24 bytes of each end: `"THALLUS\n"`, the lowest and the highest protocol
+//! version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes (`u32`), feature bits (`u64`). The version in use is
+//! the highest that both speak; a feature is in use if both ends have set its bit.
 //!
-//! **Frame**: length of the message (`u32`), length of the payload (`u32`), the message in postcard, the payload.
-//! Both lengths are checked against [`FrameLimits`] as soon as they have arrived, before anything is allocated for them.
+//! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum (`u32`), the message in postcard, the
+//! payload. The lengths are checked against [`FrameLimits`] as soon as they have arrived, before anything is allocated.
+//! The checksum is the CRC-32 (IEEE 802.3) of both lengths, the message and the payload, see [`FEATURE_CHECKSUM`].
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
@@ -21,9 +22,27 @@ pub const MAX_KEY: usize = 4096;
 /// Payload bytes in a frame; a larger inline batch travels in pieces of this size.
 pub const PIECE: usize = 4 << 20;
 
+/// Feature bit: frames carry a checksum. An end asks for it unless a layer below it (TLS) has one already.
+///
+/// An end that asks for it computes the checksum of every frame until it learns that its peer does not ask. The receiver of a
+/// frame verifies the checksum if both ask. Elsewhere the four bytes are zero, and nobody looks at them.
+pub const FEATURE_CHECKSUM: u64 = 1;
+/// Feature bits that this build asks for.
+pub const FEATURES: u64 = FEATURE_CHECKSUM;
+
 const MAGIC: [u8; 8] = *b"THALLUS\n";
 const PREFACE: usize = 24;
-const HEADER: usize = 8;
+const HEADER: usize = 12;
+/// Where the checksum stands in a frame's header.
+const CHECKSUM: std::ops::Range<usize> = 8..12;
+/// Where the checksum stands in the preface.
+const PREFACE_CHECKSUM: std::ops::Range<usize> = 12..16;
+/// A payload shorter than this is copied out of the receive buffer: whoever keeps it must not keep the whole buffer.
+const SMALL_PAYLOAD: usize = 16 << 10;
+/// Least room that the receive buffer offers for the next read.
+const RECEIVE_ROOM: usize = 64 << 10;
+/// Most room that is reserved ahead for a frame whose first bytes have come.
+const RECEIVE_AHEAD: usize = 1 << 20;
 
 /// The protocol versions that an end speaks, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +73,7 @@ impl std::fmt::Display for VersionRange {
 pub struct Preface {
     /// Versions it speaks.
     pub versions: VersionRange,
-    /// Feature bits; none are defined in version 1, and unknown ones are ignored.
+    /// Feature bits that it asks for, see [`FEATURES`]. Unknown ones are ignored.
     pub features: u64,
 }
 
@@ -67,8 +86,27 @@ impl Preface {
         bytes[8..10].copy_from_slice(&self.versions.min.to_le_bytes());
         bytes[10..12].copy_from_slice(&self.versions.max.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.features.to_le_bytes());
+        let checksum = preface_checksum(&bytes);
+        bytes[PREFACE_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
+}
+
+/// The CRC-32 of a preface without the checksum itself.
+fn preface_checksum(bytes: &[u8; PREFACE]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[..PREFACE_CHECKSUM.start]);
+    crc.update(&bytes[PREFACE_CHECKSUM.end..]);
+    crc.finalize()
+}
+
+/// The CRC-32 of a frame: both lengths, the message, the payload.
+fn frame_checksum(lengths: &[u8], message: &[u8], payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(lengths);
+    crc.update(message);
+    crc.update(payload);
+    crc.finalize()
 }
 
 /// Most that a decoder takes in one frame.
@@ -89,7 +127,7 @@ impl Default for FrameLimits {
 /// One message and its payload, ready to be written one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Lengths and message.
+    /// Lengths, checksum and message.
     pub head: Bytes,
     /// Bytes that follow, often none.
     pub payload: Bytes,
@@ -118,6 +156,22 @@ pub enum DecodeError {
     Magic {
         /// The first eight bytes.
         found: [u8; 8],
+    },
+    /// The preface was changed on its way.
+    #[error("the preface is damaged: its checksum is {found:08x}, its bytes have {expected:08x}")]
+    DamagedPreface {
+        /// Of the bytes that came.
+        expected: u32,
+        /// What stands in it.
+        found: u32,
+    },
+    /// A frame was changed on its way.
+    #[error("a frame is damaged: its checksum is {found:08x}, its bytes have {expected:08x}")]
+    DamagedFrame {
+        /// Of the bytes that came.
+        expected: u32,
+        /// What stands in it.
+        found: u32,
     },
     /// A frame is longer than the limit.
     #[error("a {part} of {len} bytes exceeds the limit of {limit}")]
@@ -167,11 +221,21 @@ pub enum EncodeError {
     Serialize(String),
 }
 
-/// Encodes a message with its payload.
+/// Encodes a message with its payload, and a checksum over both.
 ///
 /// # Errors
 /// [`EncodeError::TooLong`] against `limits`.
 pub fn encode<M: Serialize>(message: &M, payload: Bytes, limits: FrameLimits) -> Result<Frame, EncodeError> {
+    encode_checked(message, payload, limits, true)
+}
+
+/// Encodes a message with its payload, and a checksum if the peer may look at it.
+pub(crate) fn encode_checked<M: Serialize>(
+    message: &M,
+    payload: Bytes,
+    limits: FrameLimits,
+    checked: bool,
+) -> Result<Frame, EncodeError> {
     let head = postcard::to_extend(message, vec![0; HEADER]).map_err(|e| EncodeError::Serialize(e.to_string()))?;
     let length = |part, len: usize, limit: u32| match u32::try_from(len) {
         Ok(short) if short <= limit => Ok(short),
@@ -182,7 +246,16 @@ pub fn encode<M: Serialize>(message: &M, payload: Bytes, limits: FrameLimits) ->
     let mut head = head;
     head[..4].copy_from_slice(&message_len.to_le_bytes());
     head[4..8].copy_from_slice(&payload_len.to_le_bytes());
+    if checked {
+        let checksum = frame_checksum(&head[..CHECKSUM.start], &head[HEADER..], &payload);
+        head[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+    }
     Ok(Frame { head: head.into(), payload })
+}
+
+/// Bytes that a message takes in a frame, its payload left out.
+pub(crate) fn message_len<M: Serialize>(message: &M) -> usize {
+    postcard::experimental::serialized_size(message).unwrap_or(usize::MAX)
 }
 
 /// What a [`Decoder`] found.
@@ -202,14 +275,20 @@ pub struct Decoder {
     buffer: BytesMut,
     limits: FrameLimits,
     preface_seen: bool,
+    verifies: bool,
     failed: Option<DecodeError>,
 }
 
 impl Decoder {
-    /// A decoder for one direction of one connection.
+    /// A decoder for one direction of one connection. It verifies checksums until it is told otherwise.
     #[must_use]
     pub fn new(limits: FrameLimits) -> Self {
-        Decoder { buffer: BytesMut::new(), limits, preface_seen: false, failed: None }
+        Decoder { buffer: BytesMut::new(), limits, preface_seen: false, verifies: true, failed: None }
+    }
+
+    /// Whether the checksums of frames are verified.
+    pub fn verify_checksums(&mut self, verifies: bool) {
+        self.verifies = verifies;
     }
 
     /// Takes in bytes as they came.
@@ -217,6 +296,27 @@ impl Decoder {
         if self.failed.is_none() {
             self.buffer.extend_from_slice(bytes);
         }
+    }
+
+    /// The buffer that bytes are decoded from, with room for more at its end: a reader appends to it what has come, and a
+    /// payload is handed over from where it was read to.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        if self.failed.is_some() {
+            self.buffer.clear();
+        }
+        // Room follows what has come, so that a peer which only announces a long frame costs nothing.
+        let ahead = self.missing().min(self.buffer.len()).min(RECEIVE_AHEAD);
+        self.buffer.reserve(ahead.max(RECEIVE_ROOM));
+        &mut self.buffer
+    }
+
+    /// Bytes of the frame at the front that have not come. 0 if its header has not come either.
+    fn missing(&self) -> usize {
+        let lengths = self.buffer.first_chunk::<HEADER>().filter(|_| self.preface_seen).map(lengths);
+        lengths.map_or(0, |[message, payload]| {
+            let whole = HEADER as u64 + u64::from(message) + u64::from(payload);
+            usize::try_from(whole).unwrap_or(usize::MAX).saturating_sub(self.buffer.len())
+        })
     }
 
     /// The next whole thing, or `None` until more bytes come.
@@ -245,22 +345,22 @@ impl Decoder {
             found[..have].copy_from_slice(&self.buffer[..have]);
             return Err(DecodeError::Magic { found });
         }
-        if self.buffer.len() < PREFACE {
-            return Ok(None);
-        }
+        let Some(preface) = self.buffer.first_chunk::<PREFACE>() else { return Ok(None) };
+        let expected = preface_checksum(preface);
         let mut bytes = self.buffer.split_to(PREFACE);
         bytes.advance(MAGIC.len());
         let versions = VersionRange { min: bytes.get_u16_le(), max: bytes.get_u16_le() };
-        let _reserved = bytes.get_u32_le();
+        let found = bytes.get_u32_le();
+        if found != expected {
+            return Err(DecodeError::DamagedPreface { expected, found });
+        }
         self.preface_seen = true;
         Ok(Some(Preface { versions, features: bytes.get_u64_le() }))
     }
 
     fn message<M: DeserializeOwned>(&mut self) -> Result<Option<Decoded<M>>, DecodeError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
-        let [a, b, c, d, e, f, g, h] = *header;
-        let message_len = u32::from_le_bytes([a, b, c, d]);
-        let payload_len = u32::from_le_bytes([e, f, g, h]);
+        let [message_len, payload_len] = lengths(header);
         for (part, len, limit) in
             [("message", message_len, self.limits.message), ("payload", payload_len, self.limits.payload)]
         {
@@ -269,21 +369,31 @@ impl Decoder {
             }
         }
         let (message_len, payload_len) = (message_len as usize, payload_len as usize);
-        let whole = HEADER + message_len + payload_len;
-        if self.buffer.len() < whole {
-            // What is reserved follows what has come, so that a peer which only announces costs nothing.
-            let wanted = (whole - self.buffer.len()).min(self.buffer.len().max(64 * 1024));
-            self.buffer.reserve(wanted);
+        if self.buffer.len() < HEADER + message_len + payload_len {
             return Ok(None);
         }
-        self.buffer.advance(HEADER);
+        let header = self.buffer.split_to(HEADER);
         let body = self.buffer.split_to(message_len);
-        let payload = self.buffer.split_to(payload_len).freeze();
+        let payload = self.buffer.split_to(payload_len);
+        if self.verifies {
+            let expected = frame_checksum(&header[..CHECKSUM.start], &body, &payload);
+            let found = (&header[CHECKSUM]).get_u32_le();
+            if found != expected {
+                return Err(DecodeError::DamagedFrame { expected, found });
+            }
+        }
         let (message, rest) =
             postcard::take_from_bytes(&body).map_err(|e| DecodeError::Malformed { reason: e.to_string() })?;
         if !rest.is_empty() {
             return Err(DecodeError::Trailing { excess: rest.len() });
         }
+        let payload = if payload_len < SMALL_PAYLOAD { Bytes::copy_from_slice(&payload) } else { payload.freeze() };
         Ok(Some(Decoded::Message(message, payload)))
     }
+}
+
+/// The lengths in a frame's header: of the message, of the payload.
+fn lengths(header: &[u8; HEADER]) -> [u32; 2] {
+    let [a, b, c, d, e, f, g, h, ..] = *header;
+    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }

@@ -45,7 +45,7 @@ macro_rules! codes {
 }
 
 codes! {
-    /// Why a stream ended in an error, as the lender says it.
+    /// Why a stream or a request ended in an error.
     StreamCode {
         /// The SQL text does not parse.
         Syntax = 1, "SQL syntax error";
@@ -90,7 +90,63 @@ codes! {
         /// Another partition of the result did not get to its end.
         PartitionLost = 21, "another partition was lost";
         /// The server maps nothing, or not for this client.
-        MappingRefused = 22, "mapped delivery refused";
+        MappingRefused = 22, "mapping refused";
+        /// A one-sided read of what the other end had lent failed.
+        ReadFailed = 23, "a one-sided read failed";
+        /// A lease did not stand any more when its bytes had been read.
+        LeaseLost = 24, "lease lost";
+        /// What was sent is not a valid batch.
+        InvalidBatch = 25, "invalid batch";
+        /// There is no memory to read a batch into.
+        OutOfMemory = 26, "out of memory";
+    }
+}
+
+impl StreamCode {
+    /// The SQLSTATE of ISO/IEC 9075 and, where that has none, of PostgreSQL.
+    #[must_use]
+    pub fn sqlstate(self) -> &'static str {
+        match self {
+            StreamCode::Syntax => "42601",
+            StreamCode::UnknownTable => "42P01",
+            StreamCode::Plan => "42000",
+            StreamCode::Unsupported | StreamCode::Unencodable | StreamCode::MappingRefused => "0A000",
+            StreamCode::ReadOnly => "25006",
+            StreamCode::Execution => "22000",
+            StreamCode::ResourcesExhausted => "53000",
+            StreamCode::Source => "58030",
+            StreamCode::Internal => "XX000",
+            StreamCode::Cancelled | StreamCode::DeadlineExceeded | StreamCode::PartitionMissing => "57014",
+            StreamCode::TooManyStreams => "53400",
+            StreamCode::ShuttingDown => "57P01",
+            StreamCode::BatchTooLarge | StreamCode::SqlTooLong => "54000",
+            StreamCode::LeaseExpired => "57P05",
+            StreamCode::DataPlaneLost | StreamCode::PartitionLost | StreamCode::ReadFailed | StreamCode::LeaseLost => {
+                "08006"
+            }
+            StreamCode::PartitionInvalid => "22023",
+            StreamCode::InvalidBatch => "22P03",
+            StreamCode::OutOfMemory => "53200",
+            StreamCode::Unknown(_) => "HY000",
+        }
+    }
+
+    /// Whether the same request may succeed if it is made again, to this or another server.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            StreamCode::ResourcesExhausted
+                | StreamCode::TooManyStreams
+                | StreamCode::ShuttingDown
+                | StreamCode::LeaseExpired
+                | StreamCode::DataPlaneLost
+                | StreamCode::PartitionMissing
+                | StreamCode::PartitionLost
+                | StreamCode::ReadFailed
+                | StreamCode::LeaseLost
+                | StreamCode::OutOfMemory
+        )
     }
 }
 
@@ -111,6 +167,8 @@ codes! {
         HandshakeTimeout = 5, "handshake timeout";
         /// A bug at the other end.
         Internal = 6, "internal error";
+        /// A message has an extension that may not be ignored, and is not known.
+        Unsupported = 7, "unsupported extension";
     }
 }
 
@@ -131,5 +189,9 @@ codes! {
         DeadlineExceeded = 5, "deadline exceeded";
         /// The borrower has no memory for it.
         OutOfMemory = 6, "out of memory";
+        /// The request that the stream belongs to has failed; its answer says why.
+        RequestFailed = 7, "the request failed";
+        /// The stream has something that the borrower does not know and may not ignore.
+        Unsupported = 8, "unsupported";
     }
 }

@@ -6,8 +6,71 @@ use thiserror::Error;
 
 use crate::codec::VersionRange;
 use crate::codes::{CloseCode, StreamCode};
-use crate::ids::{AskId, LeaseId, ReadId, RegionId, StreamId};
+use crate::ids::{LeaseId, PartId, ReadId, RegionId, StreamId};
+use crate::message::{Failure, UnknownExtension};
 use crate::misbehaviour::PeerMisbehaved;
+
+/// An error of a layer that this crate does not know, kept whole: a fabric's, or a pool's of memory.
+#[derive(Clone)]
+pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
+
+impl Cause {
+    /// Wraps an error.
+    #[must_use]
+    pub fn new(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Cause(Arc::new(error))
+    }
+
+    /// The error itself, to be downcast.
+    #[must_use]
+    pub fn get(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.0
+    }
+}
+
+impl From<&str> for Cause {
+    /// A cause that has no error of its own.
+    fn from(words: &str) -> Self {
+        words.to_owned().into()
+    }
+}
+
+impl From<String> for Cause {
+    /// A cause that has no error of its own.
+    fn from(words: String) -> Self {
+        #[derive(Debug, Error)]
+        #[error("{0}")]
+        struct Words(String);
+        Cause::new(Words(words))
+    }
+}
+
+impl PartialEq for Cause {
+    /// Of the same words.
+    fn eq(&self, other: &Cause) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Cause {}
+
+impl std::fmt::Debug for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&*self.0, f)
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
 
 /// The driver broke the contract. The connection is poisoned: it tears itself down, and takes no more commands.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -36,17 +99,17 @@ pub enum ApiMisuse {
     /// A read that is not outstanding.
     #[error("{0:?} is not outstanding")]
     UnknownRead(ReadId),
-    /// A lazy batch that was not delivered, or has been given up.
-    #[error("{stream:?}: batch {seq} is not held lazily")]
+    /// A batch that was not delivered, or has been given up.
+    #[error("{stream:?}: batch {seq} is not on loan at the application")]
     UnknownBatch {
         /// The stream.
         stream: StreamId,
         /// The batch.
         seq: u64,
     },
-    /// An ask that is outstanding already.
+    /// A read of a part that is outstanding already.
     #[error("{0:?} is outstanding")]
-    AskReused(AskId),
+    PartReused(PartId),
     /// Bytes were asked for that the batch does not have, or more at once than a batch may have.
     #[error("{stream:?}: bytes that batch {seq} does not have")]
     OutsideBatch {
@@ -101,6 +164,14 @@ pub enum ConnectionError {
     /// The peer's hello did not come.
     #[error("the handshake was not done within {0:?}")]
     HandshakeTimeout(std::time::Duration),
+    /// The peer said something that this end may not ignore, and does not know.
+    #[error("the peer's {message} is not understood: {extension}")]
+    Unsupported {
+        /// Which message.
+        message: &'static str,
+        /// What it has.
+        extension: UnknownExtension,
+    },
     /// A lease was not given back, and this fabric can only cut off a connection as a whole.
     #[error("{0:?} was not released in time")]
     LeaseExpired(LeaseId),
@@ -120,30 +191,27 @@ impl ConnectionError {
             ConnectionError::Version { .. } | ConnectionError::Peer(_) => CloseCode::ProtocolError,
             ConnectionError::IdleTimeout(_) | ConnectionError::LeaseExpired(_) => CloseCode::IdleTimeout,
             ConnectionError::HandshakeTimeout(_) => CloseCode::HandshakeTimeout,
+            ConnectionError::Unsupported { .. } => CloseCode::Unsupported,
             ConnectionError::Misuse(_) => CloseCode::Internal,
         }
     }
 }
 
-/// Why a stream ended without its end.
+/// Why a stream, or the request that it belongs to, did not come to its good end.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// The lender said so.
-    #[error("{code}{}", detail(message))]
-    Remote {
-        /// Which error.
-        code: StreamCode,
-        /// In the lender's words.
-        message: String,
-    },
+    /// The other end said so.
+    #[error("{0}")]
+    Remote(Failure),
     /// A one-sided read failed.
-    #[error("batch {seq}: a one-sided read failed: {reason}")]
+    #[error("batch {seq}: a one-sided read failed: {cause}")]
     Read {
         /// The batch.
         seq: u64,
-        /// The fabric's words.
-        reason: String,
+        /// The fabric's error.
+        #[source]
+        cause: Cause,
     },
     /// A one-sided read was not done in time; the data plane was shut down.
     #[error("batch {seq}: its one-sided reads were not done within {after:?}")]
@@ -175,7 +243,7 @@ pub enum StreamError {
         /// What there is.
         limit: u64,
     },
-    /// The query is longer than the server, or a message, takes. It was not sent.
+    /// The request is longer than the server, or a message, takes. It was not sent.
     #[error("SQL text of {bytes} bytes exceeds the limit of {limit}")]
     SqlTooLong {
         /// Its length.
@@ -184,12 +252,21 @@ pub enum StreamError {
         limit: u64,
     },
     /// No memory to read it into.
-    #[error("batch {seq}: {reason}")]
+    #[error("batch {seq}: {cause}")]
     OutOfMemory {
         /// The batch.
         seq: u64,
-        /// The pool's words.
-        reason: String,
+        /// The pool's error.
+        #[source]
+        cause: Cause,
+    },
+    /// The stream has something that this end does not know and may not ignore.
+    #[error("the peer's {message} is not understood: {extension}")]
+    Unsupported {
+        /// Which message.
+        message: &'static str,
+        /// What it has.
+        extension: UnknownExtension,
     },
     /// The deadline passed.
     #[error("deadline exceeded after {0:?}")]
@@ -200,6 +277,26 @@ pub enum StreamError {
     /// The connection ended first.
     #[error("{0}")]
     Connection(Arc<ConnectionError>),
+}
+
+impl StreamError {
+    /// The same as a code, for the other end.
+    #[must_use]
+    pub fn code(&self) -> StreamCode {
+        match self {
+            StreamError::Remote(failure) => failure.code,
+            StreamError::Read { .. } | StreamError::ReadTimeout { .. } => StreamCode::ReadFailed,
+            StreamError::LeaseLost { .. } => StreamCode::LeaseLost,
+            StreamError::InvalidBatch { .. } => StreamCode::InvalidBatch,
+            StreamError::BatchTooLarge { .. } => StreamCode::BatchTooLarge,
+            StreamError::SqlTooLong { .. } => StreamCode::SqlTooLong,
+            StreamError::OutOfMemory { .. } => StreamCode::OutOfMemory,
+            StreamError::Unsupported { .. } => StreamCode::Unsupported,
+            StreamError::DeadlineExceeded(_) => StreamCode::DeadlineExceeded,
+            StreamError::Cancelled => StreamCode::Cancelled,
+            StreamError::Connection(_) => StreamCode::DataPlaneLost,
+        }
+    }
 }
 
 fn detail(message: &str) -> String {

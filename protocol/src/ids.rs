@@ -26,11 +26,11 @@ macro_rules! id {
 }
 
 id! {
-    /// One query's result on one connection. Chosen by the borrower, never reused on a connection.
+    /// One stream of batches on one connection, in either direction. Chosen by the client, never reused on a connection.
     StreamId(u32)
 }
 id! {
-    /// One loan of a batch's buffers. Chosen by the lender, unique on a connection, never reused.
+    /// One loan of a batch's buffers. Chosen by the lender, unique among its leases on a connection, never reused.
     LeaseId(u64)
 }
 id! {
@@ -42,8 +42,8 @@ id! {
     ReadId(u64)
 }
 id! {
-    /// One question for a part of a lazy batch. Chosen by the borrower's driver. Never on the wire.
-    AskId(u64)
+    /// One read of a part of a batch that is on loan on demand. Chosen by the borrower's driver. Never on the wire.
+    PartId(u64)
 }
 
 /// A result that several streams share, each one partition of it. Chosen by the borrower: 128 bits of its system's entropy.

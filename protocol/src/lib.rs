@@ -1,6 +1,8 @@
 //! The protocol of Thallus: SQL results handed from a lender's memory to a borrower's, with no I/O in here.
 //!
-//! Two state machines, [`ServerConnection`] and [`ClientConnection`], one for each end of a control connection. They know
+//! A connection has two ends and two roles. The **lender** of a stream has its batches, the **borrower** reads them; a result is lent
+//! by the server, an upload by the client. [`lender::Lender`] and [`borrower::Borrower`] are the two halves, each usable and tested by
+//! itself. [`ServerConnection`] and [`ClientConnection`] are a link, requests, and both halves. They know
 //! no socket, no clock, no randomness, no thread and no pointer: time and entropy come in by argument, memory is only ever
 //! named by address. Whoever owns the socket and the fabric drives them, in production as in simulation:
 //!
@@ -14,13 +16,14 @@
 //! errors; either ends the connection, and a connection that ends still ends every lease, each exactly once.
 //!
 //! ```
-//! use thallus_protocol::{Timestamp, message::ServerLimits, server::*};
+//! use thallus_protocol::{Timestamp, message::{ServerLimits, Thresholds}, server::*};
+//! # let timeout = std::time::Duration::from_secs(30);
 //! # let config = ServerConfig {
 //! #     name: "doc".into(), fabrics: vec![], no_fabric: "none here".into(),
 //! #     limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 },
-//! #     frame: Default::default(), inline_threshold: 65536, max_leases: 8, word_nonce: 7,
-//! #     timeouts: Default::default(), lease_timeout: std::time::Duration::from_secs(30),
-//! #     drain_timeout: std::time::Duration::from_secs(30),
+//! #     frame: Default::default(), checksum: true, thresholds: Thresholds::same(65536), max_leases: 8, word_nonce: 7,
+//! #     timeouts: Default::default(), lease_timeout: timeout, drain_timeout: timeout,
+//! #     borrow: ServerConfig::borrowing(1 << 20, timeout),
 //! # };
 //! let now = Timestamp::ZERO;
 //! let mut connection = ServerConnection::new(config, now);
@@ -41,20 +44,23 @@
 //! # Map
 //! - [`codec`]: preface, frames, incremental decoder. [`message`]: what is said. [`codes`]: reasons as they travel.
 //! - [`layout`]: a record batch as descriptor and buffers, and back. [`inline`]: a record batch as Arrow IPC.
-//! - [`server`], [`client`]: the machines, over the shared link, timers, [`credit`] and the lease ledger.
+//! - [`lender`], [`borrower`]: the two halves, over shared timers and [`credit`].
+//! - [`server`], [`client`]: the two ends, over the part of [`connection`] that both share.
 
 #![forbid(unsafe_code)]
 
 mod blob;
+pub mod borrower;
 pub mod client;
 pub mod codec;
 pub mod codes;
+pub mod connection;
 pub mod credit;
 mod error;
 mod ids;
 pub mod inline;
 pub mod layout;
-mod lease;
+pub mod lender;
 mod link;
 pub mod message;
 mod misbehaviour;
@@ -67,9 +73,9 @@ mod time;
 mod timers;
 
 pub use client::ClientConnection;
-pub use error::{ApiMisuse, ConnectionError, StreamError};
-pub use ids::{AskId, FabricKind, GroupId, LeaseId, ReadId, RegionId, RemoteRange, StreamId};
-pub use lease::LeaseEnd;
+pub use error::{ApiMisuse, Cause, ConnectionError, StreamError};
+pub use ids::{FabricKind, GroupId, LeaseId, PartId, ReadId, RegionId, RemoteRange, StreamId};
+pub use lender::LeaseEnd;
 pub use link::LinkTimeouts;
 pub use misbehaviour::PeerMisbehaved;
 pub use server::ServerConnection;

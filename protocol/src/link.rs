@@ -1,13 +1,12 @@
-//! What both ends of a control connection do alike: preface, frames, keepalive, silence.
+//! The control connection, the same at both ends: preface, frames, keepalive, silence.
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use bytes::{Bytes, BytesMut};
 
-use crate::codec::{self, Decoded, Decoder, Frame, FrameLimits, Preface, VERSIONS};
+use crate::codec::{self, Decoded, Decoder, FEATURE_CHECKSUM, Frame, FrameLimits, Preface, VERSIONS};
 use crate::error::{ApiMisuse, ConnectionError};
+use crate::message::Message;
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
@@ -44,21 +43,20 @@ pub(crate) struct Link {
     limits: FrameLimits,
     timeouts: LinkTimeouts,
     version: Option<u16>,
+    /// Feature bits that this end asks for.
+    features: u64,
+    /// Feature bits in use, once the peer's preface is there.
+    common: Option<u64>,
     pings: u64,
-}
-
-/// What came in, once the preface is dealt with.
-pub(crate) enum Incoming<M> {
-    Message(M, Bytes),
-    Nothing,
 }
 
 impl Link {
     /// A link, its preface to be sent first, and its first deadline set. Limits and times that nothing could work with
-    /// are raised to what can.
+    /// are raised to the least that can. `checksum`: whether this end asks for checksums of frames.
     pub(crate) fn new(
         limits: FrameLimits,
         timeouts: LinkTimeouts,
+        checksum: bool,
         now: Timestamp,
         timers: &mut Timers,
     ) -> (Self, Frame) {
@@ -66,8 +64,10 @@ impl Link {
             FrameLimits { message: limits.message.max(LEAST.message), payload: limits.payload.max(LEAST.payload) };
         let timeouts = LinkTimeouts { keepalive: timeouts.keepalive.max(LEAST_KEEPALIVE), ..timeouts };
         timers.set(Timer::Handshake, now + timeouts.handshake);
-        let preface = Preface { versions: VERSIONS, features: 0 }.encode();
-        let link = Link { decoder: Decoder::new(limits), limits, timeouts, version: None, pings: 0 };
+        let features = if checksum { FEATURE_CHECKSUM } else { 0 };
+        let preface = Preface { versions: VERSIONS, features }.encode();
+        let decoder = Decoder::new(limits);
+        let link = Link { decoder, limits, timeouts, version: None, features, common: None, pings: 0 };
         (link, Frame { head: Bytes::copy_from_slice(&preface), payload: Bytes::new() })
     }
 
@@ -89,15 +89,18 @@ impl Link {
         self.heard(now, timers);
     }
 
-    /// Takes in bytes, which also show that the peer lives.
-    pub(crate) fn push(&mut self, now: Timestamp, bytes: &[u8], established: bool, timers: &mut Timers) {
+    /// Takes in bytes.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
-        if established {
-            self.heard(now, timers);
-        }
     }
 
-    fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
+    /// Where bytes that come can be read to.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        self.decoder.buffer()
+    }
+
+    /// Bytes have come, which show that the peer lives.
+    pub(crate) fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
         #[cfg(feature = "planted-bugs")]
         if crate::planted::is_planted(crate::planted::Bug::IdleTimeoutForgotten) {
@@ -106,16 +109,25 @@ impl Link {
         timers.set(Timer::Idle, now + self.timeouts.idle);
     }
 
-    /// The next message.
-    pub(crate) fn next<M: DeserializeOwned>(&mut self) -> Result<Incoming<M>, ConnectionError> {
+    /// The next message and its payload, if one is there as a whole.
+    pub(crate) fn next(&mut self) -> Result<Option<(Message, Bytes)>, ConnectionError> {
         loop {
-            match self.decoder.decode::<M>().map_err(PeerMisbehaved::from)? {
-                None => return Ok(Incoming::Nothing),
-                Some(Decoded::Message(message, payload)) => return Ok(Incoming::Message(message, payload)),
+            match self.decoder.decode::<Message>().map_err(PeerMisbehaved::from)? {
+                None => return Ok(None),
+                Some(Decoded::Message(message, payload)) => {
+                    if !payload.is_empty() && !message.has_payload() {
+                        let len = payload.len();
+                        return Err(PeerMisbehaved::from(codec::DecodeError::UnexpectedPayload { len }).into());
+                    }
+                    return Ok(Some((message, payload)));
+                }
                 Some(Decoded::Preface(preface)) => {
                     let theirs = preface.versions;
                     let common = VERSIONS.common(theirs);
                     self.version = Some(common.ok_or(ConnectionError::Version { ours: VERSIONS, theirs })?);
+                    let features = self.features & preface.features;
+                    self.common = Some(features);
+                    self.decoder.verify_checksums(features & FEATURE_CHECKSUM != 0);
                 }
             }
         }
@@ -128,8 +140,10 @@ impl Link {
         self.pings
     }
 
-    pub(crate) fn encode<M: Serialize>(&self, message: &M, payload: Bytes) -> Result<Frame, ApiMisuse> {
-        codec::encode(message, payload, self.limits).map_err(|e| ApiMisuse::Encode(e.to_string()))
+    /// A message as a frame: with a checksum, unless the peer is known not to look at it.
+    pub(crate) fn encode(&self, message: &Message, payload: Bytes) -> Result<Frame, ApiMisuse> {
+        let checked = self.common.unwrap_or(self.features) & FEATURE_CHECKSUM != 0;
+        codec::encode_checked(message, payload, self.limits, checked).map_err(|e| ApiMisuse::Encode(e.to_string()))
     }
 }
 
@@ -145,9 +159,4 @@ pub(crate) fn clip(mut message: String) -> String {
         message.push('…');
     }
     message
-}
-
-/// A payload only where one belongs.
-pub(crate) fn no_payload(payload: &Bytes) -> Result<(), PeerMisbehaved> {
-    if payload.is_empty() { Ok(()) } else { Err(codec::DecodeError::UnexpectedPayload { len: payload.len() }.into()) }
 }

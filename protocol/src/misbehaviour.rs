@@ -116,6 +116,9 @@ pub enum PeerMisbehaved {
         /// What is wrong with it.
         reason: String,
     },
+    /// An extension that a message has twice.
+    #[error("extension {0:#06x} is given twice")]
+    ExtensionTwice(u16),
     /// A fabric that this end never offered.
     #[error("the peer chose fabric {0}, which was not offered")]
     FabricNotOffered(String),

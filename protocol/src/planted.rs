@@ -27,43 +27,43 @@ macro_rules! bugs {
 }
 
 bugs! {
-    /// Client: a lease is given back before its bytes have been read.
+    /// Borrower: a lease is given back before its bytes have been read.
     LeaseReleasedEarly = "lease-released-early";
-    /// Client: what the application took is granted twice.
+    /// Borrower: consumed credit is granted twice.
     CreditDoubleCounted = "credit-double-counted";
-    /// Client: batches are delivered in the order in which their reads end.
+    /// Borrower: batches are delivered in the order in which their reads end.
     BatchesOutOfOrder = "batches-out-of-order";
-    /// Client: the end of a stream is said before its last batches.
+    /// Borrower: the end of a stream is said before its last batches.
     EndTooSoon = "end-too-soon";
-    /// Client: the server is not told that a result was dropped.
+    /// Borrower: the lender is not told that a stream was given up.
     CancelLost = "cancel-lost";
-    /// Client: a batch is delivered whatever its lease word says.
+    /// Borrower: a batch is delivered whatever its lease word says.
     WordNotChecked = "word-not-checked";
-    /// Client: what a server says of where a batch lies is believed.
+    /// Borrower: the places of a batch are not checked.
     PlacesNotChecked = "places-not-checked";
-    /// Client: bytes of a failed read are delivered.
+    /// Borrower: bytes of a failed read are delivered.
     FailedReadDelivered = "failed-read-delivered";
-    /// Client: the lease of a lazy batch is given back before anything of it has been asked for.
+    /// Borrower: the lease of a batch on demand is given back before anything of it has been asked for.
     LazyLeaseNotHeld = "lazy-lease-not-held";
     /// Both: deadlines of streams are not kept.
     DeadlineForgotten = "deadline-forgotten";
     /// Both: silence is never taken for death.
     IdleTimeoutForgotten = "idle-timeout-forgotten";
-    /// Server: pings are not answered.
+    /// Either end: pings are not answered.
     PongLost = "pong-lost";
-    /// Server: leases end before the peer is cut off.
+    /// Lender: leases end before the peer is cut off.
     TornDownBeforeClosed = "torn-down-before-closed";
-    /// Server: more is lent than the limit allows.
+    /// Lender: more is lent than the limit allows.
     LoanLimitIgnored = "loan-limit-ignored";
-    /// Server: all leases have the same word.
+    /// Lender: all leases have the same word.
     LeaseWordsAlike = "lease-words-alike";
-    /// Server: the word of a lease that has ended still stands.
+    /// Lender: the word of a lease that has ended still stands.
     LeaseWordNotCleared = "lease-word-not-cleared";
-    /// Server: memory is reused once its batch has been announced.
+    /// Lender: memory is reused once its batch has been announced.
     MemoryFreedWhenSent = "memory-freed-when-sent";
-    /// Server: memory of leases that have ended is kept.
+    /// Lender: memory of leases that have ended is kept.
     LoanLeaked = "loan-leaked";
-    /// Server: an engine's error in mid-stream passes for the end.
+    /// Lender: an error of the source in mid-stream passes for the end.
     ErrorTakenForEnd = "error-taken-for-end";
 }
 

@@ -26,6 +26,8 @@ pub enum Timer {
     Room(StreamId),
     /// Leases that are held back, to be released together, have waited long enough.
     Releases,
+    /// The answer to an upload that has ended is due.
+    Answer(StreamId),
 }
 
 /// Deadlines by reason.

@@ -4,16 +4,16 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::client::{ClientConfig, ClientInput, ClientOutput};
 use thallus_protocol::codec::{
-    DecodeError, Decoded, Decoder, EncodeError, FrameLimits, Preface, VERSIONS, VersionRange, encode,
+    DecodeError, Decoded, Decoder, EncodeError, FEATURES, FrameLimits, Preface, VERSIONS, VersionRange, encode,
 };
-use thallus_protocol::message::{SortKey, ToClient};
+use thallus_protocol::message::{Extensions, FromLender, Message, ServerLimits, SortKey, Thresholds};
 use thallus_protocol::server::{ServerConfig, ServerInput, ServerOutput};
 use thallus_protocol::{ClientConnection, ConnectionError, PeerMisbehaved, ServerConnection, StreamId, Timestamp};
 
 const LIMITS: FrameLimits = FrameLimits { message: 1000, payload: 2000 };
 
 fn preface() -> Vec<u8> {
-    Preface { versions: VERSIONS, features: 0 }.encode().to_vec()
+    Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec()
 }
 
 fn arb_key() -> impl Strategy<Value = SortKey> {
@@ -25,23 +25,25 @@ fn arb_key() -> impl Strategy<Value = SortKey> {
 }
 
 /// A message with a payload, and its bytes.
-fn arb_message() -> impl Strategy<Value = (ToClient, Bytes)> {
+fn arb_message() -> impl Strategy<Value = (Message, Bytes)> {
     let payload = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
     prop_oneof![
-        any::<u64>().prop_map(|nonce| (ToClient::Ping(nonce), Bytes::new())),
+        any::<u64>().prop_map(|nonce| (Message::Ping(nonce), Bytes::new())),
         (any::<u32>(), any::<u64>(), any::<u64>(), any::<bool>(), payload()).prop_map(
             |(stream, seq, bytes, more, payload)| {
-                (ToClient::Inline { stream: StreamId(stream), seq, bytes, more }, payload)
+                (Message::Lender(FromLender::Inline { stream: StreamId(stream), seq, bytes, more }), payload)
             }
         ),
-        (any::<u32>(), prop::collection::vec(arb_key(), 0..4), payload())
-            .prop_map(|(stream, order, ipc)| (ToClient::Schema { stream: StreamId(stream), order }, ipc)),
+        (any::<u32>(), prop::collection::vec(arb_key(), 0..4), payload()).prop_map(|(stream, order, ipc)| {
+            let (stream, extensions) = (StreamId(stream), Extensions::none());
+            (Message::Lender(FromLender::Schema { stream, order, extensions }), ipc)
+        }),
         (any::<u16>(), "\\PC{0,30}")
-            .prop_map(|(code, message)| { (ToClient::Goodbye { code: code.into(), message }, Bytes::new()) }),
+            .prop_map(|(code, message)| { (Message::Goodbye { code: code.into(), message }, Bytes::new()) }),
     ]
 }
 
-fn wire(messages: &[(ToClient, Bytes)]) -> Vec<u8> {
+fn wire(messages: &[(Message, Bytes)]) -> Vec<u8> {
     let mut bytes = preface();
     for (message, payload) in messages {
         let frame = encode(message, payload.clone(), LIMITS).expect("within the limits");
@@ -53,7 +55,7 @@ fn wire(messages: &[(ToClient, Bytes)]) -> Vec<u8> {
 }
 
 /// Feeds pieces cut at the given places, in any order and repeated, and takes out what is there after each.
-fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(ToClient, Bytes)>, DecodeError> {
+fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(Message, Bytes)>, DecodeError> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
     cuts.sort_unstable();
     let mut decoder = Decoder::new(LIMITS);
@@ -71,7 +73,7 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(ToClient, Bytes)>, Decode
 }
 
 /// A wrong preface is reported with as much of it as had come.
-fn blurred(result: Result<Vec<(ToClient, Bytes)>, DecodeError>) -> Result<Vec<(ToClient, Bytes)>, DecodeError> {
+fn blurred(result: Result<Vec<(Message, Bytes)>, DecodeError>) -> Result<Vec<(Message, Bytes)>, DecodeError> {
     result.map_err(
         |error| if let DecodeError::Magic { .. } = error { DecodeError::Magic { found: [0; 8] } } else { error },
     )
@@ -113,7 +115,7 @@ proptest! {
         let mut decoder = Decoder::new(LIMITS);
         decoder.push(&bytes);
         let common = bytes.len().min(8);
-        let refused = matches!(decoder.decode::<ToClient>(), Err(DecodeError::Magic { .. }));
+        let refused = matches!(decoder.decode::<Message>(), Err(DecodeError::Magic { .. }));
         prop_assert_eq!(refused, bytes[..common] != right[..common]);
     }
 }
@@ -121,19 +123,21 @@ proptest! {
 fn opened() -> Decoder {
     let mut decoder = Decoder::new(LIMITS);
     decoder.push(&preface());
-    assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(Decoded::Preface(_)))));
+    assert!(matches!(decoder.decode::<Message>(), Ok(Some(Decoded::Preface(_)))));
+    // Frames below are made by hand.
+    decoder.verify_checksums(false);
     decoder
 }
 
 fn header(message: u32, payload: u32) -> Vec<u8> {
-    [message.to_le_bytes(), payload.to_le_bytes()].concat()
+    [message, payload, 0].map(u32::to_le_bytes).concat()
 }
 
 /// An error is repeated for ever, whatever comes after it, and nothing more is kept.
 fn refused(mut decoder: Decoder, error: &DecodeError) {
     for _ in 0..3 {
-        assert_eq!(decoder.decode::<ToClient>().as_ref(), Err(error));
-        decoder.push(&encode(&ToClient::Ping(1), Bytes::new(), LIMITS).expect("short").head);
+        assert_eq!(decoder.decode::<Message>().as_ref(), Err(error));
+        decoder.push(&encode(&Message::Ping(1), Bytes::new(), LIMITS).expect("short").head);
     }
 }
 
@@ -151,29 +155,29 @@ fn limits_hold_as_soon_as_the_lengths_are_there() {
     }
     let mut decoder = opened();
     decoder.push(&header(1000, 2000));
-    assert_eq!(decoder.decode::<ToClient>(), Ok(None));
+    assert_eq!(decoder.decode::<Message>(), Ok(None));
 }
 
 #[test]
 fn trailing_bytes_and_empty_messages_are_refused() {
     let mut decoder = opened();
-    let frame = encode(&ToClient::Ping(1), Bytes::new(), LIMITS).expect("short");
-    decoder.push(&header(frame.head.len() as u32 - 8 + 3, 0));
-    decoder.push(&frame.head[8..]);
+    let frame = encode(&Message::Ping(1), Bytes::new(), LIMITS).expect("short");
+    decoder.push(&header(frame.head.len() as u32 - 12 + 3, 0));
+    decoder.push(&frame.head[12..]);
     decoder.push(&[0; 3]);
     refused(decoder, &DecodeError::Trailing { excess: 3 });
 
     let mut decoder = opened();
     decoder.push(&header(0, 0));
-    assert!(matches!(decoder.decode::<ToClient>(), Err(DecodeError::Malformed { .. })));
+    assert!(matches!(decoder.decode::<Message>(), Err(DecodeError::Malformed { .. })));
 }
 
 #[test]
 fn what_the_peer_would_refuse_is_not_encoded() {
-    let long = ToClient::Goodbye { code: 0.into(), message: "x".repeat(1000) };
+    let long = Message::Goodbye { code: 0.into(), message: "x".repeat(1000) };
     let refused = encode(&long, Bytes::new(), LIMITS);
     assert!(matches!(refused, Err(EncodeError::TooLong { part: "message", limit: 1000, .. })), "{refused:?}");
-    let refused = encode(&ToClient::Ping(0), Bytes::from(vec![0; 2001]), LIMITS);
+    let refused = encode(&Message::Ping(0), Bytes::from(vec![0; 2001]), LIMITS);
     assert_eq!(refused, Err(EncodeError::TooLong { part: "payload", len: 2001, limit: 2000 }));
 }
 
@@ -194,8 +198,8 @@ fn announced_lengths_cost_nothing() {
             decoder.push(&preface());
             decoder.push(&header(u32::MAX, u32::MAX));
             decoder.push(&[0; 100]);
-            assert!(matches!(decoder.decode::<ToClient>(), Ok(Some(_))));
-            assert_eq!(decoder.decode::<ToClient>(), Ok(None));
+            assert!(matches!(decoder.decode::<Message>(), Ok(Some(_))));
+            assert_eq!(decoder.decode::<Message>(), Ok(None));
             decoder
         })
         .collect();
@@ -203,11 +207,12 @@ fn announced_lengths_cost_nothing() {
     assert!(grown < 1 << 30, "{} decoders of 8 GiB each took {grown} bytes", decoders.len());
     // A vector that claims more elements than its message has bytes.
     let mut decoder = opened();
-    let mut claim = vec![5];
+    // Hello, no name, and fabrics without end.
+    let mut claim = vec![0, 0];
     claim.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
     decoder.push(&header(claim.len() as u32, 0));
     decoder.push(&claim);
-    assert!(matches!(decoder.decode::<thallus_protocol::message::ToServer>(), Err(DecodeError::Malformed { .. })));
+    assert!(matches!(decoder.decode::<Message>(), Err(DecodeError::Malformed { .. })));
 }
 
 fn server() -> ServerConnection {
@@ -215,14 +220,16 @@ fn server() -> ServerConnection {
         name: "s".into(),
         fabrics: vec![],
         no_fabric: "none".into(),
-        limits: thallus_protocol::message::ServerLimits { max_streams: 1, max_loan_bytes: 1, max_sql_bytes: 1 },
+        limits: ServerLimits { max_streams: 1, max_loan_bytes: 1, max_sql_bytes: 1 },
         frame: FrameLimits::default(),
-        inline_threshold: 0,
+        checksum: true,
+        thresholds: Thresholds::same(0),
         max_leases: 1,
         word_nonce: 0,
         timeouts: Default::default(),
         lease_timeout: Default::default(),
         drain_timeout: Default::default(),
+        borrow: ServerConfig::borrowing(1, Default::default()),
     };
     ServerConnection::new(config, Timestamp::ZERO)
 }
@@ -232,13 +239,15 @@ fn client() -> ClientConnection {
         name: "c".into(),
         fabrics: vec![],
         frame: FrameLimits::default(),
-        max_batch_bytes: 1,
-        max_regions: 1,
-        layout: Default::default(),
-        inline: Default::default(),
-        timeouts: Default::default(),
+        checksum: true,
         first_window: 0,
-        read_timeout: Default::default(),
+        borrow: ServerConfig::borrowing(1, Default::default()),
+        timeouts: Default::default(),
+        max_loan_bytes: 1,
+        max_leases: 1,
+        word_nonce: 0,
+        lease_timeout: Default::default(),
+        thresholds: Thresholds::same(0),
     };
     ClientConnection::new(config, Timestamp::ZERO).expect("a short hello")
 }
@@ -280,4 +289,57 @@ fn strangers_are_refused_at_once() {
     for error in endings(b"GET") {
         assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Decode(DecodeError::Magic { .. }))), "{error}");
     }
+}
+
+/// Whichever bit of a frame is flipped, wherever it was cut: the frame is refused, or does not come.
+#[test]
+fn every_flipped_bit_of_a_frame_is_found() {
+    let message = Message::Lender(FromLender::Inline { stream: StreamId(1), seq: 0, bytes: 40, more: false });
+    let frame = wire(&[(message, vec![7; 40].into())]);
+    for bit in 0..frame.len() * 8 {
+        let mut damaged = frame.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        match decode(&damaged, &[]) {
+            Ok(messages) => assert_eq!(messages, [], "bit {bit}"),
+            Err(DecodeError::Malformed { .. } | DecodeError::Trailing { .. }) => panic!("bit {bit} was looked at"),
+            Err(_) => {}
+        }
+    }
+}
+
+/// An end that has checksums below it does not ask for more, and is sent none once that is known.
+#[test]
+fn a_peer_that_does_not_ask_for_checksums_is_sent_none() {
+    let mut client = client();
+    let mut frames = Vec::new();
+    let bytes = Preface { versions: VERSIONS, features: 0 }.encode();
+    client.handle(Timestamp::ZERO, ClientInput::Received(&bytes)).expect("no misuse");
+    client.handle(Timestamp::ZERO, ClientInput::Received(&[0xff; 12])).expect("no misuse");
+    while let ClientOutput::Transmit(frame) = client.poll_output() {
+        frames.push(frame.head);
+    }
+    // The preface, and the hello, which went out before the peer's preface came.
+    assert_ne!(frames[1][8..12], [0; 4]);
+    let frame = encode(&Message::Ping(7), Bytes::new(), LIMITS).expect("short");
+    let mut decoder = opened();
+    let mut without = frame.head.to_vec();
+    without[8..12].fill(0);
+    decoder.push(&without);
+    assert_eq!(decoder.decode(), Ok(Some(Decoded::Message(Message::Ping(7), Bytes::new()))));
+}
+
+/// A driver that reads into the decoder's buffer finds the same as one that pushes.
+#[test]
+fn bytes_may_be_read_into_the_decoders_buffer() {
+    let message = Message::Lender(FromLender::Inline { stream: StreamId(1), seq: 0, bytes: 1500, more: false });
+    let bytes = wire(&vec![(message.clone(), vec![7; 1500].into()); 200]);
+    let mut decoder = Decoder::new(LIMITS);
+    let mut found = 0;
+    for piece in bytes.chunks(777) {
+        decoder.buffer().extend_from_slice(piece);
+        while let Some(decoded) = decoder.decode::<Message>().expect("it is right") {
+            found += usize::from(matches!(decoded, Decoded::Message(got, _) if got == message));
+        }
+    }
+    assert_eq!(found, 200);
 }

@@ -1,12 +1,8 @@
-//! The bytes on the wire, pinned. A change here is a change of the protocol: from the first release on it needs a version or a feature
-//! bit.
-
-use std::fmt::Debug;
+//! The bytes on the wire, pinned; `docs/PROTOCOL.md` cites them. A change here is a change of the protocol: it needs a version or a
+//! feature bit, unless it adds a variant at an enum's end or an extension.
 
 use bytes::Bytes;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, VersionRange, encode};
+use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, VersionRange, encode};
 use thallus_protocol::codes::{CancelReason, CloseCode, StreamCode};
 use thallus_protocol::layout::{BatchDescriptor, Detail, Extent, NodeDescriptor};
 use thallus_protocol::message::*;
@@ -21,16 +17,21 @@ fn unhex(text: &str) -> Vec<u8> {
 }
 
 /// Encodes to exactly these bytes (spaces left out), and decodes from them to the same message.
-fn pinned<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: M, payload: &'static [u8], golden: &str) {
-    let golden = golden.replace(' ', "");
+fn pinned(message: Message, payload: &'static [u8], golden: &str) {
     let frame = encode(&message, Bytes::from_static(payload), FrameLimits::default()).expect("encodes");
-    assert_eq!(hex(&[&frame.head[..], &frame.payload[..]].concat()), golden, "{message:?}");
+    let bytes = hex(&[&frame.head[..], &frame.payload[..]].concat());
+    if std::env::var_os("PRINT_GOLDEN").is_some() {
+        println!("{golden} {bytes}");
+        return;
+    }
+    let golden = golden.replace(' ', "");
+    assert_eq!(bytes, golden, "{message:?}");
     let mut decoder = Decoder::new(FrameLimits::default());
-    decoder.push(&Preface { versions: VERSIONS, features: 0 }.encode());
+    decoder.push(&Preface { versions: VERSIONS, features: FEATURES }.encode());
     decoder.push(&unhex(&golden));
-    assert!(matches!(decoder.decode::<M>(), Ok(Some(Decoded::Preface(_)))));
-    assert_eq!(decoder.decode::<M>(), Ok(Some(Decoded::Message(message, Bytes::from_static(payload)))));
-    assert_eq!(decoder.decode::<M>(), Ok(None));
+    assert!(matches!(decoder.decode::<Message>(), Ok(Some(Decoded::Preface(_)))));
+    assert_eq!(decoder.decode::<Message>(), Ok(Some(Decoded::Message(message, Bytes::from_static(payload)))));
+    assert_eq!(decoder.decode::<Message>(), Ok(None));
 }
 
 fn range(region: u32, address: u64, len: u64) -> RemoteRange {
@@ -41,120 +42,189 @@ fn region() -> Region {
     Region { id: RegionId(3), base: 0x1000, len: 0x2000, key: Bytes::from_static(b"key") }
 }
 
-fn choice() -> FabricChoice {
-    FabricChoice {
-        kind: FabricKind::UCX,
-        address: Bytes::from_static(b"addr"),
-        fencing: Fencing::LeaseWord,
-        words: region(),
-        probe_at: range(3, 0x1008, 8),
-        probe_value: 300,
-    }
+fn lending(fencing: Fencing) -> Lending {
+    Lending { fencing, words: region(), probe_at: range(3, 0x1008, 8), probe_value: 300 }
 }
 
-fn limits() -> ServerLimits {
-    ServerLimits { max_streams: 4, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 }
+fn none() -> Extensions {
+    Extensions::none()
 }
 
 #[test]
 fn preface() {
     let preface = Preface { versions: VersionRange { min: 1, max: 2 }, features: 5 };
-    assert_eq!(hex(&preface.encode()), "5448414c4c55530a01000200000000000500000000000000");
-    assert_eq!(
-        hex(&Preface { versions: VERSIONS, features: 0 }.encode()),
-        "5448414c4c55530a01000100000000000000000000000000"
-    );
+    assert_eq!(hex(&preface.encode()), "5448414c4c55530a01000200b324e9cf0500000000000000");
+    let ours = Preface { versions: VERSIONS, features: FEATURES };
+    assert_eq!(hex(&ours.encode()), "5448414c4c55530a010001004a9194a00100000000000000");
     let mut decoder = Decoder::new(FrameLimits::default());
     decoder.push(&preface.encode());
-    assert_eq!(decoder.decode::<ToServer>(), Ok(Some(Decoded::Preface(preface))));
+    assert_eq!(decoder.decode::<Message>(), Ok(Some(Decoded::Preface(preface))));
 }
 
 #[test]
-fn to_server() {
+fn handshake() {
     let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::from_static(b"\x01\x02") };
+    let hello = Hello { name: "c".into(), fabrics: vec![offer], max_loan_bytes: 1 << 20, extensions: none() };
+    pinned(Message::Hello(hello.clone()), b"", "0f000000 00000000 184d9754 000163010373696d02010280804000");
+    let extensions = none().with(2, Bytes::from_static(b"ab")).with(CRITICAL | 1, Bytes::new());
     pinned(
-        ToServer::Hello(ClientHello { name: "c".into(), fabrics: vec![offer] }),
+        Message::Hello(Hello { extensions, ..hello }),
         b"",
-        "0b000000 00000000 000163010373696d020102",
+        "17000000 00000000 7a0be1e6 000163010373696d020102808040020202616281800200",
     );
-    pinned(ToServer::FabricUp { transport: "shm".into() }, b"", "05000000 00000000 010373686d");
-    pinned(ToServer::FabricDown { reason: "why".into() }, b"", "05000000 00000000 0203776879");
-    let options = ExecuteOptions {
-        delivery: Delivery::Lent,
-        batch_rows: Some(1000),
-        deadline_ms: Some(5),
-        inline_threshold: None,
-        credit: 1 << 16,
-        part: None,
-        lazy: false,
+    let limits = ServerLimits { max_streams: 4, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 };
+    let welcome =
+        |fabric| Message::Welcome(Welcome { name: "s".into(), fabric, limits: limits.clone(), extensions: none() });
+    let choice = |fencing| FabricChoice {
+        kind: FabricKind::UCX,
+        address: Bytes::from_static(b"addr"),
+        lending: lending(fencing),
     };
     pinned(
-        ToServer::Execute { stream: StreamId(7), sql: "select 1".into(), options },
+        welcome(Ok(choice(Fencing::LeaseWord))),
         b"",
-        "17000000 00000000 03070873656c65637420310201e8070105008080040000",
-    );
-    let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
-    pinned(
-        ToServer::Execute {
-            stream: StreamId(7),
-            sql: String::new(),
-            options: ExecuteOptions { part: Some(part), ..Default::default() },
-        },
-        b"",
-        "1d000000 00000000 030700000000000001 7369787465656e206279746573206f66 02ac0200",
-    );
-    let process = ProcessId { pid: 4711, started: 1 << 20 };
-    for (delivery, options) in [
-        (Delivery::Mapped(process), "0f000000 00000000 03000003e724808040000000000000"),
-        (Delivery::Auto, "0a000000 00000000 03000000000000000000"),
-        (Delivery::Inline, "0a000000 00000000 03000001000000000000"),
-    ] {
-        let execute = ExecuteOptions { delivery, ..Default::default() };
-        pinned(ToServer::Execute { stream: StreamId(0), sql: String::new(), options: execute }, b"", options);
-    }
-    pinned(
-        ToServer::Credit { stream: StreamId(7), total: u64::MAX },
-        b"",
-        "0c000000 00000000 0407ffffffffffffffffff01",
+        "25000000 00000000 72673a21 01017300037563780461646472010380208040036b657903882008ac020480804080800400",
     );
     pinned(
-        ToServer::Release { leases: vec![LeaseId(1), LeaseId(1 << 40)] },
+        welcome(Ok(choice(Fencing::Revocation))),
         b"",
-        "09000000 00000000 050201808080808020",
+        "25000000 00000000 55021fa0 01017300037563780461646472000380208040036b657903882008ac020480804080800400",
     );
-    pinned(ToServer::Cancel { stream: StreamId(7), reason: CancelReason::LeaseLost }, b"", "03000000 00000000 060703");
-    pinned(ToServer::Ping(1), b"", "02000000 00000000 0701");
-    pinned(ToServer::Pong(2), b"", "02000000 00000000 0802");
-    pinned(ToServer::Goodbye { code: CloseCode::Normal, message: "bye".into() }, b"", "06000000 00000000 090003627965");
+    pinned(welcome(Err("none".into())), b"", "11000000 00000000 ee35808e 01017301046e6f6e650480804080800400");
+    pinned(Message::Ping(1), b"", "02000000 00000000 5b2f22c6 0601");
+    pinned(Message::Pong(2), b"", "02000000 00000000 a04f3046 0702");
+    pinned(
+        Message::Goodbye { code: CloseCode::ShuttingDown, message: String::new() },
+        b"",
+        "03000000 00000000 14b76de5 080100",
+    );
+    pinned(
+        Message::Goodbye { code: CloseCode::Normal, message: "bye".into() },
+        b"",
+        "06000000 00000000 d457e95f 080003627965",
+    );
 }
 
 #[test]
-fn to_client() {
-    let welcome = |fabric| ToClient::Welcome(ServerHello { name: "s".into(), fabric, limits: limits() });
+fn requests() {
+    let open = |request, options| Message::Open(Open { stream: StreamId(7), request, options, extensions: none() });
+    let options = OpenOptions {
+        lend_from: LendFrom::Bytes(0),
+        measured: None,
+        access: Access::Read,
+        batch_rows: Some(1000),
+        deadline_ms: Some(5),
+        credit: 1 << 16,
+        part: None,
+    };
     pinned(
-        welcome(Ok(choice())),
+        open(Request::Sql("select 1".into()), options),
         b"",
-        "24000000 00000000 00017300037563780461646472010380208040036b657903882008ac0204808040808004",
+        "1a000000 00000000 6ae65f4d 0207010873656c65637420310200000001e80701058080040000",
     );
+    let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
+    let parted = OpenOptions { part: Some(part), ..Default::default() };
     pinned(
-        welcome(Ok(FabricChoice { fencing: Fencing::Revocation, ..choice() })),
+        open(Request::Sql(String::new()), parted),
         b"",
-        "24000000 00000000 00017300037563780461646472000380208040036b657903882008ac0204808040808004",
+        "1f000000 00000000 e418ea9a 02070100010000000000017369787465656e206279746573206f6602ac0200",
     );
-    pinned(welcome(Err("none".into())), b"", "10000000 00000000 00017301046e6f6e6504808040808004");
-    pinned(ToClient::Region(region()), b"", "0a000000 00000000 010380208040036b6579");
-    pinned(ToClient::RegionGone(RegionId(3)), b"", "02000000 00000000 0203");
-    pinned(ToClient::Schema { stream: StreamId(7), order: Vec::new() }, b"ipc", "03000000 03000000 030700697063");
+    let process = ProcessId { pid: 4711, started: 1 << 20 };
+    let ways = [
+        (
+            LendFrom::Auto,
+            Some(Thresholds { first: 300, later: 75 }),
+            Access::Read,
+            "0f000000 00000000 e0de883c 020701000101ac024b000000000000",
+        ),
+        (LendFrom::Never, None, Access::OnDemand, "0c000000 00000000 e1957d3d 020701000000010000000000"),
+        (
+            LendFrom::Bytes(300),
+            None,
+            Access::Map(process),
+            "13000000 00000000 1c08a4cf 0207010002ac020002e7248080400000000000",
+        ),
+    ];
+    for (lend_from, measured, access, golden) in ways {
+        let options = OpenOptions { lend_from, measured, access, ..Default::default() };
+        pinned(open(Request::Sql(String::new()), options), b"", golden);
+    }
+    pinned(
+        open(Request::Upload("t".into()), OpenOptions::default()),
+        b"",
+        "0d000000 00000000 a4575a2b 02070201740100000000000000",
+    );
+    let unknown = Request::Unknown { kind: 999, body: Bytes::from_static(b"what") };
+    pinned(open(unknown, OpenOptions::default()), b"", "11000000 00000000 46495fea 0207e70704776861740100000000000000");
+    let answer = |result| Message::Answer(Answer { stream: StreamId(7), result, extensions: none() });
+    pinned(answer(Ok(300)), b"", "06000000 00000000 495a99ff 030700ac0200");
+    pinned(answer(Err(Failure::new(StreamCode::ReadOnly, "no"))), b"", "09000000 00000000 72838e67 0307010500026e6f00");
+}
+
+#[test]
+fn from_a_borrower() {
+    let says = |message, golden| pinned(Message::Borrower(message), b"", golden);
+    let up = |lending| FromBorrower::PathUp { transport: "shm".into(), lending, extensions: none() };
+    says(up(None), "08000000 00000000 50b53351 05000373686d0000");
+    says(
+        up(Some(lending(Fencing::LeaseWord))),
+        "18000000 00000000 e5c445e9 05000373686d01010380208040036b657903882008ac0200",
+    );
+    says(FromBorrower::PathDown { reason: "why".into() }, "06000000 00000000 7e732283 050103776879");
+    says(
+        FromBorrower::Credit { stream: StreamId(7), total: u64::MAX },
+        "0d000000 00000000 e6779187 050207ffffffffffffffffff01",
+    );
+    says(
+        FromBorrower::Release { leases: vec![LeaseId(1), LeaseId(1 << 40)] },
+        "0a000000 00000000 f840bfed 05030201808080808020",
+    );
+    says(
+        FromBorrower::Cancel { stream: StreamId(7), reason: CancelReason::LeaseLost },
+        "04000000 00000000 83624c9e 05040703",
+    );
+}
+
+#[test]
+fn from_a_lender() {
+    let says = |message, payload, golden| pinned(Message::Lender(message), payload, golden);
+    let stream = StreamId(7);
+    says(FromLender::Region(region()), b"", "0b000000 00000000 86300a44 04000380208040036b6579");
+    says(FromLender::RegionGone(RegionId(3)), b"", "03000000 00000000 ca1f7e75 040103");
+    says(
+        FromLender::Schema { stream, order: Vec::new(), extensions: none() },
+        b"ipc",
+        "05000000 03000000 63d22e53 0402070000697063",
+    );
     let order = vec![
         SortKey { column: 300, descending: true, nulls_first: false },
         SortKey { column: 0, descending: false, nulls_first: true },
     ];
-    pinned(ToClient::Schema { stream: StreamId(7), order }, b"ipc", "0a000000 03000000 030702ac020100000001697063");
-    pinned(
-        ToClient::Inline { stream: StreamId(7), seq: 2, bytes: 4, more: true },
-        b"data",
-        "05000000 04000000 040702040164617461",
+    says(
+        FromLender::Schema { stream, order, extensions: none() },
+        b"ipc",
+        "0c000000 03000000 ab054242 04020702ac02010000000100697063",
     );
+    says(
+        FromLender::Inline { stream, seq: 2, bytes: 4, more: true },
+        b"data",
+        "06000000 04000000 853fb1f7 04030702040164617461",
+    );
+    says(FromLender::CreditWanted { stream, bytes: 500 }, b"", "05000000 00000000 e5c0933c 040507f403");
+    let stats = StreamStats::from(vec![(1, 1), (2, 300), (12, 12), (999, 5)]);
+    says(
+        FromLender::End { stream, batches: 5, stats, extensions: none() },
+        b"",
+        "0d000000 00000000 f9c0aaad 0406070503010102ac020c0c00",
+    );
+    let failed = |failure| FromLender::Failed { stream, failure, extensions: none() };
+    says(failed(Failure::new(StreamCode::UnknownTable, "no")), b"", "09000000 00000000 39eb3a7d 0407070200026e6f00");
+    says(failed(Failure::new(StreamCode::Unknown(999), "no")), b"", "0a000000 00000000 803ff6c3 040707e70700026e6f00");
+    says(failed(Failure::cancelled(CancelReason::Dropped)), b"", "08000000 00000000 12ab4c31 0407070a01000000");
+}
+
+#[test]
+fn a_lent_batch() {
     let details = [
         Detail::None,
         Detail::Bits { first: 3 },
@@ -166,78 +236,66 @@ fn to_client() {
     ];
     let nodes = details.into_iter().map(|detail| NodeDescriptor { len: 2, nulls: 1, null_bit: 5, detail }).collect();
     let descriptor = BatchDescriptor { rows: 2, nodes, buffers: vec![1, 0, 16] };
-    let lent = |word| ToClient::Lent {
-        stream: StreamId(7),
-        seq: 1,
-        batch: LentBatch {
-            lease: LeaseId(6),
-            word,
-            descriptor: descriptor.clone(),
-            places: vec![range(3, 0x1000, 1), range(3, 0x1800, 16)],
-        },
+    let lent = |word| {
+        let places = vec![range(3, 0x1000, 1), range(3, 0x1800, 16)];
+        let batch = LentBatch { lease: LeaseId(6), word, descriptor: descriptor.clone(), places };
+        Message::Lender(FromLender::Lent { stream: StreamId(7), seq: 1, batch })
     };
     pinned(
         lent(None),
         b"",
-        "3a000000 00000000 05070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "3b000000 00000000 920cee38 0404070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
     pinned(
         lent(Some(LeaseWord { at: range(1, 0x2000, 8), value: 1 << 63 })),
         b"",
-        "48000000 00000000 050701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "49000000 00000000 3d9adf30 04040701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
-    pinned(ToClient::CreditWanted { stream: StreamId(7), bytes: 500 }, b"", "04000000 00000000 0607f403");
-    let stats = StreamStats {
-        rows: 1,
-        batches_lent: 2,
-        batches_inline: 3,
-        bytes_lent: 4,
-        bytes_inline: 5,
-        bytes_staged: 6,
-        registrations: 7,
-        regions: 8,
-        page_faults: 9,
-        first_batch_nanos: 10,
-        execute_nanos: 11,
-        credit_wait_nanos: 12,
-    };
-    let end = ToClient::End { stream: StreamId(7), batches: 5, stats };
-    pinned(end, b"", "0f000000 00000000 070705010203040506070809 0a0b0c");
-    let failed = |code| ToClient::Failed { stream: StreamId(7), code, message: "no".into() };
-    pinned(failed(StreamCode::UnknownTable), b"", "06000000 00000000 080702026e6f");
-    pinned(failed(StreamCode::Unknown(999)), b"", "07000000 00000000 0807e707026e6f");
-    pinned(ToClient::Ping(1), b"", "02000000 00000000 0901");
-    pinned(ToClient::Pong(2), b"", "02000000 00000000 0a02");
-    pinned(
-        ToClient::Goodbye { code: CloseCode::ShuttingDown, message: String::new() },
-        b"",
-        "03000000 00000000 0b0100",
-    );
+}
+
+/// A peer that knows more figures may send them; one that sends fewer is understood.
+#[test]
+fn figures_that_are_not_known_are_ignored() {
+    let mut known = StreamStats::default();
+    (known.rows, known.credit_wait_nanos) = (1, 12);
+    assert_eq!(Vec::<(u16, u64)>::from(known), [(1, 1), (12, 12)]);
+    assert_eq!(StreamStats::from(vec![(12, 12), (999, 5), (1, 1)]), known);
 }
 
 /// Every code that this build knows keeps its number, and numbers that it does not know survive.
 #[test]
 fn codes() {
-    let stream: Vec<String> = (0..24).map(|code| format!("{:?}", StreamCode::from(code))).collect();
+    let stream: Vec<String> = (0..28).map(|code| format!("{:?}", StreamCode::from(code))).collect();
     assert_eq!(
         stream.join(" "),
         "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal Cancelled \
          DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong Unencodable \
-         PartitionInvalid PartitionMissing PartitionLost MappingRefused Unknown(23)"
+         PartitionInvalid PartitionMissing PartitionLost MappingRefused ReadFailed LeaseLost InvalidBatch OutOfMemory Unknown(27)"
     );
-    let close: Vec<String> = (0..8).map(|code| format!("{:?}", CloseCode::from(code))).collect();
+    let close: Vec<String> = (0..9).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(
         close.join(" "),
-        "Normal ShuttingDown TooManyConnections ProtocolError IdleTimeout HandshakeTimeout Internal Unknown(7)"
+        "Normal ShuttingDown TooManyConnections ProtocolError IdleTimeout HandshakeTimeout Internal Unsupported Unknown(8)"
     );
-    let cancel: Vec<String> = (0..8).map(|code| format!("{:?}", CancelReason::from(code))).collect();
+    let cancel: Vec<String> = (0..10).map(|code| format!("{:?}", CancelReason::from(code))).collect();
     assert_eq!(
         cancel.join(" "),
-        "Dropped ReadFailed InvalidBatch LeaseLost BatchTooLarge DeadlineExceeded OutOfMemory Unknown(7)"
+        "Dropped ReadFailed InvalidBatch LeaseLost BatchTooLarge DeadlineExceeded OutOfMemory RequestFailed Unsupported Unknown(9)"
     );
     for code in 0..=u16::MAX {
         assert_eq!(u16::from(StreamCode::from(code)), code);
         assert_eq!(u16::from(CloseCode::from(code)), code);
         assert_eq!(u16::from(CancelReason::from(code)), code);
     }
+}
+
+/// Every code has a SQLSTATE of five characters.
+#[test]
+fn sqlstates() {
+    for code in 0..=40 {
+        let state = StreamCode::from(code).sqlstate();
+        assert!(state.len() == 5 && state.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()), "{state}");
+    }
+    let states = [StreamCode::Syntax, StreamCode::UnknownTable, StreamCode::Cancelled].map(StreamCode::sqlstate);
+    assert_eq!(states, ["42601", "42P01", "57014"]);
 }

@@ -1,24 +1,30 @@
-//! Lazy batches, step by step: when they are read, when their leases and their credit go back, and what whoever asks is told
-//! when something happens between two asks.
+//! Batches on demand, step by step: when they are read, when their leases and their credit go back, and the answer to a question
+//! after something has happened since the one before.
 
 mod pair;
 
 use std::time::Duration;
 
-use pair::borrower::App;
+use pair::borrow::App;
 use pair::script::{Batch, Ending, Knobs, Script, plain};
 use pair::{MOMENT, Op, Pair, open};
+use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::ClientCommand;
 use thallus_protocol::layout::Piece;
-use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing};
-use thallus_protocol::{ApiMisuse, AskId, ConnectionError, LeaseEnd, LeaseId, StreamError, StreamId};
+use thallus_protocol::message::{Access, Fencing, LendFrom, OpenOptions};
+use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, PartId, StreamError, StreamId};
 
 const ALL: usize = usize::MAX;
 const STREAM: StreamId = StreamId(1);
 
 fn execute(credit: u64, deadline_ms: Option<u64>) -> Op {
-    let options =
-        ExecuteOptions { delivery: Delivery::Lent, credit, deadline_ms, lazy: true, ..ExecuteOptions::default() };
+    let options = OpenOptions {
+        lend_from: LendFrom::Bytes(0),
+        credit,
+        deadline_ms,
+        access: Access::OnDemand,
+        ..OpenOptions::default()
+    };
     Op::Execute { script: 0, options }
 }
 
@@ -61,7 +67,7 @@ fn read(pair: &mut Pair) {
 }
 
 fn app(pair: &Pair) -> &App {
-    &pair.client.apps[&STREAM]
+    &pair.client.borrow.apps[&STREAM]
 }
 
 #[test]
@@ -79,7 +85,7 @@ fn nothing_is_read_until_it_is_asked_for_and_the_lease_goes_back_when_it_is_give
     }
     pair.apply(Op::GiveUp(0));
     later(&mut pair);
-    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+    assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
     pair.finish();
 }
 
@@ -100,7 +106,7 @@ fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
 #[test]
 fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
     let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
-    for op in [ask(), Op::Read(0), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+    for op in [ask(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
         pair.apply(op);
     }
     read(&mut pair);
@@ -109,7 +115,7 @@ fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
 }
 
 #[test]
-fn who_hoards_waits_until_something_is_given_up() {
+fn a_borrower_that_holds_its_window_gets_no_batch_until_it_gives_one_up() {
     // Each costs 2 * 128 + 256.
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
     for _ in 0..10 {
@@ -124,9 +130,9 @@ fn who_hoards_waits_until_something_is_given_up() {
     pair.finish();
 }
 
-/// Nobody waits forever for who waits for the next batch and gives up none: the server takes its leases back.
+/// A borrower that waits for a batch and gives up none does not wait forever: the server takes its leases back.
 #[test]
-fn who_hoards_for_too_long_is_told() {
+fn a_borrower_that_holds_its_batches_for_too_long_is_told() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
     pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
     turn(&mut pair);
@@ -273,11 +279,11 @@ fn a_batch_that_is_rejected_is_lost() {
 
 #[test]
 fn misuse() {
-    let (seq, ask) = (0, AskId(7));
-    let piece = |buffer, offset, len| ClientCommand::Ask {
+    let (seq, part) = (0, PartId(7));
+    let piece = |buffer, offset, len| BorrowerCommand::ReadPart {
         stream: STREAM,
         seq,
-        ask,
+        part,
         pieces: vec![Piece { buffer, offset, len }],
     };
     let outside = ApiMisuse::OutsideBatch { stream: STREAM, seq };
@@ -287,17 +293,17 @@ fn misuse() {
         (piece(0, 80, 1), outside.clone()),
         (piece(0, u64::MAX, 8), outside.clone()),
         (piece(0, 8, u64::MAX), outside),
-        (ClientCommand::Ask { stream: STREAM, seq: 3, ask, pieces: vec![] }, unknown.clone()),
-        (ClientCommand::GiveUp { stream: STREAM, seq: 3 }, unknown),
+        (BorrowerCommand::ReadPart { stream: STREAM, seq: 3, part, pieces: vec![] }, unknown.clone()),
+        (BorrowerCommand::GiveUp { stream: STREAM, seq: 3 }, unknown),
     ];
     for (command, misuse) in cases {
         let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
-        assert_eq!(pair.misuse_client(command), Err(misuse.clone()));
+        assert_eq!(pair.misuse_client(ClientCommand::Borrower(command)), Err(misuse.clone()));
         assert_eq!(pair.finish()[1], ConnectionError::Misuse(misuse));
     }
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     pair.apply(Op::Ask(0, vec![(0, 0, 8)]));
-    let again = ClientCommand::Ask { stream: STREAM, seq, ask: AskId(1), pieces: vec![] };
-    assert_eq!(pair.misuse_client(again), Err(ApiMisuse::AskReused(AskId(1))));
+    let again = BorrowerCommand::ReadPart { stream: STREAM, seq, part: PartId(1), pieces: vec![] };
+    assert_eq!(pair.misuse_client(ClientCommand::Borrower(again)), Err(ApiMisuse::PartReused(PartId(1))));
     pair.finish();
 }

@@ -7,28 +7,45 @@ mod pair;
 
 use std::time::Duration;
 
-use pair::lender::Plane;
+use pair::end::Plane;
 use pair::script::{Batch, Ending, Knobs, Script, arb_knobs, arb_script, plain};
 use pair::{Op, Pair, config, open};
 use proptest::prelude::*;
 use thallus_protocol::StreamError;
-use thallus_protocol::codes::StreamCode;
-use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, ProcessId};
+use thallus_protocol::client::UploadOptions;
+use thallus_protocol::codes::{CancelReason, StreamCode};
+use thallus_protocol::message::{Access, Failure, Fencing, LendFrom, OpenOptions, ProcessId};
+
+fn arb_lend_from() -> impl Strategy<Value = LendFrom> {
+    prop_oneof![
+        3 => Just(LendFrom::Auto),
+        2 => Just(LendFrom::Bytes(0)),
+        1 => Just(LendFrom::Never),
+        1 => (0..3000_u64).prop_map(LendFrom::Bytes),
+    ]
+}
 
 fn arb_execute() -> impl Strategy<Value = Op> {
-    let mapped = Just(Delivery::Mapped(ProcessId { pid: 7, started: 4711 }));
-    let delivery =
-        prop_oneof![3 => Just(Delivery::Auto), 2 => Just(Delivery::Lent), 1 => Just(Delivery::Inline), 2 => mapped];
+    let access = prop_oneof![
+        2 => Just(Access::Read),
+        2 => Just(Access::OnDemand),
+        1 => Just(Access::Map(ProcessId { pid: 7, started: 4711 })),
+    ];
     let credit = prop_oneof![Just(0), Just(300_u64), Just(1000), Just(5000), Just(20_000), Just(1 << 30)];
     let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
-    let lazy = prop::bool::weighted(0.4);
-    (0..4_usize, delivery, credit, deadline, lazy).prop_map(|(script, delivery, credit, deadline_ms, lazy)| {
-        // One or the other: a driver sees to that.
-        let lazy = lazy && !matches!(delivery, Delivery::Mapped(_));
-        Op::Execute {
+    (0..4_usize, arb_lend_from(), access, credit, deadline).prop_map(
+        |(script, lend_from, access, credit, deadline_ms)| Op::Execute {
             script,
-            options: ExecuteOptions { delivery, credit, deadline_ms, lazy, ..ExecuteOptions::default() },
-        }
+            options: OpenOptions { lend_from, access, credit, deadline_ms, ..OpenOptions::default() },
+        },
+    )
+}
+
+fn arb_upload() -> impl Strategy<Value = Op> {
+    let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
+    (0..4_usize, arb_lend_from(), deadline).prop_map(|(script, lend_from, deadline)| {
+        let deadline = deadline.map(Duration::from_millis);
+        Op::Upload { script, options: UploadOptions { lend_from, measured: None, deadline } }
     })
 }
 
@@ -50,7 +67,9 @@ fn arb_progress() -> impl Strategy<Value = Op> {
         2 => (0..8_usize).prop_map(Op::GiveUp),
         2 => Just(Op::AnswerServer),
         2 => Just(Op::AnswerClient),
-        3 => arb_execute(),
+        2 => arb_execute(),
+        2 => arb_upload(),
+        4 => (0..4_usize).prop_map(Op::Sink),
         1 => Just(Op::Ping),
     ]
 }
@@ -58,7 +77,9 @@ fn arb_progress() -> impl Strategy<Value = Op> {
 fn arb_fault() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0..6000_u64).prop_map(|ms| Op::Advance(Duration::from_millis(ms))),
-        6 => (0..6_usize).prop_map(Op::Cancel),
+        5 => (0..6_usize).prop_map(Op::Cancel),
+        2 => (0..6_usize).prop_map(Op::Refuse),
+        2 => (0..6_usize).prop_map(Op::Withdraw),
         1 => (0..6_usize).prop_map(Op::Reject),
         3 => (0..8_usize).prop_map(Op::ReadFails),
         1 => (0..8_usize).prop_map(Op::NoMemory),
@@ -116,7 +137,10 @@ proptest! {
         });
         let ops = ops.into_iter().map(|op| match op {
             Op::Execute { script, options } => {
-                Op::Execute { script, options: ExecuteOptions { deadline_ms: None, ..options } }
+                Op::Execute { script, options: OpenOptions { deadline_ms: None, ..options } }
+            }
+            Op::Upload { script, options } => {
+                Op::Upload { script, options: UploadOptions { deadline: None, ..options } }
             }
             other => other,
         });
@@ -153,7 +177,7 @@ fn finite(batches: Vec<Batch>) -> Script {
 }
 
 fn execute(script: usize, credit: u64) -> Op {
-    let options = ExecuteOptions { delivery: Delivery::Lent, credit, ..ExecuteOptions::default() };
+    let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit, ..OpenOptions::default() };
     Op::Execute { script, options }
 }
 
@@ -199,7 +223,7 @@ fn a_large_loan_does_not_starve() {
             pair.apply(Op::Read(0));
         }
     }
-    let ended: Vec<_> = pair.client.apps.values().map(|app| (app.over.is_some(), app.next)).collect();
+    let ended: Vec<_> = pair.client.borrow.apps.values().map(|app| (app.over.is_some(), app.next)).collect();
     assert!(ended[1].0, "the large one waits: {ended:?}");
     assert!(!ended[0].0, "the small ones are done, which proves nothing: {ended:?}");
     pair.finish();
@@ -234,7 +258,7 @@ fn a_lease_that_ran_out_is_found_out() {
     for _ in 0..5 {
         pair.apply(Op::Read(0));
     }
-    let over = pair.client.apps.values().next().and_then(|app| app.over.clone());
+    let over = pair.client.borrow.apps.values().next().and_then(|app| app.over.clone());
     assert!(matches!(over, Some(Err(StreamError::LeaseLost { seq: 0 }))), "{over:?}");
     pair.finish();
 }
@@ -249,11 +273,11 @@ fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
     let second = [Op::Advance(Duration::from_secs(1)), Op::ToServer(all), Op::ToClient(all), Op::ToServer(all)];
     let seconds = pair::DRAIN_TIMEOUT.as_secs() as usize - 1;
     let seconds = std::iter::repeat_n(second, seconds).flatten().collect();
-    let options = ExecuteOptions {
-        delivery: Delivery::Lent,
+    let options = OpenOptions {
+        lend_from: LendFrom::Bytes(0),
         credit: 1 << 20,
         deadline_ms: Some(100_000),
-        ..ExecuteOptions::default()
+        ..OpenOptions::default()
     };
     let begin = vec![Op::Execute { script: 0, options }, Op::ToServer(all), Op::Drain];
     for op in [open(), begin, seconds, vec![Op::Engine(0); 3], vec![Op::ToClient(all)]].concat() {
@@ -266,9 +290,9 @@ fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
         pair.apply(Op::Read(0));
     }
     pair.apply(Op::ToClient(usize::MAX));
-    let app = pair.client.apps.values().next().unwrap();
+    let app = pair.client.borrow.apps.values().next().unwrap();
     assert!(
-        matches!(&app.over, Some(Err(StreamError::Remote { code: StreamCode::ShuttingDown, .. }))),
+        matches!(&app.over, Some(Err(StreamError::Remote(Failure { code: StreamCode::ShuttingDown, .. })))),
         "{:?}",
         app.over
     );
@@ -311,7 +335,163 @@ fn a_query_after_the_close_is_answered() {
         pair.apply(op);
     }
     assert!(pair.client.closed.is_some());
-    let over = pair.client.apps.values().next().and_then(|app| app.over.clone());
+    let over = pair.client.borrow.apps.values().next().and_then(|app| app.over.clone());
     assert!(matches!(over, Some(Err(StreamError::Connection(_)))), "{over:?}");
     pair.finish();
+}
+
+fn upload(script: usize) -> Op {
+    let options = UploadOptions { lend_from: LendFrom::Bytes(0), ..UploadOptions::default() };
+    Op::Upload { script, options }
+}
+
+/// An upload whose batches are with the server, and whose lender waits for an answer.
+fn uploaded(pair: &mut Pair) {
+    let all = usize::MAX;
+    for op in [open(), vec![upload(0)]].concat() {
+        pair.apply(op);
+    }
+    for _ in 0..30 {
+        for op in [Op::ToServer(all), Op::Engine(0), Op::ToClient(all), Op::Read(0), Op::Take(0)] {
+            pair.apply(op);
+        }
+        if pair.server.borrow.apps.values().any(|app| app.over.is_none() && !app.accepted) {
+            pair.apply(Op::Sink(0));
+        }
+    }
+    assert!(pair.server.borrow.apps.values().all(|app| app.over == Some(Ok(()))), "{:?}", pair.server.borrow.apps);
+}
+
+#[test]
+fn an_upload_is_lent_by_the_client_and_complete_once_it_is_answered() {
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: true }; 4])]);
+    uploaded(&mut pair);
+    assert_eq!(pair.client.lend.ends.len() + pair.client.lend.leases_held(), 4, "all batches were lent");
+    assert_eq!(pair.client.uploads.values().next(), Some(&None), "it is not complete before the engine says so");
+    pair.apply(Op::Sink(0));
+    pair.apply(Op::ToClient(usize::MAX));
+    assert_eq!(pair.client.uploads.values().next(), Some(&Some(Ok(4))));
+    pair.finish();
+}
+
+#[test]
+fn an_upload_goes_inline_where_the_server_cannot_read() {
+    let knobs = Knobs { client_lends: false, ..plain() };
+    let mut pair = Pair::new(knobs, vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 4])]);
+    uploaded(&mut pair);
+    assert_eq!(pair.client.lend.ends.len(), 0);
+    pair.apply(Op::Sink(0));
+    pair.finish();
+}
+
+/// Nothing is sent for an upload that the engine has not accepted.
+#[test]
+fn an_upload_that_is_refused_at_once_sends_no_batch() {
+    let all = usize::MAX;
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Inline { bytes: 10 }; 4])]);
+    for op in [open(), vec![upload(0), Op::Engine(0), Op::Engine(0), Op::ToServer(all), Op::Refuse(0)]].concat() {
+        pair.apply(op);
+    }
+    pair.apply(Op::ToClient(all));
+    let answer = pair.client.uploads.values().next().cloned().flatten();
+    assert!(
+        matches!(&answer, Some(Err(StreamError::Remote(Failure { code: StreamCode::Execution, .. })))),
+        "{answer:?}"
+    );
+    pair.apply(Op::ToServer(all));
+    assert_eq!(pair.server.borrow.apps.values().next().map(|app| app.next), Some(0));
+    pair.finish();
+}
+
+/// The lender may take an upload back while the engine is at its end.
+#[test]
+fn an_upload_that_is_withdrawn_after_its_end_is_not_taken() {
+    for late in [false, true] {
+        let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Inline { bytes: 10 }; 2])]);
+        uploaded(&mut pair);
+        if late {
+            pair.apply(Op::Sink(0));
+        }
+        pair.apply(Op::Withdraw(0));
+        pair.apply(Op::ToServer(usize::MAX));
+        let app = pair.server.borrow.apps.values().next().unwrap();
+        assert_eq!((app.withdrawn, app.answered.is_some()), (!late, late), "an answer that crosses it stands");
+        pair.finish();
+    }
+}
+
+/// Nor one whose end has been said, while its batches are being read.
+#[test]
+fn an_upload_that_is_withdrawn_while_its_batches_are_read_is_not_taken() {
+    let all = usize::MAX;
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 2])]);
+    let begin = vec![upload(0), Op::ToServer(all), Op::Sink(0), Op::ToClient(all)];
+    for op in [open(), begin, vec![Op::Engine(0); 4], vec![Op::ToServer(all)]].concat() {
+        pair.apply(op);
+    }
+    assert!(pair.server.borrow.apps.values().all(|app| app.over.is_none()), "they have not been read");
+    pair.apply(Op::Withdraw(0));
+    pair.apply(Op::ToServer(all));
+    let app = pair.server.borrow.apps.values().next().unwrap();
+    assert!(matches!(app.over, Some(Err(StreamError::Remote(_)))), "{app:?}");
+    pair.finish();
+}
+
+#[test]
+fn a_batch_of_an_upload_that_cannot_be_read_fails_it_at_both_ends() {
+    let all = usize::MAX;
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 4])]);
+    let begin = vec![upload(0), Op::ToServer(all), Op::Sink(0), Op::ToClient(all), Op::Engine(0), Op::Engine(0)];
+    for op in [open(), begin, vec![Op::ToServer(all), Op::ReadFails(0)]].concat() {
+        pair.apply(op);
+    }
+    for _ in 0..5 {
+        pair.apply(Op::Read(0));
+    }
+    pair.apply(Op::ToClient(all));
+    let answer = pair.client.uploads.values().next().cloned().flatten();
+    assert!(
+        matches!(&answer, Some(Err(StreamError::Remote(Failure { code: StreamCode::ReadFailed, .. })))),
+        "{answer:?}"
+    );
+    pair.finish();
+}
+
+/// A server that goes away says so to both directions.
+#[test]
+fn a_drain_that_is_over_refuses_uploads() {
+    let script = Script { batches: vec![Batch::Inline { bytes: 10 }; 2], ending: Ending::Stall };
+    let mut pair = Pair::new(plain(), vec![script]);
+    let all = usize::MAX;
+    let options = UploadOptions { deadline: Some(Duration::from_secs(100)), ..UploadOptions::default() };
+    let begin = vec![Op::Upload { script: 0, options }, Op::ToServer(all), Op::Sink(0), Op::Drain];
+    for op in [open(), begin].concat() {
+        pair.apply(op);
+    }
+    for _ in 0..pair::DRAIN_TIMEOUT.as_secs() {
+        for op in [Op::Advance(Duration::from_secs(1)), Op::ToServer(all), Op::ToClient(all), Op::ToServer(all)] {
+            pair.apply(op);
+        }
+    }
+    let answer = pair.client.uploads.values().next().cloned().flatten();
+    let code = StreamCode::ShuttingDown;
+    assert!(matches!(&answer, Some(Err(StreamError::Remote(failure))) if failure.code == code), "{answer:?}");
+    pair.finish();
+}
+
+/// Both directions at once, over the same words' slots and regions' numbers.
+#[test]
+fn a_result_and_an_upload_do_not_mix_up_their_leases() {
+    let rows = finite(vec![Batch::Lent { rows: 10, own_region: true }; 6]);
+    for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
+        let ops = [open(), vec![execute(0, 100_000), upload(0), execute(0, 800), upload(0)]].concat();
+        run(Knobs { fencing, ..plain() }, vec![rows.clone()], ops);
+    }
+}
+
+/// A stream that its borrower gave up says why in a code, not in words.
+#[test]
+fn the_reason_of_a_cancel_is_a_code() {
+    let failure = Failure::cancelled(CancelReason::Dropped);
+    assert_eq!((failure.code, failure.cancel), (StreamCode::Cancelled, Some(CancelReason::Dropped)));
 }

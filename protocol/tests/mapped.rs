@@ -5,11 +5,11 @@ mod pair;
 
 use std::time::Duration;
 
-use pair::borrower::App;
+use pair::borrow::App;
 use pair::script::{Batch, Ending, Knobs, Script, plain};
 use pair::{LEASE_TIMEOUT, MOMENT, Op, Pair, open};
 use thallus_protocol::client::{ClientCommand, ClientInput};
-use thallus_protocol::message::{Delivery, ExecuteOptions, Fencing, InlineThreshold, ProcessId};
+use thallus_protocol::message::{Access, Fencing, LendFrom, OpenOptions, ProcessId};
 use thallus_protocol::{LeaseEnd, LeaseId, StreamId};
 
 const ALL: usize = usize::MAX;
@@ -19,12 +19,11 @@ const STREAM: StreamId = StreamId(1);
 fn begun(knobs: Knobs, rows: &[u64], ending: Ending) -> Pair {
     let batches = rows.iter().map(|&rows| Batch::Lent { rows, own_region: false }).collect();
     let mut pair = Pair::new(knobs, vec![Script { batches, ending }]);
-    let delivery = Delivery::Mapped(ProcessId { pid: 7, started: 4711 });
-    let options = ExecuteOptions {
-        delivery,
+    let options = OpenOptions {
+        lend_from: LendFrom::Bytes(0),
+        access: Access::Map(ProcessId { pid: 7, started: 4711 }),
         credit: 3000,
-        inline_threshold: Some(InlineThreshold::same(0)),
-        ..ExecuteOptions::default()
+        ..OpenOptions::default()
     };
     for op in open().into_iter().chain([Op::Execute { script: 0, options }]) {
         pair.apply(op);
@@ -50,7 +49,7 @@ fn later(pair: &mut Pair) {
 }
 
 fn app(pair: &Pair) -> &App {
-    &pair.client.apps[&STREAM]
+    &pair.client.borrow.apps[&STREAM]
 }
 
 #[test]
@@ -66,7 +65,7 @@ fn it_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
         assert_eq!(pair.server.machine.open_leases(), 2, "{fencing:?}");
         pair.apply(Op::GiveUp(0));
         later(&mut pair);
-        assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+        assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
         assert_eq!(pair.server.machine.open_leases(), 1);
         pair.finish();
     }
@@ -99,7 +98,7 @@ fn few_go_back_with_the_next_message_and_many_at_once() {
     pair.apply(Op::GiveUp(0));
     turn(&mut pair);
     assert_eq!(open(&pair), 4, "it is not worth a message");
-    pair.apply(Op::Execute { script: 0, options: ExecuteOptions::default() });
+    pair.apply(Op::Execute { script: 0, options: OpenOptions::default() });
     pair.apply(Op::ToServer(ALL));
     assert_eq!(open(&pair), 3, "another message takes it along");
     pair.finish();
@@ -114,7 +113,7 @@ fn what_is_held_back_goes_before_the_connection_is_closed() {
     assert_eq!(pair.server.machine.open_leases(), 3);
     pair.client(ClientInput::Command(ClientCommand::Close));
     pair.apply(Op::ToServer(ALL));
-    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
+    assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
     pair.finish();
 }
 
@@ -139,7 +138,7 @@ fn a_server_that_drains_does_not_wait_for_it() {
         pair.apply(op);
     }
     assert!(pair.server.closed.is_some());
-    assert_eq!(pair.server.ends.get(&LeaseId(1)), Some(&LeaseEnd::TornDown));
+    assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::TornDown));
     // And it can be looked at, and given up, when all is over.
     pair.finish();
 }

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use thallus_driver::{ControlIo, LoanPool};
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
-use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
 use thallus_fabric::process::{self, Presence};
 use thallus_protocol::codec::FrameLimits;
-use thallus_protocol::message::{ProcessId, ServerLimits};
+use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds};
 use thallus_protocol::server::ServerConfig as MachineConfig;
 use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
@@ -24,7 +24,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{GroupLimits, Groups, Leftovers, Lender, Shared, serve};
+use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
 
 /// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
 const MAX_LEASES: u32 = 511;
@@ -76,10 +76,10 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn lender(&self, fabric: &Arc<CountedFabric>, budget: u64, clock: Option<fn() -> Duration>) -> Arc<Lender> {
+    fn pool(&self, fabric: &Arc<CountedFabric>, budget: u64, clock: Option<fn() -> Duration>) -> Arc<LoanPool> {
         let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
         let space = ours.map(|registered| Arc::clone(&registered.space));
-        Arc::new(Lender::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock))
+        Arc::new(LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock))
     }
 }
 
@@ -104,6 +104,10 @@ pub struct Settings {
     pub timeouts: LinkTimeouts,
     /// How long a lease may be kept.
     pub lease_timeout: Duration,
+    /// Bytes that the window of an upload may grow to.
+    pub upload_window: u64,
+    /// How long the one-sided reads of one batch of an upload may take.
+    pub upload_read_timeout: Duration,
     /// How long running queries may go on once the server shuts down.
     pub drain_timeout: Duration,
     /// Whether clients on this host may map what they are lent, and so reach all of this process's registered memory.
@@ -150,6 +154,8 @@ impl Settings {
             inline_threshold: limits.inline_threshold_bytes.bytes(),
             timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
             lease_timeout: times.lease.0,
+            upload_window: 64 << 20,
+            upload_read_timeout: Duration::from_secs(30),
             drain_timeout: times.drain.0,
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
@@ -173,12 +179,14 @@ impl Settings {
                 message: frame.message.min(self.max_message_bytes),
                 payload: frame.payload.min(self.max_message_bytes),
             },
-            inline_threshold: self.inline_threshold,
+            checksum: true,
+            thresholds: Thresholds::same(self.inline_threshold),
             max_leases: MAX_LEASES,
             word_nonce: 0,
             timeouts,
             lease_timeout: self.lease_timeout,
             drain_timeout: self.drain_timeout,
+            borrow: MachineConfig::borrowing(self.limits.max_loan_bytes, self.upload_read_timeout),
         }
     }
 }
@@ -206,15 +214,16 @@ impl Server {
         let budget = settings.max_loan_bytes_total;
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
-        let lenders = counted.iter().map(|fabric| fabrics.lender(fabric, budget, settings.clock)).collect();
+        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, budget, settings.clock)).collect();
         Server {
             shared: Arc::new(Shared {
                 engine,
-                lenders,
+                pools,
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
-                leftovers: Leftovers::new(settings.presence),
+                upload_window: settings.upload_window,
+                orphans: OrphanedLoans::new(settings.presence),
                 page_faults: settings.page_faults,
             }),
             fabrics: counted.into(),
@@ -240,7 +249,7 @@ impl Server {
     /// may be again.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.shared.lenders.iter().map(|lender| lender.kept_bytes()).sum()
+        self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
     }
 
     /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease words of
@@ -254,7 +263,7 @@ impl Server {
     /// kept for processes that have it mapped, and no connection any more.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
-        self.shared.lenders.iter().map(|lender| lender.bytes_on_loan()).sum()
+        self.shared.pools.iter().map(|pool| pool.bytes_on_loan()).sum()
     }
 
     /// Takes no more work: what runs is finished, within the drain timeout, and connections close.
@@ -288,7 +297,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 _ = drained.wait_for(|drain| *drain) => break,
                 _ = tidying.tick() => {
-                    self.shared.lenders.iter().for_each(|lender| lender.trim(IDLE_MEMORY));
+                    self.shared.pools.iter().for_each(|pool| pool.trim(IDLE_MEMORY));
                     continue;
                 }
                 Some(ended) = tasks.join_next() => {
@@ -309,8 +318,8 @@ impl Server {
                         }
                         let (registrations, kept) = (server.registrations(), server.kept_bytes());
                         debug!(registrations, kept, on_loan = server.bytes_on_loan(), "memory of all connections");
-                        for lender in server.shared.lenders.iter().filter(|lender| lender.registers_elsewhere()) {
-                            debug!(?lender, "buffers outside of registered memory");
+                        for pool in server.shared.pools.iter().filter(|pool| pool.registers_elsewhere()) {
+                            debug!(?pool, "buffers outside of registered memory");
                         }
                     };
                     tasks.spawn(connection.instrument(span));

@@ -23,7 +23,7 @@ fn a_long_buffer_is_copied_by_several_threads() {
     block_on(async {
         let client = Client::connect(&server.url("require_fabric=true&copy_threads=2")).await.unwrap();
         for (batch_rows, expected) in [(8192, 0..=0), (ROWS, 1..=2)] {
-            let options = QueryOptions::new().with_delivery(Delivery::Lent).with_batch_rows(Some(batch_rows));
+            let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0)).with_batch_rows(Some(batch_rows));
             let sql = format!("SELECT value FROM generate_series(1, {batch_rows})");
             let mut result = client.query_with(&sql, options).await.unwrap();
             while result.try_next().await.unwrap().is_some() {}

@@ -121,7 +121,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
 
         // All of the budget is there again, and the bystander's connection is as good as it was.
         let sql = "SELECT value, value + 1 AS next FROM generate_series(1, 8000000)";
-        let options = QueryOptions::new().with_delivery(Delivery::Lent);
+        let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
         let mut result = bystander.query_with(sql, options).await.unwrap();
         let rows: usize = result.by_ref().map_ok(|b| b.num_rows()).try_collect::<Vec<_>>().await.unwrap().iter().sum();
         let report = result.report();

@@ -28,7 +28,7 @@ fn server(flags: &[&str]) -> (TempDir, TestServer) {
 }
 
 fn mapped() -> QueryOptions {
-    QueryOptions::new().with_delivery(Delivery::Mapped).with_batch_rows(Some(8192))
+    QueryOptions::new().with_access(Access::Map).with_batch_rows(Some(8192))
 }
 
 async fn connect(server: &TestServer) -> Client {
@@ -36,7 +36,7 @@ async fn connect(server: &TestServer) -> Client {
 }
 
 async fn copied(client: &Client) -> Vec<RecordBatch> {
-    let options = QueryOptions::new().with_delivery(Delivery::Lent).with_batch_rows(Some(8192));
+    let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0)).with_batch_rows(Some(8192));
     client.query_with(ALL, options).await.unwrap().try_collect().await.unwrap()
 }
 

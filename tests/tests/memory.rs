@@ -29,7 +29,7 @@ fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
     let began = Instant::now();
     let report = block_on(async {
         let client = Client::connect(&server.url("require_fabric=true")).await.unwrap();
-        let options = QueryOptions::new().with_delivery(Delivery::Lent);
+        let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
         let mut result = client.query_with(&query(ROWS), options).await.unwrap();
         let mut sums = [0_i64; COLUMNS as usize];
         while let Some(batch) = result.try_next().await.unwrap() {

@@ -43,7 +43,7 @@ fn on_the_spare_url(server: &TestServer) -> String {
 async fn works(client: &Client) {
     const ROWS: i64 = 100_000;
     let sql = format!("SELECT value, value * 3 AS product FROM generate_series(1, {ROWS})");
-    let mut result = client.query_with(&sql, QueryOptions::new().with_delivery(Delivery::Lent)).await.unwrap();
+    let mut result = client.query_with(&sql, QueryOptions::new().with_lend_from(LendFrom::Bytes(0))).await.unwrap();
     let mut sums = [0_i64; 2];
     while let Some(batch) = result.try_next().await.unwrap() {
         for (sum, column) in sums.iter_mut().zip(batch.columns()) {
@@ -64,7 +64,7 @@ async fn works(client: &Client) {
 
 /// A result in the middle, which has no end.
 async fn endless(client: &Client) -> ResultStream {
-    let options = QueryOptions::new().with_delivery(Delivery::Lent);
+    let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
     let mut result = client.query_with(ENDLESS, options).await.unwrap();
     for _ in 0..3 {
         result.try_next().await.unwrap().unwrap();

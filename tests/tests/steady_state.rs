@@ -12,7 +12,7 @@ const IN_A_ROW: usize = 5;
 const WARMING: usize = 60;
 
 async fn run(client: &Client, sql: &str) -> TransferReport {
-    let options = QueryOptions::new().with_delivery(Delivery::Lent);
+    let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
     let mut result = client.query_with(sql, options).await.unwrap();
     while result.try_next().await.unwrap().is_some() {}
     result.report()

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::format::{Compression, Format};
 use super::lazy::Rows;
-use crate::options::{Delivery, MAX_PARTITIONS, parse_duration, parse_size};
+use crate::options::{LendFrom, MAX_PARTITIONS, parse_duration, parse_lend_from, parse_size};
 
 /// Codes in the order of their numbers; `failure` gives them.
 const EXIT_CODES: &str = "\
@@ -27,7 +27,7 @@ Environment:
 
 const URL_HELP: &str = "\
 Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|verbs|none, \
-require_fabric, window, inline_threshold, partitions, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
+require_fabric, window, lend_from=never|auto|SIZE, partitions, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
 busy_poll, copy_threads, ucx_tls, ucx_net_devices, device, port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
@@ -93,18 +93,23 @@ pub struct QueryArgs {
     /// Rows that a table shows at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) max_rows: usize,
-    /// How the result travels: lent batches are read one-sidedly, inline ones come over TCP
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) delivery: DeliveryArg,
-    /// Leave the result in the server's memory, and read only what is written: with --columns and --rows, or of a table the rows
-    /// that it shows. --stats says what that saved
-    #[arg(long, conflicts_with_all = ["partitions", "unordered"])]
+    /// From which size on a batch is read one-sidedly from the server's memory; a smaller one comes inline, over TCP. never, auto, or a
+    /// size as in 64KiB; 0 for all. By default the URL's
+    #[arg(long, value_name = "SIZE", value_parser = parse_lend_from)]
+    pub(super) lend_from: Option<LendFrom>,
+    /// How to get at what the server lends
+    #[arg(long, value_enum)]
+    pub(super) access: Option<AccessArg>,
+    /// Short for --access on-demand
+    #[arg(long, conflicts_with = "access")]
     pub(super) lazy: bool,
-    /// Columns to read and write, in this order, as in a,b. Rather than in the query where that is given, as SHOW or a view
-    #[arg(long, value_name = "NAMES", requires = "lazy")]
+    /// Columns to read and write, in this order, as in a,b: on demand, so that no other column is read. For queries that are given, as
+    /// SHOW or a view
+    #[arg(long, value_name = "NAMES")]
     pub(super) columns: Vec<String>,
-    /// Rows to read and write: 100 for the first hundred, 100..200, 100.., ..200, counted from 0. Stops the query after the last
-    #[arg(long, value_name = "RANGE", requires = "lazy")]
+    /// Rows to read and write: 100 for the first hundred, 100..200, 100.., ..200, counted from 0. On demand; stops the query after the
+    /// last
+    #[arg(long, value_name = "RANGE")]
     pub(super) rows: Option<Rows>,
     /// Give up after this time, as in 10s or 2min
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -139,27 +144,27 @@ pub struct PingArgs {
     pub(super) count: u32,
 }
 
-/// `--delivery`.
+/// `--access`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DeliveryArg {
-    /// Lent from the URL's inline_threshold up
+pub enum AccessArg {
+    /// Read each batch as it comes
     #[default]
-    Auto,
-    /// All inline
-    Inline,
-    /// All lent
-    Lent,
-    /// Lent from the URL's inline_threshold up, and used where it lies in the server's memory: on one host, if the server allows it
-    Mapped,
+    Read,
+    /// Leave batches in the server's memory, and read only the columns and rows that are written: those of --columns and --rows, or of
+    /// a table the rows that it shows. --stats says what that saved
+    OnDemand,
+    /// Use batches where they lie in the server's memory: on one host, if the server allows it
+    Map,
 }
 
-impl From<DeliveryArg> for Delivery {
-    fn from(arg: DeliveryArg) -> Self {
-        match arg {
-            DeliveryArg::Auto => Delivery::Auto,
-            DeliveryArg::Inline => Delivery::Inline,
-            DeliveryArg::Lent => Delivery::Lent,
-            DeliveryArg::Mapped => Delivery::Mapped,
+impl QueryArgs {
+    /// How to get at what is lent: as was said, or as follows from what is to be read.
+    pub(super) fn access(&self) -> AccessArg {
+        let reads_part = self.lazy || !self.columns.is_empty() || self.rows.is_some();
+        match self.access {
+            Some(access) => access,
+            None if reads_part => AccessArg::OnDemand,
+            None => AccessArg::Read,
         }
     }
 }

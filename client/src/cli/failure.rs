@@ -139,10 +139,19 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
         Phase::Transfer => code::TRANSFER,
     };
     match error {
-        ClientError::Url(..) | ClientError::OutOfRange { .. } => code::USAGE,
+        ClientError::Url(..) | ClientError::OutOfRange { .. } | ClientError::TooManyPartitions { .. } => code::USAGE,
         ClientError::Connect { .. } | ClientError::Version { .. } => code::CONNECT,
-        ClientError::Query { .. } | ClientError::Mapping { .. } => code::QUERY,
-        ClientError::Transfer { .. } => code::TRANSFER,
+        ClientError::Query { .. } | ClientError::Mapping { .. } | ClientError::SqlTooLong { .. } => code::QUERY,
+        ClientError::Read { .. }
+        | ClientError::ReadTimeout { .. }
+        | ClientError::LeaseExpired { .. }
+        | ClientError::BatchTooLarge { .. }
+        | ClientError::InvalidBatch { .. }
+        | ClientError::OutOfMemory { .. }
+        | ClientError::Incomplete { .. }
+        | ClientError::Merge { .. }
+        | ClientError::Source { .. }
+        | ClientError::Random { .. } => code::TRANSFER,
         ClientError::Timeout { .. }
         | ClientError::Refused { .. }
         | ClientError::Fabric { .. }
@@ -166,12 +175,26 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
         ClientError::Version { .. } => "install client and server of the same release; see thallus version",
         ClientError::Fabric { .. } => "connect without one-sided reads: fabric=none in the URL",
         ClientError::Query { kind, .. } => return query_hint(*kind),
-        ClientError::Transfer { .. } => "run the query again; --delivery inline does without one-sided reads",
+        ClientError::Read { .. } | ClientError::ReadTimeout { .. } => {
+            "run the query again; --lend-from never does without one-sided reads"
+        }
+        ClientError::LeaseExpired { .. } => "run the query again, and take batches faster or in a larger --window",
+        ClientError::BatchTooLarge { .. } => "ask for smaller batches with --batch-rows, or raise max_batch in the URL",
+        ClientError::OutOfMemory { .. } => "ask for less at once: --window, --batch-rows, pool in the URL",
+        ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => {
+            "this is a bug in the client or the server; their logs say more (THALLUS_LOG)"
+        }
+        ClientError::TooManyPartitions { .. } => "ask for fewer --partitions",
+        ClientError::SqlTooLong { .. } => "raise engine.max_sql_bytes at the server",
         ClientError::ServerGone { .. } => "the server's log may say why; thallus ping says whether it is back",
         ClientError::Protocol { .. } if phase == Phase::Connect => "is that a thallus-server? See its address and port",
         ClientError::Protocol { .. } => "this is a bug in the client or the server; their logs say more (THALLUS_LOG)",
-        ClientError::Mapping { .. } => "ask for another --delivery",
-        ClientError::OutOfRange { .. } | ClientError::Cancelled => return None,
+        ClientError::Mapping { .. } => "leave out --access map",
+        ClientError::Merge { .. } => "take rows as they come with --unordered",
+        ClientError::OutOfRange { .. }
+        | ClientError::Source { .. }
+        | ClientError::Random { .. }
+        | ClientError::Cancelled => return None,
     })
 }
 
@@ -188,7 +211,6 @@ fn query_hint(kind: StreamCode) -> Option<&'static str> {
         StreamCode::PartitionMissing | StreamCode::PartitionLost => {
             Some("run the query again; the server's log says more, and with --partitions 1 it takes one connection")
         }
-        StreamCode::BatchTooLarge => Some("ask for smaller batches with --batch-rows, or raise max_batch in the URL"),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::{Stream, StreamExt};
 
-use super::args::{QueryArgs, StatsFormat};
+use super::args::{AccessArg, QueryArgs, StatsFormat};
 use super::failure::{Failure, Phase};
 use super::format::{self, Format, FormatOptions};
 use super::interrupt::Interrupts;
@@ -16,7 +16,7 @@ use super::lazy::{LazyRows, Rows};
 use super::output::Output;
 use super::progress::Progress;
 use super::say;
-use crate::{Client, ClientError, ConnectOptions, QueryOptions, ResultStream, TransferReport};
+use crate::{Access, Client, ClientError, ConnectOptions, LazyOptions, QueryOptions, ResultStream, TransferReport};
 
 /// How long the server is given to hear that the client leaves.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
@@ -43,16 +43,23 @@ impl QueryResult for ResultStream {
     }
 }
 
+/// How the result is read.
+#[derive(Debug)]
+enum Way {
+    /// Whole, or mapped.
+    Whole(QueryOptions),
+    /// On demand: these columns, these rows.
+    OnDemand(LazyOptions, Vec<String>, Rows),
+}
+
 /// What `thallus query` was asked for, checked as far as it can be without a server.
 #[derive(Debug)]
 pub struct Request {
     connect: ConnectOptions,
     sql: String,
-    options: QueryOptions,
+    way: Way,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,
-    /// Read lazily: these columns, these rows.
-    lazy: Option<(Vec<String>, Rows)>,
     stats: Option<StatsFormat>,
     quiet: bool,
 }
@@ -74,6 +81,7 @@ impl Request {
         if sql.trim().is_empty() {
             return Err(no_sql());
         }
+        let way = way(&args)?;
         let output = args.output.filter(|path| path != Path::new("-"));
         let format = match (args.format, &output) {
             (Some(format), _) => format,
@@ -82,16 +90,8 @@ impl Request {
         };
         let stream =
             output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
-        let options = QueryOptions::new()
-            .with_deadline(args.deadline)
-            .with_delivery(args.delivery.into())
-            .with_batch_rows(args.batch_rows)
-            .with_window(args.window)
-            .with_partitions(args.partitions)
-            .with_unordered(args.unordered);
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
-        let lazy = args.lazy.then(|| (args.columns, args.rows.unwrap_or(Rows::ALL)));
-        Ok(Request { connect, sql, options, format, output, lazy, stats: args.stats, quiet: args.quiet })
+        Ok(Request { connect, sql, way, format, output, stats: args.stats, quiet: args.quiet })
     }
 
     /// Runs it.
@@ -117,9 +117,9 @@ impl Request {
         let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
         let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
         let failed = |error| Failure::Client { phase: Phase::Transfer, error };
-        let delivered = match self.lazy {
-            None => {
-                let answer = interrupts.unless(client.query_with(&self.sql, self.options)).await;
+        let delivered = match self.way {
+            Way::Whole(options) => {
+                let answer = interrupts.unless(client.query_with(&self.sql, options)).await;
                 match answer.and_then(|answer| answer.map_err(failed)) {
                     Ok(result) => {
                         // What more connections fell back to has not been said yet.
@@ -135,8 +135,8 @@ impl Request {
                     Err(failure) => Err(failure),
                 }
             }
-            Some((columns, rows)) => {
-                let answer = interrupts.unless(client.query_lazy_with(&self.sql, self.options)).await;
+            Way::OnDemand(options, columns, rows) => {
+                let answer = interrupts.unless(client.query_lazy_with(&self.sql, options)).await;
                 // A table counts what it does not show.
                 let show = (self.format.format == Format::Table).then_some(self.format.max_rows);
                 let result = answer.and_then(|answer| answer.map_err(failed));
@@ -200,6 +200,35 @@ async fn transfer<R: QueryResult>(
     progress.clear();
     writer.left_out(result.rows_left_out());
     writer.finish().map_err(failure)
+}
+
+/// How the result is read, from the arguments.
+fn way(args: &QueryArgs) -> Result<Way, Failure> {
+    let on_demand = args.access() == AccessArg::OnDemand;
+    let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
+    if !on_demand {
+        if !args.columns.is_empty() || args.rows.is_some() {
+            let message = "--columns and --rows read on demand, and another --access is given";
+            return Err(conflict(message, "leave --access out"));
+        }
+        let mut options = QueryOptions::new()
+            .with_deadline(args.deadline)
+            .with_access(if args.access() == AccessArg::Map { Access::Map } else { Access::Read })
+            .with_batch_rows(args.batch_rows)
+            .with_window(args.window)
+            .with_partitions(args.partitions)
+            .with_unordered(args.unordered);
+        options.lend_from = args.lend_from;
+        return Ok(Way::Whole(options));
+    }
+    if args.partitions.is_some() || args.unordered {
+        let message = "a result that is read on demand has no partitions";
+        return Err(conflict(message, "leave out --partitions and --unordered, or read whole batches"));
+    }
+    let mut options =
+        LazyOptions::new().with_deadline(args.deadline).with_batch_rows(args.batch_rows).with_window(args.window);
+    options.lend_from = args.lend_from;
+    Ok(Way::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
 }
 
 /// Which argument is what: the URL may come from the environment, the query from a file.

@@ -5,47 +5,50 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use thallus_fabric::memory::Slab;
+use thallus_driver::{Arrived, LoanPool, Packed};
+use thallus_protocol::borrower::BorrowerCommand;
+use thallus_protocol::client::{ClientCommand, UploadOptions};
 use thallus_protocol::layout::{CheckedDescriptor, Piece};
-use thallus_protocol::message::{Delivery, ExecuteOptions, SortKey, StreamStats};
+use thallus_protocol::lender::LenderCommand;
+use thallus_protocol::message::{Access, OpenOptions, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
-use super::asks::{Found, Loan};
-use super::maps::MappedBatch;
+use super::guard::{LoanGuard, MappedBatch};
+use super::parts::Part;
 
 /// What is asked of a connection.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Execute {
+    /// Only passed on to the machine.
+    Machine(ClientCommand),
+    /// Run a query.
+    Query {
         stream: StreamId,
         sql: String,
-        options: ExecuteOptions,
+        options: OpenOptions,
         items: mpsc::UnboundedSender<Item>,
         /// How its loans come back.
         commands: mpsc::WeakUnboundedSender<Command>,
     },
-    Cancel {
+    /// Take an upload to the server.
+    Upload {
         stream: StreamId,
+        table: String,
+        options: UploadOptions,
+        feed: Feed,
     },
-    Consumed {
+    /// A batch of an upload is ready to travel.
+    Packed {
         stream: StreamId,
-        cost: u64,
+        packed: Packed,
     },
-    Rejected {
-        stream: StreamId,
-        seq: u64,
-        reason: String,
-    },
-    Ask {
+    /// Read a part of a batch on demand.
+    ReadPart {
         stream: StreamId,
         seq: u64,
         pieces: Vec<Piece>,
-        answer: oneshot::Sender<Found>,
-    },
-    GiveUp {
-        stream: StreamId,
-        seq: u64,
+        answer: oneshot::Sender<Part>,
     },
     Ping {
         pong: oneshot::Sender<()>,
@@ -55,32 +58,38 @@ pub(crate) enum Command {
     },
 }
 
+/// How a connection talks to the source of an upload.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    /// What makes batches readable by the server, if there is a data plane.
+    pub(crate) begun: oneshot::Sender<Option<Arc<LoanPool>>>,
+    /// Asks for the next batch, which is to be lent from this many live bytes on.
+    pub(crate) pulls: mpsc::UnboundedSender<Option<u64>>,
+    /// How the upload ended: rows taken.
+    pub(crate) answer: oneshot::Sender<Result<u64, StreamError>>,
+}
+
 /// What a connection says of one result. Bounded by the result's credit.
 #[derive(Debug)]
 pub(crate) enum Item {
     Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
-    Batch { seq: u64, cost: u64, arrived: Arrived },
+    Batch { seq: u64, cost: u64, batch: Delivered },
     End { stats: StreamStats, read: std::time::Duration, registrations: u64 },
     Failed(StreamError),
 }
 
-/// A batch that is all there, and not yet an array; or one of which nothing is.
+/// A batch that is not an array yet.
 #[derive(Debug)]
-pub(crate) enum Arrived {
-    /// Without a slab where there was no byte to read.
-    Lent {
-        slab: Option<Slab>,
-        descriptor: Arc<CheckedDescriptor>,
-    },
-    Lazy {
-        loan: Loan,
-        descriptor: Arc<CheckedDescriptor>,
-    },
+pub(crate) enum Delivered {
+    /// It is here.
+    Here(Arrived),
+    /// It is in the server's memory, to be read on demand.
+    OnDemand { guard: LoanGuard, descriptor: Arc<CheckedDescriptor> },
+    /// It is in the server's memory, mapped.
     Mapped(MappedBatch),
-    Inline(Bytes),
 }
 
-/// The way to a connection's task. When the last handle, and the last batch that is mapped, is dropped, the connection closes.
+/// The way to a connection's task. When the last handle, and the last mapped batch, is dropped, the connection closes.
 #[derive(Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
@@ -93,7 +102,7 @@ impl Handle {
         Arc::new(Handle { commands, last_stream: Mutex::new(0), maps: Arc::default() })
     }
 
-    /// Whether a result was asked for that is mapped: then loans may be given back when nobody has this handle any more.
+    /// Whether a mapped result was asked for: then loans may be given back after the last handle is dropped.
     pub(crate) fn maps(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.maps)
     }
@@ -103,25 +112,42 @@ impl Handle {
         self.commands.send(command).is_ok()
     }
 
+    /// To the borrower's half.
+    pub(crate) fn borrower(&self, command: BorrowerCommand) -> bool {
+        self.send(Command::Machine(ClientCommand::Borrower(command)))
+    }
+
+    /// To the lender's half.
+    pub(crate) fn lender(&self, command: LenderCommand) -> bool {
+        self.send(Command::Machine(ClientCommand::Lender(command)))
+    }
+
     /// Whether the connection has not ended.
     pub(crate) fn is_open(&self) -> bool {
         !self.commands.is_closed()
     }
 
-    /// Starts a query. Ids go out in the order in which they are given: hence the lock over both.
-    pub(crate) fn execute(
-        &self,
-        sql: String,
-        options: ExecuteOptions,
-    ) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
-        let (items, received) = mpsc::unbounded_channel();
-        if matches!(options.delivery, Delivery::Mapped(_)) {
-            self.maps.store(true, Ordering::Relaxed);
-        }
+    /// Sends a command for the next stream. Ids go out in the order in which they are given: hence the lock over both.
+    fn open(&self, command: impl FnOnce(StreamId) -> Command) -> Option<StreamId> {
         let mut last = self.last_stream.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.checked_add(1)?;
         let stream = StreamId(*last);
+        self.send(command(stream)).then_some(stream)
+    }
+
+    /// Starts a query.
+    pub(crate) fn query(&self, sql: String, options: OpenOptions) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
+        let (items, received) = mpsc::unbounded_channel();
+        if matches!(options.access, Access::Map(_)) {
+            self.maps.store(true, Ordering::Relaxed);
+        }
         let commands = self.commands.downgrade();
-        self.send(Command::Execute { stream, sql, options, items, commands }).then_some((stream, received))
+        let stream = self.open(|stream| Command::Query { stream, sql, options, items, commands })?;
+        Some((stream, received))
+    }
+
+    /// Starts an upload.
+    pub(crate) fn upload(&self, table: String, options: UploadOptions, feed: Feed) -> Option<StreamId> {
+        self.open(|stream| Command::Upload { stream, table, options, feed })
     }
 }

@@ -1,11 +1,9 @@
-//! A connection's task: drives the protocol's machine over a control connection and a fabric endpoint.
+//! A client connection's task: drives the protocol's machine over a control connection and a fabric endpoint.
 
-mod asks;
+mod guard;
 mod handle;
-mod maps;
 mod offers;
-mod reads;
-mod threshold;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -13,38 +11,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
-use thallus_protocol::client::{
-    ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadProblem,
-};
-use thallus_protocol::message::{Delivery, FabricChoice};
-use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId, Timestamp};
+use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LentWords};
+use thallus_protocol::lender::{LenderCommand, LenderTask};
+use thallus_protocol::message::{FabricChoice, LendFrom};
+use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, info, warn};
 
-use asks::Asks;
-pub(crate) use asks::Loan;
-pub(crate) use handle::{Arrived, Command, Handle, Item};
-pub(crate) use maps::MappedBatch;
-use maps::Maps;
-#[cfg(all(test, feature = "ucx"))]
-pub(crate) use offers::Pools;
+pub(crate) use guard::{LoanGuard, MappedBatch};
+pub(crate) use handle::{Command, Delivered, Feed, Handle, Item};
 pub(crate) use offers::{Offer, Offers};
-use reads::{Done, ReadSlab, Reads};
-pub(crate) use threshold::MAX_THRESHOLD;
-use threshold::Threshold;
+use parts::PartialReads;
 
 use crate::error::ClientError;
 use crate::report::{Carrier, ConnectionInfo};
 
-/// How long an endpoint may take to close before it is given up.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many bytes after another, readers get their turn; where connections are many, after each batch: what one has read and its reader
-/// has not taken is memory that the others do not find warm.
+/// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered batch occupies
+/// cache that other connections could reuse.
 const TURN: u64 = 2 << 20;
-/// Memory of batches that are gone is kept for this long in case of more.
+/// Memory without a batch in it is kept for this long in case of more.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
+/// Leases of uploads at once on one connection: one page of lease words.
+pub(crate) const MAX_LEASES: u32 = 511;
 
 /// The probe is on its way.
 struct Probing {
@@ -57,32 +48,28 @@ struct Probing {
 struct Running {
     items: mpsc::UnboundedSender<Item>,
     commands: mpsc::WeakUnboundedSender<Command>,
-    /// Batches of it that are being read, since when, and how long before.
-    reading: usize,
-    since: Timestamp,
-    read: Duration,
     /// The connection's, when the result began.
     registrations: u64,
 }
 
+/// An upload, as the driver sees it.
+struct Uploading {
+    /// `None` once its source has stopped.
+    pulls: Option<mpsc::UnboundedSender<Option<u64>>>,
+    answer: oneshot::Sender<Result<u64, StreamError>>,
+}
+
 pub(crate) struct Driver<S> {
-    machine: ClientConnection,
-    clock: Clock,
-    control: Control<S>,
+    connection: Connection<ClientConnection, S>,
     /// `None` once every handle is gone.
     commands: Option<mpsc::UnboundedReceiver<Command>>,
     offers: Option<Offers>,
-    reads: Option<Reads>,
     probing: Option<Probing>,
-    closing: Option<Pin<Box<Sleep>>>,
-    /// When memory is looked through for what has been idle.
+    /// When memory is looked through for idle parts.
     tidying: Option<Pin<Box<Sleep>>>,
-    threshold: Threshold,
-    /// The endpoint is closed: there is nothing to poll any more, only slabs to hand out.
-    fabric_over: bool,
     results: BTreeMap<StreamId, Running>,
-    asks: Asks,
-    maps: Maps,
+    uploads: BTreeMap<StreamId, Uploading>,
+    parts: PartialReads,
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
@@ -96,27 +83,25 @@ pub(crate) struct Driver<S> {
     ended: Option<ConnectionError>,
     /// Bytes that readers were given since they last had their turn.
     delivered: u64,
-    /// The machine's, as it was traced last.
-    state: [&'static str; 2],
 }
 
-/// Lets those run whom this task has woken. The runtime keeps the last of them for this thread, to run next, and nobody else can
-/// take it over: as long as this task goes on, its reader does not begin, and then finds a whole window at once, gone cold, in as
-/// much memory.
-async fn make_way() {
-    let mut made = false;
+/// Yields once, without `yield_now`, which would put this task where no other thread takes it over.
+///
+/// tokio puts the task that was woken last into this worker's LIFO slot, which other workers cannot steal. So the reader would not
+/// start until this loop parks, and would find a full window that has left the cache.
+async fn yield_to_reader() {
+    let mut yielded = false;
     std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut made, true) {
+        if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
-        // Not `yield_now`, which puts this task where no other thread takes it over while the reader works.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// What a driver is made of.
+/// The parts of a new driver.
 pub(crate) struct Parts<S> {
     pub(crate) io: S,
     pub(crate) config: ClientConfig,
@@ -131,12 +116,9 @@ pub(crate) struct Parts<S> {
 }
 
 enum Event {
-    Time,
-    Control(ControlEvent),
+    Connection(Happened),
     Command(Option<Command>),
-    Read(Vec<Done>, Option<String>),
     ProbeTimeout,
-    CloseTimeout,
     Tidy,
 }
 
@@ -145,21 +127,14 @@ impl<S: ControlIo> Driver<S> {
         let clock = Clock::new();
         let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
-            state: machine.state_names(),
-            machine,
-            clock,
-            control: Control::new(parts.io),
+            connection: Connection::new("client", machine, clock, parts.io),
             commands: Some(parts.commands),
             offers: Some(parts.offers),
-            reads: None,
             probing: None,
-            closing: None,
             tidying: None,
-            threshold: Threshold::new(),
-            fabric_over: false,
             results: BTreeMap::new(),
-            asks: Asks::default(),
-            maps: Maps::default(),
+            uploads: BTreeMap::new(),
+            parts: PartialReads::default(),
             pings: Vec::new(),
             info: parts.info,
             ready: Some(parts.ready),
@@ -182,13 +157,13 @@ impl<S: ControlIo> Driver<S> {
                 if let Some(ready) = self.ready.take() {
                     let _gone = ready.send(Err(ClientError::from(&error)));
                 }
-                self.control.finish().await;
+                self.connection.finish().await;
                 drop(done);
                 return;
             }
             if self.delivered >= self.turn() {
                 self.delivered = 0;
-                make_way().await;
+                yield_to_reader().await;
             }
             let event = std::future::poll_fn(|cx| {
                 let polled = self.poll(cx);
@@ -210,12 +185,12 @@ impl<S: ControlIo> Driver<S> {
 
     /// After how many delivered bytes readers get their turn.
     fn turn(&self) -> u64 {
-        if self.reads.as_ref().is_some_and(Reads::is_crowded) { 1 } else { TURN }
+        if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { TURN }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Poll::Ready(event) = self.control.poll(cx) {
-            return Poll::Ready(Event::Control(event));
+        if let Poll::Ready(happened) = self.connection.poll_control(cx) {
+            return Poll::Ready(Event::Connection(happened));
         }
         if let Some(commands) = &mut self.commands
             && let Poll::Ready(command) = commands.poll_recv(cx)
@@ -227,104 +202,70 @@ impl<S: ControlIo> Driver<S> {
         {
             return Poll::Ready(Event::ProbeTimeout);
         }
-        if let Some(closing) = &mut self.closing
-            && closing.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Event::CloseTimeout);
-        }
         if let Some(tidying) = &mut self.tidying
             && tidying.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Event::Tidy);
         }
-        if let Some(reads) = &mut self.reads
-            && !self.fabric_over
-        {
-            let mut done = Vec::new();
-            match reads.poll(cx, &mut done) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Event::Read(done, None)),
-                Poll::Ready(Err(error)) if self.closing.is_none() => {
-                    return Poll::Ready(Event::Read(done, Some(error.to_string())));
-                }
-                _ if !done.is_empty() => return Poll::Ready(Event::Read(done, None)),
-                _ => {}
-            }
-            if self.closing.is_some() && reads.is_closed() {
-                return Poll::Ready(Event::Read(done, None));
-            }
+        if let Poll::Ready(happened) = self.connection.poll_plane(cx) {
+            return Poll::Ready(Event::Connection(happened));
         }
-        self.clock.poll(cx).map(|()| Event::Time)
+        self.connection.poll_clock(cx).map(Event::Connection)
     }
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Time => self.input(ClientInput::Time),
-            Event::Control(ControlEvent::Lost(reason)) => self.input(ClientInput::ControlLost(reason)),
-            Event::Control(ControlEvent::Received(len)) => {
-                let now = self.clock.now();
-                let taken = self.machine.handle(now, ClientInput::Received(self.control.received(len)));
-                self.check(taken);
+            Event::Connection(happened) => {
+                if let Some(proven) = self.connection.handle(happened) {
+                    self.proven(proven);
+                }
             }
             Event::Command(Some(command)) => self.asked(command),
-            // Every handle is gone: nobody wants anything any more.
+            // Every handle is gone: the application wants nothing any more.
             Event::Command(None) => {
                 self.commands = None;
                 self.command(ClientCommand::Close);
             }
-            Event::Read(done, failed) => {
-                for done in done {
-                    self.read_done(done);
-                }
-                if let Some(reason) = failed {
-                    self.fabric_failed(reason);
-                }
-                if self.closing.is_some() && self.reads.as_ref().is_none_or(Reads::is_closed) {
-                    self.fabric_closed();
-                }
-            }
             Event::ProbeTimeout => {
+                self.probing = None;
                 let reason = format!("the probe, a read of eight bytes, was not done within {:?}", self.probe_timeout);
-                self.fabric_failed(reason);
+                self.command(ClientCommand::FabricUnavailable { reason });
             }
             Event::Tidy => {
                 self.tidying = None;
-                if self.reads.as_ref().is_some_and(|reads| reads.trim(IDLE_MEMORY)) {
+                if self.connection.plane.as_ref().is_some_and(|plane| plane.trim(IDLE_MEMORY)) {
                     self.tidy_later();
                 }
-            }
-            Event::CloseTimeout => {
-                error!("the fabric endpoint did not close within {CLOSE_TIMEOUT:?}");
-                let stuck = self.reads.as_mut().map(Reads::give_up).unwrap_or_default();
-                for done in stuck {
-                    self.read_done(done);
-                }
-                self.fabric_closed();
             }
         }
     }
 
     fn asked(&mut self, command: Command) {
         match command {
-            Command::Execute { stream, sql, mut options, items, commands } => {
-                if matches!(options.delivery, Delivery::Auto | Delivery::Mapped(_)) {
-                    options.inline_threshold.get_or_insert(self.threshold.get());
+            Command::Machine(command) => self.command(command),
+            Command::Query { stream, sql, mut options, items, commands } => {
+                if options.lend_from == LendFrom::Auto {
+                    let plane = self.connection.plane.as_ref();
+                    options.measured =
+                        Some(plane.map_or_else(|| thallus_driver::Threshold::new().get(), Plane::thresholds));
                 }
-                let registrations = self.registrations();
-                let (since, read) = (Timestamp::ZERO, Duration::ZERO);
-                let running = Running { items, commands, reading: 0, since, read, registrations };
+                let running = Running { items, commands, registrations: self.registrations() };
                 self.results.insert(stream, running);
-                self.command(ClientCommand::Execute { stream, sql, options });
+                self.command(ClientCommand::query(stream, sql, options));
             }
-            Command::Cancel { stream } => self.command(ClientCommand::Cancel { stream }),
-            Command::Consumed { stream, cost } => self.command(ClientCommand::Consumed { stream, cost }),
-            Command::Rejected { stream, seq, reason } => {
-                self.command(ClientCommand::Rejected { stream, seq, reason });
+            Command::Upload { stream, table, mut options, feed } => {
+                let plane = self.connection.plane.as_ref();
+                options.measured = plane.map(Plane::thresholds);
+                // A source that is gone has withdrawn its upload, or is about to.
+                let _gone = feed.begun.send(plane.map(|plane| Arc::clone(plane.loan_pool())));
+                self.uploads.insert(stream, Uploading { pulls: Some(feed.pulls), answer: feed.answer });
+                self.command(ClientCommand::Upload { stream, table, options });
             }
-            Command::Ask { stream, seq, pieces, answer } => {
-                let ask = self.asks.enter(answer);
-                self.command(ClientCommand::Ask { stream, seq, ask, pieces });
+            Command::Packed { stream, packed } => self.packed(stream, packed),
+            Command::ReadPart { stream, seq, pieces, answer } => {
+                let part = self.parts.enter(answer);
+                self.connection.borrower(BorrowerCommand::ReadPart { stream, seq, part, pieces });
             }
-            Command::GiveUp { stream, seq } => self.command(ClientCommand::GiveUp { stream, seq }),
             Command::Ping { pong } => {
                 self.pings.push(pong);
                 self.command(ClientCommand::Ping);
@@ -333,175 +274,93 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    fn input(&mut self, input: ClientInput<'_>) {
-        let taken = self.machine.handle(self.clock.now(), input);
-        self.check(taken);
+    /// A batch of an upload is ready to travel.
+    fn packed(&mut self, stream: StreamId, packed: Packed) {
+        if !self.connection.machine().is_open(stream) {
+            return;
+        }
+        match (packed, &mut self.connection.plane) {
+            (Packed::Inline { ipc, rows }, _) => {
+                self.connection.lender(LenderCommand::Inline { stream, ipc, rows });
+            }
+            (Packed::Lent { loan, effort, rows }, Some(plane)) => {
+                let loan = plane.lend(loan, effort, None);
+                self.connection.lender(LenderCommand::Lend { stream, loan, rows });
+            }
+            // There is a pool only where there is a plane.
+            (Packed::Lent { .. }, None) => {}
+        }
     }
 
     fn command(&mut self, command: ClientCommand) {
-        self.input(ClientInput::Command(command));
-    }
-
-    fn check(&mut self, taken: Result<(), ApiMisuse>) {
-        let state = self.machine.state_names();
-        if state != self.state {
-            trace!(end = "client", from = ?self.state, to = ?state, "state");
-            self.state = state;
-        }
-        if let Err(misuse) = taken {
-            error!(%misuse, "the connection ends: the protocol's contract was broken");
-        }
+        self.connection.command(command);
     }
 
     /// Does what the machine wants done, in order.
     fn carry_out(&mut self) {
-        loop {
-            match self.machine.poll_output() {
-                ClientOutput::Wait(deadline) => {
-                    self.clock.arm(deadline.map(|(at, _)| at));
-                    return;
-                }
-                ClientOutput::Transmit(frame) => self.control.send(frame),
-                ClientOutput::ConnectFabric(choice) => self.connect_fabric(choice),
-                ClientOutput::ImportRegion(region) => {
-                    if let Some(reads) = &mut self.reads {
-                        reads.import(&region);
+        while let Some(task) = self.connection.next_task() {
+            match task {
+                EndTask::Lender(LenderTask::Pull { stream, lend_from }) => {
+                    if let Some(pulls) = self.uploads.get(&stream).and_then(|upload| upload.pulls.as_ref()) {
+                        // A source that is gone has withdrawn its upload, or is about to.
+                        let _gone = pulls.send(lend_from);
                     }
                 }
-                ClientOutput::ForgetRegion(region) => {
-                    if let Some(reads) = &mut self.reads {
-                        reads.forget(region);
+                EndTask::Lender(LenderTask::Stop { stream, .. }) => {
+                    if let Some(upload) = self.uploads.get_mut(&stream) {
+                        upload.pulls = None;
                     }
                 }
-                ClientOutput::Read(batch) => {
-                    self.reading(batch.stream, 1);
-                    match &mut self.reads {
-                        Some(reads) => reads.read_batch(batch),
-                        None => {
-                            let problem = ReadProblem::Failed("there is no data plane".into());
-                            self.read_done(Done::Batch { read: batch.read, result: Err(problem) });
-                        }
-                    }
-                }
-                ClientOutput::Map(batch) => {
-                    let endpoint = self.reads.as_mut().map(Reads::endpoint);
-                    let (read, result) = (batch.read, self.maps.map(endpoint, batch));
-                    self.command(ClientCommand::ReadDone { read, result });
-                }
-                ClientOutput::ReadWord { read, at } => {
-                    if let Some(reads) = &mut self.reads {
-                        reads.read_word(read, at);
-                    }
-                }
-                ClientOutput::Discard { read } => {
-                    self.maps.discard(read);
-                    if let Some(reads) = &mut self.reads {
-                        reads.take(read);
-                    }
-                }
-                ClientOutput::Event(event) => self.event(event),
-                ClientOutput::CloseFabric => self.close_fabric(),
-                ClientOutput::Closed(error) => self.ended = Some(error),
+                EndTask::Lender(_) => {}
+                EndTask::Stream(event) => self.stream_event(event),
+                EndTask::Event(event) => self.event(event),
+                EndTask::Closed(error) => self.ended = Some(error),
             }
         }
     }
 
     fn connect_fabric(&mut self, choice: FabricChoice) {
         let chosen = self.offers.take().and_then(|offers| offers.choose(&choice.kind));
-        let Some(Offer { mut endpoint, pools, capabilities, .. }) = chosen else {
+        let Some(Offer { mut endpoint, pools, loans, capabilities, .. }) = chosen else {
             let reason = format!("fabric {} is not there any more", choice.kind);
             return self.command(ClientCommand::FabricUnavailable { reason });
         };
         let connected = endpoint.connect(&choice.address).map_err(|error| error.to_string());
         let inferior = endpoint.transport().and_then(|transport| transport.inferior).filter(|_| !self.forced);
-        if let Some(reason) = connected.err().or(inferior) {
-            self.reads = Some(Reads::new(endpoint, pools, 1, 1));
-            return self.command(ClientCommand::FabricUnavailable { reason });
+        let mut plane = Plane::new(endpoint, pools, &capabilities, loans);
+        let refused = connected.err().or(inferior);
+        if refused.is_none() {
+            plane.prove(&choice.lending, true);
+            let timeout = Box::pin(tokio::time::sleep(self.probe_timeout));
+            self.probing = Some(Probing { choice, started: Instant::now(), timeout });
         }
-        let mut reads = Reads::new(endpoint, pools, capabilities.max_read, capabilities.max_outstanding_reads);
-        reads.import(&choice.words);
-        reads.probe(choice.probe_at);
-        self.reads = Some(reads);
-        let timeout = Box::pin(tokio::time::sleep(self.probe_timeout));
-        self.probing = Some(Probing { choice, started: Instant::now(), timeout });
+        self.connection.plane = Some(plane);
+        if let Some(reason) = refused {
+            self.command(ClientCommand::FabricUnavailable { reason });
+        }
     }
 
-    fn probed(&mut self, word: Result<u64, ReadProblem>) {
+    fn proven(&mut self, result: Result<String, String>) {
         let Some(Probing { choice, started, .. }) = self.probing.take() else { return };
-        let transport = self.reads.as_mut().and_then(|reads| reads.endpoint().transport());
-        let reason = match word {
-            Ok(word) if word == choice.probe_value => None,
-            Ok(_) => Some("the probe read something else than the server wrote".into()),
-            Err(ReadProblem::Failed(reason) | ReadProblem::NoMemory(reason)) => {
-                Some(format!("the probe could not be read: {reason}"))
-            }
+        let transport = match result {
+            Ok(transport) => transport,
+            Err(reason) => return self.command(ClientCommand::FabricUnavailable { reason }),
         };
-        if let Some(reason) = reason {
-            return self.command(ClientCommand::FabricUnavailable { reason });
-        }
-        let transport = transport.map(|transport| transport.name).unwrap_or_default();
         {
             let mut info = self.info.lock().unwrap_or_else(PoisonError::into_inner);
             info.carrier = Carrier::OneSided { fabric: choice.kind.to_string(), transport: transport.clone() };
             info.probe = Some(started.elapsed());
         }
-        self.command(ClientCommand::FabricUp { transport });
-    }
-
-    fn fabric_failed(&mut self, reason: String) {
-        match self.probing.take() {
-            Some(_) => self.command(ClientCommand::FabricUnavailable { reason }),
-            None => self.command(ClientCommand::FabricFailed { reason }),
-        }
-    }
-
-    fn close_fabric(&mut self) {
-        self.offers = None;
-        self.probing = None;
-        match &mut self.reads {
-            Some(reads) => {
-                reads.close();
-                self.closing = Some(Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
+        let opened = self.connection.plane.as_mut().map(|plane| plane.open_words(MAX_LEASES));
+        let lending = match opened {
+            Some(Ok(OpenedWords { fencing, words, probe_value })) => Some(LentWords { fencing, words, probe_value }),
+            Some(Err(error)) => {
+                warn!(%error, "this end cannot lend: uploads travel inline");
+                None
             }
-            None => self.command(ClientCommand::FabricClosed),
-        }
-    }
-
-    fn fabric_closed(&mut self) {
-        self.closing = None;
-        self.fabric_over = true;
-        self.command(ClientCommand::FabricClosed);
-    }
-
-    fn read_done(&mut self, done: Done) {
-        match done {
-            Done::Probe(word) => self.probed(word),
-            Done::Word { read, result, took } => {
-                if let (Ok(_), Some(took)) = (&result, took) {
-                    self.threshold.observe(took);
-                }
-                self.command(ClientCommand::WordRead { read, result });
-            }
-            Done::Batch { read, result } => {
-                if let Some(stream) = self.reads.as_ref().and_then(|reads| reads.stream_of(read)) {
-                    self.reading(stream, -1);
-                }
-                self.command(ClientCommand::ReadDone { read, result });
-            }
-        }
-    }
-
-    /// Keeps account of the time in which a result had anything being read.
-    fn reading(&mut self, stream: StreamId, change: isize) {
-        let now = self.clock.now();
-        let Some(running) = self.results.get_mut(&stream) else { return };
-        if running.reading == 0 {
-            running.since = now;
-        }
-        running.reading = running.reading.saturating_add_signed(change);
-        if running.reading == 0 {
-            running.read += now.since(running.since);
-        }
+            None => None,
+        };
+        self.command(ClientCommand::FabricUp { transport, lending });
     }
 
     fn event(&mut self, event: ClientEvent) {
@@ -511,11 +370,14 @@ impl<S: ControlIo> Driver<S> {
                 info.server = server;
                 info.protocol = version;
             }
+            ClientEvent::ConnectFabric(choice) => self.connect_fabric(choice),
             ClientEvent::FabricUp { transport } => {
                 debug!(%transport, "data plane is up");
-                self.say_ready();
+                self.report_ready();
             }
             ClientEvent::FabricDown { reason } => {
+                self.offers = None;
+                self.probing = None;
                 // The server only knows that nothing was offered.
                 let reason = self.missing.take().unwrap_or(reason);
                 let fallback = self.wants_fabric.then(|| reason.clone());
@@ -523,31 +385,49 @@ impl<S: ControlIo> Driver<S> {
                     warn!(%reason, "no one-sided reads: results travel inline over TCP");
                 }
                 self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier = Carrier::Inline { fallback };
-                self.say_ready();
+                self.report_ready();
             }
-            ClientEvent::Draining => info!("the server is shutting down, and takes no new queries"),
+            ClientEvent::ReversePathUp { transport } => debug!(%transport, "the server reads uploads one-sidedly"),
+            ClientEvent::ReversePathDown { reason } => debug!(%reason, "uploads travel inline"),
+            ClientEvent::Uploaded { stream, rows } => self.uploaded(stream, Ok(rows)),
+            ClientEvent::UploadFailed { stream, error } => self.uploaded(stream, Err(error)),
+            ClientEvent::Draining => info!("the server is shutting down, and takes no new requests"),
             ClientEvent::Pong => {
                 for pong in self.pings.drain(..) {
                     let _gone = pong.send(());
                 }
             }
-            ClientEvent::Schema { stream, schema, ipc, order } => {
+        }
+    }
+
+    fn uploaded(&mut self, stream: StreamId, result: Result<u64, StreamError>) {
+        if let Some(upload) = self.uploads.remove(&stream) {
+            let _gone = upload.answer.send(result);
+        }
+    }
+
+    fn stream_event(&mut self, event: BorrowerEvent) {
+        match event {
+            BorrowerEvent::Schema { stream, schema, ipc, order } => {
                 self.item(stream, Item::Schema { schema, ipc, order });
             }
-            ClientEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
-            ClientEvent::Found { seq, ask, read, .. } => {
-                let read = self.reads.as_mut().and_then(|reads| reads.take(read));
-                self.asks.answer(ask, asks::found(seq, read));
+            BorrowerEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
+            BorrowerEvent::PartRead { seq, part, read, .. } => {
+                let read = self.connection.plane.as_mut().and_then(|plane| plane.take(read));
+                self.parts.answer(part, parts::part(seq, read));
             }
-            ClientEvent::AskFailed { ask, error, .. } => self.asks.answer(ask, Err(error)),
-            ClientEvent::End { stream, stats } => {
-                let running = self.results.get(&stream);
-                let (read, before) = running.map(|running| (running.read, running.registrations)).unwrap_or_default();
+            BorrowerEvent::PartFailed { part, error, .. } => self.parts.answer(part, Err(error)),
+            BorrowerEvent::End { stream, stats } => {
+                let before = self.results.get(&stream).map_or(0, |running| running.registrations);
                 let registrations = self.registrations().saturating_sub(before);
+                let read = self.connection.plane.as_mut().map_or(Duration::ZERO, |plane| plane.end_reading(stream));
                 self.item(stream, Item::End { stats, read, registrations });
                 self.result_over(stream);
             }
-            ClientEvent::Failed { stream, error } => {
+            BorrowerEvent::Failed { stream, error } => {
+                if let Some(plane) = &mut self.connection.plane {
+                    plane.end_reading(stream);
+                }
                 self.item(stream, Item::Failed(error));
                 self.result_over(stream);
             }
@@ -556,10 +436,10 @@ impl<S: ControlIo> Driver<S> {
 
     /// Of memory for batches to be read into, so far.
     fn registrations(&self) -> u64 {
-        self.reads.as_ref().map_or(0, Reads::registrations)
+        self.connection.plane.as_ref().map_or(0, Plane::read_registrations)
     }
 
-    fn say_ready(&mut self) {
+    fn report_ready(&mut self) {
         if let Some(ready) = self.ready.take() {
             let _gone = ready.send(Ok(()));
         }
@@ -567,12 +447,12 @@ impl<S: ControlIo> Driver<S> {
 
     fn result_over(&mut self, stream: StreamId) {
         self.results.remove(&stream);
-        if self.reads.is_some() && self.tidying.is_none() {
+        if self.connection.plane.is_some() && self.tidying.is_none() {
             self.tidy_later();
         }
     }
 
-    /// One timer for all results of the time in which memory may be idle: a timer for each would cost more than it is worth.
+    /// One timer for the idle memory of all results: a timer for each would cost more than it is worth.
     fn tidy_later(&mut self) {
         self.tidying = Some(Box::pin(tokio::time::sleep(IDLE_MEMORY)));
     }
@@ -586,38 +466,39 @@ impl<S: ControlIo> Driver<S> {
 
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         self.delivered += cost;
-        let arrived = match payload {
-            Payload::Inline(ipc) => Ok(Arrived::Inline(ipc)),
-            Payload::Lazy { descriptor } => match self.results.get(&stream) {
+        let batch = match payload {
+            Payload::Inline(ipc) => Ok(Delivered::Here(Arrived::Inline(ipc))),
+            Payload::OnDemand { descriptor } => match self.results.get(&stream) {
                 Some(running) => {
-                    let loan = Loan::new(running.commands.clone(), stream, seq);
-                    Ok(Arrived::Lazy { loan, descriptor })
+                    let guard = LoanGuard::on_demand(running.commands.clone(), stream, seq);
+                    Ok(Delivered::OnDemand { guard, descriptor })
                 }
-                None => return self.command(ClientCommand::GiveUp { stream, seq }),
+                None => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
             },
             Payload::Mapped { read, descriptor } => {
                 let commands = self.results.get(&stream).and_then(|running| running.commands.upgrade());
-                match commands.and_then(|commands| self.maps.take(read, stream, seq, descriptor, commands)) {
-                    Some(batch) => Ok(Arrived::Mapped(batch)),
-                    // Nobody is left who could want it.
-                    None => {
-                        self.maps.discard(read);
-                        return self.command(ClientCommand::GiveUp { stream, seq });
+                let buffers = self.connection.plane.as_mut().and_then(|plane| plane.take_mapped(read));
+                match (commands, buffers) {
+                    (Some(commands), Some(buffers)) => {
+                        let guard = LoanGuard::mapped(commands, stream, seq);
+                        Ok(Delivered::Mapped(MappedBatch { buffers, descriptor, guard }))
                     }
+                    // The application is gone.
+                    _ => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
                 }
             }
             Payload::Lent { read, descriptor } => {
-                let read = self.reads.as_mut().and_then(|reads| reads.take(read));
+                let read = self.connection.plane.as_mut().and_then(|plane| plane.take(read));
                 let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());
-                read.map(|ReadSlab { slab, .. }| Arrived::Lent { slab, descriptor })
+                read.map(|read| Delivered::Here(Arrived::Read { read, descriptor }))
             }
         };
-        match arrived {
-            Ok(arrived) => self.item(stream, Item::Batch { seq, cost, arrived }),
+        match batch {
+            Ok(batch) => self.item(stream, Item::Batch { seq, cost, batch }),
             Err(reason) => {
                 // The end of the stream may be queued already, and would pass for its good end: the result hears of it here.
                 self.item(stream, Item::Failed(StreamError::InvalidBatch { seq, reason: reason.clone() }));
-                self.command(ClientCommand::Rejected { stream, seq, reason });
+                self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
             }
         }
     }

@@ -1,72 +1,22 @@
 //! The endpoints that a client offers, until the server has chosen one.
 
-use std::ptr;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use thallus_fabric::memory::{PoolLimits, SlabPool, WeakPool};
+use thallus_driver::{LoanPool, Pools};
+use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
 use thallus_protocol::FabricKind;
 use thallus_protocol::message::FabricOffer;
 
-/// Memory that reads land in.
-#[derive(Clone, Debug)]
-pub(crate) struct Pools {
-    pub(crate) batches: SlabPool,
-    pub(crate) words: SlabPool,
-    /// Bytes that are being read into them.
-    pub(crate) under_way: Arc<AtomicU64>,
-}
-
-/// Pools that may be gone, and of which fabric they are.
-struct Known {
-    fabric: Weak<dyn Fabric>,
-    batches: WeakPool,
-    words: WeakPool,
-    under_way: Weak<AtomicU64>,
-}
-
-/// The pools of this process. Connections over one fabric share theirs: what one has done with is warm for the next.
-///
-/// Those of other fabrics are not so much as held while one is looked for: whoever lets go of a pool last gives its memory back,
-/// and that is to be its own user, not who looks, under this lock.
-static POOLS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
-
-impl Pools {
-    /// The pools of `fabric` with these limits.
-    pub(crate) fn over(fabric: &Arc<dyn Fabric>, limits: PoolLimits) -> Self {
-        const WORDS: usize = 64 << 10;
-        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|known| !known.batches.is_gone());
-        let same = pools.iter().filter(|known| ptr::addr_eq(known.fabric.as_ptr(), Arc::as_ptr(fabric)));
-        let mut same = same.filter_map(|Known { batches, words, under_way, .. }| {
-            let (batches, words, under_way) = (batches.upgrade()?, words.upgrade()?, under_way.upgrade()?);
-            Some(Pools { batches, words, under_way })
-        });
-        let known = same.find(|pools| pools.batches.limits() == limits);
-        known.unwrap_or_else(|| {
-            let small = PoolLimits { first_chunk_bytes: WORDS, chunk_bytes: WORDS, ..limits };
-            let made = Pools {
-                batches: SlabPool::new(Arc::clone(fabric), limits),
-                words: SlabPool::new(Arc::clone(fabric), small),
-                under_way: Arc::default(),
-            };
-            let (batches, words) = (made.batches.downgrade(), made.words.downgrade());
-            let under_way = Arc::downgrade(&made.under_way);
-            pools.push(Known { fabric: Arc::downgrade(fabric), batches, words, under_way });
-            made
-        })
-    }
-}
-
-/// An open endpoint, and the memory that its reads land in.
+/// An open endpoint, the memory that its reads land in, and what makes uploads readable by the server.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) kind: FabricKind,
     pub(crate) address: Bytes,
     pub(crate) endpoint: Box<dyn Endpoint>,
     pub(crate) pools: Pools,
+    pub(crate) loans: Arc<LoanPool>,
     pub(crate) capabilities: Capabilities,
 }
 
@@ -75,14 +25,20 @@ pub(crate) struct Offer {
 pub(crate) struct Offers(Vec<Offer>);
 
 impl Offers {
-    /// Opens an endpoint of `fabric`.
-    pub(crate) fn add(&mut self, fabric: &Arc<dyn Fabric>, pool: PoolLimits) -> Result<(), FabricError> {
+    /// Opens an endpoint of `fabric`, over which uploads lend at most `max_loan_bytes` at once.
+    pub(crate) fn add(
+        &mut self,
+        fabric: &Arc<dyn Fabric>,
+        pool: PoolLimits,
+        max_loan_bytes: u64,
+    ) -> Result<(), FabricError> {
         let endpoint = fabric.endpoint()?;
         self.0.push(Offer {
             kind: fabric.kind(),
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
+            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes, None)),
             capabilities: fabric.capabilities(),
         });
         Ok(())

@@ -5,12 +5,12 @@ mod url;
 
 use std::time::Duration;
 
+pub use thallus_protocol::message::LendFrom;
 use thallus_protocol::message::ProcessId;
 
 pub use self::units::{UnitError, parse_duration, parse_size};
 pub(crate) use self::units::{grouped, human_duration, human_size};
-pub(crate) use self::url::check_partitions;
-pub use self::url::{OPTION_NAMES, UrlError};
+pub use self::url::{OPTION_NAMES, UrlError, parse_lend_from};
 
 /// The port that a server listens on unless it is told otherwise.
 pub const DEFAULT_PORT: u16 = 7807;
@@ -48,19 +48,16 @@ impl FabricPreference {
     }
 }
 
-/// How the batches of a result travel.
+/// How this client gets at the batches of a result that the server lends. A third way, on demand, gives another kind of stream:
+/// [`Client::query_lazy`](crate::Client::query_lazy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Delivery {
-    /// Lent from [`ConnectOptions::inline_threshold`] up, inline below it.
+pub enum Access {
+    /// Reads each batch one-sidedly into its own memory.
     #[default]
-    Auto,
-    /// All inline, as Arrow IPC over the control connection: the pure-RPC baseline.
-    Inline,
-    /// All lent and read one-sidedly, however small.
-    Lent,
-    /// As [`Delivery::Auto`], but what is lent is not read: the arrays lie in the server's memory, which this process maps. Nothing
-    /// is copied. For a server on this host that [allows it](crate::Client#mapped-results), by UCX over shared memory.
-    Mapped,
+    Read,
+    /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. For a server on this host that
+    /// [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    Map,
 }
 
 /// How to reach a server, and what to hold and to wait for on the way.
@@ -92,10 +89,11 @@ pub struct ConnectOptions {
     /// default. A stream begins with 16 MiB (a partition with its share of that, 4 MiB at least), and has more only while both ends
     /// would wait for it.
     pub window: u64,
-    /// `inline_threshold`: batches of fewer live bytes travel inline, unless [`Delivery::Lent`] is asked for. By default it follows
+    /// `lend_from`: from how many live bytes on a batch is lent, and read one-sidedly; a smaller one travels inline. `never`: all travel
+    /// inline, as Arrow IPC over the control connection; `0`: all are lent, however small. `auto`, the default, follows
     /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths; and a quarter of
     /// that after the first batches of a result.
-    pub inline_threshold: Option<u64>,
+    pub lend_from: LendFrom,
     /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1 by default.
     pub partitions: u32,
     /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by default.
@@ -123,6 +121,12 @@ pub struct ConnectOptions {
     pub verbs_device: Option<String>,
     /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts are none.
     pub process: Option<ProcessId>,
+    /// Bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
+    pub max_upload_loans: u64,
+    /// How long the server may keep a batch of an upload on loan. 60 s by default.
+    pub upload_lease: Duration,
+    /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their own.
+    pub entropy: Option<u64>,
     /// `port`: port of that device, counted from 1. The first that is active by default.
     pub verbs_port: Option<u8>,
     /// `gid`: index into the port's table of GIDs. By default RoCE v2 with an IPv4 address, if there is one.
@@ -152,7 +156,7 @@ impl ConnectOptions {
             fabric: FabricPreference::Auto,
             require_fabric: false,
             window: 128 << 20,
-            inline_threshold: None,
+            lend_from: LendFrom::Auto,
             partitions: 1,
             max_batch: 256 << 20,
             pool: 256 << 20,
@@ -166,6 +170,9 @@ impl ConnectOptions {
             ucx_net_devices: None,
             verbs_device: None,
             process: None,
+            max_upload_loans: 256 << 20,
+            upload_lease: Duration::from_secs(60),
+            entropy: None,
             verbs_port: None,
             verbs_gid: None,
         }
@@ -181,13 +188,6 @@ impl ConnectOptions {
         }
     }
 
-    /// Sets [`inline_threshold`](Self::inline_threshold), in bytes.
-    #[must_use]
-    pub fn with_inline_threshold(mut self, bytes: u64) -> Self {
-        self.inline_threshold = Some(bytes);
-        self
-    }
-
     setters! {
         /// Sets [`port`](Self::port).
         with_port, port: u16;
@@ -197,6 +197,8 @@ impl ConnectOptions {
         with_require_fabric, require_fabric: bool;
         /// Sets [`window`](Self::window), in bytes.
         with_window, window: u64;
+        /// Sets [`lend_from`](Self::lend_from).
+        with_lend_from, lend_from: LendFrom;
         /// Sets [`partitions`](Self::partitions).
         with_partitions, partitions: u32;
         /// Sets [`max_batch`](Self::max_batch), in bytes.
@@ -223,6 +225,12 @@ impl ConnectOptions {
         with_verbs_device, verbs_device: Option<String>;
         /// Sets [`process`](Self::process).
         with_process, process: Option<ProcessId>;
+        /// Sets [`max_upload_loans`](Self::max_upload_loans), in bytes.
+        with_max_upload_loans, max_upload_loans: u64;
+        /// Sets [`upload_lease`](Self::upload_lease).
+        with_upload_lease, upload_lease: Duration;
+        /// Sets [`entropy`](Self::entropy).
+        with_entropy, entropy: Option<u64>;
         /// Sets [`verbs_port`](Self::verbs_port).
         with_verbs_port, verbs_port: Option<u8>;
         /// Sets [`verbs_gid`](Self::verbs_gid).
@@ -236,8 +244,10 @@ impl ConnectOptions {
 pub struct QueryOptions {
     /// The query ends in an error this long after it was sent. `None`: it may take as long as it takes.
     pub deadline: Option<Duration>,
-    /// How batches travel.
-    pub delivery: Delivery,
+    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`].
+    pub lend_from: Option<LendFrom>,
+    /// How this client gets at what is lent.
+    pub access: Access,
     /// Rows that the engine should aim at in a batch. `None`: the server's choice.
     pub batch_rows: Option<u32>,
     /// Bytes on loan or on the way, for this result, or for each of its partitions. `None`: [`ConnectOptions::window`].
@@ -257,11 +267,18 @@ impl QueryOptions {
         Self::default()
     }
 
+    /// Sets [`lend_from`](Self::lend_from).
+    #[must_use]
+    pub fn with_lend_from(mut self, lend_from: LendFrom) -> Self {
+        self.lend_from = Some(lend_from);
+        self
+    }
+
     setters! {
         /// Sets [`deadline`](Self::deadline).
         with_deadline, deadline: Option<Duration>;
-        /// Sets [`delivery`](Self::delivery).
-        with_delivery, delivery: Delivery;
+        /// Sets [`access`](Self::access).
+        with_access, access: Access;
         /// Sets [`batch_rows`](Self::batch_rows).
         with_batch_rows, batch_rows: Option<u32>;
         /// Sets [`window`](Self::window), in bytes.
@@ -270,5 +287,44 @@ impl QueryOptions {
         with_partitions, partitions: Option<u32>;
         /// Sets [`unordered`](Self::unordered).
         with_unordered, unordered: bool;
+    }
+}
+
+/// How one query is to be run whose result is read on demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LazyOptions {
+    /// The query ends in an error this long after it was sent, and its batches that are held cannot be read any more. `None`: it may
+    /// take as long as it takes.
+    pub deadline: Option<Duration>,
+    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`].
+    pub lend_from: Option<LendFrom>,
+    /// Rows that the engine should aim at in a batch. `None`: the server's choice.
+    pub batch_rows: Option<u32>,
+    /// Bytes on loan at once. `None`: [`ConnectOptions::window`].
+    pub window: Option<u64>,
+}
+
+impl LazyOptions {
+    /// No deadline, and the server's and the connection's choice for the rest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`lend_from`](Self::lend_from).
+    #[must_use]
+    pub fn with_lend_from(mut self, lend_from: LendFrom) -> Self {
+        self.lend_from = Some(lend_from);
+        self
+    }
+
+    setters! {
+        /// Sets [`deadline`](Self::deadline).
+        with_deadline, deadline: Option<Duration>;
+        /// Sets [`batch_rows`](Self::batch_rows).
+        with_batch_rows, batch_rows: Option<u32>;
+        /// Sets [`window`](Self::window), in bytes.
+        with_window, window: Option<u64>;
     }
 }

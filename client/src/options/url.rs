@@ -9,7 +9,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::units::{exact_duration, exact_size, parse_duration, parse_size};
-use super::{ConnectOptions, FabricPreference, MAX_PARTITIONS};
+use super::{ConnectOptions, FabricPreference, LendFrom, MAX_PARTITIONS};
 
 const SCHEME: &str = "thallus";
 
@@ -21,7 +21,7 @@ pub const OPTION_NAMES: [&str; 18] = [
     "fabric",
     "require_fabric",
     "window",
-    "inline_threshold",
+    "lend_from",
     "partitions",
     "max_batch",
     "pool",
@@ -215,7 +215,7 @@ impl ConnectOptions {
             }
             "require_fabric" => self.require_fabric = flag(name, value)?,
             "window" => self.window = size(name, value)?,
-            "inline_threshold" => self.inline_threshold = Some(size(name, value)?),
+            "lend_from" => self.lend_from = parse_lend_from(value).map_err(|reason| bad(name, value, reason))?,
             "partitions" => self.partitions = number(name, value, 1, MAX_PARTITIONS)?,
             "max_batch" => self.max_batch = size(name, value)?,
             "pool" => self.pool = size(name, value)?,
@@ -240,7 +240,11 @@ impl ConnectOptions {
             "fabric" => self.fabric.as_str().into(),
             "require_fabric" => self.require_fabric.to_string(),
             "window" => exact_size(self.window),
-            "inline_threshold" => return self.inline_threshold.map(exact_size),
+            "lend_from" => match self.lend_from {
+                LendFrom::Never => "never".into(),
+                LendFrom::Auto => "auto".into(),
+                LendFrom::Bytes(bytes) => exact_size(bytes),
+            },
             "partitions" => self.partitions.to_string(),
             "max_batch" => exact_size(self.max_batch),
             "pool" => exact_size(self.pool),
@@ -310,7 +314,7 @@ where
 }
 
 /// Every partition takes a connection: a number that cannot be meant is refused before any is made.
-pub(crate) fn check_partitions(partitions: u32) -> Result<(), UrlError> {
+fn check_partitions(partitions: u32) -> Result<(), UrlError> {
     number("partitions", &partitions.to_string(), 1, MAX_PARTITIONS).map(|_| ())
 }
 
@@ -320,6 +324,18 @@ fn list(name: &'static str, value: &str) -> Result<String, UrlError> {
         return Err(bad(name, value, "expected names separated by commas".into()));
     }
     Ok(value.to_owned())
+}
+
+/// `never`, `auto`, or a size.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn parse_lend_from(value: &str) -> Result<LendFrom, String> {
+    match value {
+        "never" => Ok(LendFrom::Never),
+        "auto" => Ok(LendFrom::Auto),
+        size => parse_size(size).map(LendFrom::Bytes).map_err(|error| format!("{error}; or never, or auto")),
+    }
 }
 
 fn zero(name: &'static str, value: &str) -> UrlError {
@@ -372,14 +388,14 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&inline_threshold=0&partitions=8&max_batch=2GiB&pool=0\
+        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB&pool=0\
                     &connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
                     &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)
             .with_require_fabric(true)
             .with_window(1 << 20)
-            .with_inline_threshold(0)
+            .with_lend_from(LendFrom::Bytes(0))
             .with_partitions(8)
             .with_max_batch(2 << 30)
             .with_pool(0)

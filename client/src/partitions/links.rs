@@ -1,17 +1,17 @@
 //! The connections that a client has to its server: one, and more as partitions of results ask for them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, join_all, try_join_all};
-use thallus_protocol::layout::KeptDictionaries;
-use thallus_protocol::message::{Delivery, ExecuteOptions};
+use thallus_driver::MAX_THRESHOLD;
+use thallus_protocol::message::{Access, LendFrom, OpenOptions};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::driver::{Command, Handle, MAX_THRESHOLD};
+use crate::driver::{Command, Handle};
 use crate::error::ClientError;
 use crate::report::ConnectionInfo;
 use crate::result::PartStream;
@@ -27,18 +27,18 @@ pub(crate) struct Link {
 
 impl Link {
     /// Sends a query, whose schema is then to be waited for.
-    pub(crate) fn execute(
-        &self,
-        sql: &str,
-        options: ExecuteOptions,
-        started: Instant,
-    ) -> Result<PartStream, ClientError> {
-        let is_mapped = matches!(options.delivery, Delivery::Mapped(_));
-        let mapped_from = is_mapped.then(|| options.inline_threshold.map_or(MAX_THRESHOLD, |from| from.first));
-        let (stream, items) = self.handle.execute(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
+    pub(crate) fn query(&self, sql: &str, options: OpenOptions, started: Instant) -> Result<PartStream, ClientError> {
+        let mapped_from = match (options.access, options.lend_from) {
+            (Access::Map(_), LendFrom::Bytes(bytes)) => Some(bytes),
+            (Access::Map(_), LendFrom::Auto) => Some(MAX_THRESHOLD),
+            _ => None,
+        };
+        let wants_loans = options.lend_from != LendFrom::Never;
+        let (stream, items) = self.handle.query(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
         let mut part = PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
         part.mapped_from = mapped_from;
-        part.dictionaries = KeptDictionaries::new(self.max_batch);
+        part.wants_loans = wants_loans;
+        part.max_batch = self.max_batch;
         Ok(part)
     }
 
@@ -64,9 +64,14 @@ struct Driven {
 
 /// The tasks that drive a client's connections.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tasks(Arc<Mutex<Vec<Driven>>>);
+pub(crate) struct Tasks(Arc<Mutex<Vec<Driven>>>, Arc<AtomicU64>);
 
 impl Tasks {
+    /// A number for the next connection.
+    pub(crate) fn number(&self) -> u64 {
+        self.1.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(crate) fn add(&self, task: JoinHandle<()>, maps: Arc<AtomicBool>) {
         let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|driven| !driven.task.is_finished());

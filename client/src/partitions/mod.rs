@@ -17,14 +17,13 @@ use arrow::datatypes::SchemaRef;
 use futures::future::try_join_all;
 use futures::{Stream, StreamExt};
 use thallus_protocol::GroupId;
-use thallus_protocol::message::{ExecuteOptions, Partition, SortKey};
+use thallus_protocol::message::{OpenOptions, Partition, SortKey};
 use tokio::time::Instant;
 
 pub(crate) use links::{Link, Links, Tasks};
 use merge::Merger;
 
 use crate::error::{ClientError, StreamCode};
-use crate::options::Delivery;
 use crate::report::TransferReport;
 use crate::result::PartStream;
 
@@ -102,20 +101,19 @@ impl Stream for ResultStream {
 pub(crate) async fn begin(
     links: &[Link],
     sql: &str,
-    options: &ExecuteOptions,
+    options: &OpenOptions,
     count: u32,
-    delivery: Delivery,
     started: Instant,
 ) -> Result<Vec<PartStream>, ClientError> {
     let group = random_group()?;
     let ask = |(index, link): (u32, &Link)| {
         let part = Some(Partition { group, index, count });
-        link.execute(sql, ExecuteOptions { part, ..options.clone() }, started)
+        link.query(sql, OpenOptions { part, ..options.clone() }, started)
     };
     // All are sent before any is waited for: the server begins when the last has come.
     let asked: Vec<_> = (0..count).zip(links.iter().cycle()).map(ask).collect::<Result<_, _>>()?;
     // The first error drops the others, which cancels them.
-    let parts = try_join_all(asked.into_iter().map(|part| part.begun(delivery))).await?;
+    let parts = try_join_all(asked.into_iter().map(|part| part.begun())).await?;
     if let Some(first) = parts.first()
         && parts.iter().any(|part| part.schema() != first.schema() || part.order() != first.order())
     {
@@ -127,8 +125,7 @@ pub(crate) async fn begin(
 /// Nobody else can take a partition, or find out that there is a result, without guessing this.
 fn random_group() -> Result<GroupId, ClientError> {
     let mut bytes = [0; 16];
-    let failed = |error| ClientError::Transfer { message: format!("the system gives no random numbers: {error}") };
-    getrandom::fill(&mut bytes).map_err(failed)?;
+    getrandom::fill(&mut bytes).map_err(|source| ClientError::Random { source })?;
     Ok(GroupId(bytes))
 }
 
@@ -283,6 +280,6 @@ fn is_echo(error: &ClientError) -> bool {
     matches!(error, ClientError::Query { kind: StreamCode::PartitionLost, .. })
 }
 
-fn cannot_merge(error: arrow::error::ArrowError) -> ClientError {
-    ClientError::Transfer { message: format!("the partitions cannot be merged: {error}; ask for the result unordered") }
+fn cannot_merge(source: arrow::error::ArrowError) -> ClientError {
+    ClientError::Merge { source }
 }

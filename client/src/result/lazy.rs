@@ -9,16 +9,18 @@ use std::time::Duration;
 use arrow::array::{Array, RecordBatch};
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use futures::Stream;
 use thallus_fabric::memory::Trusting;
+use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::layout::{CheckedDescriptor, Piece, Projection, Step, column_bytes};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::PartStream;
-use crate::driver::{Arrived, Command, Handle, Loan};
-use crate::error::{ClientError, StreamCode};
+use crate::driver::{Command, Delivered, Handle, LoanGuard};
+use crate::error::ClientError;
 use crate::report::{LazyReport, TransferReport};
 
 /// A query's result, of which nothing is read until it is asked for: its batches come as [`LazyBatch`]es.
@@ -77,10 +79,10 @@ impl LazyStream {
         report
     }
 
-    fn batch(&mut self, seq: u64, cost: u64, arrived: Arrived) -> Result<LazyBatch, ClientError> {
+    fn batch(&mut self, seq: u64, cost: u64, batch: Delivered) -> Result<LazyBatch, ClientError> {
         let schema = self.schema();
-        let (loan, descriptor) = match arrived {
-            Arrived::Lazy { loan, descriptor } => (loan, descriptor),
+        let (loan, descriptor) = match batch {
+            Delivered::OnDemand { guard, descriptor } => (guard, descriptor),
             here => {
                 let batch = self.result.batch(seq, cost, here)?;
                 return Ok(LazyBatch { schema, content: Content::Here(batch) });
@@ -91,6 +93,7 @@ impl LazyStream {
             Ok(columns) => columns,
             Err(error) => return Err(reject(&handle, &loan, &error.to_string())),
         };
+        self.result.was_lent();
         self.result.report.batches_lent += 1;
         self.result.report.rows += descriptor.rows;
         {
@@ -103,7 +106,7 @@ impl LazyStream {
         Ok(LazyBatch { schema, content: Content::Lent(Lent { handle, loan, descriptor, cost, columns, account }) })
     }
 
-    /// Whoever keeps what it gets, and waits for more, may do so in vain: not in silence.
+    /// Warns once if the application holds more than half the window while it waits for another batch: it may never arrive.
     fn waits(&mut self) {
         let account = lock(&self.account);
         if account.held_bytes > self.window / 2 && !std::mem::replace(&mut self.warned, true) {
@@ -116,8 +119,7 @@ impl LazyStream {
     fn explained(&self, error: ClientError) -> ClientError {
         let held = lock(&self.account).held;
         match error {
-            ClientError::Query { kind: StreamCode::LeaseExpired, message } if held > 0 => ClientError::Query {
-                kind: StreamCode::LeaseExpired,
+            ClientError::LeaseExpired { message } if held > 0 => ClientError::LeaseExpired {
                 message: format!(
                     "{message}; {held} batches of this lazy result are held: drop each once it is done with, before waiting \
                      for the next, or take a larger window"
@@ -137,7 +139,7 @@ impl Stream for LazyStream {
             self.waits();
         }
         Poll::Ready(match ready!(arrived) {
-            Some(Ok((seq, cost, arrived))) => Some(self.batch(seq, cost, arrived)),
+            Some(Ok((seq, cost, batch))) => Some(self.batch(seq, cost, batch)),
             Some(Err(error)) => Some(Err(self.explained(error))),
             None => None,
         })
@@ -199,7 +201,9 @@ impl LazyBatch {
     /// Reads these columns, by their positions in the schema, in the order in which they are named.
     ///
     /// # Errors
-    /// [`ClientError::OutOfRange`] if there is no such column; [`ClientError::Transfer`] if it cannot be read, or is not valid;
+    /// [`ClientError::OutOfRange`] if there is no such column; [`ClientError::Read`], [`ClientError::LeaseExpired`],
+    /// [`ClientError::InvalidBatch`] and the like if it cannot be read, after which the batch is lost; [`ClientError::OutOfMemory`], after
+    /// which less of it may be read;
     /// and whatever ended the result or the connection since the batch came.
     pub async fn columns(&self, columns: &[usize]) -> Result<RecordBatch, ClientError> {
         self.columns_in(columns, 0..self.num_rows()).await
@@ -220,8 +224,9 @@ impl LazyBatch {
         }
         match &self.content {
             Content::Here(batch) => {
-                let batch = batch.project(columns).map_err(|e| ClientError::Transfer { message: e.to_string() })?;
-                Ok(batch.slice(rows.start, rows.len()))
+                // The columns were held against the schema above.
+                let invalid = |error: ArrowError| ClientError::InvalidBatch { batch: 0, reason: error.to_string() };
+                Ok(batch.project(columns).map_err(invalid)?.slice(rows.start, rows.len()))
             }
             Content::Lent(lent) => lent.read(columns, rows).await,
         }
@@ -241,7 +246,7 @@ impl LazyBatch {
 #[derive(Debug)]
 struct Lent {
     handle: Arc<Handle>,
-    loan: Loan,
+    loan: LoanGuard,
     descriptor: Arc<CheckedDescriptor>,
     cost: u64,
     columns: Vec<u64>,
@@ -284,7 +289,7 @@ impl Lent {
         let (answer, answered) = oneshot::channel();
         let (stream, seq) = (self.loan.stream, self.loan.seq);
         let gone = || ClientError::ServerGone { message: "the connection has ended".into() };
-        if !self.handle.send(Command::Ask { stream, seq, pieces, answer }) {
+        if !self.handle.send(Command::ReadPart { stream, seq, pieces, answer }) {
             return Err(gone());
         }
         // The connection's own timeouts see to it that this ends.
@@ -303,10 +308,10 @@ impl Lent {
 }
 
 /// The batch is not what it has to be: the connection hears of it, and ends the stream.
-fn reject(handle: &Handle, loan: &Loan, reason: &str) -> ClientError {
+fn reject(handle: &Handle, loan: &LoanGuard, reason: &str) -> ClientError {
     let (stream, seq) = (loan.stream, loan.seq);
-    handle.send(Command::Rejected { stream, seq, reason: reason.to_owned() });
-    ClientError::Transfer { message: format!("batch {seq} is invalid: {reason}") }
+    handle.borrower(BorrowerCommand::Rejected { stream, seq, reason: reason.to_owned() });
+    ClientError::InvalidBatch { batch: seq, reason: reason.to_owned() }
 }
 
 fn live_bytes(column: &dyn Array) -> u64 {

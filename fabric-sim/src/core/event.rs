@@ -2,13 +2,15 @@
 
 use thallus_protocol::{LeaseEnd, LeaseId};
 
-use super::{Access, EndpointId};
+use super::{Access, EndpointId, HostId};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// To whom.
     pub endpoint: EndpointId,
+    /// Whose endpoint it is, if it is there still.
+    pub host: Option<HostId>,
     /// In which of its steps.
     pub step: u64,
     /// What.

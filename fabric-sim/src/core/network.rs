@@ -486,8 +486,9 @@ impl Core {
 
     fn note(&mut self, endpoint: EndpointId, what: What) {
         if self.options.record {
-            let step = self.endpoints.get(&endpoint).map_or(0, |entry| entry.step);
-            self.events.push(Event { endpoint, step, what });
+            let entry = self.endpoints.get(&endpoint);
+            let (host, step) = (entry.map(|entry| entry.host), entry.map_or(0, |entry| entry.step));
+            self.events.push(Event { endpoint, host, step, what });
         }
     }
 

@@ -1,63 +1,57 @@
-//! The client's end of a connection: it borrows query results.
+//! The client's end of a connection: it makes requests, borrows results and lends uploads.
 
+mod ending;
 mod io;
-mod lazy;
-mod mapped;
-mod receive;
-mod releases;
-mod stream;
+mod requests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde::Serialize;
+use bytes::{Bytes, BytesMut};
 
-pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch, ReadProblem};
-use lazy::{BatchKey, LazyBatch};
-use receive::{Read, ReadPhase};
-use releases::Loans;
-use stream::{IncomingStream, Taking};
+pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, LentWords, UploadOptions};
 
-use crate::codec::{Frame, FrameLimits};
-use crate::codes::{CancelReason, CloseCode};
-use crate::credit::batch_cost;
+use crate::borrower::{Borrower, BorrowerCommand, BorrowerConfig};
+use crate::codec::{FrameLimits, MAX_ADDRESS};
+use crate::codes::CloseCode;
+use crate::connection::{Core, Machine, unexpected};
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
-use crate::ids::{FabricKind, LeaseId, ReadId, RegionId, StreamId};
-use crate::inline::InlineLimits;
-use crate::layout::LayoutLimits;
+use crate::ids::{FabricKind, StreamId};
+use crate::lender::{Lender, LenderCommand, LenderConfig};
 use crate::link::{Link, LinkTimeouts, clip};
-use crate::message::{ClientHello, ExecuteOptions, FabricOffer, Fencing, Region, ServerLimits, ToServer};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
+use crate::message::{Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Welcome};
+use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// What a client's connection is told at its start.
+/// Limits, times and facts of a client's connection.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// What the client calls itself.
+    /// The client's name.
     pub name: String,
     /// Fabrics whose endpoints the driver has open, in order of preference.
     pub fabrics: Vec<FabricOffer>,
     /// Limits of frames, both ways.
     pub frame: FrameLimits,
-    /// Bytes that a stream may have in flight at first. From there its window grows to the one that was asked for, as long as
+    /// Whether frames are to carry checksums, because no layer below has any.
+    pub checksum: bool,
+    /// Bytes that a result may have in flight at first. From there its window grows to the one that was asked for, as long as
     /// the lender is out of credit while the borrower is out of work.
     pub first_window: u64,
-    /// Largest batch, in bytes, for which a stream's window is widened.
-    pub max_batch_bytes: u64,
-    /// Regions that the server may have announced at once.
-    pub max_regions: usize,
-    /// Limits of what a descriptor may say.
-    pub layout: LayoutLimits,
-    /// Limits of what a schema and an inline batch may say.
-    pub inline: InlineLimits,
+    /// Limits for what the server lends.
+    pub borrow: BorrowerConfig,
     /// Times of the control connection.
     pub timeouts: LinkTimeouts,
-    /// How long a batch's reads may take before the data plane is taken for dead.
-    pub read_timeout: Duration,
+    /// Bytes of uploads on loan at once.
+    pub max_loan_bytes: u64,
+    /// Leases of uploads at once, at least 1, and slots for lease words.
+    pub max_leases: u32,
+    /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
+    pub word_nonce: u64,
+    /// How long the server may keep a lease.
+    pub lease_timeout: Duration,
+    /// Live bytes from which on a batch of an upload is lent, where nothing else is said or was measured.
+    pub thresholds: Thresholds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,43 +81,20 @@ impl State {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum DataPlane {
-    None,
-    Up,
-    /// Failed; the endpoint is being closed or has been.
-    Down,
-}
-
-/// The state machine of a client's connection. See the crate's documentation for how to drive it.
+/// The state machine of a client's connection.
 #[derive(Debug)]
 pub struct ClientConnection {
     config: ClientConfig,
     state: State,
-    link: Link,
-    timers: Timers,
-    data: DataPlane,
-    fencing: Option<Fencing>,
-    words: Option<RegionId>,
+    core: Core<ClientEvent>,
     limits: Option<ServerLimits>,
     /// Whether the endpoints that were offered still have to be closed.
     endpoint_open: bool,
     fabric_closing: bool,
-    regions: BTreeMap<RegionId, Region>,
-    streams: BTreeMap<StreamId, IncomingStream>,
-    last_stream: Option<StreamId>,
-    reads: BTreeMap<ReadId, Read>,
-    last_read: u64,
-    /// Lent and read only as far as the application asks, until it has given them up.
-    lazy: BTreeMap<BatchKey, LazyBatch>,
-    /// Mapped and delivered, or about to be, until the application has given them up.
-    mapped: BTreeMap<BatchKey, LeaseId>,
-    loans: Loans,
-    deadlines: BTreeMap<StreamId, Duration>,
+    /// Uploads that were not answered, with their deadlines.
+    uploads: BTreeMap<StreamId, Option<Duration>>,
     pings_asked: BTreeSet<u64>,
-    draining_said: bool,
-    ended_by: Option<Arc<ConnectionError>>,
-    out: VecDeque<ClientOutput>,
+    drain_reported: bool,
 }
 
 impl ClientConnection {
@@ -133,392 +104,349 @@ impl ClientConnection {
     /// [`ApiMisuse::Encode`] if the hello is too long.
     pub fn new(config: ClientConfig, now: Timestamp) -> Result<Self, ApiMisuse> {
         let mut timers = Timers::default();
-        let (link, preface) = Link::new(config.frame, config.timeouts, now, &mut timers);
-        let hello = ClientHello { name: config.name.clone(), fabrics: config.fabrics.clone() };
-        let hello = link.encode(&ToServer::Hello(hello), Bytes::new())?;
+        let (link, preface) = Link::new(config.frame, config.timeouts, config.checksum, now, &mut timers);
+        let hello = Message::Hello(Hello {
+            name: config.name.clone(),
+            fabrics: config.fabrics.clone(),
+            max_loan_bytes: config.max_loan_bytes,
+            extensions: Extensions::none(),
+        });
+        let hello = link.encode(&hello, Bytes::new())?;
+        let lender = Lender::new(LenderConfig {
+            max_loan_bytes: config.max_loan_bytes,
+            max_leases: config.max_leases,
+            word_nonce: config.word_nonce,
+            lease_timeout: config.lease_timeout,
+            thresholds: config.thresholds,
+            frame: link.limits(),
+        });
+        let mut core = Core::new(link, preface, timers, lender, Borrower::new(config.borrow.clone()));
+        core.output(ClientOutput::Transmit(hello));
         Ok(ClientConnection {
             state: State::AwaitingWelcome,
-            link,
-            timers,
-            data: DataPlane::None,
-            fencing: None,
-            words: None,
+            core,
             limits: None,
             endpoint_open: !config.fabrics.is_empty(),
             config,
             fabric_closing: false,
-            regions: BTreeMap::new(),
-            streams: BTreeMap::new(),
-            last_stream: None,
-            reads: BTreeMap::new(),
-            last_read: 0,
-            lazy: BTreeMap::new(),
-            mapped: BTreeMap::new(),
-            loans: Loans::default(),
-            deadlines: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             pings_asked: BTreeSet::new(),
-            draining_said: false,
-            ended_by: None,
-            out: VecDeque::from([ClientOutput::Transmit(preface), ClientOutput::Transmit(hello)]),
+            drain_reported: false,
         })
-    }
-
-    /// The state of the connection and of its data plane, in words for traces.
-    #[must_use]
-    pub fn state_names(&self) -> [&'static str; 2] {
-        let data = match self.data {
-            DataPlane::None => "none",
-            DataPlane::Up => "up",
-            DataPlane::Down => "down",
-        };
-        [self.state.name(), data]
     }
 
     /// Batches that are being read.
     #[must_use]
     pub fn outstanding_reads(&self) -> usize {
-        self.reads.len()
+        self.core.borrower.outstanding_reads()
     }
 
-    /// Streams that have not ended on both sides.
+    /// Streams that have not ended on both sides, in either direction, and uploads that were not answered.
     #[must_use]
     pub fn open_streams(&self) -> usize {
-        self.streams.len()
+        let lent = self.uploads.keys().filter(|stream| !self.core.lender.is_open(**stream)).count();
+        self.core.borrower.open_streams() + self.core.lender.open_streams() + lent
     }
 
-    /// Takes in one thing that happened. What follows from it is to be had from [`Self::poll_output`].
+    /// Whether an upload's source is still to be asked for batches.
+    #[must_use]
+    pub fn is_open(&self, stream: StreamId) -> bool {
+        self.core.lender.is_open(stream)
+    }
+
+    /// The borrower's half.
+    #[must_use]
+    pub fn borrower(&self) -> &Borrower {
+        &self.core.borrower
+    }
+
+    /// The lender's half.
+    #[must_use]
+    pub fn lender(&self) -> &Lender {
+        &self.core.lender
+    }
+
+    /// See [`Machine::state_names`]: the second is the data plane on which this end borrows.
+    #[must_use]
+    pub fn state_names(&self) -> [&'static str; 2] {
+        [self.state.name(), self.core.borrower.path_name()]
+    }
+
+    /// See [`Machine::handle`].
     ///
     /// # Errors
     /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
     pub fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
         if self.state == State::Closed {
-            // Whoever asks a connection that is gone hears so, whenever it asks.
-            return match input {
-                ClientInput::Command(
-                    command
-                    @ (ClientCommand::Execute { .. } | ClientCommand::Ask { .. } | ClientCommand::GiveUp { .. }),
-                ) => self.command(now, command),
-                _ => Ok(()),
-            };
+            return self.handle_closed(now, input);
         }
-        // What happened comes before what was due: after a stall of this host the peer is not taken for silent while its
+        // Events come before deadlines: after a stall of this host the peer is not taken for silent while its
         // bytes lie here unread, nor a read for late that has completed.
         match input {
             ClientInput::Time => {}
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ClientInput::Received(bytes) => {
-                if !self.state.is_ending()
-                    && let Err(error) = self.received(now, bytes)
-                {
-                    self.end(error);
-                }
+                self.core.link.push(bytes);
+                self.received(now);
             }
+            ClientInput::Buffered => self.received(now),
             ClientInput::Command(command) => {
                 if let Err(misuse) = self.command(now, command) {
+                    self.settle(now);
                     self.end(misuse.clone().into());
                     return Err(misuse);
                 }
             }
         }
-        self.fire_timers(now);
-        self.time_releases(now);
+        self.expire(now);
+        self.settle(now);
         Ok(())
     }
 
     /// The next thing to do. To be called until it says [`ClientOutput::Wait`].
     #[must_use]
     pub fn poll_output(&mut self) -> ClientOutput {
-        if self.out.is_empty() {
-            self.say_releases();
-        }
-        self.out.pop_front().unwrap_or_else(|| ClientOutput::Wait(self.timers.next()))
+        self.core.poll_output()
     }
 
-    fn transmit<M: Serialize>(&mut self, message: &M) {
-        if self.state == State::Closed || self.ended_by.is_some() {
+    /// Whoever asks a connection that is gone is told so, whenever it asks; and memory that still comes for an upload is not kept.
+    fn handle_closed(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
+        let ClientInput::Command(command) = input else { return Ok(()) };
+        match command {
+            ClientCommand::Open { .. }
+            | ClientCommand::Upload { .. }
+            | ClientCommand::Lender(_)
+            | ClientCommand::Borrower(BorrowerCommand::ReadPart { .. } | BorrowerCommand::GiveUp { .. }) => {
+                self.command(now, command)?;
+                self.absorb();
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, now: Timestamp) {
+        if self.state.is_ending() {
+            self.core.link.buffer().clear();
             return;
         }
-        match self.link.encode(message, Bytes::new()) {
-            Ok(frame) => self.transmit_frame(frame),
-            // Everything of variable size is checked before it comes here.
-            Err(misuse) => debug_assert!(false, "{misuse}"),
+        if matches!(self.state, State::Connecting | State::Open) {
+            self.core.link.heard(now, &mut self.core.timers);
+        }
+        while !self.state.is_ending() {
+            match self.core.link.next() {
+                Ok(None) => return,
+                Ok(Some((message, payload))) => {
+                    if let Err(error) = self.message(now, message, payload) {
+                        self.end(error);
+                    }
+                    // Each message's consequences come before the next message.
+                    self.absorb();
+                }
+                Err(error) => self.end(error),
+            }
         }
     }
 
-    fn transmit_frame(&mut self, frame: Frame) {
-        self.out.push_back(ClientOutput::Transmit(frame));
-        // Those that are held back go in the same write.
-        self.loans.hurry();
+    fn message(&mut self, now: Timestamp, message: Message, payload: Bytes) -> Result<(), ConnectionError> {
+        let greeted = self.state != State::AwaitingWelcome;
+        match message {
+            Message::Welcome(welcome) if !greeted => return self.welcome(now, welcome),
+            Message::Goodbye { code: CloseCode::ShuttingDown, .. } if greeted => {
+                if !std::mem::replace(&mut self.drain_reported, true) {
+                    self.core.event(ClientEvent::Draining);
+                }
+            }
+            Message::Goodbye { code, message } => {
+                return Err(ConnectionError::Goodbye { code, message: clip(message) });
+            }
+            other if !greeted => return Err(self.unexpected(&other).into()),
+            Message::Answer(answer) => self.answered(answer)?,
+            message => match self.core.message(now, message, payload)? {
+                None => {}
+                Some(Message::Pong(nonce)) => {
+                    if self.pings_asked.remove(&nonce) {
+                        self.core.event(ClientEvent::Pong);
+                    }
+                }
+                Some(Message::Borrower(message)) => self.reverse_path(message)?,
+                Some(other) => return Err(self.unexpected(&other).into()),
+            },
+        }
+        Ok(())
     }
 
-    fn event(&mut self, event: ClientEvent) {
-        self.out.push_back(ClientOutput::Event(event));
+    fn unexpected(&self, got: &Message) -> PeerMisbehaved {
+        unexpected(got, self.state.name())
+    }
+
+    fn welcome(&mut self, now: Timestamp, welcome: Welcome) -> Result<(), ConnectionError> {
+        self.core.understands("welcome", &welcome.extensions)?;
+        self.core.link.established(now, &mut self.core.timers);
+        let version = self.core.link.version().unwrap_or_default();
+        self.limits = Some(welcome.limits.clone());
+        self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
+        let (server, limits) = (clip(welcome.name), welcome.limits);
+        self.core.event(ClientEvent::Welcome { server, version, limits });
+        match welcome.fabric {
+            Ok(choice) => {
+                let (value, limit) = (choice.address.len() as u64, MAX_ADDRESS as u64);
+                if value > limit {
+                    return Err(PeerMisbehaved::Limit { what: "fabric address bytes", value, limit }.into());
+                }
+                if !offered(&self.config, &choice.kind) {
+                    return Err(PeerMisbehaved::FabricNotOffered(clip(choice.kind.to_string())).into());
+                }
+                self.core.borrower.offered(&choice.lending)?;
+                self.state = State::Connecting;
+                let due = now + self.core.link.timeouts().handshake;
+                self.core.timers.set(Timer::Handshake, due);
+                self.core.event(ClientEvent::ConnectFabric(choice));
+            }
+            Err(reason) => {
+                self.state = State::Open;
+                self.core.event(ClientEvent::FabricDown { reason: clip(reason) });
+                self.close_fabric();
+            }
+        }
+        Ok(())
     }
 
     fn command(&mut self, now: Timestamp, command: ClientCommand) -> Result<(), ApiMisuse> {
         match command {
-            ClientCommand::FabricUp { transport } => {
+            ClientCommand::Lender(command) => {
+                let failed = match &command {
+                    LenderCommand::Fail { stream, failure } => Some((*stream, failure.clone())),
+                    _ => None,
+                };
+                self.core.lender.command(now, command)?;
+                // The source of an upload knows, and is told once more how that ended.
+                if let Some((stream, failure)) = failed {
+                    self.upload_failed(stream, StreamError::Remote(failure));
+                }
+            }
+            ClientCommand::Borrower(BorrowerCommand::Cancel { stream }) if !self.is_known(stream) => {
+                return Err(ApiMisuse::UnknownStream(stream));
+            }
+            ClientCommand::Borrower(command) => self.core.borrower.command(now, command)?,
+            ClientCommand::FabricUp { transport, lending } => {
                 if self.state == State::Connecting {
-                    self.fabric_up(clip(transport));
+                    self.fabric_up(clip(transport), lending)?;
                 }
             }
             ClientCommand::FabricUnavailable { reason } | ClientCommand::FabricFailed { reason } => {
-                self.fabric_down(reason);
+                self.fabric_down(&reason);
             }
             ClientCommand::FabricClosed => self.fabric_closed()?,
-            ClientCommand::Execute { stream, sql, options } => self.execute(now, stream, sql, options)?,
-            ClientCommand::Cancel { stream } => {
-                if self.last_stream.is_none_or(|last| stream > last) {
-                    return Err(ApiMisuse::UnknownStream(stream));
-                }
-                self.fail(stream, StreamError::Cancelled, CancelReason::Dropped);
-            }
-            ClientCommand::Consumed { stream, cost } => self.consumed(stream, cost)?,
-            ClientCommand::Ask { stream, seq, ask, pieces } => self.ask(now, (stream, seq), ask, &pieces)?,
-            ClientCommand::GiveUp { stream, seq } => self.give_up((stream, seq))?,
-            ClientCommand::ReadDone { read, result } => self.read_done(read, result)?,
-            ClientCommand::WordRead { read, result } => self.word_read(read, result)?,
-            ClientCommand::Rejected { stream, seq, reason } => {
-                self.lose((stream, seq), StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
-            }
+            ClientCommand::Open { stream, request, options } => self.open(now, stream, request, options)?,
+            ClientCommand::Upload { stream, table, options } => self.upload(now, stream, table, options)?,
+            ClientCommand::Withdraw { stream } => self.withdraw(stream)?,
             ClientCommand::Ping => {
                 if self.state == State::Open {
-                    let nonce = self.link.ping(now, &mut self.timers);
+                    let nonce = self.core.ping(now);
                     self.pings_asked.insert(nonce);
-                    self.transmit(&ToServer::Ping(nonce));
                 }
             }
-            ClientCommand::Close => {
-                self.end(ConnectionError::Closed);
-            }
+            ClientCommand::Close => self.end(ConnectionError::Closed),
         }
         Ok(())
     }
 
-    fn execute(
-        &mut self,
-        now: Timestamp,
-        stream: StreamId,
-        sql: String,
-        mut options: ExecuteOptions,
-    ) -> Result<(), ApiMisuse> {
-        if self.last_stream.is_some_and(|last| stream <= last) {
-            return Err(ApiMisuse::StreamReused(stream));
-        }
-        if self.state != State::Open {
-            if let (true, Some(error)) = (self.state.is_ending(), self.ended_by.clone()) {
-                self.last_stream = Some(stream);
-                self.event(ClientEvent::Failed { stream, error: StreamError::Connection(error) });
-                return Ok(());
+    fn is_known(&self, stream: StreamId) -> bool {
+        self.core.last_stream.is_some_and(|last| stream <= last)
+    }
+
+    fn fabric_up(&mut self, transport: String, lending: Option<LentWords>) -> Result<(), ApiMisuse> {
+        let lending = match lending {
+            Some(LentWords { fencing, words, probe_value }) => {
+                crate::lender::within("remote key", words.key.len(), crate::codec::MAX_KEY)?;
+                Some(self.core.lender.opened(fencing, words, probe_value)?)
             }
-            return Err(ApiMisuse::State { command: "execute", state: self.state.name() });
-        }
-        self.last_stream = Some(stream);
-        let (most_sql, most_credit) = self
-            .limits
-            .as_ref()
-            .map_or((u32::MAX, u64::MAX), |limits| (limits.max_sql_bytes, batch_cost(limits.max_loan_bytes)));
-        // What stands beside the text in its message is much less than this.
-        let limit = u64::from(most_sql.min(self.link.limits().message - 1024));
-        let bytes = sql.len() as u64;
-        if bytes > limit {
-            self.event(ClientEvent::Failed { stream, error: StreamError::SqlTooLong { bytes, limit } });
-            return Ok(());
-        }
-        let most = options.credit.min(most_credit);
-        let taking = Taking::of(&options);
-        // A window begins small for the sake of the memory that batches are read into. These are not read, or not before the reader
-        // says so, and that they are held is no sign that it is slow.
-        let held = matches!(taking, Taking::Lazy | Taking::Map);
-        // Of parts that are merged, most wait for one.
-        let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
-        options.credit = if held { most } else { most.min((self.config.first_window / shares).max(1)) };
-        let (window, deadline_ms) = (options.credit, options.deadline_ms);
-        let frame = self.link.encode(&ToServer::Execute { stream, sql, options }, Bytes::new())?;
-        #[cfg(feature = "planted-bugs")]
-        let deadline_ms = deadline_ms.filter(|_| !is_planted(Bug::DeadlineForgotten));
-        if let Some(deadline) = deadline_ms.map(Duration::from_millis) {
-            self.timers.set(Timer::Stream(stream), now + deadline);
-            self.deadlines.insert(stream, deadline);
-        }
-        self.streams.insert(stream, IncomingStream::new(stream, window, most, taking));
-        self.transmit_frame(frame);
-        Ok(())
-    }
-
-    /// Ends a stream for the application, and tells the lender if it does not know.
-    fn fail(&mut self, stream: StreamId, error: StreamError, reason: CancelReason) {
-        let Some(open) = self.streams.get_mut(&stream) else { return };
-        if std::mem::replace(&mut open.over, true) {
-            return;
-        }
-        let done = open.remote_done;
-        let abandoned = open.abandon();
-        // Nobody wants what it has on loan, and others may wait for the room.
-        self.loans.hurry();
-        for payload in abandoned {
-            self.abandon(stream, payload);
-        }
-        self.clear_deadline(stream);
-        self.lose_batches(stream, &error);
-        self.event(ClientEvent::Failed { stream, error });
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
-            return;
-        }
-        if done {
-            self.streams.remove(&stream);
-        } else {
-            self.transmit(&ToServer::Cancel { stream, reason });
-        }
-    }
-
-    fn clear_deadline(&mut self, stream: StreamId) {
-        self.timers.clear(Timer::Stream(stream));
-        self.deadlines.remove(&stream);
-    }
-
-    fn fire_timers(&mut self, now: Timestamp) {
-        while let Some(timer) = self.timers.expired(now) {
-            match timer {
-                Timer::Handshake if self.state == State::Connecting => {
-                    self.fabric_down(format!("it was not connected within {:?}", self.config.timeouts.handshake));
-                }
-                Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
-                Timer::KeepAlive => {
-                    let nonce = self.link.ping(now, &mut self.timers);
-                    self.transmit(&ToServer::Ping(nonce));
-                }
-                Timer::Idle => self.end(ConnectionError::IdleTimeout(self.link.timeouts().idle)),
-                Timer::Stream(stream) => {
-                    let deadline = self.deadlines.remove(&stream).unwrap_or_default();
-                    let error = StreamError::DeadlineExceeded(deadline);
-                    // Also of a stream that is whole, while some of it is held.
-                    self.lose_batches(stream, &error);
-                    self.fail(stream, error, CancelReason::DeadlineExceeded);
-                }
-                Timer::Read(read) => {
-                    let after = self.config.read_timeout;
-                    if let Some((stream, seq)) = self.reads.get(&read).map(|read| (read.stream, read.seq)) {
-                        self.lose((stream, seq), StreamError::ReadTimeout { seq, after }, CancelReason::ReadFailed);
-                    }
-                    self.fabric_down(format!("a one-sided read was not done within {after:?}"));
-                }
-                Timer::Releases => self.loans.hurry(),
-                Timer::Drain | Timer::Lease(_) | Timer::Room(_) => {}
-            }
-        }
-    }
-
-    fn fabric_up(&mut self, transport: String) {
-        self.timers.clear(Timer::Handshake);
-        self.state = State::Open;
-        self.data = DataPlane::Up;
-        // Announced while the endpoint was being connected.
-        for region in self.regions.values().filter(|region| Some(region.id) != self.words) {
-            self.out.push_back(ClientOutput::ImportRegion(region.clone()));
-        }
-        self.transmit(&ToServer::FabricUp { transport: transport.clone() });
-        self.event(ClientEvent::FabricUp { transport });
-    }
-
-    fn fabric_closed(&mut self) -> Result<(), ApiMisuse> {
-        if !std::mem::take(&mut self.fabric_closing) {
-            return Err(ApiMisuse::State { command: "fabric-closed", state: "nobody asked for it" });
-        }
-        self.endpoint_open = false;
-        let unreported: Vec<_> = self.reads.keys().copied().collect();
-        for read in &unreported {
-            self.lost(*read, "the data plane was closed".into());
-        }
-        if self.state == State::Closing {
-            self.closed();
-        }
-        if unreported.is_empty() {
-            Ok(())
-        } else {
-            Err(ApiMisuse::State { command: "fabric-closed", state: "reads are outstanding" })
-        }
-    }
-
-    /// The data plane is gone, or never came up. What is being read completes in failure when the endpoint closes.
-    fn fabric_down(&mut self, reason: String) {
-        let was_connecting = self.state == State::Connecting;
-        let reason = clip(reason);
-        if was_connecting {
-            self.timers.clear(Timer::Handshake);
-            self.state = State::Open;
-        } else if self.data != DataPlane::Up {
-            return;
-        }
-        self.data = DataPlane::Down;
-        self.transmit(&ToServer::FabricDown { reason: reason.clone() });
-        self.lose_all(&reason);
-        self.event(ClientEvent::FabricDown { reason });
-        self.close_fabric();
-    }
-
-    fn close_fabric(&mut self) {
-        if self.endpoint_open && !std::mem::replace(&mut self.fabric_closing, true) {
-            self.out.push_back(ClientOutput::CloseFabric);
-        }
-    }
-
-    /// Begins the end of the connection: streams end, the data plane is shut, its reads complete, then it is closed.
-    fn end(&mut self, error: ConnectionError) {
-        if self.state.is_ending() {
-            return;
-        }
-        let error = Arc::new(error);
-        let holding: BTreeSet<_> = self.lazy.keys().map(|(stream, _)| *stream).collect();
-        for stream in holding {
-            self.lose_batches(stream, &StreamError::Connection(Arc::clone(&error)));
-        }
-        for (stream, mut open) in std::mem::take(&mut self.streams) {
-            for payload in open.abandon() {
-                self.abandon(stream, payload);
-            }
-            if !open.over {
-                self.event(ClientEvent::Failed { stream, error: StreamError::Connection(Arc::clone(&error)) });
-            }
-        }
-        let goodbye = match &*error {
-            ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. } => None,
-            ConnectionError::Closed => Some((CloseCode::Normal, String::new())),
-            _ if self.state == State::AwaitingWelcome => None,
-            // An error's words may hold the peer's: a field name of megabytes.
-            _ => Some((error.close_code(), clip(error.to_string()))),
+            None => None,
         };
-        if let Some((code, message)) = goodbye {
-            self.say_all_releases();
-            self.transmit(&ToServer::Goodbye { code, message });
-        }
-        self.ended_by = Some(Arc::clone(&error));
-        self.timers.clear_all();
-        self.loans.forget_releases();
-        self.deadlines.clear();
-        self.state = State::Closing;
-        if self.endpoint_open {
-            self.close_fabric();
-        } else {
-            self.closed();
-        }
+        self.core.timers.clear(Timer::Handshake);
+        self.state = State::Open;
+        self.core.borrower.path_up();
+        let up = FromBorrower::PathUp { transport: transport.clone(), lending, extensions: Extensions::none() };
+        self.core.say(Message::Borrower(up));
+        self.core.event(ClientEvent::FabricUp { transport });
+        Ok(())
     }
 
-    fn closed(&mut self) {
-        self.state = State::Closed;
-        let error = self.ended_by.as_deref().cloned().unwrap_or(ConnectionError::Closed);
-        self.out.push_back(ClientOutput::Closed(error));
+    /// The server has proven the reverse path, or does not read what this end lends.
+    fn reverse_path(&mut self, message: FromBorrower) -> Result<(), ConnectionError> {
+        let was = self.core.lender.path_name();
+        match message {
+            FromBorrower::PathUp { transport, extensions, .. } => {
+                self.core.understands("path-up", &extensions)?;
+                if !self.core.lender.path_up() {
+                    return Err(PeerMisbehaved::Unexpected { got: "path-up", state: self.state.name() }.into());
+                }
+                if was == "unproven" {
+                    self.core.event(ClientEvent::ReversePathUp { transport: clip(transport) });
+                }
+            }
+            FromBorrower::PathDown { reason } => {
+                let reason = clip(reason);
+                // Where this end does not lend there is nothing that could go down.
+                self.core.lender.path_down(&reason);
+                if matches!(was, "unproven" | "up") {
+                    self.core.event(ClientEvent::ReversePathDown { reason });
+                }
+            }
+            other => return Err(self.unexpected(&Message::Borrower(other)).into()),
+        }
+        Ok(())
+    }
+
+    /// Sends whatever can be sent, and moves on what the halves have to say.
+    fn settle(&mut self, now: Timestamp) {
+        if self.state == State::Open {
+            self.core.lender.pump(now);
+        }
+        self.core.borrower.time_releases(now);
+        self.absorb();
+    }
+}
+
+impl Machine for ClientConnection {
+    type Command = ClientCommand;
+    type Event = ClientEvent;
+
+    fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
+        ClientConnection::handle(self, now, input)
+    }
+
+    fn poll_output(&mut self) -> ClientOutput {
+        ClientConnection::poll_output(self)
+    }
+
+    fn receive_buffer(&mut self) -> &mut BytesMut {
+        self.core.link.buffer()
+    }
+
+    fn state_names(&self) -> [&'static str; 2] {
+        ClientConnection::state_names(self)
+    }
+
+    fn lender_command(command: LenderCommand) -> ClientCommand {
+        ClientCommand::Lender(command)
+    }
+
+    fn borrower_command(command: BorrowerCommand) -> ClientCommand {
+        ClientCommand::Borrower(command)
+    }
+
+    fn fabric_failed(reason: String) -> ClientCommand {
+        ClientCommand::FabricFailed { reason }
+    }
+
+    fn fabric_closed() -> ClientCommand {
+        ClientCommand::FabricClosed
     }
 }
 
 /// Whether this end offered the fabric.
 fn offered(config: &ClientConfig, kind: &FabricKind) -> bool {
     config.fabrics.iter().any(|offer| offer.kind == *kind)
-}
-
-impl Read {
-    fn is_waiting_for(&self, phase: ReadPhase) -> bool {
-        self.phase == phase
-    }
 }

@@ -1,38 +1,36 @@
-//! The server's end of a connection: it lends query results.
+//! The server's end of a connection: it chooses the fabric, answers requests, lends results and borrows uploads.
 
-mod command;
 mod ending;
+mod handshake;
 mod io;
-mod mapped;
-mod send;
-mod stream;
+mod requests;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-pub use io::{Loan, LoanEffort, OpenedFabric, ServerCommand, ServerInput, ServerOutput};
-use stream::OutgoingStream;
+pub use io::{OpenedFabric, ServerCommand, ServerEvent, ServerInput, ServerOutput};
 
-use crate::codec::{FrameLimits, MAX_ADDRESS};
-use crate::codes::{CloseCode, StreamCode};
-use crate::credit::batch_cost;
+use crate::borrower::{Borrower, BorrowerCommand, BorrowerConfig};
+use crate::codec::FrameLimits;
+use crate::codes::CloseCode;
+use crate::connection::{Core, Machine, unexpected};
 use crate::error::{ApiMisuse, ConnectionError};
-use crate::ids::{FabricKind, LeaseId, RegionId, StreamId};
-use crate::lease::{LeaseEnd, LeaseTable};
-use crate::link::{Incoming, Link, LinkTimeouts, clip, no_payload};
-use crate::message::{ClientHello, ExecuteOptions, FabricChoice, ServerHello, ServerLimits, ToClient, ToServer};
-use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
+use crate::ids::{FabricKind, StreamId};
+use crate::inline::InlineLimits;
+use crate::layout::LayoutLimits;
+use crate::lender::{Lender, LenderCommand, LenderConfig};
+use crate::link::{Link, LinkTimeouts, clip};
+use crate::message::{FromBorrower, Message, ServerLimits, Thresholds};
 use crate::time::Timestamp;
-use crate::timers::{Timer, Timers};
+use crate::timers::Timers;
 
-/// What a server's connection is told at its start.
+/// Limits, times and facts of a server's connection.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// What the server calls itself.
+    /// The server's name.
     pub name: String,
     /// Fabrics that can work on this host.
     pub fabrics: Vec<FabricKind>,
@@ -42,8 +40,10 @@ pub struct ServerConfig {
     pub limits: ServerLimits,
     /// Limits of frames, both ways.
     pub frame: FrameLimits,
-    /// Live bytes from which on a batch is lent, unless the client asks otherwise.
-    pub inline_threshold: u64,
+    /// Whether frames are to carry checksums, because no layer below has any.
+    pub checksum: bool,
+    /// Live bytes from which on a batch is lent, unless the client asks otherwise or has measured.
+    pub thresholds: Thresholds,
     /// Leases at once, at least 1, and slots for lease words.
     pub max_leases: u32,
     /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
@@ -52,8 +52,24 @@ pub struct ServerConfig {
     pub timeouts: LinkTimeouts,
     /// How long a lease may be kept.
     pub lease_timeout: Duration,
-    /// How long what runs may go on after [`ServerCommand::Drain`]. What is being read then has a second more.
+    /// How long running streams may go on after [`ServerCommand::Drain`]. Reads under way then have a second more.
     pub drain_timeout: Duration,
+    /// Limits for what the client lends.
+    pub borrow: BorrowerConfig,
+}
+
+impl ServerConfig {
+    /// Limits for borrowing uploads that suit most servers: batches of `max_batch_bytes`.
+    #[must_use]
+    pub fn borrowing(max_batch_bytes: u64, read_timeout: Duration) -> BorrowerConfig {
+        BorrowerConfig {
+            max_batch_bytes,
+            max_regions: 1 << 14,
+            layout: LayoutLimits { max_bytes: max_batch_bytes, ..LayoutLimits::default() },
+            inline: InlineLimits::default(),
+            read_timeout,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,47 +94,22 @@ impl State {
     }
 }
 
-/// The data plane as this end sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum DataPlane {
-    /// None was agreed on.
-    None,
-    /// Opened; the client has not said yet whether it works.
-    Unproven(OpenedFabric),
-    Up(OpenedFabric),
-    /// Was there; nothing is lent on it any more.
-    Down(OpenedFabric),
+/// An upload that has not been answered.
+#[derive(Clone, Copy, Debug, Default)]
+struct Upload {
+    /// Its end has been delivered.
+    ended: bool,
 }
 
-impl DataPlane {
-    fn opened(&self) -> Option<&OpenedFabric> {
-        match self {
-            DataPlane::None => None,
-            DataPlane::Unproven(fabric) | DataPlane::Up(fabric) | DataPlane::Down(fabric) => Some(fabric),
-        }
-    }
-}
-
-/// The state machine of a server's connection. See the crate's documentation for how to drive it.
+/// The state machine of a server's connection.
 #[derive(Debug)]
 pub struct ServerConnection {
     config: ServerConfig,
     state: State,
-    link: Link,
-    timers: Timers,
+    core: Core<ServerEvent>,
     chosen: Option<FabricKind>,
-    data: DataPlane,
-    streams: BTreeMap<StreamId, OutgoingStream>,
-    last_stream: Option<StreamId>,
-    leases: LeaseTable,
-    regions: BTreeSet<RegionId>,
-    /// The stream that was served last, so that blocked ones take turns.
-    served: Option<StreamId>,
-    /// The stream whose batch found no room among the loans: until it has, no other may lend.
-    waiting: Option<StreamId>,
+    uploads: BTreeMap<StreamId, Upload>,
     draining: bool,
-    ended_by: Option<ConnectionError>,
-    out: VecDeque<ServerOutput>,
 }
 
 impl ServerConnection {
@@ -127,104 +118,110 @@ impl ServerConnection {
     pub fn new(mut config: ServerConfig, now: Timestamp) -> Self {
         config.name = clip(config.name);
         config.no_fabric = clip(config.no_fabric);
-        config.max_leases = config.max_leases.max(1);
         let mut timers = Timers::default();
-        let (link, preface) = Link::new(config.frame, config.timeouts, now, &mut timers);
+        let (link, preface) = Link::new(config.frame, config.timeouts, config.checksum, now, &mut timers);
+        let lender = Lender::new(LenderConfig {
+            max_loan_bytes: config.limits.max_loan_bytes,
+            max_leases: config.max_leases,
+            word_nonce: config.word_nonce,
+            lease_timeout: config.lease_timeout,
+            thresholds: config.thresholds,
+            frame: link.limits(),
+        });
+        let borrower = Borrower::new(config.borrow.clone());
         ServerConnection {
-            leases: LeaseTable::new(config.max_leases),
             config,
             state: State::AwaitingHello,
-            link,
-            timers,
+            core: Core::new(link, preface, timers, lender, borrower),
             chosen: None,
-            data: DataPlane::None,
-            streams: BTreeMap::new(),
-            last_stream: None,
-            regions: BTreeSet::new(),
-            served: None,
-            waiting: None,
+            uploads: BTreeMap::new(),
             draining: false,
-            ended_by: None,
-            out: VecDeque::from([ServerOutput::Transmit(preface)]),
         }
-    }
-
-    /// The state of the connection and of its data plane, in words for traces.
-    #[must_use]
-    pub fn state_names(&self) -> [&'static str; 2] {
-        let data = match self.data {
-            DataPlane::None => "none",
-            DataPlane::Unproven(_) => "unproven",
-            DataPlane::Up(_) => "up",
-            DataPlane::Down(_) => "down",
-        };
-        [self.state.name(), data]
     }
 
     /// Bytes on loan to the client.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
-        self.leases.bytes()
+        self.core.lender.bytes_on_loan()
     }
 
     /// Leases that stand.
     #[must_use]
     pub fn open_leases(&self) -> usize {
-        self.leases.len()
+        self.core.lender.open_leases()
     }
 
-    /// Streams that have not ended.
+    /// Streams that have not ended, in either direction, and uploads that were not answered.
     #[must_use]
     pub fn open_streams(&self) -> usize {
-        self.streams.len()
+        let borrowed = self.uploads.keys().filter(|stream| !self.core.borrower.is_open(**stream)).count();
+        self.core.lender.open_streams() + self.core.borrower.open_streams() + borrowed
     }
 
-    /// Whether a stream is open: a driver need not prepare a batch for one that is not.
+    /// Whether a result is open: a driver need not prepare a batch for one that is not.
     #[must_use]
     pub fn is_open(&self, stream: StreamId) -> bool {
-        self.streams.contains_key(&stream)
+        self.core.lender.is_open(stream)
+    }
+
+    /// Whether an upload has not been answered.
+    #[must_use]
+    pub fn is_upload(&self, stream: StreamId) -> bool {
+        self.uploads.contains_key(&stream)
+    }
+
+    /// The borrower's half.
+    #[must_use]
+    pub fn borrower(&self) -> &Borrower {
+        &self.core.borrower
+    }
+
+    /// The lender's half.
+    #[must_use]
+    pub fn lender(&self) -> &Lender {
+        &self.core.lender
     }
 
     /// The protocol version in use, once the client's preface is there.
     #[must_use]
     pub fn version(&self) -> Option<u16> {
-        self.link.version()
+        self.core.link.version()
     }
 
-    /// Takes in one thing that happened. What follows from it is to be had from [`Self::poll_output`].
+    /// See [`Machine::state_names`]: the second is the data plane on which this end lends.
+    #[must_use]
+    pub fn state_names(&self) -> [&'static str; 2] {
+        [self.state.name(), self.core.lender.path_name()]
+    }
+
+    /// See [`Machine::handle`].
     ///
     /// # Errors
     /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
     pub fn handle(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
         if self.state == State::Closed {
-            // Memory may still be on its way here from an engine that had not heard; it is not kept.
-            if let ServerInput::Command(ServerCommand::Lend { loan, .. }) = input {
-                self.leases.reserve(loan.lease)?;
-                self.withdraw(loan.lease);
-            }
-            return Ok(());
+            return self.handle_closed(now, input);
         }
-        // What happened comes before what was due: after a stall of this host the peer is not taken for silent, nor a
+        // Events come before deadlines: after a stall of this host the peer is not taken for silent, nor a
         // lease for kept, while the bytes that say otherwise lie here unread.
         match input {
             ServerInput::Time => {}
             ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ServerInput::Received(bytes) => {
-                if !self.is_ending()
-                    && let Err(error) = self.received(now, bytes)
-                {
-                    self.end(error);
-                }
+                self.core.link.push(bytes);
+                self.received(now);
             }
+            ServerInput::Buffered => self.received(now),
             ServerInput::Command(command) => {
                 if let Err(misuse) = self.command(now, command) {
+                    self.settle(now);
                     self.end(misuse.clone().into());
                     return Err(misuse);
                 }
             }
         }
-        self.fire_timers(now);
-        self.send_what_can_be_sent(now);
+        self.expire(now);
+        self.settle(now);
         self.close_when_drained();
         Ok(())
     }
@@ -232,199 +229,152 @@ impl ServerConnection {
     /// The next thing to do. To be called until it says [`ServerOutput::Wait`].
     #[must_use]
     pub fn poll_output(&mut self) -> ServerOutput {
-        self.out.pop_front().unwrap_or_else(|| ServerOutput::Wait(self.timers.next()))
+        self.core.poll_output()
     }
 
-    fn received(&mut self, now: Timestamp, bytes: &[u8]) -> Result<(), ConnectionError> {
-        self.link.push(now, bytes, self.state == State::Open, &mut self.timers);
-        while !self.is_ending() {
-            match self.link.next::<ToServer>()? {
-                Incoming::Nothing => break,
-                Incoming::Message(message, payload) => {
-                    no_payload(&payload)?;
-                    self.message(now, message)?;
-                }
-            }
+    /// An engine that has not heard of the end may still hand over memory; it is not kept.
+    fn handle_closed(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
+        if let ServerInput::Command(ServerCommand::Lender(command)) = input {
+            self.core.lender.command(now, command)?;
+            self.absorb();
         }
         Ok(())
     }
 
-    fn message(&mut self, now: Timestamp, message: ToServer) -> Result<(), ConnectionError> {
-        match (self.state, message) {
-            (State::AwaitingHello, ToServer::Hello(hello)) => self.hello(now, hello)?,
-            (State::Open, ToServer::Execute { stream, sql, options }) => self.execute(now, stream, sql, options)?,
-            (State::Open, ToServer::Credit { stream, total }) => {
-                if let Some(open) = self.streams.get_mut(&stream) {
-                    open.credit.grant(total, batch_cost(self.config.limits.max_loan_bytes))?;
-                } else {
-                    self.must_have_been(stream)?;
-                }
-            }
-            (State::Open, ToServer::Release { leases }) => self.release(leases)?,
-            (State::Open, ToServer::Cancel { stream, reason }) => {
-                if self.streams.contains_key(&stream) {
-                    self.out.push_back(ServerOutput::StopQuery { stream, reason: Some(reason), failure: None });
-                    self.fail_stream(stream, StreamCode::Cancelled, reason.to_string());
-                } else {
-                    self.must_have_been(stream)?;
-                }
-            }
-            (State::Open, ToServer::FabricUp { transport }) => match &self.data {
-                DataPlane::Unproven(fabric) => {
-                    self.data = DataPlane::Up(fabric.clone());
-                    self.out.push_back(ServerOutput::FabricUp { transport: clip(transport) });
-                }
-                // This end saw it die while the client said that it works.
-                DataPlane::Down(_) => {}
-                DataPlane::None | DataPlane::Up(_) => return Err(self.unexpected("fabric-up").into()),
-            },
-            (State::Open, ToServer::FabricDown { reason }) => {
-                if !matches!(self.data, DataPlane::Unproven(_) | DataPlane::Up(_)) {
-                    // Both ends may see the fabric die at the same time.
-                    if matches!(self.data, DataPlane::Down(_)) {
-                        return Ok(());
+    fn received(&mut self, now: Timestamp) {
+        if self.is_ending() {
+            self.core.link.buffer().clear();
+            return;
+        }
+        if self.state == State::Open {
+            self.core.link.heard(now, &mut self.core.timers);
+        }
+        while !self.is_ending() {
+            match self.core.link.next() {
+                Ok(None) => return,
+                Ok(Some((message, payload))) => {
+                    if let Err(error) = self.message(now, message, payload) {
+                        self.end(error);
                     }
-                    return Err(self.unexpected("fabric-down").into());
+                    // Each message's consequences come before the next message.
+                    self.absorb();
                 }
-                self.fabric_down(clip(reason));
+                Err(error) => self.end(error),
             }
-            #[cfg(feature = "planted-bugs")]
-            (State::Open, ToServer::Ping(_)) if is_planted(Bug::PongLost) => {}
-            (State::Open, ToServer::Ping(nonce)) => self.transmit(&ToClient::Pong(nonce), Bytes::new()),
-            (State::Open, ToServer::Pong(_)) => {}
-            (_, ToServer::Goodbye { code, message }) => {
+        }
+    }
+
+    fn message(&mut self, now: Timestamp, message: Message, payload: Bytes) -> Result<(), ConnectionError> {
+        match message {
+            Message::Goodbye { code, message } => {
                 return Err(ConnectionError::Goodbye { code, message: clip(message) });
             }
-            (_, other) => return Err(self.unexpected(name_of(&other)).into()),
+            Message::Hello(hello) if self.state == State::AwaitingHello => return self.hello(now, hello),
+            other if self.state != State::Open => return Err(unexpected(&other, self.state.name()).into()),
+            Message::Open(open) => return Ok(self.open(now, open)?),
+            message if self.withdraws_upload(&message) => return Ok(()),
+            message => match self.core.message(now, message, payload)? {
+                None | Some(Message::Pong(_)) => {}
+                Some(Message::Borrower(FromBorrower::PathUp { transport, lending, extensions })) => {
+                    self.core.understands("path-up", &extensions)?;
+                    self.path_up(transport, lending)?;
+                }
+                Some(Message::Borrower(FromBorrower::PathDown { reason })) => self.path_down(reason)?,
+                Some(other) => return Err(unexpected(&other, self.state.name()).into()),
+            },
         }
         Ok(())
     }
 
-    fn hello(&mut self, now: Timestamp, hello: ClientHello) -> Result<(), PeerMisbehaved> {
-        for offer in &hello.fabrics {
-            limit("fabric address bytes", offer.address.len(), MAX_ADDRESS)?;
-        }
-        limit("fabrics offered", hello.fabrics.len(), 16)?;
-        let common = hello.fabrics.iter().find(|offer| self.config.fabrics.contains(&offer.kind));
-        match common {
-            Some(offer) => {
-                self.state = State::OpeningFabric;
-                self.chosen = Some(offer.kind.clone());
-                self.out.push_back(ServerOutput::OpenFabric { kind: offer.kind.clone(), peer: offer.address.clone() });
+    fn command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
+        match command {
+            ServerCommand::Lender(command) => self.core.lender.command(now, command),
+            ServerCommand::Borrower(command) => self.core.borrower.command(now, command),
+            ServerCommand::Accept { stream, window, most } => {
+                self.core.borrower.admit(stream, window, most);
+                Ok(())
             }
-            None => {
-                let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.as_str()).collect();
-                let reason = match (self.config.fabrics.is_empty(), offered.is_empty()) {
-                    (true, _) => self.config.no_fabric.clone(),
-                    (false, true) => "the client offered no fabric".into(),
-                    (false, false) => format!(
-                        "no fabric in common: the client offered {}, the server has {:?}",
-                        clip(offered.join(", ")),
-                        self.config.fabrics
-                    ),
-                };
-                self.welcome(now, Err(reason));
+            ServerCommand::Answer { stream, result } => self.answer(stream, result),
+            ServerCommand::Drain => {
+                self.drain(now);
+                Ok(())
             }
-        }
-        Ok(())
-    }
-
-    fn welcome(&mut self, now: Timestamp, fabric: Result<FabricChoice, String>) {
-        self.state = State::Open;
-        self.link.established(now, &mut self.timers);
-        if let Err(reason) = &fabric {
-            self.out.push_back(ServerOutput::FabricDown { reason: reason.clone() });
-        }
-        let hello = ServerHello { name: self.config.name.clone(), fabric, limits: self.config.limits.clone() };
-        self.transmit(&ToClient::Welcome(hello), Bytes::new());
-        if self.draining {
-            self.say_goodbye(CloseCode::ShuttingDown, "");
-        }
-    }
-
-    fn execute(
-        &mut self,
-        now: Timestamp,
-        stream: StreamId,
-        sql: String,
-        options: ExecuteOptions,
-    ) -> Result<(), PeerMisbehaved> {
-        if self.last_stream.is_some_and(|last| stream <= last) {
-            return Err(PeerMisbehaved::StreamReused(stream));
-        }
-        self.last_stream = Some(stream);
-        let most = batch_cost(self.config.limits.max_loan_bytes);
-        if options.credit > most {
-            return Err(PeerMisbehaved::Limit { what: "unspent credit", value: options.credit, limit: most });
-        }
-        let refusal = if self.draining {
-            Some((StreamCode::ShuttingDown, String::new()))
-        } else if self.streams.len() >= self.config.limits.max_streams as usize {
-            Some((StreamCode::TooManyStreams, format!("the limit is {} a connection", self.config.limits.max_streams)))
-        } else if sql.len() > self.config.limits.max_sql_bytes as usize {
-            let limit = self.config.limits.max_sql_bytes;
-            Some((StreamCode::SqlTooLong, format!("{} bytes, the limit is {limit}", sql.len())))
-        } else {
-            None
-        };
-        if let Some((code, message)) = refusal {
-            self.transmit(&ToClient::Failed { stream, code, message }, Bytes::new());
-            return Ok(());
-        }
-        let open = OutgoingStream::new(options.clone(), now);
-        #[cfg(feature = "planted-bugs")]
-        let open = open.without_deadline_if(is_planted(Bug::DeadlineForgotten));
-        if let Some(deadline) = open.deadline() {
-            self.timers.set(Timer::Stream(stream), now + deadline);
-        }
-        self.streams.insert(stream, open);
-        self.out.push_back(ServerOutput::Execute { stream, sql, options });
-        Ok(())
-    }
-
-    fn release(&mut self, leases: Vec<LeaseId>) -> Result<(), PeerMisbehaved> {
-        for lease in leases {
-            if let Some(ended) = self.leases.release(lease)? {
-                self.timers.clear(Timer::Lease(lease));
-                self.out.push_back(ServerOutput::EndLease { lease, slot: ended.slot, end: LeaseEnd::Released });
+            ServerCommand::Close { code, message } => {
+                if !self.is_ending() {
+                    self.core.goodbye(code, &message);
+                    self.end(ConnectionError::Closed);
+                }
+                Ok(())
             }
+            plane => self.plane_command(now, plane),
         }
-        Ok(())
     }
 
     fn is_ending(&self) -> bool {
         matches!(self.state, State::Closing | State::Closed)
     }
 
-    fn unexpected(&self, got: &'static str) -> PeerMisbehaved {
-        PeerMisbehaved::Unexpected { got, state: self.state.name() }
-    }
-
-    /// Messages for a stream that has ended are late, not wrong.
-    fn must_have_been(&self, stream: StreamId) -> Result<(), PeerMisbehaved> {
-        if self.last_stream.is_some_and(|last| stream <= last) {
-            Ok(())
-        } else {
-            Err(PeerMisbehaved::UnknownStream(stream))
+    fn drain(&mut self, now: Timestamp) {
+        if self.draining || self.is_ending() {
+            return;
+        }
+        self.draining = true;
+        self.core.timers.set(crate::timers::Timer::Drain, now + self.config.drain_timeout);
+        match self.state {
+            State::Open => self.core.goodbye(CloseCode::ShuttingDown, ""),
+            State::AwaitingHello => self.end(ConnectionError::Closed),
+            _ => {}
         }
     }
-}
 
-fn limit(what: &'static str, value: usize, limit: usize) -> Result<(), PeerMisbehaved> {
-    if value <= limit { Ok(()) } else { Err(PeerMisbehaved::Limit { what, value: value as u64, limit: limit as u64 }) }
-}
-
-fn name_of(message: &ToServer) -> &'static str {
-    match message {
-        ToServer::Hello(_) => "hello",
-        ToServer::FabricUp { .. } => "fabric-up",
-        ToServer::FabricDown { .. } => "fabric-down",
-        ToServer::Execute { .. } => "execute",
-        ToServer::Credit { .. } => "credit",
-        ToServer::Release { .. } => "release",
-        ToServer::Cancel { .. } => "cancel",
-        ToServer::Ping(_) => "ping",
-        ToServer::Pong(_) => "pong",
-        ToServer::Goodbye { .. } => "goodbye",
+    /// Sends whatever can be sent, and moves on what the halves have to say.
+    fn settle(&mut self, now: Timestamp) {
+        if self.state == State::Open {
+            self.core.lender.pump(now);
+        }
+        self.core.borrower.time_releases(now);
+        self.absorb();
     }
+}
+
+impl Machine for ServerConnection {
+    type Command = ServerCommand;
+    type Event = ServerEvent;
+
+    fn handle(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
+        ServerConnection::handle(self, now, input)
+    }
+
+    fn poll_output(&mut self) -> ServerOutput {
+        ServerConnection::poll_output(self)
+    }
+
+    fn receive_buffer(&mut self) -> &mut BytesMut {
+        self.core.link.buffer()
+    }
+
+    fn state_names(&self) -> [&'static str; 2] {
+        ServerConnection::state_names(self)
+    }
+
+    fn lender_command(command: LenderCommand) -> ServerCommand {
+        ServerCommand::Lender(command)
+    }
+
+    fn borrower_command(command: BorrowerCommand) -> ServerCommand {
+        ServerCommand::Borrower(command)
+    }
+
+    fn fabric_failed(reason: String) -> ServerCommand {
+        ServerCommand::FabricFailed { reason }
+    }
+
+    fn fabric_closed() -> ServerCommand {
+        ServerCommand::FabricClosed
+    }
+}
+
+/// Why the connection ended, as both halves are told.
+fn shared(error: ConnectionError) -> Arc<ConnectionError> {
+    Arc::new(error)
 }

@@ -3,8 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub(crate) mod borrower;
-pub(crate) mod lender;
+pub(crate) mod borrow;
+pub(crate) mod end;
+pub(crate) mod lend;
 pub(crate) mod memory;
 pub(crate) mod script;
 
@@ -14,18 +15,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use serde::Serialize;
-use thallus_protocol::client::{ClientCommand, ClientInput};
-use thallus_protocol::codec::{Frame, FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::borrower::BorrowerCommand;
+use thallus_protocol::client::{ClientCommand, ClientInput, UploadOptions};
+use thallus_protocol::codec::{FEATURES, Frame, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CloseCode;
-use thallus_protocol::message::ExecuteOptions;
+use thallus_protocol::connection::Machine;
+use thallus_protocol::lender::LenderCommand;
+use thallus_protocol::message::{Access, Failure, Message, OpenOptions};
 use thallus_protocol::server::{ServerCommand, ServerInput};
-use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LinkTimeouts, StreamId, Timestamp};
+use thallus_protocol::{
+    ApiMisuse, ClientConnection, ConnectionError, LeaseEnd, LinkTimeouts, ServerConnection, StreamError, StreamId,
+    Timestamp,
+};
 
-use borrower::Borrower;
-use lender::{Lender, Plane};
+use end::{Driver, Memories, Plane};
 use memory::Memory;
-use script::{Batch, Ending, Knobs, Script};
+use script::{Batch, Ending, FAILURE, Knobs, Script};
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than a read may take, as no sound configuration has it: leases run out while they are read.
@@ -92,13 +97,23 @@ pub(crate) enum Op {
     AnswerClient,
     Execute {
         script: usize,
-        options: ExecuteOptions,
+        options: OpenOptions,
     },
+    Upload {
+        script: usize,
+        options: UploadOptions,
+    },
+    /// The engine at the server does something for an upload.
+    Sink(usize),
     LongSql,
     Ping,
     Advance(Duration),
     // From here on: whatever disturbs.
     Cancel(usize),
+    /// The engine at the server fails an upload.
+    Refuse(usize),
+    /// The client does not want an upload any more.
+    Withdraw(usize),
     Reject(usize),
     ReadFails(usize),
     NoMemory(usize),
@@ -136,6 +151,8 @@ impl Op {
                 | Op::AnswerServer
                 | Op::AnswerClient
                 | Op::Execute { .. }
+                | Op::Upload { .. }
+                | Op::Sink(_)
                 | Op::Ping
                 | Op::LongSql
         )
@@ -145,20 +162,38 @@ impl Op {
 /// As most connections begin, so that operations are not spent on it.
 pub(crate) fn open() -> Vec<Op> {
     let all = usize::MAX;
-    vec![Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient, Op::ToServer(all)]
+    let handshake = [Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient, Op::ToServer(all)];
+    handshake.into_iter().chain([Op::AnswerServer, Op::ToClient(all)]).collect()
 }
 
 pub(crate) struct Pair {
     pub(crate) now: Timestamp,
-    pub(crate) server: Lender,
-    pub(crate) client: Borrower,
+    pub(crate) server: Driver<ServerConnection>,
+    pub(crate) client: Driver<ClientConnection>,
+    /// The server's, and the client's.
     pub(crate) memory: Memory,
+    pub(crate) client_memory: Memory,
     pub(crate) to_server: Pipe,
     pub(crate) to_client: Pipe,
     /// A connection was cut and the ends have not been told.
     cut: bool,
-    waiting: Vec<(usize, ExecuteOptions)>,
+    waiting: Vec<Waiting>,
+    last_stream: u32,
     faults: bool,
+}
+
+/// A request that could not be made yet.
+#[derive(Debug)]
+enum Waiting {
+    Execute(usize, OpenOptions),
+    Upload(usize, UploadOptions),
+}
+
+/// Which end has a role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Server,
+    Client,
 }
 
 impl Pair {
@@ -166,12 +201,14 @@ impl Pair {
         let mut pair = Pair {
             now: Timestamp::ZERO,
             memory: Memory::new(knobs.max_leases),
-            server: Lender::new(knobs.clone(), scripts),
-            client: Borrower::new(knobs),
+            client_memory: Memory::new(knobs.max_leases),
+            server: Driver::server(knobs.clone(), scripts.clone()),
+            client: Driver::client(knobs, scripts),
             to_server: Pipe::default(),
             to_client: Pipe::default(),
             cut: false,
             waiting: Vec::new(),
+            last_stream: 0,
             faults: false,
         };
         pair.server(ServerInput::Time);
@@ -179,32 +216,46 @@ impl Pair {
         pair
     }
 
-    pub(crate) fn server(&mut self, input: ServerInput<'_>) {
-        let handled = self.server.handle(self.now, input, &mut self.memory, &mut self.to_client);
-        handled.expect("this driver keeps the contract");
-        for (lease, stream, end) in std::mem::take(&mut self.server.just_ended) {
+    pub(crate) fn try_server(&mut self, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
+        let mut memories = Memories { mine: &mut self.memory, theirs: &self.client_memory };
+        let handled = self.server.handle(self.now, input, &mut memories, &mut self.to_client);
+        for (lease, stream, end) in std::mem::take(&mut self.server.lend.just_ended) {
             if end == LeaseEnd::Released {
-                self.client.released(lease, stream);
+                self.client.borrow.released(lease, stream);
             }
         }
+        handled
+    }
+
+    pub(crate) fn try_client(&mut self, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
+        let mut memories = Memories { mine: &mut self.client_memory, theirs: &self.memory };
+        let handled = self.client.handle(self.now, input, &mut memories, &mut self.to_server);
+        for (lease, stream, end) in std::mem::take(&mut self.client.lend.just_ended) {
+            if end == LeaseEnd::Released {
+                self.server.borrow.released(lease, stream);
+            }
+        }
+        handled
+    }
+
+    pub(crate) fn server(&mut self, input: ServerInput<'_>) {
+        self.try_server(input).expect("this driver keeps the contract");
     }
 
     pub(crate) fn client(&mut self, input: ClientInput<'_>) {
-        let handled = self.client.handle(self.now, input, &self.memory, &mut self.to_server);
-        handled.expect("this driver keeps the contract");
+        self.try_client(input).expect("this driver keeps the contract");
     }
 
     /// A command that breaks the contract.
     pub(crate) fn misuse_server(&mut self, command: ServerCommand) -> Result<(), ApiMisuse> {
         self.faults = true;
-        let input = ServerInput::Command(command);
-        self.server.handle(self.now, input, &mut self.memory, &mut self.to_client)
+        self.try_server(ServerInput::Command(command))
     }
 
     /// A command that breaks the contract.
     pub(crate) fn misuse_client(&mut self, command: ClientCommand) -> Result<(), ApiMisuse> {
         self.faults = true;
-        self.client.handle(self.now, ClientInput::Command(command), &self.memory, &mut self.to_server)
+        self.try_client(ClientInput::Command(command))
     }
 
     fn server_command(&mut self, command: ServerCommand) {
@@ -213,6 +264,20 @@ impl Pair {
 
     fn client_command(&mut self, command: ClientCommand) {
         self.client(ClientInput::Command(command));
+    }
+
+    fn lender_command(&mut self, at: At, command: LenderCommand) {
+        match at {
+            At::Server => self.server_command(ServerCommand::Lender(command)),
+            At::Client => self.client_command(ClientCommand::Lender(command)),
+        }
+    }
+
+    fn borrower_command(&mut self, at: At, command: BorrowerCommand) {
+        match at {
+            At::Server => self.server_command(ServerCommand::Borrower(command)),
+            At::Client => self.client_command(ClientCommand::Borrower(command)),
+        }
     }
 
     pub(crate) fn apply(&mut self, op: Op) {
@@ -224,26 +289,36 @@ impl Pair {
             Op::Engine(k) => drop(self.engine(k)),
             Op::Read(k) => drop(self.read(k, false)),
             Op::ReadFails(k) => drop(self.read(k, true)),
-            Op::NoMemory(k) => {
-                self.client.no_memory(self.now, k);
-                self.client(ClientInput::Time);
-            }
+            Op::NoMemory(k) => self.no_memory(k),
             Op::Take(k) => drop(self.take(k)),
             Op::Ask(k, parts) => {
-                if let Some(command) = self.client.ask(k, &parts) {
-                    self.client_command(command);
+                if let Some(command) = self.client.borrow.ask(k, &parts) {
+                    self.borrower_command(At::Client, command);
                 }
             }
             Op::GiveUp(k) => {
-                if let Some(batch) = self.client.pick_held(k) {
+                if let Some(batch) = self.client.borrow.pick_held(k) {
                     self.give_up(batch);
                 }
             }
             Op::AnswerServer => drop(self.answer_server()),
             Op::AnswerClient => drop(self.answer_client()),
             Op::Execute { script, options } => {
-                self.waiting.push((script, options));
+                self.waiting.push(Waiting::Execute(script, options));
                 self.execute_waiting();
+            }
+            Op::Upload { script, options } => {
+                self.waiting.push(Waiting::Upload(script, options));
+                self.execute_waiting();
+            }
+            Op::Sink(k) => drop(self.sink(k)),
+            Op::Refuse(k) => self.refuse(k),
+            Op::Withdraw(k) => {
+                if let Some(stream) = nth(self.client.uploads.keys(), k) {
+                    // The application does not wait any more, and is told nothing.
+                    self.client.uploads.entry(stream).or_default().get_or_insert(Err(StreamError::Cancelled));
+                    self.client_command(ClientCommand::Withdraw { stream });
+                }
             }
             Op::LongSql => self.long_sql(),
             Op::Ping => self.client_command(ClientCommand::Ping),
@@ -253,27 +328,27 @@ impl Pair {
                 self.client(ClientInput::Time);
             }
             Op::Cancel(k) => {
-                if let Some(stream) = self.client.pick(k) {
-                    self.client_command(ClientCommand::Cancel { stream });
+                if let Some(stream) = nth(self.client.borrow.apps.keys(), k) {
+                    self.borrower_command(At::Client, BorrowerCommand::Cancel { stream });
                 }
             }
-            Op::Reject(k) => {
-                if let Some(stream) = self.client.pick(k).filter(|stream| self.client.apps[stream].next > 0) {
-                    let seq = self.client.apps[&stream].next - 1;
-                    self.client_command(ClientCommand::Rejected { stream, seq, reason: "it is not UTF-8".into() });
-                }
+            Op::Reject(k) => self.reject(k),
+            Op::Blackhole => {
+                self.memory.blackhole = true;
+                self.client_memory.blackhole = true;
             }
-            Op::Blackhole => self.memory.blackhole = true,
             Op::ServerFabricFails => {
                 if self.server.plane == Plane::Open {
                     self.memory.refuses = true;
-                    self.server_command(ServerCommand::FabricFailed { reason: "device gone".into() });
+                    self.server.broken = true;
+                    self.server_command(ServerConnection::fabric_failed("device gone".into()));
                 }
             }
             Op::ClientFabricFails => {
                 self.client.broken = true;
                 if self.client.plane == Plane::Open {
-                    self.client_command(ClientCommand::FabricFailed { reason: "device gone".into() });
+                    self.client_memory.refuses = true;
+                    self.client_command(ClientConnection::fabric_failed("device gone".into()));
                 }
             }
             Op::Silence { to_server, to_client } => {
@@ -311,27 +386,58 @@ impl Pair {
         if !self.client.ready && self.client.closed.is_none() {
             return;
         }
-        for (index, options) in std::mem::take(&mut self.waiting) {
-            let scripts = &self.server.scripts;
-            let index = index % scripts.len();
-            let mut options = options;
-            // What nobody would ever end needs a deadline.
-            if scripts[index].ending == Ending::Stall {
-                options.deadline_ms.get_or_insert(2500);
+        for waiting in std::mem::take(&mut self.waiting) {
+            let stream = self.next_stream();
+            let scripts = self.server.scripts.clone();
+            match waiting {
+                Waiting::Execute(index, mut options) => {
+                    let index = index % scripts.len();
+                    // What nobody would ever end needs a deadline.
+                    if scripts[index].ending == Ending::Stall {
+                        options.deadline_ms.get_or_insert(2500);
+                    }
+                    self.faults |= options.deadline_ms.is_some();
+                    self.client.borrow.begin(stream, scripts[index].clone(), options.clone());
+                    self.client_command(ClientCommand::query(stream, index.to_string(), options));
+                }
+                Waiting::Upload(index, mut options) => {
+                    let index = index % scripts.len();
+                    if scripts[index].ending == Ending::Stall {
+                        options.deadline.get_or_insert(Duration::from_millis(2500));
+                    }
+                    self.faults |= options.deadline.is_some();
+                    self.client.uploads.insert(stream, None);
+                    self.client_command(ClientCommand::Upload { stream, table: index.to_string(), options });
+                    if self.client.uploads[&stream].is_none() {
+                        self.client.lend.begin(stream, scripts[index].clone(), Access::Read);
+                    }
+                }
             }
-            self.faults |= options.deadline_ms.is_some();
-            let command = self.client.execute(scripts[index].clone(), index, options);
-            self.client_command(command);
         }
+    }
+
+    fn next_stream(&mut self) -> StreamId {
+        self.last_stream += 1;
+        StreamId(self.last_stream)
     }
 
     fn long_sql(&mut self) {
         if self.client.ready || self.client.closed.is_some() {
+            let stream = self.next_stream();
             let script = self.server.scripts[0].clone();
-            let command = self.client.execute(script, 0, ExecuteOptions::default());
-            let ClientCommand::Execute { stream, options, .. } = command else { return };
-            self.client_command(ClientCommand::Execute { stream, sql: "x".repeat(1 << 20), options });
-            assert!(matches!(self.client.apps[&stream].over, Some(Err(_))));
+            self.client.borrow.begin(stream, script, OpenOptions::default());
+            self.client_command(ClientCommand::query(stream, "x".repeat(1 << 20), OpenOptions::default()));
+            assert!(matches!(self.client.borrow.apps[&stream].over, Some(Err(_))));
+        }
+    }
+
+    fn reject(&mut self, k: usize) {
+        let mut taken = Vec::new();
+        for (at, borrow) in [(At::Client, &self.client.borrow), (At::Server, &self.server.borrow)] {
+            taken.extend(borrow.apps.iter().filter(|(_, app)| app.next > 0).map(|(id, app)| (at, *id, app.next - 1)));
+        }
+        if let Some((at, stream, seq)) = taken.get(k % taken.len().max(1)).copied() {
+            self.borrower_command(at, BorrowerCommand::Rejected { stream, seq, reason: "it is not UTF-8".into() });
         }
     }
 
@@ -367,40 +473,101 @@ impl Pair {
         !bytes.is_empty()
     }
 
+    /// The `k`th source of batches, of either end, does a step.
     fn engine(&mut self, k: usize) -> bool {
-        let Some(commands) = self.server.engine_step(k, &mut self.memory) else { return false };
-        for command in commands {
-            self.server_command(command);
+        let at = |at: At| move |stream| (at, stream);
+        let able: Vec<_> = self.server.lend.able().into_iter().map(at(At::Server)).collect();
+        let able: Vec<_> = able.into_iter().chain(self.client.lend.able().into_iter().map(at(At::Client))).collect();
+        let Some(&(at, stream)) = able.get(k % able.len().max(1)) else { return false };
+        let commands = match at {
+            At::Server => self.server.lend.step(stream, &mut self.memory),
+            At::Client => self.client.lend.step(stream, &mut self.client_memory),
+        };
+        for command in commands.unwrap_or_default() {
+            self.lender_command(at, command);
         }
         true
     }
 
+    /// The `k`th read, of either end, makes a step.
     fn read(&mut self, k: usize, fail: bool) -> bool {
-        let stepped = self.client.read_step(self.now, k, fail, &self.memory);
-        self.client(ClientInput::Time);
-        stepped
-    }
-
-    /// The `k`th application takes a batch.
-    fn take(&mut self, k: usize) -> bool {
-        let full = self.client.apps.iter().filter(|(_, app)| !app.untaken.is_empty());
-        let full: Vec<_> = full.map(|(stream, _)| *stream).collect();
-        let Some(&stream) = full.get(k % full.len().max(1)) else { return false };
-        let cost = self.client.apps.get_mut(&stream).and_then(|app| app.untaken.pop_front());
-        if let Some(cost) = cost {
-            self.client_command(ClientCommand::Consumed { stream, cost });
+        let (ours, theirs) = (self.client.borrow.readings(), self.server.borrow.readings());
+        if ours + theirs == 0 {
+            return false;
+        }
+        let k = k % (ours + theirs);
+        let at = if k < ours { At::Client } else { At::Server };
+        let (memory, broken) = match at {
+            At::Client => (&self.memory, self.client.broken),
+            At::Server => (&self.client_memory, self.server.broken),
+        };
+        if memory.blackhole {
+            return false;
+        }
+        let refused = fail || broken || memory.refuses;
+        let completed = match at {
+            At::Client => self.client.borrow.step(k, refused, memory),
+            At::Server => self.server.borrow.step(k - ours, refused, memory),
+        };
+        if let Some((read, result)) = completed {
+            self.borrower_command(at, BorrowerCommand::ReadDone { read, result });
         }
         true
+    }
+
+    fn no_memory(&mut self, k: usize) {
+        for at in [At::Client, At::Server] {
+            let borrow = if at == At::Client { &mut self.client.borrow } else { &mut self.server.borrow };
+            if let Some((read, result)) = borrow.no_memory(k) {
+                return self.borrower_command(at, BorrowerCommand::ReadDone { read, result });
+            }
+        }
+    }
+
+    /// The `k`th application, of either end, takes a batch.
+    fn take(&mut self, k: usize) -> bool {
+        let mut full = Vec::new();
+        for (at, borrow) in [(At::Client, &self.client.borrow), (At::Server, &self.server.borrow)] {
+            full.extend(borrow.apps.iter().filter(|(_, app)| !app.untaken.is_empty()).map(|(id, _)| (at, *id)));
+        }
+        let Some(&(at, stream)) = full.get(k % full.len().max(1)) else { return false };
+        let borrow = if at == At::Client { &mut self.client.borrow } else { &mut self.server.borrow };
+        let cost = borrow.apps.get_mut(&stream).and_then(|app| app.untaken.pop_front());
+        if let Some(cost) = cost {
+            self.borrower_command(at, BorrowerCommand::Consumed { stream, cost });
+        }
+        true
+    }
+
+    /// The server's engine does something for the `k`th upload.
+    fn sink(&mut self, k: usize) -> bool {
+        let Some(command) = self.server.sink(k) else { return false };
+        self.server_command(command);
+        true
+    }
+
+    /// The server's engine fails the `k`th upload.
+    fn refuse(&mut self, k: usize) {
+        let open = self.server.borrow.apps.iter().filter(|(_, app)| app.answered.is_none() && !app.withdrawn);
+        let open: Vec<_> = open.map(|(id, _)| *id).collect();
+        let Some(&stream) = open.get(k % open.len().max(1)) else { return };
+        if let Some(app) = self.server.borrow.apps.get_mut(&stream) {
+            app.answered = Some(false);
+        }
+        let result = Err(Failure::new(FAILURE, "the table is full"));
+        self.server_command(ServerCommand::Answer { stream, result });
     }
 
     fn give_up(&mut self, batch: (StreamId, u64)) {
-        let handled = self.client.give_up(self.now, batch, &self.memory, &mut self.to_server);
-        handled.expect("this driver keeps the contract");
+        let command = self.client.borrow.giving_up(batch, &self.memory);
+        self.borrower_command(At::Client, command);
+        self.client.borrow.given_up(batch);
+        self.client.borrow.check_held(self.client.machine.borrower());
     }
 
     fn lazy_step(&mut self) -> bool {
-        match self.client.lazy_step() {
-            Some(Ok(ask)) => self.client_command(ask),
+        match self.client.borrow.lazy_step() {
+            Some(Ok(ask)) => self.borrower_command(At::Client, ask),
             Some(Err(batch)) => self.give_up(batch),
             None => return false,
         }
@@ -408,13 +575,15 @@ impl Pair {
     }
 
     fn answer_server(&mut self) -> bool {
-        let answered = self.server.answer(self.now, &mut self.memory);
+        let mut memories = Memories { mine: &mut self.memory, theirs: &self.client_memory };
+        let answered = self.server.answer(self.now, &mut memories);
         self.server(ServerInput::Time);
         answered
     }
 
     fn answer_client(&mut self) -> bool {
-        let answered = self.client.answer(self.now, &self.memory);
+        let mut memories = Memories { mine: &mut self.client_memory, theirs: &self.memory };
+        let answered = self.client.answer(self.now, &mut memories);
         self.client(ClientInput::Time);
         answered
     }
@@ -431,6 +600,7 @@ impl Pair {
             self.read(0, false),
             self.take(0),
             self.lazy_step(),
+            self.sink(0),
         ];
         moved.contains(&true)
     }
@@ -448,7 +618,7 @@ impl Pair {
             let wake = [self.server.wake, self.client.wake].into_iter().flatten().min();
             let wake = wake.unwrap_or_else(|| panic!("{what}: nothing will ever happen: {}", self.state()));
             // A lender that has no more leases waits for the moment for which releases are held back.
-            let is_soon = self.client.wake.is_some_and(|wake| wake <= self.now + MOMENT);
+            let is_soon = wake <= self.now + MOMENT;
             assert!(self.faults || is_soon, "{what}: stuck without a fault: {}", self.state());
             self.now = self.now.max(wake);
             self.server(ServerInput::Time);
@@ -466,13 +636,17 @@ impl Pair {
     }
 
     fn state(&self) -> String {
-        format!("{:#?}\n{:#?}\n{:#?}", self.client.apps, self.client.machine, self.server.machine)
+        let apps = (&self.client.borrow.apps, &self.server.borrow.apps, &self.client.uploads);
+        format!("{apps:#?}\n{:#?}\n{:#?}", self.client.machine, self.server.machine)
     }
 
-    /// Every stream ends: which ended well.
+    /// Every stream ends: which results ended well.
     pub(crate) fn streams_end(&mut self) -> Vec<bool> {
-        self.settle("streams end", |pair| pair.waiting.is_empty() && pair.client.all_over());
-        self.client.apps.values().map(|app| matches!(app.over, Some(Ok(())))).collect()
+        self.settle("streams end", |pair| {
+            let answered = pair.client.uploads.values().all(Option::is_some);
+            pair.waiting.is_empty() && pair.client.borrow.all_over() && answered
+        });
+        self.client.borrow.apps.values().map(|app| matches!(app.over, Some(Ok(())))).collect()
     }
 
     /// Every stream ends; then both ends close, and nothing is left. Why each closed: the server, the client.
@@ -483,20 +657,32 @@ impl Pair {
         if !self.faults {
             self.all_well();
         }
+        self.uploads_agree();
         let connected = [&self.to_server, &self.to_client].iter().all(|pipe| !pipe.deaf && !pipe.ended);
         if connected {
             // Both have heard all, and the connection could live for years.
             let streams = [self.client.machine.open_streams(), self.server.machine.open_streams()];
             assert_eq!(streams, [0, 0], "streams are left over: {}", self.state());
-            let reads = self.client.machine.outstanding_reads();
-            assert!(self.memory.blackhole || (reads, self.server.leases_held()) == (0, 0), "{}", self.state());
+            let reads = self.client.machine.outstanding_reads() + self.server.borrow.readings();
+            let held = self.server.lend.leases_held() + self.client.lend.leases_held();
+            assert!(self.memory.blackhole || (reads, held) == (0, 0), "{}", self.state());
         }
         self.faults = true;
         self.client_command(ClientCommand::Close);
         self.settle("both close", |pair| pair.server.closed.is_some() && pair.client.closed.is_some());
-        assert_eq!(self.server.leases_held(), 0);
+        assert_eq!(self.server.lend.leases_held() + self.client.lend.leases_held(), 0);
         assert_eq!(self.client.machine.open_streams(), 0);
         [self.server.closed, self.client.closed].map(|closed| closed.expect("both are closed"))
+    }
+
+    /// The client takes an upload for complete only if the server has taken every batch of it.
+    fn uploads_agree(&self) {
+        for (stream, answer) in &self.client.uploads {
+            if let Some(Ok(rows)) = answer {
+                let app = &self.server.borrow.apps[stream];
+                assert_eq!((app.answered, &app.over, *rows), (Some(true), &Some(Ok(())), app.next), "{stream:?}");
+            }
+        }
     }
 
     /// Without faults, streams end as their scripts say, but for limits that they run into.
@@ -504,17 +690,28 @@ impl Pair {
         let knobs = &self.server.knobs;
         let most = knobs.max_loan_bytes.min(knobs.max_batch_bytes);
         let large = |batch: &Batch| batch.bytes(true).max(batch.bytes(false)) > most;
-        for (stream, app) in &self.client.apps {
-            let refused = self.client.apps.len() > knobs.max_streams as usize;
-            let large = app.script.batches.iter().any(large);
-            match (app.script.ending, &app.over) {
+        let refused = self.last_stream > knobs.max_streams;
+        let results = self.client.borrow.apps.iter().map(|(id, app)| (id, &app.script, app.over.clone()));
+        let of = |stream: &StreamId| self.server.borrow.apps.get(stream).map(|app| &app.script);
+        let uploads = self.client.uploads.iter().filter_map(|(id, answer)| {
+            let answer = answer.clone().map(|answer| answer.map(drop));
+            Some((id, of(id)?, answer))
+        });
+        for (stream, script, over) in results.chain(uploads) {
+            let large = script.batches.iter().any(large);
+            match (script.ending, &over) {
                 (Ending::Finish, Some(Ok(()))) | (Ending::Fail, Some(Err(_))) => {}
-                (_, Some(Err(error))) if large || refused || app.next == 0 && error.to_string().contains("SQL") => {}
-                (_, over) => panic!("{stream:?} ended as {over:?}: {:?}", app.script),
+                (_, Some(Err(error))) if large || refused || error.to_string().contains("SQL") => {}
+                (_, over) => panic!("{stream:?} ended as {over:?}: {script:?}"),
             }
         }
         assert_eq!((self.server.machine.open_streams(), self.server.machine.open_leases()), (0, 0));
     }
+}
+
+/// The `k`th of those that there are.
+fn nth<'a>(mut keys: impl ExactSizeIterator<Item = &'a StreamId>, k: usize) -> Option<StreamId> {
+    keys.nth(k % keys.len().max(1)).copied()
 }
 
 /// The given number of cases, unless `PROPTEST_CASES` says otherwise. Seeds of failures go to `tests/regressions/`.
@@ -526,13 +723,13 @@ pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
 }
 
 /// A message's bytes, whatever its length.
-pub(crate) fn bytes_of<M: Serialize>(message: &M, payload: Bytes) -> Vec<u8> {
+pub(crate) fn bytes_of(message: &Message, payload: Bytes) -> Vec<u8> {
     let frame = encode(message, payload, FrameLimits { message: u32::MAX, payload: u32::MAX }).expect("any message");
     [frame.head, frame.payload].concat()
 }
 
 pub(crate) fn preface() -> Vec<u8> {
-    Preface { versions: VERSIONS, features: 0 }.encode().to_vec()
+    Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec()
 }
 
 /// Numbers at which something may overflow.

@@ -92,6 +92,8 @@ pub(crate) struct Knobs {
     pub(crate) server_has_fabric: bool,
     pub(crate) open_works: bool,
     pub(crate) connect_works: bool,
+    /// The client has lease words of its own, and lends uploads.
+    pub(crate) client_lends: bool,
     /// Fabric questions are answered within the same turn, as drivers do where they need not wait.
     pub(crate) instant: bool,
     pub(crate) max_streams: u32,
@@ -104,17 +106,18 @@ pub(crate) fn arb_knobs() -> impl Strategy<Value = Knobs> {
     let mostly = || prop::bool::weighted(0.93);
     (
         prop_oneof![Just(Fencing::Revocation), Just(Fencing::LeaseWord)],
-        (mostly(), mostly(), mostly(), any::<bool>()),
+        (mostly(), mostly(), mostly(), mostly(), any::<bool>()),
         1..6_u32,
         prop_oneof![Just(6_000_u64), Just(12_000), Just(1 << 20)],
         1..8_u32,
         prop_oneof![Just(8_000_u64), Just(1 << 20)],
     )
-        .prop_map(|(fencing, (has, open, connect, instant), streams, loan, leases, batch)| Knobs {
+        .prop_map(|(fencing, (has, open, connect, lends, instant), streams, loan, leases, batch)| Knobs {
             fencing,
             server_has_fabric: has,
             open_works: open,
             connect_works: connect,
+            client_lends: lends,
             instant,
             max_streams: streams,
             max_loan_bytes: loan,
@@ -130,6 +133,7 @@ pub(crate) fn plain() -> Knobs {
         server_has_fabric: true,
         open_works: true,
         connect_works: true,
+        client_lends: true,
         instant: true,
         max_streams: 4,
         max_loan_bytes: 1 << 20,

@@ -42,6 +42,18 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         Ok(PartitionedQuery::in_first(self.execute(query).await?, count))
     }
 
+    /// Begins to take rows for a table. Nothing is taken before [`Ingestion::finish`] has returned well: dropping the future, or the
+    /// ingestion, takes none of them.
+    ///
+    /// This is the basis of ingestion: an engine that does not implement it takes no uploads, and clients are told so.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] by default; otherwise whatever shows before the first row.
+    async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
+        let message = format!("this server takes no uploads; nothing was written to {:?}", request.table);
+        Err(EngineError::Unsupported { message })
+    }
+
     /// What there is to query, for the start-up log.
     fn tables(&self) -> Vec<TableInfo>;
 }
@@ -62,6 +74,32 @@ impl QueryRequest {
     pub fn new(sql: impl Into<String>) -> Self {
         QueryRequest { sql: sql.into(), batch_rows: None }
     }
+}
+
+/// Rows for a table, as a client announces them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IngestRequest {
+    /// The table's name.
+    pub table: String,
+    /// Schema of every batch.
+    pub schema: SchemaRef,
+}
+
+/// An upload on its way into an engine.
+#[async_trait]
+pub trait Ingestion: Send {
+    /// Takes in the next batch. The client may send more once this has returned.
+    ///
+    /// # Errors
+    /// [`EngineError`]: the upload ends, and none of its rows are taken.
+    async fn push(&mut self, batch: RecordBatch) -> Result<(), EngineError>;
+
+    /// All batches have come: takes their rows, for good. Returns how many.
+    ///
+    /// # Errors
+    /// [`EngineError`]: none of the rows are taken.
+    async fn finish(self: Box<Self>) -> Result<u64, EngineError>;
 }
 
 /// Record batches as they come, in the result's order. After an error there is nothing more.

@@ -16,8 +16,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow_array::{ArrayRef, BinaryArray, Float64Array, Int64Array, RecordBatch};
@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use thallus_protocol::message::SortKey;
 
-use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
+use super::{Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 
 /// Makes the batch of a given number.
 pub type Generator = Arc<dyn Fn(u64) -> RecordBatch + Send + Sync>;
@@ -127,11 +127,56 @@ struct Counters {
     batches: AtomicU64,
 }
 
+/// What a table for uploads does with them.
+#[derive(Clone, Debug, Default)]
+pub struct SinkScript {
+    /// It does not even begin.
+    refusal: Option<EngineError>,
+    /// It takes this long for each batch, and for the end.
+    pace: Duration,
+    /// It fails when it is given the batch of this number, or at the end if there is none.
+    failure: Option<(u64, EngineError)>,
+}
+
+impl SinkScript {
+    /// A table that keeps what it is given.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same, which takes no upload.
+    #[must_use]
+    pub fn refuse(mut self, error: EngineError) -> Self {
+        self.refusal = Some(error);
+        self
+    }
+
+    /// The same, which takes this long for each batch, and for the end.
+    #[must_use]
+    pub fn pace(mut self, pace: Duration) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// The same, which fails at the batch of this number, from 0, or at the end if there are fewer.
+    #[must_use]
+    pub fn fail_at(mut self, batch: u64, error: EngineError) -> Self {
+        self.failure = Some((batch, error));
+        self
+    }
+}
+
+/// Uploads that were completed, by table, in the order of their ends.
+type Uploads = Arc<Mutex<BTreeMap<String, Vec<Vec<RecordBatch>>>>>;
+
 /// Plays a script for each SQL text that it knows. Clones share scripts and counters.
 #[derive(Clone, Debug, Default)]
 pub struct ScriptedEngine {
     scripts: BTreeMap<String, Script>,
     partitioned: BTreeMap<String, (Vec<SortKey>, Vec<Script>)>,
+    sinks: BTreeMap<String, SinkScript>,
+    uploads: Uploads,
     counters: Arc<Counters>,
 }
 
@@ -156,13 +201,35 @@ impl ScriptedEngine {
         self
     }
 
+    /// The same, which takes uploads for `table`, as the script says.
+    #[must_use]
+    pub fn taking(mut self, table: impl Into<String>, sink: SinkScript) -> Self {
+        self.sinks.insert(table.into(), sink);
+        self
+    }
+
+    /// The uploads for `table` that were completed, each with its batches, in the order of their ends.
+    #[must_use]
+    pub fn uploads(&self, table: &str) -> Vec<Vec<RecordBatch>> {
+        self.lock_uploads().get(table).cloned().unwrap_or_default()
+    }
+
+    /// The same, and lets go of them: their arrays may lie in memory that the server has registered.
+    pub fn take_uploads(&self, table: &str) -> Vec<Vec<RecordBatch>> {
+        self.lock_uploads().remove(table).unwrap_or_default()
+    }
+
+    fn lock_uploads(&self) -> MutexGuard<'_, BTreeMap<String, Vec<Vec<RecordBatch>>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Queries started so far; one in partitions is one for each.
     #[must_use]
     pub fn started(&self) -> u64 {
         self.counters.started.load(Ordering::Relaxed)
     }
 
-    /// Queries whose stream is still alive: neither ended, nor failed, nor dropped.
+    /// Queries and uploads that are still alive: neither ended, nor failed, nor dropped.
     #[must_use]
     pub fn running(&self) -> u64 {
         self.counters.running.load(Ordering::Relaxed)
@@ -222,6 +289,45 @@ impl Player {
     }
 }
 
+/// An upload on its way.
+struct Sink {
+    engine: ScriptedEngine,
+    table: String,
+    script: SinkScript,
+    batches: Vec<RecordBatch>,
+    /// Held for its drop.
+    _running: Running,
+}
+
+impl Sink {
+    /// Whether it fails at the batch of this number.
+    async fn step(&self, number: u64, last: bool) -> Result<(), EngineError> {
+        if !self.script.pace.is_zero() {
+            tokio::time::sleep(self.script.pace).await;
+        }
+        match &self.script.failure {
+            Some((at, error)) if *at == number || last && *at > number => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Ingestion for Sink {
+    async fn push(&mut self, batch: RecordBatch) -> Result<(), EngineError> {
+        self.step(self.batches.len() as u64, false).await?;
+        self.batches.push(batch);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<u64, EngineError> {
+        self.step(self.batches.len() as u64, true).await?;
+        let rows = self.batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        self.engine.lock_uploads().entry(self.table).or_default().push(self.batches);
+        Ok(rows)
+    }
+}
+
 impl ScriptedEngine {
     fn play(&self, script: &Script, batch_rows: Option<usize>) -> Result<QueryStream, EngineError> {
         if let Some(error) = &script.refusal {
@@ -264,6 +370,18 @@ impl Engine for ScriptedEngine {
         let schema = played.first().map_or_else(|| Arc::new(Schema::empty()), |first| Arc::clone(&first.schema));
         let partitions = played.into_iter().map(|part| part.batches).collect();
         Ok(PartitionedQuery { schema, order: order.clone(), partitions })
+    }
+
+    async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
+        let known = || self.sinks.keys().cloned().collect();
+        let IngestRequest { table, .. } = request;
+        let sink = self.sinks.get(&table).cloned();
+        let sink = sink.ok_or_else(|| EngineError::UnknownTable { table: table.clone(), known: known() })?;
+        if let Some(error) = sink.refusal {
+            return Err(error);
+        }
+        let running = Running::new(&self.counters);
+        Ok(Box::new(Sink { engine: self.clone(), table, script: sink, batches: Vec::new(), _running: running }))
     }
 
     fn tables(&self) -> Vec<TableInfo> {

@@ -13,12 +13,12 @@ use std::time::Duration;
 use arrow_schema::SchemaRef;
 use thallus_protocol::GroupId;
 use thallus_protocol::codes::StreamCode;
-use thallus_protocol::message::{ExecuteOptions, Partition, SortKey};
+use thallus_protocol::message::{Failure, OpenOptions, Partition, SortKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::query::{Failure, Source, failure};
+use super::source::{Source, failure};
 use crate::engine::{BatchStream, Engine, PartitionedQuery, QueryRequest};
 
 /// What queries in partitions may take of a server.
@@ -56,7 +56,7 @@ struct Plan {
 
 struct Group {
     sql: String,
-    options: ExecuteOptions,
+    options: OpenOptions,
     count: u32,
     /// When all must have come.
     until: Instant,
@@ -79,12 +79,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn invalid(what: String) -> Failure {
-    (StreamCode::PartitionInvalid, what)
+    Failure::new(StreamCode::PartitionInvalid, what)
 }
 
 /// What all members ask for alike. What suits each one's connection may differ.
-fn common(options: &ExecuteOptions) -> ExecuteOptions {
-    ExecuteOptions { part: None, inline_threshold: None, credit: 0, ..options.clone() }
+fn common(options: &OpenOptions) -> OpenOptions {
+    OpenOptions { part: None, measured: None, credit: 0, ..options.clone() }
 }
 
 impl Groups {
@@ -105,7 +105,7 @@ impl Groups {
         self: &Arc<Self>,
         partition: Partition,
         sql: &str,
-        options: &ExecuteOptions,
+        options: &OpenOptions,
     ) -> Result<Seat, Failure> {
         let Partition { group: id, index, count } = partition;
         let limit = self.limits.max_partitions;
@@ -142,13 +142,16 @@ impl Groups {
                 groups.remove(&oldest);
                 Ok(())
             }
-            None => Err((StreamCode::TooManyStreams, format!("the server runs {limit} queries in partitions at once"))),
+            None => {
+                let message = format!("the server runs {limit} queries in partitions at once");
+                Err(Failure::new(StreamCode::TooManyStreams, message))
+            }
         }
     }
 }
 
 impl Group {
-    fn new(sql: String, options: ExecuteOptions, count: u32, rendezvous: Duration) -> Self {
+    fn new(sql: String, options: OpenOptions, count: u32, rendezvous: Duration) -> Self {
         let members = Members { came: vec![false; count as usize], present: 0, plan: None };
         let until = Instant::now() + rendezvous;
         Group { sql, options, count, until, stage: watch::Sender::default(), members: Mutex::new(members) }
@@ -158,7 +161,7 @@ impl Group {
         self.stage.borrow().failed.is_some()
     }
 
-    fn sit(&self, index: u32, count: u32, sql: &str, options: &ExecuteOptions) -> Result<(), Failure> {
+    fn sit(&self, index: u32, count: u32, sql: &str, options: &OpenOptions) -> Result<(), Failure> {
         if count != self.count {
             return Err(invalid(format!(
                 "one of {count} partitions was asked for where the others are of {}",
@@ -203,7 +206,7 @@ impl Group {
         let PartitionedQuery { schema, order, partitions } = query;
         if partitions.len() != self.count as usize {
             let message = format!("bug: the engine made {} partitions of {}", partitions.len(), self.count);
-            return Err((StreamCode::Internal, message));
+            return Err(Failure::new(StreamCode::Internal, message));
         }
         let plan = Plan { schema, order, partitions: partitions.into_iter().map(Some).collect() };
         let mut members = lock(&self.members);
@@ -219,7 +222,7 @@ impl Group {
     fn missing(&self, rendezvous: Duration) -> Failure {
         let came = lock(&self.members).came.iter().filter(|came| **came).count();
         let message = format!("{came} of {} were asked for within {rendezvous:?}", self.count);
-        (StreamCode::PartitionMissing, message)
+        Failure::new(StreamCode::PartitionMissing, message)
     }
 }
 
@@ -294,7 +297,7 @@ impl Seat {
     }
 
     fn lost(&self, why: &str) -> Failure {
-        (StreamCode::PartitionLost, format!("partition {} of {}: {why}", self.index, self.group.count))
+        Failure::new(StreamCode::PartitionLost, format!("partition {} of {}: {why}", self.index, self.group.count))
     }
 }
 

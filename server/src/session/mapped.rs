@@ -1,17 +1,15 @@
-//! What clients have mapped: a loan that nothing can take back. It ends when the client gives it back, or when the client's
-//! process is gone; that its connection has ended, or the server's task for it, says nothing.
+//! Memory that clients have mapped: a loan that nothing can take back. It ends when the client gives it back, or when the client's
+//! process is gone. The end of its connection, or of the server's task for it, does not end it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use thallus_driver::{Held, KeepLoan};
 use thallus_fabric::process::Presence;
-use thallus_protocol::LeaseEnd;
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
-
-use super::lender::Held;
 
 /// How often to look whether processes are gone.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,16 +17,16 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Says whether a process is there.
 type Look = fn(ProcessId) -> Presence;
 
-/// Memory that processes have mapped whose connections are gone. Never freed before they are gone: not even by this one's end,
-/// since whoever frees memory may write to it.
-pub(crate) struct Leftovers {
+/// Memory that processes have mapped and whose connections are gone. It is never freed before these processes are gone, not even at
+/// the end of this one, since freeing memory may write to it.
+pub(crate) struct OrphanedLoans {
     look: Look,
     kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,
 }
 
-impl Leftovers {
+impl OrphanedLoans {
     pub(crate) fn new(look: Look) -> Arc<Self> {
-        Arc::new(Leftovers { look, kept: Mutex::default() })
+        Arc::new(OrphanedLoans { look, kept: Mutex::default() })
     }
 
     /// Whether this process can be seen, so that its end can be.
@@ -56,7 +54,7 @@ impl Leftovers {
         }
     }
 
-    /// Lets go of what processes had that are gone. Whether anything is left.
+    /// Frees the memory of processes that are gone. Whether anything is left.
     fn sweep(&self) -> bool {
         let watched: Vec<_> = self.lock().keys().copied().collect();
         for process in watched.into_iter().filter(|process| (self.look)(*process) == Presence::Gone) {
@@ -71,16 +69,16 @@ impl Leftovers {
     }
 }
 
-async fn watch(leftovers: Arc<Leftovers>) {
+async fn watch(orphans: Arc<OrphanedLoans>) {
     loop {
         tokio::time::sleep(INTERVAL).await;
-        if !leftovers.sweep() {
+        if !orphans.sweep() {
             return;
         }
     }
 }
 
-impl Drop for Leftovers {
+impl Drop for OrphanedLoans {
     fn drop(&mut self) {
         let kept = std::mem::take(&mut *self.lock());
         if !kept.is_empty() {
@@ -90,44 +88,13 @@ impl Drop for Leftovers {
     }
 }
 
-impl fmt::Debug for Leftovers {
+impl fmt::Debug for OrphanedLoans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.lock().iter().map(|(process, held)| (process.pid, held.len()))).finish()
     }
 }
 
-/// Who has a loan mapped, and where what is left of it goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Borrower {
-    pub(crate) process: ProcessId,
-    pub(crate) leftovers: Arc<Leftovers>,
-}
-
-/// What keeps a loan's memory, for as long as its borrower may look at it.
-#[derive(Debug)]
-pub(super) struct Holding {
-    held: Option<Held>,
-    borrower: Option<Borrower>,
-}
-
-impl Holding {
-    pub(super) fn new(held: Held, borrower: Option<Borrower>) -> Self {
-        Holding { held: Some(held), borrower }
-    }
-
-    /// The lease has ended: so has the borrower's use of it, unless the lease was torn down while that had it mapped.
-    pub(super) fn end(mut self, end: LeaseEnd) {
-        if matches!(end, LeaseEnd::Released | LeaseEnd::Withdrawn) {
-            self.borrower = None;
-        }
-    }
-}
-
-impl Drop for Holding {
-    fn drop(&mut self) {
-        // Also where a connection's task ends without a word.
-        if let (Some(Borrower { process, leftovers }), Some(held)) = (self.borrower.take(), self.held.take()) {
-            leftovers.keep(process, held);
-        }
-    }
+/// Keeps loans of this process, once their connection is gone.
+pub(crate) fn keep_for(process: ProcessId, orphans: Arc<OrphanedLoans>) -> KeepLoan {
+    Arc::new(move |held| orphans.keep(process, held))
 }

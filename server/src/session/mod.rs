@@ -1,38 +1,34 @@
-//! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint and the queries.
+//! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint, queries and uploads.
 
 mod allowance;
-mod data_plane;
 mod groups;
-mod lender;
 mod mapped;
-mod packing;
+mod plane;
 mod query;
-mod regions;
+mod source;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
-use thallus_protocol::codes::{CloseCode, StreamCode};
-use thallus_protocol::message::{Delivery, ExecuteOptions, ProcessId};
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
-use thallus_protocol::server::{
-    Loan, LoanEffort, ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerInput, ServerOutput,
+use thallus_driver::{
+    Arrived, Clock, Connection, ControlIo, EndTask, Happened, KeepLoan, LoanPool, Packed, PackingContext,
 };
-use thallus_protocol::{ApiMisuse, ConnectionError, LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
+use thallus_protocol::codes::{CloseCode, StreamCode};
+use thallus_protocol::lender::{LenderCommand, LenderTask};
+use thallus_protocol::message::{Failure, OpenOptions, ProcessId};
+use thallus_protocol::server::{ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerEvent};
+use thallus_protocol::{ConnectionError, StreamId};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
-use data_plane::{DataPlane, PlaneEvent};
 pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
-pub(crate) use lender::Lender;
-use lender::PreparedLoan;
-pub(crate) use mapped::Leftovers;
-use mapped::{Borrower, Holding};
+pub(crate) use mapped::OrphanedLoans;
 use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
+use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
 
 use crate::engine::{Engine, QueryRequest};
 
@@ -40,13 +36,15 @@ use crate::engine::{Engine, QueryRequest};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) lenders: Vec<Arc<Lender>>,
+    pub(crate) pools: Vec<Arc<LoanPool>>,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
     /// Whether clients may map what they are lent.
     pub(crate) allow_mapped: bool,
-    /// What they have mapped and their connections are gone.
-    pub(crate) leftovers: Arc<Leftovers>,
+    /// Bytes that the window of an upload may grow to.
+    pub(crate) upload_window: u64,
+    /// Memory that clients have mapped and whose connections are gone.
+    pub(crate) orphans: Arc<OrphanedLoans>,
     /// Page faults of the thread so far.
     pub(crate) page_faults: fn() -> u64,
 }
@@ -55,56 +53,48 @@ pub(crate) struct Shared {
 /// reads costs no more memory than this and a batch for each stream.
 const MAX_BACKLOG: usize = 64 << 20;
 
-/// Most that queries are heard of before the control connection has its turn: what they say goes out together.
-const HEARD_AT_ONCE: usize = 16;
+/// Query events handled before the control connection is polled again, so that their messages share one write.
+const MAX_QUERY_EVENTS_PER_TURN: usize = 16;
 
-/// So many queries begin in tasks of their own after one has held its connection up, before another may begin here.
-const WARY: u32 = 16;
+/// Queries that are spawned at once after one has held its connection up, before another may run in the connection's task.
+const SPAWN_COOLDOWN_QUERIES: u32 = 16;
 
-/// What is on loan under one lease.
-#[derive(Debug)]
-struct OnLoan {
-    regions: Vec<RegionId>,
-    places: Vec<RemoteRange>,
-    holding: Holding,
-}
+/// Bytes of an upload that its client may have in flight at first.
+const FIRST_UPLOAD_WINDOW: u64 = 4 << 20;
 
 /// Something happened.
 enum Event {
-    Time,
-    Control(ControlEvent),
-    Plane(PlaneEvent),
+    Connection(Happened),
     Query(StreamId, QueryEvent),
+    Upload(StreamId, UploadEvent),
     /// The backlog is small enough again for pulls that were put off.
     Relieved,
     Drain,
 }
 
-/// A connection and all that belongs to it.
+/// A connection and everything that belongs to it.
 pub(crate) struct Session<S> {
     shared: Arc<Shared>,
-    machine: ServerConnection,
-    clock: Clock,
-    control: Control<S>,
-    plane: Option<DataPlane>,
+    connection: Connection<ServerConnection, S>,
     queries: BTreeMap<StreamId, RunningQuery>,
+    /// What becomes of a query's loans that its client has mapped.
+    keeps: BTreeMap<StreamId, KeepLoan>,
+    uploads: BTreeMap<StreamId, RunningUpload>,
     /// The query that runs in this task: one at a time.
-    here: Option<StreamId>,
-    /// Queries that are not to.
-    wary: u32,
-    /// What queries have said since the control connection had its turn.
-    heard: usize,
+    inline: Option<StreamId>,
+    /// Queries still to be spawned before one may run in this task again.
+    cooldown: u32,
+    /// Query events since the control connection was polled.
+    query_events: usize,
     /// Pulls that wait until the backlog is smaller.
     put_off: Vec<(StreamId, Pull)>,
-    loans: BTreeMap<LeaseId, OnLoan>,
-    last_lease: u64,
-    /// The process for which batches were mapped last: it was seen, and if it has ended since, that is noticed later.
+    /// The process for which batches were mapped last: it was seen, and its end is noticed later.
     seen: Option<ProcessId>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
+    upload_events: mpsc::UnboundedReceiver<(StreamId, UploadEvent)>,
+    upload_report: UploadEvents,
     ended: Option<ConnectionError>,
-    /// The machine's, as it was traced last.
-    state: [&'static str; 2],
 }
 
 /// Serves one connection until it ends, and says why it did. `word_nonce` is entropy for its lease words.
@@ -117,25 +107,24 @@ pub(crate) async fn serve<S: ControlIo>(
 ) -> ConnectionError {
     let clock = Clock::new();
     let (report, events) = mpsc::unbounded_channel();
+    let (upload_report, upload_events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
     let machine = ServerConnection::new(config, clock.now());
     let mut session = Session {
-        state: machine.state_names(),
-        machine,
+        connection: Connection::new("server", machine, clock, io),
         shared,
-        clock,
-        control: Control::new(io),
-        plane: None,
         queries: BTreeMap::new(),
-        here: None,
-        wary: 0,
-        heard: 0,
+        keeps: BTreeMap::new(),
+        uploads: BTreeMap::new(),
+        inline: None,
+        cooldown: 0,
+        query_events: 0,
         put_off: Vec::new(),
-        loans: BTreeMap::new(),
-        last_lease: 0,
         seen: None,
         events,
         report,
+        upload_events,
+        upload_report,
         ended: None,
     };
     if let Some(message) = refused {
@@ -147,15 +136,16 @@ pub(crate) async fn serve<S: ControlIo>(
 impl<S: ControlIo> Session<S> {
     async fn run(mut self, mut drain: watch::Receiver<bool>) -> ConnectionError {
         let mut drained = std::pin::pin!(async move {
-            // A server that is gone without a word drains too.
+            // A server that was dropped drains too.
             let _gone = drain.wait_for(|drain| *drain).await;
         });
         let mut draining = false;
         loop {
             self.carry_out();
             if let Some(error) = self.ended.take() {
-                debug_assert!(self.loans.is_empty(), "the machine ended every lease");
-                self.control.finish().await;
+                let ended_all = self.connection.plane.as_ref().is_none_or(|plane| plane.has_no_loans());
+                debug_assert!(ended_all, "the machine ended every lease");
+                self.connection.finish().await;
                 return error;
             }
             let event = std::future::poll_fn(|cx| {
@@ -173,58 +163,59 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if self.heard < HEARD_AT_ONCE
+        if self.query_events < MAX_QUERY_EVENTS_PER_TURN
             && let Poll::Ready((stream, event)) = self.poll_queries(cx)
         {
-            self.heard += 1;
+            self.query_events += 1;
             return Poll::Ready(Event::Query(stream, event));
         }
-        self.heard = 0;
-        // It is where batches go out, and where a dead peer shows.
-        if let Poll::Ready(event) = self.control.poll(cx) {
-            return Poll::Ready(Event::Control(event));
+        self.query_events = 0;
+        // Batches go out here, and a dead peer shows here.
+        if let Poll::Ready(happened) = self.connection.poll_control(cx) {
+            return Poll::Ready(Event::Connection(happened));
         }
-        if !self.put_off.is_empty() && self.control.backlog() <= MAX_BACKLOG {
+        if !self.put_off.is_empty() && self.connection.backlog() <= MAX_BACKLOG {
             return Poll::Ready(Event::Relieved);
         }
         if let Poll::Ready((stream, event)) = self.poll_queries(cx) {
             return Poll::Ready(Event::Query(stream, event));
         }
-        if let Some(plane) = &mut self.plane
-            && let Poll::Ready(event) = plane.poll(cx)
-        {
-            return Poll::Ready(Event::Plane(event));
+        if let Poll::Ready(Some((stream, event))) = self.upload_events.poll_recv(cx) {
+            return Poll::Ready(Event::Upload(stream, event));
         }
-        self.clock.poll(cx).map(|()| Event::Time)
+        if let Poll::Ready(happened) = self.connection.poll_plane(cx) {
+            return Poll::Ready(Event::Connection(happened));
+        }
+        self.connection.poll_clock(cx).map(Event::Connection)
     }
 
-    /// What the query in this task, or one in a task of its own, has to say.
+    /// The next event of the query in this task, or of a spawned one.
     fn poll_queries(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
-        if let Some(stream) = self.here {
-            let Some(query) = self.queries.get_mut(&stream).and_then(RunningQuery::here) else {
-                self.here = None;
-                return self.poll_tasks(cx);
+        if let Some(stream) = self.inline {
+            let Some(query) = self.queries.get_mut(&stream).and_then(RunningQuery::inline) else {
+                self.inline = None;
+                return self.poll_spawned(cx);
             };
             let progress = query.poll(cx);
             let held_up = query.has_held_up();
             if held_up || matches!(progress, Poll::Ready(Progress::Grown)) {
-                trace!(stream = stream.0, held_up, ?query, "it goes on in a task of its own");
-                self.here = None;
-                self.wary = if held_up { WARY } else { self.wary };
+                trace!(stream = stream.0, held_up, ?query, "query is spawned");
+                self.inline = None;
+                self.cooldown = if held_up { SPAWN_COOLDOWN_QUERIES } else { self.cooldown };
                 if let Some(query) = self.queries.get_mut(&stream) {
-                    query.send_away(stream, self.report.clone());
+                    query.spawn(stream, self.report.clone());
                 }
             }
             if let Poll::Ready(Progress::Said(event)) = progress {
                 return Poll::Ready((stream, event));
             }
         }
-        self.poll_tasks(cx)
+        self.poll_spawned(cx)
     }
 
-    fn poll_tasks(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
+    fn poll_spawned(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
         match self.events.poll_recv(cx) {
-            Poll::Ready(Some(said)) => Poll::Ready(said),
+            Poll::Ready(Some(event)) => Poll::Ready(event),
             // This end keeps a sender: the channel is never closed.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
@@ -232,261 +223,215 @@ impl<S: ControlIo> Session<S> {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Time => self.input(ServerInput::Time),
             Event::Relieved => {
                 for (stream, pull) in std::mem::take(&mut self.put_off) {
                     self.pull(stream, pull);
                 }
             }
             Event::Drain => self.command(ServerCommand::Drain),
-            Event::Control(ControlEvent::Lost(reason)) => self.input(ServerInput::ControlLost(reason)),
-            Event::Control(ControlEvent::Received(len)) => {
-                let now = self.clock.now();
-                let taken = self.machine.handle(now, ServerInput::Received(self.control.received(len)));
-                self.check(taken);
+            Event::Connection(happened) => {
+                if let Some(proven) = self.connection.handle(happened) {
+                    self.proven(proven);
+                }
             }
-            Event::Plane(PlaneEvent::Failed(reason)) => self.command(ServerCommand::FabricFailed { reason }),
-            Event::Plane(PlaneEvent::Closed) => self.command(ServerCommand::FabricClosed),
             Event::Query(stream, event) => self.query_event(stream, event),
+            Event::Upload(stream, event) => self.upload_event(stream, event),
         }
-    }
-
-    fn input(&mut self, input: ServerInput<'_>) {
-        let taken = self.machine.handle(self.clock.now(), input);
-        self.check(taken);
     }
 
     fn command(&mut self, command: ServerCommand) {
-        self.input(ServerInput::Command(command));
+        self.connection.command(command);
     }
 
-    fn check(&mut self, taken: Result<(), ApiMisuse>) {
-        let state = self.machine.state_names();
-        if state != self.state {
-            trace!(end = "server", from = ?self.state, to = ?state, "state");
-            self.state = state;
-        }
-        if let Err(misuse) = taken {
-            // A bug of this driver. The machine tears the connection down, and nobody else suffers.
-            tracing::error!(%misuse, "bug: the protocol's contract was broken");
-        }
+    fn lender(&mut self, command: LenderCommand) {
+        self.connection.lender(command);
+    }
+
+    fn fail(&mut self, stream: StreamId, failure: Failure) {
+        self.lender(LenderCommand::Fail { stream, failure });
     }
 
     fn query_event(&mut self, stream: StreamId, event: QueryEvent) {
-        if !self.machine.is_open(stream) {
+        if !self.connection.machine().is_open(stream) {
             return;
         }
         match event {
-            QueryEvent::Schema { schema, order } => self.command(ServerCommand::Schema { stream, schema, order }),
-            QueryEvent::Inline { ipc, rows } => self.command(ServerCommand::Inline { stream, ipc, rows }),
-            QueryEvent::Lend { loan, effort, rows } => self.lend(stream, loan, effort, rows),
+            QueryEvent::Schema { schema, order } => self.lender(LenderCommand::Schema { stream, schema, order }),
+            QueryEvent::Batch(Packed::Inline { ipc, rows }) => {
+                self.lender(LenderCommand::Inline { stream, ipc, rows });
+            }
+            QueryEvent::Batch(Packed::Lent { loan, effort, rows }) => {
+                let keep = self.keeps.get(&stream).cloned();
+                let Some(plane) = &mut self.connection.plane else { return };
+                let loan = plane.lend(loan, effort, keep);
+                self.lender(LenderCommand::Lend { stream, loan, rows });
+            }
             QueryEvent::Finish { execute } => {
                 if let Some(query) = self.queries.remove(&stream) {
                     query.finish();
                 }
+                self.keeps.remove(&stream);
                 let execute_nanos = u64::try_from(execute.as_nanos()).unwrap_or(u64::MAX);
-                self.command(ServerCommand::Finish { stream, execute_nanos });
+                self.lender(LenderCommand::Finish { stream, execute_nanos });
             }
-            QueryEvent::Fail { code, message } => {
+            QueryEvent::Fail(failure) => {
                 self.queries.remove(&stream);
-                self.command(ServerCommand::Fail { stream, code, message });
-            }
-        }
-    }
-
-    fn lend(&mut self, stream: StreamId, loan: PreparedLoan, mut effort: LoanEffort, rows: u64) {
-        let PreparedLoan { descriptor, parts, staged, held } = loan;
-        let mut places = Vec::with_capacity(parts.len());
-        let mut regions = Vec::with_capacity(parts.len());
-        for part in parts {
-            let Some(plane) = &mut self.plane else { break };
-            match plane.enter(&part) {
-                Ok((region, announcement)) => {
-                    regions.push(region);
-                    places.push(RemoteRange { region, address: part.address, len: part.len });
-                    if let Some(region) = announcement {
-                        effort.regions += 1;
-                        self.command(ServerCommand::Announce(region));
-                    }
-                }
-                Err(error) => {
-                    self.leave(regions);
-                    let (code, message) = (StreamCode::DataPlaneLost, error.to_string());
-                    if let Some(query) = self.queries.remove(&stream) {
-                        query.stop(None, Some((code, message.clone())));
-                    }
-                    self.command(ServerCommand::Fail { stream, code, message });
-                    return;
-                }
-            }
-        }
-        self.last_lease += 1;
-        let lease = LeaseId(self.last_lease);
-        let holding = Holding::new(held, self.queries.get(&stream).and_then(|query| query.borrower().cloned()));
-        self.loans.insert(lease, OnLoan { regions, places: places.clone(), holding });
-        let loan = Loan { lease, descriptor, places, staged, effort };
-        self.command(ServerCommand::Lend { stream, loan, rows });
-    }
-
-    fn leave(&mut self, regions: Vec<RegionId>) {
-        for region in regions {
-            if self.plane.as_mut().is_some_and(|plane| plane.leave(region)) {
-                self.command(ServerCommand::Retire(region));
+                self.keeps.remove(&stream);
+                self.fail(stream, failure);
             }
         }
     }
 
     /// Does what the machine wants done, in order.
     fn carry_out(&mut self) {
-        loop {
-            match self.machine.poll_output() {
-                ServerOutput::Wait(deadline) => {
-                    self.clock.arm(deadline.map(|(at, _)| at));
-                    return;
-                }
-                ServerOutput::Transmit(frame) => self.control.send(frame),
-                ServerOutput::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
-                ServerOutput::FabricUp { transport } => info!(%transport, "data plane is up"),
-                ServerOutput::FabricDown { reason } => warn!(%reason, "no data plane: results travel inline"),
-                ServerOutput::Execute { stream, sql, options } => self.execute(stream, sql, &options),
-                ServerOutput::Pull { stream, lend_from } => self.pull(stream, Pull { lend_from }),
-                ServerOutput::StopQuery { stream, reason, failure } => {
+        while let Some(task) = self.connection.next_task() {
+            match task {
+                EndTask::Lender(LenderTask::Pull { stream, lend_from }) => self.pull(stream, Pull { lend_from }),
+                EndTask::Lender(LenderTask::Stop { stream, reason, failure }) => {
                     debug!(%stream, ?reason, "query stopped");
+                    self.keeps.remove(&stream);
                     if let Some(query) = self.queries.remove(&stream) {
                         query.stop(reason, failure);
                     }
                 }
-                ServerOutput::OpenLease { lease, word } => {
-                    if let (Some(loan), Some(plane)) = (self.loans.get(&lease), &mut self.plane) {
-                        plane.lent(lease, &loan.places);
-                    }
-                    #[cfg(feature = "planted-bugs")]
-                    if is_planted(Bug::MemoryFreedWhenSent) {
-                        self.loans.remove(&lease);
-                    }
-                    if let (Some((slot, value)), Some(plane)) = (word, &self.plane)
-                        && let Err(error) = plane.open_word(slot, value)
-                    {
-                        tracing::error!(%error, %lease, "bug: a lease word could not be set");
-                    }
-                }
-                ServerOutput::EndLease { lease, slot, end } => self.end_lease(lease, slot, end),
-                ServerOutput::CloseFabric => match &mut self.plane {
-                    Some(plane) => plane.close(),
-                    None => self.command(ServerCommand::FabricClosed),
-                },
-                ServerOutput::Closed(error) => self.ended = Some(error),
+                EndTask::Lender(_) => {}
+                EndTask::Stream(event) => self.stream_event(event),
+                EndTask::Event(event) => self.event(event),
+                EndTask::Closed(error) => self.ended = Some(error),
             }
         }
     }
 
+    fn event(&mut self, event: ServerEvent) {
+        match event {
+            ServerEvent::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
+            ServerEvent::Prove(lending) => {
+                if let Some(plane) = &mut self.connection.plane {
+                    plane.prove(&lending, false);
+                }
+            }
+            ServerEvent::FabricUp { transport } => info!(%transport, "data plane is up"),
+            ServerEvent::FabricDown { reason } => warn!(%reason, "no data plane: batches travel inline"),
+            ServerEvent::Query { stream, sql, options } => self.execute(stream, sql, &options),
+            ServerEvent::Upload { stream, table, .. } => self.upload(stream, table),
+            ServerEvent::UploadWithdrawn { stream } => drop(self.uploads.remove(&stream)),
+        }
+    }
+
     fn pull(&mut self, stream: StreamId, pull: Pull) {
-        if self.control.backlog() > MAX_BACKLOG {
+        if self.connection.backlog() > MAX_BACKLOG {
             self.put_off.push((stream, pull));
         } else if let Some(query) = self.queries.get_mut(&stream) {
             query.pull(pull);
         }
     }
 
-    fn execute(&mut self, stream: StreamId, sql: String, options: &ExecuteOptions) {
+    fn execute(&mut self, stream: StreamId, sql: String, options: &OpenOptions) {
         debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
-        let borrower = match self.borrower(options) {
-            Ok(borrower) => borrower,
+        match self.keep_mapped(options) {
+            Ok(keep) => self.keeps.extend(keep.map(|keep| (stream, keep))),
             Err(message) => {
-                info!(%stream, %message, "mapped delivery refused");
-                return self.command(ServerCommand::Fail { stream, code: StreamCode::MappingRefused, message });
+                info!(%stream, %message, "mapping refused");
+                return self.fail(stream, Failure::new(StreamCode::MappingRefused, message));
             }
-        };
+        }
         let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
             Ok(seat) => seat.map(Arc::new),
-            Err((code, message)) => return self.command(ServerCommand::Fail { stream, code, message }),
+            Err(failure) => {
+                self.keeps.remove(&stream);
+                return self.fail(stream, failure);
+            }
         };
-        let context = QueryContext {
-            engine: Arc::clone(&self.shared.engine),
-            lender: self.plane.as_ref().map(|plane| Arc::clone(plane.lender())),
+        let packing = PackingContext {
+            pool: self.connection.plane.as_ref().map(|plane| Arc::clone(plane.loan_pool())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
-            complete: options.lazy || borrower.is_some(),
-            borrower,
+            access: options.access,
             page_faults: self.shared.page_faults,
         };
+        let context = QueryContext { engine: Arc::clone(&self.shared.engine), packing };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         // The partitions of a result wait for one another.
         let is_partition = seat.is_some();
         let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, seat);
-        if !is_partition && self.wary == 0 && self.here.is_none() {
-            self.here = Some(stream);
+        if !is_partition && self.cooldown == 0 && self.inline.is_none() {
+            self.inline = Some(stream);
         } else {
-            self.wary = self.wary.saturating_sub(1);
-            query.send_away(stream, self.report.clone());
+            self.cooldown = self.cooldown.saturating_sub(1);
+            query.spawn(stream, self.report.clone());
         }
         self.queries.insert(stream, query);
     }
 
-    fn end_lease(&mut self, lease: LeaseId, slot: Option<u32>, end: LeaseEnd) {
-        // The word goes before the memory: a borrower that is still reading must find out.
-        #[cfg(feature = "planted-bugs")]
-        let slot = slot.filter(|_| !is_planted(Bug::LeaseWordNotCleared));
-        if let (Some(slot), Some(plane)) = (slot, &self.plane) {
-            plane.clear_word(slot);
+    fn upload(&mut self, stream: StreamId, table: String) {
+        debug!(%stream, %table, "upload");
+        let (engine, max_batch) = (Arc::clone(&self.shared.engine), self.shared.machine.borrow.max_batch_bytes);
+        let upload = RunningUpload::start(engine, stream, table, max_batch, self.upload_report.clone());
+        self.uploads.insert(stream, upload);
+    }
+
+    /// What the client says of an upload.
+    fn stream_event(&mut self, event: BorrowerEvent) {
+        match event {
+            BorrowerEvent::Schema { stream, schema, ipc, .. } => {
+                self.push(stream, UploadItem::Schema { schema, ipc });
+            }
+            BorrowerEvent::Batch { stream, seq, cost, payload } => match self.arrived(payload) {
+                Ok(arrived) => self.push(stream, UploadItem::Batch { seq, cost, arrived }),
+                Err(reason) => self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason }),
+            },
+            BorrowerEvent::End { stream, stats } => self.push(stream, UploadItem::End { rows: stats.rows }),
+            BorrowerEvent::Failed { stream, error } => {
+                debug!(%stream, %error, "upload failed");
+                self.uploads.remove(&stream);
+                if let Some(plane) = &mut self.connection.plane {
+                    plane.end_reading(stream);
+                }
+            }
+            // Uploads are read whole.
+            BorrowerEvent::PartRead { .. } | BorrowerEvent::PartFailed { .. } => {}
         }
-        if let Some(plane) = &mut self.plane {
-            plane.lease_ended(lease, end);
+    }
+
+    fn push(&mut self, stream: StreamId, item: UploadItem) {
+        if let Some(upload) = self.uploads.get(&stream) {
+            upload.push(item);
         }
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LoanLeaked)
-            && let Some(loan) = self.loans.remove(&lease)
-        {
-            std::mem::forget(loan);
+    }
+
+    fn arrived(&mut self, payload: Payload) -> Result<Arrived, String> {
+        match payload {
+            Payload::Inline(ipc) => Ok(Arrived::Inline(ipc)),
+            Payload::Lent { read, descriptor } => {
+                let read = self.connection.plane.as_mut().and_then(|plane| plane.take(read));
+                let read = read.ok_or("bug: a batch was delivered that had not been read")?;
+                Ok(Arrived::Read { read, descriptor })
+            }
+            Payload::OnDemand { .. } | Payload::Mapped { .. } => Err("bug: an upload is read whole".into()),
+        }
+    }
+
+    /// What the engine says of an upload.
+    fn upload_event(&mut self, stream: StreamId, event: UploadEvent) {
+        if !self.uploads.contains_key(&stream) {
             return;
         }
-        if end == LeaseEnd::Revoked {
-            warn!(%lease, "a client did not release a lease in time; it was revoked");
-        }
-        if let Some(loan) = self.loans.remove(&lease) {
-            loan.holding.end(end);
-            self.leave(loan.regions);
-        }
-    }
-
-    /// Whose process has to be gone before what it maps is free, if the query is to be delivered so; or why it is not.
-    fn borrower(&mut self, options: &ExecuteOptions) -> Result<Option<Borrower>, String> {
-        let Delivery::Mapped(process) = options.delivery else { return Ok(None) };
-        if !self.shared.allow_mapped {
-            return Err(
-                "this server does not allow it: start it with --allow-mapped, or ask for another delivery".into()
-            );
-        }
-        let Some(plane) = &self.plane else {
-            return Err("the connection has no data plane: its results travel inline".into());
-        };
-        let fabric = plane.lender().fabric();
-        if !fabric.capabilities().maps {
-            return Err(format!("fabric {} maps no memory here: it takes UCX over shared memory", fabric.kind()));
-        }
-        let leftovers = Arc::clone(&self.shared.leftovers);
-        if self.seen != Some(process) && !leftovers.sees(process) {
-            return Err(format!(
-                "the server does not see the client's process {}: both must be on one host and in one namespace of processes \
-                 (containers have their own unless told otherwise)",
-                process.pid
-            ));
-        }
-        self.seen = Some(process);
-        Ok(Some(Borrower { process, leftovers }))
-    }
-
-    fn open_fabric(&mut self, kind: &thallus_protocol::FabricKind, peer: &[u8]) {
-        let lender = self.shared.lenders.iter().find(|lender| lender.fabric().kind() == *kind);
-        let opened = match lender {
-            Some(lender) => DataPlane::open(Arc::clone(lender), self.shared.machine.max_leases, peer),
-            None => Err(format!("fabric {kind} is not there any more")),
-        };
-        match opened {
-            Ok((plane, opened)) => {
-                self.plane = Some(plane);
-                self.command(ServerCommand::FabricOpened(opened));
+        match event {
+            UploadEvent::Accepted => {
+                let most = self.shared.upload_window;
+                let window = FIRST_UPLOAD_WINDOW.min(most);
+                self.command(ServerCommand::Accept { stream, window, most });
             }
-            Err(reason) => self.command(ServerCommand::FabricUnavailable { reason }),
+            UploadEvent::Consumed { cost } => self.connection.borrower(BorrowerCommand::Consumed { stream, cost }),
+            UploadEvent::Rejected { seq, reason } => {
+                self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
+            }
+            UploadEvent::Done(result) => {
+                self.uploads.remove(&stream);
+                if let Some(plane) = &mut self.connection.plane {
+                    plane.end_reading(stream);
+                }
+                self.command(ServerCommand::Answer { stream, result });
+            }
         }
     }
 }

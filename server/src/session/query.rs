@@ -1,9 +1,9 @@
 //! One query: runs the engine as batches are asked for, and makes them ready to travel.
 //!
-//! It begins in its connection's own task: for a result that is there at once, and has one batch, nobody else is woken, and all
-//! of it goes out in one write. It stays there for as long as its batches come more cheaply than another task is woken for them, as
-//! those of tables in memory do. A query that costs more, or holds its connection up, is [sent away](RunningQuery::send_away) to
-//! a task of its own, where the engine is ahead of what is asked for by a batch.
+//! It begins in its connection's own task: a result of one batch that is ready at once wakes no other task, and all
+//! of it goes out in one write. It stays there for as long as its batches cost less than waking another task for them, as
+//! those of tables in memory do. A query that costs more, or holds its connection up, is [spawned](RunningQuery::spawn) into
+//! a task of its own, where the engine works one batch ahead.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,23 +14,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::StreamExt;
+use thallus_driver::{Packed, Packing, PackingContext};
 use thallus_protocol::StreamId;
 use thallus_protocol::codes::{CancelReason, StreamCode};
-use thallus_protocol::message::SortKey;
-use thallus_protocol::server::LoanEffort;
+use thallus_protocol::message::{Failure, SortKey};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::groups::Seat;
-use super::lender::{Lender, PreparedLoan};
-use super::mapped::Borrower;
-use super::packing::Packing;
-use crate::engine::{BatchStream, Engine, EngineError, EngineErrorKind, QueryRequest, QueryStream};
+use super::source::{Source, failure};
+use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream};
 
 /// The connection wants the next batch of a query.
 #[derive(Clone, Copy, Debug)]
@@ -43,25 +40,16 @@ pub(crate) struct Pull {
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
-    Lend { loan: PreparedLoan, effort: LoanEffort, rows: u64 },
-    Inline { ipc: Bytes, rows: u64 },
+    Batch(Packed),
     Finish { execute: Duration },
-    Fail { code: StreamCode, message: String },
+    Fail(Failure),
 }
 
 /// What a query works with.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryContext {
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) lender: Option<Arc<Lender>>,
-    /// The most that one batch may lend.
-    pub(crate) max_loan_bytes: u64,
-    /// Who maps what is lent, if that is how it is delivered.
-    pub(crate) borrower: Option<Borrower>,
-    /// Each batch that is lent is to be complete: not all of them are read in full, one after the other.
-    pub(crate) complete: bool,
-    /// Page faults of the thread so far.
-    pub(crate) page_faults: fn() -> u64,
+    pub(crate) packing: PackingContext,
 }
 
 /// Where queries in tasks of their own report to.
@@ -70,41 +58,35 @@ pub(crate) type Events = mpsc::UnboundedSender<(StreamId, QueryEvent)>;
 /// A query, as its connection holds it. Dropping it stops the query.
 #[derive(Debug)]
 pub(crate) struct RunningQuery {
-    place: Place,
+    execution: Execution,
     /// Where the query is one partition of another, until it has ended.
     seat: Option<Arc<Seat>>,
-    borrower: Option<Borrower>,
 }
 
+/// Where a query runs.
 #[derive(Debug)]
-enum Place {
+enum Execution {
     /// In the connection's task, which polls it.
-    Here(Box<Query>),
+    Inline(Box<Query>),
     /// In a task of its own.
-    Away { pulls: mpsc::UnboundedSender<Pull>, _task: Task },
+    Spawned { pulls: mpsc::UnboundedSender<Pull>, _task: Task },
 }
 
 /// What came of polling a query.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Said(QueryEvent),
-    /// It is work for a task of its own.
+    /// It is to be spawned.
     Grown,
 }
 
 impl RunningQuery {
-    /// A query that its connection is to poll; or, if it has a seat, to send away.
+    /// A query that its connection is to poll; or, if it has a seat, to spawn.
     pub(crate) fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
-        let borrower = context.borrower.clone();
-        RunningQuery { place: Place::Here(Box::new(Query::new(context, request, seat.clone()))), seat, borrower }
+        RunningQuery { execution: Execution::Inline(Box::new(Query::new(context, request, seat.clone()))), seat }
     }
 
-    /// Who maps what it lends.
-    pub(crate) fn borrower(&self) -> Option<&Borrower> {
-        self.borrower.as_ref()
-    }
-
-    /// Its end is on its way to the client: nobody else needs to know if the connection is lost now.
+    /// Its end is on its way to the client: the other partitions need not know if the connection is lost now.
     pub(crate) fn finish(mut self) {
         self.seat = None;
     }
@@ -122,24 +104,24 @@ impl RunningQuery {
 
     /// Asks for the next batch.
     pub(crate) fn pull(&mut self, pull: Pull) {
-        match &mut self.place {
-            Place::Here(query) => query.pull = Some(pull),
-            // The task is gone only if it has said its last word already.
-            Place::Away { pulls, .. } => drop(pulls.send(pull)),
+        match &mut self.execution {
+            Execution::Inline(query) => query.pull = Some(pull),
+            // The task is gone only if it has reported its end already.
+            Execution::Spawned { pulls, .. } => drop(pulls.send(pull)),
         }
     }
 
-    /// The query, if it is here.
-    pub(crate) fn here(&mut self) -> Option<&mut Query> {
-        match &mut self.place {
-            Place::Here(query) => Some(query),
-            Place::Away { .. } => None,
+    /// The query, if it runs in the connection's task.
+    pub(crate) fn inline(&mut self) -> Option<&mut Query> {
+        match &mut self.execution {
+            Execution::Inline(query) => Some(query),
+            Execution::Spawned { .. } => None,
         }
     }
 
     /// Goes on in a task of its own, which reports to `events`.
-    pub(crate) fn send_away(&mut self, stream: StreamId, events: Events) {
-        let Place::Here(query) = &mut self.place else { return };
+    pub(crate) fn spawn(&mut self, stream: StreamId, events: Events) {
+        let Execution::Inline(query) = &mut self.execution else { return };
         let query = query.take();
         let (pulls, wanted) = mpsc::unbounded_channel();
         if let Some(pull) = query.pull {
@@ -161,11 +143,11 @@ impl RunningQuery {
                 if let Some(seat) = &member {
                     seat.fail(failure.clone());
                 }
-                report.say(failed(failure));
+                report.say(QueryEvent::Fail(failure));
             }
             report.done = true;
         });
-        self.place = Place::Away { pulls, _task: Task(task.abort_handle()) };
+        self.execution = Execution::Spawned { pulls, _task: Task::new(&task) };
     }
 }
 
@@ -180,6 +162,12 @@ impl Drop for RunningQuery {
 /// A task that ends with its handle.
 #[derive(Debug)]
 pub(crate) struct Task(AbortHandle);
+
+impl Task {
+    pub(crate) fn new<T>(task: &tokio::task::JoinHandle<T>) -> Self {
+        Task(task.abort_handle())
+    }
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -228,17 +216,6 @@ impl fmt::Debug for Query {
     }
 }
 
-/// A result, or one partition of it, as it comes from the engine.
-pub(crate) struct Source {
-    pub(crate) schema: SchemaRef,
-    /// What a partition is sorted by, if the result is.
-    pub(crate) order: Vec<SortKey>,
-    pub(crate) batches: BatchStream,
-}
-
-/// As what a client hears of it.
-pub(super) type Failure = (StreamCode, String);
-
 impl Query {
     fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
         let engine = Arc::clone(&context.engine);
@@ -267,10 +244,10 @@ impl Query {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(Ok(progress))) => return Poll::Ready(progress),
             Ok(Poll::Ready(Err(failure))) => failure,
-            Err(_panic) => (StreamCode::Internal, PANICKED.into()),
+            Err(_panic) => Failure::new(StreamCode::Internal, PANICKED),
         };
         self.stage = Stage::Over;
-        Poll::Ready(Progress::Said(failed(failure)))
+        Poll::Ready(Progress::Said(QueryEvent::Fail(failure)))
     }
 
     /// Whether the engine took long to come back, with or without an answer.
@@ -316,15 +293,15 @@ impl Query {
         let Some(batch) = item else { return Poll::Pending };
         self.pull = None;
         let began = Instant::now();
-        let event = running.packing.pack(&self.context, batch.map_err(failure)?, pull)?;
+        let packed = running.packing.pack(&batch.map_err(failure)?, pull.lend_from)?;
         self.allowance.handed_over(began.elapsed());
-        Poll::Ready(Ok(Progress::Said(event)))
+        Poll::Ready(Ok(Progress::Said(QueryEvent::Batch(packed))))
     }
 
     /// Takes the engine's rows, and says their schema.
     fn begin(&mut self, source: Source, execute: Duration) -> Result<QueryEvent, Failure> {
         let Source { schema, order, batches } = source;
-        let (packing, schema) = Packing::new(&schema, self.context.complete)?;
+        let (packing, schema) = Packing::new(&schema, self.context.packing.clone())?;
         self.stage = Stage::Running(Box::new(Running { batches, next: None, packing, execute }));
         self.since = None;
         Ok(QueryEvent::Schema { schema, order })
@@ -332,10 +309,6 @@ impl Query {
 }
 
 const PANICKED: &str = "the query panicked; the server's log says where";
-
-fn failed((code, message): Failure) -> QueryEvent {
-    QueryEvent::Fail { code, message }
-}
 
 /// Whether the rows end here.
 fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
@@ -363,7 +336,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.done && std::thread::panicking() {
-            self.say(failed((StreamCode::Internal, PANICKED.into())));
+            self.say(QueryEvent::Fail(Failure::new(StreamCode::Internal, PANICKED)));
         }
     }
 }
@@ -375,7 +348,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         let source = planning.await?;
         report.say(query.begin(source, since.elapsed())?);
     }
-    let Query { context, stage: Stage::Running(running), .. } = query else { return Ok(()) };
+    let Query { stage: Stage::Running(running), .. } = query else { return Ok(()) };
     let Running { batches, mut next, mut packing, execute } = *running;
     let mut ahead = Ahead::start(batches, execute);
     while let Some(pull) = pulls.recv().await {
@@ -385,14 +358,14 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         };
         // A producer that panicked has sent no error: what it has not said must not pass for the end.
         if item.is_none() && !ahead.finished() {
-            return Err((StreamCode::Internal, PANICKED.into()));
+            return Err(Failure::new(StreamCode::Internal, PANICKED));
         }
         if is_end(item.as_ref()) {
             report.say(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
         }
         let Some(batch) = item else { return Ok(()) };
-        report.say(packing.pack(&context, batch.map_err(failure)?, pull)?);
+        report.say(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
     }
     Ok(())
 }
@@ -423,7 +396,7 @@ impl Ahead {
             }
             done.store(true, Ordering::Release);
         });
-        Ahead { batches: receiver, execute_nanos, finished, _task: Task(task.abort_handle()) }
+        Ahead { batches: receiver, execute_nanos, finished, _task: Task::new(&task) }
     }
 
     fn finished(&self) -> bool {
@@ -437,28 +410,4 @@ impl Ahead {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// An engine's error as the client hears it.
-pub(super) fn failure(error: EngineError) -> Failure {
-    let code = match error.kind() {
-        EngineErrorKind::Syntax => StreamCode::Syntax,
-        EngineErrorKind::UnknownTable => StreamCode::UnknownTable,
-        EngineErrorKind::Column | EngineErrorKind::Plan => StreamCode::Plan,
-        EngineErrorKind::TooLarge => StreamCode::SqlTooLong,
-        EngineErrorKind::Unsupported => StreamCode::Unsupported,
-        EngineErrorKind::ReadOnly => StreamCode::ReadOnly,
-        EngineErrorKind::Execution => StreamCode::Execution,
-        EngineErrorKind::ResourcesExhausted => StreamCode::ResourcesExhausted,
-        EngineErrorKind::Source => StreamCode::Source,
-        EngineErrorKind::Internal => StreamCode::Internal,
-    };
-    // The code says what kind of error it is, in words too: not a second time.
-    let message = match error {
-        EngineError::Syntax { message } | EngineError::Execution { message } | EngineError::Unsupported { message } => {
-            message
-        }
-        other => other.to_string(),
-    };
-    (code, message)
 }

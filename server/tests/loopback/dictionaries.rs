@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::types::Int32Type;
 use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Client, Delivery, QueryOptions, TransferReport};
+use thallus_client::{Access, Client, LendFrom, QueryOptions, TransferReport};
 use thallus_fabric::Fencing;
 use thallus_server::engine::scripted::{Script, ScriptedEngine};
 
@@ -53,7 +53,7 @@ fn batches_that_share_a_dictionary_move_it_once() {
     for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
         block_on(async {
             let world = world(fencing);
-            let report = run(world.client().await, QueryOptions::default().with_delivery(Delivery::Lent)).await;
+            let report = run(world.client().await, QueryOptions::default().with_lend_from(LendFrom::Bytes(0))).await;
             assert_eq!((report.batches_lent, report.batches_inline), (7, 0), "{report}");
             let words = batches().1;
             assert!((7 * KEYS + 3 * words..7 * KEYS + 3 * words + 1000).contains(&report.bytes_lent), "{report}");
@@ -78,7 +78,7 @@ fn batches_that_come_inline_between_leave_what_was_lent() {
         let engine = ScriptedEngine::new().on("mixed", Script::batches(sent.clone()));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let words = size(&a);
-        let client = world.client_with(|options| options.with_inline_threshold(words + 1000)).await;
+        let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(words + 1000))).await;
         let mut result = client.query("mixed").await.unwrap();
         let got: Vec<_> = within("the batches", result.by_ref().try_collect()).await.unwrap();
         assert_eq!(got, sent);
@@ -95,7 +95,7 @@ fn batches_that_come_inline_between_leave_what_was_lent() {
 fn a_batch_is_not_small_for_what_was_spared() {
     block_on(async {
         let world = world(Fencing::LeaseWord);
-        let client = world.client_with(|options| options.with_inline_threshold(KEYS + 1)).await;
+        let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(KEYS + 1))).await;
         let report = run(client, QueryOptions::default()).await;
         assert_eq!((report.batches_lent, report.batches_inline), (7, 0), "{report}");
         world.is_at_rest().await;
@@ -128,7 +128,7 @@ fn mapped_batches_are_complete() {
     block_on(async {
         let engine = ScriptedEngine::new().on("q", Script::batches(batches().0));
         let world = World::mapping(engine, |_| {});
-        let report = run(world.client().await, QueryOptions::default().with_delivery(Delivery::Mapped)).await;
+        let report = run(world.client().await, QueryOptions::default().with_access(Access::Map)).await;
         assert_eq!(report.batches_mapped, 7, "{report}");
         world.is_at_rest().await;
     });

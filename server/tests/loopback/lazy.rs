@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{Client, ClientError, Delivery, LazyBatch, LazyStream, QueryOptions, StreamCode};
+use thallus_client::{Client, ClientError, LazyBatch, LazyOptions, LazyStream, LendFrom, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_protocol::testing::{arb_batches, same_batch};
 use thallus_server::engine::EngineError;
@@ -90,16 +90,16 @@ proptest! {
         way in 0_usize..3,
         asks in prop::collection::vec(arb_ask(), 1..4),
     ) {
-        let (fencing, delivery) = [
-            (Some(Fencing::LeaseWord), Delivery::Lent),
-            (Some(Fencing::Revocation), Delivery::Lent),
-            (None, Delivery::Inline),
+        let (fencing, lend_from) = [
+            (Some(Fencing::LeaseWord), LendFrom::Bytes(0)),
+            (Some(Fencing::Revocation), LendFrom::Bytes(0)),
+            (None, LendFrom::Never),
         ][way];
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let compared = block_on(async {
             let world = World::over(ScriptedEngine::new().on("q", Script::batches(batches)), fencing);
             let client = world.client().await;
-            let options = QueryOptions::default().with_delivery(delivery);
+            let options = LazyOptions::default().with_lend_from(lend_from);
             let compared = match client.query_lazy_with("q", options).await {
                 Ok(result) => compare(result, &sent, &asks).await,
                 Err(error) => Err(error),
@@ -264,7 +264,7 @@ fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         // Batches of about 4.2 million bytes.
-        let options = QueryOptions::default().with_window(Some(10_000_000));
+        let options = LazyOptions::default().with_window(Some(10_000_000));
         let mut result = client.query_lazy_with("wide", options).await.unwrap();
         let mut held = vec![next(&mut result).await, next(&mut result).await];
         let third = tokio::time::timeout(Duration::from_millis(200), result.next()).await;
@@ -288,10 +288,10 @@ fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
         let engine = ScriptedEngine::new().on("wide", wide_script(20, 10_000));
         let world = World::impatient(engine, Duration::from_millis(400));
         let client = world.client().await;
-        let options = QueryOptions::default().with_window(Some(10_000_000));
+        let options = LazyOptions::default().with_window(Some(10_000_000));
         let result = client.query_lazy_with("wide", options).await.unwrap();
         let error = within("the server to take its loans back", result.try_collect::<Vec<_>>()).await.unwrap_err();
-        assert!(matches!(error, ClientError::Query { kind: StreamCode::LeaseExpired, .. }), "{error:?}");
+        assert!(matches!(error, ClientError::LeaseExpired { .. }), "{error:?}");
         assert!(error.to_string().contains("2 batches of this lazy result are held"), "{error}");
         drop(client);
         world.is_at_rest().await;
@@ -304,7 +304,7 @@ fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let options =
-            QueryOptions::default().with_window(Some(10_000_000)).with_deadline(Some(Duration::from_millis(600)));
+            LazyOptions::default().with_window(Some(10_000_000)).with_deadline(Some(Duration::from_millis(600)));
         let mut result = client.query_lazy_with("wide", options).await.unwrap();
         let mut held = Vec::new();
         let late = within("the deadline", async {
@@ -347,7 +347,7 @@ fn a_server_that_is_cut_off_between_two_asks() {
                 }
             })
             .await;
-            assert!(matches!(lost, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{lost:?}");
+            assert!(matches!(lost, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{lost:?}");
             assert!(batches[0].columns(&[0]).await.is_err());
             drop((batches, client));
             world.is_at_rest().await;

@@ -9,13 +9,14 @@ mod over_ucx;
 mod over_verbs;
 mod partitions;
 mod raw;
+mod uploads;
 mod world;
 
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{ClientError, Delivery, QueryOptions, StreamCode};
+use thallus_client::{ClientError, LendFrom, QueryOptions, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_protocol::testing::{arb_batches, same_batch};
 use thallus_server::engine::EngineError;
@@ -90,16 +91,16 @@ proptest! {
 
     #[test]
     fn any_batches_survive_every_way(batches in arb_batches(3), way in 0_usize..3) {
-        let (fencing, delivery) = [
-            (Some(Fencing::LeaseWord), Delivery::Lent),
-            (Some(Fencing::Revocation), Delivery::Lent),
-            (None, Delivery::Inline),
+        let (fencing, lend_from) = [
+            (Some(Fencing::LeaseWord), LendFrom::Bytes(0)),
+            (Some(Fencing::Revocation), LendFrom::Bytes(0)),
+            (None, LendFrom::Never),
         ][way];
         let got = block_on(async {
             let engine = ScriptedEngine::new().on("q", Script::batches(batches.clone()));
             let world = World::over(engine, fencing);
             let client = world.client().await;
-            let options = QueryOptions::default().with_delivery(delivery);
+            let options = QueryOptions::default().with_lend_from(lend_from);
             let got = match client.query_with("q", options).await {
                 Ok(result) => result.try_collect::<Vec<_>>().await,
                 Err(error) => Err(error),
@@ -138,7 +139,7 @@ fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
         let run = async |sql| {
             let before = world.server.registrations();
             let mut result =
-                client.query_with(sql, QueryOptions::default().with_delivery(Delivery::Lent)).await.unwrap();
+                client.query_with(sql, QueryOptions::default().with_lend_from(LendFrom::Bytes(0))).await.unwrap();
             result.by_ref().try_collect::<Vec<_>>().await.unwrap();
             let report = result.report();
             let server = report.server.unwrap();
@@ -291,8 +292,8 @@ fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not(
         let world =
             World::over(ScriptedEngine::new().on("big", Script::synthetic(3, 200_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
-        for delivery in [Delivery::Lent, Delivery::Inline] {
-            let options = QueryOptions::default().with_window(Some(100_000)).with_delivery(delivery);
+        for lend_from in [LendFrom::Bytes(0), LendFrom::Never] {
+            let options = QueryOptions::default().with_window(Some(100_000)).with_lend_from(lend_from);
             let batches: Vec<_> = client.query_with("big", options).await.unwrap().try_collect().await.unwrap();
             assert_eq!(batches.len(), 3);
         }
@@ -324,7 +325,7 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
         })
         .await;
         // Whichever shows first: the connection is lost, or the server's endpoint is gone in the middle of a read.
-        assert!(matches!(failure, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{failure:?}");
+        assert!(matches!(failure, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{failure:?}");
         world.is_at_rest().await;
     });
 }
@@ -381,19 +382,19 @@ fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
 
 #[test]
 fn a_client_that_grants_much_and_never_reads_does_not_fill_the_server() {
-    use thallus_protocol::codec::{FrameLimits, Preface, VERSIONS, encode};
-    use thallus_protocol::message::{ClientHello, ExecuteOptions, ToServer};
+    use thallus_protocol::codec::{FEATURES, FrameLimits, Preface, VERSIONS, encode};
+    use thallus_protocol::message::{Extensions, Hello, Message, Open, OpenOptions, Request};
 
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), None);
         let mut greedy = world.pipe();
-        greedy.write_all(&Preface { versions: VERSIONS, features: 0 }.encode()).await.unwrap();
-        let mut messages = vec![ToServer::Hello(ClientHello { name: "greedy".into(), fabrics: Vec::new() })];
+        greedy.write_all(&Preface { versions: VERSIONS, features: FEATURES }.encode()).await.unwrap();
+        let mut messages = vec![Message::Hello(Hello { name: "greedy".into(), ..Hello::default() })];
         for stream in 1..=4 {
             // As much as one stream may have; without a bound of the connection that would be a gigabyte.
-            let options = ExecuteOptions { credit: 256 << 20, ..ExecuteOptions::default() };
-            let (stream, sql) = (thallus_protocol::StreamId(stream), "endless".into());
-            messages.push(ToServer::Execute { stream, sql, options });
+            let options = OpenOptions { credit: 256 << 20, ..OpenOptions::default() };
+            let (stream, request) = (thallus_protocol::StreamId(stream), Request::Sql("endless".into()));
+            messages.push(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
         }
         for message in messages {
             let frame = encode(&message, bytes::Bytes::new(), FrameLimits::default()).unwrap();

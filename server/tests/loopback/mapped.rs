@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{ClientError, Delivery, QueryOptions, ResultStream, StreamCode};
+use thallus_client::{Access, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_fabric::process::Presence;
 use thallus_protocol::testing::{arb_batches, same_batch};
@@ -18,7 +18,7 @@ use crate::world::{World, block_on, within};
 const ROWS: usize = 20_000;
 
 fn mapped() -> QueryOptions {
-    QueryOptions::default().with_delivery(Delivery::Mapped)
+    QueryOptions::default().with_access(Access::Map)
 }
 
 fn engine() -> ScriptedEngine {
@@ -269,9 +269,6 @@ fn it_is_refused_in_words_unless_all_is_as_it_must_be() {
         let inline = World::over_with(engine(), None, |settings| settings.allow_mapped = true);
         let error = refusal(&inline).await;
         assert!(matches!(&error, ClientError::Mapping { message } if message.contains("inline")), "{error:?}");
-        let world = World::mapping(engine(), |_| {});
-        let error = world.client().await.query_lazy_with("q", mapped()).await.map(drop).unwrap_err();
-        assert!(matches!(&error, ClientError::Mapping { message } if message.contains("lazy")), "{error:?}");
     });
 }
 
@@ -284,7 +281,7 @@ proptest! {
         let compared = block_on(async {
             let world = World::mapping(ScriptedEngine::new().on("q", Script::batches(batches)), |_| {});
             // Whatever their size.
-            let client = world.client_with(|options| options.with_inline_threshold(0)).await;
+            let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(0))).await;
             let different = match client.query_with("q", mapped()).await {
                 Ok(result) => {
                     let got: Vec<_> = result.try_collect().await.unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{
-    Carrier, Client, ClientError, ConnectOptions, Delivery, FabricPreference, QueryOptions, StreamCode,
+    Access, Carrier, Client, ClientError, ConnectOptions, FabricPreference, LendFrom, QueryOptions, StreamCode,
 };
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
@@ -110,7 +110,7 @@ proptest! {
         let got = block_on(async {
             let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
             let client = Client::connect_with(options).await.unwrap();
-            let lent = QueryOptions::default().with_delivery(Delivery::Lent);
+            let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = match client.query_with("q", lent).await {
                 Ok(result) => result,
                 // What Arrow IPC has no schema for is refused in words.
@@ -141,7 +141,7 @@ fn a_result_is_used_where_it_lies() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
-        let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+        let mapped = QueryOptions::default().with_access(Access::Map);
         let mut result = client.query_with("q", mapped).await.unwrap();
         let mut kept = Vec::new();
         let mut number = 0;
@@ -172,7 +172,7 @@ fn where_ucx_copies_through_the_kernel_nothing_is_mapped() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
-        let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+        let mapped = QueryOptions::default().with_access(Access::Map);
         let error = client.query_with("q", mapped).await.map(drop).unwrap_err();
         assert!(matches!(&error, ClientError::Mapping { message } if message.contains("tcp")), "{error:?}");
     });
@@ -186,8 +186,8 @@ proptest! {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let got = block_on(async {
             let options = serve_mapped(ScriptedEngine::new().on("q", Script::batches(batches))).await;
-            let client = Client::connect_with(options.with_inline_threshold(0)).await.unwrap();
-            let mapped = QueryOptions::default().with_delivery(Delivery::Mapped);
+            let client = Client::connect_with(options.with_lend_from(LendFrom::Bytes(0))).await.unwrap();
+            let mapped = QueryOptions::default().with_access(Access::Map);
             match client.query_with("q", mapped).await {
                 Ok(result) => Some(result.try_collect::<Vec<_>>().await.unwrap()),
                 Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => None,

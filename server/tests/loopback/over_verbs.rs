@@ -3,7 +3,7 @@
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
-use thallus_client::{Carrier, Client, ConnectOptions, Delivery, FabricPreference, QueryOptions};
+use thallus_client::{Carrier, Client, ConnectOptions, FabricPreference, LendFrom, QueryOptions};
 use thallus_protocol::testing::{arb_batches, same_batch};
 use thallus_server::config::{ExposureChoice, FabricChoice, FabricConfig, ServerConfig, VerbsConfig};
 use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
@@ -100,7 +100,7 @@ proptest! {
         let got = block_on(async {
             let options = serve(ScriptedEngine::new().on("q", Script::batches(batches)), ExposureChoice::Auto).await;
             let client = Client::connect_with(options).await.unwrap();
-            let lent = QueryOptions::default().with_delivery(Delivery::Lent);
+            let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = client.query_with("q", lent).await.unwrap();
             let got: Vec<_> = result.by_ref().try_collect().await.unwrap();
             assert_eq!(result.report().batches_inline, 0);

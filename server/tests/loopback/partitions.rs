@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use thallus_client::{ClientError, QueryOptions, ResultStream, SortKey, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_protocol::GroupId;
-use thallus_protocol::message::{ExecuteOptions, Partition};
+use thallus_protocol::message::{OpenOptions, Partition};
 use thallus_server::config::{ServerConfig, Span};
 use thallus_server::engine::EngineError;
 use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
@@ -297,7 +297,7 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
             let known = matches!(
                 error,
                 ClientError::ServerGone { .. }
-                    | ClientError::Transfer { .. }
+                    | ClientError::Read { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }
             );
             assert!(known, "{error:?}");
@@ -364,19 +364,15 @@ fn who_does_not_fit_is_refused_and_does_no_harm() {
             }
         })
         .await;
-        let other = ExecuteOptions { credit: 1 << 20, batch_rows: Some(1), ..ExecuteOptions::default() };
+        let other = OpenOptions { credit: 1 << 20, batch_rows: Some(1), ..OpenOptions::default() };
         for (sql, options, words) in [
-            ("q", ExecuteOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "of other options"),
-            (
-                "another",
-                ExecuteOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() },
-                "another query",
-            ),
-            ("q", ExecuteOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "asked for before"),
-            ("q", ExecuteOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
-            ("q", ExecuteOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
-            ("q", ExecuteOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "from 1 to 64"),
-            ("q", ExecuteOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "from 1 to 64"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "of other options"),
+            ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "asked for before"),
+            ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
+            ("q", OpenOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
+            ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "from 1 to 64"),
+            ("q", OpenOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "from 1 to 64"),
         ] {
             let stream = stranger.ask_with(sql, options).await;
             let (code, message) = stranger.begun(stream).await.unwrap_err();

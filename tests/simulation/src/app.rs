@@ -1,6 +1,7 @@
 //! A client's application: it asks, takes what comes, cancels, drops, and knows what it must have got.
 
 mod lazy;
+mod uploads;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,8 +10,8 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use futures::StreamExt;
-use futures::future::join_all;
-use thallus_client::{Client, ClientError, ConnectOptions, Delivery, QueryOptions, ResultStream, StreamCode};
+use futures::future::{join, join_all};
+use thallus_client::{Access, Client, ClientError, ConnectOptions, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::{Fabric, Fencing};
 use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
@@ -36,6 +37,8 @@ pub struct App {
     dice: Dice,
     /// What is asked in partitions; apart, so that all else is drawn as it would be without.
     parts: Dice,
+    /// What is uploaded; apart too.
+    uploads: Dice,
     fabric: Arc<dyn Fabric>,
     process: ProcessId,
 }
@@ -45,7 +48,8 @@ impl App {
     pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>, process: ProcessId) -> Self {
         let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
         let parts = Dice::new(shared.options.seed, 50_000 + index as u64 * 100 + life);
-        App { who: format!("client-{index}"), shared, index, dice, parts, fabric, process }
+        let uploads = Dice::new(shared.options.seed, 60_000 + index as u64 * 100 + life);
+        App { who: format!("client-{index}"), shared, index, dice, parts, uploads, fabric, process }
     }
 
     /// Asks while things go wrong; then, once they do not any more, until it is answered.
@@ -68,9 +72,13 @@ impl App {
                 // Leases may be short: what waits for its turn to be asked must not outlive them.
                 let narrow = QueryOptions::default().with_window(Some(20_000));
                 let lazily = Plan { lazy: Some(Asks::all()), query: narrow, ..plan.clone() };
-                let well = self.query(&client, 0, plan).await
-                    && self.query(&client, 1, lazily).await
-                    && self.drop_one(&client).await;
+                let plain = self.plan_upload(true);
+                let options = &self.shared.options;
+                let queried = options.uploads_only()
+                    || self.query(&client, 0, plan).await
+                        && self.query(&client, 1, lazily).await
+                        && self.drop_one(&client).await;
+                let well = queried && (options.queries_only() || self.upload(&client, plain).await);
                 self.close(client).await;
                 if well {
                     self.shared.finished(self.index);
@@ -99,11 +107,16 @@ impl App {
 
     async fn round(&mut self) {
         let Some(client) = self.connect().await else { return };
-        let plans: Vec<_> = (0..self.shared.options.concurrency).map(|_| self.plan()).collect();
+        let options = &self.shared.options;
+        let (uploads_only, queries_only) = (options.uploads_only(), options.queries_only());
+        let queries = if uploads_only { 0 } else { options.concurrency };
+        let plans: Vec<_> = (0..queries).map(|_| self.plan()).collect();
+        let offers = if queries_only { Vec::new() } else { self.plan_uploads() };
         let (app, connection) = (&*self, &client);
         let asked = plans.into_iter().enumerate().map(|(at, plan)| app.query(connection, at, plan));
-        join_all(asked).await;
-        if self.parts.percent(40) {
+        let uploaded = offers.into_iter().map(|offer| app.upload(connection, offer));
+        join(join_all(asked), join_all(uploaded)).await;
+        if !uploads_only && self.parts.percent(40) {
             let divided = self.plan_divided();
             self.divided(&client, divided).await;
         }
@@ -137,7 +150,8 @@ impl App {
         };
         let key = (io.local_addr().ok()?.ip(), Side::Client);
         let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
-        let tap = Tap::new(self.shared.trace.clone());
+        let tap = Tap::new(self.shared.trace.clone(), options.upload_window);
+        let entropy = u64::from(self.dice.within(0, u32::MAX)) << 32 | u64::from(self.index as u32);
         let io = self.shared.sockets(&self.who).open(io);
         let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
         let more = more_wires(wire, Arc::clone(&self.shared), dice);
@@ -146,7 +160,10 @@ impl App {
             .with_keepalive(options.timeouts.keepalive)
             .with_idle_timeout(options.timeouts.idle)
             .with_read_timeout(options.read_timeout)
-            .with_inline_threshold(8 << 10)
+            .with_lend_from(LendFrom::Bytes(8 << 10))
+            .with_max_upload_loans(options.max_loan_bytes)
+            .with_upload_lease(options.lease_timeout)
+            .with_entropy(Some(entropy))
             .with_process(Some(self.process));
         let fabrics = vec![Arc::clone(&self.fabric)];
         match self.within("the handshake", Client::connect_through(more, fabrics, None, connect)).await? {
@@ -175,12 +192,12 @@ impl App {
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
         let maps = maps(options);
-        let delivery = match dice.pick(&[Delivery::Auto, Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
-            Delivery::Inline if maps && index.is_multiple_of(2) => Delivery::Mapped,
-            other => other,
-        };
-        let query = QueryOptions::default()
-            .with_delivery(delivery)
+        let lend_from = dice.pick(&[None, None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
+        let (lend_from, access) = way(lend_from, maps && index.is_multiple_of(2));
+        let query = lend_from
+            .into_iter()
+            .fold(QueryOptions::default(), QueryOptions::with_lend_from)
+            .with_access(access)
             .with_batch_rows(dice.pick(&[None, None, Some(64), Some(500)]))
             .with_window(dice.pick(&[None, Some(20_000), Some(200_000), Some(1_000_000)]))
             .with_deadline(deadline);
@@ -189,7 +206,7 @@ impl App {
             query,
             cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
             pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
-            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)).filter(|_| delivery != Delivery::Mapped),
+            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)).filter(|_| access == Access::Read),
         }
     }
 
@@ -208,7 +225,7 @@ impl App {
         let mut options = plan.query.clone();
         // A slow network may have no data plane without any fault, and then nothing is mapped: that is refused, and no failure.
         if self.shared.options.calm && client.connection().carrier.fallback().is_some() {
-            options.delivery = Delivery::Auto;
+            options.access = Access::Read;
         }
         let asked = client.query_with(&text, options);
         let mut result = match self.within(&name, asked).await {
@@ -220,7 +237,7 @@ impl App {
             }
         };
         let mut got = 0;
-        let mut kept = Kept::new(plan.query.delivery, self.shared.options.calm);
+        let mut kept = Kept::new(plan.query.access, self.shared.options.calm);
         loop {
             if plan.cancel_after == Some(got) {
                 trace.line(&self.who, &format_args!("{name}: dropped after {got} batches"));
@@ -265,14 +282,14 @@ impl App {
         let hangs = options.scripts[index].ending == Ending::Hang;
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
         let count = dice.pick(&PARTITIONS);
-        let delivery = match dice.pick(&[Delivery::Auto, Delivery::Lent, Delivery::Inline]) {
-            // Of several connections one may have no data plane, without any fault.
-            Delivery::Inline if maps(options) && !options.calm && index.is_multiple_of(2) => Delivery::Mapped,
-            other => other,
-        };
-        let query = QueryOptions::default()
+        let lend_from = dice.pick(&[None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
+        // Of several connections one may have no data plane, without any fault.
+        let (lend_from, access) = way(lend_from, maps(options) && !options.calm && index.is_multiple_of(2));
+        let query = lend_from
+            .into_iter()
+            .fold(QueryOptions::default(), QueryOptions::with_lend_from)
+            .with_access(access)
             .with_partitions(Some(count as u32))
-            .with_delivery(delivery)
             .with_window(dice.pick(&[None, Some(20_000), Some(200_000)]))
             .with_deadline(deadline);
         let dropped = dice.percent(20).then(|| (dice.within(0, count as u32 - 1) as usize, dice.within(0, 3) as usize));
@@ -329,7 +346,7 @@ impl App {
             false => vec![script.part(part, plan.count)],
         };
         left.iter_mut().for_each(|batches| batches.reverse());
-        let mut kept = Kept::new(plan.query.delivery, self.shared.options.calm);
+        let mut kept = Kept::new(plan.query.access, self.shared.options.calm);
         for got in 0.. {
             if plan.dropped == Some((part, got)) {
                 trace.count("partitions", "dropped");
@@ -369,15 +386,21 @@ impl App {
 
     /// An error is counted; one that honest ends never make is a violation.
     fn judge(&self, what: &str, error: &ClientError) {
+        self.judge_as("stream", what, error);
+    }
+
+    fn judge_as(&self, counted: &'static str, what: &str, error: &ClientError) {
         let trace = &self.shared.trace;
         trace.line(&self.who, &format_args!("{what}: {error}"));
         let kind = format!("{error:?}");
         let name: String = kind.chars().take_while(|c| c.is_alphanumeric()).collect();
         match error {
-            ClientError::Query { kind, .. } => trace.count("stream", format!("failed: {kind:?}")),
-            _ => trace.count("stream", format!("error: {name}")),
+            ClientError::Query { kind, .. } => trace.count(counted, format!("failed: {kind:?}")),
+            _ => trace.count(counted, format!("error: {name}")),
         }
-        if matches!(error, ClientError::Protocol { .. }) || error.to_string().contains("bug:") {
+        // Where a bit was flipped on the way, the end that finds it accuses the other.
+        let accuses = matches!(error, ClientError::Protocol { .. }) && !self.shared.has_flipped();
+        if accuses || error.to_string().contains("bug:") {
             trace.violated("honest ends do not accuse each other", format!("{what}: {error}"));
         }
     }
@@ -391,8 +414,8 @@ struct Kept {
 
 impl Kept {
     /// Who keeps much may wait until the server gives up, which is no calm run.
-    fn new(delivery: Delivery, calm: bool) -> Self {
-        Kept { batches: VecDeque::new(), most: if delivery == Delivery::Mapped && !calm { 3 } else { 0 } }
+    fn new(access: Access, calm: bool) -> Self {
+        Kept { batches: VecDeque::new(), most: if access == Access::Map && !calm { 3 } else { 0 } }
     }
 
     fn push(&mut self, batch: RecordBatch) {
@@ -400,6 +423,14 @@ impl Kept {
         if self.batches.len() > self.most {
             self.batches.pop_front();
         }
+    }
+}
+
+/// How a query lends and how its client gets at that: some that would be inline are mapped instead.
+fn way(lend_from: Option<LendFrom>, maps: bool) -> (Option<LendFrom>, Access) {
+    match lend_from {
+        Some(LendFrom::Never) if maps => (Some(LendFrom::Bytes(0)), Access::Map),
+        other => (other, Access::Read),
     }
 }
 

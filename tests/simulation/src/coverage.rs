@@ -5,7 +5,7 @@ use crate::options::Fault;
 use crate::trace::Counts;
 
 /// Kinds of events with their names, besides those that enums list.
-const EXPECTED: [(&str, &[&str]); 12] = [
+const EXPECTED: [(&str, &[&str]); 13] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
     ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
     (
@@ -49,7 +49,20 @@ const EXPECTED: [(&str, &[&str]); 12] = [
     ),
     ("partitions", &["dropped", "mapped batches", "not whole", "whole"]),
     ("stream", &["dropped", "mapped batches", "whole"]),
-    ("wire", &["reset", "short read", "short write", "slow read"]),
+    (
+        "upload",
+        &[
+            "dropped",
+            "error: Source",
+            "failed: Execution",
+            "inline batches",
+            "kept",
+            "kept unheard",
+            "lent batches",
+            "whole",
+        ],
+    ),
+    ("wire", &["flipped bit", "reset", "short read", "short write", "slow read"]),
     ("transition", &TRANSITIONS),
 ];
 

@@ -4,6 +4,7 @@ mod app;
 pub mod coverage;
 pub mod dice;
 mod hostile;
+mod ledger;
 pub mod options;
 pub mod panics;
 pub mod scripts;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 use thallus_protocol::planted::Bug;
 use thallus_simulation::coverage::missing;
+use thallus_simulation::options::Streams;
 use thallus_simulation::swarm::{describe, swarm};
 use thallus_simulation::{panics, world};
 
@@ -27,6 +28,9 @@ struct Args {
     /// Threads. One for each processor, if it is not said.
     #[arg(long)]
     threads: Option<usize>,
+    /// Which streams there are.
+    #[arg(long, value_enum, default_value = "all")]
+    streams: Streams,
     /// Plant a bug.
     #[arg(long, value_parser = bug)]
     bug: Option<Bug>,
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     panics::keep();
     if let Some(seed) = args.seed {
-        let outcome = world::run(seed, args.bug, true);
+        let outcome = world::run(seed, args.streams, args.bug, true);
         println!("{}", outcome.lines.join("\n"));
         println!("trace {:016x}, {} events, {:?} simulated", outcome.hash, outcome.events, outcome.simulated);
         return match outcome.failure {
@@ -57,12 +61,12 @@ fn main() -> ExitCode {
     }
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let seeds = args.from..args.from.saturating_add(args.seeds);
-    let report = swarm(seeds, args.bug, threads, args.seconds.map(Duration::from_secs));
+    let report = swarm(seeds, args.streams, args.bug, threads, args.seconds.map(Duration::from_secs));
     if args.table {
         println!("{}", report.table());
     }
     for outcome in &report.failures {
-        println!("{}", describe(outcome, args.bug));
+        println!("{}", describe(outcome, args.streams, args.bug));
     }
     println!("{}", report.summary());
     let missing = missing(&report.counts);

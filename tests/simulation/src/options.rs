@@ -171,6 +171,8 @@ pub struct WireFaults {
     pub slow_one_in: u32,
     /// How late.
     pub slow: Duration,
+    /// In one write in so many a bit is flipped. 0: in none.
+    pub flip_one_in: u32,
 }
 
 impl WireFaults {
@@ -180,8 +182,21 @@ impl WireFaults {
             max_read: dice.sometimes(25, 1, 4000) as usize,
             slow_one_in: dice.sometimes(20, 2, 10),
             slow: dice.millis(1, 120),
+            flip_one_in: dice.sometimes(15, 10, 80),
         }
     }
+}
+
+/// Which streams there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Streams {
+    /// Results and uploads.
+    #[default]
+    All,
+    /// Results only.
+    Results,
+    /// Uploads only.
+    Uploads,
 }
 
 /// Everything about a run.
@@ -189,6 +204,8 @@ impl WireFaults {
 pub struct Options {
     /// Where all else comes from.
     pub seed: u64,
+    /// Which streams there are.
+    pub streams: Streams,
     /// Nothing goes wrong on purpose: then everything must go right.
     pub calm: bool,
     /// How many clients.
@@ -227,6 +244,8 @@ pub struct Options {
     pub lease_timeout: Duration,
     /// How long a batch's reads may take.
     pub read_timeout: Duration,
+    /// Bytes that the window of an upload may grow to.
+    pub upload_window: u64,
     /// Whether somebody misbehaves: a client, a server.
     pub hostile: (bool, bool),
     /// What goes wrong when.
@@ -236,9 +255,21 @@ pub struct Options {
 }
 
 impl Options {
-    /// Draws them.
+    /// Whether nothing is queried.
     #[must_use]
-    pub fn draw(seed: u64) -> Self {
+    pub fn uploads_only(&self) -> bool {
+        self.streams == Streams::Uploads
+    }
+
+    /// Whether nothing is uploaded.
+    #[must_use]
+    pub fn queries_only(&self) -> bool {
+        self.streams == Streams::Results
+    }
+
+    /// Draws them, for these streams.
+    #[must_use]
+    pub fn draw(seed: u64, streams: Streams) -> Self {
         let dice = &mut Dice::new(seed, 0);
         let calm = dice.percent(12);
         let fencing = dice.pick(&[Fencing::Revocation, Fencing::LeaseWord, Fencing::LeaseWord]);
@@ -290,6 +321,7 @@ impl Options {
         faults.sort_by_key(|timed| timed.at);
         Options {
             seed,
+            streams,
             calm,
             clients,
             rounds: dice.within(1, 3),
@@ -324,6 +356,7 @@ impl Options {
             hostile: (stormy(dice, 15), stormy(dice, 15)),
             faults,
             heal_at,
+            upload_window: dice.pick(&[20_000, 200_000, 1 << 20]),
         }
     }
 }

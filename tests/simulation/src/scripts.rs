@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::{Array, DictionaryArray, Int32Array, RecordBatch, StringArray};
-use arrow_schema::{Field, Schema};
+use arrow_schema::{Field, Schema, SchemaRef};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{self, ScriptedEngine, synthetic_batch, synthetic_schema};
+use thallus_server::engine::scripted::{self, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 
 use crate::dice::Dice;
 
@@ -61,7 +61,7 @@ impl Script {
             })
             .collect();
         // One in two has dictionaries, which two batches at a time share.
-        let batches = if (first >> 20) % 2 == 1 { with_words(batches) } else { batches };
+        let batches = if (first >> 8 | first >> 20) % 2 == 1 { with_words(batches) } else { batches };
         let ending = match dice.within(0, 9) {
             _ if works => Ending::Finish,
             0..=1 => Ending::Fail,
@@ -69,6 +69,23 @@ impl Script {
             _ => Ending::Finish,
         };
         Script { batches, ending, refused: !works && dice.percent(8) }
+    }
+
+    /// The source of an upload, of one batch at least, such as no other upload of the run has: `number` is its own.
+    pub fn draw_source(dice: &mut Dice, number: u64, works: bool) -> Self {
+        // Numbers of batches of queries are lower.
+        let first = (1 << 40) | number << 8;
+        loop {
+            let source = Script { refused: false, ..Script::draw(dice, first, works) };
+            if !source.batches.is_empty() {
+                return source;
+            }
+        }
+    }
+
+    /// The schema of all its batches.
+    pub fn schema(&self) -> SchemaRef {
+        self.batches.first().map_or_else(synthetic_schema, |(_, batch)| batch.schema())
     }
 
     /// The batches that a query must yield.
@@ -115,8 +132,7 @@ impl Script {
         if self.refused {
             return scripted::Script::refuse(error);
         }
-        let schema = self.batches.first().map_or_else(synthetic_schema, |(_, batch)| batch.schema());
-        let mut script = scripted::Script::new(schema);
+        let mut script = scripted::Script::new(self.schema());
         for (wait, batch) in &self.batches {
             if !wait.is_zero() {
                 script = script.sleep(*wait);
@@ -150,12 +166,41 @@ fn with_words(batches: Vec<(Duration, RecordBatch)>) -> Vec<(Duration, RecordBat
 /// A query without an end.
 pub const ENDLESS: &str = "endless";
 
-/// An engine that plays them under the names of [`sql`].
+/// What a table does with uploads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Takes them.
+    Takes,
+    /// Takes them, slowly.
+    IsSlow,
+    /// Fails at the second batch, or at the end if there is none.
+    Fails,
+    /// Takes none.
+    Refuses,
+}
+
+/// Tables for uploads.
+pub const TABLES: [&str; 4] = ["takes", "is slow", "fails", "refuses"];
+
+/// The table that does this.
+#[must_use]
+pub fn table(sink: Sink) -> &'static str {
+    TABLES[sink as usize]
+}
+
+/// An engine that plays them under the names of [`sql`], and has all [`TABLES`].
 #[must_use]
 pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
     let endless = scripted::Script::synthetic(u64::MAX, 50);
-    indexed.fold(ScriptedEngine::new().on(ENDLESS, endless), |engine, (index, script)| {
+    let error = EngineError::Execution { message: "as scripted".to_owned() };
+    let engine = ScriptedEngine::new()
+        .on(ENDLESS, endless)
+        .taking(table(Sink::Takes), SinkScript::new())
+        .taking(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
+        .taking(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))
+        .taking(table(Sink::Refuses), SinkScript::new().refuse(error));
+    indexed.fold(engine, |engine, (index, script)| {
         let engine = engine.on(sql(index), script.play());
         PARTITIONS.iter().fold(engine, |engine, &count| {
             engine.on_partitioned(sql_of_parts(index, count), Vec::new(), script.play_parts(count))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use thallus_protocol::planted::Bug;
 
-use crate::options::Options;
+use crate::options::{Options, Streams};
 use crate::trace::Counts;
 use crate::world::{Outcome, run};
 
@@ -33,6 +33,7 @@ pub struct Report {
 #[must_use]
 pub fn swarm(
     seeds: impl Iterator<Item = u64> + Send,
+    streams: Streams,
     bug: Option<Bug>,
     threads: usize,
     budget: Option<Duration>,
@@ -47,7 +48,7 @@ pub fn swarm(
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && budget.is_none_or(|budget| started.elapsed() < budget) {
                     let Some(seed) = seeds.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
-                    let outcome = run(seed, bug, false);
+                    let outcome = run(seed, streams, bug, false);
                     done.fetch_add(1, Ordering::Relaxed);
                     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
                     report.add(outcome);
@@ -111,13 +112,18 @@ impl Report {
 
 /// A failure, with all that is needed to see it again.
 #[must_use]
-pub fn describe(outcome: &Outcome, bug: Option<Bug>) -> String {
+pub fn describe(outcome: &Outcome, streams: Streams, bug: Option<Bug>) -> String {
     let bug = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
+    let only = match streams {
+        Streams::All => "",
+        Streams::Results => " --streams results",
+        Streams::Uploads => " --streams uploads",
+    };
     format!(
-        "seed {} FAILED: {}\noptions: {:?}\nlast events:\n{}\nreproduce: scripts/simulate.sh --seed {}{bug}\n",
+        "seed {} FAILED: {}\noptions: {:?}\nlast events:\n{}\nreproduce: scripts/simulate.sh --seed {}{only}{bug}\n",
         outcome.seed,
         outcome.failure.as_deref().unwrap_or("nothing"),
-        Options::draw(outcome.seed),
+        Options::draw(outcome.seed, streams),
         outcome.lines.join("\n"),
         outcome.seed,
     )

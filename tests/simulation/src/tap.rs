@@ -1,11 +1,11 @@
-//! Listens in at a client's end of a control connection: no more is granted than was taken, nor sent than was granted.
+//! Listens in at a client's end of a control connection: no more is granted than was taken, nor sent than was granted, by either end.
 
 use std::collections::BTreeMap;
 
 use thallus_protocol::StreamId;
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits};
 use thallus_protocol::credit::batch_cost;
-use thallus_protocol::message::{ToClient, ToServer};
+use thallus_protocol::message::{FromBorrower, FromLender, Message, Request};
 
 use crate::trace::Trace;
 
@@ -15,6 +15,8 @@ pub struct Tap {
     from_server: Decoder,
     from_client: Decoder,
     streams: BTreeMap<StreamId, Account>,
+    /// Bytes that the window of an upload may grow to.
+    upload_window: u64,
 }
 
 /// One stream's credit.
@@ -28,39 +30,24 @@ struct Account {
 }
 
 impl Tap {
-    /// A tap of one connection.
+    /// A tap of one connection to a server with that limit of an upload's window.
     #[must_use]
-    pub fn new(trace: Trace) -> Self {
-        let decoder = || Decoder::new(FrameLimits { message: u32::MAX, payload: u32::MAX });
-        Tap { trace, from_server: decoder(), from_client: decoder(), streams: BTreeMap::new() }
+    pub fn new(trace: Trace, upload_window: u64) -> Self {
+        let decoder = || {
+            let mut decoder = Decoder::new(FrameLimits { message: u32::MAX, payload: u32::MAX });
+            // What has a bit flipped is not what was said.
+            decoder.verify_checksums(true);
+            decoder
+        };
+        Tap { trace, from_server: decoder(), from_client: decoder(), streams: BTreeMap::new(), upload_window }
     }
 
     /// The client wrote this.
     pub fn sent(&mut self, bytes: &[u8]) {
         self.from_client.push(bytes);
-        while let Ok(Some(decoded)) = self.from_client.decode::<ToServer>() {
-            let Decoded::Message(message, _) = decoded else { continue };
-            match message {
-                ToServer::Execute { stream, options, .. } => {
-                    let account = Account { window: options.credit, granted: options.credit, ..Account::default() };
-                    self.streams.insert(stream, account);
-                }
-                ToServer::Credit { stream, total } => {
-                    self.trace.count("message", "credit");
-                    let Some(account) = self.streams.get_mut(&stream) else { continue };
-                    account.granted = total;
-                    let most = account.window + account.arrived;
-                    if total > most {
-                        let how =
-                            format!("{stream:?} was granted {total} bytes, window and arrived batches are {most}");
-                        self.trace.violated("bytes on the way <= window", how);
-                    }
-                }
-                ToServer::Release { .. } => self.trace.count("message", "release"),
-                ToServer::Cancel { reason, .. } => self.trace.count("cancel", format!("{reason:?}")),
-                ToServer::Ping(_) => self.trace.count("message", "ping to server"),
-                ToServer::FabricDown { .. } => self.trace.count("message", "fabric down"),
-                _ => {}
+        while let Ok(Some(decoded)) = self.from_client.decode::<Message>() {
+            if let Decoded::Message(message, _) = decoded {
+                self.said(message, "server");
             }
         }
     }
@@ -68,32 +55,81 @@ impl Tap {
     /// The client read this.
     pub fn received(&mut self, bytes: &[u8]) {
         self.from_server.push(bytes);
-        while let Ok(Some(decoded)) = self.from_server.decode::<ToClient>() {
-            let Decoded::Message(message, _) = decoded else { continue };
-            match message {
-                ToClient::Lent { stream, batch, .. } => {
-                    self.trace.count("message", "lent");
-                    self.arrived(stream, batch.descriptor.slab_bytes());
-                }
-                ToClient::Inline { stream, seq, bytes, .. } => {
-                    self.trace.count("message", "inline");
-                    let first = self.streams.get_mut(&stream).is_some_and(|a| a.piece_of.replace(seq) != Some(seq));
-                    if first {
-                        self.arrived(stream, bytes);
-                    }
-                }
-                ToClient::CreditWanted { stream, bytes } => {
-                    self.trace.count("message", "credit wanted");
-                    if let Some(account) = self.streams.get_mut(&stream) {
-                        account.window = account.window.max(bytes);
-                    }
-                }
-                ToClient::Failed { code, .. } => self.trace.count("failed", format!("{code:?}")),
-                ToClient::Goodbye { code, .. } => self.trace.count("goodbye", format!("{code:?}")),
-                ToClient::RegionGone(_) => self.trace.count("message", "region gone"),
-                ToClient::Ping(_) => self.trace.count("message", "ping to client"),
-                _ => {}
+        while let Ok(Some(decoded)) = self.from_server.decode::<Message>() {
+            if let Decoded::Message(message, _) = decoded {
+                self.said(message, "client");
             }
+        }
+    }
+
+    fn said(&mut self, message: Message, to: &str) {
+        match message {
+            Message::Open(open) => {
+                let account = match open.request {
+                    Request::Upload(_) => Account { window: self.upload_window, ..Account::default() },
+                    _ => {
+                        let credit = open.options.credit;
+                        Account { window: credit, granted: credit, ..Account::default() }
+                    }
+                };
+                self.streams.insert(open.stream, account);
+            }
+            Message::Lender(message) => self.lender_said(message, to),
+            Message::Borrower(message) => self.borrower_said(message, to),
+            Message::Answer(answer) => {
+                let what = if answer.result.is_ok() { "upload taken" } else { "upload not taken" };
+                self.trace.count("message", what);
+            }
+            Message::Goodbye { code, .. } if to == "client" => self.trace.count("goodbye", format!("{code:?}")),
+            Message::Ping(_) => self.trace.count("message", format!("ping to {to}")),
+            _ => {}
+        }
+    }
+
+    fn lender_said(&mut self, message: FromLender, to: &str) {
+        match message {
+            FromLender::Lent { stream, batch, .. } => {
+                self.trace.count("message", format!("lent to {to}"));
+                self.arrived(stream, batch.descriptor.slab_bytes());
+            }
+            FromLender::Inline { stream, seq, bytes, .. } => {
+                self.trace.count("message", format!("inline to {to}"));
+                let first = self.streams.get_mut(&stream).is_some_and(|a| a.piece_of.replace(seq) != Some(seq));
+                if first {
+                    self.arrived(stream, bytes);
+                }
+            }
+            FromLender::CreditWanted { stream, bytes } => {
+                self.trace.count("message", "credit wanted");
+                if let Some(account) = self.streams.get_mut(&stream) {
+                    account.window = account.window.max(bytes);
+                }
+            }
+            FromLender::Failed { failure, .. } => self.trace.count("failed", format!("{:?}", failure.code)),
+            FromLender::RegionGone(_) => self.trace.count("message", "region gone"),
+            _ => {}
+        }
+    }
+
+    fn borrower_said(&mut self, message: FromBorrower, to: &str) {
+        match message {
+            FromBorrower::Credit { stream, total } => {
+                self.trace.count("message", format!("credit to {to}"));
+                let Some(account) = self.streams.get_mut(&stream) else { return };
+                account.granted = total;
+                let most = account.window + account.arrived;
+                if total > most {
+                    let how = format!("{stream:?} was granted {total} bytes, window and arrived batches are {most}");
+                    self.trace.violated("bytes on the way <= window", how);
+                }
+            }
+            FromBorrower::Release { .. } => self.trace.count("message", format!("release to {to}")),
+            FromBorrower::Cancel { reason, .. } => self.trace.count("cancel", format!("{reason:?}")),
+            FromBorrower::PathUp { lending, .. } => {
+                let what = if lending.is_some() { "client lends" } else { "client lends not" };
+                self.trace.count("message", what);
+            }
+            FromBorrower::PathDown { .. } => self.trace.count("message", format!("path down to {to}")),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Control connections that behave badly: short reads and writes, slowness, resets of either end alone.
+//! Control connections that behave badly: short reads and writes, slowness, flipped bits, resets of either end alone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -90,6 +90,17 @@ impl Wire {
         if self.shared.is_healed() { WireFaults::default() } else { self.faults }
     }
 
+    /// The bytes with one bit flipped, in one write of so many.
+    fn flip(&mut self, one_in: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+        if one_in == 0 || bytes.is_empty() || self.dice.within(1, one_in) != 1 {
+            return None;
+        }
+        let mut flipped = bytes.to_vec();
+        let at = self.dice.within(0, u32::try_from(bytes.len() - 1).unwrap_or(u32::MAX)) as usize;
+        flipped[at] ^= 1 << self.dice.within(0, 7);
+        Some(flipped)
+    }
+
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
         let mut gates = self.shared.gates.lock();
         let gate = gates.entry(self.key).or_default();
@@ -125,7 +136,8 @@ pub fn more_wires(
             let io = TcpStream::connect(("server", PORT)).await?;
             let key = (io.local_addr()?.ip(), Side::Client);
             let dice = Dice::new(shared.options.seed, u64::from(part) | 1 << 42);
-            let (tap, faults) = (Tap::new(shared.trace.clone()), shared.options.client_wire);
+            let tap = Tap::new(shared.trace.clone(), shared.options.upload_window);
+            let faults = shared.options.client_wire;
             Ok(Wire::new(sockets.open(io), shared, faults, dice, key, Some(tap)))
         };
         connected.boxed()
@@ -171,7 +183,13 @@ impl AsyncWrite for Wire {
         this.check(cx)?;
         let faults = this.faults();
         let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
-        let written = ready!(this.io.with(|io| Pin::new(io).poll_write(cx, &bytes[..most])))?;
+        let flipped = this.flip(faults.flip_one_in, &bytes[..most]);
+        let sent = flipped.as_deref().unwrap_or(&bytes[..most]);
+        let written = ready!(this.io.with(|io| Pin::new(io).poll_write(cx, sent)))?;
+        if sent[..written] != bytes[..written] {
+            this.shared.trace.count("wire", "flipped bit");
+            this.shared.flip();
+        }
         if written < bytes.len() {
             this.shared.trace.count("wire", "short write");
         }

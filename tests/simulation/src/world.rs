@@ -7,14 +7,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use thallus_fabric::Fabric;
 use thallus_fabric::fault::FaultInjector;
 use thallus_fabric::process::Presence;
-use thallus_fabric_sim::core::EndpointId;
+use thallus_fabric_sim::core::{EndpointId, HostId};
 use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
 use thallus_protocol::message::{ProcessId, ServerLimits};
@@ -30,7 +30,8 @@ use turmoil::{Builder, Sim};
 use crate::app::App;
 use crate::dice::Dice;
 use crate::hostile;
-use crate::options::{Fault, Options, Timed};
+use crate::ledger::Ledger;
+use crate::options::{Fault, Options, Streams, Timed};
 use crate::scripts;
 use crate::sockets::Sockets;
 use crate::trace::{Counts, Listener, Trace};
@@ -56,6 +57,10 @@ pub struct Shared {
     pub gates: Gates,
     /// The server's, in all its lives.
     pub engine: ScriptedEngine,
+    /// What clients uploaded.
+    pub ledger: Ledger,
+    uploads: AtomicU64,
+    flipped: AtomicBool,
     healed: AtomicBool,
     state: Mutex<State>,
 }
@@ -77,6 +82,26 @@ impl Shared {
     /// Whether faults are over.
     pub fn is_healed(&self) -> bool {
         self.healed.load(Ordering::Relaxed)
+    }
+
+    /// A bit was flipped on the way.
+    pub fn flip(&self) {
+        self.flipped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a bit has been flipped in this run.
+    pub fn has_flipped(&self) -> bool {
+        self.flipped.load(Ordering::Relaxed)
+    }
+
+    /// A number for an upload, that no other has.
+    pub fn next_upload(&self) -> u64 {
+        self.uploads.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Looks at the uploads that the engine has kept since it was asked last.
+    pub fn collect_uploads(&self) {
+        self.ledger.collect(&self.engine, &self.trace);
     }
 
     /// A client has been answered after the heal.
@@ -190,6 +215,8 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     settings.timeouts = options.timeouts;
     settings.lease_timeout = options.lease_timeout;
     settings.drain_timeout = Duration::from_millis(300);
+    settings.upload_window = options.upload_window;
+    settings.upload_read_timeout = options.read_timeout;
     settings.entropy = entropy;
     settings.allow_mapped = true;
     settings.presence = presence;
@@ -244,11 +271,11 @@ pub struct Outcome {
 
 /// Runs a seed, with a bug planted or not.
 #[must_use]
-pub fn run(seed: u64, bug: Option<Bug>, whole_trace: bool) -> Outcome {
+pub fn run(seed: u64, streams: Streams, bug: Option<Bug>, whole_trace: bool) -> Outcome {
     let trace = Trace::new(whole_trace);
     plant(bug);
     let simulated = tracing::subscriber::with_default(Listener(trace.clone()), || {
-        let ran = crate::panics::within_run(|| World::new(Options::draw(seed), trace.clone()).run());
+        let ran = crate::panics::within_run(|| World::new(Options::draw(seed, streams), trace.clone()).run());
         ran.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
@@ -269,6 +296,13 @@ impl Drop for World {
     }
 }
 
+/// What an endpoint has on loan.
+#[derive(Default)]
+struct Loans {
+    host: Option<HostId>,
+    bytes: BTreeMap<LeaseId, u64>,
+}
+
 struct World {
     sim: Sim<'static>,
     shared: Arc<Shared>,
@@ -276,7 +310,7 @@ struct World {
     undo: Vec<(Duration, Fault, usize)>,
     faults: Vec<Timed>,
     /// What is on loan, by lender.
-    loans: BTreeMap<EndpointId, BTreeMap<LeaseId, u64>>,
+    loans: BTreeMap<EndpointId, Loans>,
     violations: usize,
 }
 
@@ -300,6 +334,9 @@ impl World {
             network: SimNetwork::new(options.seed, options.network.clone()),
             gates: Gates::default(),
             engine: scripts::engine(&options.scripts),
+            ledger: Ledger::default(),
+            uploads: AtomicU64::new(0),
+            flipped: AtomicBool::new(false),
             healed: AtomicBool::new(false),
             state: Mutex::default(),
             options,

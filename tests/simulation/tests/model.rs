@@ -3,6 +3,7 @@
 
 mod pair;
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 
 use proptest::prelude::*;
@@ -10,6 +11,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use thallus_fabric::Fencing;
 use thallus_protocol::planted::{Bug, plant};
+use thallus_simulation::options::Streams;
 
 use pair::Pair;
 
@@ -18,6 +20,8 @@ use pair::Pair;
 pub struct Model {
     pub fencing: Fencing,
     pub seed: u64,
+    /// Which streams there are.
+    pub streams_are: Streams,
     /// Rows of each stream's batches, by stream, counted from 1.
     pub streams: Vec<Vec<u64>>,
     pub cancelled: Vec<bool>,
@@ -27,10 +31,10 @@ pub struct Model {
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub enum Step {
-    Execute { rows: Vec<u64>, credit: u64 },
+    Execute { rows: Vec<u64>, credit: u64, upload: bool },
     ToServer(usize),
     ToClient(usize),
-    Engine,
+    Source,
     Network,
     Take,
     Cancel(usize),
@@ -43,21 +47,34 @@ impl ReferenceStateMachine for Model {
     type Transition = Step;
 
     fn init_state() -> BoxedStrategy<Model> {
+        let streams_are = STREAMS.get();
         (prop_oneof![Just(Fencing::Revocation), Just(Fencing::LeaseWord)], any::<u64>())
-            .prop_map(|(fencing, seed)| Model { fencing, seed, streams: Vec::new(), cancelled: Vec::new(), cut: false })
+            .prop_map(move |(fencing, seed)| Model {
+                fencing,
+                seed,
+                streams_are,
+                streams: Vec::new(),
+                cancelled: Vec::new(),
+                cut: false,
+            })
             .boxed()
     }
 
     fn transitions(model: &Model) -> BoxedStrategy<Step> {
         let rows = prop::collection::vec(1..200_u64, 0..5);
         let credit = prop_oneof![Just(300_u64), Just(2_000), Just(100_000)];
-        let execute = (rows, credit).prop_map(|(rows, credit)| Step::Execute { rows, credit });
+        let upload = match model.streams_are {
+            Streams::All => any::<bool>().boxed(),
+            Streams::Results => Just(false).boxed(),
+            Streams::Uploads => Just(true).boxed(),
+        };
+        let execute = (rows, credit, upload).prop_map(|(rows, credit, upload)| Step::Execute { rows, credit, upload });
         let streams = model.streams.len().max(1);
         prop_oneof![
             2 => execute,
             4 => (1..5000_usize).prop_map(Step::ToServer),
             4 => (1..5000_usize).prop_map(Step::ToClient),
-            4 => Just(Step::Engine),
+            4 => Just(Step::Source),
             6 => Just(Step::Network),
             3 => Just(Step::Take),
             1 => (0..streams).prop_map(Step::Cancel),
@@ -91,6 +108,10 @@ impl ReferenceStateMachine for Model {
     }
 }
 
+thread_local! {
+    static STREAMS: Cell<Streams> = const { Cell::new(Streams::All) };
+}
+
 struct Machines;
 
 impl StateMachineTest for Machines {
@@ -103,10 +124,10 @@ impl StateMachineTest for Machines {
 
     fn apply(mut pair: Pair, _: &Model, step: Step) -> Pair {
         match step {
-            Step::Execute { rows, credit } => pair.execute(rows, credit),
+            Step::Execute { rows, credit, upload } => pair.execute(rows, credit, upload),
             Step::ToServer(most) => drop(pair.server_hears(most)),
             Step::ToClient(most) => drop(pair.client_hears(most)),
-            Step::Engine => drop(pair.engine()),
+            Step::Source => drop(pair.source()),
             Step::Network => drop(pair.network()),
             Step::Take => drop(pair.take()),
             Step::Cancel(stream) => pair.cancel(stream),
@@ -154,7 +175,8 @@ prop_state_machine! {
 #[test]
 fn the_model_finds_planted_bugs() {
     let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
-    let found = |bug| {
+    let found = |streams, bug| {
+        STREAMS.set(streams);
         plant(bug);
         let mut runner = TestRunner::new_with_rng(config.clone(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
         let ran = std::panic::catch_unwind(AssertUnwindSafe(|| {
@@ -164,9 +186,9 @@ fn the_model_finds_planted_bugs() {
             })
         }));
         plant(None);
+        STREAMS.set(Streams::All);
         !matches!(ran, Ok(Ok(())))
     };
-    assert!(!found(None), "it finds what is not there");
     let bugs = [
         Bug::LeaseReleasedEarly,
         Bug::BatchesOutOfOrder,
@@ -174,7 +196,10 @@ fn the_model_finds_planted_bugs() {
         Bug::TornDownBeforeClosed,
         Bug::LoanLimitIgnored,
     ];
-    for bug in bugs {
-        assert!(found(Some(bug)), "{} is not found", bug.name());
+    for streams in [Streams::Results, Streams::Uploads] {
+        assert!(!found(streams, None), "{streams:?}: it finds what is not there");
+        for bug in bugs {
+            assert!(found(streams, Some(bug)), "{streams:?}: {} is not found", bug.name());
+        }
     }
 }

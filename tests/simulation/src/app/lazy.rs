@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use futures::StreamExt;
 use futures::future::join;
-use thallus_client::{Client, ClientError, LazyBatch};
+use thallus_client::{Client, ClientError, LazyBatch, LazyOptions};
 use tokio::time::sleep;
 
 use super::{App, Plan};
@@ -57,7 +57,12 @@ impl App {
         let expected = script.expected(plan.query.batch_rows);
         let text = sql(plan.index);
         let fails = script.refused || script.ending == Ending::Fail;
-        let asked = client.query_lazy_with(&text, plan.query.clone());
+        let options = LazyOptions::new()
+            .with_window(plan.query.window)
+            .with_batch_rows(plan.query.batch_rows)
+            .with_deadline(plan.query.deadline);
+        let options = plan.query.lend_from.into_iter().fold(options, LazyOptions::with_lend_from);
+        let asked = client.query_lazy_with(&text, options);
         let mut result = match self.within(name, asked).await {
             None => return false,
             Some(Ok(result)) => result,

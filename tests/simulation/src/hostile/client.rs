@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use thallus_protocol::codec::{FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::codec::{FEATURES, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CancelReason;
-use thallus_protocol::message::{ClientHello, ExecuteOptions, ToServer};
+use thallus_protocol::inline::encode_schema;
+use thallus_protocol::message::{
+    Answer, CRITICAL, Extensions, FromBorrower, FromLender, Hello, Message, Open, OpenOptions, Request, StreamStats,
+};
 use thallus_protocol::{LeaseId, StreamId};
+use thallus_server::engine::scripted::synthetic_schema;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use crate::dice::Dice;
-use crate::scripts::ENDLESS;
+use crate::scripts::{ENDLESS, Sink, table};
 use crate::world::{PORT, Shared};
 
 /// A way to break the rules.
@@ -35,10 +39,16 @@ pub enum Act {
     FabricUpWithoutFabric,
     PayloadWhereNoneBelongs,
     GrantsAndNeverReads,
+    AnswersItself,
+    UploadsWithoutCredit,
+    EndOfMoreThanWasSent,
+    LendsForNoStream,
+    CriticalExtension,
+    FlippedBit,
 }
 
 /// All of them.
-pub const ACTS: [Act; 16] = [
+pub const ACTS: [Act; 22] = [
     Act::Garbage,
     Act::Silence,
     Act::HalfAFrame,
@@ -55,50 +65,103 @@ pub const ACTS: [Act; 16] = [
     Act::FabricUpWithoutFabric,
     Act::PayloadWhereNoneBelongs,
     Act::GrantsAndNeverReads,
+    Act::AnswersItself,
+    Act::UploadsWithoutCredit,
+    Act::EndOfMoreThanWasSent,
+    Act::LendsForNoStream,
+    Act::CriticalExtension,
+    Act::FlippedBit,
 ];
 
-fn bytes_of(message: &ToServer, payload: Bytes) -> Vec<u8> {
+fn bytes_of(message: &Message, payload: Bytes) -> Vec<u8> {
     let limits = FrameLimits { message: u32::MAX, payload: u32::MAX };
     // Whatever is made here is shorter.
     encode(message, payload, limits).map(|frame| [frame.head, frame.payload].concat()).unwrap_or_default()
 }
 
-fn hello() -> Vec<u8> {
-    bytes_of(&ToServer::Hello(ClientHello { name: "mallory".into(), fabrics: Vec::new() }), Bytes::new())
+fn hello(extensions: Extensions) -> Vec<u8> {
+    let hello = Hello { name: "mallory".into(), max_loan_bytes: 1 << 20, extensions, ..Hello::default() };
+    bytes_of(&Message::Hello(hello), Bytes::new())
+}
+
+fn open(stream: u32, request: Request, credit: u64) -> Vec<u8> {
+    let options = OpenOptions { credit, ..OpenOptions::default() };
+    let open = Open { stream: StreamId(stream), request, options, extensions: Extensions::none() };
+    bytes_of(&Message::Open(open), Bytes::new())
 }
 
 fn execute(stream: u32, credit: u64) -> Vec<u8> {
-    let options = ExecuteOptions { credit, ..ExecuteOptions::default() };
-    bytes_of(&ToServer::Execute { stream: StreamId(stream), sql: ENDLESS.into(), options }, Bytes::new())
+    open(stream, Request::Sql(ENDLESS.into()), credit)
+}
+
+/// An upload with its schema, and then this.
+fn upload(then: FromLender, payload: &'static [u8]) -> Vec<u8> {
+    let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
+    let extensions = Extensions::none();
+    let begin = FromLender::Schema { stream: StreamId(1), order: Vec::new(), extensions };
+    [
+        open(1, Request::Upload(table(Sink::IsSlow).into()), 0),
+        bytes_of(&Message::Lender(begin), schema),
+        bytes_of(&Message::Lender(then), Bytes::from_static(payload)),
+    ]
+    .concat()
 }
 
 impl Act {
     /// What it says.
     fn bytes(self) -> Vec<u8> {
-        let preface = Preface { versions: VERSIONS, features: 0 }.encode().to_vec();
-        let say = |message: ToServer| bytes_of(&message, Bytes::new());
-        let credit = |stream, total| say(ToServer::Credit { stream: StreamId(stream), total });
-        let greeted = || [preface.clone(), hello()].concat();
+        let preface = Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec();
+        let say = |message: FromBorrower| bytes_of(&Message::Borrower(message), Bytes::new());
+        let credit = |stream, total| say(FromBorrower::Credit { stream: StreamId(stream), total });
+        let greeted = || [preface.clone(), hello(Extensions::none())].concat();
         let then = |rest: Vec<Vec<u8>>| [greeted(), rest.concat()].concat();
         match self {
             Act::Garbage => b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             Act::Silence => Vec::new(),
             Act::HalfAFrame => then(vec![execute(1, 1000)[..7].to_vec()]),
-            Act::TooLongAFrame => then(vec![[0xFF; 8].to_vec()]),
-            Act::HelloTwice => then(vec![hello()]),
+            Act::TooLongAFrame => then(vec![[0xFF; 12].to_vec()]),
+            Act::HelloTwice => then(vec![hello(Extensions::none())]),
             Act::AskBeforeHello => [preface, execute(1, 1000)].concat(),
             Act::StreamUsedTwice => then(vec![execute(1, 1000), execute(1, 1000)]),
             Act::CreditShrinks => then(vec![execute(1, 5000), credit(1, 10)]),
             Act::CreditWithoutEnd => then(vec![execute(1, 5000), credit(1, u64::MAX)]),
             Act::TooMuchCreditAtOnce => then(vec![execute(1, u64::MAX)]),
             Act::CreditForNoStream => then(vec![credit(7, 1000)]),
-            Act::LeasesOfOthers => then(vec![say(ToServer::Release { leases: (1..20).map(LeaseId).collect() })]),
+            Act::LeasesOfOthers => then(vec![say(FromBorrower::Release { leases: (1..20).map(LeaseId).collect() })]),
             Act::CancelOfNoStream => {
-                then(vec![say(ToServer::Cancel { stream: StreamId(3), reason: CancelReason::Dropped })])
+                then(vec![say(FromBorrower::Cancel { stream: StreamId(3), reason: CancelReason::Dropped })])
             }
-            Act::FabricUpWithoutFabric => then(vec![say(ToServer::FabricUp { transport: "none".into() })]),
-            Act::PayloadWhereNoneBelongs => then(vec![bytes_of(&ToServer::Ping(1), Bytes::from_static(b"x"))]),
+            Act::FabricUpWithoutFabric => {
+                let (transport, extensions) = ("none".into(), Extensions::none());
+                then(vec![say(FromBorrower::PathUp { transport, lending: None, extensions })])
+            }
+            Act::PayloadWhereNoneBelongs => then(vec![bytes_of(&Message::Ping(1), Bytes::from_static(b"x"))]),
             Act::GrantsAndNeverReads => then(vec![execute(1, 250_000)]),
+            Act::AnswersItself => {
+                let answer = Answer { stream: StreamId(1), result: Ok(0), extensions: Extensions::none() };
+                then(vec![execute(1, 1000), bytes_of(&Message::Answer(answer), Bytes::new())])
+            }
+            Act::UploadsWithoutCredit => {
+                let (stream, bytes) = (StreamId(1), 1 << 20);
+                then(vec![upload(FromLender::Inline { stream, seq: 0, bytes, more: true }, b"much more to come")])
+            }
+            Act::EndOfMoreThanWasSent => {
+                let (stats, extensions) = (StreamStats::default(), Extensions::none());
+                then(vec![upload(FromLender::End { stream: StreamId(1), batches: 3, stats, extensions }, b"")])
+            }
+            Act::LendsForNoStream => {
+                let wanted = FromLender::CreditWanted { stream: StreamId(8), bytes: 100 };
+                then(vec![bytes_of(&Message::Lender(wanted), Bytes::new())])
+            }
+            Act::CriticalExtension => {
+                let extensions = Extensions::none().with(CRITICAL | 77, "must be understood");
+                [preface, hello(extensions)].concat()
+            }
+            Act::FlippedBit => {
+                let mut flipped = execute(1, 1000);
+                *flipped.last_mut().unwrap_or(&mut 0) ^= 4;
+                then(vec![flipped])
+            }
         }
     }
 }

@@ -10,11 +10,13 @@ use futures::TryStreamExt;
 use thallus_client::{Client, ClientError, ConnectOptions, QueryOptions};
 use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
 use thallus_fabric::{Endpoint, Fabric, STANDING_LEASE};
-use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::codes::StreamCode;
 use thallus_protocol::inline::encode_schema;
 use thallus_protocol::layout::{BatchDescriptor, Plan, describe};
 use thallus_protocol::message::{
-    FabricChoice, Fencing, LeaseWord, LentBatch, Region, ServerHello, ServerLimits, StreamStats, ToClient, ToServer,
+    Answer, Extensions, FabricChoice, Failure, Fencing, FromLender, LeaseWord, Lending, LentBatch, Message, Region,
+    ServerLimits, StreamStats, Welcome,
 };
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
 use thallus_server::engine::scripted::{synthetic_batch, synthetic_schema};
@@ -54,10 +56,11 @@ pub enum Lie {
     LeaseTwice,
     OffsetsThatDecrease,
     NeverAnswers,
+    AnswerOfNoUpload,
 }
 
 /// All of them.
-pub const LIES: [Lie; 20] = [
+pub const LIES: [Lie; 21] = [
     Lie::GarbageForASchema,
     Lie::BatchBeforeSchema,
     Lie::WrongSequence,
@@ -78,6 +81,7 @@ pub const LIES: [Lie; 20] = [
     Lie::LeaseTwice,
     Lie::OffsetsThatDecrease,
     Lie::NeverAnswers,
+    Lie::AnswerOfNoUpload,
 ];
 
 impl Lie {
@@ -87,9 +91,13 @@ impl Lie {
     }
 }
 
-fn bytes_of(message: &ToClient, payload: Bytes) -> Vec<u8> {
+fn bytes_of(message: &Message, payload: Bytes) -> Vec<u8> {
     let limits = FrameLimits { message: u32::MAX, payload: u32::MAX };
     encode(message, payload, limits).map(|frame| [frame.head, frame.payload].concat()).unwrap_or_default()
+}
+
+fn lender(message: FromLender, payload: Bytes) -> Vec<u8> {
+    bytes_of(&Message::Lender(message), payload)
 }
 
 /// What the liar has on its fabric.
@@ -141,7 +149,7 @@ pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
             // Told when the result was whole: the connection ends all the same.
             Ok(Err(ClientError::ServerGone { .. })) if lie == Lie::AfterTheEnd => {}
             // Without one-sided reads the client does not look at what is lent.
-            Ok(Err(ClientError::Transfer { .. })) if !one_sided => {}
+            Ok(Err(ClientError::Read { .. } | ClientError::Query { .. })) if !one_sided => {}
             Ok(Err(_)) if !lie.breaks_the_protocol() => {}
             other => shared.trace.violated("a lie is called a lie", format!("{lie:?}: {other:?}")),
         }
@@ -155,7 +163,8 @@ async fn ask(stream: TcpStream, fabric: Arc<dyn Fabric>, one_sided: &mut bool) -
         .with_connect_timeout(Duration::from_secs(4))
         .with_idle_timeout(Duration::from_secs(1))
         .with_keepalive(Duration::from_millis(300))
-        .with_read_timeout(Duration::from_secs(5));
+        .with_read_timeout(Duration::from_secs(5))
+        .with_entropy(Some(1));
     let client = Client::connect_over(stream, &[fabric], None, options).await?;
     *one_sided = client.connection().carrier.fallback().is_none();
     let options = QueryOptions::default().with_window(Some(100_000)).with_deadline(Some(Duration::from_secs(10)));
@@ -169,7 +178,7 @@ async fn ask(stream: TcpStream, fabric: Arc<dyn Fabric>, one_sided: &mut bool) -
 async fn tell(stream: &mut TcpStream, lie: Lie, fabric: &Arc<dyn Fabric>) {
     let mut decoder = Decoder::new(FrameLimits::default());
     let mut plane = None;
-    let mut said = Preface { versions: VERSIONS, features: 0 }.encode().to_vec();
+    let mut said = Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec();
     let mut read = vec![0; 16 << 10];
     loop {
         if stream.write_all(&said).await.is_err() {
@@ -180,18 +189,18 @@ async fn tell(stream: &mut TcpStream, lie: Lie, fabric: &Arc<dyn Fabric>) {
             Ok(len @ 1..) => decoder.push(&read[..len]),
             _ => return,
         }
-        while let Ok(Some(decoded)) = decoder.decode::<ToServer>() {
+        while let Ok(Some(decoded)) = decoder.decode::<Message>() {
             match decoded {
-                Decoded::Message(ToServer::Hello(hello), _) => {
+                Decoded::Message(Message::Hello(hello), _) => {
                     let peer = hello.fabrics.first().map(|offer| offer.address.clone()).unwrap_or_default();
                     let opened = open(fabric, &peer);
                     let choice = opened.as_ref().map(|(_, choice)| choice.clone()).ok_or_else(|| "none".to_owned());
                     plane = opened.map(|(plane, _)| plane);
                     said.extend(bytes_of(&welcome(choice), Bytes::new()));
                 }
-                Decoded::Message(ToServer::Execute { .. }, _) => said.extend(answer(lie, fabric, &mut plane)),
-                Decoded::Message(ToServer::Ping(nonce), _) => {
-                    said.extend(bytes_of(&ToClient::Pong(nonce), Bytes::new()));
+                Decoded::Message(Message::Open(_), _) => said.extend(answer(lie, fabric, &mut plane)),
+                Decoded::Message(Message::Ping(nonce), _) => {
+                    said.extend(bytes_of(&Message::Pong(nonce), Bytes::new()));
                 }
                 _ => {}
             }
@@ -199,9 +208,9 @@ async fn tell(stream: &mut TcpStream, lie: Lie, fabric: &Arc<dyn Fabric>) {
     }
 }
 
-fn welcome(fabric: Result<FabricChoice, String>) -> ToClient {
+fn welcome(fabric: Result<FabricChoice, String>) -> Message {
     let limits = ServerLimits { max_streams: 8, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 10 };
-    ToClient::Welcome(ServerHello { name: "liar".into(), fabric, limits })
+    Message::Welcome(Welcome { name: "liar".into(), fabric, limits, extensions: Extensions::none() })
 }
 
 fn open(fabric: &Arc<dyn Fabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> {
@@ -213,46 +222,49 @@ fn open(fabric: &Arc<dyn Fabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> 
     let (base, len) = (words.memory().address(), words.memory().len() as u64);
     let region = Region { id: RegionId(1), base, len, key };
     endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: base, len }]);
-    let choice = FabricChoice {
-        kind: FabricKind::SIM,
-        address: endpoint.address(),
+    let lending = Lending {
         fencing: Fencing::LeaseWord,
         probe_at: RemoteRange { region: region.id, address: words.address(SLOTS - 1).ok()?, len: 8 },
         probe_value: 77,
         words: region,
     };
+    let choice = FabricChoice { kind: FabricKind::SIM, address: endpoint.address(), lending };
     Some((Plane { endpoint, words, memories: Vec::new() }, choice))
 }
 
 /// The lie itself.
 fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<u8> {
     let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
-    let schema = bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, schema);
-    let inline = |seq, len: usize| {
-        let message = ToClient::Inline { stream: STREAM, seq, bytes: len as u64, more: false };
-        bytes_of(&message, vec![7; len].into())
+    let schema_of = |stream, payload| {
+        lender(FromLender::Schema { stream, order: Vec::new(), extensions: Extensions::none() }, payload)
     };
-    let end =
-        |batches| bytes_of(&ToClient::End { stream: STREAM, batches, stats: StreamStats::default() }, Bytes::new());
-    let say = |message: ToClient| bytes_of(&message, Bytes::new());
+    let inline = |seq, len: usize| {
+        let message = FromLender::Inline { stream: STREAM, seq, bytes: len as u64, more: false };
+        lender(message, vec![7; len].into())
+    };
+    let end = |batches| {
+        let (stats, extensions) = (StreamStats::default(), Extensions::none());
+        lender(FromLender::End { stream: STREAM, batches, stats, extensions }, Bytes::new())
+    };
+    let say = |message: Message| bytes_of(&message, Bytes::new());
+    let schema = schema_of(STREAM, schema);
     match lie {
-        Lie::GarbageForASchema => {
-            bytes_of(&ToClient::Schema { stream: STREAM, order: Vec::new() }, Bytes::from_static(b"no schema"))
-        }
+        Lie::GarbageForASchema => schema_of(STREAM, Bytes::from_static(b"no schema")),
         Lie::BatchBeforeSchema => inline(0, 10),
         Lie::WrongSequence => [schema, inline(1, 10)].concat(),
         Lie::EndOfMoreThanWasSent => [schema, end(3)].concat(),
-        Lie::StreamThatIsNot => say(ToClient::Failed {
-            stream: StreamId(9),
-            code: thallus_protocol::codes::StreamCode::Internal,
-            message: String::new(),
-        })
-        .into_iter()
-        .chain(bytes_of(&ToClient::Schema { stream: StreamId(9), order: Vec::new() }, Bytes::new()))
-        .collect(),
+        Lie::StreamThatIsNot => {
+            let failure = Failure::new(StreamCode::Internal, "");
+            let failed = FromLender::Failed { stream: StreamId(9), failure, extensions: Extensions::none() };
+            [lender(failed, Bytes::new()), schema_of(StreamId(9), Bytes::new())].concat()
+        }
+        Lie::AnswerOfNoUpload => {
+            let answer = Answer { stream: STREAM, result: Ok(1), extensions: Extensions::none() };
+            [schema, say(Message::Answer(answer))].concat()
+        }
         Lie::MoreThanWasGranted => [schema, inline(0, 200_000)].concat(),
         Lie::WelcomeTwice => [schema, say(welcome(Err("again".into())))].concat(),
-        Lie::RegionGoneThatNeverWas => [schema, say(ToClient::RegionGone(RegionId(99)))].concat(),
+        Lie::RegionGoneThatNeverWas => [schema, lender(FromLender::RegionGone(RegionId(99)), Bytes::new())].concat(),
         Lie::AfterTheEnd => [schema, end(0), inline(0, 10)].concat(),
         Lie::InlineGarbage => [schema, inline(0, 100)].concat(),
         Lie::NeverAnswers => schema,
@@ -276,7 +288,7 @@ fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>
         let id = RegionId(2 + plane.memories.len() as u32);
         let region =
             Region { id, base: memory.address(), len: memory.len() as u64, key: plane.endpoint.expose(&memory).ok()? };
-        said.extend(bytes_of(&ToClient::Region(region), Bytes::new()));
+        said.extend(lender(FromLender::Region(region), Bytes::new()));
         places.push(RemoteRange { region: id, address: memory.address(), len: buffer.len() as u64 });
         plane.memories.push(memory);
     }
@@ -299,9 +311,9 @@ fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>
         _ => {}
     }
     let batch = LentBatch { lease: LeaseId(1), word, descriptor, places };
-    said.extend(bytes_of(&ToClient::Lent { stream: STREAM, seq: 0, batch: batch.clone() }, Bytes::new()));
+    said.extend(lender(FromLender::Lent { stream: STREAM, seq: 0, batch: batch.clone() }, Bytes::new()));
     if lie == Lie::LeaseTwice {
-        said.extend(bytes_of(&ToClient::Lent { stream: STREAM, seq: 1, batch }, Bytes::new()));
+        said.extend(lender(FromLender::Lent { stream: STREAM, seq: 1, batch }, Bytes::new()));
     }
     Some(said)
 }

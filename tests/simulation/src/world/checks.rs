@@ -15,6 +15,7 @@ impl World {
         }
         self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.hear_network();
+        self.shared.collect_uploads();
         self.shared.trace.failure().is_none()
     }
 
@@ -27,15 +28,16 @@ impl World {
                 What::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
                     trace.count("lease", "opened");
                     let loans = self.loans.entry(event.endpoint).or_default();
-                    loans.insert(lease, bytes);
-                    let (on_loan, limit) = (loans.values().sum::<u64>(), self.shared.options.max_loan_bytes);
+                    loans.host = event.host;
+                    loans.bytes.insert(lease, bytes);
+                    let (on_loan, limit) = (loans.bytes.values().sum::<u64>(), self.shared.options.max_loan_bytes);
                     if on_loan > limit {
                         trace.violated("bytes on loan <= limit", format!("{on_loan} > {limit} at {lease:?}"));
                     }
                 }
                 What::Ended(lease, end) => {
                     trace.count("lease", format!("{end:?}"));
-                    self.loans.entry(event.endpoint).or_default().remove(&lease);
+                    self.loans.entry(event.endpoint).or_default().bytes.remove(&lease);
                     if self.shared.options.calm && matches!(end, LeaseEnd::Revoked) {
                         trace.violated("calm runs go well", format!("{lease:?} was not given back in time"));
                     }
@@ -60,7 +62,7 @@ impl World {
         let state = self.shared.lock();
         let engine = &self.shared.engine;
         if engine.running() > 0 {
-            return Some(format!("{} queries run", engine.running()));
+            return Some(format!("{} queries or uploads run", engine.running()));
         }
         let busy = state.handles.iter().find(|(_, handle)| handle.metrics().num_alive_tasks() > 0);
         if let Some((name, handle)) = busy {
@@ -90,8 +92,8 @@ impl World {
                 return Some(format!("{} bytes registered at client {index}", fabric.inner().registered_bytes()));
             }
         }
-        if let Some((endpoint, loans)) = self.loans.iter().find(|(_, loans)| !loans.is_empty()) {
-            return Some(format!("leases of {endpoint:?}: {:?}", loans.keys()));
+        if let Some((endpoint, loans)) = self.loans.iter().find(|(_, loans)| !loans.bytes.is_empty()) {
+            return Some(format!("leases of {endpoint:?}: {:?}", loans.bytes.keys()));
         }
         None
     }

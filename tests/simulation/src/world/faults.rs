@@ -80,10 +80,12 @@ impl World {
                 }
             }
             Fault::ClientCrash => {
-                if let Some(host) = self.client_host(client) {
+                let host = self.client_host(client);
+                if let Some(host) = host {
                     network.crash(host);
                 }
                 self.kill(&name, |sim, name| sim.crash(name));
+                self.forget_loans(host);
                 process_ends(client);
             }
             Fault::ServerCrash | Fault::ServerPowerLoss => {
@@ -125,9 +127,15 @@ impl World {
         let _of_no_particular_order = self.shared.network.take_events();
     }
 
+    /// The process at that host is gone, and its loans with it.
+    fn forget_loans(&mut self, host: Option<HostId>) {
+        self.hear_network();
+        self.loans.retain(|_, loans| loans.host != host);
+    }
+
     /// The server's process is gone, and its loans with it.
     fn forget_server(&mut self) {
-        self.loans.clear();
+        self.forget_loans(self.server_host());
         let mut state = self.shared.lock();
         let (server, fabric) = (state.server.take(), state.server_fabric.take());
         drop(state);

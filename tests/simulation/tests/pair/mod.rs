@@ -1,90 +1,108 @@
-//! A client's and a server's machine, with two pipes, a network and an engine between them. Nothing waits: every step is asked for.
+//! A client's and a server's machine, with two pipes, a network and a source of batches at each end. Nothing waits: every step is
+//! asked for.
 
-use std::collections::{BTreeMap, VecDeque};
+mod end;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
-use thallus_fabric::memory::{LeaseWords, PoolLimits, RegisteredMemory, Slab, SlabPool};
-use thallus_fabric::{Fabric, Fencing, ReadToken, STANDING_LEASE};
-use thallus_fabric_sim::core::{Core, EndpointId, HostId, KeyId, Progress, Violation};
-use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
-use thallus_protocol::client::{
-    ClientCommand, ClientConfig, ClientConnection, ClientEvent, ClientInput, ClientOutput, Payload, ReadBatch,
-    ReadProblem,
-};
+use thallus_fabric::memory::{PoolLimits, SlabPool};
+use thallus_fabric::{Fabric, Fencing};
+use thallus_fabric_sim::core::{Core, Violation};
+use thallus_fabric_sim::{SimNetwork, SimOptions};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerConfig, BorrowerEvent, Payload};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, LentWords, UploadOptions};
 use thallus_protocol::codec::FrameLimits;
-use thallus_protocol::inline::{InlineLimits, encode_schema};
-use thallus_protocol::layout::{BatchDescriptor, Detail, LayoutLimits, NodeDescriptor};
-use thallus_protocol::message::{self, Delivery, ExecuteOptions, FabricOffer, Region, ServerLimits};
-use thallus_protocol::server::{
-    Loan, OpenedFabric, ServerCommand, ServerConfig, ServerConnection, ServerInput, ServerOutput,
-};
-use thallus_protocol::{FabricKind, LeaseId, LinkTimeouts, ReadId, RegionId, RemoteRange, StreamId, Timestamp};
+use thallus_protocol::connection::Input;
+use thallus_protocol::message::{FabricOffer, LendFrom, OpenOptions, Request, ServerLimits, Thresholds};
+use thallus_protocol::server::{OpenedFabric, ServerCommand, ServerConfig, ServerEvent};
+use thallus_protocol::{ClientConnection, FabricKind, LinkTimeouts, ServerConnection, StreamId, Timestamp};
+
+use self::end::{End, Happened, PROBE, Shared, content};
 
 pub const MAX_LOAN: u64 = 4000;
 /// Releases are not held back for longer.
 const HELD_BACK_MS: u64 = 2;
 const SLOTS: u32 = 4;
-const PROBE: u64 = 0x5EED;
-const WORDS: RegionId = RegionId(1);
 
-/// One result at the client.
+/// One stream, where its batches arrive.
 #[derive(Default)]
 struct App {
+    upload: bool,
+    credit: u64,
     rows: Vec<u64>,
     untaken: VecDeque<u64>,
+    /// All of an upload has been delivered.
+    ended: bool,
     over: Option<bool>,
 }
 
-/// A batch or a word that is being read.
-struct Reading {
-    slab: Slab,
-    remaining: usize,
-    failed: bool,
-    word: bool,
+/// A stream that is asked for once there is a connection.
+struct Waiting {
+    at: usize,
+    rows: Vec<u64>,
 }
 
 pub struct Pair {
-    now: Timestamp,
-    core: Core,
-    lender: EndpointId,
-    borrower: EndpointId,
-    fabric: Arc<SimFabric>,
-    pool: SlabPool,
-    server: ServerConnection,
-    client: ClientConnection,
-    up: VecDeque<u8>,
-    down: VecDeque<u8>,
-    is_cut: bool,
-    /// What the engine still has, by stream.
-    scripts: BTreeMap<StreamId, VecDeque<u64>>,
-    handed: BTreeMap<StreamId, u64>,
-    pulled: VecDeque<StreamId>,
-    words: LeaseWords,
-    loans: BTreeMap<LeaseId, (Arc<RegisteredMemory>, RemoteRange)>,
-    last_lease: u64,
-    keys: BTreeMap<RegionId, KeyId>,
-    reading: BTreeMap<ReadId, Reading>,
-    slabs: BTreeMap<ReadId, Slab>,
-    tokens: BTreeMap<ReadToken, ReadId>,
-    probe: Option<(ReadToken, Slab)>,
-    last_token: u64,
+    shared: Shared,
+    server: End<ServerConnection>,
+    client: End<ClientConnection>,
     apps: Vec<App>,
-    waiting: VecDeque<(usize, Vec<u64>, u64)>,
+    /// The rows of each stream's batches.
+    scripts: Vec<Vec<u64>>,
+    waiting: VecDeque<Waiting>,
     is_open: bool,
-    closed: [bool; 2],
 }
 
-/// A batch's one buffer: numbers that nobody else's has.
-fn content(stream: StreamId, seq: u64, rows: u64) -> Vec<u8> {
-    let first = u64::from(stream.0) << 48 | seq << 32;
-    (0..rows).flat_map(|row| (first | row).to_le_bytes()).collect()
+fn timeouts() -> LinkTimeouts {
+    LinkTimeouts {
+        handshake: Duration::from_secs(60),
+        keepalive: Duration::from_secs(20),
+        idle: Duration::from_secs(60),
+    }
 }
 
-fn key_bytes(key: KeyId) -> Bytes {
-    Bytes::copy_from_slice(&key.0.to_le_bytes())
+const LONG: Duration = Duration::from_secs(3600);
+
+fn borrowing() -> BorrowerConfig {
+    BorrowerConfig { max_regions: 1000, ..ServerConfig::borrowing(MAX_LOAN, LONG) }
+}
+
+fn server_config(seed: u64) -> ServerConfig {
+    ServerConfig {
+        name: "server".into(),
+        fabrics: vec![FabricKind::SIM],
+        no_fabric: String::new(),
+        limits: ServerLimits { max_streams: 8, max_loan_bytes: MAX_LOAN, max_sql_bytes: 100 },
+        frame: FrameLimits::default(),
+        checksum: true,
+        thresholds: Thresholds::same(0),
+        max_leases: SLOTS,
+        word_nonce: seed,
+        timeouts: timeouts(),
+        lease_timeout: LONG,
+        drain_timeout: LONG,
+        borrow: borrowing(),
+    }
+}
+
+fn client_config(seed: u64) -> ClientConfig {
+    ClientConfig {
+        name: "client".into(),
+        fabrics: vec![FabricOffer { kind: FabricKind::SIM, address: Bytes::new() }],
+        frame: FrameLimits::default(),
+        checksum: true,
+        first_window: u64::MAX,
+        borrow: borrowing(),
+        timeouts: timeouts(),
+        max_loan_bytes: MAX_LOAN,
+        max_leases: SLOTS,
+        word_nonce: !seed,
+        lease_timeout: LONG,
+        thresholds: Thresholds::same(0),
+    }
 }
 
 impl Pair {
@@ -93,311 +111,155 @@ impl Pair {
             SimOptions { fencing, latency: 0..=6, completion_lag: 0..=3, loans: true, ..SimOptions::default() };
         let mut core = Core::new(seed, options);
         let (here, there) = (core.add_host(), core.add_host());
-        let (lender, borrower) = (core.add_endpoint(here), core.add_endpoint(there));
-        core.connect(lender, borrower).expect("two new endpoints");
-        core.connect(borrower, lender).expect("two new endpoints");
-        // Where memory comes from; the core is told of it.
+        let (at_server, at_client) = (core.add_endpoint(here), core.add_endpoint(there));
+        core.connect(at_server, at_client).expect("two new endpoints");
+        core.connect(at_client, at_server).expect("two new endpoints");
         let fabric = SimNetwork::new(seed, SimOptions::default()).host();
         let pool = SlabPool::new(Arc::clone(&fabric) as Arc<dyn Fabric>, PoolLimits::default());
-        let words = LeaseWords::new(&*fabric, SLOTS as usize + 1).expect("there is memory");
-        words.open(SLOTS as usize, PROBE).expect("a slot that is free");
-        let timeouts = LinkTimeouts {
-            handshake: Duration::from_secs(60),
-            keepalive: Duration::from_secs(20),
-            idle: Duration::from_secs(60),
-        };
-        let frame = FrameLimits::default();
         let now = Timestamp::ZERO;
-        let server = ServerConfig {
-            name: "server".into(),
-            fabrics: vec![FabricKind::SIM],
-            no_fabric: String::new(),
-            limits: ServerLimits { max_streams: 8, max_loan_bytes: MAX_LOAN, max_sql_bytes: 100 },
-            frame,
-            inline_threshold: 0,
-            max_leases: SLOTS,
-            word_nonce: seed,
-            timeouts,
-            lease_timeout: Duration::from_secs(3600),
-            drain_timeout: Duration::from_secs(3600),
-        };
-        let client = ClientConfig {
-            name: "client".into(),
-            fabrics: vec![FabricOffer { kind: FabricKind::SIM, address: Bytes::new() }],
-            frame,
-            max_batch_bytes: MAX_LOAN,
-            max_regions: 1000,
-            layout: LayoutLimits::default(),
-            inline: InlineLimits::default(),
-            timeouts,
-            first_window: u64::MAX,
-            read_timeout: Duration::from_secs(3600),
-        };
+        let server = ServerConnection::new(server_config(seed), now);
+        let client = ClientConnection::new(client_config(seed), now).expect("a short hello");
         let mut pair = Pair {
-            now,
-            core,
-            lender,
-            borrower,
-            fabric,
-            pool,
-            server: ServerConnection::new(server, now),
-            client: ClientConnection::new(client, now).expect("a short hello"),
-            up: VecDeque::new(),
-            down: VecDeque::new(),
-            is_cut: false,
-            scripts: BTreeMap::new(),
-            handed: BTreeMap::new(),
-            pulled: VecDeque::new(),
-            words,
-            loans: BTreeMap::new(),
-            last_lease: 0,
-            keys: BTreeMap::new(),
-            reading: BTreeMap::new(),
-            slabs: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            probe: None,
-            last_token: 0,
+            server: End::new(server, here, at_server, &fabric),
+            client: End::new(client, there, at_client, &fabric),
+            shared: Shared { now, core, fabric, pool },
             apps: Vec::new(),
+            scripts: Vec::new(),
             waiting: VecDeque::new(),
             is_open: false,
-            closed: [false; 2],
         };
-        pair.client_hears(0);
-        pair.drain_server();
-        pair.drain_client();
+        pair.server.drain(&mut pair.shared);
+        pair.client.drain(&mut pair.shared);
         pair
     }
 
-    fn command(&mut self, command: ServerCommand) {
-        self.server.handle(self.now, ServerInput::Command(command)).expect("this driver keeps the contract");
-        self.drain_server();
+    fn serve(&mut self, command: ServerCommand) {
+        self.server.command(&mut self.shared, command);
     }
 
     fn ask(&mut self, command: ClientCommand) {
-        self.client.handle(self.now, ClientInput::Command(command)).expect("this driver keeps the contract");
-        self.drain_client();
+        self.client.command(&mut self.shared, command);
     }
 
-    pub fn execute(&mut self, rows: Vec<u64>, credit: u64) {
-        self.apps.push(App::default());
-        self.waiting.push_back((self.apps.len() - 1, rows, credit));
-        self.execute_waiting();
-    }
-
-    fn execute_waiting(&mut self) {
-        while self.is_open || self.closed[1] {
-            let Some((at, rows, credit)) = self.waiting.pop_front() else { return };
-            let stream = StreamId(at as u32 + 1);
-            self.scripts.insert(stream, rows.into());
-            let options = ExecuteOptions { delivery: Delivery::Lent, credit, ..ExecuteOptions::default() };
-            self.ask(ClientCommand::Execute { stream, sql: "q".into(), options });
-        }
-    }
-
-    pub fn cancel(&mut self, at: usize) {
-        if self.apps[at].over.is_some() {
-            return;
-        }
-        if let Some(waiting) = self.waiting.iter().position(|(waiting, ..)| *waiting == at) {
-            self.waiting.remove(waiting);
-            // Ids go up: this one is used all the same.
-            self.apps[at].over = Some(false);
-            return;
-        }
-        self.ask(ClientCommand::Cancel { stream: StreamId(at as u32 + 1) });
-    }
-
-    pub fn advance(&mut self, millis: u64) {
-        self.now = self.now + Duration::from_millis(millis);
-        self.server.handle(self.now, ServerInput::Time).expect("time passes");
-        self.drain_server();
-        self.client.handle(self.now, ClientInput::Time).expect("time passes");
-        self.drain_client();
-    }
-
-    /// What is under way is lost, and both ends hear of it.
-    pub fn cut(&mut self) {
-        self.is_cut = true;
-        self.up.clear();
-        self.down.clear();
-        self.server.handle(self.now, ServerInput::ControlLost("cut".into())).expect("a loss is no misuse");
-        self.drain_server();
-        self.client.handle(self.now, ClientInput::ControlLost("cut".into())).expect("a loss is no misuse");
-        self.drain_client();
-        self.execute_waiting();
-    }
-
-    pub fn server_hears(&mut self, most: usize) -> bool {
-        let bytes: Vec<u8> = self.up.drain(..most.min(self.up.len())).collect();
-        self.server.handle(self.now, ServerInput::Received(&bytes)).expect("bytes are no misuse");
-        self.drain_server();
-        !bytes.is_empty()
-    }
-
-    pub fn client_hears(&mut self, most: usize) -> bool {
-        let bytes: Vec<u8> = self.down.drain(..most.min(self.down.len())).collect();
-        self.client.handle(self.now, ClientInput::Received(&bytes)).expect("bytes are no misuse");
-        self.drain_client();
-        self.execute_waiting();
-        !bytes.is_empty()
-    }
-
-    /// The engine answers the oldest pull.
-    pub fn engine(&mut self) -> bool {
-        let Some(stream) = self.pulled.pop_front() else { return false };
-        if !self.server.is_open(stream) {
-            return true;
-        }
-        match self.scripts.get_mut(&stream).and_then(VecDeque::pop_front) {
-            Some(rows) => self.lend(stream, rows),
-            None => self.command(ServerCommand::Finish { stream, execute_nanos: 1 }),
-        }
-        true
-    }
-
-    fn lend(&mut self, stream: StreamId, rows: u64) {
-        let seq = self.handed.entry(stream).or_default();
-        let memory = self.fabric.register(content(stream, *seq, rows).into()).expect("there is memory");
-        *seq += 1;
-        let id = self.core.new_memory_id();
-        self.core.add_memory(id, HostId(0), &memory);
-        let key = self.core.expose(self.lender, id);
-        self.last_lease += 1;
-        let (lease, region) = (LeaseId(self.last_lease), RegionId(1 + self.last_lease as u32));
-        let place = RemoteRange { region, address: memory.address(), len: rows * 8 };
-        let (base, len) = (memory.address(), memory.len() as u64);
-        self.loans.insert(lease, (memory, place));
-        self.command(ServerCommand::Announce(Region { id: region, base, len, key: key_bytes(key) }));
-        let node = NodeDescriptor { len: rows, nulls: 0, null_bit: 0, detail: Detail::None };
-        let descriptor = BatchDescriptor { rows, nodes: vec![node], buffers: vec![rows * 8] };
-        let loan = Loan { lease, descriptor, places: vec![place], staged: 0, effort: Default::default() };
-        self.command(ServerCommand::Lend { stream, loan, rows });
-    }
-
-    /// One step of the borrower's endpoint.
-    pub fn network(&mut self) -> bool {
-        let mut finished = Vec::new();
-        let progress = self.core.step(self.borrower, &mut finished);
-        let moved = progress == Progress::Waiting || !finished.is_empty();
-        for done in finished {
-            let (token, well) = (done.completion.token, done.completion.result.is_ok());
-            drop(done.into);
-            if let Some((_, slab)) = self.probe.take_if(|(probe, _)| *probe == token) {
-                let word = slab.into_buffer().ok().map(|word| word.as_slice().to_vec());
-                let right = well && word.as_deref() == Some(&PROBE.to_le_bytes());
-                self.ask(if right {
-                    ClientCommand::FabricUp { transport: "core".into() }
-                } else {
-                    ClientCommand::FabricUnavailable { reason: "the probe".into() }
-                });
-            } else if let Some(read) = self.tokens.remove(&token) {
-                self.piece_done(read, well);
-            }
-        }
-        self.execute_waiting();
-        moved
-    }
-
-    fn piece_done(&mut self, read: ReadId, well: bool) {
-        let Some(reading) = self.reading.get_mut(&read) else { return };
-        reading.remaining -= 1;
-        reading.failed |= !well;
-        if reading.remaining > 0 {
-            return;
-        }
-        let Some(Reading { slab, failed, word, .. }) = self.reading.remove(&read) else { return };
-        let failure = failed.then(|| ReadProblem::Failed("as the network said".into()));
-        if word {
-            let found = slab.into_buffer().expect("its read is over");
-            let found = u64::from_le_bytes(found.as_slice()[..8].try_into().expect("eight bytes"));
-            self.ask(ClientCommand::WordRead { read, result: failure.map_or(Ok(found), Err) });
-        } else {
-            self.slabs.insert(read, slab);
-            self.ask(ClientCommand::ReadDone { read, result: failure.map_or(Ok(()), Err) });
-        }
-    }
-
-    fn post(&mut self, region: RegionId, address: u64, slab: &Slab, offset: usize, len: usize) -> ReadToken {
-        self.last_token += 1;
-        let token = ReadToken(self.last_token);
-        let key = self.keys.get(&region).copied().unwrap_or(KeyId(u64::MAX));
-        let range = slab.range(offset, len).expect("a range of the slab");
-        // The endpoint is there until the machine has it closed.
-        self.core.post(self.borrower, token, key, address, range).expect("the endpoint is connected");
-        token
-    }
-
-    fn read(&mut self, batch: ReadBatch) {
-        let ReadBatch { read, layout, places, .. } = batch;
-        let slab = self.pool.take(layout.len as usize).expect("there is memory");
-        let remaining = places.len();
-        for (index, place) in places {
-            let offset = layout.ranges[index].offset as usize;
-            let token = self.post(place.region, place.address, &slab, offset, place.len as usize);
-            self.tokens.insert(token, read);
-        }
-        self.reading.insert(read, Reading { slab, remaining, failed: false, word: false });
-    }
-
-    fn drain_client(&mut self) {
+    /// Looks at everything that happened at either end.
+    fn look(&mut self) {
         loop {
-            match self.client.poll_output() {
-                ClientOutput::Wait(_) => return,
-                ClientOutput::Transmit(frame) if !self.is_cut => {
-                    self.up.extend(frame.head.iter().chain(&frame.payload))
-                }
-                ClientOutput::ConnectFabric(choice) => {
-                    self.import(&choice.words);
-                    let slab = self.pool.take(8).expect("there is memory");
-                    let token = self.post(choice.probe_at.region, choice.probe_at.address, &slab, 0, 8);
-                    self.probe = Some((token, slab));
-                }
-                ClientOutput::ImportRegion(region) => self.import(&region),
-                ClientOutput::Read(batch) => self.read(batch),
-                ClientOutput::ReadWord { read, at } => {
-                    let data = self.slabs.remove(&read);
-                    let slab = self.pool.take(8).expect("there is memory");
-                    let token = self.post(at.region, at.address, &slab, 0, 8);
-                    self.tokens.insert(token, read);
-                    self.reading.insert(read, Reading { slab, remaining: 1, failed: false, word: true });
-                    self.slabs.extend(data.map(|data| (read, data)));
-                }
-                ClientOutput::Discard { read } => drop(self.slabs.remove(&read)),
-                ClientOutput::Event(event) => self.event(event),
-                ClientOutput::CloseFabric => {
-                    self.core.close(self.borrower);
-                    // The machine is asked for more only when all of this is done.
-                    self.network();
-                    self.ask(ClientCommand::FabricClosed);
-                }
-                ClientOutput::Closed(_) => self.closed[1] = true,
-                _ => {}
+            if let Some(happened) = self.server.happened.pop_front() {
+                self.at_server(happened);
+            } else if let Some(happened) = self.client.happened.pop_front() {
+                self.at_client(happened);
+            } else {
+                break;
             }
+        }
+        while self.is_open || self.client.closed {
+            let Some(waiting) = self.waiting.pop_front() else { return };
+            self.open(waiting);
         }
     }
 
-    fn import(&mut self, region: &Region) {
-        let key = region.key.as_ref().try_into().map(u64::from_le_bytes).unwrap_or_default();
-        self.keys.insert(region.id, KeyId(key));
+    pub fn execute(&mut self, rows: Vec<u64>, credit: u64, upload: bool) {
+        self.apps.push(App { upload, credit, ..App::default() });
+        self.scripts.push(rows.clone());
+        self.waiting.push_back(Waiting { at: self.apps.len() - 1, rows });
+        self.look();
     }
 
-    fn event(&mut self, event: ClientEvent) {
+    fn open(&mut self, Waiting { at, rows }: Waiting) {
+        let (stream, App { upload, credit, .. }) = (StreamId(at as u32 + 1), &self.apps[at]);
+        if *upload {
+            let options = UploadOptions { lend_from: LendFrom::Bytes(0), ..UploadOptions::default() };
+            self.ask(ClientCommand::Upload { stream, table: "t".into(), options });
+            self.client.begin(&mut self.shared, stream, rows);
+        } else {
+            let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit: *credit, ..OpenOptions::default() };
+            self.ask(ClientCommand::Open { stream, request: Request::Sql("q".into()), options });
+        }
+        self.look();
+    }
+
+    fn at_server(&mut self, happened: Happened<ServerEvent>) {
+        match happened {
+            Happened::Stream(event) => self.arrived(event, true),
+            Happened::Probe(true) => self.serve(ServerCommand::ReversePathUp { transport: "core".into() }),
+            Happened::Probe(false) => self.serve(ServerCommand::ReversePathDown { reason: "the probe".into() }),
+            Happened::Event(ServerEvent::OpenFabric { .. }) => {
+                let (fencing, words) = self.server.open_words(&mut self.shared);
+                let opened = OpenedFabric { address: Bytes::new(), fencing, words, probe_value: PROBE };
+                self.serve(ServerCommand::FabricOpened(opened));
+            }
+            Happened::Event(ServerEvent::Prove(lending)) => self.server.prove(&mut self.shared, &lending),
+            Happened::Event(ServerEvent::Query { stream, .. }) => {
+                let rows = self.scripts[stream.0 as usize - 1].clone();
+                self.server.begin(&mut self.shared, stream, rows);
+            }
+            Happened::Event(ServerEvent::Upload { stream, .. }) => {
+                let window = self.apps[stream.0 as usize - 1].credit;
+                self.serve(ServerCommand::Accept { stream, window, most: window.saturating_mul(2) });
+            }
+            Happened::Event(_) => {}
+        }
+    }
+
+    fn at_client(&mut self, happened: Happened<ClientEvent>) {
+        match happened {
+            Happened::Stream(event) => self.arrived(event, false),
+            Happened::Probe(true) => {
+                let (fencing, words) = self.client.open_words(&mut self.shared);
+                let lending = Some(LentWords { fencing, words, probe_value: PROBE });
+                self.ask(ClientCommand::FabricUp { transport: "core".into(), lending });
+            }
+            Happened::Probe(false) => self.ask(ClientCommand::FabricUnavailable { reason: "the probe".into() }),
+            Happened::Event(ClientEvent::ConnectFabric(choice)) => {
+                self.client.prove(&mut self.shared, &choice.lending);
+            }
+            Happened::Event(ClientEvent::FabricUp { .. } | ClientEvent::FabricDown { .. }) => self.is_open = true,
+            Happened::Event(ClientEvent::Uploaded { stream, rows }) => {
+                assert_eq!(rows, self.apps[stream.0 as usize - 1].rows.iter().sum::<u64>(), "{stream:?}");
+                self.over_with(stream, true);
+            }
+            Happened::Event(ClientEvent::UploadFailed { stream, .. }) => self.over_with(stream, false),
+            Happened::Event(_) => {}
+        }
+    }
+
+    /// A borrower's application is told something.
+    fn arrived(&mut self, event: BorrowerEvent, at_server: bool) {
         match event {
-            ClientEvent::FabricUp { .. } | ClientEvent::FabricDown { .. } => self.is_open = true,
-            ClientEvent::Batch { stream, seq, cost, payload } => {
-                let Payload::Lent { read, descriptor } = payload else { panic!("all batches are lent") };
-                let slab = self.slabs.remove(&read).expect("it was read");
-                let buffer = slab.into_buffer().expect("its reads are over");
-                let bytes = &buffer[..descriptor.rows as usize * 8];
-                assert_eq!(bytes, content(stream, seq, descriptor.rows), "{stream:?}, batch {seq}");
+            BorrowerEvent::Batch { stream, seq, cost, payload } => {
+                let bytes = match payload {
+                    Payload::Lent { read, .. } if at_server => self.server.take_slab(read),
+                    Payload::Lent { read, .. } => self.client.take_slab(read),
+                    Payload::Inline(bytes) => bytes.to_vec(),
+                    other => panic!("{other:?}"),
+                };
                 let app = &mut self.apps[stream.0 as usize - 1];
+                assert_eq!(app.upload, at_server, "{stream:?}");
                 assert_eq!(seq, app.rows.len() as u64, "batches come in order");
-                app.rows.push(descriptor.rows);
+                // The rest of a slab is padding.
+                let rows = self.scripts[stream.0 as usize - 1][app.rows.len()];
+                assert_eq!(bytes[..rows as usize * 8], content(stream, seq, rows), "{stream:?}, batch {seq}");
+                app.rows.push(rows);
                 app.untaken.push_back(cost);
             }
-            ClientEvent::End { stream, .. } => self.over_with(stream, true),
-            ClientEvent::Failed { stream, .. } => self.over_with(stream, false),
+            BorrowerEvent::End { stream, .. } if at_server => {
+                self.apps[stream.0 as usize - 1].ended = true;
+                self.answer(stream);
+            }
+            BorrowerEvent::End { stream, .. } => self.over_with(stream, true),
+            // The client is told by the answer.
+            BorrowerEvent::Failed { .. } if at_server => {}
+            BorrowerEvent::Failed { stream, .. } => self.over_with(stream, false),
             _ => {}
+        }
+    }
+
+    /// The server answers an upload whose every batch has been taken.
+    fn answer(&mut self, stream: StreamId) {
+        let app = &self.apps[stream.0 as usize - 1];
+        if app.ended && app.untaken.is_empty() && self.server.machine.is_upload(stream) {
+            let rows = app.rows.iter().sum();
+            self.serve(ServerCommand::Answer { stream, result: Ok(rows) });
         }
     }
 
@@ -406,68 +268,86 @@ impl Pair {
         assert_eq!(before, None, "{stream:?} ended twice");
     }
 
-    fn drain_server(&mut self) {
-        loop {
-            match self.server.poll_output() {
-                ServerOutput::Wait(_) => return,
-                ServerOutput::Transmit(frame) if !self.is_cut => {
-                    self.down.extend(frame.head.iter().chain(&frame.payload));
-                }
-                ServerOutput::OpenFabric { .. } => self.open_fabric(),
-                ServerOutput::Execute { stream, .. } => {
-                    let schema = Schema::new(vec![Arc::new(Field::new("a", DataType::Int64, false))]);
-                    let schema = encode_schema(&schema).expect("a schema that IPC carries").into();
-                    self.command(ServerCommand::Schema { stream, schema, order: Vec::new() });
-                }
-                ServerOutput::Pull { stream, .. } => self.pulled.push_back(stream),
-                ServerOutput::OpenLease { lease, word } => {
-                    if let Some((slot, value)) = word {
-                        self.words.open(slot as usize, value).expect("a slot that is free");
-                    }
-                    let place = self.loans[&lease].1;
-                    self.core.lent(self.lender, lease, &[place]);
-                }
-                ServerOutput::EndLease { lease, slot, end } => {
-                    if let Some(slot) = slot {
-                        assert_eq!(self.words.revoke(slot as usize), Ok(true), "its word stood");
-                    }
-                    self.core.lease_ended(self.lender, lease, end);
-                    let (_, place) = self.loans.remove(&lease).expect("a lease ends once");
-                    if !self.closed[0] {
-                        self.command(ServerCommand::Retire(place.region));
-                    }
-                }
-                ServerOutput::CloseFabric => {
-                    self.core.close(self.lender);
-                    self.command(ServerCommand::FabricClosed);
-                }
-                ServerOutput::Closed(_) => self.closed[0] = true,
-                _ => {}
-            }
+    pub fn cancel(&mut self, at: usize) {
+        let stream = StreamId(at as u32 + 1);
+        if self.apps[at].over.is_some() {
+            return;
         }
+        if let Some(waiting) = self.waiting.iter().position(|waiting| waiting.at == at) {
+            self.waiting.remove(waiting);
+            // Ids go up: this one is used all the same.
+            self.apps[at].over = Some(false);
+            return;
+        }
+        if self.apps[at].upload {
+            // Nothing more is said of it.
+            self.apps[at].over = Some(false);
+            self.ask(ClientCommand::Withdraw { stream });
+        } else {
+            self.client.borrower(&mut self.shared, BorrowerCommand::Cancel { stream });
+        }
+        self.look();
     }
 
-    fn open_fabric(&mut self) {
-        let memory = Arc::clone(self.words.memory());
-        let id = self.core.new_memory_id();
-        self.core.add_memory(id, HostId(0), &memory);
-        let key = self.core.expose(self.lender, id);
-        let (base, len) = (memory.address(), memory.len() as u64);
-        self.core.lent(self.lender, STANDING_LEASE, &[RemoteRange { region: WORDS, address: base, len }]);
-        let fencing = match self.core.options().fencing {
-            Fencing::Revocation => message::Fencing::Revocation,
-            Fencing::LeaseWord => message::Fencing::LeaseWord,
-        };
-        let words = Region { id: WORDS, base, len, key: key_bytes(key) };
-        let opened = OpenedFabric { address: Bytes::new(), fencing, words, probe_value: PROBE };
-        self.command(ServerCommand::FabricOpened(opened));
+    pub fn advance(&mut self, millis: u64) {
+        self.shared.now = self.shared.now + Duration::from_millis(millis);
+        self.server.handle(&mut self.shared, Input::Time);
+        self.client.handle(&mut self.shared, Input::Time);
+        self.look();
+    }
+
+    /// What is under way is lost, and both ends hear of it.
+    pub fn cut(&mut self) {
+        self.server.is_cut = true;
+        self.client.is_cut = true;
+        self.server.out.clear();
+        self.client.out.clear();
+        self.server.handle(&mut self.shared, Input::ControlLost("cut".into()));
+        self.client.handle(&mut self.shared, Input::ControlLost("cut".into()));
+        self.look();
+    }
+
+    pub fn server_hears(&mut self, most: usize) -> bool {
+        let out = &mut self.client.out;
+        let bytes: Vec<u8> = out.drain(..most.min(out.len())).collect();
+        self.server.hears(&mut self.shared, &bytes);
+        self.look();
+        !bytes.is_empty()
+    }
+
+    pub fn client_hears(&mut self, most: usize) -> bool {
+        let out = &mut self.server.out;
+        let bytes: Vec<u8> = out.drain(..most.min(out.len())).collect();
+        self.client.hears(&mut self.shared, &bytes);
+        self.look();
+        !bytes.is_empty()
+    }
+
+    /// A source at either end answers the oldest pull.
+    pub fn source(&mut self) -> bool {
+        let moved = [self.server.source(&mut self.shared), self.client.source(&mut self.shared)];
+        self.look();
+        moved.contains(&true)
+    }
+
+    /// One step of both endpoints.
+    pub fn network(&mut self) -> bool {
+        let moved = [self.server.network(&mut self.shared), self.client.network(&mut self.shared)];
+        self.look();
+        moved.contains(&true)
     }
 
     /// An application takes its next batch.
     pub fn take(&mut self) -> bool {
         let Some(at) = self.apps.iter().position(|app| !app.untaken.is_empty()) else { return false };
-        let cost = self.apps[at].untaken.pop_front().unwrap_or_default();
-        self.ask(ClientCommand::Consumed { stream: StreamId(at as u32 + 1), cost });
+        let (stream, cost) = (StreamId(at as u32 + 1), self.apps[at].untaken.pop_front().unwrap_or_default());
+        if self.apps[at].upload {
+            self.server.borrower(&mut self.shared, BorrowerCommand::Consumed { stream, cost });
+            self.answer(stream);
+        } else {
+            self.client.borrower(&mut self.shared, BorrowerCommand::Consumed { stream, cost });
+        }
+        self.look();
         true
     }
 
@@ -486,29 +366,31 @@ impl Pair {
 
     fn anything(&mut self) -> bool {
         let moved =
-            [self.server_hears(usize::MAX), self.client_hears(usize::MAX), self.engine(), self.network(), self.take()];
+            [self.server_hears(usize::MAX), self.client_hears(usize::MAX), self.source(), self.network(), self.take()];
         moved.contains(&true)
     }
 
     pub fn close(&mut self) {
         self.ask(ClientCommand::Close);
         self.settle();
-        self.server.handle(self.now, ServerInput::ControlLost("closed".into())).expect("a loss is no misuse");
-        self.drain_server();
-        assert_eq!(self.closed, [true; 2], "both have closed");
+        self.server.handle(&mut self.shared, Input::ControlLost("closed".into()));
+        self.look();
+        assert_eq!([self.server.closed, self.client.closed], [true; 2], "both have closed");
     }
 
     pub fn violations(&self) -> &[Violation] {
-        self.core.violations()
+        self.shared.core.violations()
     }
 
+    /// Bytes on loan of the end that lends more.
     pub fn bytes_on_loan(&self) -> u64 {
-        self.server.bytes_on_loan()
+        self.server.machine.bytes_on_loan().max(self.client.machine.lender().bytes_on_loan())
     }
 
-    /// Leases that stand, besides that of the words.
+    /// Leases that stand at either end, besides those of the words.
     pub fn open_leases(&self) -> usize {
-        self.server.open_leases() + self.core.standing_leases(self.lender).saturating_sub(1) + self.loans.len()
+        let machines = self.server.machine.open_leases() + self.client.machine.lender().open_leases();
+        machines + self.server.open_leases(&self.shared) + self.client.open_leases(&self.shared)
     }
 
     pub fn delivered(&self, at: usize) -> &[u64] {

@@ -1,0 +1,154 @@
+//! Uploads: batches that this client lends, for the server to read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use futures::{Stream, StreamExt};
+use thallus_driver::{Packing, PackingContext};
+use thallus_protocol::StreamId;
+use thallus_protocol::client::{ClientCommand, UploadOptions as MachineOptions};
+use thallus_protocol::codes::StreamCode;
+use thallus_protocol::lender::LenderCommand;
+use thallus_protocol::message::{Access, Failure, LendFrom};
+#[cfg(feature = "planted-bugs")]
+use thallus_protocol::planted::{Bug, is_planted};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::driver::{Command, Feed, Handle};
+use crate::error::ClientError;
+
+/// How one upload is to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UploadOptions {
+    /// The upload ends in an error this long after it began. `None`: it may take as long as it takes.
+    pub deadline: Option<Duration>,
+    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`](crate::ConnectOptions::lend_from).
+    pub lend_from: Option<LendFrom>,
+}
+
+impl UploadOptions {
+    /// No deadline, and the connection's choice for the rest.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Option<Duration>) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets [`lend_from`](Self::lend_from).
+    #[must_use]
+    pub fn with_lend_from(mut self, lend_from: LendFrom) -> Self {
+        self.lend_from = Some(lend_from);
+        self
+    }
+}
+
+/// What one upload's transfer was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UploadReport {
+    /// Rows that the server has taken.
+    pub rows: u64,
+    /// Batches that the server read one-sidedly from this client's memory.
+    pub batches_lent: u64,
+    /// Batches that were sent over the control connection.
+    pub batches_inline: u64,
+}
+
+/// Withdraws an upload whose future was dropped.
+struct Upload<'a> {
+    handle: &'a Handle,
+    stream: StreamId,
+    over: bool,
+}
+
+impl Drop for Upload<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.handle.send(Command::Machine(ClientCommand::Withdraw { stream: self.stream }));
+        }
+    }
+}
+
+/// Takes batches to the server, as it asks for them.
+pub(crate) async fn run(
+    handle: &Handle,
+    table: &str,
+    schema: SchemaRef,
+    mut batches: impl Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
+    options: MachineOptions,
+    max_loan_bytes: u64,
+) -> Result<UploadReport, ClientError> {
+    let (begun, has_begun) = oneshot::channel();
+    let (pulls, mut pulled) = mpsc::unbounded_channel();
+    let (answer, mut answered) = oneshot::channel();
+    let feed = Feed { begun, pulls, answer };
+    let stream = handle.upload(table.to_owned(), options, feed).ok_or_else(ClientError::gone)?;
+    let mut upload = Upload { handle, stream, over: false };
+    let pool = has_begun.await.map_err(|_| ClientError::gone())?;
+    let context = PackingContext { pool, max_loan_bytes, access: Access::Read, page_faults: || 0 };
+    let (mut packing, schema_message) = Packing::new(&schema, context)?;
+    handle.lender(LenderCommand::Schema { stream, schema: schema_message, order: Vec::new() });
+    let mut report = UploadReport::default();
+    let answer = loop {
+        let lend_from = tokio::select! {
+            biased;
+            answer = &mut answered => break answer,
+            pull = pulled.recv() => match pull {
+                Some(lend_from) => lend_from,
+                // The stream has ended: the answer says how.
+                None => break answered.await,
+            },
+        };
+        // A source may take as long as it likes: the upload can end meanwhile.
+        let next = tokio::select! {
+            biased;
+            answer = &mut answered => break answer,
+            next = batches.next() => next,
+        };
+        #[cfg(feature = "planted-bugs")]
+        let next = match next {
+            Some(Err(_)) if is_planted(Bug::ErrorTakenForEnd) => None,
+            next => next,
+        };
+        match next {
+            Some(Ok(batch)) => {
+                if batch.schema() != schema {
+                    return Err(ClientError::Source { source: differs(&batch) });
+                }
+                let packed = packing.pack(&batch, lend_from)?;
+                match &packed {
+                    thallus_driver::Packed::Lent { .. } => report.batches_lent += 1,
+                    thallus_driver::Packed::Inline { .. } => report.batches_inline += 1,
+                }
+                handle.send(Command::Packed { stream, packed });
+            }
+            Some(Err(source)) => {
+                let failure = Failure::new(StreamCode::Source, source.to_string());
+                upload.over = true;
+                handle.lender(LenderCommand::Fail { stream, failure });
+                return Err(ClientError::Source { source });
+            }
+            None => {
+                handle.lender(LenderCommand::Finish { stream, execute_nanos: 0 });
+                break answered.await;
+            }
+        }
+    };
+    upload.over = true;
+    report.rows = answer.map_err(|_| ClientError::gone())??;
+    Ok(report)
+}
+
+fn differs(batch: &RecordBatch) -> ArrowError {
+    ArrowError::SchemaError(format!("a batch has the schema {:?}, the upload another", Arc::as_ref(&batch.schema())))
+}

@@ -1,0 +1,191 @@
+//! The lender's side of a connection's data plane: lease words, regions that the peer has keys to, and the memory of each loan.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use thallus_fabric::memory::LeaseWords;
+use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
+use thallus_protocol::lender::{LenderCommand, Loan, LoanEffort};
+use thallus_protocol::message::{self, Region};
+#[cfg(feature = "planted-bugs")]
+use thallus_protocol::planted::{Bug, is_planted};
+use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
+use tracing::{error, warn};
+
+use crate::loans::{Held, LoanPool, Part, PreparedLoan};
+use crate::regions::Regions;
+
+/// The value of the probe: `THALLUS!`.
+pub const PROBE: u64 = u64::from_le_bytes(*b"THALLUS!");
+
+/// Keeps the memory of a loan that was torn down while its borrower may still look at it.
+pub type KeepLoan = Arc<dyn Fn(Held) + Send + Sync>;
+
+/// The memory of a loan, and what becomes of it if the borrower may look at it for longer than the lease stands.
+struct LoanMemory {
+    held: Option<Held>,
+    keep: Option<KeepLoan>,
+}
+
+impl LoanMemory {
+    /// The lease has ended: so has the borrower's use of the memory, unless the lease was torn down while that was mapped.
+    fn end(mut self, end: LeaseEnd) {
+        if matches!(end, LeaseEnd::Released | LeaseEnd::Withdrawn) {
+            self.keep = None;
+        }
+    }
+}
+
+impl Drop for LoanMemory {
+    fn drop(&mut self) {
+        // Also where a connection's task ends early.
+        if let (Some(keep), Some(held)) = (self.keep.take(), self.held.take()) {
+            keep(held);
+        }
+    }
+}
+
+impl fmt::Debug for LoanMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoanMemory").field("kept", &self.keep.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// One loan, from the moment that its batch is handed to the machine.
+#[derive(Debug)]
+struct ActiveLoan {
+    parts: Vec<Part>,
+    /// The regions of its parts, once these are open to the peer.
+    regions: Vec<RegionId>,
+    memory: LoanMemory,
+}
+
+/// How this end lends, as its machine is told.
+#[derive(Clone, Debug)]
+pub struct OpenedWords {
+    /// How this end fences what it lends.
+    pub fencing: message::Fencing,
+    /// The region of the lease words.
+    pub words: Region,
+    /// The value in the probe.
+    pub probe_value: u64,
+}
+
+/// The loans of one connection.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    pool: Arc<LoanPool>,
+    words: Option<LeaseWords>,
+    regions: Regions,
+    loans: BTreeMap<LeaseId, ActiveLoan>,
+    last_lease: u64,
+}
+
+impl Lending {
+    pub(crate) fn new(pool: Arc<LoanPool>) -> Self {
+        Lending { pool, words: None, regions: Regions::default(), loans: BTreeMap::new(), last_lease: 0 }
+    }
+
+    /// Lends from now on: makes the lease words, with the probe among them, and opens them to the peer.
+    pub(crate) fn open(&mut self, endpoint: &mut dyn Endpoint, max_leases: u32) -> Result<OpenedWords, FabricError> {
+        let fabric = self.pool.fabric();
+        let words = || LeaseWords::new(&**fabric, max_leases as usize + 1);
+        let words = self.pool.registrations().making_room(words)?;
+        words.open(max_leases as usize, PROBE)?;
+        let whole = 0..words.memory().len();
+        let (_, announcement) = self.regions.enter(endpoint, words.memory(), whole, true)?;
+        let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
+        endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: region.base, len: region.len }]);
+        let fencing = match fabric.capabilities().fencing {
+            Fencing::Revocation => message::Fencing::Revocation,
+            Fencing::LeaseWord => message::Fencing::LeaseWord,
+        };
+        self.words = Some(words);
+        Ok(OpenedWords { fencing, words: region, probe_value: PROBE })
+    }
+
+    /// What makes batches readable by the peer.
+    pub(crate) fn pool(&self) -> &Arc<LoanPool> {
+        &self.pool
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.loans.is_empty()
+    }
+
+    /// A batch is handed to the machine: its loan, under a new lease. `keep`: see [`KeepLoan`].
+    pub(crate) fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
+        let PreparedLoan { descriptor, parts, staged, held } = loan;
+        self.last_lease += 1;
+        let lease = LeaseId(self.last_lease);
+        let memory = LoanMemory { held: Some(held), keep };
+        self.loans.insert(lease, ActiveLoan { parts, regions: Vec::new(), memory });
+        Loan { lease, descriptor, staged, effort }
+    }
+
+    /// A lease begins: its word is set, and its memory opened to the peer.
+    pub(crate) fn open_lease(
+        &mut self,
+        endpoint: &mut dyn Endpoint,
+        lease: LeaseId,
+        word: Option<(u32, u64)>,
+    ) -> LenderCommand {
+        let mut announce = Vec::new();
+        let Some(loan) = self.loans.get_mut(&lease) else {
+            return LenderCommand::NotExposed { lease, announce, reason: "bug: the loan is not known".into() };
+        };
+        let mut places = Vec::with_capacity(loan.parts.len());
+        for part in &loan.parts {
+            match self.regions.enter(endpoint, &part.memory, part.scope.clone(), part.lasting) {
+                Ok((region, announcement)) => {
+                    loan.regions.push(region);
+                    places.push(RemoteRange { region, address: part.address, len: part.len });
+                    announce.extend(announcement);
+                }
+                Err(error) => return LenderCommand::NotExposed { lease, announce, reason: error.to_string() },
+            }
+        }
+        endpoint.lent(lease, &places);
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::MemoryFreedWhenSent) {
+            self.loans.remove(&lease);
+        }
+        if let (Some((slot, value)), Some(words)) = (word, &self.words)
+            && let Err(error) = words.open(slot as usize, value)
+        {
+            error!(%error, %lease, "bug: a lease word could not be set");
+        }
+        LenderCommand::Exposed { lease, announce, places }
+    }
+
+    /// A lease ended: its word goes first, then its memory. The regions that nothing uses any more.
+    pub(crate) fn end_lease(
+        &mut self,
+        endpoint: &mut dyn Endpoint,
+        lease: LeaseId,
+        slot: Option<u32>,
+        end: LeaseEnd,
+    ) -> Vec<RegionId> {
+        // A borrower that is still reading must find out: the word is cleared before the memory is reused.
+        #[cfg(feature = "planted-bugs")]
+        let slot = slot.filter(|_| !is_planted(Bug::LeaseWordNotCleared));
+        if let (Some(slot), Some(words)) = (slot, &self.words)
+            && let Err(error) = words.revoke(slot as usize)
+        {
+            error!(%error, slot, "bug: a lease word could not be cleared");
+        }
+        endpoint.lease_ended(lease, end);
+        if end == LeaseEnd::Revoked {
+            warn!(%lease, "the peer did not release a lease in time; it was revoked");
+        }
+        let Some(ActiveLoan { regions, memory, .. }) = self.loans.remove(&lease) else { return Vec::new() };
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::LoanLeaked) {
+            std::mem::forget(memory);
+            return Vec::new();
+        }
+        memory.end(end);
+        regions.into_iter().filter(|region| self.regions.leave(endpoint, *region)).collect()
+    }
+}

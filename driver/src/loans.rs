@@ -1,0 +1,255 @@
+//! Makes a batch's buffers readable by peers: where they lie if that is registered memory or can be registered, else by a
+//! copy. What lends over one fabric shares a pool, with one budget of bytes on loan.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arrow_buffer::Buffer;
+use thallus_fabric::memory::{
+    CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena,
+};
+use thallus_fabric::{Fabric, FabricError, Fencing};
+use thallus_protocol::layout::BatchDescriptor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{info, warn};
+
+/// Buffers shorter than this are copied side by side into registered memory rather than opened to the borrower each by
+/// itself: a registration or a window, and a remote key that the borrower has to take in, cost more than the copy.
+const STAGE_BELOW: usize = 32 * 1024;
+
+/// Unit of the budget's permits, since a semaphore counts in 32 bits.
+const BUDGET_UNIT: u64 = 4096;
+
+/// Makes batches readable over one fabric; shared by all connections that lend over it.
+pub struct LoanPool {
+    fabric: Arc<dyn Fabric>,
+    /// Memory that is registered already, such as the heap in which the engine computes.
+    space: Option<Arc<dyn RegisteredSpace>>,
+    staging: StagingArena,
+    /// Of buffers that lie elsewhere.
+    registrations: RegistrationCache,
+    budget: Arc<Semaphore>,
+    /// Permits of the whole budget.
+    permits: usize,
+    /// Whether it has been logged that buffers lie outside of `space`.
+    unregistered_logged: AtomicBool,
+}
+
+/// A non-empty buffer of a loan.
+#[derive(Debug)]
+pub struct Part {
+    pub(crate) memory: Arc<RegisteredMemory>,
+    /// Where it begins, in the lender's address space.
+    pub(crate) address: u64,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// The range that may be opened to the borrower: the part, and memory around it that belongs to the same loan.
+    pub(crate) scope: Range<usize>,
+    /// Whether the memory stays registered for good, so that its region may stay announced.
+    pub(crate) lasting: bool,
+}
+
+/// Keeps the memory of a loan alive and counted. Dropped when the lease has ended.
+#[derive(Debug)]
+pub struct Held {
+    /// Buffers that are lent from where they lie: their memory is not freed, and arrow writes to no buffer that is shared.
+    _buffers: Vec<Buffer>,
+    _staged: Vec<StagedRange>,
+    _budget: OwnedSemaphorePermit,
+}
+
+/// The registrations of one batch's buffers, by where these begin and how long they are.
+type Seen = HashMap<(usize, usize), Option<Arc<RegisteredMemory>>>;
+
+/// Where a buffer is lent from.
+enum Place {
+    Here { memory: Arc<RegisteredMemory>, scope: Range<usize>, lasting: bool },
+    Copy,
+}
+
+/// A batch that can be lent.
+#[derive(Debug)]
+pub struct PreparedLoan {
+    /// Its shape.
+    pub descriptor: BatchDescriptor,
+    pub(crate) parts: Vec<Part>,
+    /// Bytes that were copied.
+    pub staged: u64,
+    pub(crate) held: Held,
+}
+
+impl LoanPool {
+    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has registered. As
+    /// many bytes at most stay registered elsewhere. `clock`: see [`CachePolicy::clock`].
+    #[must_use]
+    pub fn new(
+        fabric: Arc<dyn Fabric>,
+        space: Option<Arc<dyn RegisteredSpace>>,
+        budget: u64,
+        clock: Option<fn() -> Duration>,
+    ) -> Self {
+        let permits = usize::try_from(budget / BUDGET_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
+        let max_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
+        let limits = PoolLimits { max_bytes, ..PoolLimits::default() };
+        let staging = StagingArena::new(Arc::clone(&fabric), limits);
+        let policy = CachePolicy { max_bytes, clock, ..CachePolicy::default() };
+        LoanPool {
+            registrations: RegistrationCache::new(Arc::clone(&fabric), staging.clone(), policy),
+            staging,
+            fabric,
+            space,
+            budget: Arc::new(Semaphore::new(permits)),
+            permits,
+            unregistered_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// The fabric.
+    #[must_use]
+    pub fn fabric(&self) -> &Arc<dyn Fabric> {
+        &self.fabric
+    }
+
+    /// Bytes of the budget that are taken by loans, or by batches that are about to be lent.
+    #[must_use]
+    pub fn bytes_on_loan(&self) -> u64 {
+        self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
+    }
+
+    /// Bytes that are registered for loans to come: of the staging arena, and of buffers elsewhere that are not on loan.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.staging.stats().pool.bytes_total + self.registrations.stats().idle_bytes
+    }
+
+    /// The registrations of buffers that lie outside of registered memory.
+    #[must_use]
+    pub fn registrations(&self) -> &RegistrationCache {
+        &self.registrations
+    }
+
+    /// Whether it has met buffers outside of registered memory that are worth more than a copy.
+    #[must_use]
+    pub fn registers_elsewhere(&self) -> bool {
+        let stats = self.registrations.stats();
+        stats.misses + stats.copies > 0
+    }
+
+    /// Gives back staging memory that was idle for this time, and that no connection knows; and registrations of buffers that were not
+    /// lent for this time.
+    pub fn trim(&self, idle: Duration) {
+        self.staging.trim(idle);
+        self.registrations.trim(idle);
+    }
+
+    /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow it now.
+    ///
+    /// # Errors
+    /// The fabric cannot register, and there is no memory to copy to.
+    pub fn prepare(
+        &self,
+        descriptor: BatchDescriptor,
+        buffers: &[Buffer],
+        mapped: bool,
+    ) -> Result<Option<PreparedLoan>, FabricError> {
+        let units = u32::try_from(descriptor.slab_bytes().div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
+        let Ok(budget) = Arc::clone(&self.budget).try_acquire_many_owned(units) else { return Ok(None) };
+
+        let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
+        let mut seen = HashMap::new();
+        let places: Vec<Place> =
+            filled.iter().map(|buffer| self.place(buffer, mapped, &mut seen)).collect::<Result<_, _>>()?;
+        let to_stage: Vec<&[u8]> = filled
+            .iter()
+            .zip(&places)
+            .filter(|(_, place)| matches!(place, Place::Copy))
+            .map(|(buffer, _)| buffer.as_slice())
+            .collect();
+        let copied = if to_stage.is_empty() {
+            Vec::new()
+        } else {
+            self.registrations.making_room(|| self.staging.stage(&to_stage))?
+        };
+        let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
+
+        // The copies of a loan lie side by side, in a slab of their own.
+        let staged_scope =
+            copied.first().zip(copied.last()).map(|(first, last)| first.offset()..last.offset() + last.len());
+        let mut copies = copied.iter();
+        let mut parts = Vec::with_capacity(filled.len());
+        let mut lent = Vec::with_capacity(filled.len());
+        for (buffer, place) in filled.into_iter().zip(places) {
+            let (address, len) = (buffer.as_ptr() as u64, buffer.len() as u64);
+            parts.push(match place {
+                Place::Here { memory, scope, lasting } => {
+                    lent.push(buffer.clone());
+                    Part { memory, address, len, scope, lasting }
+                }
+                Place::Copy => {
+                    let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than were asked for"))?;
+                    let scope = staged_scope.clone().unwrap_or_default();
+                    Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, scope, lasting: true }
+                }
+            });
+        }
+        let held = Held { _buffers: lent, _staged: copied, _budget: budget };
+        Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
+    }
+
+    /// Where a buffer is to be lent from.
+    fn place(&self, buffer: &Buffer, mapped: bool, seen: &mut Seen) -> Result<Place, FabricError> {
+        // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
+        let opens_each = self.fabric.capabilities().fencing == Fencing::Revocation;
+        if opens_each && buffer.len() < STAGE_BELOW {
+            return Ok(Place::Copy);
+        }
+        if let Some(space) = &self.space {
+            if let Some((memory, offset)) = space.find(buffer) {
+                let scope = offset..offset + buffer.len();
+                return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
+            }
+            if !self.unregistered_logged.swap(true, Ordering::Relaxed) {
+                info!(
+                    ?space,
+                    "a buffer lies outside of registered memory; such are registered or copied when they are lent"
+                );
+            }
+        }
+        // Memory that the fabric has not allocated cannot be mapped.
+        if buffer.len() < STAGE_BELOW || mapped {
+            return Ok(Place::Copy);
+        }
+        Ok(match self.register(buffer, seen)? {
+            Some(memory) => Place::Here { scope: 0..memory.len(), memory, lasting: false },
+            None => Place::Copy,
+        })
+    }
+
+    /// The registration of a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.
+    fn register(&self, buffer: &Buffer, seen: &mut Seen) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
+        let place = (buffer.as_ptr().addr(), buffer.len());
+        if let Some(memory) = seen.get(&place) {
+            return Ok(memory.clone());
+        }
+        let memory = match self.registrations.register(buffer) {
+            Ok(memory) => memory,
+            Err(error @ (FabricError::Registration { .. } | FabricError::OutOfMemory { .. })) => {
+                warn!(%error, "a buffer cannot be lent from where it lies, and is copied");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        seen.insert(place, memory.clone());
+        Ok(memory)
+    }
+}
+
+impl fmt::Debug for LoanPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoanPool({:?}, {:?}, {:?})", self.fabric.kind(), self.staging, self.registrations)
+    }
+}

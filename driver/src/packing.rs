@@ -1,0 +1,180 @@
+//! Makes the batches of one stream ready to travel: lent, or inline.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use bytes::Bytes;
+use thallus_fabric::count::thread_registrations;
+use thallus_fabric::memory::Trusting;
+use thallus_protocol::codes::StreamCode;
+use thallus_protocol::inline::InlineEncoder;
+use thallus_protocol::layout::{self, Described, LayoutError, LentDictionaries};
+use thallus_protocol::lender::LoanEffort;
+use thallus_protocol::message::{Access, Failure};
+use tracing::warn;
+
+use crate::loans::{LoanPool, PreparedLoan};
+
+/// What batches are packed with.
+#[derive(Clone, Debug)]
+pub struct PackingContext {
+    /// What makes batches readable. `None`: all travel inline.
+    pub pool: Option<Arc<LoanPool>>,
+    /// The most that one batch may lend, in bytes.
+    pub max_loan_bytes: u64,
+    /// How the borrower gets at lent batches.
+    pub access: Access,
+    /// Page faults of the thread so far.
+    pub page_faults: fn() -> u64,
+}
+
+/// A batch that is ready to travel.
+#[derive(Debug)]
+pub enum Packed {
+    /// To be lent.
+    Lent {
+        /// Its memory.
+        loan: PreparedLoan,
+        /// Work that it took.
+        effort: LoanEffort,
+        /// Its rows.
+        rows: u64,
+    },
+    /// To be sent inline.
+    Inline {
+        /// As Arrow IPC.
+        ipc: Bytes,
+        /// Its rows.
+        rows: u64,
+    },
+}
+
+/// The common state of the batches of one stream.
+pub struct Packing {
+    context: PackingContext,
+    encoder: InlineEncoder,
+    /// Of the last batch that was lent, unless each is to be complete.
+    dictionaries: Option<LentDictionaries>,
+    /// Bits of a row and its validity, where all columns are numbers.
+    row_bits: Option<u64>,
+}
+
+impl fmt::Debug for Packing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packing").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+impl Packing {
+    /// For batches of `schema`; and the message that the stream begins with.
+    ///
+    /// # Errors
+    /// Arrow IPC cannot carry the schema.
+    pub fn new(schema: &Schema, context: PackingContext) -> Result<(Self, Bytes), Failure> {
+        let (encoder, message) = InlineEncoder::new(schema).map_err(unencodable)?;
+        let encoder = encoder.with_assemble(&Trusting);
+        let dictionaries = (!context.access.needs_complete_batches()).then(LentDictionaries::default);
+        let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
+        let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();
+        Ok((Packing { context, encoder, dictionaries, row_bits }, message.into()))
+    }
+
+    /// An upper bound of a batch's live bytes, which takes less time than their exact number: most small results end here.
+    fn at_most(&self, batch: &RecordBatch) -> u64 {
+        let held = batch.get_array_memory_size() as u64;
+        let Some(bits) = self.row_bits else { return held };
+        // Bitmaps may begin and end within a byte.
+        let rows = (batch.num_rows() as u64).saturating_mul(bits) / 8 + 2 * batch.num_columns() as u64;
+        held.min(rows)
+    }
+
+    /// Makes a batch ready to travel; it is lent if it has `lend_from` live bytes or more.
+    ///
+    /// # Errors
+    /// Arrow IPC cannot carry the batch, or it cannot be described.
+    pub fn pack(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<Packed, Failure> {
+        let rows = batch.num_rows() as u64;
+        let page_faults = self.context.page_faults;
+        let before = (thread_registrations(), page_faults());
+        let loan = self.prepare(batch, lend_from).map_err(unencodable)?;
+        let (registrations, page_faults) = (thread_registrations() - before.0, page_faults() - before.1);
+        Ok(match loan {
+            Some(loan) => Packed::Lent { loan, effort: LoanEffort { registrations, page_faults }, rows },
+            None => Packed::Inline { ipc: self.encoder.encode(batch).map_err(unencodable)?.into(), rows },
+        })
+    }
+
+    /// The batch as a loan, if it is to be lent and can be.
+    fn prepare(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<Option<PreparedLoan>, LayoutError> {
+        let (Some(threshold), Some(pool)) = (lend_from, &self.context.pool) else { return Ok(None) };
+        if self.at_most(batch) < threshold {
+            return Ok(None);
+        }
+        let Described { descriptor, buffers, copied, spared, dictionaries } = match &self.dictionaries {
+            Some(before) => layout::describe_after(self.encoder.plan(), batch, before),
+            None => layout::describe_compact(self.encoder.plan(), batch),
+        }?;
+        // Spared dictionaries count: inline they might have to travel, and the borrower keeps them.
+        let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()].map(|bytes| bytes.saturating_add(spared));
+        if live < threshold || all > self.context.max_loan_bytes {
+            return Ok(None);
+        }
+        let bytes = descriptor.slab_bytes();
+        match pool.prepare(descriptor, &buffers, matches!(self.context.access, Access::Map(_))) {
+            Ok(Some(mut loan)) => {
+                loan.staged += copied;
+                // The borrower keeps the dictionaries that were lent last; from now on these.
+                if let Some(lent) = &mut self.dictionaries {
+                    *lent = dictionaries;
+                }
+                Ok(Some(loan))
+            }
+            Ok(None) => {
+                let fabric = pool.fabric().kind();
+                warn!(bytes, %fabric, "the limit of bytes on loan is reached: a batch travels inline");
+                Ok(None)
+            }
+            Err(error) => {
+                warn!(%error, bytes, "a batch cannot be lent, and travels inline");
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn unencodable(what: impl fmt::Display) -> Failure {
+    Failure::new(StreamCode::Unencodable, what.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{ArrayRef, Int16Array, Int64Array, StringArray};
+
+    use super::*;
+
+    fn context() -> PackingContext {
+        PackingContext { pool: None, max_loan_bytes: 1 << 20, access: Access::Read, page_faults: || 0 }
+    }
+
+    #[test]
+    fn no_more_lives_in_a_batch_than_it_is_said_to_have_at_most() {
+        let numbers: ArrayRef = Arc::new((0..5000).map(|n| (n % 3 > 0).then_some(n)).collect::<Int64Array>());
+        let short: ArrayRef = Arc::new((0..5000).map(|n| (n % 5 > 0).then_some(n)).collect::<Int16Array>());
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..5000).map(|n| format!("name {n}"))));
+        let columns = [("numbers", numbers), ("short", short)];
+        let whole = RecordBatch::try_from_iter(columns.clone()).unwrap();
+        let named = RecordBatch::try_from_iter(columns.into_iter().chain([("names", names)])).unwrap();
+        for (batch, is_tight) in [(whole, true), (named, false)] {
+            let (packing, _) = Packing::new(&batch.schema(), context()).unwrap();
+            for (start, len) in [(0, 5000), (0, 0), (0, 1), (7, 1), (7, 2), (1, 4095), (3, 1000), (4990, 10)] {
+                let part = batch.slice(start, len);
+                let live = layout::describe_compact(packing.encoder.plan(), &part).unwrap().descriptor.live_bytes();
+                let most = packing.at_most(&part);
+                assert!(live <= most, "{live} bytes live, {most} at most: {start}, {len}");
+                assert!(!is_tight || most <= live + 8, "{live} bytes live, {most} at most: {start}, {len}");
+            }
+        }
+    }
+}

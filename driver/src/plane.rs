@@ -1,0 +1,321 @@
+//! The data plane of one connection, in both directions: one endpoint, what is read over it, and what is lent over it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow_buffer::Buffer;
+use thallus_fabric::memory::SlabPool;
+use thallus_fabric::{Capabilities, Endpoint, FabricError, Transport};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadProblem};
+use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanEffort};
+use thallus_protocol::message::{self, Thresholds};
+use thallus_protocol::{Cause, ReadId, StreamId, Timestamp};
+use tracing::error;
+
+use crate::lending::{KeepLoan, Lending, OpenedWords};
+use crate::loans::{LoanPool, PreparedLoan};
+use crate::pools::Pools;
+use crate::reads::{Done, ReadSlab, Reads};
+use crate::threshold::Threshold;
+
+/// How long an endpoint may take to close before it is given up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// The endpoint failed as a whole; it is still to be closed.
+    Failed,
+    Closing {
+        deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
+    },
+    Closed,
+}
+
+/// What a data plane reports.
+#[derive(Debug)]
+pub enum PlaneEvent {
+    /// Reads have ended.
+    Read(Vec<BorrowerCommand>),
+    /// The peer's probe was read: what carries it, or why it does not work.
+    Proven(Result<String, String>),
+    /// The endpoint failed as a whole.
+    Failed(String),
+    /// The endpoint is closed.
+    Closed,
+}
+
+/// The time in which a stream had anything being read.
+#[derive(Debug, Default)]
+struct ReadTime {
+    in_flight: usize,
+    /// Since when, while anything is in flight.
+    since: Timestamp,
+    total: Duration,
+}
+
+/// One connection's data plane.
+#[derive(Debug)]
+pub struct Plane {
+    reads: Reads,
+    lending: Lending,
+    /// What is mapped, and not proven or not delivered yet.
+    mapped: BTreeMap<ReadId, Vec<Buffer>>,
+    times: BTreeMap<StreamId, ReadTime>,
+    threshold: Threshold,
+    /// The value that the peer's probe must have.
+    probe_value: Option<u64>,
+    batches: SlabPool,
+    state: State,
+    /// Events that came with others.
+    events: std::collections::VecDeque<PlaneEvent>,
+}
+
+impl Plane {
+    /// Over an endpoint that is connected to its peer, over which this end lends what `loans` makes readable.
+    #[must_use]
+    pub fn new(endpoint: Box<dyn Endpoint>, pools: Pools, capabilities: &Capabilities, loans: Arc<LoanPool>) -> Self {
+        let batches = pools.batches.clone();
+        Plane {
+            reads: Reads::new(endpoint, pools, capabilities.max_read, capabilities.max_outstanding_reads),
+            lending: Lending::new(loans),
+            mapped: BTreeMap::new(),
+            times: BTreeMap::new(),
+            threshold: Threshold::new(),
+            probe_value: None,
+            batches,
+            state: State::Open,
+            events: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// What carries the reads, in the fabric's words.
+    pub fn transport(&mut self) -> Option<Transport> {
+        self.reads.endpoint().transport()
+    }
+
+    /// Takes in the region of the peer's lease words, and reads the probe among them: [`PlaneEvent::Proven`] says what came of it.
+    /// `as_batch`: into memory for batches, so that the proof includes that there is some.
+    pub fn prove(&mut self, lending: &message::Lending, as_batch: bool) {
+        self.reads.import(&lending.words);
+        self.probe_value = Some(lending.probe_value);
+        self.reads.probe(lending.probe_at, as_batch);
+    }
+
+    /// Lends from now on, under at most `max_leases` leases at once.
+    ///
+    /// # Errors
+    /// There is no memory for lease words, or it cannot be opened to the peer.
+    pub fn open_words(&mut self, max_leases: u32) -> Result<OpenedWords, FabricError> {
+        self.reads.ring();
+        self.lending.open(self.reads.endpoint(), max_leases)
+    }
+
+    /// What makes batches readable by the peer.
+    #[must_use]
+    pub fn loan_pool(&self) -> &Arc<LoanPool> {
+        self.lending.pool()
+    }
+
+    /// Whether nothing is on loan.
+    #[must_use]
+    pub fn has_no_loans(&self) -> bool {
+        self.lending.is_empty()
+    }
+
+    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn down.
+    pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
+        self.lending.lend(loan, effort, keep)
+    }
+
+    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to `answer`.
+    pub(crate) fn lender_task(
+        &mut self,
+        task: LenderTask,
+        mut answer: impl FnMut(LenderCommand),
+    ) -> Option<LenderTask> {
+        match task {
+            LenderTask::OpenLease { lease, word } => {
+                self.reads.ring();
+                answer(self.lending.open_lease(self.reads.endpoint(), lease, word));
+            }
+            LenderTask::EndLease { lease, slot, end } => {
+                self.reads.ring();
+                for region in self.lending.end_lease(self.reads.endpoint(), lease, slot, end) {
+                    answer(LenderCommand::Retire(region));
+                }
+            }
+            other @ (LenderTask::Pull { .. } | LenderTask::Stop { .. }) => return Some(other),
+        }
+        None
+    }
+
+    /// Does what the borrower's half wants. An answer that is there at once.
+    pub(crate) fn borrower_task(&mut self, now: Timestamp, task: BorrowerTask) -> Option<BorrowerCommand> {
+        match task {
+            BorrowerTask::Import(region) => self.reads.import(&region),
+            BorrowerTask::Forget(region) => self.reads.forget(region),
+            BorrowerTask::Read(batch) => {
+                self.read_begins(now, batch.stream);
+                self.reads.read_batch(batch);
+            }
+            BorrowerTask::Map(batch) => {
+                let read = batch.read;
+                if let Err(problem) = self.map(now, batch) {
+                    return Some(BorrowerCommand::ReadDone { read, result: Err(problem) });
+                }
+            }
+            BorrowerTask::Discard { read } => {
+                self.mapped.remove(&read);
+                self.reads.take(read);
+            }
+        }
+        None
+    }
+
+    /// Maps all places of a batch, or none.
+    fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadProblem> {
+        self.reads.ring();
+        // Empty buffers have no place.
+        let mut buffers = vec![Buffer::from(&[][..]); batch.layout.ranges.len()];
+        for (index, place) in &batch.places {
+            let mapped = self.reads.endpoint().map(*place).map_err(|error| ReadProblem::Failed(Cause::new(error)))?;
+            if let Some(buffer) = buffers.get_mut(*index) {
+                *buffer = mapped;
+            }
+        }
+        self.mapped.insert(batch.read, buffers);
+        self.read_begins(now, batch.stream);
+        self.reads.prove_mapping(&batch);
+        Ok(())
+    }
+
+    /// The bytes of a batch or a part that has been read.
+    pub fn take(&mut self, read: ReadId) -> Option<ReadSlab> {
+        self.reads.take(read)
+    }
+
+    /// The buffers of a batch that has been mapped.
+    pub fn take_mapped(&mut self, read: ReadId) -> Option<Vec<Buffer>> {
+        self.reads.take(read);
+        self.mapped.remove(&read)
+    }
+
+    /// Live bytes from which on a batch is better lent, as far as this connection has found out.
+    #[must_use]
+    pub fn thresholds(&self) -> Thresholds {
+        self.threshold.get()
+    }
+
+    /// A stream is over: how long it had anything being read.
+    pub fn end_reading(&mut self, stream: StreamId) -> Duration {
+        self.times.remove(&stream).map_or(Duration::ZERO, |time| time.total)
+    }
+
+    fn read_begins(&mut self, now: Timestamp, stream: StreamId) {
+        let time = self.times.entry(stream).or_default();
+        if time.in_flight == 0 {
+            time.since = now;
+        }
+        time.in_flight += 1;
+    }
+
+    fn read_ends(&mut self, now: Timestamp, stream: StreamId) {
+        let Some(time) = self.times.get_mut(&stream) else { return };
+        time.in_flight = time.in_flight.saturating_sub(1);
+        if time.in_flight == 0 {
+            time.total += now.since(time.since);
+        }
+    }
+
+    /// Registrations of memory to read into, so far.
+    #[must_use]
+    pub fn read_registrations(&self) -> u64 {
+        self.batches.stats().registrations
+    }
+
+    /// Whether all connections over the same memory have as much under way as is good for them.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.reads.is_crowded()
+    }
+
+    /// Gives memory back that was idle for this time. Whether there is any left.
+    pub fn trim(&self, idle: Duration) -> bool {
+        self.lending.pool().trim(idle);
+        self.reads.trim(idle)
+    }
+
+    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read reported.
+    pub fn close(&mut self) {
+        self.reads.close();
+        self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };
+    }
+
+    /// The next thing to report.
+    pub fn poll(&mut self, now: Timestamp, cx: &mut Context<'_>) -> Poll<PlaneEvent> {
+        if let Some(event) = self.events.pop_front() {
+            return Poll::Ready(event);
+        }
+        if matches!(self.state, State::Failed | State::Closed) {
+            return Poll::Pending;
+        }
+        let mut done = Vec::new();
+        let polled = self.reads.poll(cx, &mut done);
+        self.report(now, done);
+        match (&mut self.state, polled) {
+            (State::Open, Poll::Ready(Err(error))) => {
+                self.state = State::Failed;
+                self.events.push_back(PlaneEvent::Failed(error.to_string()));
+            }
+            (State::Closing { deadline }, _) => {
+                let late = deadline.as_mut().poll(cx).is_ready();
+                if late && !self.reads.is_closed() {
+                    error!("the fabric endpoint did not close within {CLOSE_TIMEOUT:?}");
+                    let stuck = self.reads.give_up();
+                    self.report(now, stuck);
+                }
+                if late || self.reads.is_closed() {
+                    self.state = State::Closed;
+                    self.events.push_back(PlaneEvent::Closed);
+                }
+            }
+            _ => {}
+        }
+        self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn report(&mut self, now: Timestamp, done: Vec<Done>) {
+        let mut reads = Vec::new();
+        for done in done {
+            match done {
+                Done::Probe(found) => {
+                    let proven = self.proven(found);
+                    self.events.push_back(PlaneEvent::Proven(proven));
+                }
+                Done::Batch { read, stream, result, word_took } => {
+                    self.read_ends(now, stream);
+                    if let (Ok(_), Some(took)) = (&result, word_took) {
+                        self.threshold.observe(took);
+                    }
+                    reads.push(BorrowerCommand::ReadDone { read, result });
+                }
+            }
+        }
+        if !reads.is_empty() {
+            self.events.push_back(PlaneEvent::Read(reads));
+        }
+    }
+
+    fn proven(&mut self, found: Result<u64, ReadProblem>) -> Result<String, String> {
+        match found {
+            Ok(found) if Some(found) == self.probe_value => {
+                Ok(self.transport().map(|transport| transport.name).unwrap_or_default())
+            }
+            Ok(_) => Err("the probe is not what the peer wrote".into()),
+            Err(problem) => Err(format!("the probe could not be read: {}", problem.cause())),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Mapped batches: a pointer into the lender's memory, proven as reads are and handed over; on loan until the application has
+//! dropped the last array over it, whatever has become of the stream meanwhile.
+
+use std::sync::Arc;
+
+use super::on_demand::BatchKey;
+use super::{Borrower, BorrowerTask, Payload};
+use crate::ids::{LeaseId, ReadId, StreamId};
+use crate::layout::CheckedDescriptor;
+
+impl Borrower {
+    /// Mapped batches that the application has not given up.
+    #[must_use]
+    pub fn mapped_batches(&self) -> usize {
+        self.mapped.len()
+    }
+
+    /// A batch is mapped, and its lease stood since.
+    pub(super) fn mapped(
+        &mut self,
+        read: ReadId,
+        (stream, seq): BatchKey,
+        lease: LeaseId,
+        descriptor: Arc<CheckedDescriptor>,
+    ) {
+        self.mapped.insert((stream, seq), lease);
+        let bytes = descriptor.slab_bytes();
+        let payload = Payload::Mapped { read, descriptor };
+        match self.streams.get_mut(&stream).filter(|open| !open.over) {
+            Some(open) => {
+                open.ready(seq, bytes, payload);
+                self.deliver(stream);
+            }
+            None => self.abandon(stream, (seq, payload)),
+        }
+    }
+
+    /// The application is done with a mapped batch: its lease is given back. `false` if there is none of that name.
+    pub(super) fn unmapped(&mut self, key: BatchKey) -> bool {
+        let Some(lease) = self.mapped.remove(&key) else { return false };
+        self.loans.give_back(lease);
+        true
+    }
+
+    /// Drops a batch that is ready and will not be delivered.
+    pub(super) fn abandon(&mut self, stream: StreamId, (seq, payload): (u64, Payload)) {
+        match payload {
+            Payload::Lent { read, .. } => self.task(BorrowerTask::Discard { read }),
+            Payload::Mapped { read, .. } => {
+                self.task(BorrowerTask::Discard { read });
+                self.unmapped((stream, seq));
+            }
+            Payload::OnDemand { .. } | Payload::Inline(_) => {}
+        }
+    }
+}

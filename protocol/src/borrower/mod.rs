@@ -1,0 +1,385 @@
+//! The borrower's half of a connection: windows, reads and their proof, parts read on demand, mapped batches, releases.
+//!
+//! It is the same at a client, which borrows results, and at a server, which borrows uploads. It knows no handshake, no request and
+//! no bytes: messages of the lender go in, messages for the lender, tasks for the driver and events for the application come out.
+//!
+//! After every call the outputs are to be taken by [`Borrower::poll`] until there are none, and done in order.
+
+mod io;
+mod mapped;
+mod on_demand;
+mod reads;
+mod receive;
+mod releases;
+mod stream;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use io::{
+    BorrowOptions, BorrowerCommand, BorrowerEvent, BorrowerOutput, BorrowerTask, Payload, ReadBatch, ReadProblem,
+};
+use on_demand::{BatchKey, OnDemandBatch};
+use reads::Read;
+use releases::Loans;
+use stream::BorrowedStream;
+
+use crate::codes::CancelReason;
+use crate::error::{ApiMisuse, ConnectionError, StreamError};
+use crate::ids::{LeaseId, ReadId, RegionId, StreamId};
+use crate::inline::InlineLimits;
+use crate::layout::LayoutLimits;
+use crate::link::clip;
+use crate::message::{Failure, Fencing, FromBorrower, FromLender, Lending, Region};
+use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
+use crate::time::Timestamp;
+use crate::timers::{Timer, Timers};
+
+/// Limits and times of a borrower.
+#[derive(Clone, Debug)]
+pub struct BorrowerConfig {
+    /// Largest batch, in bytes, for which a stream's window is widened.
+    pub max_batch_bytes: u64,
+    /// Regions that the lender may have announced at once.
+    pub max_regions: usize,
+    /// Limits of what a descriptor may say.
+    pub layout: LayoutLimits,
+    /// Limits of what a schema and an inline batch may say.
+    pub inline: InlineLimits,
+    /// How long a batch's reads may take before the data plane is taken for dead.
+    pub read_timeout: Duration,
+}
+
+/// The data plane from this end to the lender's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    None,
+    Up,
+    /// Failed; nothing is read any more.
+    Down,
+}
+
+/// The borrower's half of a connection.
+#[derive(Debug)]
+pub struct Borrower {
+    config: BorrowerConfig,
+    timers: Timers,
+    path: Path,
+    fencing: Option<Fencing>,
+    /// The region of the lender's lease words.
+    words: Option<RegionId>,
+    /// Bytes that the lender has on loan at once, at most.
+    lender_limit: u64,
+    regions: BTreeMap<RegionId, Region>,
+    streams: BTreeMap<StreamId, BorrowedStream>,
+    reads: BTreeMap<ReadId, Read>,
+    last_read: u64,
+    /// Batches that are read as far as the application asks, until it has given them up.
+    on_demand: BTreeMap<BatchKey, OnDemandBatch>,
+    /// Batches that are mapped and delivered, or about to be, until the application has given them up.
+    mapped: BTreeMap<BatchKey, LeaseId>,
+    loans: Loans,
+    deadlines: BTreeMap<StreamId, Duration>,
+    ended_by: Option<Arc<ConnectionError>>,
+    out: VecDeque<BorrowerOutput>,
+}
+
+impl Borrower {
+    /// A borrower without a data plane.
+    #[must_use]
+    pub fn new(config: BorrowerConfig) -> Self {
+        Borrower {
+            config,
+            timers: Timers::default(),
+            path: Path::None,
+            fencing: None,
+            words: None,
+            lender_limit: 0,
+            regions: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            last_read: 0,
+            on_demand: BTreeMap::new(),
+            mapped: BTreeMap::new(),
+            loans: Loans::default(),
+            deadlines: BTreeMap::new(),
+            ended_by: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do.
+    #[must_use]
+    pub fn poll(&mut self) -> Option<BorrowerOutput> {
+        self.out.pop_front()
+    }
+
+    /// The next deadline and its reason.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Timestamp, Timer)> {
+        self.timers.next()
+    }
+
+    /// Batches that are being read.
+    #[must_use]
+    pub fn outstanding_reads(&self) -> usize {
+        self.reads.len()
+    }
+
+    /// Streams that have not ended on both sides.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Whether a stream has not ended on both sides.
+    #[must_use]
+    pub fn is_open(&self, stream: StreamId) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
+    /// The state of the data plane, in one word for traces.
+    #[must_use]
+    pub fn path_name(&self) -> &'static str {
+        match self.path {
+            Path::None => "none",
+            Path::Up => "up",
+            Path::Down => "down",
+        }
+    }
+
+    /// Whether batches can be read.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.path == Path::Up
+    }
+
+    /// The lender has never more than this on loan.
+    pub fn set_lender_limit(&mut self, bytes: u64) {
+        self.lender_limit = bytes;
+    }
+
+    /// The lender said where its lease words are: the path is to be proven by the probe among them.
+    ///
+    /// # Errors
+    /// Words that are malformed.
+    pub fn offered(&mut self, lending: &Lending) -> Result<(), PeerMisbehaved> {
+        receive::check_lending(lending)?;
+        self.fencing = Some(lending.fencing);
+        self.regions.insert(lending.words.id, lending.words.clone());
+        self.words = Some(lending.words.id);
+        self.check_range(lending.probe_at)
+    }
+
+    /// The probe was read, and right. The lender is to be told by the connection.
+    pub fn path_up(&mut self) {
+        self.path = Path::Up;
+        // Announced before the path was proven. The words' region was taken in for the probe.
+        for region in self.regions.values().filter(|region| Some(region.id) != self.words) {
+            self.out.push_back(BorrowerOutput::Do(BorrowerTask::Import(region.clone())));
+        }
+    }
+
+    /// The path was not proven, or is gone. Outstanding reads complete in failure as the endpoint closes. Says whether it was not
+    /// down already.
+    pub fn path_down(&mut self, reason: &str) -> bool {
+        if self.path == Path::Down {
+            return false;
+        }
+        self.path = Path::Down;
+        let reason = clip(reason.to_owned());
+        // A lender that never offered its memory need not be told.
+        if self.fencing.is_some() {
+            self.say(FromBorrower::PathDown { reason: reason.clone() });
+        }
+        self.lose_all(&reason);
+        true
+    }
+
+    /// A stream begins, to be borrowed. What it grants at first is for the connection to say.
+    pub fn open(&mut self, now: Timestamp, stream: StreamId, options: BorrowOptions) {
+        #[cfg(feature = "planted-bugs")]
+        let options =
+            if is_planted(Bug::DeadlineForgotten) { BorrowOptions { deadline: None, ..options } } else { options };
+        if let Some(deadline) = options.deadline {
+            self.timers.set(Timer::Stream(stream), now + deadline);
+            self.deadlines.insert(stream, deadline);
+        }
+        self.streams.insert(stream, BorrowedStream::new(stream, options.window, options.most, options.access));
+    }
+
+    /// A stream that was opened without a window gets one: from now on its lender may send.
+    pub fn admit(&mut self, stream: StreamId, window: u64, most: u64) {
+        let limit = crate::credit::batch_cost(self.lender_limit);
+        if let Some(open) = self.streams.get_mut(&stream).filter(|open| !open.over && !open.remote_done)
+            && let Some(total) = open.admit(window.min(limit), most.min(limit))
+        {
+            self.say(FromBorrower::Credit { stream, total });
+        }
+    }
+
+    /// The driver reports or asks something.
+    ///
+    /// # Errors
+    /// [`ApiMisuse`] if it broke the contract.
+    pub fn command(&mut self, now: Timestamp, command: BorrowerCommand) -> Result<(), ApiMisuse> {
+        match command {
+            BorrowerCommand::Consumed { stream, cost } => self.consumed(stream, cost)?,
+            BorrowerCommand::ReadPart { stream, seq, part, pieces } => {
+                self.read_part(now, (stream, seq), part, &pieces)?;
+            }
+            BorrowerCommand::GiveUp { stream, seq } => self.give_up((stream, seq))?,
+            BorrowerCommand::ReadDone { read, result } => self.read_done(read, result)?,
+            BorrowerCommand::Rejected { stream, seq, reason } => {
+                self.lose((stream, seq), StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
+            }
+            BorrowerCommand::Cancel { stream } => self.cancel(stream, CancelReason::Dropped),
+        }
+        Ok(())
+    }
+
+    /// Ends a stream because this end does not want it any more. Nothing happens if it has ended.
+    pub fn cancel(&mut self, stream: StreamId, reason: CancelReason) {
+        self.fail(stream, StreamError::Cancelled, reason);
+    }
+
+    /// The lender takes back a stream whose end it has said, and whose batches have not all been delivered. `false`: there is no
+    /// such stream.
+    pub(crate) fn withdraw(&mut self, stream: StreamId, failure: &Failure) -> bool {
+        let ended = self.streams.get(&stream).is_some_and(|open| open.remote_done);
+        if ended {
+            let failure = Failure { message: clip(failure.message.clone()), ..failure.clone() };
+            self.fail(stream, StreamError::Remote(failure), CancelReason::Dropped);
+        }
+        ended
+    }
+
+    /// Ends a stream for the application, and tells the lender if it does not know.
+    pub(crate) fn fail(&mut self, stream: StreamId, error: StreamError, reason: CancelReason) {
+        let Some(open) = self.streams.get_mut(&stream) else { return };
+        if std::mem::replace(&mut open.over, true) {
+            return;
+        }
+        let done = open.remote_done;
+        let abandoned = open.abandon();
+        // Nobody wants its batches that are on loan, and others may wait for the room.
+        self.loans.flush_now();
+        for payload in abandoned {
+            self.abandon(stream, payload);
+        }
+        self.clear_deadline(stream);
+        self.lose_batches(stream, &error);
+        self.event(BorrowerEvent::Failed { stream, error });
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
+            return;
+        }
+        if done {
+            self.streams.remove(&stream);
+        } else {
+            self.say(FromBorrower::Cancel { stream, reason });
+        }
+    }
+
+    fn clear_deadline(&mut self, stream: StreamId) {
+        self.timers.clear(Timer::Stream(stream));
+        self.deadlines.remove(&stream);
+    }
+
+    /// Does what is due by now.
+    ///
+    /// # Errors
+    /// The reads of a batch were not done in time: the data plane is to be taken for dead, for this reason.
+    pub fn expire(&mut self, now: Timestamp) -> Result<(), String> {
+        let mut dead = Ok(());
+        while let Some(timer) = self.timers.expired(now) {
+            match timer {
+                Timer::Stream(stream) => {
+                    let deadline = self.deadlines.remove(&stream).unwrap_or_default();
+                    let error = StreamError::DeadlineExceeded(deadline);
+                    // Also of a stream that is whole, while some of its batches are held.
+                    self.lose_batches(stream, &error);
+                    self.fail(stream, error, CancelReason::DeadlineExceeded);
+                }
+                Timer::Read(read) => {
+                    let after = self.config.read_timeout;
+                    if let Some((stream, seq)) = self.reads.get(&read).map(|read| (read.stream, read.seq)) {
+                        self.lose((stream, seq), StreamError::ReadTimeout { seq, after }, CancelReason::ReadFailed);
+                    }
+                    dead = Err(format!("a one-sided read was not done within {after:?}"));
+                }
+                Timer::Releases => self.loans.flush_now(),
+                _ => {}
+            }
+        }
+        dead
+    }
+
+    /// The connection is about to end: streams end in its error, and their batches that are not delivered are given back.
+    pub fn release_abandoned(&mut self, error: &Arc<ConnectionError>) {
+        let holding: BTreeSet<_> = self.on_demand.keys().map(|(stream, _)| *stream).collect();
+        for stream in holding {
+            self.lose_batches(stream, &StreamError::Connection(Arc::clone(error)));
+        }
+        for (stream, mut open) in std::mem::take(&mut self.streams) {
+            for payload in open.abandon() {
+                self.abandon(stream, payload);
+            }
+            if !open.over {
+                self.event(BorrowerEvent::Failed { stream, error: StreamError::Connection(Arc::clone(error)) });
+            }
+        }
+    }
+
+    /// The connection begins to end: streams end in its error, and nothing more is said. Reads are still to be reported.
+    pub fn shut(&mut self, error: &Arc<ConnectionError>) {
+        self.release_abandoned(error);
+        self.ended_by = Some(Arc::clone(error));
+        self.timers.clear_all();
+        self.loans.forget_releases();
+        self.deadlines.clear();
+    }
+
+    /// The endpoint is closed: whatever read was not reported is lost.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::State`] if there was one.
+    pub fn closed(&mut self) -> Result<(), ApiMisuse> {
+        let unreported: Vec<_> = self.reads.keys().copied().collect();
+        for read in &unreported {
+            self.lost(*read, "the data plane was closed".into());
+        }
+        if unreported.is_empty() {
+            Ok(())
+        } else {
+            Err(ApiMisuse::State { command: "fabric-closed", state: "reads are outstanding" })
+        }
+    }
+
+    fn say(&mut self, message: FromBorrower) {
+        if self.ended_by.is_none() {
+            self.out.push_back(BorrowerOutput::Say(message));
+        }
+    }
+
+    fn event(&mut self, event: BorrowerEvent) {
+        self.out.push_back(BorrowerOutput::Event(event));
+    }
+
+    fn task(&mut self, task: BorrowerTask) {
+        self.out.push_back(BorrowerOutput::Do(task));
+    }
+
+    /// The lender said something.
+    ///
+    /// # Errors
+    /// [`PeerMisbehaved`].
+    pub fn heard(&mut self, now: Timestamp, message: FromLender, payload: Bytes) -> Result<(), PeerMisbehaved> {
+        self.message(now, message, payload)
+    }
+}

@@ -1,0 +1,317 @@
+//! What a lender says, checked before it is used.
+
+use std::sync::Arc;
+
+use arrow_schema::Schema;
+use bytes::Bytes;
+
+use super::reads::{Read, Wanted};
+use super::stream::BorrowedStream;
+use super::{Borrower, BorrowerEvent, BorrowerTask, Payload, ReadBatch};
+use crate::codec::MAX_KEY;
+use crate::codes::CancelReason;
+use crate::credit::{BATCH_OVERHEAD, batch_cost};
+use crate::error::StreamError;
+use crate::ids::{LeaseId, RegionId, RemoteRange, StreamId};
+use crate::inline;
+use crate::layout::{self, BatchDescriptor};
+use crate::link::clip;
+use crate::message::{
+    Access, Extensions, Failure, Fencing, FromBorrower, FromLender, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey,
+};
+use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
+use crate::time::Timestamp;
+use crate::timers::Timer;
+
+impl Borrower {
+    pub(super) fn message(
+        &mut self,
+        now: Timestamp,
+        message: FromLender,
+        payload: Bytes,
+    ) -> Result<(), PeerMisbehaved> {
+        match message {
+            FromLender::Region(region) => self.region(region),
+            FromLender::RegionGone(region) => self.region_gone(region),
+            FromLender::Schema { stream, order, extensions } => {
+                if self.understands("schema", stream, &extensions)? {
+                    self.schema(stream, order, payload)?;
+                }
+                Ok(())
+            }
+            FromLender::Inline { stream, seq, bytes, more } => {
+                if let Some(open) = self.live(stream)?
+                    && let Some(whole) = open.piece(seq, bytes, more, payload)?
+                {
+                    open.ready(seq, bytes, Payload::Inline(whole));
+                    self.deliver(stream);
+                }
+                Ok(())
+            }
+            FromLender::Lent { stream, seq, batch } => self.lent(now, stream, seq, batch),
+            FromLender::CreditWanted { stream, bytes } => self.credit_wanted(stream, bytes),
+            FromLender::End { stream, batches, stats, extensions } => {
+                extensions.check()?;
+                let Some(open) = self.live(stream)? else { return self.remote_done(stream) };
+                open.end(batches, stats)?;
+                open.remote_done = true;
+                if let Err(extension) = extensions.unknown() {
+                    let error = StreamError::Unsupported { message: "end", extension };
+                    self.fail(stream, error, CancelReason::Unsupported);
+                } else {
+                    self.deliver(stream);
+                }
+                Ok(())
+            }
+            // Whatever else a failure says, it is one.
+            FromLender::Failed { stream, failure, extensions } => {
+                extensions.check()?;
+                let Some(open) = self.live(stream)? else { return self.remote_done(stream) };
+                open.remote_done = true;
+                let failure = Failure { message: clip(failure.message), ..failure };
+                self.fail(stream, StreamError::Remote(failure), CancelReason::Dropped);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a message has nothing that may not be ignored; if it has, its stream ends.
+    fn understands(
+        &mut self,
+        message: &'static str,
+        stream: StreamId,
+        extensions: &Extensions,
+    ) -> Result<bool, PeerMisbehaved> {
+        extensions.check()?;
+        let Err(extension) = extensions.unknown() else { return Ok(true) };
+        if self.live(stream)?.is_some() {
+            self.fail(stream, StreamError::Unsupported { message, extension }, CancelReason::Unsupported);
+        }
+        Ok(false)
+    }
+
+    fn region(&mut self, region: Region) -> Result<(), PeerMisbehaved> {
+        check_region(&region)?;
+        let limit = self.config.max_regions;
+        if self.regions.len() >= limit {
+            let value = self.regions.len() as u64 + 1;
+            return Err(PeerMisbehaved::Limit { what: "regions at once", value, limit: limit as u64 });
+        }
+        if self.regions.contains_key(&region.id) {
+            return Err(PeerMisbehaved::RegionInUse(region.id));
+        }
+        self.regions.insert(region.id, region.clone());
+        if self.is_up() {
+            self.task(BorrowerTask::Import(region));
+        }
+        Ok(())
+    }
+
+    fn region_gone(&mut self, region: RegionId) -> Result<(), PeerMisbehaved> {
+        if self.regions.remove(&region).is_none() {
+            return Err(PeerMisbehaved::UnknownRegion(region));
+        }
+        if self.is_up() {
+            self.task(BorrowerTask::Forget(region));
+        }
+        Ok(())
+    }
+
+    fn schema(&mut self, stream: StreamId, order: Vec<SortKey>, ipc: Bytes) -> Result<(), PeerMisbehaved> {
+        let limits = self.config.inline;
+        let Some(open) = self.live(stream)? else { return Ok(()) };
+        if open.plan.is_some() {
+            return Err(PeerMisbehaved::StreamOrder { stream, what: "a second schema" });
+        }
+        let plan = inline::decode_plan(&ipc, &limits)
+            .map_err(|error| PeerMisbehaved::Schema { stream, reason: error.to_string() })?;
+        let schema = Arc::clone(plan.schema());
+        check_order(stream, &order, &schema)?;
+        open.plan = Some(plan);
+        self.event(BorrowerEvent::Schema { stream, schema, ipc, order });
+        Ok(())
+    }
+
+    fn lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, batch: LentBatch) -> Result<(), PeerMisbehaved> {
+        let LentBatch { lease, word, descriptor, places } = batch;
+        // Leases come in the order in which credit let them go, not in that of their numbers.
+        if self.loans.has(lease) {
+            return Err(PeerMisbehaved::LeaseReused(lease));
+        }
+        if self.live(stream)?.is_none() || !self.is_up() {
+            return self.give_back(stream, seq, lease);
+        }
+        if word.is_some() != (self.fencing == Some(Fencing::LeaseWord)) {
+            return Err(PeerMisbehaved::Places {
+                stream,
+                what: "a lease word where none belongs, or none where one does",
+            });
+        }
+        if let Some(word) = word {
+            if !is_word(word.at) || word.value == 0 {
+                return Err(PeerMisbehaved::Places { stream, what: "a malformed lease word" });
+            }
+            self.check_range(word.at)?;
+        }
+        let limits = self.config.layout;
+        let Some(open) = self.live(stream)? else { return Ok(()) };
+        open.arrive(seq, descriptor.slab_bytes())?;
+        let Some(plan) = &open.plan else { return Ok(()) };
+        let descriptor = layout::check(plan, descriptor, &limits)
+            .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
+        let access = open.access;
+        if access.needs_complete_batches() && !descriptor.is_complete() {
+            let reason = "a dictionary is that of an earlier batch, where each batch is to be complete".to_owned();
+            return Err(PeerMisbehaved::Layout { stream, reason });
+        }
+        let places = self.match_places(stream, &descriptor, places)?;
+
+        let descriptor = Arc::new(descriptor);
+        self.loans.take(lease, descriptor.slab_bytes());
+        if access == Access::OnDemand {
+            self.hold((stream, seq), lease, word, descriptor, places);
+            return Ok(());
+        }
+        let read = self.next_read();
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::LeaseReleasedEarly) {
+            self.loans.bug_give_back_early(lease);
+        }
+        let batch = ReadBatch { read, stream, layout: descriptor.layout().clone(), places, then_word: word.map(|word| word.at) };
+        let (wanted, task) = match access {
+            Access::Map(_) => (Wanted::Mapping(descriptor), BorrowerTask::Map(batch)),
+            Access::Read | Access::OnDemand => (Wanted::Batch(descriptor), BorrowerTask::Read(batch)),
+        };
+        self.reads.insert(read, Read { stream, seq, lease, word, wanted });
+        self.timers.set(Timer::Read(read), now + self.config.read_timeout);
+        self.task(task);
+        Ok(())
+    }
+
+    /// A batch that is not wanted any more, or can no longer be read.
+    fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
+        // The number of its bytes was not looked at.
+        self.loans.give_back(lease);
+        self.loans.flush_now();
+        if self.live(stream)?.is_some() {
+            let cause = "it was lent after the data plane had gone down".into();
+            self.fail(stream, StreamError::Read { seq, cause }, CancelReason::ReadFailed);
+        }
+        Ok(())
+    }
+
+    fn match_places(
+        &self,
+        stream: StreamId,
+        descriptor: &BatchDescriptor,
+        places: Vec<RemoteRange>,
+    ) -> Result<Vec<(usize, RemoteRange)>, PeerMisbehaved> {
+        let filled = descriptor.buffers.iter().enumerate().filter(|(_, len)| **len > 0);
+        let mut matched = Vec::with_capacity(places.len());
+        let mut given = places.into_iter();
+        for (index, len) in filled {
+            match given.next() {
+                Some(place) if place.len == *len => {
+                    self.check_range(place)?;
+                    matched.push((index, place));
+                }
+                _ => return Err(PeerMisbehaved::Places { stream, what: "places that do not match the buffers" }),
+            }
+        }
+        if given.next().is_some() {
+            return Err(PeerMisbehaved::Places { stream, what: "more places than buffers" });
+        }
+        Ok(matched)
+    }
+
+    pub(super) fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
+        #[cfg(feature = "planted-bugs")]
+        if is_planted(Bug::PlacesNotChecked) {
+            return Ok(());
+        }
+        let region = self.regions.get(&range.region).ok_or(PeerMisbehaved::UnknownRegion(range.region))?;
+        let within = range
+            .address
+            .checked_sub(region.base)
+            .and_then(|offset| offset.checked_add(range.len))
+            .is_some_and(|end| end <= region.len);
+        if within {
+            Ok(())
+        } else {
+            let RemoteRange { region, address, len } = range;
+            Err(PeerMisbehaved::OutsideRegion { region, address, len })
+        }
+    }
+
+    fn credit_wanted(&mut self, stream: StreamId, cost: u64) -> Result<(), PeerMisbehaved> {
+        let limit = self.config.max_batch_bytes;
+        let Some(open) = self.live(stream)? else { return Ok(()) };
+        if cost > batch_cost(limit) {
+            let error = StreamError::BatchTooLarge { bytes: cost - BATCH_OVERHEAD, limit };
+            self.fail(stream, error, CancelReason::BatchTooLarge);
+        } else if let Some(total) = open.wanted(cost) {
+            self.say(FromBorrower::Credit { stream, total });
+        }
+        Ok(())
+    }
+
+    /// The stream, if the application still wants it and the lender may still speak of it.
+    fn live(&mut self, stream: StreamId) -> Result<Option<&mut BorrowedStream>, PeerMisbehaved> {
+        match self.streams.get_mut(&stream) {
+            Some(open) if open.remote_done => {
+                Err(PeerMisbehaved::StreamOrder { stream, what: "a message after the end" })
+            }
+            Some(open) if open.over => Ok(None),
+            Some(open) => Ok(Some(open)),
+            None => Err(PeerMisbehaved::UnknownStream(stream)),
+        }
+    }
+
+    fn remote_done(&mut self, stream: StreamId) -> Result<(), PeerMisbehaved> {
+        self.streams.remove(&stream);
+        Ok(())
+    }
+}
+
+/// Checks what a lender says of its lease words.
+pub(super) fn check_lending(lending: &Lending) -> Result<(), PeerMisbehaved> {
+    if !is_word(lending.probe_at) {
+        let RemoteRange { region, address, len } = lending.probe_at;
+        return Err(PeerMisbehaved::OutsideRegion { region, address, len });
+    }
+    check_region(&lending.words)
+}
+
+/// Whoever merges partitions by these keys relies on their columns being there.
+fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(), PeerMisbehaved> {
+    let (value, limit) = (order.len() as u64, MAX_SORT_KEYS as u64);
+    if value > limit {
+        return Err(PeerMisbehaved::Limit { what: "sort keys", value, limit });
+    }
+    match order.iter().find(|key| key.column as usize >= schema.fields().len()) {
+        Some(key) => {
+            let reason = format!("sorted by column {} of {}", key.column, schema.fields().len());
+            Err(PeerMisbehaved::Schema { stream, reason })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Eight bytes, aligned.
+fn is_word(range: RemoteRange) -> bool {
+    range.len == 8 && range.address.is_multiple_of(8)
+}
+
+fn check_region(region: &Region) -> Result<(), PeerMisbehaved> {
+    let (value, limit) = (region.key.len() as u64, MAX_KEY as u64);
+    if value > limit {
+        return Err(PeerMisbehaved::Limit { what: "remote key bytes", value, limit });
+    }
+    if region.base.checked_add(region.len).is_none() {
+        let Region { id, base, len, .. } = *region;
+        return Err(PeerMisbehaved::OutsideRegion { region: id, address: base, len });
+    }
+    Ok(())
+}

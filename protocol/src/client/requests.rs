@@ -1,0 +1,226 @@
+//! Requests: results, which this end borrows, and uploads, which it lends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{ClientCommand, ClientConnection, ClientEvent, ClientOutput, State, UploadOptions};
+use crate::borrower::{BorrowOptions, BorrowerEvent};
+use crate::codes::{CancelReason, StreamCode};
+use crate::credit::batch_cost;
+use crate::error::{ApiMisuse, StreamError};
+use crate::ids::StreamId;
+use crate::lender::{LendOptions, LenderTask};
+use crate::link::clip;
+use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
+use crate::misbehaviour::PeerMisbehaved;
+use crate::time::Timestamp;
+use crate::timers::Timer;
+
+/// Bytes of a request's message beside its text are fewer than this.
+const REQUEST_OVERHEAD: u32 = 1024;
+
+impl ClientConnection {
+    /// Takes the next stream id. `None`: the connection is ending, and the error says why.
+    fn begin(&mut self, command: &'static str, stream: StreamId) -> Result<Result<(), StreamError>, ApiMisuse> {
+        if self.is_known(stream) {
+            return Err(ApiMisuse::StreamReused(stream));
+        }
+        if self.state != State::Open {
+            let ended_by = self.core.ended_by.clone().filter(|_| self.state.is_ending());
+            let Some(error) = ended_by else {
+                return Err(ApiMisuse::State { command, state: self.state.name() });
+            };
+            self.note(stream);
+            return Ok(Err(StreamError::Connection(error)));
+        }
+        self.note(stream);
+        Ok(Ok(()))
+    }
+
+    fn note(&mut self, stream: StreamId) {
+        self.core.last_stream = Some(stream);
+        self.core.lender.note_stream(stream);
+    }
+
+    /// Whether a request's text is short enough for the server and for a message.
+    fn check_text(&self, request: &Request) -> Result<(), StreamError> {
+        let text = match request {
+            Request::Sql(text) | Request::Upload(text) => text.len() as u64,
+            Request::Unknown { body, .. } => body.len() as u64,
+        };
+        let most = self.limits.as_ref().map_or(u32::MAX, |limits| limits.max_sql_bytes);
+        let limit = u64::from(most.min(self.core.link.limits().message - REQUEST_OVERHEAD));
+        if text > limit { Err(StreamError::SqlTooLong { bytes: text, limit }) } else { Ok(()) }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        request: Request,
+        mut options: OpenOptions,
+    ) -> Result<(), ApiMisuse> {
+        if request.is_lent_by_client() {
+            return Err(ApiMisuse::State { command: "open", state: "the request is an upload" });
+        }
+        let begun = self.begin("open", stream)?.and_then(|()| self.check_text(&request));
+        if let Err(error) = begun {
+            self.core.output(ClientOutput::Stream(BorrowerEvent::Failed { stream, error }));
+            return Ok(());
+        }
+        let most_credit = self.limits.as_ref().map_or(u64::MAX, |limits| batch_cost(limits.max_loan_bytes));
+        let most = options.credit.min(most_credit);
+        // A window begins small for the sake of the memory that batches are read into. Batches that are held are not read, or not
+        // before the application says so, and that they are held is no sign that it is slow.
+        let held = options.access != Access::Read;
+        // Of parts that are merged, most wait for one.
+        let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
+        options.credit = if held { most } else { most.min((self.config.first_window / shares).max(1)) };
+        let borrow = BorrowOptions {
+            window: Some(options.credit),
+            most,
+            access: options.access,
+            deadline: options.deadline_ms.map(Duration::from_millis),
+        };
+        self.core.borrower.open(now, stream, borrow);
+        self.core.say(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        Ok(())
+    }
+
+    pub(super) fn upload(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        table: String,
+        options: UploadOptions,
+    ) -> Result<(), ApiMisuse> {
+        let request = Request::Upload(table);
+        let begun = self.begin("upload", stream)?.and_then(|()| self.check_text(&request));
+        if let Err(error) = begun {
+            self.core.event(ClientEvent::UploadFailed { stream, error });
+            return Ok(());
+        }
+        let UploadOptions { lend_from, measured, deadline } = options;
+        self.uploads.insert(stream, deadline);
+        if let Some(deadline) = deadline {
+            self.core.timers.set(Timer::Answer(stream), now + deadline);
+        }
+        let lend = LendOptions { credit: 0, lend_from, measured, access: Access::Read, deadline };
+        let opened = self.core.lender.open(now, stream, lend);
+        debug_assert!(opened.is_ok(), "it grants nothing");
+        let deadline_ms = deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let options = OpenOptions { deadline_ms, ..OpenOptions::default() };
+        self.core.say(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        Ok(())
+    }
+
+    /// The server has answered an upload.
+    pub(super) fn answered(&mut self, answer: Answer) -> Result<(), PeerMisbehaved> {
+        let Answer { stream, result, extensions } = answer;
+        extensions.check()?;
+        if !self.is_known(stream) {
+            return Err(PeerMisbehaved::UnknownStream(stream));
+        }
+        if self.core.borrower.is_open(stream) {
+            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer, as to an upload" });
+        }
+        // One that was withdrawn or has failed here is not waited for.
+        if !self.uploads.contains_key(&stream) {
+            return Ok(());
+        }
+        let result = match extensions.unknown() {
+            Ok(()) => result,
+            Err(unknown) => {
+                Err(Failure::new(StreamCode::Unsupported, format!("its answer is not understood: {unknown}")))
+            }
+        };
+        match result {
+            Ok(_) if self.core.lender.is_open(stream) => {
+                return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer before the end" });
+            }
+            Ok(rows) => {
+                self.forget_upload(stream);
+                self.core.event(ClientEvent::Uploaded { stream, rows });
+            }
+            Err(failure) => {
+                let failure = Failure { message: clip(failure.message), ..failure };
+                self.upload_failed(stream, StreamError::Remote(failure));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_upload(&mut self, stream: StreamId) -> Option<Option<Duration>> {
+        self.core.timers.clear(Timer::Answer(stream));
+        self.uploads.remove(&stream)
+    }
+
+    /// Tells the application, if it still waits.
+    pub(super) fn upload_failed(&mut self, stream: StreamId, error: StreamError) {
+        if self.forget_upload(stream).is_some() {
+            self.core.event(ClientEvent::UploadFailed { stream, error });
+        }
+    }
+
+    /// An upload's deadline has passed.
+    pub(super) fn upload_is_late(&mut self, stream: StreamId) {
+        let deadline = self.uploads.get(&stream).copied().flatten().unwrap_or_default();
+        self.upload_failed(stream, StreamError::DeadlineExceeded(deadline));
+        self.fail_lent(stream, Failure::new(StreamCode::DeadlineExceeded, ""));
+    }
+
+    pub(super) fn withdraw(&mut self, stream: StreamId) -> Result<(), ApiMisuse> {
+        if !self.is_known(stream) {
+            return Err(ApiMisuse::UnknownStream(stream));
+        }
+        if self.forget_upload(stream).is_some() {
+            self.fail_lent(stream, Failure::cancelled(CancelReason::Dropped));
+        }
+        Ok(())
+    }
+
+    /// Fails the stream of an upload, before its end or after.
+    fn fail_lent(&mut self, stream: StreamId, failure: Failure) {
+        if self.core.lender.is_open(stream) {
+            self.core.lender.stop(stream, failure);
+        } else {
+            let extensions = Extensions::none();
+            self.core.say_with(Message::Lender(FromLender::Failed { stream, failure, extensions }), Bytes::new());
+        }
+    }
+
+    /// Moves on everything that the halves have to say.
+    pub(super) fn absorb(&mut self) {
+        while let Some(task) = self.core.absorb_lender() {
+            if let LenderTask::Stop { stream, reason, failure } = &task {
+                self.upload_stopped(*stream, *reason, failure.clone());
+            }
+            self.core.output(ClientOutput::Lender(task));
+        }
+        while let Some(output) = self.core.borrower.poll() {
+            if let Some(event) = self.core.absorb_borrower(output) {
+                self.core.output(ClientOutput::Stream(event));
+            }
+        }
+    }
+
+    /// The lender's half has stopped an upload: the application is told, unless it was before.
+    fn upload_stopped(&mut self, stream: StreamId, reason: Option<CancelReason>, failure: Option<Failure>) {
+        let error = match (failure, reason, &self.core.ended_by) {
+            (Some(failure), _, _) => StreamError::Remote(failure),
+            (None, Some(reason), _) => StreamError::Remote(Failure::cancelled(reason)),
+            (None, None, Some(error)) => StreamError::Connection(std::sync::Arc::clone(error)),
+            (None, None, None) => StreamError::Cancelled,
+        };
+        self.upload_failed(stream, error);
+    }
+}
+
+impl ClientCommand {
+    /// A query with these options.
+    #[must_use]
+    pub fn query(stream: StreamId, sql: impl Into<String>, options: OpenOptions) -> Self {
+        ClientCommand::Open { stream, request: Request::Sql(sql.into()), options }
+    }
+}

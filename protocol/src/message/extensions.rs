@@ -1,0 +1,79 @@
+//! Fields that a later version may add to a message: a list of keys and bytes, at the message's end.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::misbehaviour::PeerMisbehaved;
+
+/// Bit of a key: an end that does not know the key must not act on the message. Without it, an unknown key is ignored.
+pub const CRITICAL: u16 = 0x8000;
+/// Most extensions of one message.
+pub const MAX_EXTENSIONS: usize = 64;
+/// Most bytes of all extensions of one message together.
+pub const MAX_EXTENSION_BYTES: usize = 64 << 10;
+
+/// One added field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Extension {
+    key: u16,
+    #[serde(with = "crate::blob")]
+    value: Bytes,
+}
+
+/// The added fields of a message, in any order, each key at most once. This version knows none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Extensions(Vec<Extension>);
+
+/// A message has an extension that this end does not know and may not ignore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "it has the extension {0:#06x}, which this end does not know and may not ignore; upgrade this end, or do without it"
+)]
+pub struct UnknownExtension(pub u16);
+
+impl Extensions {
+    /// None.
+    #[must_use]
+    pub const fn none() -> Self {
+        Extensions(Vec::new())
+    }
+
+    /// The same with one more.
+    #[must_use]
+    pub fn with(mut self, key: u16, value: impl Into<Bytes>) -> Self {
+        self.0.push(Extension { key, value: value.into() });
+        self
+    }
+
+    /// The value of a key.
+    #[must_use]
+    pub fn get(&self, key: u16) -> Option<&Bytes> {
+        self.0.iter().find(|extension| extension.key == key).map(|extension| &extension.value)
+    }
+
+    /// Checks what no peer may send.
+    pub(crate) fn check(&self) -> Result<(), PeerMisbehaved> {
+        let limit = |what, value: usize, limit: usize| {
+            let (value, limit) = (value as u64, limit as u64);
+            if value <= limit { Ok(()) } else { Err(PeerMisbehaved::Limit { what, value, limit }) }
+        };
+        limit("extensions", self.0.len(), MAX_EXTENSIONS)?;
+        limit("extension bytes", self.0.iter().map(|extension| extension.value.len()).sum(), MAX_EXTENSION_BYTES)?;
+        let mut keys: Vec<u16> = self.0.iter().map(|extension| extension.key).collect();
+        keys.sort_unstable();
+        match keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(PeerMisbehaved::ExtensionTwice(pair[0])),
+            None => Ok(()),
+        }
+    }
+
+    /// The first extension that may not be ignored, and that this end does not know.
+    pub(crate) fn unknown(&self) -> Result<(), UnknownExtension> {
+        match self.0.iter().find(|extension| extension.key & CRITICAL != 0) {
+            Some(extension) => Err(UnknownExtension(extension.key)),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The hello, the fabric, and the data plane of either direction.
+
+use super::{OpenedFabric, ServerCommand, ServerConnection, ServerEvent, ServerOutput, State};
+use crate::codec::{MAX_ADDRESS, MAX_KEY};
+use crate::codes::CloseCode;
+use crate::error::{ApiMisuse, ConnectionError};
+use crate::lender::within;
+use crate::link::clip;
+use crate::message::{Extensions, FabricChoice, FromBorrower, Hello, Lending, Message, Welcome};
+use crate::misbehaviour::PeerMisbehaved;
+use crate::time::Timestamp;
+
+/// Most fabrics that a client may offer.
+const MAX_OFFERS: usize = 16;
+
+impl ServerConnection {
+    pub(super) fn hello(&mut self, now: Timestamp, hello: Hello) -> Result<(), ConnectionError> {
+        self.core.understands("hello", &hello.extensions)?;
+        for offer in &hello.fabrics {
+            limit("fabric address bytes", offer.address.len(), MAX_ADDRESS)?;
+        }
+        limit("fabrics offered", hello.fabrics.len(), MAX_OFFERS)?;
+        self.core.borrower.set_lender_limit(hello.max_loan_bytes);
+        let common = hello.fabrics.iter().find(|offer| self.config.fabrics.contains(&offer.kind));
+        match common {
+            Some(offer) => {
+                self.state = State::OpeningFabric;
+                self.chosen = Some(offer.kind.clone());
+                let (kind, peer) = (offer.kind.clone(), offer.address.clone());
+                self.core.event(ServerEvent::OpenFabric { kind, peer });
+            }
+            None => {
+                let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.as_str()).collect();
+                let reason = match (self.config.fabrics.is_empty(), offered.is_empty()) {
+                    (true, _) => self.config.no_fabric.clone(),
+                    (false, true) => "the client offered no fabric".into(),
+                    (false, false) => format!(
+                        "no fabric in common: the client offered {}, the server has {:?}",
+                        clip(offered.join(", ")),
+                        self.config.fabrics
+                    ),
+                };
+                self.welcome(now, Err(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, now: Timestamp, fabric: Result<FabricChoice, String>) {
+        self.state = State::Open;
+        self.core.link.established(now, &mut self.core.timers);
+        if let Err(reason) = &fabric {
+            self.core.event(ServerEvent::FabricDown { reason: reason.clone() });
+        }
+        let (name, limits) = (self.config.name.clone(), self.config.limits.clone());
+        self.core.say(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
+        if self.draining {
+            self.core.goodbye(CloseCode::ShuttingDown, "");
+        }
+    }
+
+    /// What the driver reports of the data plane.
+    pub(super) fn plane_command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
+        match command {
+            ServerCommand::FabricOpened(fabric) if self.state == State::OpeningFabric => {
+                let choice = self.choice(fabric)?;
+                self.welcome(now, Ok(choice));
+            }
+            ServerCommand::FabricUnavailable { reason } if self.state == State::OpeningFabric => {
+                self.welcome(now, Err(clip(reason)));
+            }
+            // The connection ended while the fabric was being opened: close it again.
+            ServerCommand::FabricOpened(fabric) if self.is_closing_unopened() => {
+                let _described = self.core.lender.opened(fabric.fencing, fabric.words, fabric.probe_value);
+                self.core.output(ServerOutput::CloseFabric);
+            }
+            ServerCommand::FabricUnavailable { .. } if self.is_closing_unopened() => self.torn_down(),
+            ServerCommand::FabricClosed if self.state == State::Closing && self.core.lender.has_path() => {
+                let reported = self.core.borrower.closed();
+                self.absorb();
+                self.torn_down();
+                reported?;
+            }
+            ServerCommand::FabricFailed { reason } => self.fabric_failed(&clip(reason)),
+            ServerCommand::ReversePathUp { transport } => {
+                if self.state == State::Open && self.core.borrower.path_name() == "none" {
+                    self.core.borrower.path_up();
+                    let extensions = Extensions::none();
+                    let up = FromBorrower::PathUp { transport: clip(transport), lending: None, extensions };
+                    self.core.say(Message::Borrower(up));
+                }
+            }
+            ServerCommand::ReversePathDown { reason } => {
+                self.core.borrower.path_down(&reason);
+            }
+            other => {
+                return Err(ApiMisuse::State { command: command_name(&other), state: self.state.name() });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the client is told of an opened fabric.
+    fn choice(&mut self, fabric: OpenedFabric) -> Result<FabricChoice, ApiMisuse> {
+        let Some(kind) = self.chosen.clone() else {
+            return Err(ApiMisuse::State { command: "fabric-opened", state: self.state.name() });
+        };
+        let OpenedFabric { address, fencing, words, probe_value } = fabric;
+        let key = words.key.len();
+        // First of all: the fabric is open, and must be closed, whether it is fit to be offered or not.
+        let lending = self.core.lender.opened(fencing, words, probe_value)?;
+        within("fabric address", address.len(), MAX_ADDRESS)?;
+        within("remote key", key, MAX_KEY)?;
+        Ok(FabricChoice { kind, address, lending })
+    }
+
+    /// The connection ended while the driver was opening the fabric, and has not heard of it yet.
+    fn is_closing_unopened(&self) -> bool {
+        self.state == State::Closing && !self.core.lender.has_path()
+    }
+
+    pub(super) fn path_up(&mut self, transport: String, lending: Option<Lending>) -> Result<(), PeerMisbehaved> {
+        let was = self.core.lender.path_name();
+        if !self.core.lender.path_up() {
+            return Err(PeerMisbehaved::Unexpected { got: "path-up", state: self.state.name() });
+        }
+        if was != "unproven" {
+            return Ok(());
+        }
+        self.core.event(ServerEvent::FabricUp { transport: clip(transport) });
+        if let Some(lending) = lending {
+            self.core.borrower.offered(&lending)?;
+            self.core.event(ServerEvent::Prove(lending));
+        }
+        Ok(())
+    }
+
+    pub(super) fn path_down(&mut self, reason: String) -> Result<(), PeerMisbehaved> {
+        let was = self.core.lender.path_name();
+        let reason = clip(reason);
+        if !self.core.lender.path_down(&reason) {
+            return Err(PeerMisbehaved::Unexpected { got: "path-down", state: self.state.name() });
+        }
+        // Both ends may see the fabric fail at the same time.
+        if was != "down" {
+            self.core.event(ServerEvent::FabricDown { reason });
+            // The client has closed its endpoint: there is nothing to be read there either.
+            self.core.borrower.path_down("the client has closed its end of the data plane");
+        }
+        Ok(())
+    }
+
+    fn fabric_failed(&mut self, reason: &str) {
+        if matches!(self.core.lender.path_name(), "unproven" | "up") && !self.is_ending() {
+            self.core.lender.path_down(reason);
+            self.core.event(ServerEvent::FabricDown { reason: reason.to_owned() });
+            self.core.borrower.path_down(reason);
+        }
+    }
+}
+
+fn limit(what: &'static str, value: usize, limit: usize) -> Result<(), PeerMisbehaved> {
+    if value <= limit { Ok(()) } else { Err(PeerMisbehaved::Limit { what, value: value as u64, limit: limit as u64 }) }
+}
+
+fn command_name(command: &ServerCommand) -> &'static str {
+    match command {
+        ServerCommand::FabricOpened(_) => "fabric-opened",
+        ServerCommand::FabricUnavailable { .. } => "fabric-unavailable",
+        ServerCommand::FabricClosed => "fabric-closed",
+        _ => "other",
+    }
+}

@@ -1,0 +1,195 @@
+//! What a client asks for: queries, whose results this end lends, and uploads, which it borrows.
+
+use std::time::Duration;
+
+use super::{ServerConnection, ServerEvent, ServerOutput, Upload};
+use crate::borrower::{BorrowOptions, BorrowerEvent};
+use crate::codes::{CancelReason, StreamCode};
+use crate::error::{ApiMisuse, StreamError};
+use crate::ids::StreamId;
+use crate::lender::LendOptions;
+use crate::link::clip;
+use crate::message::{Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
+use crate::misbehaviour::PeerMisbehaved;
+use crate::time::Timestamp;
+
+/// Streams that were refused, and whose lender has not said that it knows: a client that never does ends with these.
+const REFUSED_STREAMS: u64 = 1024;
+
+impl ServerConnection {
+    pub(super) fn open(&mut self, now: Timestamp, open: Open) -> Result<(), PeerMisbehaved> {
+        let Open { stream, request, options, extensions } = open;
+        if self.core.last_stream.is_some_and(|last| stream <= last) {
+            return Err(PeerMisbehaved::StreamReused(stream));
+        }
+        extensions.check()?;
+        self.core.last_stream = Some(stream);
+        self.core.lender.note_stream(stream);
+        let (value, limit) = (self.open_streams() as u64, u64::from(self.config.limits.max_streams) + REFUSED_STREAMS);
+        if value >= limit {
+            return Err(PeerMisbehaved::Limit { what: "streams, refused ones included", value, limit });
+        }
+        let refusal = self.refusal(&request, &extensions);
+        match request {
+            Request::Upload(table) => self.open_upload(now, stream, table, &options, refusal),
+            request => self.open_result(now, stream, request, options, refusal)?,
+        }
+        Ok(())
+    }
+
+    /// Why a request is not even passed on.
+    fn refusal(&self, request: &Request, extensions: &Extensions) -> Option<Failure> {
+        let limits = &self.config.limits;
+        if let Err(extension) = extensions.unknown() {
+            return Some(Failure::new(StreamCode::Unsupported, format!("the request is not understood: {extension}")));
+        }
+        let text = match request {
+            Request::Sql(text) | Request::Upload(text) => text,
+            Request::Unknown { kind, .. } => {
+                let message = format!("a request of kind {kind}, which this server does not know");
+                return Some(Failure::new(StreamCode::Unsupported, message));
+            }
+        };
+        if self.draining {
+            Some(Failure::new(StreamCode::ShuttingDown, ""))
+        } else if self.open_streams() >= limits.max_streams as usize {
+            let message = format!("the limit is {} a connection", limits.max_streams);
+            Some(Failure::new(StreamCode::TooManyStreams, message))
+        } else if text.len() > limits.max_sql_bytes as usize {
+            let message = format!("{} bytes, the limit is {}", text.len(), limits.max_sql_bytes);
+            Some(Failure::new(StreamCode::SqlTooLong, message))
+        } else {
+            None
+        }
+    }
+
+    fn open_result(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        request: Request,
+        options: OpenOptions,
+        refusal: Option<Failure>,
+    ) -> Result<(), PeerMisbehaved> {
+        let limit = self.core.lender.max_credit();
+        if options.credit > limit {
+            return Err(PeerMisbehaved::Limit { what: "unspent credit", value: options.credit, limit });
+        }
+        if let Some(failure) = refusal {
+            let extensions = Extensions::none();
+            self.core.say(Message::Lender(FromLender::Failed { stream, failure, extensions }));
+            return Ok(());
+        }
+        let lend = LendOptions {
+            credit: options.credit,
+            lend_from: options.lend_from,
+            measured: options.measured,
+            access: options.access,
+            deadline: options.deadline_ms.map(Duration::from_millis),
+        };
+        self.core.lender.open(now, stream, lend)?;
+        if let Request::Sql(sql) = request {
+            self.core.event(ServerEvent::Query { stream, sql, options });
+        }
+        Ok(())
+    }
+
+    fn open_upload(
+        &mut self,
+        now: Timestamp,
+        stream: StreamId,
+        table: String,
+        options: &OpenOptions,
+        refusal: Option<Failure>,
+    ) {
+        let deadline = options.deadline_ms.map(Duration::from_millis);
+        // Without a window, until the engine has accepted it.
+        self.core.borrower.open(now, stream, BorrowOptions { deadline, ..BorrowOptions::default() });
+        self.uploads.insert(stream, Upload::default());
+        match refusal {
+            // The schema may be on its way: the stream is there, and given up.
+            Some(failure) => self.refuse(stream, failure),
+            None => self.core.event(ServerEvent::Upload { stream, table, deadline }),
+        }
+    }
+
+    /// Ends an upload in an error.
+    pub(super) fn refuse(&mut self, stream: StreamId, failure: Failure) {
+        if self.say_answer(stream, Err(failure)) {
+            self.core.borrower.cancel(stream, CancelReason::RequestFailed);
+        }
+    }
+
+    /// `false` if it has been answered.
+    fn say_answer(&mut self, stream: StreamId, result: Result<u64, Failure>) -> bool {
+        if self.uploads.remove(&stream).is_none() {
+            return false;
+        }
+        let result = result.map_err(|failure| Failure { message: clip(failure.message), ..failure });
+        self.core.say(Message::Answer(Answer { stream, result, extensions: Extensions::none() }));
+        true
+    }
+
+    /// The engine's answer to an upload.
+    pub(super) fn answer(&mut self, stream: StreamId, result: Result<u64, Failure>) -> Result<(), ApiMisuse> {
+        match (self.uploads.get(&stream), result) {
+            (Some(Upload { ended: true }), Ok(rows)) => drop(self.say_answer(stream, Ok(rows))),
+            (Some(Upload { ended: false }), Ok(_)) => {
+                return Err(ApiMisuse::State { command: "answer", state: "the upload has not ended" });
+            }
+            (Some(_), Err(failure)) => self.refuse(stream, failure),
+            // It ended otherwise meanwhile.
+            (None, _) if self.core.last_stream.is_some_and(|last| stream <= last) => {}
+            (None, _) => return Err(ApiMisuse::UnknownStream(stream)),
+        }
+        Ok(())
+    }
+
+    /// Whether a message fails an upload after its end, before it is answered: then the client does not wait for an answer.
+    pub(super) fn withdraws_upload(&mut self, message: &Message) -> bool {
+        let Message::Lender(FromLender::Failed { stream, failure, .. }) = message else { return false };
+        if self.core.borrower.withdraw(*stream, failure) {
+            return true;
+        }
+        let known = self.core.last_stream.is_some_and(|last| *stream <= last);
+        if self.core.borrower.is_open(*stream) || !known {
+            return false;
+        }
+        // One that has been answered meanwhile is not taken back.
+        if self.uploads.remove(stream).is_some() {
+            self.core.event(ServerEvent::UploadWithdrawn { stream: *stream });
+        }
+        true
+    }
+
+    /// Moves on everything that the halves have to say.
+    pub(super) fn absorb(&mut self) {
+        while let Some(task) = self.core.absorb_lender() {
+            self.core.output(ServerOutput::Lender(task));
+        }
+        while let Some(output) = self.core.borrower.poll() {
+            let Some(event) = self.core.absorb_borrower(output) else { continue };
+            self.upload_event(&event);
+            self.core.output(ServerOutput::Stream(event));
+        }
+    }
+
+    fn upload_event(&mut self, event: &BorrowerEvent) {
+        match event {
+            BorrowerEvent::End { stream, .. } => {
+                if let Some(upload) = self.uploads.get_mut(stream) {
+                    upload.ended = true;
+                }
+            }
+            // Its lender knows: nobody waits for an answer.
+            BorrowerEvent::Failed { stream, error: StreamError::Remote(_) | StreamError::Connection(_) } => {
+                self.uploads.remove(stream);
+            }
+            BorrowerEvent::Failed { stream, error } => {
+                let failure = Failure::new(error.code(), error.to_string());
+                self.say_answer(*stream, Err(failure));
+            }
+            _ => {}
+        }
+    }
+}
