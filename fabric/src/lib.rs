@@ -20,7 +20,7 @@ mod error;
 pub mod fault;
 pub mod memory;
 pub mod process;
-pub mod random;
+
 pub mod trace;
 
 use std::fmt;
@@ -32,6 +32,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
+pub use thallus_protocol::random;
 pub use error::{FabricError, ReadFailure, WorkFailure};
 use memory::{LocalRange, RegisteredMemory};
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Client, ClientError, Delivery, QueryOptions};
+use thallus_protocol::random::SplitMix64;
 use thallus_tests::ENDLESS;
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::server::TestServer;
@@ -25,12 +26,9 @@ fn seed() -> u64 {
     seed
 }
 
-/// Some milliseconds below `most`, by a fixed rule: splitmix64.
+/// A time below `most` milliseconds, the same for the same seed and round.
 fn moment(seed: u64, round: u64, most: u64) -> Duration {
-    let mut z = seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    Duration::from_micros((z ^ (z >> 31)) % (most * 1000))
+    Duration::from_micros(SplitMix64::nth(seed, round) % (most * 1000))
 }
 
 /// Segments of UCX in `/dev/shm`, which have a name only while UCX makes them.
