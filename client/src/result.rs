@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
 use futures::Stream;
-use thallus_fabric::memory::{Slab, Trusting};
+use thallus_fabric::memory::{Slab, UncheckedAssembler};
 use thallus_protocol::inline::{InlineDecoder, InlineLimits};
 use thallus_protocol::layout::{CheckedDescriptor, KeptDictionaries, Range};
 use thallus_protocol::message::SortKey;
@@ -158,7 +158,7 @@ impl PartStream {
                     None => vec![Buffer::default(); descriptor.buffers.len()],
                 };
                 let kept = &mut self.dictionaries;
-                layout::rebuild_after(&descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
+                layout::rebuild_after(&descriptor, &buffers, kept, &UncheckedAssembler).map_err(|e| e.to_string())
             }
         }
     }

@@ -11,6 +11,7 @@ use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::driver::ControlIo;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
+use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::process::{self, Presence};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits};
@@ -118,6 +119,8 @@ pub struct Settings {
     /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what copying it. `None`,
     /// as in simulations: buffers outside of registered memory are not copied where they can be registered.
     pub clock: Option<fn() -> Duration>,
+    /// Told of every lease that begins and ends; a simulation checks reads against that.
+    pub loan_observer: Option<Arc<dyn LoanObserver>>,
 }
 
 /// The time since this was first asked for.
@@ -156,6 +159,7 @@ impl Settings {
             presence: process::presence,
             page_faults: thread_page_faults,
             clock: Some(running),
+            loan_observer: None,
         }
     }
 
@@ -216,6 +220,7 @@ impl Server {
                 allow_mapped: settings.allow_mapped,
                 leftovers: Leftovers::new(settings.presence),
                 page_faults: settings.page_faults,
+                loan_observer: settings.loan_observer.clone(),
             }),
             fabrics: counted.into(),
             settings: Arc::new(settings),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use thallus_fabric::driver::Doorbell;
 use thallus_fabric::memory::LeaseWords;
+use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::server::OpenedFabric;
@@ -47,12 +48,18 @@ pub(super) struct DataPlane {
     lender: Arc<Lender>,
     words: LeaseWords,
     regions: Regions,
+    observer: Option<Arc<dyn LoanObserver>>,
     state: State,
 }
 
 impl DataPlane {
     /// An endpoint connected to the peer's address, with its lease words and the probe among them.
-    pub(super) fn open(lender: Arc<Lender>, max_leases: u32, peer: &[u8]) -> Result<(DataPlane, OpenedFabric), String> {
+    pub(super) fn open(
+        lender: Arc<Lender>,
+        max_leases: u32,
+        peer: &[u8],
+        observer: Option<Arc<dyn LoanObserver>>,
+    ) -> Result<(DataPlane, OpenedFabric), String> {
         let open = || -> Result<_, FabricError> {
             let fabric = lender.fabric();
             let mut endpoint = fabric.endpoint()?;
@@ -61,18 +68,23 @@ impl DataPlane {
             let words = || LeaseWords::new(&**fabric, max_leases as usize + 1);
             let words = lender.registrations().making_room(words)?;
             words.open(max_leases as usize, PROBE)?;
-            let mut regions = Regions::default();
+            let capabilities = fabric.capabilities();
+            let mut regions = Regions::new(&capabilities);
             let (_, announcement) = regions.enter(&mut *endpoint, words.memory(), 0..words.memory().len(), true)?;
             let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
-            endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: region.base, len: region.len }]);
-            let fencing = match fabric.capabilities().fencing {
+            if let Some(observer) = &observer {
+                let range = RemoteRange { region: region.id, address: region.base, len: region.len };
+                observer.lent(&address, STANDING_LEASE, &[range]);
+            }
+            let fencing = match capabilities.fencing {
                 Fencing::Revocation => message::Fencing::Revocation,
                 Fencing::LeaseWord => message::Fencing::LeaseWord,
             };
             Ok((endpoint, words, regions, OpenedFabric { address, fencing, words: region, probe_value: PROBE }))
         };
         let (endpoint, words, regions, opened) = open().map_err(|error| error.to_string())?;
-        Ok((DataPlane { endpoint, bell: Doorbell::new(), lender, words, regions, state: State::Open }, opened))
+        let bell = Doorbell::new();
+        Ok((DataPlane { endpoint, bell, lender, words, regions, observer, state: State::Open }, opened))
     }
 
     pub(super) fn lender(&self) -> &Arc<Lender> {
@@ -84,14 +96,18 @@ impl DataPlane {
         self.regions.enter(&mut *self.endpoint, &part.memory, part.scope.clone(), part.lasting)
     }
 
+    /// Reports a lease that begins, for an observer to check reads against.
     pub(super) fn lent(&mut self, lease: LeaseId, places: &[RemoteRange]) {
-        self.bell.ring();
-        self.endpoint.lent(lease, places);
+        if let Some(observer) = &self.observer {
+            observer.lent(&self.endpoint.address(), lease, places);
+        }
     }
 
+    /// Reports a lease that is over, before its memory is reused.
     pub(super) fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
-        self.bell.ring();
-        self.endpoint.lease_ended(lease, end);
+        if let Some(observer) = &self.observer {
+            observer.lease_ended(&self.endpoint.address(), lease, end);
+        }
     }
 
     pub(super) fn leave(&mut self, region: RegionId) -> bool {

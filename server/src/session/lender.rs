@@ -12,7 +12,7 @@ use arrow_buffer::Buffer;
 use thallus_fabric::memory::{
     CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena,
 };
-use thallus_fabric::{Fabric, FabricError, Fencing};
+use thallus_fabric::{Fabric, FabricError};
 use thallus_protocol::layout::BatchDescriptor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
@@ -191,9 +191,8 @@ impl Lender {
 
     /// Where a buffer is to be lent from.
     fn place(&self, buffer: &Buffer, mapped: bool, seen: &mut Seen) -> Result<Place, FabricError> {
-        // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
-        let opens_each = self.fabric.capabilities().fencing == Fencing::Revocation;
-        if opens_each && buffer.len() < STAGE_BELOW {
+        // Where a key opens whole memory, one more range of it costs nothing.
+        if self.fabric.capabilities().exposes_ranges && buffer.len() < STAGE_BELOW {
             return Ok(Place::Copy);
         }
         if let Some(space) = &self.space {
@@ -208,7 +207,7 @@ impl Lender {
                 );
             }
         }
-        // What the fabric has not allocated cannot be mapped.
+        // Only memory that the fabric allocated can be mapped: see `Maps::Allocated`.
         if buffer.len() < STAGE_BELOW || mapped {
             return Ok(Place::Copy);
         }

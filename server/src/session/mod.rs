@@ -13,7 +13,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use thallus_fabric::Maps;
 use thallus_fabric::driver::{Clock, Control, ControlEvent, ControlIo};
+use thallus_fabric::observe::LoanObserver;
 use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::message::{Delivery, ExecuteOptions, ProcessId};
 #[cfg(feature = "planted-bugs")]
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) leftovers: Arc<Leftovers>,
     /// Page faults of the thread so far.
     pub(crate) page_faults: fn() -> u64,
+    pub(crate) loan_observer: Option<Arc<dyn LoanObserver>>,
 }
 
 /// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
@@ -460,8 +463,8 @@ impl<S: ControlIo> Session<S> {
             return Err("the connection has no data plane: its results travel inline".into());
         };
         let fabric = plane.lender().fabric();
-        if !fabric.capabilities().maps {
-            return Err(format!("fabric {} maps no memory here: it takes UCX over shared memory", fabric.kind()));
+        if let Maps::Nothing { reason } = fabric.capabilities().maps {
+            return Err(format!("fabric {} maps no memory here: {reason}", fabric.kind()));
         }
         let leftovers = Arc::clone(&self.shared.leftovers);
         if self.seen != Some(process) && !leftovers.sees(process) {
@@ -478,7 +481,10 @@ impl<S: ControlIo> Session<S> {
     fn open_fabric(&mut self, kind: &thallus_protocol::FabricKind, peer: &[u8]) {
         let lender = self.shared.lenders.iter().find(|lender| lender.fabric().kind() == *kind);
         let opened = match lender {
-            Some(lender) => DataPlane::open(Arc::clone(lender), self.shared.machine.max_leases, peer),
+            Some(lender) => {
+                let observer = self.shared.loan_observer.clone();
+                DataPlane::open(Arc::clone(lender), self.shared.machine.max_leases, peer, observer)
+            }
             None => Err(format!("fabric {kind} is not there any more")),
         };
         match opened {

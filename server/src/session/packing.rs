@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use bytes::Bytes;
 use thallus_fabric::count::thread_registrations;
-use thallus_fabric::memory::Trusting;
+use thallus_fabric::memory::UncheckedAssembler;
 use thallus_protocol::FabricKind;
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::inline::InlineEncoder;
@@ -30,7 +30,7 @@ impl Packing {
     /// For batches of `schema`; and the message that the result begins with.
     pub(super) fn new(schema: &Schema, complete: bool) -> Result<(Self, Bytes), Failure> {
         let (encoder, message) = InlineEncoder::new(schema).map_err(unencodable)?;
-        let encoder = encoder.with_assemble(&Trusting);
+        let encoder = encoder.with_assemble(&UncheckedAssembler);
         let dictionaries = (!complete).then(LentDictionaries::default);
         let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
         let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();

@@ -261,7 +261,7 @@ impl Pair {
         *seq += 1;
         let id = self.core.new_memory_id();
         self.core.add_memory(id, HostId(0), &memory);
-        let key = self.core.expose(self.lender, id);
+        let key = self.core.expose(self.lender, id, 0..memory.len());
         self.last_lease += 1;
         let (lease, region) = (LeaseId(self.last_lease), RegionId(1 + self.last_lease as u32));
         let place = RemoteRange { region, address: memory.address(), len: rows * 8 };
@@ -451,7 +451,7 @@ impl Pair {
         let memory = Arc::clone(self.words.memory());
         let id = self.core.new_memory_id();
         self.core.add_memory(id, HostId(0), &memory);
-        let key = self.core.expose(self.lender, id);
+        let key = self.core.expose(self.lender, id, 0..memory.len());
         let (base, len) = (memory.address(), memory.len() as u64);
         self.core.lent(self.lender, STANDING_LEASE, &[RemoteRange { region: WORDS, address: base, len }]);
         let fencing = match self.core.options().fencing {
