@@ -414,7 +414,8 @@ async fn link<S: ControlIo>(
     let mut offers = Offers::default();
     let mut missing = missing;
     for fabric in fabrics {
-        if let Err(error) = offers.add(fabric, pool, options.max_upload_loans) {
+        let observer = options.loan_observer.as_ref().map(|observer| Arc::clone(&observer.0));
+        if let Err(error) = offers.add(fabric, pool, options.max_upload_loans, observer) {
             missing.get_or_insert(error.to_string());
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_fabric::memory::{Slab, Trusting};
+use thallus_fabric::memory::{Slab, UncheckedAssembler};
 use thallus_protocol::inline::{InlineDecoder, InlineError, InlineLimits};
 use thallus_protocol::layout::{self, CheckedDescriptor, KeptDictionaries, Range};
 
@@ -57,7 +57,7 @@ impl Rebuilder {
                     None => vec![Buffer::default(); descriptor.layout().ranges.len()],
                 };
                 let kept = &mut self.dictionaries;
-                layout::rebuild_after(&descriptor, &buffers, kept, &Trusting).map_err(|e| e.to_string())
+                layout::rebuild_after(&descriptor, &buffers, kept, &UncheckedAssembler).map_err(|e| e.to_string())
             }
         }
     }

@@ -84,7 +84,8 @@ pub(crate) struct Lending {
 
 impl Lending {
     pub(crate) fn new(pool: Arc<LoanPool>) -> Self {
-        Lending { pool, words: None, regions: Regions::default(), loans: BTreeMap::new(), last_lease: 0 }
+        let regions = Regions::new(&pool.fabric().capabilities());
+        Lending { pool, words: None, regions, loans: BTreeMap::new(), last_lease: 0 }
     }
 
     /// Lends from now on: makes the lease words, with the probe among them, and opens them to the peer.
@@ -96,7 +97,10 @@ impl Lending {
         let whole = 0..words.memory().len();
         let (_, announcement) = self.regions.enter(endpoint, words.memory(), whole, true)?;
         let region = announcement.ok_or(FabricError::Misuse("the first region was known"))?;
-        endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: region.base, len: region.len }]);
+        if let Some(observer) = self.pool.observer() {
+            let range = RemoteRange { region: region.id, address: region.base, len: region.len };
+            observer.lent(&endpoint.address(), STANDING_LEASE, &[range]);
+        }
         let fencing = match fabric.capabilities().fencing {
             Fencing::Revocation => message::Fencing::Revocation,
             Fencing::LeaseWord => message::Fencing::LeaseWord,
@@ -146,7 +150,9 @@ impl Lending {
                 Err(error) => return LenderCommand::NotExposed { lease, announce, reason: error.to_string() },
             }
         }
-        endpoint.lent(lease, &places);
+        if let Some(observer) = self.pool.observer() {
+            observer.lent(&endpoint.address(), lease, &places);
+        }
         #[cfg(feature = "planted-bugs")]
         if is_planted(Bug::MemoryFreedWhenSent) {
             self.loans.remove(&lease);
@@ -175,7 +181,9 @@ impl Lending {
         {
             error!(%error, slot, "bug: a lease word could not be cleared");
         }
-        endpoint.lease_ended(lease, end);
+        if let Some(observer) = self.pool.observer() {
+            observer.lease_ended(&endpoint.address(), lease, end);
+        }
         if end == LeaseEnd::Revoked {
             warn!(%lease, "the peer did not release a lease in time; it was revoked");
         }

@@ -12,7 +12,8 @@ use arrow_buffer::Buffer;
 use thallus_fabric::memory::{
     CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena,
 };
-use thallus_fabric::{Fabric, FabricError, Fencing};
+use thallus_fabric::observe::LoanObserver;
+use thallus_fabric::{Fabric, FabricError};
 use thallus_protocol::layout::BatchDescriptor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
@@ -37,6 +38,7 @@ pub struct LoanPool {
     permits: usize,
     /// Whether it has been logged that buffers lie outside of `space`.
     unregistered_logged: AtomicBool,
+    observer: Option<Arc<dyn LoanObserver>>,
 }
 
 /// A non-empty buffer of a loan.
@@ -105,7 +107,19 @@ impl LoanPool {
             budget: Arc::new(Semaphore::new(permits)),
             permits,
             unregistered_logged: AtomicBool::new(false),
+            observer: None,
         }
+    }
+
+    /// The same, whose leases are reported to an observer.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Option<Arc<dyn LoanObserver>>) -> Self {
+        self.observer = observer;
+        self
+    }
+
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn LoanObserver>> {
+        self.observer.as_ref()
     }
 
     /// The fabric.
@@ -202,9 +216,8 @@ impl LoanPool {
 
     /// Where a buffer is to be lent from.
     fn place(&self, buffer: &Buffer, mapped: bool, seen: &mut Seen) -> Result<Place, FabricError> {
-        // Where the whole of a region is open to whoever has its key, one more range of it costs nothing.
-        let opens_each = self.fabric.capabilities().fencing == Fencing::Revocation;
-        if opens_each && buffer.len() < STAGE_BELOW {
+        // Where a key opens whole memory, one more range of it costs nothing.
+        if self.fabric.capabilities().exposes_ranges && buffer.len() < STAGE_BELOW {
             return Ok(Place::Copy);
         }
         if let Some(space) = &self.space {
@@ -219,7 +232,7 @@ impl LoanPool {
                 );
             }
         }
-        // Memory that the fabric has not allocated cannot be mapped.
+        // Only memory that the fabric allocated can be mapped: see `Maps::Allocated`.
         if buffer.len() < STAGE_BELOW || mapped {
             return Ok(Place::Copy);
         }

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use bytes::Bytes;
 use thallus_fabric::count::thread_registrations;
-use thallus_fabric::memory::Trusting;
+use thallus_fabric::memory::UncheckedAssembler;
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout::{self, Described, LayoutError, LentDictionaries};
@@ -74,7 +74,7 @@ impl Packing {
     /// Arrow IPC cannot carry the schema.
     pub fn new(schema: &Schema, context: PackingContext) -> Result<(Self, Bytes), Failure> {
         let (encoder, message) = InlineEncoder::new(schema).map_err(unencodable)?;
-        let encoder = encoder.with_assemble(&Trusting);
+        let encoder = encoder.with_assemble(&UncheckedAssembler);
         let dictionaries = (!context.access.needs_complete_batches()).then(LentDictionaries::default);
         let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
         let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();

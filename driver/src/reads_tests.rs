@@ -5,7 +5,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use bytes::Bytes;
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Fabric, Transport};
+use thallus_fabric::{Fabric, MapsPeer, Transport};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 use thallus_protocol::layout::{LayoutLimits, Plan, check, describe};
 
@@ -85,9 +85,15 @@ impl Endpoint for Slow {
         None
     }
 
-    fn expose(&mut self, _memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        Err(FabricError::Misuse("nobody lends here"))
+    fn expose(
+        &mut self,
+        _memory: &Arc<RegisteredMemory>,
+        _range: std::ops::Range<usize>,
+    ) -> Result<Bytes, FabricError> {
+        Err(FabricError::Misuse("this endpoint lends nothing"))
     }
+
+    fn revoke(&mut self, _key: &Bytes) {}
 
     fn import(&mut self, _region: RegionId, _base: u64, _len: u64, _key: &[u8]) -> Result<(), FabricError> {
         Ok(())
@@ -98,6 +104,10 @@ impl Endpoint for Slow {
     fn post_read(&mut self, token: ReadToken, _from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
         self.held().posted.push_back((token, into));
         Ok(())
+    }
+
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        None
     }
 
     fn poll(&mut self, _cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let memory = fabric.register(vec![7_u8; LEN].into())?;
     let id = core.new_memory_id();
     core.add_memory(id, HostId(0), &memory);
-    let key = core.expose(lender, id);
+    let key = core.expose(lender, id, 0..LEN);
     let slab = pool.take(LEN)?;
     let (mut finished, mut steps) = (Vec::new(), 0_u64);
     let started = Instant::now();

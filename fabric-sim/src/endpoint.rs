@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_fabric::memory::{LocalRange, RegisteredMemory, keep};
-use thallus_fabric::{Completion, Endpoint, FabricError, Fencing, ReadToken, Transport};
-use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer, buffer_with_guard};
+use thallus_fabric::{
+    Completion, Endpoint, FabricError, FabricKind, Fencing, MapsPeer, ReadToken, RegionId, RemoteRange, Transport,
+};
 use tokio::time::{Instant, Sleep};
 
 use crate::blob::{Blob, Kind};
@@ -76,7 +79,7 @@ impl SimEndpoint {
     }
 
     fn registered(&self, memory: &RegisteredMemory) -> Option<MemoryId> {
-        let id = memory.registration().as_any().downcast_ref::<SimRegistration>()?.id;
+        let id = memory.registration::<SimRegistration>()?.id;
         self.network.lock().core.is_registered_at(id, self.id).then_some(id)
     }
 
@@ -85,8 +88,14 @@ impl SimEndpoint {
         self.network.lock().core.state(self.id).unwrap_or(EndpointState::Closed)
     }
 
+    fn check_open(&self) -> Result<(), FabricError> {
+        match self.state() {
+            EndpointState::Closed => Err(down("it is closed")),
+            EndpointState::Unconnected | EndpointState::Connected | EndpointState::Down => Ok(()),
+        }
+    }
+
     fn check(&self, token: ReadToken, from: RemoteRange, into: &LocalRange) -> Result<KeyId, FabricError> {
-        let down = |reason: &str| FabricError::EndpointDown { fabric: FabricKind::SIM, reason: reason.to_owned() };
         match self.state() {
             EndpointState::Unconnected => return Err(down("it is not connected yet")),
             EndpointState::Closed => return Err(down("it is closed")),
@@ -131,12 +140,20 @@ impl SimEndpoint {
     }
 }
 
+fn down(reason: &str) -> FabricError {
+    FabricError::EndpointDown { fabric: FabricKind::SIM, reason: reason.to_owned() }
+}
+
 impl Endpoint for SimEndpoint {
     fn address(&self) -> Bytes {
         self.blob(Kind::Address, self.id.0)
     }
 
     fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
+        self.check_open()?;
+        if self.state() != EndpointState::Unconnected {
+            return Err(FabricError::Misuse("the endpoint is connected already"));
+        }
         self.open_blob(Kind::Address, peer)
             .and_then(|peer| self.network.lock().core.connect(self.id, EndpointId(peer)))
             .map_err(|reason| FabricError::Connect {
@@ -149,31 +166,29 @@ impl Endpoint for SimEndpoint {
         (self.state() != EndpointState::Unconnected).then(|| Transport { name: "simulated".to_owned(), inferior: None })
     }
 
-    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        let Some(id) = self.registered(memory) else {
-            return Err(FabricError::Registration {
-                fabric: FabricKind::SIM,
-                len: memory.len(),
-                reason: "the memory is not registered with this fabric".to_owned(),
-            });
-        };
-        let key = self.network.lock().core.expose(self.id, id);
+    fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        self.check_open()?;
+        if range.is_empty() || range.end > memory.len() {
+            return Err(FabricError::Misuse("a range to be exposed is empty, or outside its memory"));
+        }
+        let id = self.registered(memory);
+        let id = id.ok_or(FabricError::Misuse("memory to be exposed was registered by another fabric"))?;
+        let key = self.network.lock().core.expose(self.id, id, range);
         Ok(self.blob(Kind::Key, key.0))
     }
 
-    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
-        self.network.lock().core.lent(self.id, lease, ranges);
-    }
-
-    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
-        self.network.lock().core.lease_ended(self.id, lease, end);
+    fn revoke(&mut self, key: &Bytes) {
+        if let Ok(key) = self.open_blob(Kind::Key, key) {
+            self.network.lock().core.revoke(self.id, KeyId(key));
+        }
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
         let refused =
             |reason: &str| FabricError::RemoteKey { fabric: FabricKind::SIM, region, reason: reason.to_owned() };
+        self.check_open()?;
         if self.regions.contains_key(&region) {
-            return Err(FabricError::Misuse("a region was imported twice"));
+            return Err(FabricError::Misuse("the region is imported already"));
         }
         if base.checked_add(len).is_none() {
             return Err(refused("the region reaches past the end of the address space"));
@@ -195,10 +210,7 @@ impl Endpoint for SimEndpoint {
             self.network.lock().core.set_time(self.id, pace.now());
         }
         let posted = self.network.lock().core.post(self.id, token, key, from.address, into);
-        posted.map_err(|_into| FabricError::EndpointDown {
-            fabric: FabricKind::SIM,
-            reason: "it went down just now".to_owned(),
-        })?;
+        posted.map_err(|_into| down("it went down just now"))?;
         self.outstanding.insert(token);
         let waker = self.network.lock().wakers.remove(&self.id);
         if let Some(waker) = waker {
@@ -207,26 +219,9 @@ impl Endpoint for SimEndpoint {
         Ok(())
     }
 
-    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
-        let RemoteRange { region: id, address, len } = from;
-        let refused = |reason: String| FabricError::Map { address, len, reason };
-        let within = |region: &&Region| {
-            let offset = address.checked_sub(region.base);
-            offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= region.len)
-        };
-        let outside = FabricError::OutsideRegion { region: id, address, len };
-        let key = self.regions.get(&id).filter(within).ok_or(outside)?.key;
-        let mut shared = self.network.lock();
-        if shared.core.options().fencing != Fencing::LeaseWord {
-            return Err(refused("this network plays a device that maps nothing".to_owned()));
-        }
-        if !shared.core.can_map(self.id) {
-            return Err(FabricError::EndpointDown { fabric: FabricKind::SIM, reason: "the peer is gone".to_owned() });
-        }
-        let mapping = shared.core.map(self.id, key, address, len).map_err(|access| refused(format!("{access:?}")))?;
-        drop(shared);
-        let bytes = Buffer::from_slice_ref(mapping.bytes());
-        Ok(keep(bytes, SimMapping { network: self.network.clone(), mapping }))
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        let maps = self.network.lock().core.options().fencing == Fencing::LeaseWord;
+        if maps { Some(self) } else { None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
@@ -248,10 +243,7 @@ impl Endpoint for SimEndpoint {
             self.take(finished, completions);
             match (progress, &mut self.pace, due) {
                 (Progress::Down, ..) => {
-                    return Poll::Ready(Err(FabricError::EndpointDown {
-                        fabric: FabricKind::SIM,
-                        reason: "the peer is gone".to_owned(),
-                    }));
+                    return Poll::Ready(Err(down("the peer is gone")));
                 }
                 _ if any => return Poll::Ready(Ok(())),
                 (Progress::Idle, ..) | (Progress::Waiting, Some(_), None) => return Poll::Pending,
@@ -284,7 +276,28 @@ impl Endpoint for SimEndpoint {
     }
 }
 
-/// Goes with the last slice of what was mapped.
+impl MapsPeer for SimEndpoint {
+    fn map(&mut self, from: RemoteRange, _peer: TrustedPeer) -> Result<Buffer, FabricError> {
+        let RemoteRange { region: id, address, len } = from;
+        let refused = |reason: String| FabricError::Map { address, len, reason };
+        let within = |region: &&Region| {
+            let offset = address.checked_sub(region.base);
+            offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= region.len)
+        };
+        let outside = FabricError::OutsideRegion { region: id, address, len };
+        let key = self.regions.get(&id).filter(within).ok_or(outside)?.key;
+        let mut shared = self.network.lock();
+        if !shared.core.can_map(self.id) {
+            return Err(down("the peer is gone"));
+        }
+        let mapping = shared.core.map(self.id, key, address, len).map_err(|access| refused(format!("{access:?}")))?;
+        drop(shared);
+        let bytes = Buffer::from_slice_ref(mapping.bytes());
+        Ok(buffer_with_guard(bytes, SimMapping { network: self.network.clone(), mapping }))
+    }
+}
+
+/// Dropped with the last slice of a mapped buffer.
 struct SimMapping {
     network: SimNetwork,
     mapping: Mapping,

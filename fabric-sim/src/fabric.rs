@@ -1,6 +1,5 @@
 //! The network as a [`Fabric`].
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,10 +8,13 @@ use std::task::Waker;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{RegisteredMemory, Registration};
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
-use thallus_protocol::FabricKind;
+use thallus_fabric::observe::LoanObserver;
+use thallus_fabric::{
+    Capabilities, Endpoint, Fabric, FabricError, FabricKind, Fencing, LeaseEnd, LeaseId, Maps, RemoteRange, Touch,
+};
 
 use crate::SimOptions;
+use crate::blob::{Blob, Kind};
 use crate::core::{Core, EndpointId, Event, HostId, MemoryId, Stats, Violation};
 use crate::endpoint::SimEndpoint;
 
@@ -22,7 +24,7 @@ pub struct SimNetwork {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// The core, and who waits for it.
+/// The core, and the wakers of the endpoints that wait.
 pub(crate) struct Shared {
     pub(crate) core: Core,
     pub(crate) wakers: BTreeMap<EndpointId, Waker>,
@@ -42,12 +44,6 @@ pub(crate) struct SimRegistration {
     len: usize,
     /// Bytes registered at the host.
     registered: Arc<AtomicUsize>,
-}
-
-impl Registration for SimRegistration {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
 }
 
 impl Drop for SimRegistration {
@@ -119,6 +115,20 @@ impl SimNetwork {
     }
 }
 
+impl LoanObserver for SimNetwork {
+    fn lent(&self, lender: &[u8], lease: LeaseId, ranges: &[RemoteRange]) {
+        if let Ok(Blob { id, .. }) = Blob::unpack(Kind::Address, lender) {
+            self.lock().core.lent(EndpointId(id), lease, ranges);
+        }
+    }
+
+    fn lease_ended(&self, lender: &[u8], lease: LeaseId, end: LeaseEnd) {
+        if let Ok(Blob { id, .. }) = Blob::unpack(Kind::Address, lender) {
+            self.lock().core.lease_ended(EndpointId(id), lease, end);
+        }
+    }
+}
+
 impl fmt::Debug for SimNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seed = self.lock().core.seed();
@@ -180,12 +190,19 @@ impl Fabric for SimFabric {
             fencing: options.fencing,
             max_read: options.max_read,
             max_outstanding_reads: options.max_outstanding_reads,
-            // What plays shared memory.
-            maps: options.fencing == Fencing::LeaseWord,
+            exposes_ranges: options.exposes_ranges,
+            registers_when_exposed: false,
+            maps: match options.fencing {
+                // As shared memory.
+                Fencing::LeaseWord => Maps::Allocated,
+                Fencing::Revocation => {
+                    Maps::Nothing { reason: "the simulated network plays a device that maps nothing".into() }
+                }
+            },
         }
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    fn allocate(&self, len: usize, _touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
         let mut id = None;
         let memory = RegisteredMemory::heap(len, |_, len| {
             let registration = self.registration(len)?;
@@ -205,6 +222,10 @@ impl Fabric for SimFabric {
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         if !self.network.lock().core.options().foreign_memory {
             return Err(FabricError::Unsupported { fabric: self.kind(), what: "lend memory that it did not allocate" });
+        }
+        if buffer.is_empty() {
+            let reason = "there is nothing in the buffer".to_owned();
+            return Err(FabricError::Registration { fabric: self.kind(), len: 0, reason });
         }
         let registration = self.registration(buffer.len())?;
         let id = registration.id;

@@ -24,7 +24,10 @@ pub struct SimOptions {
     pub max_read: u64,
     /// Most reads outstanding per endpoint.
     pub max_outstanding_reads: usize,
-    /// Whether memory that somebody else allocated can be lent.
+    /// Whether a key opens exactly the range that was exposed, until it is revoked, to the endpoint's peer only. If not, it opens the
+    /// whole memory.
+    pub exposes_ranges: bool,
+    /// Whether [`register`](thallus_fabric::Fabric::register) is supported.
     pub foreign_memory: bool,
     /// Most bytes that one host may have registered.
     pub max_registered: usize,
@@ -40,15 +43,23 @@ pub struct SimOptions {
     pub early_one_in: u32,
     /// Without a path for so long, a read fails and its endpoint with it.
     pub retry: u32,
-    /// Whether lenders say what is on loan ([`Endpoint::lent`](thallus_fabric::Endpoint::lent)): then a read of anything else,
-    /// or of memory that changed while it was on loan, is a violation; and what a late reader finds is never the batch.
+    /// Whether lenders report their leases ([`LoanObserver`](thallus_fabric::observe::LoanObserver)). Then a read of anything else,
+    /// or of memory that changed while it was on loan, is a violation, and a late reader never finds the batch.
     pub loans: bool,
     /// Whether [`Core::take_events`](crate::core::Core::take_events) has anything to tell.
     pub record: bool,
 }
 
+impl SimOptions {
+    /// A network that plays shared memory, as UCX does it: lease words, keys that open whole memory and stand, and mapping.
+    #[must_use]
+    pub fn shared_memory() -> Self {
+        SimOptions { fencing: Fencing::LeaseWord, exposes_ranges: false, ..SimOptions::default() }
+    }
+}
+
 impl Default for SimOptions {
-    /// Revocation, some latency, reordering, 16 reads at once, and no other limit that a test would notice.
+    /// A network that plays an RDMA device: revocation, exposed ranges, some latency, reordering, 16 reads at once, and no other limit that a test would notice.
     fn default() -> Self {
         SimOptions {
             fencing: Fencing::Revocation,
@@ -58,6 +69,7 @@ impl Default for SimOptions {
             notice: 0..=8,
             max_read: 1 << 30,
             max_outstanding_reads: 16,
+            exposes_ranges: true,
             foreign_memory: true,
             max_registered: 1 << 36,
             pace: None,

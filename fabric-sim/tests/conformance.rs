@@ -21,9 +21,24 @@ mod revocation {
 mod lease_word {
     use super::*;
 
+    thallus_fabric::conformance_suite!(|| hosts(2, SimOptions { notice: 0..=200, ..SimOptions::shared_memory() }));
+}
+
+mod lease_word_and_ranges {
+    use super::*;
+
     thallus_fabric::conformance_suite!(|| hosts(
-        2,
-        SimOptions { fencing: Fencing::LeaseWord, notice: 0..=200, ..SimOptions::default() }
+        3,
+        SimOptions { fencing: Fencing::LeaseWord, ..SimOptions::default() }
+    ));
+}
+
+mod short_reads_of_whole_memory {
+    use super::*;
+
+    thallus_fabric::conformance_suite!(|| hosts(
+        4,
+        SimOptions { exposes_ranges: false, max_read: 256 << 10, max_outstanding_reads: 256, ..SimOptions::default() }
     ));
 }
 

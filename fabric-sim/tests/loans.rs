@@ -31,7 +31,7 @@ impl Fixture {
         let memory = fabric.register(vec![1_u8; 4096].into()).unwrap();
         let id = core.new_memory_id();
         core.add_memory(id, HostId(0), &memory);
-        let key = core.expose(lender, id);
+        let key = core.expose(lender, id, 0..memory.len());
         Fixture { core, lender, borrower, fabric, pool, memory, key }
     }
 
@@ -92,7 +92,7 @@ fn memory_that_changes_while_it_is_on_loan_is_found_out() {
     let id = fixture.core.new_memory_id();
     fixture.memory = Arc::clone(slab_memory(&mut slab, &fixture.pool));
     fixture.core.add_memory(id, HostId(0), &fixture.memory);
-    fixture.key = fixture.core.expose(fixture.lender, id);
+    fixture.key = fixture.core.expose(fixture.lender, id, 0..fixture.memory.len());
     fixture.lend(1, 0, 64);
     slab.copy_in(3, &[8]).unwrap();
     fixture.post(0, 64);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use thallus_fabric::memory::{LocalRange, PoolLimits, SlabPool};
-use thallus_fabric::{Fabric, Fencing, ReadFailure, ReadToken};
+use thallus_fabric::{Fabric, Fencing, ReadFailure, ReadToken, Touch};
 use thallus_fabric_sim::core::{Access, Core, EndpointId, EndpointState, Finished, KeyId, Progress, Stats};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 
@@ -35,7 +35,8 @@ impl Fixture {
         let memory = fabric.register(content.to_vec().into()).unwrap();
         let id = self.core.new_memory_id();
         self.core.add_memory(id, thallus_fabric_sim::core::HostId(0), &memory);
-        (memory, self.core.expose(self.lender, id))
+        let key = self.core.expose(self.lender, id, 0..memory.len());
+        (memory, key)
     }
 
     fn range(&self, len: usize) -> LocalRange {
@@ -198,9 +199,9 @@ fn reads_do_overtake_each_other() {
 #[test]
 fn registration_has_a_limit_and_dropping_gives_it_back() {
     let host = SimNetwork::new(1, SimOptions { max_registered: 8192, ..SimOptions::default() }).host();
-    let memory = host.allocate(8192).unwrap();
-    assert!(matches!(host.allocate(1), Err(thallus_fabric::FabricError::OutOfMemory { available: 0, .. })));
+    let memory = host.allocate(8192, Touch::Now).unwrap();
+    assert!(matches!(host.allocate(1, Touch::Now), Err(thallus_fabric::FabricError::OutOfMemory { available: 0, .. })));
     drop(memory);
     assert_eq!(host.registered_bytes(), 0);
-    host.allocate(8192).unwrap();
+    host.allocate(8192, Touch::Now).unwrap();
 }

@@ -1,4 +1,4 @@
-//! The fault injector, the tracer and the counter, around a simulated fabric: they keep the contract, and do what they say.
+//! The fault injector, the tracer and the counter, around a simulated fabric: they keep the contract, and do their own work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use thallus_fabric::count::{CountedFabric, thread_registrations};
 use thallus_fabric::fault::{Call, FaultInjector, FaultPlan, ReadFault, When};
 use thallus_fabric::memory::PAGE;
 use thallus_fabric::trace::{TraceEvent, Tracer};
-use thallus_fabric::{Fabric, FabricError, ReadFailure, ReadToken};
+use thallus_fabric::{Fabric, FabricError, ReadFailure, ReadToken, Touch};
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
 use thallus_protocol::RegionId;
 
@@ -39,10 +39,10 @@ mod a_counter {
 fn a_counter_counts_what_was_registered_by_all_and_by_this_thread() {
     let fabric = Arc::new(CountedFabric::new(host(1)));
     let before = thread_registrations();
-    let allocated = fabric.allocate(5000).unwrap();
+    let allocated = fabric.allocate(5000, Touch::Now).unwrap();
     let registered = fabric.register(Buffer::from(vec![1_u8; 300])).unwrap();
     let elsewhere = Arc::clone(&fabric);
-    std::thread::spawn(move || elsewhere.allocate(1).unwrap()).join().unwrap();
+    std::thread::spawn(move || elsewhere.allocate(1, Touch::Now).unwrap()).join().unwrap();
     assert_eq!((fabric.registrations(), thread_registrations() - before), (3, 2));
     assert_eq!(fabric.bytes(), (allocated.len() + registered.len() + PAGE) as u64);
     drop((allocated, registered));
@@ -53,6 +53,34 @@ mod an_injector_without_faults {
     use super::*;
 
     thallus_fabric::conformance_suite!(|| faulty(FaultPlan::new(1)));
+}
+
+/// Shared memory as the simulation plays it: lease words, keys for whole memory, and mapping.
+fn shared_memory() -> Arc<SimFabric> {
+    SimNetwork::new(2, SimOptions::shared_memory()).host()
+}
+
+mod a_tracer_of_shared_memory {
+    use super::*;
+
+    thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(Tracer::new(shared_memory(), 100)) });
+}
+
+mod an_injector_without_faults_into_shared_memory {
+    use super::*;
+
+    thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> {
+        Arc::new(FaultInjector::new(shared_memory(), FaultPlan::new(1)))
+    });
+}
+
+mod a_tracer_of_a_counter_of_an_injector {
+    use super::*;
+
+    thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> {
+        let injector = FaultInjector::new(shared_memory(), FaultPlan::new(1));
+        Arc::new(Tracer::new(CountedFabric::new(injector), 100))
+    });
 }
 
 mod an_injector_of_delays {
@@ -170,7 +198,7 @@ fn an_endpoint_dies_with_its_reads() {
 #[test]
 fn each_call_fails_in_its_own_way_and_only_when_told() {
     let nth = |call| faulty(FaultPlan::new(1).call(call, When::Nth(0)));
-    assert!(matches!(nth(Call::Allocate).allocate(1), Err(FabricError::OutOfMemory { .. })));
+    assert!(matches!(nth(Call::Allocate).allocate(1, Touch::Now), Err(FabricError::OutOfMemory { .. })));
     assert!(matches!(nth(Call::Register).register(vec![1_u8].into()), Err(FabricError::Registration { .. })));
     let fabric = nth(Call::Endpoint);
     assert!(matches!(fabric.endpoint(), Err(FabricError::Unavailable { .. })));
@@ -182,13 +210,13 @@ fn each_call_fails_in_its_own_way_and_only_when_told() {
     one.connect(&two.address()).unwrap();
 
     let fabric = nth(Call::Expose);
-    let memory = fabric.allocate(1).unwrap();
-    assert!(matches!(fabric.endpoint().unwrap().expose(&memory), Err(FabricError::Registration { .. })));
+    let memory = fabric.allocate(1, Touch::Now).unwrap();
+    assert!(matches!(fabric.endpoint().unwrap().expose(&memory, 0..1), Err(FabricError::Registration { .. })));
 
     let fabric = nth(Call::Import);
-    let memory = fabric.allocate(1).unwrap();
+    let memory = fabric.allocate(1, Touch::Now).unwrap();
     let mut endpoint = fabric.endpoint().unwrap();
-    let key = endpoint.expose(&memory).unwrap();
+    let key = endpoint.expose(&memory, 0..1).unwrap();
     assert!(matches!(endpoint.import(REGION, memory.address(), 1, &key), Err(FabricError::RemoteKey { .. })));
     endpoint.import(REGION, memory.address(), 1, &key).unwrap();
 
@@ -239,7 +267,7 @@ fn a_trace_tells_a_connections_whole_story() {
             TraceEvent::Allocated(..) => "allocated",
             TraceEvent::Opened(Ok(_)) => "opened",
             TraceEvent::Connected(_, Ok(())) => "connected",
-            TraceEvent::Exposed(_, _, Ok(_)) => "exposed",
+            TraceEvent::Exposed(_, _, _, Ok(_)) => "exposed",
             TraceEvent::Imported(_, REGION, Ok(())) => "imported",
             TraceEvent::Posted(_, ReadToken(5), _, Ok(())) => "posted",
             TraceEvent::Posted(_, ReadToken(6), _, Err(FabricError::OutsideRegion { .. })) => "refused",
@@ -275,11 +303,14 @@ fn a_trace_is_bounded() {
     for capacity in [0, 3] {
         let traced = Tracer::new(host(1), capacity);
         for len in 1..=10 {
-            traced.allocate(len).unwrap();
+            traced.allocate(len, Touch::Now).unwrap();
         }
         assert_eq!(traced.lost(), 10 - capacity as u64);
-        let lens: Vec<_> =
-            traced.events().iter().map(|event| matches!(event, TraceEvent::Allocated(8..=10, Ok(_)))).collect();
+        let lens: Vec<_> = traced
+            .events()
+            .iter()
+            .map(|event| matches!(event, TraceEvent::Allocated(8..=10, Touch::Now, Ok(_))))
+            .collect();
         assert_eq!(lens, vec![true; capacity]);
     }
 }

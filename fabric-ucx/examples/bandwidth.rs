@@ -9,7 +9,7 @@ use std::env;
 use std::time::Instant;
 
 use support::{LENDER, Lender, REGION, Reader};
-use thallus_fabric::Fabric;
+use thallus_fabric::{Fabric, Touch};
 
 /// Bytes per measurement.
 const VOLUME: usize = 512 << 20;
@@ -24,7 +24,7 @@ async fn main() {
     let mut reader = Reader::connect(&mut lender, &transports).await;
     println!("transport: {:?}", reader.end.transport().unwrap());
     let most = reader.fabric.capabilities().max_read as usize;
-    let into = reader.fabric.allocate(REGION).unwrap();
+    let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
     println!("     bytes, allocated, registered (with emulation or RDMA), longest post in us");
     for size in [64 << 10, 256 << 10, 1 << 20, 4 << 20, 8 << 20] {
         let mut rates = Vec::new();

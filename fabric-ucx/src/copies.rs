@@ -3,7 +3,7 @@
 //! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the lender answers
 //! from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And one core copies a third to a
 //! half of what the memory of even a small machine gives, so where much is to be copied, several threads do it: the endpoint as it
-//! is polled, piece by piece, and the threads of a [`Crew`] that its fabric has for all of its endpoints. They sleep until
+//! is polled, piece by piece, and the threads of a [`CopyPool`] that its fabric has for all of its endpoints. They sleep until
 //! somebody has enough for them to do.
 
 use std::collections::VecDeque;
@@ -58,14 +58,14 @@ pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
 
 /// The copies of one endpoint.
 pub(crate) struct Copies {
-    crew: Arc<Crew>,
-    desk: Arc<Desk>,
+    pool: Arc<CopyPool>,
+    queue: Arc<CopyQueue>,
     /// Those that this thread is making.
     making: Vec<Copy>,
 }
 
 /// Where copies lie until somebody makes them.
-struct Desk {
+struct CopyQueue {
     shared: Arc<Shared>,
     state: Mutex<State>,
 }
@@ -84,9 +84,9 @@ struct State {
 
 impl Copies {
     /// For an endpoint that hears through `shared` which operations have ended.
-    pub(crate) fn new(crew: &Arc<Crew>, shared: &Arc<Shared>) -> Self {
-        let desk = Arc::new(Desk { shared: shared.clone(), state: Mutex::default() });
-        Copies { crew: crew.clone(), desk, making: Vec::new() }
+    pub(crate) fn new(pool: &Arc<CopyPool>, shared: &Arc<Shared>) -> Self {
+        let queue = Arc::new(CopyQueue { shared: shared.clone(), state: Mutex::default() });
+        Copies { pool: pool.clone(), queue, making: Vec::new() }
     }
 
     /// Has `len` bytes copied, and the operation reported once that is done.
@@ -97,31 +97,31 @@ impl Copies {
     /// are looked at only after its lease was proven.)
     pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
-            let mut state = self.desk.lock();
+            let mut state = self.queue.lock();
             state.waiting.push_back(Copy { operation, from, to, len });
             state.waiting_bytes += len;
             // Those who have been called will take their share of what lies here.
-            let call = state.helpers < self.crew.most && state.waiting_bytes >= WORTH_A_CALL * (state.helpers + 1);
+            let call = state.helpers < self.pool.most && state.waiting_bytes >= WORTH_A_CALL * (state.helpers + 1);
             state.helpers += usize::from(call);
             call
         };
-        if call && !self.crew.call(&self.desk) {
-            self.desk.lock().helpers -= 1;
+        if call && !self.pool.call(&self.queue) {
+            self.queue.lock().helpers -= 1;
         }
     }
 
     /// Makes a copy on this thread, or several short ones. `false` if none waits.
     pub(crate) fn make_some(&mut self) -> bool {
-        let begun = self.desk.lock().begin_some(&mut self.making);
+        let begun = self.queue.lock().begin_some(&mut self.making);
         if begun {
-            self.desk.make(&mut self.making);
+            self.queue.make(&mut self.making);
         }
         begun
     }
 
     /// Has `waker` woken when a helper has made a copy. Whether any is under way: else all have been reported.
     pub(crate) fn wait(&self, waker: &Waker) -> bool {
-        let mut state = self.desk.lock();
+        let mut state = self.queue.lock();
         let waits = state.underway > 0;
         if waits && state.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
             state.waker = Some(waker.clone());
@@ -132,12 +132,12 @@ impl Copies {
     /// Reports what nobody has begun as cancelled.
     pub(crate) fn cancel(&self) {
         let cancelled = {
-            let mut state = self.desk.lock();
+            let mut state = self.queue.lock();
             state.waiting_bytes = 0;
             std::mem::take(&mut state.waiting)
         };
         for copy in cancelled {
-            self.desk.shared.ended(copy.operation, ucs_status_t::UCS_ERR_CANCELED);
+            self.queue.shared.ended(copy.operation, ucs_status_t::UCS_ERR_CANCELED);
         }
     }
 }
@@ -158,7 +158,7 @@ impl State {
     }
 }
 
-impl Desk {
+impl CopyQueue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,40 +199,40 @@ impl Desk {
 
 impl fmt::Debug for Copies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.desk.lock();
+        let state = self.queue.lock();
         f.debug_struct("Copies").field("waiting", &state.waiting.len()).field("underway", &state.underway).finish()
     }
 }
 
 /// The helpers of one fabric: threads that are begun as they are needed, and end with the fabric.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct CopyPool {
     most: usize,
-    calls: Arc<Calls>,
+    calls: Arc<Requests>,
 }
 
 #[derive(Debug, Default)]
-struct Calls {
-    state: Mutex<Called>,
+struct Requests {
+    state: Mutex<PoolState>,
     somebody: Condvar,
 }
 
 #[derive(Default)]
-struct Called {
-    calls: VecDeque<Arc<Desk>>,
+struct PoolState {
+    calls: VecDeque<Arc<CopyQueue>>,
     idle: usize,
     threads: usize,
     closed: bool,
 }
 
-impl Crew {
-    /// A crew of at most so many. None of them is there yet.
+impl CopyPool {
+    /// A pool of at most so many. None of them is there yet.
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Crew { most, calls: Arc::default() })
+        Arc::new(CopyPool { most, calls: Arc::default() })
     }
 
     /// Sends somebody there. `false` if there is nobody, nor can be.
-    fn call(&self, desk: &Arc<Desk>) -> bool {
+    fn call(&self, queue: &Arc<CopyQueue>) -> bool {
         let mut state = self.calls.lock();
         if state.idle <= state.calls.len() && state.threads < self.most {
             let calls = self.calls.clone();
@@ -244,21 +244,21 @@ impl Crew {
         if state.threads == 0 {
             return false;
         }
-        state.calls.push_back(desk.clone());
+        state.calls.push_back(queue.clone());
         self.calls.somebody.notify_one();
         true
     }
 }
 
-impl Drop for Crew {
+impl Drop for CopyPool {
     fn drop(&mut self) {
         self.calls.lock().closed = true;
         self.calls.somebody.notify_all();
     }
 }
 
-impl Calls {
-    fn lock(&self) -> MutexGuard<'_, Called> {
+impl Requests {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -266,10 +266,10 @@ impl Calls {
     fn answer(&self) {
         let mut state = self.lock();
         loop {
-            // Also once the fabric is gone: nobody else takes a called helper off its desk.
-            while let Some(desk) = state.calls.pop_front() {
+            // Also once the fabric is gone: nobody else takes a called helper off its queue.
+            while let Some(queue) = state.calls.pop_front() {
                 drop(state);
-                desk.help();
+                queue.help();
                 state = self.lock();
             }
             if state.closed {
@@ -282,9 +282,9 @@ impl Calls {
     }
 }
 
-impl fmt::Debug for Called {
+impl fmt::Debug for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Called").field("threads", &self.threads).field("idle", &self.idle).finish_non_exhaustive()
+        f.debug_struct("PoolState").field("threads", &self.threads).field("idle", &self.idle).finish_non_exhaustive()
     }
 }
 
@@ -314,8 +314,8 @@ mod tests {
     fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
         let from: Vec<u8> = (0..pieces * len).map(|i| (i / 7) as u8).collect();
         let mut to = vec![0; from.len()];
-        let (crew, shared) = (Crew::new(helpers), Arc::new(Shared::default()));
-        let mut copies = Copies::new(&crew, &shared);
+        let (pool, shared) = (CopyPool::new(helpers), Arc::new(Shared::default()));
+        let mut copies = Copies::new(&pool, &shared);
         let base = to.as_mut_ptr();
         for piece in 0..pieces {
             // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not touched before.
@@ -370,16 +370,16 @@ mod tests {
 
     #[test]
     fn helpers_are_called_for_much_only_and_end_with_their_fabric() {
-        let (crew, shared) = (Crew::new(3), Arc::new(Shared::default()));
-        let copies = Copies::new(&crew, &shared);
+        let (pool, shared) = (CopyPool::new(3), Arc::new(Shared::default()));
+        let copies = Copies::new(&pool, &shared);
         let from = vec![1; WORTH_A_CALL];
         let mut to = vec![0; WORTH_A_CALL];
         // SAFETY: alive until reported, and not touched.
         unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), WORTH_A_CALL - 1) };
-        assert_eq!(crew.calls.lock().threads, 0, "for what this thread does sooner");
+        assert_eq!(pool.calls.lock().threads, 0, "for what this thread does sooner");
         // SAFETY: as above, the last byte.
         unsafe { copies.post(2, from[WORTH_A_CALL - 1..].as_ptr(), to.as_mut_ptr().add(WORTH_A_CALL - 1), 1) };
-        assert_eq!(crew.calls.lock().threads, 1);
+        assert_eq!(pool.calls.lock().threads, 1);
         let began = Instant::now();
         let mut ended = 0;
         while ended < 2 {
@@ -388,8 +388,8 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(to, from);
-        let calls = Arc::downgrade(&crew.calls);
-        drop((copies, crew));
+        let calls = Arc::downgrade(&pool.calls);
+        drop((copies, pool));
         while calls.upgrade().is_some() {
             assert!(began.elapsed() < Duration::from_secs(20), "a helper outlives its fabric");
             thread::yield_now();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::pin::Pin;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -10,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use thallus_fabric::{Completion, Endpoint, FabricError, Maps, MapsPeer, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
 use ucx_sys::{self as sys, ucs_status_t};
 
 use crate::attachment::{self, Attachment};
-use crate::copies::{self, Copies, Crew};
+use crate::copies::{self, Copies, CopyPool};
 use crate::domains::Domains;
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
@@ -43,8 +44,10 @@ pub(crate) struct UcxEndpoint {
     state: State,
     busy_poll: bool,
     emulation: bool,
-    /// What memory of this end's own is registered with.
+    /// The domains with which memory of this end's own is registered.
     domains: Domains,
+    /// Whether memory of a peer is mapped.
+    maps: bool,
     /// Whether the peer is on this host, in the same namespaces. Known once it is connected to.
     peer_is_local: bool,
     shared: Arc<Shared>,
@@ -114,7 +117,7 @@ enum State {
 impl UcxEndpoint {
     pub(crate) fn new(
         worker: Arc<Worker>,
-        crew: &Arc<Crew>,
+        copy_pool: &Arc<CopyPool>,
         options: &UcxOptions,
         domains: Domains,
     ) -> Result<Self, FabricError> {
@@ -123,13 +126,14 @@ impl UcxEndpoint {
         let address = envelope::seal(Kind::WorkerAddress, version, about, &packed).map_err(down)?.into();
         let events = EventFd::register(&worker).map_err(down)?;
         let shared = Arc::default();
-        let copies = Copies::new(crew, &shared);
+        let copies = Copies::new(copy_pool, &shared);
         Ok(UcxEndpoint {
             address,
             state: State::Idle,
             busy_poll: options.busy_poll,
             emulation: options.emulation,
             domains,
+            maps: crate::maps(options, domains) == Maps::Allocated,
             peer_is_local: false,
             shared,
             operations: Operations::default(),
@@ -348,9 +352,16 @@ impl Endpoint for UcxEndpoint {
         Some(self.path(connection).transport())
     }
 
-    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
+    fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
         let worker = self.worker.as_ref().ok_or_else(|| down("closed at this end"))?;
+        if range.is_empty() || range.end > memory.len() {
+            return Err(FabricError::Misuse("a range to be exposed is empty, or outside its memory"));
+        }
         memory::expose(worker.context(), memory)
+    }
+
+    fn revoke(&mut self, _key: &Bytes) {
+        // UCX cannot: a key stands as long as its memory is registered.
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
@@ -421,26 +432,8 @@ impl Endpoint for UcxEndpoint {
             .map_err(|status| post_error("ucp_get_nbx", status))
     }
 
-    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
-        let RemoteRange { region, address, len } = from;
-        self.connection()?;
-        let outside = FabricError::OutsideRegion { region, address, len };
-        let imported = self.regions.get(&region).filter(|imported| imported.covers(address, len)).ok_or(outside)?;
-        let error = |reason: String| FabricError::Map { address, len, reason };
-        let Source::Attachment(attachment) = &imported.source else {
-            let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
-            return Err(error(format!(
-                "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
-                 between processes of one host, over UCX's transports sysv or posix"
-            )));
-        };
-        let found = attachment.find(address, len);
-        let (start, len) =
-            found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
-        // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed what nobody
-        // wrote. Nobody in this process writes there, and the peer has promised not to: that is what a caller of `map` trusts
-        // it for.
-        Ok(unsafe { Buffer::from_custom_allocation(start, len, attachment.clone()) })
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        if self.maps { Some(self) } else { None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
@@ -493,6 +486,29 @@ impl Endpoint for UcxEndpoint {
 
     fn is_closed(&self) -> bool {
         self.finished()
+    }
+}
+
+impl MapsPeer for UcxEndpoint {
+    fn map(&mut self, from: RemoteRange, _peer: TrustedPeer) -> Result<Buffer, FabricError> {
+        let RemoteRange { region, address, len } = from;
+        self.connection()?;
+        let outside = FabricError::OutsideRegion { region, address, len };
+        let imported = self.regions.get(&region).filter(|imported| imported.covers(address, len)).ok_or(outside)?;
+        let error = |reason: String| FabricError::Map { address, len, reason };
+        let Source::Attachment(attachment) = &imported.source else {
+            let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
+            return Err(error(format!(
+                "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
+                 between processes of one host, over UCX's transports sysv or posix"
+            )));
+        };
+        let found = attachment.find(address, len);
+        let (start, len) =
+            found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
+        // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed what nobody
+        // wrote. No part of this process writes there, and that the peer does not is what `_peer` states.
+        Ok(unsafe { Buffer::from_custom_allocation(start, len, attachment.clone()) })
     }
 }
 

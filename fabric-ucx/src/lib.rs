@@ -34,7 +34,7 @@
 //! UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not reaped by its
 //! parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process: reads that are given up
 //! and the control connection tell. Until then one-sided reads of a dead peer's segment succeed: it stays mapped, with its last
-//! contents, so no wrong byte is read. What is [mapped](Endpoint::map) stays readable for as long as it is held.
+//! contents, so no wrong byte is read. What is [mapped](thallus_fabric::MapsPeer::map) stays readable for as long as it is held.
 
 #![warn(missing_docs)]
 
@@ -69,18 +69,17 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
 use thallus_protocol::FabricKind;
 
 use context::UcxContext;
-use copies::Crew;
+use copies::CopyPool;
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
 use domains::Domains;
 use endpoint::UcxEndpoint;
 pub use exit::exit_process;
-use memory::Touch;
 pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};
 use worker::Worker;
@@ -95,7 +94,7 @@ const MAX_OUTSTANDING_READS: usize = 256;
 #[derive(Debug)]
 pub struct UcxFabric {
     context: Arc<UcxContext>,
-    crew: Arc<Crew>,
+    copy_pool: Arc<CopyPool>,
     options: UcxOptions,
     /// What memory of this end's own is registered with.
     domains: Domains,
@@ -111,8 +110,8 @@ impl UcxFabric {
         let (context, domains) = UcxContext::new(&options).map_err(unavailable)?;
         // RDMA devices register memory where it lies; on one host only segments that UCX allocates are read one-sidedly.
         let description = Description::new(context.ucx(), &context.info().unwrap_or_default(), domains.rdma);
-        let crew = Crew::new(options.copy_threads);
-        let fabric = UcxFabric { context, crew, options, domains, description };
+        let copy_pool = CopyPool::new(options.copy_threads);
+        let fabric = UcxFabric { context, copy_pool, options, domains, description };
         fabric.check_lockable().map_err(|error| unavailable(error.to_string()))?;
         Ok(fabric)
     }
@@ -132,7 +131,7 @@ impl UcxFabric {
     fn open_endpoint(&self, options: &UcxOptions) -> Result<Box<dyn Endpoint>, FabricError> {
         self.check_lockable()?;
         let worker = Worker::new(self.context.clone()).map_err(down)?;
-        Ok(Box::new(UcxEndpoint::new(worker, &self.crew, options, self.domains)?))
+        Ok(Box::new(UcxEndpoint::new(worker, &self.copy_pool, options, self.domains)?))
     }
 
     /// What this host has, for a doctor command.
@@ -149,32 +148,41 @@ impl UcxFabric {
     }
 }
 
+/// What a peer can map of memory that these options allocate in these domains.
+fn maps(options: &UcxOptions, domains: Domains) -> Maps {
+    let reason = match options.allocation {
+        Allocation::HugePages => {
+            "UCX was told to allocate huge pages; mapping takes shared memory (Allocation::Segment)"
+        }
+        Allocation::Segment if !domains.has_segments() => {
+            "UCX has no shared memory here, which mapping takes: let it use its transports sysv or posix"
+        }
+        Allocation::Segment => return Maps::Allocated,
+    };
+    Maps::Nothing { reason: reason.into() }
+}
+
 impl Fabric for UcxFabric {
     fn kind(&self) -> FabricKind {
         FabricKind::UCX
     }
 
     fn capabilities(&self) -> Capabilities {
-        let is_segment = self.options.allocation == Allocation::Segment;
         Capabilities {
             fencing: Fencing::LeaseWord,
             max_read: MAX_READ,
             max_outstanding_reads: MAX_OUTSTANDING_READS,
-            maps: is_segment && self.domains.has_segments(),
+            exposes_ranges: false,
+            registers_when_exposed: false,
+            maps: maps(&self.options, self.domains),
         }
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
         match self.options.allocation {
+            // UCX pins them, or a device would: they are touched in any case.
             Allocation::HugePages => memory::allocate_pages(&self.context, len),
-            Allocation::Segment => memory::allocate_segment(&self.context, len, Touch::Now),
-        }
-    }
-
-    fn allocate_untouched(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
-        match self.options.allocation {
-            Allocation::HugePages => memory::allocate_pages(&self.context, len),
-            Allocation::Segment => memory::allocate_segment(&self.context, len, Touch::WhenUsed),
+            Allocation::Segment => memory::allocate_segment(&self.context, len, touch),
         }
     }
 

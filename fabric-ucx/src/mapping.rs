@@ -3,8 +3,10 @@
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-/// Memory of the peer in this process's address space. Whoever maps it pays for the first touch of each page: one by one as a copy
-/// goes over them, several times what the copy itself costs; or, here, by one system call for many.
+use thallus_fabric::memory::PAGE;
+
+/// Memory of the peer in this process's address space. The first touch of each page costs a page fault, and several times as much
+/// as copying the page. This type touches many pages by one system call instead.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: usize,
@@ -15,15 +17,14 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     const BLOCK: usize = 2 << 20;
-    const PAGE: usize = 4096;
 
-    /// Of `len` bytes from `start` on, if that is a mapping.
+    /// A mapping of `len` bytes at `start`; `None` if that is not whole pages.
     pub(crate) fn new(start: usize, len: usize) -> Option<Self> {
-        let whole = start.is_multiple_of(Self::PAGE) && len > 0 && start.checked_add(len).is_some();
+        let whole = start.is_multiple_of(PAGE) && len > 0 && start.checked_add(len).is_some();
         whole.then(|| Mapping { start, len, touched: Mutex::new(vec![false; len.div_ceil(Self::BLOCK)]) })
     }
 
-    /// Maps the pages around `offset .. offset + len` that no read has met yet.
+    /// Maps the pages around `offset .. offset + len` that no read has touched yet.
     pub(crate) fn prefault(&self, offset: u64, len: u64) {
         let (Ok(first), Ok(last)) = (usize::try_from(offset), usize::try_from(offset.saturating_add(len.max(1)) - 1))
         else {
@@ -58,7 +59,7 @@ mod tests {
 
     #[test]
     fn blocks_are_readied_once_and_only_where_something_is_read() {
-        let len = 3 * Mapping::BLOCK + Mapping::PAGE;
+        let len = 3 * Mapping::BLOCK + PAGE;
         let pages = Pages::new(len).unwrap();
         let mapped = Mapping::new(pages.start().addr().get(), len).unwrap();
         mapped.prefault(Mapping::BLOCK as u64 - 1, 1);
@@ -79,8 +80,8 @@ mod tests {
             pages.start().addr().get()
         };
         Mapping::new(gone, Mapping::BLOCK).unwrap().prefault(0, 1);
-        Mapping::new(usize::MAX - Mapping::PAGE + 1, Mapping::PAGE - 1).unwrap().prefault(0, 1);
-        for (start, len) in [(1, Mapping::PAGE), (0, 0), (usize::MAX - Mapping::PAGE + 1, Mapping::PAGE)] {
+        Mapping::new(usize::MAX - PAGE + 1, PAGE - 1).unwrap().prefault(0, 1);
+        for (start, len) in [(1, PAGE), (0, 0), (usize::MAX - PAGE + 1, PAGE)] {
             assert!(Mapping::new(start, len).is_none(), "{start:#x} {len}");
         }
     }

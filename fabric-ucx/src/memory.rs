@@ -1,14 +1,13 @@
 //! Memory that UCX knows: allocated for it, or registered where somebody else allocated it.
 
-use std::any::Any;
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_fabric::FabricError;
-use thallus_fabric::memory::{Pages, RegisteredMemory, Registration, check_available};
+use thallus_fabric::memory::{PAGE, Pages, RegisteredMemory, check_available};
+use thallus_fabric::{FabricError, Touch};
 use thallus_protocol::FabricKind;
 use ucx_sys::{self as sys, Version};
 
@@ -37,18 +36,12 @@ unsafe impl Sync for UcxRegistration {}
 impl UcxRegistration {
     /// This crate's side of `memory`, if a fabric over `context` registered it.
     pub(crate) fn of<'a>(memory: &'a RegisteredMemory, context: &Arc<UcxContext>) -> Option<&'a UcxRegistration> {
-        let registration = memory.registration().as_any().downcast_ref::<UcxRegistration>()?;
+        let registration = memory.registration::<UcxRegistration>()?;
         Arc::ptr_eq(&registration.context, context).then_some(registration)
     }
 
     pub(crate) fn handle(&self) -> sys::ucp_mem_h {
         self.handle
-    }
-}
-
-impl Registration for UcxRegistration {
-    fn as_any(&self) -> &dyn Any {
-        self
     }
 }
 
@@ -67,13 +60,6 @@ impl fmt::Debug for UcxRegistration {
         let owner = if self.pages.is_some() { "this process's pages" } else { "memory of UCX or of another owner" };
         write!(f, "UcxRegistration({:p}, {owner})", self.handle)
     }
-}
-
-/// When the pages of a segment are touched that no device pins.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Touch {
-    Now,
-    WhenUsed,
 }
 
 /// New memory from UCX itself, so that peers can attach to it as a shared-memory segment.
@@ -217,8 +203,6 @@ pub(crate) fn domains(context: &Arc<UcxContext>) -> Result<Domains, String> {
     let segment = allocate_segment(context, PAGE, Touch::WhenUsed).map_or(Ok(Domains::default()), of)?;
     Ok(registered.and(segment))
 }
-
-const PAGE: usize = 4096;
 
 /// Whole pages; `None` for zero and for what no address space has.
 fn round_up(len: usize) -> Option<usize> {

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken};
+use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken, Touch};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::time::timeout;
 
@@ -104,12 +104,12 @@ impl Pair {
         let (mut lender, mut reader) = (fabric.emulating_endpoint()?, fabric.emulating_endpoint()?);
         lender.connect(&reader.address())?;
         reader.connect(&lender.address())?;
-        let (lent, into) = (fabric.allocate(REGION_BYTES)?, fabric.allocate(REGION_BYTES)?);
+        let (lent, into) = (fabric.allocate(REGION_BYTES, Touch::Now)?, fabric.allocate(REGION_BYTES, Touch::Now)?);
         for at in (0..REGION_BYTES).step_by(8) {
             // SAFETY: within fresh memory that nobody reads yet; pages are aligned.
             unsafe { lent.start().add(at).cast::<u64>().write(pattern(at)) };
         }
-        let key = lender.expose(&lent)?;
+        let key = lender.expose(&lent, 0..lent.len())?;
         reader.import(REGION, lent.address(), REGION_BYTES as u64, &key)?;
         Ok(Pair { lender, reader, lent, into, next: 0, outstanding: 0 })
     }

@@ -1,6 +1,6 @@
 //! Memory that is gone when its key comes to be used.
 
-use thallus_fabric::{Fabric, FabricError};
+use thallus_fabric::{Fabric, FabricError, Touch};
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use thallus_protocol::RegionId;
 
@@ -13,9 +13,9 @@ async fn a_key_of_memory_that_is_gone_is_refused() {
     lending.connect(&borrowing.address()).unwrap();
     borrowing.connect(&lending.address()).unwrap();
     for round in 0..50 {
-        let memory = lender.allocate(1 << 20).unwrap();
+        let memory = lender.allocate(1 << 20, Touch::Now).unwrap();
         let (base, len) = (memory.address(), memory.len() as u64);
-        let key = lending.expose(&memory).unwrap();
+        let key = lending.expose(&memory, 0..memory.len()).unwrap();
         drop(memory);
         let refused = borrowing.import(RegionId(round), base, len, &key);
         assert!(matches!(refused, Err(FabricError::RemoteKey { .. })), "{refused:?}");

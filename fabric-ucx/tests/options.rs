@@ -1,7 +1,7 @@
 //! What this host has, and what asking for something else comes to.
 
 use arrow_buffer::Buffer;
-use thallus_fabric::{Fabric, FabricError};
+use thallus_fabric::{Fabric, FabricError, Touch};
 use thallus_fabric_ucx::{Allocation, UcxFabric, UcxOptions};
 
 fn options(transports: &str) -> UcxOptions {
@@ -50,12 +50,15 @@ fn memory_that_only_emulation_could_read_is_not_registered() {
 fn memory_of_either_kind_is_zeroed_whole_pages() {
     for allocation in [Allocation::Segment, Allocation::HugePages] {
         let fabric = UcxFabric::new(UcxOptions { allocation, ..UcxOptions::default() }).unwrap();
-        let memory = fabric.allocate(5000).unwrap();
+        let memory = fabric.allocate(5000, Touch::Now).unwrap();
         assert_eq!((memory.len(), memory.address() % 4096), (8192, 0), "{allocation:?}");
         // SAFETY: the fabric's own fresh memory.
         assert!(unsafe { std::slice::from_raw_parts(memory.start().as_ptr(), 8192) }.iter().all(|&byte| byte == 0));
         for len in [0, usize::MAX] {
-            assert!(matches!(fabric.allocate(len), Err(FabricError::Registration { .. })), "{allocation:?} {len}");
+            assert!(
+                matches!(fabric.allocate(len, Touch::Now), Err(FabricError::Registration { .. })),
+                "{allocation:?} {len}"
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use support::{ALLOCATED, DEADLINE, LENDER, Lender, REGION, Reader, close, pattern};
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Fabric, FabricError};
+use thallus_fabric::{Fabric, FabricError, Touch};
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -32,7 +32,7 @@ async fn reads_everything(transports: &str, native: bool, regions: usize) {
     let transport = reader.end.transport().unwrap();
     assert_eq!(transport.inferior.is_none(), native, "{transport:?}");
     assert_eq!(reader.regions().len(), regions);
-    let into = reader.fabric.allocate(REGION).unwrap();
+    let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
     let most = reader.fabric.capabilities().max_read as usize;
     for region in reader.regions() {
         // Odd lengths and offsets, a single byte, and a whole piece at the region's end.
@@ -65,7 +65,7 @@ fn signal(lender: &Lender, signal: libc::c_int) {
 async fn read_of_a_stopped_lender(transports: &str) -> Result<(), String> {
     let mut lender = start(transports);
     let mut reader = Reader::connect(&mut lender, transports).await;
-    let into = reader.fabric.allocate(REGION).unwrap();
+    let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
     reader.post(0, ALLOCATED, 0, &into, 0, 8).unwrap();
     reader.completed(1).await.unwrap();
     signal(&lender, libc::SIGSTOP);
@@ -147,7 +147,7 @@ async fn however_many_threads_copy_every_read_ends_once_with_its_bytes() {
         let mut lender = start("");
         let options = UcxOptions { copy_threads, ..support::options("") };
         let mut reader = Reader::connect_with(&mut lender, options).await;
-        let into = reader.fabric.allocate(REGION).unwrap();
+        let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
         // Before the first small read has ended, and after.
         for first in [0, 1000, 2000] {
             let posted = post_everything(&mut reader, &into, first);
@@ -185,7 +185,7 @@ async fn an_endpoint_that_is_dropped_while_threads_copy_leaves_nothing_behind() 
         let mut lender = start("");
         let options = UcxOptions { copy_threads: 4, ..support::options("") };
         let mut reader = Reader::connect_with(&mut lender, options).await;
-        let into = reader.fabric.allocate(REGION).unwrap();
+        let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
         reader.post(0, ALLOCATED, 0, &into, 0, 8).unwrap();
         reader.completed(1).await.unwrap();
         post_everything(&mut reader, &into, 1);
@@ -201,8 +201,8 @@ async fn an_endpoint_that_is_dropped_while_threads_copy_leaves_nothing_behind() 
 async fn without_emulation_a_key_over_tcp_is_refused() {
     let fabric = UcxFabric::new(support::options("tcp")).unwrap();
     let (mut lender, mut reader) = (fabric.endpoint().unwrap(), fabric.endpoint().unwrap());
-    let memory = fabric.allocate(4096).unwrap();
-    let key = lender.expose(&memory).unwrap();
+    let memory = fabric.allocate(4096, Touch::Now).unwrap();
+    let key = lender.expose(&memory, 0..memory.len()).unwrap();
     reader.connect(&lender.address()).unwrap();
     let error = reader.import(ALLOCATED, memory.address(), 4096, &key).unwrap_err();
     assert!(error.to_string().contains("emulated by messages"), "{error}");
@@ -213,7 +213,7 @@ async fn without_emulation_a_key_over_tcp_is_refused() {
 async fn kill_the_lender(transports: &str) -> Duration {
     let mut lender = start(transports);
     let mut reader = Reader::connect(&mut lender, transports).await;
-    let into = reader.fabric.allocate(REGION).unwrap();
+    let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
     let most = reader.fabric.capabilities().max_read as usize;
     let regions = reader.regions();
     let mut posted = 0;
@@ -303,7 +303,7 @@ const VICTIM: &str = "THALLUS_UCX_VICTIM";
 async fn victim() {
     let Ok(transports) = std::env::var(VICTIM) else { return };
     let mut reader = Reader::over_stdio(&transports).await;
-    let into = reader.fabric.allocate(REGION).unwrap();
+    let into = reader.fabric.allocate(REGION, Touch::Now).unwrap();
     let most = reader.fabric.capabilities().max_read as usize;
     for round in 0u64.. {
         for piece in 0..8 {

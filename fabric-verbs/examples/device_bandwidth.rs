@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use support::{Peers, drive, fabric};
 use thallus_fabric::memory::LocalRange;
-use thallus_fabric::{Endpoint, Fabric, ReadToken};
+use thallus_fabric::{Endpoint, Fabric, ReadToken, Touch};
 use thallus_fabric_verbs::Exposure;
 use thallus_protocol::{RegionId, RemoteRange};
 
@@ -24,9 +24,10 @@ async fn main() {
     let volume = env::args().nth(1).map_or(64, |text| text.parse::<usize>().expect("a number of mebibytes")) << 20;
     let fabric_of_reads = fabric(Exposure::Auto);
     println!("{}", fabric_of_reads.describe());
-    let (from, into) = (fabric_of_reads.allocate(MEMORY).unwrap(), fabric_of_reads.allocate(MEMORY).unwrap());
+    let (from, into) =
+        (fabric_of_reads.allocate(MEMORY, Touch::Now).unwrap(), fabric_of_reads.allocate(MEMORY, Touch::Now).unwrap());
     let mut peers = Peers::connect(&fabric_of_reads);
-    let key = peers.lender.expose(&from).unwrap();
+    let key = peers.lender.expose(&from, 0..from.len()).unwrap();
     peers.borrower.import(RegionId(1), from.address(), MEMORY as u64, &key).unwrap();
     println!("{}", peers.borrower.transport().unwrap().name);
     let mut completions = Vec::new();
@@ -68,12 +69,12 @@ async fn main() {
                 continue;
             }
         };
-        let memory = fabric.allocate(MEMORY).unwrap();
+        let memory = fabric.allocate(MEMORY, Touch::Now).unwrap();
         let mut peers = Peers::connect(&fabric);
         for len in [64 << 10, 8 << 20] {
             let started = Instant::now();
             for _ in 0..100 {
-                let key = peers.lender.expose_range(&memory, 0..len).unwrap();
+                let key = peers.lender.expose(&memory, 0..len).unwrap();
                 peers.lender.revoke(&key);
             }
             println!("{exposure}: opening and closing {len} bytes: {:.1} us", started.elapsed().as_secs_f64() * 1e4);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ibverbs_sys as sys;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken, Transport};
+use thallus_fabric::{Completion, Endpoint, FabricError, MapsPeer, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
@@ -239,19 +239,13 @@ impl VerbsEndpoint {
         Ok(window)
     }
 
-    /// Opens `range` of `memory` to the peer, and to nobody else unless the operator asked for it.
+    /// Opens `range` of `memory`, which it lies in, to the peer; to others only if the operator asked for that.
     fn open(&mut self, memory: &RegisteredMemory, range: Range<usize>) -> Result<Bytes, FabricError> {
-        if let Some(refusal) = self.refusal() {
-            return Err(refusal);
-        }
         let len = range.len();
         let error = |reason: String| FabricError::Registration { fabric: FabricKind::VERBS, len, reason };
         let pinned = memory::pinned(memory)
             .filter(|pinned| pinned.region().is_none_or(|region| Arc::ptr_eq(region.domain(), &self.memory_domain)))
             .ok_or(FabricError::Misuse("memory to be exposed was registered by another fabric"))?;
-        if range.is_empty() || range.end > pinned.len() {
-            return Err(FabricError::Misuse("a range to be exposed is empty, or outside its memory"));
-        }
         let memory = Arc::clone(pinned);
         match self.scope {
             Scope::Whole => {
@@ -457,20 +451,22 @@ impl Endpoint for VerbsEndpoint {
         }
     }
 
-    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        self.open(memory, 0..memory.len())
-    }
-
-    fn exposes_ranges(&self) -> bool {
-        self.scope != Scope::Whole
-    }
-
-    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
-        self.open(memory, if self.exposes_ranges() { range } else { 0..memory.len() })
+    fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        if let Some(refusal) = self.refusal() {
+            return Err(refusal);
+        }
+        if range.is_empty() || range.end > memory.len() {
+            return Err(FabricError::Misuse("a range to be exposed is empty, or outside its memory"));
+        }
+        self.open(memory, if self.scope == Scope::Whole { 0..memory.len() } else { range })
     }
 
     fn revoke(&mut self, key: &Bytes) {
         self.close_key(key);
+    }
+
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        None
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {

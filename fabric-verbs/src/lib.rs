@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
 use thallus_protocol::FabricKind;
 
 use device::Device;
@@ -149,10 +149,18 @@ impl Fabric for VerbsFabric {
     fn capabilities(&self) -> Capabilities {
         // A key for everything outlives the loan that it was given for.
         let fencing = if self.scope == Scope::Whole { Fencing::LeaseWord } else { Fencing::Revocation };
-        Capabilities { fencing, max_read: self.max_read, max_outstanding_reads: self.max_outstanding, maps: false }
+        Capabilities {
+            fencing,
+            max_read: self.max_read,
+            max_outstanding_reads: self.max_outstanding,
+            exposes_ranges: self.scope != Scope::Whole,
+            registers_when_exposed: self.scope == Scope::Registrations,
+            maps: Maps::Nothing { reason: "an RDMA device reads memory, and maps none; on one host UCX does".into() },
+        }
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    fn allocate(&self, len: usize, _touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
+        // The device pins the pages, which touches them.
         memory::allocate(&self.domain, len, self.scope.access())
     }
 

@@ -1,6 +1,5 @@
 //! Memory that the device knows: pages of our own, or somebody else's buffer.
 
-use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use arrow_buffer::Buffer;
 use ibverbs_sys as sys;
 use sys::ibv_access_flags as Access;
 use thallus_fabric::FabricError;
-use thallus_fabric::memory::{PAGE, Pages, RegisteredMemory, Registration, check_available};
+use thallus_fabric::memory::{PAGE, Pages, RegisteredMemory, check_available};
 use thallus_protocol::FabricKind;
 
 use crate::library::check;
@@ -86,7 +85,6 @@ pub(crate) struct Pinned {
     /// `None` for foreign memory that each loan registers anew. Before the owner: memory is deregistered before it is freed.
     region: Option<Region>,
     start: NonNull<u8>,
-    len: usize,
     owner: Owner,
 }
 
@@ -109,10 +107,6 @@ impl Pinned {
         self.start
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Whether reads may land in it.
     pub(crate) fn is_writable(&self) -> bool {
         matches!(self.owner, Owner::Pages(_))
@@ -121,16 +115,6 @@ impl Pinned {
 
 /// This crate's side of registered memory.
 pub(crate) struct VerbsRegistration(Arc<Pinned>);
-
-impl Registration for VerbsRegistration {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn is_deferred(&self) -> bool {
-        self.0.region.is_none()
-    }
-}
 
 impl fmt::Debug for VerbsRegistration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,7 +125,7 @@ impl fmt::Debug for VerbsRegistration {
 
 /// The memory behind `memory`, if this crate registered it.
 pub(crate) fn pinned(memory: &RegisteredMemory) -> Option<&Arc<Pinned>> {
-    memory.registration().as_any().downcast_ref::<VerbsRegistration>().map(|registration| &registration.0)
+    memory.registration::<VerbsRegistration>().map(|registration| &registration.0)
 }
 
 /// New memory from anonymous (huge) pages. `extra`: what peers, or windows, may do with it, besides the reads that land in it.
@@ -157,7 +141,7 @@ pub(crate) fn allocate(domain: &Arc<Domain>, len: usize, extra: Access) -> Resul
     // SAFETY: pages that are readable and writable until `Pinned` drops them, after the region.
     let region = unsafe { Region::register(domain, start, len, Access::IBV_ACCESS_LOCAL_WRITE | extra) };
     let region = Some(region.map_err(error)?);
-    let registration = VerbsRegistration(Arc::new(Pinned { region, start, len, owner: Owner::Pages(pages) }));
+    let registration = VerbsRegistration(Arc::new(Pinned { region, start, owner: Owner::Pages(pages) }));
     // SAFETY: as above; nobody else knows the pages.
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }
@@ -180,6 +164,6 @@ pub(crate) fn register(
         .transpose()
         .map_err(error)?;
     let owner = Owner::Foreign(buffer.clone());
-    let registration = VerbsRegistration(Arc::new(Pinned { region, start, len, owner }));
+    let registration = VerbsRegistration(Arc::new(Pinned { region, start, owner }));
     Ok(Arc::new(RegisteredMemory::foreign(buffer, Box::new(registration))))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use support::{Peers, REMOTE_ACCESS, RETRY_EXCEEDED, fabric, fabric_of_windows, runtime, status};
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Endpoint, Fabric, FabricError, ReadFailure};
+use thallus_fabric::{Endpoint, Fabric, FabricError, ReadFailure, Touch};
 use thallus_fabric_verbs::{Exposure, VerbsFabric};
 use thallus_protocol::RegionId;
 
@@ -45,7 +45,7 @@ async fn start_reads(peers: &mut Peers, memory: &Arc<RegisteredMemory>) -> Vec<u
 /// The server goes on: a new connection reads what is lent to it.
 async fn lender_lives_on(fabric: &Arc<VerbsFabric>, memory: &Arc<RegisteredMemory>) {
     let mut peers = Peers::connect(fabric);
-    let key = peers.lender.expose_range(memory, LENT).unwrap();
+    let key = peers.lender.expose(memory, LENT).unwrap();
     let (base, len) = (memory.address() + LENT.start as u64, LENT.len() as u64);
     peers.borrower.import(RegionId(1), base, len, &key).unwrap();
     assert_eq!(peers.read(RegionId(1), base, 4096).await, Ok(()));
@@ -55,9 +55,9 @@ async fn lender_lives_on(fabric: &Arc<VerbsFabric>, memory: &Arc<RegisteredMemor
 /// Reads of `len` bytes at `at` of memory of which [`LENT`] is lent, by a key that claims to open all of it.
 async fn read_outside(exposure: Exposure, at: usize, len: usize) {
     let fabric = fabric(exposure);
-    let memory = fabric.allocate(64 << 10).unwrap();
+    let memory = fabric.allocate(64 << 10, Touch::Now).unwrap();
     let mut peers = Peers::connect(&fabric);
-    let key = peers.lender.expose_range(&memory, LENT).unwrap();
+    let key = peers.lender.expose(&memory, LENT).unwrap();
     let all = forged(&key, memory.address(), memory.len() as u64);
     peers.borrower.import(RegionId(1), memory.address(), memory.len() as u64, &all).unwrap();
     assert_eq!(peers.read(RegionId(1), memory.address() + LENT.start as u64, LENT.len()).await, Ok(()), "what is lent");
@@ -81,9 +81,9 @@ fn a_read_outside_its_lease_is_refused_by_the_device() {
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_read_after_the_release_is_refused_by_the_device() {
     in_both_ways(async |fabric| {
-        let memory = fabric.allocate(64 << 10).unwrap();
+        let memory = fabric.allocate(64 << 10, Touch::Now).unwrap();
         let mut peers = Peers::connect(&fabric);
-        let key = peers.lender.expose_range(&memory, LENT).unwrap();
+        let key = peers.lender.expose(&memory, LENT).unwrap();
         let base = memory.address() + LENT.start as u64;
         peers.borrower.import(RegionId(1), base, LENT.len() as u64, &key).unwrap();
         assert_eq!(peers.read(RegionId(1), base, LENT.len()).await, Ok(()));
@@ -99,11 +99,11 @@ fn a_read_after_the_release_is_refused_by_the_device() {
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_revoked_range_can_be_lent_again_under_another_key() {
     in_both_ways(async |fabric| {
-        let memory = fabric.allocate(64 << 10).unwrap();
+        let memory = fabric.allocate(64 << 10, Touch::Now).unwrap();
         let mut peers = Peers::connect(&fabric);
         let base = memory.address() + LENT.start as u64;
         for round in 0..300 {
-            let key = peers.lender.expose_range(&memory, LENT).unwrap();
+            let key = peers.lender.expose(&memory, LENT).unwrap();
             peers.borrower.import(RegionId(round), base, LENT.len() as u64, &key).unwrap();
             assert_eq!(peers.read(RegionId(round), base, 64).await, Ok(()), "round {round}");
             peers.borrower.forget(RegionId(round));
@@ -117,9 +117,9 @@ fn a_revoked_range_can_be_lent_again_under_another_key() {
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn another_connections_key_is_refused_by_the_device() {
     in_both_ways(async |fabric| {
-        let memory = fabric.allocate(64 << 10).unwrap();
+        let memory = fabric.allocate(64 << 10, Touch::Now).unwrap();
         let (mut theirs, mut ours) = (Peers::connect(&fabric), Peers::connect(&fabric));
-        let key = theirs.lender.expose_range(&memory, LENT).unwrap();
+        let key = theirs.lender.expose(&memory, LENT).unwrap();
         let base = memory.address() + LENT.start as u64;
         for peers in [&mut theirs, &mut ours] {
             peers.borrower.import(RegionId(1), base, LENT.len() as u64, &key).unwrap();
@@ -138,9 +138,9 @@ fn a_failed_queue_pair_in_mid_read_ends_every_read_once() {
     runtime().block_on(async {
         let fabric = fabric(Exposure::Auto);
         for of_the_lender in [false, true] {
-            let memory = fabric.allocate(16 << 20).unwrap();
+            let memory = fabric.allocate(16 << 20, Touch::Now).unwrap();
             let mut peers = Peers::connect(&fabric);
-            let key = peers.lender.expose(&memory).unwrap();
+            let key = peers.lender.expose(&memory, 0..memory.len()).unwrap();
             peers.borrower.import(RegionId(1), memory.address(), memory.len() as u64, &key).unwrap();
             let mut reads = start_reads(&mut peers, &memory).await;
             if of_the_lender { peers.lender.force_error() } else { peers.borrower.force_error() }.unwrap();
@@ -175,7 +175,7 @@ fn too_little_lockable_memory_is_said() {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &little) }, 0);
     let refused = std::thread::spawn(move || {
         support::give_up_ipc_lock();
-        fabric.allocate(8 << 20).map(|_| ())
+        fabric.allocate(8 << 20, Touch::Now).map(|_| ())
     });
     let refused = refused.join().unwrap();
     // SAFETY: as before.
@@ -192,9 +192,9 @@ fn a_link_that_goes_down_fails_reads_and_works_again_when_it_is_up() {
     let link = std::env::var("THALLUS_VERBS_LINK").expect("THALLUS_VERBS_LINK names no network interface");
     runtime().block_on(async {
         let fabric = fabric(Exposure::Auto);
-        let memory = fabric.allocate(16 << 20).unwrap();
+        let memory = fabric.allocate(16 << 20, Touch::Now).unwrap();
         let mut peers = Peers::connect(&fabric);
-        let key = peers.lender.expose(&memory).unwrap();
+        let key = peers.lender.expose(&memory, 0..memory.len()).unwrap();
         peers.borrower.import(RegionId(1), memory.address(), memory.len() as u64, &key).unwrap();
         let mut reads = start_reads(&mut peers, &memory).await;
         support::set_link(&link, "down");
@@ -208,7 +208,7 @@ fn a_link_that_goes_down_fails_reads_and_works_again_when_it_is_up() {
         support::until_active().await;
         // A new connection, on the same fabric.
         let again = support::fabric(Exposure::Auto);
-        let memory = again.allocate(64 << 10).unwrap();
+        let memory = again.allocate(64 << 10, Touch::Now).unwrap();
         lender_lives_on(&again, &memory).await;
     });
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use support::{DEADLINE, RETRY_EXCEEDED, close, fabric, status};
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, Fabric, ReadToken};
+use thallus_fabric::{Completion, Endpoint, Fabric, ReadToken, Touch};
 use thallus_fabric_verbs::{Exposure, VerbsFabric};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -85,7 +85,7 @@ async fn next_line() -> String {
 
 /// An end that lends, and its memory with the pattern in it.
 fn lender(fabric: &Arc<VerbsFabric>) -> (Box<dyn Endpoint>, Arc<RegisteredMemory>) {
-    let memory = fabric.allocate(LENT).unwrap();
+    let memory = fabric.allocate(LENT, Touch::Now).unwrap();
     for offset in 0..LENT {
         // SAFETY: within the memory, which nobody reads yet.
         unsafe { memory.start().add(offset).write(pattern(offset)) };
@@ -95,7 +95,7 @@ fn lender(fabric: &Arc<VerbsFabric>) -> (Box<dyn Endpoint>, Arc<RegisteredMemory
 
 /// Address, base and key, for the reader.
 fn invitation(end: &mut dyn Endpoint, memory: &Arc<RegisteredMemory>) -> String {
-    format!("{} {} {}", hex(&end.address()), memory.address(), hex(&end.expose(memory).unwrap()))
+    format!("{} {} {}", hex(&end.address()), memory.address(), hex(&end.expose(memory, 0..memory.len()).unwrap()))
 }
 
 /// An end that reads what an invitation names, over and over, eight pieces at once.
@@ -116,7 +116,7 @@ impl Reader {
         end.connect(&unhex(words.next().unwrap())).unwrap();
         let base = words.next().unwrap().parse().unwrap();
         end.import(RegionId(1), base, LENT as u64, &unhex(words.next().unwrap())).unwrap();
-        let into = fabric.allocate(LENT).unwrap();
+        let into = fabric.allocate(LENT, Touch::Now).unwrap();
         Reader { fabric, end, base, into, posted: 0, completions: Vec::new() }
     }
 

@@ -1,4 +1,4 @@
-//! Registrations, counted, of whatever fabric makes them.
+//! A wrapper that counts the registrations of any fabric.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
 use crate::memory::RegisteredMemory;
-use crate::{Capabilities, Endpoint, Fabric, FabricError};
+use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 thread_local! {
     static BY_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Registrations that this thread has had counted so far, by any [`CountedFabric`]: the difference of two calls is what was made
-/// between them, whatever other threads do.
+/// Registrations that this thread has made so far through any [`CountedFabric`]. The difference of two calls is the number made
+/// between them, independent of other threads.
 #[must_use]
 pub fn thread_registrations() -> u64 {
     BY_THIS_THREAD.get()
 }
 
-/// A fabric, with its registrations counted: of memory that it allocated, and of memory of others.
+/// A fabric that counts its registrations: of memory that it allocated, and of buffers that others allocated.
 #[derive(Debug)]
 pub struct CountedFabric<F = Arc<dyn Fabric>> {
     inner: F,
@@ -42,7 +42,7 @@ impl<F: Fabric> CountedFabric<F> {
         self.registrations.load(Ordering::Relaxed)
     }
 
-    /// Bytes registered so far, those that are not any more included.
+    /// Bytes registered so far, including those that have been deregistered.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -60,6 +60,7 @@ impl<F: Fabric> CountedFabric<F> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<F: Fabric> Fabric for CountedFabric<F> {
     fn kind(&self) -> FabricKind {
         self.inner.kind()
@@ -69,12 +70,8 @@ impl<F: Fabric> Fabric for CountedFabric<F> {
         self.inner.capabilities()
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
-        self.count(self.inner.allocate(len))
-    }
-
-    fn allocate_untouched(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
-        self.count(self.inner.allocate_untouched(len))
+    fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.count(self.inner.allocate(len, touch))
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {

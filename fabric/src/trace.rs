@@ -1,4 +1,4 @@
-//! A wrapper that records what any fabric is asked and answers.
+//! A wrapper that records the calls of any fabric and their results.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,44 +9,40 @@ use std::task::{Context, Poll};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-use crate::memory::{LocalRange, RegisteredMemory};
-use crate::{Capabilities, Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken, Transport};
+use crate::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use crate::{
+    Capabilities, Completion, Endpoint, Fabric, FabricError, MapsPeer, ReadFailure, ReadToken, Touch, Transport,
+};
 
 /// An endpoint of a traced fabric, numbered from 1 as they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointNumber(pub u64);
 
-/// Something that a fabric was asked for, or told.
+/// A call, with its result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TraceEvent {
-    /// [`Fabric::allocate`] of so many bytes: where they are.
-    Allocated(usize, Result<u64, FabricError>),
-    /// [`Fabric::register`] of so many bytes: where they are.
+    /// [`Fabric::allocate`]: length in bytes, address.
+    Allocated(usize, Touch, Result<u64, FabricError>),
+    /// [`Fabric::register`]: length in bytes, address.
     Registered(usize, Result<u64, FabricError>),
     /// [`Fabric::endpoint`].
     Opened(Result<EndpointNumber, FabricError>),
     /// [`Endpoint::connect`].
     Connected(EndpointNumber, Result<(), FabricError>),
-    /// [`Endpoint::expose`] of the memory at this address: how long the key is.
-    Exposed(EndpointNumber, u64, Result<usize, FabricError>),
-    /// [`Endpoint::expose_range`] of this range of the memory at this address: how long the key is.
-    ExposedRange(EndpointNumber, u64, Range<usize>, Result<usize, FabricError>),
+    /// [`Endpoint::expose`]: address of the memory, range, length of the key in bytes.
+    Exposed(EndpointNumber, u64, Range<usize>, Result<usize, FabricError>),
     /// [`Endpoint::revoke`].
     Revoked(EndpointNumber),
-    /// [`Endpoint::lent`].
-    Lent(EndpointNumber, LeaseId),
-    /// [`Endpoint::lease_ended`].
-    LeaseEnded(EndpointNumber, LeaseId, LeaseEnd),
     /// [`Endpoint::import`].
     Imported(EndpointNumber, RegionId, Result<(), FabricError>),
     /// [`Endpoint::forget`].
     Forgot(EndpointNumber, RegionId),
     /// [`Endpoint::post_read`].
     Posted(EndpointNumber, ReadToken, RemoteRange, Result<(), FabricError>),
-    /// [`Endpoint::map`].
+    /// [`MapsPeer::map`].
     Mapped(EndpointNumber, RemoteRange, Result<(), FabricError>),
     /// A completion was polled.
     Completed(EndpointNumber, ReadToken, Result<(), ReadFailure>),
@@ -58,18 +54,18 @@ pub enum TraceEvent {
     Dropped(EndpointNumber, bool),
 }
 
-/// A fabric that records every call but polls that bring nothing: in a ring of bounded length, and as `tracing` events at
+/// A fabric that records every call, except polls that bring nothing: in a ring of bounded length, and as `tracing` events at
 /// debug level.
 ///
 /// ```
-/// use thallus_fabric::Fabric;
+/// use thallus_fabric::{Fabric, Touch};
 /// use thallus_fabric::trace::{TraceEvent, Tracer};
 /// # use thallus_fabric_sim::{SimNetwork, SimOptions};
 /// # let fabric = SimNetwork::new(1, SimOptions::default()).host();
 ///
 /// let traced = Tracer::new(fabric, 1000);
-/// let memory = traced.allocate(4096)?;
-/// assert_eq!(traced.events(), [TraceEvent::Allocated(4096, Ok(memory.address()))]);
+/// let memory = traced.allocate(4096, Touch::Now)?;
+/// assert_eq!(traced.events(), [TraceEvent::Allocated(4096, Touch::Now, Ok(memory.address()))]);
 /// # Ok::<(), thallus_fabric::FabricError>(())
 /// ```
 pub struct Tracer<F> {
@@ -138,6 +134,7 @@ impl<F: fmt::Debug> fmt::Debug for Tracer<F> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<F: Fabric> Fabric for Tracer<F> {
     fn kind(&self) -> FabricKind {
         self.inner.kind()
@@ -147,10 +144,10 @@ impl<F: Fabric> Fabric for Tracer<F> {
         self.inner.capabilities()
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
-        let memory = self.inner.allocate(len);
+    fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
+        let memory = self.inner.allocate(len, touch);
         let address = memory.as_ref().map(|memory| memory.address()).map_err(Clone::clone);
-        self.log.record(TraceEvent::Allocated(len, address));
+        self.log.record(TraceEvent::Allocated(len, touch, address));
         memory
     }
 
@@ -183,6 +180,7 @@ impl fmt::Debug for TracedEndpoint {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Endpoint for TracedEndpoint {
     fn address(&self) -> Bytes {
         self.inner.address()
@@ -198,37 +196,16 @@ impl Endpoint for TracedEndpoint {
         self.inner.transport()
     }
 
-    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        let result = self.inner.expose(memory);
+    fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        let result = self.inner.expose(memory, range.clone());
         let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
-        self.log.record(TraceEvent::Exposed(self.number, memory.address(), len));
-        result
-    }
-
-    fn exposes_ranges(&self) -> bool {
-        self.inner.exposes_ranges()
-    }
-
-    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
-        let result = self.inner.expose_range(memory, range.clone());
-        let len = result.as_ref().map(Bytes::len).map_err(Clone::clone);
-        self.log.record(TraceEvent::ExposedRange(self.number, memory.address(), range, len));
+        self.log.record(TraceEvent::Exposed(self.number, memory.address(), range, len));
         result
     }
 
     fn revoke(&mut self, key: &Bytes) {
         self.inner.revoke(key);
         self.log.record(TraceEvent::Revoked(self.number));
-    }
-
-    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
-        self.log.record(TraceEvent::Lent(self.number, lease));
-        self.inner.lent(lease, ranges);
-    }
-
-    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
-        self.log.record(TraceEvent::LeaseEnded(self.number, lease, end));
-        self.inner.lease_ended(lease, end);
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
@@ -248,10 +225,8 @@ impl Endpoint for TracedEndpoint {
         result
     }
 
-    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
-        let result = self.inner.map(from);
-        self.log.record(TraceEvent::Mapped(self.number, from, result.as_ref().map(|_| ()).map_err(Clone::clone)));
-        result
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        if self.inner.mapping().is_some() { Some(self) } else { None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
@@ -273,6 +248,15 @@ impl Endpoint for TracedEndpoint {
 
     fn is_closed(&self) -> bool {
         self.inner.is_closed()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl MapsPeer for TracedEndpoint {
+    fn map(&mut self, from: RemoteRange, peer: TrustedPeer) -> Result<Buffer, FabricError> {
+        let result = peer.map(&mut *self.inner, from);
+        self.log.record(TraceEvent::Mapped(self.number, from, result.as_ref().map(|_| ()).map_err(Clone::clone)));
+        result
     }
 }
 

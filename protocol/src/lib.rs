@@ -66,6 +66,7 @@ pub mod message;
 mod misbehaviour;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
+pub mod random;
 pub mod server;
 #[cfg(feature = "testing")]
 pub mod testing;

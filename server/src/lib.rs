@@ -3,6 +3,7 @@
 //! A [`Server`] is an [`engine`], some fabrics and some [`Settings`]; it serves whatever byte streams it is given, so that
 //! a simulation can put its own network under it.
 
+#![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod catalog;

@@ -1,5 +1,7 @@
 //! `thallus-server`: configuration, tables, fabrics, and a socket.
 
+#![forbid(unsafe_code)]
+
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use thallus_driver::{ControlIo, LoanPool};
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
+use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::process::{self, Presence};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds};
@@ -76,10 +77,12 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn pool(&self, fabric: &Arc<CountedFabric>, budget: u64, clock: Option<fn() -> Duration>) -> Arc<LoanPool> {
+    fn pool(&self, fabric: &Arc<CountedFabric>, settings: &Settings) -> Arc<LoanPool> {
         let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
         let space = ours.map(|registered| Arc::clone(&registered.space));
-        Arc::new(LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock))
+        let (budget, clock) = (settings.max_loan_bytes_total, settings.clock);
+        let pool = LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock);
+        Arc::new(pool.with_observer(settings.loan_observer.clone()))
     }
 }
 
@@ -122,6 +125,8 @@ pub struct Settings {
     /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what copying it. `None`,
     /// as in simulations: buffers outside of registered memory are not copied where they can be registered.
     pub clock: Option<fn() -> Duration>,
+    /// Told of every lease that begins and ends; a simulation checks reads against that.
+    pub loan_observer: Option<Arc<dyn LoanObserver>>,
 }
 
 /// The time since this was first asked for.
@@ -162,6 +167,7 @@ impl Settings {
             presence: process::presence,
             page_faults: thread_page_faults,
             clock: Some(running),
+            loan_observer: None,
         }
     }
 
@@ -211,10 +217,9 @@ impl Server {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
         let machine = settings.machine(&fabrics);
-        let budget = settings.max_loan_bytes_total;
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
-        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, budget, settings.clock)).collect();
+        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, &settings)).collect();
         Server {
             shared: Arc::new(Shared {
                 engine,

@@ -4,6 +4,8 @@
 //! the command line, both as a [`process::Process`] that ends with the test; [`usage`] reads from `/proc` what a process
 //! takes. Every wait has a deadline.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 pub mod process;
 pub mod rdma;

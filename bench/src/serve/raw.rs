@@ -35,7 +35,7 @@ async fn lend(mut stream: TcpStream) -> Result<(), String> {
     for at in (0..REGION).step_by(FILL) {
         slab.copy_in(at, &pattern).map_err(fail)?;
     }
-    let key = end.expose(slab.memory()).map_err(fail)?;
+    let key = end.expose(slab.memory(), 0..slab.memory().len()).map_err(fail)?;
     let base = slab.memory().address() + slab.offset() as u64;
     let line = format!("{} {base} {}\n", hex::encode(&end.address()), hex::encode(&key));
     stream.write_all(line.as_bytes()).await.map_err(|e| e.to_string())?;

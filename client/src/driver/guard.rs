@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
-use thallus_fabric::memory::keep;
+use thallus_fabric::memory::buffer_with_guard;
 use thallus_protocol::StreamId;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::ClientCommand;
@@ -66,7 +66,8 @@ impl MappedBatch {
     /// Its shape, and its buffers, each of which keeps the loan.
     pub(crate) fn into_parts(self) -> (Arc<CheckedDescriptor>, Vec<Buffer>) {
         let guard = Arc::new(self.guard);
-        let keeps = |buffer: Buffer| if buffer.is_empty() { buffer } else { keep(buffer, Arc::clone(&guard)) };
+        let keeps =
+            |buffer: Buffer| if buffer.is_empty() { buffer } else { buffer_with_guard(buffer, Arc::clone(&guard)) };
         (self.descriptor, self.buffers.into_iter().map(keeps).collect())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use thallus_driver::{LoanPool, Pools};
 use thallus_fabric::memory::PoolLimits;
+use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
 use thallus_protocol::FabricKind;
 use thallus_protocol::message::FabricOffer;
@@ -31,6 +32,7 @@ impl Offers {
         fabric: &Arc<dyn Fabric>,
         pool: PoolLimits,
         max_loan_bytes: u64,
+        observer: Option<Arc<dyn LoanObserver>>,
     ) -> Result<(), FabricError> {
         let endpoint = fabric.endpoint()?;
         self.0.push(Offer {
@@ -38,7 +40,7 @@ impl Offers {
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
-            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes, None)),
+            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes, None).with_observer(observer)),
             capabilities: fabric.capabilities(),
         });
         Ok(())

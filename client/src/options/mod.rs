@@ -5,6 +5,7 @@ mod url;
 
 use std::time::Duration;
 
+use thallus_fabric::observe::SharedObserver;
 pub use thallus_protocol::message::LendFrom;
 use thallus_protocol::message::ProcessId;
 
@@ -127,6 +128,8 @@ pub struct ConnectOptions {
     pub upload_lease: Duration,
     /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their own.
     pub entropy: Option<u64>,
+    /// Told of every lease of this client's uploads that begins and ends. For simulations, which check reads against that.
+    pub loan_observer: Option<SharedObserver>,
     /// `port`: port of that device, counted from 1. The first that is active by default.
     pub verbs_port: Option<u8>,
     /// `gid`: index into the port's table of GIDs. By default RoCE v2 with an IPv4 address, if there is one.
@@ -173,6 +176,7 @@ impl ConnectOptions {
             max_upload_loans: 256 << 20,
             upload_lease: Duration::from_secs(60),
             entropy: None,
+            loan_observer: None,
             verbs_port: None,
             verbs_gid: None,
         }
@@ -231,6 +235,8 @@ impl ConnectOptions {
         with_upload_lease, upload_lease: Duration;
         /// Sets [`entropy`](Self::entropy).
         with_entropy, entropy: Option<u64>;
+        /// Sets [`loan_observer`](Self::loan_observer).
+        with_loan_observer, loan_observer: Option<SharedObserver>;
         /// Sets [`verbs_port`](Self::verbs_port).
         with_verbs_port, verbs_port: Option<u8>;
         /// Sets [`verbs_gid`](Self::verbs_gid).

@@ -11,7 +11,7 @@ use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use futures::Stream;
-use thallus_fabric::memory::Trusting;
+use thallus_fabric::memory::UncheckedAssembler;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::layout::{CheckedDescriptor, Piece, Projection, Step, column_bytes};
 use tokio::sync::oneshot;
@@ -269,7 +269,7 @@ impl Lent {
         let mut projection = projection.map_err(|error| self.invalid(&error.to_string()))?;
         loop {
             let stepped = Instant::now();
-            let step = projection.step_with(&Trusting);
+            let step = projection.step_with(&UncheckedAssembler);
             lock(&self.account).decode += stepped.elapsed();
             match step.map_err(|error| self.invalid(&error.to_string()))? {
                 Step::Read(pieces) => projection.give(self.ask(pieces).await?),

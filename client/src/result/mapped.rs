@@ -1,7 +1,7 @@
 //! Arrays over the server's memory.
 
 use arrow::array::RecordBatch;
-use thallus_fabric::memory::Trusting;
+use thallus_fabric::memory::UncheckedAssembler;
 use thallus_protocol::layout;
 use tracing::warn;
 
@@ -16,7 +16,7 @@ pub(super) fn build(batch: MappedBatch, report: &mut TransferReport) -> Result<R
     let (descriptor, buffers) = batch.into_parts();
     report.batches_mapped += 1;
     report.bytes_mapped += descriptor.live_bytes();
-    layout::rebuild_with(&descriptor, &buffers, &Trusting).map_err(|error| error.to_string())
+    layout::rebuild_with(&descriptor, &buffers, &UncheckedAssembler).map_err(|error| error.to_string())
 }
 
 /// A batch came inline that is not small, though batches were to be mapped: that is not to go unsaid.

@@ -1,6 +1,6 @@
 //! The network's memory protection: what is registered, who exposed it, and what a read may reach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use thallus_fabric::memory::RegisteredMemory;
@@ -14,8 +14,10 @@ pub enum Access {
     UnknownKey,
     /// The key was given to the peer of another endpoint.
     NotThisPeer,
-    /// The range reaches outside the memory that the key opens.
+    /// The range reaches outside the memory, or the range of it, that the key opens.
     OutsideMemory,
+    /// The key was revoked. Only under [`SimOptions::exposes_ranges`](crate::SimOptions::exposes_ranges).
+    KeyRevoked,
     /// The memory is not registered any more.
     Deregistered,
     /// It lies in exposed memory, and is not on loan to this peer. Only under [`SimOptions::loans`](crate::SimOptions::loans), as
@@ -52,6 +54,7 @@ pub struct Violation {
 pub(super) struct MemoryTable {
     memories: BTreeMap<MemoryId, Registered>,
     exposures: BTreeMap<KeyId, Exposure>,
+    revoked: BTreeSet<KeyId>,
 }
 
 #[derive(Debug)]
@@ -65,6 +68,8 @@ struct Registered {
 pub(super) struct Exposure {
     pub(super) memory: MemoryId,
     pub(super) by: EndpointId,
+    /// First byte (offset) and length of the range that is open, if not the whole memory is.
+    pub(super) range: Option<(usize, usize)>,
 }
 
 impl MemoryTable {
@@ -78,7 +83,7 @@ impl MemoryTable {
         self.memories.get(&id).is_some_and(|registered| registered.host == host && registered.memory.strong_count() > 0)
     }
 
-    /// The key under which `by` has exposed `memory` before.
+    /// The key under which `by` has exposed all of `memory` before.
     pub(super) fn key_of(&self, memory: MemoryId, by: EndpointId) -> Option<KeyId> {
         self.exposures.iter().find(|(_, exposure)| exposure.memory == memory && exposure.by == by).map(|(&key, _)| key)
     }
@@ -93,11 +98,21 @@ impl MemoryTable {
         exposures.find_map(|&exposure| self.open(exposure, address, len).ok())
     }
 
-    pub(super) fn exposure(&self, key: KeyId) -> Option<Exposure> {
-        self.exposures.get(&key).copied()
+    /// Withdraws a key, if `by` gave it.
+    pub(super) fn revoke(&mut self, key: KeyId, by: EndpointId) {
+        if self.exposures.get(&key).is_some_and(|exposure| exposure.by == by) {
+            self.exposures.remove(&key);
+            self.revoked.insert(key);
+        }
     }
 
-    /// The memory that `exposure` opens and the offset of the range in it.
+    /// What `key` opens.
+    pub(super) fn exposure(&self, key: KeyId) -> Result<Exposure, Access> {
+        let refused = if self.revoked.contains(&key) { Access::KeyRevoked } else { Access::UnknownKey };
+        self.exposures.get(&key).copied().ok_or(refused)
+    }
+
+    /// The memory that `exposure` opens, and the offset in it of the range at `address`.
     pub(super) fn open(
         &self,
         exposure: Exposure,
@@ -109,6 +124,9 @@ impl MemoryTable {
         // Never the last handle, unless the owner lets go just now on another thread; then its registration, which takes
         // no lock, is dropped here.
         let offset = memory.offset_of(address, len).ok_or(Access::OutsideMemory)?;
-        Ok((memory, offset))
+        let (start, open) = exposure.range.unwrap_or((0, memory.len()));
+        // `offset_of` has checked that `offset + len` is within the memory.
+        let is_open = offset >= start && (offset - start) as u64 + len <= open as u64;
+        if is_open { Ok((memory, offset)) } else { Err(Access::OutsideMemory) }
     }
 }

@@ -2,11 +2,11 @@
 
 mod map;
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
-use thallus_fabric::memory::{LocalRange, RegisteredMemory, Registration};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory};
 use thallus_fabric::random::SplitMix64;
 use thallus_fabric::{Completion, Fencing, ReadFailure, ReadToken, STANDING_LEASE};
 use thallus_protocol::{LeaseEnd, LeaseId, RemoteRange};
@@ -38,15 +38,9 @@ pub struct Core {
     events: Vec<Event>,
 }
 
-/// What stands behind memory that is made up.
+/// The registration of made-up memory.
 #[derive(Debug)]
 struct Junk;
-
-impl Registration for Junk {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
 
 fn one_in(times: u32, random: &mut SplitMix64) -> bool {
     times > 0 && random.within(&(1..=times)) == 1
@@ -229,14 +223,25 @@ impl Core {
         Ok(())
     }
 
-    /// A key with which the peer of `endpoint` can read `memory`. The same for the same.
-    pub fn expose(&mut self, endpoint: EndpointId, memory: MemoryId) -> KeyId {
-        if let Some(key) = self.memory.key_of(memory, endpoint) {
+    /// A key with which the peer of `endpoint` can read `range` of `memory`. Under [`SimOptions::exposes_ranges`] it opens nothing
+    /// else; otherwise it opens all of `memory`, and is the same each time.
+    pub fn expose(&mut self, endpoint: EndpointId, memory: MemoryId, range: Range<usize>) -> KeyId {
+        let range = self.options.exposes_ranges.then_some((range.start, range.len()));
+        if range.is_none()
+            && let Some(key) = self.memory.key_of(memory, endpoint)
+        {
             return key;
         }
         let key = KeyId(self.new_id());
-        self.memory.expose(key, Exposure { memory, by: endpoint });
+        self.memory.expose(key, Exposure { memory, by: endpoint, range });
         key
+    }
+
+    /// Withdraws a key that `endpoint` gave, under [`SimOptions::exposes_ranges`]; otherwise the key stands.
+    pub fn revoke(&mut self, endpoint: EndpointId, key: KeyId) {
+        if self.options.exposes_ranges {
+            self.memory.revoke(key, endpoint);
+        }
     }
 
     /// Posts a read of `into.len()` bytes at `address`. Whether that is allowed is found out when it is carried out.
@@ -434,7 +439,7 @@ impl Core {
         self.endpoints.iter().filter(|(_, entry)| entry.host == reader).map(|(&id, _)| id).collect()
     }
 
-    /// The lender's word that these ranges are on loan to its peer. See [`SimOptions::loans`].
+    /// The lender's report that these ranges are on loan to its peer. See [`SimOptions::loans`].
     pub fn lent(&mut self, lender: EndpointId, lease: LeaseId, ranges: &[RemoteRange]) {
         if !self.options.loans {
             return;
@@ -451,7 +456,7 @@ impl Core {
         }
     }
 
-    /// The lender's word that a lease is over.
+    /// The lender's report that a lease is over.
     pub fn lease_ended(&mut self, lender: EndpointId, lease: LeaseId, end: LeaseEnd) {
         if !self.options.loans {
             return;
@@ -578,17 +583,16 @@ impl Core {
 
     /// What `key` exposes to `reader`.
     fn protect(&self, reader: EndpointId, key: KeyId) -> Result<Exposure, Access> {
-        let exposure = self.memory.exposure(key).ok_or(Access::UnknownKey)?;
-        if self.options.fencing == Fencing::LeaseWord {
-            // As with UCX: whoever has the key can read, until the memory is gone.
-            return Ok(exposure);
-        }
-        if self.endpoints.get(&reader).and_then(|entry| entry.peer) != Some(exposure.by) {
+        let exposure = self.memory.exposure(key)?;
+        let (revokes, exposes_ranges) = (self.options.fencing == Fencing::Revocation, self.options.exposes_ranges);
+        // Without either, as with UCX, a key is good for every endpoint until the memory is gone.
+        let is_peer = self.endpoints.get(&reader).and_then(|entry| entry.peer) == Some(exposure.by);
+        if (revokes || exposes_ranges) && !is_peer {
             return Err(Access::NotThisPeer);
         }
         match self.state(exposure.by) {
-            None | Some(EndpointState::Closed) => Err(Access::Revoked),
-            Some(_) => Ok(exposure),
+            None | Some(EndpointState::Closed) if revokes => Err(Access::Revoked),
+            _ => Ok(exposure),
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken};
+use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken, Touch};
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -111,7 +111,7 @@ pub async fn close(mut end: Box<dyn Endpoint>) -> Vec<Completion> {
 pub async fn lend() {
     let fabric = UcxFabric::new(options(&env::var(LENDER).unwrap())).unwrap();
     let mut end = fabric.endpoint().unwrap();
-    let allocated = fabric.allocate(REGION).unwrap();
+    let allocated = fabric.allocate(REGION, Touch::Now).unwrap();
     for offset in 0..REGION {
         // SAFETY: within the memory, which nobody reads yet.
         unsafe { allocated.start().add(offset).write(pattern(ALLOCATED, offset)) };
@@ -128,7 +128,7 @@ pub async fn lend() {
     }
     let mut line = hex(&end.address());
     for (_, memory) in &lent {
-        line += &format!(" {} {}", memory.address(), hex(&end.expose(memory).unwrap()));
+        line += &format!(" {} {}", memory.address(), hex(&end.expose(memory, 0..memory.len()).unwrap()));
     }
     println!("@{line}");
     let mut lines = BufReader::new(tokio::io::stdin()).lines();

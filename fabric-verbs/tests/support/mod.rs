@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use thallus_fabric::memory::LocalRange;
-use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken};
+use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken, Touch};
 use thallus_fabric_verbs::{Exposure, VerbsEndpoint, VerbsFabric, VerbsOptions};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::time::timeout;
@@ -96,7 +96,7 @@ impl Peers {
 
     /// Posts a read into memory of its own.
     pub fn try_post(&mut self, region: RegionId, address: u64, len: usize) -> Result<u64, FabricError> {
-        let into = self.fabric.allocate(len).unwrap();
+        let into = self.fabric.allocate(len, Touch::Now).unwrap();
         // SAFETY: nobody else knows the memory.
         let into = unsafe { LocalRange::new(into, 0, len, None) };
         let token = self.next;

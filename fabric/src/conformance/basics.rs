@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use arrow_buffer::Buffer;
 use thallus_protocol::RegionId;
 
-use super::bench::{Bench, pattern};
+use super::bench::{Bench, Side, drive, pattern};
 use crate::memory::LeaseWords;
 use crate::{FabricError, ReadToken};
 
@@ -18,15 +18,16 @@ pub fn addresses_are_exchanged(bench: &Bench) {
         for side in [&connection.lender, &connection.borrower] {
             let address = side.endpoint.address();
             assert!((1..=64 << 10).contains(&address.len()), "{}: {} bytes", bench.name(), address.len());
+            assert_eq!(side.endpoint.address(), address, "{}: the address changed", bench.name());
             let transport = side.endpoint.transport();
             assert!(transport.is_some_and(|transport| !transport.name.is_empty()), "{}", bench.name());
             assert!(!side.endpoint.is_closed());
         }
         let unconnected = bench.lender.endpoint().expect("one more endpoint");
         assert!(unconnected.transport().is_none(), "{}: a transport before connecting", bench.name());
-        let mut side = super::Side::new(unconnected);
+        let mut side = Side::new(unconnected);
         side.close();
-        assert!(super::drive(&mut [&mut side], |sides| sides[0].endpoint.is_closed()).await);
+        assert!(drive(&mut [&mut side], |sides| sides[0].endpoint.is_closed()).await);
         connection.close().await;
     });
 }
@@ -251,6 +252,70 @@ pub fn both_ends_can_lend_at_once(bench: &Bench) {
             assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == pattern(seed, 50_000)), "{}: {round}", bench.name());
             std::mem::swap(&mut connection.lender, &mut connection.borrower);
         }
+        connection.close().await;
+    });
+}
+
+/// A second call of connect is an error, and the connection goes on.
+pub fn an_endpoint_connects_once(bench: &Bench) {
+    bench.block_on(async {
+        let content = pattern(13, 64);
+        let lent = bench.lend(&content);
+        let mut connection = bench.connect();
+        let mut other = Side::new(bench.lender.endpoint().expect("an endpoint"));
+        for address in [connection.lender.endpoint.address(), other.endpoint.address()] {
+            let again = connection.borrower.endpoint.connect(&address);
+            assert!(matches!(again, Err(FabricError::Misuse(_))), "{}: {again:?}", bench.name());
+        }
+        connection.share(REGION, lent.memory());
+        let bytes = connection.read(bench, REGION, lent.address(), 64).await;
+        assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == content), "{}", bench.name());
+        other.close();
+        assert!(drive(&mut [&mut other], |sides| sides[0].endpoint.is_closed()).await, "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// Reads are as long as the capabilities allow, and no longer.
+pub fn a_read_longer_than_the_longest_is_refused(bench: &Bench) {
+    /// More memory than a test should take. Reads of a longer limit are cut by no caller.
+    const MOST: u64 = 16 << 20;
+    bench.block_on(async {
+        let longest = bench.borrower.capabilities().max_read;
+        assert!(longest > 0, "{}", bench.name());
+        if longest > MOST {
+            return;
+        }
+        let longest = longest as usize;
+        let content = pattern(14, longest + 1);
+        let lent = bench.lend(&content);
+        let mut connection = bench.connect();
+        connection.share(REGION, lent.memory());
+        let slab = bench.slab(longest + 1);
+        let into = slab.range(0, longest + 1).expect("within its slab");
+        let refused = connection.post(1, REGION, lent.address(), into);
+        assert!(matches!(refused, Err(FabricError::Misuse(_))), "{}: {refused:?}", bench.name());
+        let into = slab.range(0, longest).expect("the range of a refused read is let go of");
+        connection.post(2, REGION, lent.address(), into).expect("as long as is allowed");
+        assert_eq!(connection.finish([2]).await, [Ok(())], "{}", bench.name());
+        let bytes = slab.into_buffer().expect("it completed");
+        assert!(bytes[..longest] == content[..longest], "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// An id that is taken is not imported over, and its region stays what it was.
+pub fn a_region_id_is_imported_once(bench: &Bench) {
+    bench.block_on(async {
+        let lent = [bench.lend(&pattern(15, 64)), bench.lend(&pattern(16, 64))];
+        let mut connection = bench.connect();
+        connection.share(REGION, lent[0].memory());
+        let memory = lent[1].memory();
+        let key = connection.lender.endpoint.expose(memory, 0..memory.len()).expect("it can be lent");
+        let again = connection.borrower.endpoint.import(REGION, memory.address(), memory.len() as u64, &key);
+        assert!(matches!(again, Err(FabricError::Misuse(_))), "{}: {again:?}", bench.name());
+        let bytes = connection.read(bench, REGION, lent[0].address(), 64).await;
+        assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == pattern(15, 64)), "{}", bench.name());
         connection.close().await;
     });
 }

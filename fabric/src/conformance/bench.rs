@@ -1,10 +1,13 @@
-//! What the cases are written with: two connected endpoints, memory with a known content, and a driver for both.
+//! The tools of the cases: two connected endpoints, memory with a known content, and a driver for both.
 
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
 
 use arrow_buffer::Buffer;
+use bytes::Bytes;
+use thallus_protocol::random::SplitMix64;
 use thallus_protocol::{RegionId, RemoteRange};
 
 use super::DEADLINE;
@@ -24,14 +27,14 @@ pub struct Bench {
     arena: StagingArena,
 }
 
-/// One end of a connection, with what it has brought so far.
+/// One end of a connection, and its completions so far.
 #[derive(Debug)]
 pub struct Side {
     /// The endpoint.
     pub endpoint: Box<dyn Endpoint>,
     /// Every completion polled so far, in order.
     pub done: Vec<Completion>,
-    /// What the endpoint failed of as a whole.
+    /// The error by which the endpoint failed as a whole.
     pub failed: Option<FabricError>,
     /// How often it was polled.
     pub polls: usize,
@@ -78,13 +81,12 @@ pub async fn drive(sides: &mut [&mut Side], mut until: impl FnMut(&mut [&mut Sid
     tokio::time::timeout(DEADLINE, driven).await.is_ok()
 }
 
-/// Content of a region: no two of its places look alike for long, and no two seeds.
+/// Content of a region: random bytes, other ones for each seed.
 pub(super) fn pattern(seed: u8, len: usize) -> Vec<u8> {
-    let mut state = u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut random = SplitMix64::new(u64::from(seed));
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        bytes.extend_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+        bytes.extend_from_slice(&random.next_u64().to_le_bytes());
     }
     bytes.truncate(len);
     bytes
@@ -180,13 +182,25 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
 }
 
 impl Connection {
-    /// Exposes `memory` at the lender and imports it at the borrower.
-    pub fn share(&mut self, region: RegionId, memory: &RegisteredMemory) {
+    /// Exposes all of `memory` at the lender and imports it at the borrower.
+    pub fn share(&mut self, region: RegionId, memory: &Arc<RegisteredMemory>) {
+        self.share_range(region, memory, 0..memory.len());
+    }
+
+    /// Exposes `range` of `memory` at the lender and imports it, as that, at the borrower. Returns the key.
+    pub(super) fn share_range(
+        &mut self,
+        region: RegionId,
+        memory: &Arc<RegisteredMemory>,
+        range: Range<usize>,
+    ) -> Bytes {
         let name = &self.name;
-        let key = self.lender.endpoint.expose(memory).unwrap_or_else(|error| panic!("{name}: exposing: {error}"));
-        let (base, len) = (memory.address(), memory.len() as u64);
+        let (base, len) = (memory.address() + range.start as u64, range.len() as u64);
+        let key = self.lender.endpoint.expose(memory, range);
+        let key = key.unwrap_or_else(|error| panic!("{name}: exposing {len} bytes: {error}"));
         let imported = self.borrower.endpoint.import(region, base, len, &key);
         imported.unwrap_or_else(|error| panic!("{name}: importing {len} bytes: {error}"));
+        key
     }
 
     /// Posts a read at the borrower.

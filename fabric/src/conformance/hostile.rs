@@ -119,7 +119,7 @@ pub fn malformed_keys_are_refused(bench: &Bench) {
         let lent = bench.lend(&content);
         let (base, len) = (lent.memory().address(), lent.memory().len() as u64);
         let mut connection = bench.connect();
-        let key = connection.lender.endpoint.expose(lent.memory()).expect("it can be lent");
+        let key = connection.lender.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
         for blob in malformed(&key) {
             let result = connection.borrower.endpoint.import(REGION, base, len, &blob);
             let refused = matches!(result, Err(FabricError::RemoteKey { .. }));
@@ -143,7 +143,7 @@ pub fn a_false_region_hurts_only_its_reader(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(3, 4096));
         let mut connection = bench.connect();
-        let key = connection.lender.endpoint.expose(lent.memory()).expect("it can be lent");
+        let key = connection.lender.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
         // An end past the address space can be told at once.
         let wrapping = connection.borrower.endpoint.import(REGION, u64::MAX - 10, 100, &key);
         assert!(matches!(wrapping, Err(FabricError::RemoteKey { .. })), "{}: {wrapping:?}", bench.name());

@@ -1,21 +1,29 @@
-//! Cases of memory that is mapped.
+//! Cases of mapped memory.
 
 use arrow_buffer::Buffer;
 use thallus_protocol::{RegionId, RemoteRange};
 
 use super::bench::{Bench, Connection, pattern};
-use crate::FabricError;
-use crate::memory::LeaseWords;
+use crate::memory::{LeaseWords, TrustedPeer};
+use crate::{FabricError, Maps};
 
 const REGION: RegionId = RegionId(7);
 
+/// Maps, through the trust of these tests: both ends are this process.
+fn try_map(connection: &mut Connection, from: RemoteRange) -> Result<Buffer, FabricError> {
+    TrustedPeer::assume().map(&mut *connection.borrower.endpoint, from)
+}
+
 fn map(bench: &Bench, connection: &mut Connection, address: u64, len: usize) -> Buffer {
-    let from = RemoteRange { region: REGION, address, len: len as u64 };
-    let mapped = connection.borrower.endpoint.map(from);
+    let mapped = try_map(connection, RemoteRange { region: REGION, address, len: len as u64 });
     mapped.unwrap_or_else(|error| panic!("{}: mapping {len} bytes: {error}", bench.name()))
 }
 
-/// A fabric that says that it maps does, at any place and length; one that does not says so in words.
+fn maps(bench: &Bench) -> bool {
+    bench.lender.capabilities().maps == Maps::Allocated
+}
+
+/// A fabric maps allocated memory, at any place and length, exactly if its capabilities say so; if not, they say why.
 pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(21, (1 << 20) + 3);
@@ -25,7 +33,8 @@ pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
         // The first read makes the connection.
         let read = connection.read(bench, REGION, lent.address(), 64).await.expect("within its region");
         assert_eq!(read.as_slice(), &content[..64]);
-        if bench.lender.capabilities().maps {
+        assert_eq!(connection.borrower.endpoint.mapping().is_some(), maps(bench), "{}", bench.name());
+        if maps(bench) {
             for (offset, len) in
                 [(0, content.len()), (0, 1), (4095, 2), (4096, 8192), (777, 1 << 19), (content.len() - 1, 1)]
             {
@@ -33,17 +42,18 @@ pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
                 assert!(mapped.as_slice() == &content[offset..offset + len], "{}: {len} at {offset}", bench.name());
             }
         } else {
-            let from = RemoteRange { region: REGION, address: lent.address(), len: 64 };
-            let refused = connection.borrower.endpoint.map(from);
+            let refused = try_map(&mut connection, RemoteRange { region: REGION, address: lent.address(), len: 64 });
             assert!(matches!(refused, Err(FabricError::Map { .. })), "{}: {refused:?}", bench.name());
+            let Maps::Nothing { reason } = bench.lender.capabilities().maps else { panic!("{}", bench.name()) };
+            assert!(!reason.is_empty(), "{}: it does not say why it maps nothing", bench.name());
         }
         connection.close().await;
     });
 }
 
-/// What is mapped stays, and stays as it is, when its region is forgotten and both ends are closed.
+/// A mapping stays, and keeps its content, when its region is forgotten and both ends are closed.
 pub fn mapped_bytes_outlive_the_connection(bench: &Bench) {
-    if !bench.lender.capabilities().maps {
+    if !maps(bench) {
         return;
     }
     bench.block_on(async {
@@ -69,7 +79,7 @@ pub fn mapped_bytes_outlive_the_connection(bench: &Bench) {
 
 /// A mapping reaches no further than its region, and there is none without one.
 pub fn maps_outside_their_region_are_refused(bench: &Bench) {
-    if !bench.lender.capabilities().maps {
+    if !maps(bench) {
         return;
     }
     bench.block_on(async {
@@ -78,22 +88,22 @@ pub fn maps_outside_their_region_are_refused(bench: &Bench) {
         let mut connection = bench.connect();
         connection.share(REGION, lent.memory());
         for (address, len) in [(base - 1, 2), (base, len + 1), (base + len, 1), (u64::MAX, 2), (base, u64::MAX)] {
-            let refused = connection.borrower.endpoint.map(RemoteRange { region: REGION, address, len });
+            let refused = try_map(&mut connection, RemoteRange { region: REGION, address, len });
             assert!(matches!(refused, Err(FabricError::OutsideRegion { .. })), "{}: {refused:?}", bench.name());
         }
         let unknown = RemoteRange { region: RegionId(8), address: base, len: 1 };
-        let refused = connection.borrower.endpoint.map(unknown);
+        let refused = try_map(&mut connection, unknown);
         assert!(matches!(refused, Err(FabricError::OutsideRegion { .. })), "{}: {refused:?}", bench.name());
         connection.borrower.close();
-        let refused = connection.borrower.endpoint.map(RemoteRange { region: REGION, address: base, len: 1 });
+        let refused = try_map(&mut connection, RemoteRange { region: REGION, address: base, len: 1 });
         assert!(refused.is_err(), "{}: a closed endpoint maps", bench.name());
         connection.close().await;
     });
 }
 
-/// A lender that goes on writing, as to its lease words, is seen to by the next mapping at the latest.
+/// A lender that goes on writing, as to its lease words: the next mapping shows the new bytes at the latest.
 pub fn a_new_mapping_shows_what_stands_there_now(bench: &Bench) {
-    if !bench.lender.capabilities().maps {
+    if !maps(bench) {
         return;
     }
     bench.block_on(async {

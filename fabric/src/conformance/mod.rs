@@ -1,4 +1,4 @@
-//! What every fabric must do, as tests that each fabric crate runs: with the feature `conformance`, by
+//! The tests that every fabric passes. A fabric's crate runs them with the feature `conformance`, by
 //!
 //! ```ignore
 //! thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(MyFabric::new().unwrap()) });
@@ -7,13 +7,16 @@
 //! which makes one `#[test]` of each case. The closure is called anew for each case. It returns one fabric, which then plays
 //! both hosts, or a pair of them: the lender's and the borrower's.
 //!
-//! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: whatever a fabric must bring
-//! about has [`DEADLINE`].
+//! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: each wait ends at [`DEADLINE`].
+//!
+//! A fabric's longest read must be at least 256 KiB for the suite to run.
 
 mod basics;
 mod bench;
+mod exposure;
 mod hostile;
 mod mapping;
+mod memory;
 mod runtime;
 mod teardown;
 
@@ -27,7 +30,7 @@ pub use bench::{Bench, Connection, Side, drive};
 /// How long a fabric may take for anything that a case waits for.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the suite is given to test.
+/// The fabric, or the two fabrics, under test.
 pub trait Hosts {
     /// The lender's fabric and the borrower's.
     fn pair(self) -> (Arc<dyn Fabric>, Arc<dyn Fabric>);
@@ -76,6 +79,17 @@ macro_rules! for_each_conformance_case {
             reads_of_a_forgotten_region_complete,
             a_lease_word_is_seen_as_it_changes,
             both_ends_can_lend_at_once,
+            an_endpoint_connects_once,
+            a_read_longer_than_the_longest_is_refused,
+            a_region_id_is_imported_once,
+            an_exposed_range_opens_no_more_than_it_may,
+            a_range_that_is_none_is_not_exposed,
+            a_revoked_key_reads_nothing,
+            a_key_opens_its_memory_to_its_peer_only,
+            memory_of_another_fabric_is_not_exposed,
+            allocated_memory_is_whole_pages_of_its_own,
+            memory_touched_when_used_is_lent_and_read_into,
+            registered_memory_is_neither_writable_nor_claimable,
             reads_before_connecting_are_refused,
             reads_outside_their_region_are_refused,
             mismatched_lengths_are_refused,
@@ -88,6 +102,7 @@ macro_rules! for_each_conformance_case {
             a_new_mapping_shows_what_stands_there_now,
             closing_ends_each_read_once,
             a_closed_endpoint_takes_no_reads,
+            a_closed_endpoint_opens_and_takes_in_nothing,
             closing_an_idle_endpoint_closes_it,
             a_revoked_lease_is_noticed,
             reads_end_though_the_peer_is_gone,
@@ -111,8 +126,10 @@ for_each_conformance_case!(cases; );
 /// The cases.
 pub mod cases {
     pub use super::basics::*;
+    pub use super::exposure::*;
     pub use super::hostile::*;
     pub use super::mapping::*;
+    pub use super::memory::*;
     pub use super::runtime::*;
     pub use super::teardown::*;
 }

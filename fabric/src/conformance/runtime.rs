@@ -65,7 +65,7 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
         scope.spawn(move || {
             bench.block_on(async {
                 let mut side = Side::new(bench.lender.endpoint().expect("an endpoint"));
-                let key = side.endpoint.expose(lent.memory()).expect("it can be lent");
+                let key = side.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
                 // Connected first: the borrower may be done, and gone, as soon as it has what it needs.
                 side.endpoint.connect(&from_borrower.recv().expect("the borrower's address")).expect("its address");
                 to_borrower.send((side.endpoint.address(), key)).expect("the borrower listens");

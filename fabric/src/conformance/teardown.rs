@@ -74,6 +74,30 @@ pub fn a_closed_endpoint_takes_no_reads(bench: &Bench) {
     });
 }
 
+/// Once closed, an endpoint gives no keys and imports none; calls that need no connection do no harm.
+pub fn a_closed_endpoint_opens_and_takes_in_nothing(bench: &Bench) {
+    bench.block_on(async {
+        let lent = bench.lend(&pattern(1, 64));
+        let (memory, len) = (lent.memory(), lent.memory().len());
+        let mut connection = bench.connect();
+        let key = connection.lender.endpoint.expose(memory, 0..len).expect("it can be lent");
+        connection.lender.close();
+        connection.borrower.close();
+        let both = &mut [&mut connection.lender, &mut connection.borrower];
+        assert!(drive(both, closed).await, "{}", bench.name());
+        let exposed = connection.lender.endpoint.expose(memory, 0..len);
+        assert!(matches!(exposed, Err(FabricError::EndpointDown { .. })), "{}: {exposed:?}", bench.name());
+        let imported = connection.borrower.endpoint.import(REGION, memory.address(), len as u64, &key);
+        assert!(matches!(imported, Err(FabricError::EndpointDown { .. })), "{}: {imported:?}", bench.name());
+        let connected = connection.borrower.endpoint.connect(&connection.lender.endpoint.address());
+        assert!(matches!(connected, Err(FabricError::EndpointDown { .. })), "{}: {connected:?}", bench.name());
+        connection.lender.endpoint.revoke(&key);
+        connection.borrower.endpoint.forget(REGION);
+        assert!(connection.lender.endpoint.is_closed() && connection.borrower.endpoint.is_closed(), "{}", bench.name());
+        connection.close().await;
+    });
+}
+
 /// Whether it was ever connected or not.
 pub fn closing_an_idle_endpoint_closes_it(bench: &Bench) {
     bench.block_on(async {

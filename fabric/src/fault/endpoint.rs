@@ -1,5 +1,5 @@
 //! The endpoint around an endpoint. Every read goes through to the one inside; only its completion may be changed or held
-//! back. So whatever the fabric checks is still checked, and there is one table more: of the reads whose completions have
+//! back. So all checks of the fabric inside still apply, and there is one table more: of the reads whose completions have
 //! not been handed out.
 
 use std::collections::BTreeMap;
@@ -9,13 +9,13 @@ use std::task::{Context, Poll, Waker};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
-use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
+use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
 use super::injector::{REASON, strikes};
 use super::plan::{CallFaults, ReadFaults};
 use super::{Call, ReadFault, Strike};
-use crate::memory::{LocalRange, RangeHold, RegisteredMemory};
-use crate::{Completion, Endpoint, FabricError, ReadFailure, ReadToken, Transport};
+use crate::memory::{LocalRange, RangeHold, RegisteredMemory, TrustedPeer};
+use crate::{Completion, Endpoint, FabricError, MapsPeer, ReadFailure, ReadToken, Transport};
 
 #[derive(Debug)]
 pub(super) struct FaultyEndpoint {
@@ -74,13 +74,6 @@ impl FaultyEndpoint {
         FabricError::EndpointDown { fabric: self.kind.clone(), reason: REASON.to_owned() }
     }
 
-    fn may_expose(&self, len: usize) -> Result<(), FabricError> {
-        if strikes(&self.calls, Call::Expose) {
-            return Err(FabricError::Registration { fabric: self.kind.clone(), len, reason: REASON.to_owned() });
-        }
-        Ok(())
-    }
-
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -113,6 +106,7 @@ impl FaultyEndpoint {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Endpoint for FaultyEndpoint {
     fn address(&self) -> Bytes {
         self.inner.address()
@@ -129,30 +123,16 @@ impl Endpoint for FaultyEndpoint {
         self.inner.transport()
     }
 
-    fn expose(&mut self, memory: &RegisteredMemory) -> Result<Bytes, FabricError> {
-        self.may_expose(memory.len())?;
-        self.inner.expose(memory)
-    }
-
-    fn exposes_ranges(&self) -> bool {
-        self.inner.exposes_ranges()
-    }
-
-    fn expose_range(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
-        self.may_expose(range.len())?;
-        self.inner.expose_range(memory, range)
+    fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
+        if strikes(&self.calls, Call::Expose) {
+            let (fabric, len) = (self.kind.clone(), range.len());
+            return Err(FabricError::Registration { fabric, len, reason: REASON.to_owned() });
+        }
+        self.inner.expose(memory, range)
     }
 
     fn revoke(&mut self, key: &Bytes) {
         self.inner.revoke(key);
-    }
-
-    fn lent(&mut self, lease: LeaseId, ranges: &[RemoteRange]) {
-        self.inner.lent(lease, ranges);
-    }
-
-    fn lease_ended(&mut self, lease: LeaseId, end: LeaseEnd) {
-        self.inner.lease_ended(lease, end);
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
@@ -201,11 +181,8 @@ impl Endpoint for FaultyEndpoint {
         Ok(())
     }
 
-    fn map(&mut self, from: RemoteRange) -> Result<Buffer, FabricError> {
-        if self.life == Life::Dead {
-            return Err(self.down());
-        }
-        self.inner.map(from)
+    fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
+        if self.inner.mapping().is_some() { Some(self) } else { None }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
@@ -245,5 +222,15 @@ impl Endpoint for FaultyEndpoint {
 
     fn is_closed(&self) -> bool {
         self.life == Life::Closing && self.inner.is_closed() && self.outstanding.is_empty()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl MapsPeer for FaultyEndpoint {
+    fn map(&mut self, from: RemoteRange, peer: TrustedPeer) -> Result<Buffer, FabricError> {
+        if self.life == Life::Dead {
+            return Err(self.down());
+        }
+        peer.map(&mut *self.inner, from)
     }
 }

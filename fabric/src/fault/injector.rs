@@ -11,9 +11,9 @@ use super::endpoint::FaultyEndpoint;
 use super::plan::CallFaults;
 use super::{Call, FaultPlan, Strike};
 use crate::memory::RegisteredMemory;
-use crate::{Capabilities, Endpoint, Fabric, FabricError};
+use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
-/// What every injected error says of itself.
+/// The reason in every injected error.
 pub(super) const REASON: &str = "injected by the fault plan";
 
 /// A fabric that fails according to a [`FaultPlan`], and is otherwise the one it wraps.
@@ -64,6 +64,7 @@ impl<F: fmt::Debug> fmt::Debug for FaultInjector<F> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<F: Fabric> Fabric for FaultInjector<F> {
     fn kind(&self) -> FabricKind {
         self.inner.kind()
@@ -73,11 +74,11 @@ impl<F: Fabric> Fabric for FaultInjector<F> {
         self.inner.capabilities()
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
         if strikes(&self.faults, Call::Allocate) {
             return Err(FabricError::OutOfMemory { len, available: 0, limit: 0 });
         }
-        self.inner.allocate(len)
+        self.inner.allocate(len, touch)
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {

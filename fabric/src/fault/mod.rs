@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use thallus_fabric::fault::{Call, FaultInjector, FaultPlan, ReadFault, When};
-//! use thallus_fabric::{Fabric, FabricError, ReadFailure};
+//! use thallus_fabric::{Fabric, FabricError, ReadFailure, Touch};
 //! # use thallus_fabric_sim::{SimNetwork, SimOptions};
 //! # let fabric = SimNetwork::new(1, SimOptions::default()).host();
 //!
@@ -15,8 +15,8 @@
 //!     .read(When::OneIn(100), ReadFault::Fail(ReadFailure::RetryExceeded))
 //!     .read(When::OneIn(10), ReadFault::Delay { polls: 7 });
 //! let faulty = FaultInjector::new(fabric, plan);
-//! assert!(faulty.allocate(4096).is_ok());
-//! assert!(matches!(faulty.allocate(4096), Err(FabricError::OutOfMemory { .. })));
+//! assert!(faulty.allocate(4096, Touch::Now).is_ok());
+//! assert!(matches!(faulty.allocate(4096, Touch::Now), Err(FabricError::OutOfMemory { .. })));
 //! ```
 
 mod endpoint;

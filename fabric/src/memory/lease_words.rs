@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::{PAGE, RegisteredMemory};
-use crate::{Fabric, FabricError};
+use crate::{Fabric, FabricError, Touch};
 
 /// Registered words, one per open lease, for fabrics that fence by [`Fencing::LeaseWord`](crate::Fencing::LeaseWord).
 ///
@@ -35,7 +35,7 @@ impl LeaseWords {
             .checked_mul(size_of::<u64>())
             .and_then(|len| len.checked_next_multiple_of(PAGE))
             .ok_or_else(|| refused(usize::MAX, "more lease words than an address space holds"))?;
-        let memory = fabric.allocate(len)?;
+        let memory = fabric.allocate(len, Touch::Now)?;
         // Nobody else may have it, or the accesses below could race with others' that are not atomic.
         let usable =
             memory.len() >= len && (memory.address() as usize).is_multiple_of(size_of::<u64>()) && memory.claim();

@@ -1,13 +1,13 @@
 //! Registered memory: what a fabric may read from or write to, and who keeps it alive meanwhile.
 //!
 //! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
-//! - [`SlabPool`] is the borrower's: slabs for reads to land in, which come back when the last array over them is dropped.
-//! - [`StagingArena`] and [`LeaseWords`] are the lender's: copies of what cannot be lent from where it lies, and the words
-//!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] tells what can be lent from where it lies;
-//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`] registers what lies in
-//!   none, and keeps what may be lent again.
-//! - [`Trusting`] makes arrays over such memory, of what the protocol has validated.
-//! - [`keep`] makes a buffer over a peer's memory that says when nobody looks at it any more.
+//! - [`SlabPool`] is for borrowers: slabs for reads to land in, which come back when the last array over them is dropped.
+//! - [`StagingArena`] and [`LeaseWords`] are for lenders: copies of buffers that cannot be lent from where they lie, and the words
+//!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] finds the registration that a buffer lies in;
+//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`] registers other
+//!   buffers, and keeps registrations that may be used again.
+//! - [`UncheckedAssembler`] makes arrays over such memory from parts that the protocol has validated.
+//! - [`TrustedPeer`] maps a peer's memory; [`buffer_with_guard`] makes a buffer that reports the end of its last slice.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
@@ -15,9 +15,9 @@ mod available;
 mod copy;
 mod extents;
 mod faults;
+mod guarded;
 #[cfg(feature = "registered-heap")]
 mod heap;
-mod kept;
 mod lease_words;
 mod pages;
 mod pool;
@@ -30,14 +30,15 @@ mod space;
 mod staging;
 #[cfg(test)]
 mod test_fabric;
-mod trusting;
+mod trusted;
+mod unchecked;
 
 pub use available::check_available;
 pub(crate) use available::room_in;
 pub use faults::thread_page_faults;
+pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
-pub use kept::keep;
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
@@ -46,7 +47,8 @@ pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
 pub use space::RegisteredSpace;
 pub use staging::{StagedRange, StagingArena, StagingStats};
-pub use trusting::Trusting;
+pub use trusted::TrustedPeer;
+pub use unchecked::UncheckedAssembler;
 
 /// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every machine
 /// that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned to.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::extents::{FreeExtents, block_len};
 use super::slab::{Block, Slab};
 use super::{PAGE, RegisteredMemory};
-use crate::{Fabric, FabricError};
+use crate::{Fabric, FabricError, Touch};
 
 /// How large a [`SlabPool`] may grow, and in what steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ impl SlabPool {
         let memory = self
             .handle
             .fabric
-            .allocate(new_len)
+            .allocate(new_len, Touch::Now)
             .and_then(|memory| fit_for_slabs(memory, new_len, &*self.handle.fabric));
         let mut state = shared.lock();
         let memory = memory.inspect_err(|_| state.stats.bytes_total -= new_len)?;
@@ -227,7 +227,7 @@ impl fmt::Debug for SlabPool {
     }
 }
 
-/// Refuses memory that the pool's safety could not rest on, so that it need not rest on the fabric's good manners.
+/// Checks the properties that the safety of slabs depends on, since [`Fabric`] is a safe trait and may be implemented wrongly.
 fn fit_for_slabs(
     memory: Arc<RegisteredMemory>,
     len: usize,
@@ -238,7 +238,7 @@ fn fit_for_slabs(
     } else if !(memory.address() as usize).is_multiple_of(PAGE) {
         "the fabric's memory does not begin at a page"
     } else if !memory.claim() {
-        "the fabric's memory is read-only, or somebody else's already"
+        "the fabric's memory is read-only, or is in use already"
     } else {
         return Ok(memory);
     };

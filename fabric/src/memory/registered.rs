@@ -11,24 +11,18 @@ use arrow_buffer::Buffer;
 
 use super::PAGE;
 
-/// The fabric's own side of a registration: its handle, and whatever keeps the memory alive. Dropping it deregisters,
-/// and then frees or lets go of the memory, in this order.
-pub trait Registration: Any + Send + Sync + fmt::Debug {
-    /// For the fabric to find its own type again.
-    fn as_any(&self) -> &dyn Any;
+/// The fabric's own side of a registration: its handle, and the owner of the memory if the fabric allocated it. Its drop
+/// deregisters the memory, and then frees it, in this order. A fabric finds its own type again by
+/// [`RegisteredMemory::registration`].
+pub trait Registration: Any + Send + Sync + fmt::Debug {}
 
-    /// Whether the device does not know the memory yet, but will be told by each loan of it what is lent: then there is nothing here
-    /// that is worth keeping for the next.
-    fn is_deferred(&self) -> bool {
-        false
-    }
-}
+impl<T: Any + Send + Sync + fmt::Debug> Registration for T {}
 
 /// Memory that a fabric has registered. It stays valid, mapped and registered until this is dropped.
 ///
-/// Three ways lead here, by who owns the bytes: [`RegisteredMemory::new`] where the registration itself does (the library
-/// allocated them), [`RegisteredMemory::heap`] where this process's heap does, [`RegisteredMemory::foreign`] where somebody
-/// else's buffer is lent from where it lies.
+/// There are three constructors, by the owner of the bytes: [`RegisteredMemory::new`] for memory of the registration itself (the
+/// library allocated it), [`RegisteredMemory::heap`] for memory of this process's heap, [`RegisteredMemory::foreign`] for a
+/// buffer of another part of the program, which is lent from where it lies.
 pub struct RegisteredMemory {
     start: NonNull<u8>,
     len: usize,
@@ -58,9 +52,8 @@ impl RegisteredMemory {
     /// Takes over memory that `registration` owns.
     ///
     /// # Safety
-    /// `start .. start + len` is initialised, valid for reads and writes until `registration` is dropped, and belongs to
-    /// nobody else in this process. (Memory that is only lent and never written may be shared; but then nobody may
-    /// return it from [`crate::Fabric::allocate`], and [`RegisteredMemory::foreign`] says it better.)
+    /// `start .. start + len` is initialised and valid for reads and writes until `registration` is dropped, and no other part of
+    /// this process has access to it. (A buffer that somebody else can read is [`RegisteredMemory::foreign`].)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
         RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
     }
@@ -85,8 +78,8 @@ impl RegisteredMemory {
         }))
     }
 
-    /// A buffer that somebody else made, to be lent from where it lies, under `registration`. It is kept alive, and cannot
-    /// change: arrow's buffers are immutable while they are shared.
+    /// A buffer of another part of the program, to be lent from where it lies, under `registration`. It is kept alive, and cannot
+    /// change: arrow's buffers are immutable while they are shared. Reads never land in it.
     #[must_use]
     pub fn foreign(buffer: Buffer, registration: Box<dyn Registration>) -> Self {
         // `Buffer::as_ptr` is never null: an empty buffer's pointer dangles.
@@ -130,9 +123,9 @@ impl RegisteredMemory {
         !matches!(self.backing, Backing::Foreign(_))
     }
 
-    /// Makes the caller the one who says which parts are written, by whom and when: true for the first who asks, if the
-    /// memory is writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim theirs, so that two never share memory,
-    /// whatever a fabric hands out.
+    /// Claims the right to decide which parts are written, by whom and when: true at the first call, if the memory is
+    /// writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim their memory, so that two never share any, even if a
+    /// fabric returns the same memory twice.
     #[must_use]
     pub fn claim(&self) -> bool {
         self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
@@ -149,8 +142,8 @@ impl RegisteredMemory {
         usize::try_from(offset).ok()
     }
 
-    /// What stands in `len` bytes at `offset` now, whoever may be writing there meanwhile. `None` outside the memory. For
-    /// fabrics that check what they carry.
+    /// A copy of `len` bytes at `offset`, while others may be writing there. `None` outside the memory. For fabrics that check
+    /// the content of loans.
     #[must_use]
     pub fn copy_out(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
         let end = offset.checked_add(len).filter(|&end| end <= self.len)?;
@@ -166,10 +159,11 @@ impl RegisteredMemory {
         Some(bytes)
     }
 
-    /// The fabric's handle.
+    /// The fabric's handle, if it is of type `T`: `None` for memory that another fabric registered.
     #[must_use]
-    pub fn registration(&self) -> &dyn Registration {
-        &*self.registration
+    pub fn registration<T: Registration>(&self) -> Option<&T> {
+        let registration: &dyn Any = &*self.registration;
+        registration.downcast_ref()
     }
 }
 

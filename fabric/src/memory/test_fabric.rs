@@ -1,6 +1,5 @@
 //! A fabric with memory and no endpoints, for the unit tests of this module.
 
-use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +8,7 @@ use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
 use super::{RegisteredMemory, Registration};
-use crate::{Capabilities, Endpoint, Fabric, FabricError, Fencing};
+use crate::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
 
 #[derive(Debug, Default)]
 pub(crate) struct TestFabric {
@@ -26,25 +25,14 @@ pub(crate) struct TestFabric {
     pub(crate) asked: Arc<AtomicUsize>,
     /// Most bytes that it registers.
     pub(crate) room: Option<usize>,
-    /// What it registers of others is registered by each loan.
-    pub(crate) defers: bool,
+    /// See [`Capabilities::registers_when_exposed`].
+    pub(crate) registers_when_exposed: bool,
 }
 
 #[derive(Debug)]
 struct TestRegistration {
     len: usize,
-    is_deferred: bool,
     registered: Arc<AtomicUsize>,
-}
-
-impl Registration for TestRegistration {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn is_deferred(&self) -> bool {
-        self.is_deferred
-    }
 }
 
 impl Drop for TestRegistration {
@@ -56,7 +44,7 @@ impl Drop for TestRegistration {
 impl TestFabric {
     fn registration(&self, len: usize) -> Box<dyn Registration> {
         self.registered.fetch_add(len, Ordering::SeqCst);
-        Box::new(TestRegistration { len, is_deferred: self.defers, registered: Arc::clone(&self.registered) })
+        Box::new(TestRegistration { len, registered: Arc::clone(&self.registered) })
     }
 
     fn refused(&self, len: usize) -> FabricError {
@@ -70,10 +58,17 @@ impl Fabric for TestFabric {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { fencing: Fencing::LeaseWord, max_read: u64::MAX, max_outstanding_reads: 1, maps: false }
+        Capabilities {
+            fencing: Fencing::LeaseWord,
+            max_read: u64::MAX,
+            max_outstanding_reads: 1,
+            exposes_ranges: false,
+            registers_when_exposed: self.registers_when_exposed,
+            maps: Maps::Nothing { reason: "it has no endpoints".into() },
+        }
     }
 
-    fn allocate(&self, len: usize) -> Result<Arc<RegisteredMemory>, FabricError> {
+    fn allocate(&self, len: usize, _touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
         if self.fail {
             return Err(self.refused(len));
         }

@@ -179,7 +179,13 @@ impl Borrower {
         if is_planted(Bug::LeaseReleasedEarly) {
             self.loans.bug_give_back_early(lease);
         }
-        let batch = ReadBatch { read, stream, layout: descriptor.layout().clone(), places, then_word: word.map(|word| word.at) };
+        let batch = ReadBatch {
+            read,
+            stream,
+            layout: descriptor.layout().clone(),
+            places,
+            then_word: word.map(|word| word.at),
+        };
         let (wanted, task) = match access {
             Access::Map(_) => (Wanted::Mapping(descriptor), BorrowerTask::Map(batch)),
             Access::Read | Access::OnDemand => (Wanted::Batch(descriptor), BorrowerTask::Read(batch)),

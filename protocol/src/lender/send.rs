@@ -14,6 +14,7 @@ use crate::layout::BatchDescriptor;
 use crate::message::{Extensions, Failure, Fencing, FromLender, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, SortKey};
 #[cfg(feature = "planted-bugs")]
 use crate::planted::{Bug, is_planted};
+use crate::random::SplitMix64;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -341,13 +342,10 @@ pub(crate) fn within(what: &'static str, len: usize, limit: usize) -> Result<(),
     if len <= limit { Ok(()) } else { Err(ApiMisuse::Encode(format!("a {what} of {len} bytes, the limit is {limit}"))) }
 }
 
-/// A lease's word: unlike its neighbours, unlike anything that other users of the memory write there but by chance of one
-/// in 2^64, and never zero. The mixer is splitmix64's (Steele et al., "Fast splittable pseudorandom number generators", 2014).
+/// The value of a lease's word. It is never zero, differs from lease to lease, and equals bytes that another user of the memory
+/// writes there with a probability of one in 2^64.
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
     #[cfg(feature = "planted-bugs")]
     let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };
-    let mut z = nonce.wrapping_add(lease.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (z ^ (z >> 31)).max(1)
+    SplitMix64::nth(nonce, lease.0).max(1)
 }

@@ -1,23 +1,21 @@
-//! A small deterministic source of numbers.
+//! Choices from a seed, for generators of arrays.
 
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers for the same seed, on every machine.
+use crate::random::SplitMix64;
+
+/// Draws choices, the same for the same seed, on every machine.
 #[derive(Clone, Debug)]
-pub struct Dice(u64);
+pub struct Dice(SplitMix64);
 
 impl Dice {
     /// A source that starts at `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Dice(seed)
+        Dice(SplitMix64::new(seed))
     }
 
     /// Any number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.next_u64()
     }
 
     /// A number below `bound`, which is not 0.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use thallus_driver::{ControlIo, KeepLoan, LoanPool, OpenedWords, Plane, Pools};
-use thallus_fabric::FabricError;
 use thallus_fabric::memory::PoolLimits;
+use thallus_fabric::{FabricError, Maps};
 use thallus_protocol::FabricKind;
 use thallus_protocol::message::{Access, OpenOptions};
 use thallus_protocol::server::{OpenedFabric, ServerCommand};
@@ -47,8 +47,8 @@ impl<S: ControlIo> Session<S> {
             return Err("the connection has no data plane: its results travel inline".into());
         };
         let fabric = plane.loan_pool().fabric();
-        if !fabric.capabilities().maps {
-            return Err(format!("fabric {} maps no memory here: it takes UCX over shared memory", fabric.kind()));
+        if let Maps::Nothing { reason } = fabric.capabilities().maps {
+            return Err(format!("fabric {} maps no memory here: {reason}", fabric.kind()));
         }
         let orphans = Arc::clone(&self.shared.orphans);
         if self.seen != Some(process) && !orphans.sees(process) {

@@ -47,7 +47,11 @@ impl World {
         change: impl FnOnce(&mut Settings),
     ) -> Self {
         let network = fencing.map(|fencing| {
-            let network = SimNetwork::new(42, SimOptions { fencing, ..SimOptions::default() });
+            let options = match fencing {
+                Fencing::LeaseWord => SimOptions::shared_memory(),
+                Fencing::Revocation => SimOptions::default(),
+            };
+            let network = SimNetwork::new(42, options);
             let host = network.host();
             (network, host)
         });
@@ -64,7 +68,7 @@ impl World {
 
     /// A server that takes its loans back soon, over a fabric that is fenced by words.
     pub(crate) fn impatient(engine: ScriptedEngine, lease: Duration) -> Self {
-        let network = SimNetwork::new(42, SimOptions { fencing: Fencing::LeaseWord, ..SimOptions::default() });
+        let network = SimNetwork::new(42, SimOptions::shared_memory());
         let host = network.host();
         let mut config = ServerConfig::default();
         config.timeouts.lease = Span(lease);

@@ -13,6 +13,7 @@ use futures::StreamExt;
 use futures::future::{join, join_all};
 use thallus_client::{Access, Client, ClientError, ConnectOptions, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::{Fabric, Fencing};
+use thallus_fabric::observe::SharedObserver;
 use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
@@ -164,6 +165,7 @@ impl App {
             .with_max_upload_loans(options.max_loan_bytes)
             .with_upload_lease(options.lease_timeout)
             .with_entropy(Some(entropy))
+            .with_loan_observer(Some(SharedObserver(Arc::new(self.shared.network.clone()))))
             .with_process(Some(self.process));
         let fabrics = vec![Arc::clone(&self.fabric)];
         match self.within("the handshake", Client::connect_through(more, fabrics, None, connect)).await? {

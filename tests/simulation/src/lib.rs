@@ -1,5 +1,7 @@
 //! The real server and the real client, in one process, under every fault, from one seed.
 
+#![forbid(unsafe_code)]
+
 mod app;
 pub mod coverage;
 pub mod dice;

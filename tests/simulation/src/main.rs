@@ -1,5 +1,7 @@
 //! Hunts for bugs: `scripts/simulate.sh 10000`.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 use std::time::Duration;
 

@@ -277,6 +277,7 @@ impl Options {
         let stormy = |dice: &mut Dice, percent| !calm && dice.percent(percent);
         let network = SimOptions {
             fencing,
+            exposes_ranges: fencing == Fencing::Revocation,
             latency: 0..=dice.pick(&[0, 4, 40, 200]),
             completion_lag: 0..=dice.pick(&[0, 2, 30]),
             reorder: dice.percent(70),
@@ -298,7 +299,13 @@ impl Options {
         let fencing_profile = stormy(dice, 15);
         let network = if fencing_profile {
             let (one_in, most) = (dice.within(2, 4), dice.within(100, 300));
-            SimOptions { fencing: Fencing::LeaseWord, straggler_one_in: one_in, straggler: 60..=most, ..network }
+            SimOptions {
+                fencing: Fencing::LeaseWord,
+                exposes_ranges: false,
+                straggler_one_in: one_in,
+                straggler: 60..=most,
+                ..network
+            }
         } else {
             network
         };

@@ -223,6 +223,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     // Of the real process, and so of everything that it has done before.
     settings.page_faults = || 0;
     settings.clock = None;
+    settings.loan_observer = Some(Arc::new(shared.network.clone()));
     let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
     shared.lock().server = Some(server.clone());
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;

@@ -17,7 +17,7 @@ async fn steps_by_the_clock_take_time() {
     lender.connect(&borrower.address()).unwrap();
     borrower.connect(&lender.address()).unwrap();
     let memory = here.register(vec![5_u8; 100].into()).unwrap();
-    let key = lender.expose(&memory).unwrap();
+    let key = lender.expose(&memory, 0..memory.len()).unwrap();
     borrower.import(RegionId(1), memory.address(), 100, &key).unwrap();
     let pool = SlabPool::new(there, PoolLimits::default());
     let slab = pool.take(100).unwrap();

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
 use super::{RegisteredMemory, RegisteredSpace};
-use crate::{Fabric, FabricError};
+use crate::{Fabric, FabricError, Touch};
 use regions::Regions;
 
 /// The first region. mimalloc takes no less than 32 MiB, and keeps a part of it for itself.
@@ -167,7 +167,7 @@ impl Growth {
             let nothing_fits = FabricError::OutOfMemory { len: wanted, available: left, limit: self.limit };
             return if left < FIRST_REGION { Err(nothing_fits.into()) } else { Ok(false) };
         }
-        let memory = self.fabric.allocate_untouched(len)?;
+        let memory = self.fabric.allocate(len, Touch::WhenUsed)?;
         if !memory.claim() {
             return Err(HeapError::Refused { len });
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arrow_buffer::Buffer;
 
-use super::{RegisteredMemory, StagingArena, keep};
+use super::{RegisteredMemory, StagingArena, buffer_with_guard};
 use crate::{Fabric, FabricError};
 use costs::Costs;
 use entries::{Entries, Entry, Place};
@@ -138,7 +138,7 @@ impl RegistrationCache {
             is_kept
         };
         // A fabric may clone the buffer as often as it likes: these are handles of the one that it gets.
-        let memory = match self.making_room(|| self.fabric.register(keep(buffer.clone(), ()))) {
+        let memory = match self.making_room(|| self.fabric.register(buffer_with_guard(buffer.clone(), ()))) {
             Ok(memory) => memory,
             Err(FabricError::Unsupported { .. }) => {
                 self.registers.store(false, Ordering::Relaxed);
@@ -151,7 +151,7 @@ impl RegistrationCache {
         for copied in &mut state.copied {
             copied.remove(&place);
         }
-        if is_kept && !memory.registration().is_deferred() {
+        if is_kept && !self.fabric.capabilities().registers_when_exposed {
             state.entries.insert(place, Arc::clone(&memory), buffer.clone(), &self.policy);
         }
         Ok(Some(memory))

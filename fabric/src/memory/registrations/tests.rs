@@ -181,7 +181,7 @@ fn a_fabric_that_registers_nothing_of_others_is_asked_once() {
 
 #[test]
 fn what_each_loan_registers_is_not_kept() {
-    let cache = over(TestFabric { defers: true, ..TestFabric::default() }, policy(8, 8));
+    let cache = over(TestFabric { registers_when_exposed: true, ..TestFabric::default() }, policy(8, 8));
     let table = page();
     for misses in 1..4 {
         drop(lend(&cache, &table));

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use thallus_client::{Client, ClientError, ConnectOptions, QueryOptions};
 use thallus_fabric::memory::{LeaseWords, RegisteredMemory};
+use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Endpoint, Fabric, STANDING_LEASE};
+use thallus_fabric_sim::SimFabric;
 use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::inline::encode_schema;
@@ -117,7 +119,7 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
         let (mut stream, _) = listener.accept().await?;
         let lie = lie_of(&shared, number);
         number += 1;
-        let fabric = Arc::clone(&fabric) as Arc<dyn Fabric>;
+        let fabric = Arc::clone(&fabric);
         // Until the client has had enough.
         tokio::task::spawn_local(async move { tell(&mut stream, lie, &fabric).await });
     }
@@ -175,7 +177,7 @@ async fn ask(stream: TcpStream, fabric: Arc<dyn Fabric>, one_sided: &mut bool) -
     Ok(batches.len())
 }
 
-async fn tell(stream: &mut TcpStream, lie: Lie, fabric: &Arc<dyn Fabric>) {
+async fn tell(stream: &mut TcpStream, lie: Lie, fabric: &Arc<SimFabric>) {
     let mut decoder = Decoder::new(FrameLimits::default());
     let mut plane = None;
     let mut said = Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec();
@@ -213,15 +215,15 @@ fn welcome(fabric: Result<FabricChoice, String>) -> Message {
     Message::Welcome(Welcome { name: "liar".into(), fabric, limits, extensions: Extensions::none() })
 }
 
-fn open(fabric: &Arc<dyn Fabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> {
+fn open(fabric: &Arc<SimFabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> {
     let mut endpoint = fabric.endpoint().ok()?;
     endpoint.connect(peer).ok()?;
     let words = LeaseWords::new(&**fabric, SLOTS).ok()?;
     (0..SLOTS).try_for_each(|slot| words.open(slot, 77)).ok()?;
-    let key = endpoint.expose(words.memory()).ok()?;
+    let key = endpoint.expose(words.memory(), 0..words.memory().len()).ok()?;
     let (base, len) = (words.memory().address(), words.memory().len() as u64);
     let region = Region { id: RegionId(1), base, len, key };
-    endpoint.lent(STANDING_LEASE, &[RemoteRange { region: region.id, address: base, len }]);
+    fabric.network().lent(&endpoint.address(), STANDING_LEASE, &[RemoteRange { region: region.id, address: base, len }]);
     let lending = Lending {
         fencing: Fencing::LeaseWord,
         probe_at: RemoteRange { region: region.id, address: words.address(SLOTS - 1).ok()?, len: 8 },
@@ -233,7 +235,7 @@ fn open(fabric: &Arc<dyn Fabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> 
 }
 
 /// The lie itself.
-fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<u8> {
+fn answer(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Option<Plane>) -> Vec<u8> {
     let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
     let schema_of = |stream, payload| {
         lender(FromLender::Schema { stream, order: Vec::new(), extensions: Extensions::none() }, payload)
@@ -276,7 +278,7 @@ fn answer(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Option<Plane>) -> Vec<
     }
 }
 
-fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>> {
+fn lend(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Plane) -> Option<Vec<u8>> {
     let batch = synthetic_batch(0, 100);
     let (mut descriptor, mut buffers) = describe(&Plan::new(&batch.schema()).ok()?, &batch).ok()?;
     if lie == Lie::OffsetsThatDecrease {
@@ -286,13 +288,13 @@ fn lend(lie: Lie, fabric: &Arc<dyn Fabric>, plane: &mut Plane) -> Option<Vec<u8>
     for buffer in buffers.iter().filter(|buffer| !buffer.is_empty()) {
         let memory = fabric.register(buffer.clone()).ok()?;
         let id = RegionId(2 + plane.memories.len() as u32);
-        let region =
-            Region { id, base: memory.address(), len: memory.len() as u64, key: plane.endpoint.expose(&memory).ok()? };
+        let key = plane.endpoint.expose(&memory, 0..memory.len()).ok()?;
+        let region = Region { id, base: memory.address(), len: memory.len() as u64, key };
         said.extend(lender(FromLender::Region(region), Bytes::new()));
         places.push(RemoteRange { region: id, address: memory.address(), len: buffer.len() as u64 });
         plane.memories.push(memory);
     }
-    plane.endpoint.lent(LIARS_LEASE, &places);
+    fabric.network().lent(&plane.endpoint.address(), LIARS_LEASE, &places);
     let mut word = Some(LeaseWord {
         at: RemoteRange { region: RegionId(1), address: plane.words.address(0).ok()?, len: 8 },
         value: 77,

@@ -1,21 +1,20 @@
-//! Arrays of what has been validated, not validated again.
+//! Arrays from parts that the protocol has validated, without validating them again.
 
 use arrow_data::ArrayData;
 use arrow_schema::ArrowError;
 use thallus_protocol::layout::{Assemble, ValidArray};
 
-/// Makes arrays of what the protocol found to be valid, without Arrow's own validation: that looks at strings one by one,
-/// and takes several times as long as to read them over a fabric does.
+/// Makes arrays from parts that the protocol found to be valid, without Arrow's own validation: that checks strings one by one,
+/// and takes several times as long as reading them over a fabric.
 #[derive(Clone, Copy, Debug)]
-pub struct Trusting;
+pub struct UncheckedAssembler;
 
-impl Assemble for Trusting {
+impl Assemble for UncheckedAssembler {
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
         // SAFETY: only `thallus_protocol::layout` makes a `ValidArray`, and only of parts that Arrow's own validation would
         // accept. They are buffers, which nobody can write to, and nothing about them can be changed on the way here: a
-        // builder can be had of a `ValidArray`, but no `ValidArray` of a builder. A buffer that `Endpoint::map` gave lies in a
-        // lender's memory, mapped read-only: that the lender does not write to what is on loan is what a borrower relies on who
-        // maps at all, whether arrays are validated once more or not.
+        // builder can be had of a `ValidArray`, but no `ValidArray` of a builder. A mapped buffer lies in a lender's memory:
+        // that the lender does not write to it is promised by the `TrustedPeer` that it was mapped by.
         // The protocol's tests and its fuzz target hold its validation against Arrow's, by `testing::Distrust`.
         Ok(unsafe { array.into_builder().build_unchecked() })
     }
@@ -60,7 +59,7 @@ mod tests {
         for (start, len) in [(0, 100), (37, 41), (100, 0)] {
             let batch = batch().slice(start, len);
             let (descriptor, buffers) = lend(&batch);
-            let made = rebuild_with(&descriptor, &buffers, &Trusting).unwrap();
+            let made = rebuild_with(&descriptor, &buffers, &UncheckedAssembler).unwrap();
             assert_eq!(made, batch);
             for column in made.columns() {
                 column.to_data().validate_full().unwrap();
@@ -77,7 +76,7 @@ mod tests {
             for byte in [0x80, 0xff] {
                 let mut buffers = buffers.clone();
                 buffers[spoiled] = Buffer::from_vec(vec![byte; buffers[spoiled].len()]);
-                let made = rebuild_with(&descriptor, &buffers, &Trusting);
+                let made = rebuild_with(&descriptor, &buffers, &UncheckedAssembler);
                 let by_arrow = rebuild(&descriptor, &buffers);
                 assert_eq!(made.as_ref().err().map(ToString::to_string), by_arrow.err().map(|e| e.to_string()));
                 refused += usize::from(made.is_err());

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 
-/// The same bytes, in a buffer that also keeps `guard`: until the last slice of it is dropped, and with it, before the guard,
-/// the buffer that was given. For memory of a peer, which hears of the guard's end that it has its memory back.
+/// The same bytes, in a buffer that also keeps `guard`. With the last slice of it, first the given buffer is dropped, then the
+/// guard. For memory of a peer: the guard's drop tells the peer that its memory is free again.
 #[must_use]
-pub fn keep<G: Send + Sync + 'static>(buffer: Buffer, guard: G) -> Buffer {
+pub fn buffer_with_guard<G: Send + Sync + 'static>(buffer: Buffer, guard: G) -> Buffer {
     struct Kept<G> {
         // In this order: fields are dropped as they stand here.
         _buffer: Buffer,
@@ -41,13 +41,13 @@ mod tests {
         }
         let dropped = Arc::new(AtomicUsize::new(0));
         let buffer = Buffer::from(vec![1_u8, 2, 3, 4]);
-        let kept = keep(buffer.clone(), Count(Arc::clone(&dropped)));
+        let kept = buffer_with_guard(buffer.clone(), Count(Arc::clone(&dropped)));
         assert_eq!((kept.as_slice(), kept.as_ptr()), (buffer.as_slice(), buffer.as_ptr()));
         let slice = kept.slice_with_length(1, 2);
         drop((kept, buffer));
         assert_eq!((slice.as_slice(), dropped.load(Ordering::Relaxed)), (&[2_u8, 3][..], 0));
         drop(slice);
         assert_eq!(dropped.load(Ordering::Relaxed), 1);
-        assert_eq!(keep(Buffer::from(&[][..]), ()).len(), 0);
+        assert_eq!(buffer_with_guard(Buffer::from(&[][..]), ()).len(), 0);
     }
 }

@@ -1,6 +1,20 @@
-//! Random numbers from a seed, the same on every machine: for faults and simulation, not for secrets.
+//! Numbers from a seed, the same on every machine: for faults, simulation, tests and values that must differ. Not for secrets.
+//!
+//! The seed comes in by argument: nothing in here draws entropy.
 
 use std::ops::RangeInclusive;
+
+/// What a [`SplitMix64`] adds to its state at each step: 2^64 divided by the golden ratio, made odd.
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The mixing function of SplitMix64: a bijection of 64-bit words in which every bit of the input affects every bit of the output.
+#[must_use]
+pub fn mix(word: u64) -> u64 {
+    let mut mixed = word;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA 2014).
 #[derive(Clone, Debug)]
@@ -13,7 +27,7 @@ impl SplitMix64 {
         SplitMix64(seed)
     }
 
-    /// A sequence of its own for the `index`th part of whatever `seed` stands for.
+    /// A sequence of its own for the `index`th part of the run that `seed` stands for.
     #[must_use]
     pub fn split(seed: u64, index: u64) -> Self {
         let mut parts = SplitMix64(seed ^ index.wrapping_mul(0xA24B_AED4_963E_E407));
@@ -22,11 +36,14 @@ impl SplitMix64 {
 
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0 = self.0.wrapping_add(STEP);
+        mix(self.0)
+    }
+
+    /// The `index`th number of the sequence that `seed` begins, counted from 1, without drawing those before it.
+    #[must_use]
+    pub fn nth(seed: u64, index: u64) -> u64 {
+        mix(seed.wrapping_add(index.wrapping_mul(STEP)))
     }
 
     /// A number of the range, all about equally likely. The start, if the range is empty.
@@ -47,6 +64,7 @@ mod tests {
         let mut random = SplitMix64::new(1_234_567);
         let expected = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
         assert_eq!([0; 3].map(|_| random.next_u64()), expected);
+        assert_eq!([1, 2, 3].map(|index| SplitMix64::nth(1_234_567, index)), expected);
     }
 
     #[test]

@@ -1,0 +1,162 @@
+//! Cases of what a key opens, to whom, and until when.
+
+use std::convert::Infallible;
+use std::ops::Range;
+use std::sync::Arc;
+
+use thallus_protocol::RegionId;
+
+use super::bench::{Bench, Connection, pattern};
+use crate::FabricError;
+use crate::memory::{RegisteredMemory, Registration};
+
+const REGION: RegionId = RegionId(7);
+const LEN: usize = 64 << 10;
+/// The part that is lent: neither its start nor its end is that of a page.
+const LENT: Range<usize> = 8200..24_001;
+
+/// Imports `range` of `memory` by a key that was given for another range, or to another peer, and reads it. Returns whether the
+/// fabric let the bytes through; it may refuse the import, the read, or the completion.
+async fn reads_by(
+    bench: &Bench,
+    connection: &mut Connection,
+    memory: &RegisteredMemory,
+    range: Range<usize>,
+    key: &[u8],
+) -> bool {
+    let (base, len) = (memory.address() + range.start as u64, range.len() as u64);
+    match connection.borrower.endpoint.import(REGION, base, len, key) {
+        Ok(()) => {}
+        Err(FabricError::RemoteKey { .. }) => return false,
+        Err(error) => panic!("{}: importing: {error}", bench.name()),
+    }
+    let slab = bench.slab(range.len());
+    let into = slab.range(0, range.len()).expect("within its slab");
+    match connection.post(1, REGION, base, into) {
+        Ok(()) => connection.finish([1]).await.remove(0).is_ok(),
+        Err(FabricError::OutsideRegion { .. } | FabricError::Post { .. }) => false,
+        Err(error) => panic!("{}: posting: {error}", bench.name()),
+    }
+}
+
+/// A key opens its range, all of it. Where the capabilities promise that, it opens nothing else, by one byte.
+pub fn an_exposed_range_opens_no_more_than_it_may(bench: &Bench) {
+    bench.block_on(async {
+        let content = pattern(31, LEN);
+        let lent = bench.lend(&content);
+        let start = (lent.address() - lent.memory().address()) as usize;
+        let within = start + LENT.start..start + LENT.end;
+        // Within it, beyond its end, before its start, around it. A refused read ends its connection on some devices.
+        for (range, is_lent) in [
+            (within.clone(), true),
+            (within.end - 8..within.end, true),
+            (within.end - 7..within.end + 1, false),
+            (within.start - 1..within.start + 7, false),
+            (within.end + 4096..within.end + 4104, false),
+            (start..start + LEN, false),
+        ] {
+            let mut connection = bench.connect();
+            let key = connection.lender.endpoint.expose(lent.memory(), within.clone()).expect("it can be lent");
+            let opened = reads_by(bench, &mut connection, lent.memory(), range.clone(), &key).await;
+            // A fabric that opens more than the range may still have the peer refuse what the key was not given for.
+            let is_right = opened == is_lent || (!is_lent && !bench.lender.capabilities().exposes_ranges);
+            assert!(is_right, "{}: {range:?} of {within:?}: {opened}", bench.name());
+            connection.close().await;
+        }
+        // The bytes are those of the range.
+        let mut connection = bench.connect();
+        connection.share_range(REGION, lent.memory(), within);
+        let address = lent.address() + LENT.start as u64;
+        let bytes = connection.read(bench, REGION, address, LENT.len()).await;
+        assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == &content[LENT]), "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// Empty ranges, and ranges outside the memory, get no key.
+pub fn a_range_that_is_none_is_not_exposed(bench: &Bench) {
+    bench.block_on(async {
+        let content = pattern(32, 4096);
+        let lent = bench.lend(&content);
+        let len = lent.memory().len();
+        let mut connection = bench.connect();
+        for (start, end) in [(0, 0), (len, len), (0, len + 1), (len, len + 1), (usize::MAX - 1, usize::MAX), (9, 8)] {
+            let refused = connection.lender.endpoint.expose(lent.memory(), Range { start, end });
+            assert!(matches!(refused, Err(FabricError::Misuse(_))), "{}: {start}..{end}: {refused:?}", bench.name());
+        }
+        connection.share(REGION, lent.memory());
+        let bytes = connection.read(bench, REGION, lent.address(), 4096).await;
+        assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == content), "{}", bench.name());
+        connection.close().await;
+    });
+}
+
+/// Where ranges are exposed, a key reads nothing once it was revoked, and other keys of the same memory go on. Elsewhere keys stand.
+pub fn a_revoked_key_reads_nothing(bench: &Bench) {
+    bench.block_on(async {
+        let content = pattern(33, LEN);
+        let lent = bench.lend(&content);
+        let start = (lent.address() - lent.memory().address()) as usize;
+        let mut connection = bench.connect();
+        let other = RegionId(8);
+        let exposes_ranges = bench.lender.capabilities().exposes_ranges;
+        for round in 0..3 {
+            let key = connection.share_range(REGION, lent.memory(), start..start + 4096);
+            let kept = connection.share_range(other, lent.memory(), start + 4096..start + 8192);
+            assert!(connection.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: {round}", bench.name());
+            connection.lender.endpoint.revoke(&key);
+            connection.lender.endpoint.revoke(&key);
+            connection.lender.endpoint.revoke(&bytes::Bytes::from_static(b"no key"));
+            let bytes = connection.read(bench, other, lent.address() + 4096, 4096).await;
+            assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == &content[4096..8192]), "{}: {round}", bench.name());
+            connection.lender.endpoint.revoke(&kept);
+            connection.borrower.endpoint.forget(other);
+            if round < 2 {
+                connection.borrower.endpoint.forget(REGION);
+            }
+        }
+        // Last: a read that a device refuses may end the connection.
+        let late = connection.read(bench, REGION, lent.address(), 4096).await;
+        match late {
+            Err(_) => assert!(exposes_ranges, "{}: a key does not stand", bench.name()),
+            Ok(bytes) => {
+                assert!(!exposes_ranges, "{}: a read came through by a revoked key", bench.name());
+                assert_eq!(bytes.as_slice(), &content[..4096], "{}", bench.name());
+            }
+        }
+        connection.close().await;
+    });
+}
+
+/// Where ranges are exposed, another connection of the same two hosts cannot use a key. And no key opens other memory.
+pub fn a_key_opens_its_memory_to_its_peer_only(bench: &Bench) {
+    bench.block_on(async {
+        let lent = bench.lend(&pattern(34, 4096));
+        let (mut theirs, mut ours) = (bench.connect(), bench.connect());
+        let start = (lent.address() - lent.memory().address()) as usize;
+        let key = theirs.share_range(REGION, lent.memory(), start..start + 4096);
+        let opened = reads_by(bench, &mut ours, lent.memory(), start..start + 4096, &key).await;
+        let may_open = !bench.lender.capabilities().exposes_ranges;
+        assert!(!opened || may_open, "{}: another connection's key was good", bench.name());
+        assert!(theirs.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: whose key it is", bench.name());
+        theirs.close().await;
+        ours.close().await;
+    });
+}
+
+#[derive(Debug)]
+struct OfNobody;
+
+/// Memory that this fabric has not registered gets no key.
+pub fn memory_of_another_fabric_is_not_exposed(bench: &Bench) {
+    bench.block_on(async {
+        let register = |_, _| Ok::<Box<dyn Registration>, Infallible>(Box::new(OfNobody));
+        let memory = RegisteredMemory::heap(4096, register).expect("there is memory");
+        let memory = Arc::new(memory.unwrap_or_else(|never| match never {}));
+        assert!(memory.registration::<OfNobody>().is_some());
+        let mut connection = bench.connect();
+        let refused = connection.lender.endpoint.expose(&memory, 0..4096);
+        assert!(matches!(refused, Err(FabricError::Misuse(_))), "{}: {refused:?}", bench.name());
+        connection.close().await;
+    });
+}
