@@ -11,13 +11,13 @@
 //!
 //! The only unsafe code outside the fabric crates is here.
 
-mod available;
 mod copy;
 mod extents;
 mod faults;
 mod guarded;
 #[cfg(feature = "registered-heap")]
 mod heap;
+mod host;
 mod lease_words;
 mod pages;
 mod pool;
@@ -33,12 +33,12 @@ mod test_fabric;
 mod trusted;
 mod unchecked;
 
-pub use available::check_available;
-pub(crate) use available::room_in;
 pub use faults::thread_page_faults;
 pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
+pub(crate) use host::cgroup_file;
+pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
