@@ -1,10 +1,10 @@
-//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for as long
-//! as is needed, whatever becomes of the peer and its endpoint.
+//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for
+//! as long as is needed, whatever becomes of the peer and its endpoint.
 //!
-//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says, and bound to a
-//! worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it releases what it had not unpacked
-//! yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be shortened, so what was checked stays true. A
-//! POSIX one can: reading what its owner has cut off raises SIGBUS.
+//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says,
+//! and bound to a worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it
+//! releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be
+//! shortened, so what was checked stays true. A POSIX one can: reading what its owner has cut off raises SIGBUS.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -35,8 +35,8 @@ enum Name {
     Posix { pid: u32, fd: u32 },
 }
 
-/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has allocated the
-/// memory.
+/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has
+/// allocated the memory.
 pub(crate) fn segment(key: &[u8]) -> Option<Segment> {
     envelope::entries(key).find_map(|(_, entry)| match entry.len() {
         SYSTEM_V => {
@@ -61,8 +61,8 @@ pub(crate) struct Attachment {
     mapping: Option<Mapping>,
 }
 
-/// The System V segments that this process has attached: connections to one server share them, and with them page tables and their
-/// first touch. While a segment is attached its id is no other's.
+/// The System V segments that this process has attached: connections to one server share them, and with them page
+/// tables and their first touch. While a segment is attached its id is no other's.
 static ATTACHED: Mutex<Vec<(Segment, Weak<Attachment>)>> = Mutex::new(Vec::new());
 
 // SAFETY: it is memory that this process only reads, and an address to let go of it by, from whichever thread.
@@ -160,7 +160,8 @@ fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
     if len == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only. The mapping outlives it.
+    // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only. The mapping
+    // outlives it.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());

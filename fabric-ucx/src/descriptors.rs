@@ -6,8 +6,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Raises this process's soft limit of open file descriptors to its hard limit, and gives the limit then in force.
 ///
-/// For servers, which have an endpoint for each connection; a program calls it once, at its start. The soft limit is low by
-/// default for the sake of programs that use `select(2)` (systemd.exec(5), `LimitNOFILE=`), which this crate and UCX do not.
+/// For servers, which have an endpoint for each connection; a program calls it once, at its start. The soft limit is
+/// low by default for the sake of programs that use `select(2)` (systemd.exec(5), `LimitNOFILE=`), which this crate and
+/// UCX do not.
 ///
 /// # Errors
 /// The error of setrlimit(2).

@@ -1,5 +1,5 @@
-//! What must fail, on a device: each read that was not lent is refused by it, and every fault ends in typed errors. Needs an
-//! RDMA device, named by `THALLUS_VERBS_DEVICE`.
+//! What must fail, on a device: each read that was not lent is refused by it, and every fault ends in typed errors.
+//! Needs an RDMA device, named by `THALLUS_VERBS_DEVICE`.
 
 mod support;
 

@@ -70,8 +70,9 @@ impl<S: ControlIo> Control<S> {
         &self.read[..len]
     }
 
-    /// Writes what is queued and reads what has come. A connection is lost once: after that nothing happens here any more,
-    /// and whoever still waits for something else, for an endpoint to close say, is not kept busy by the end of file.
+    /// Writes what is queued and reads what has come. A connection is lost once: after that nothing happens here any
+    /// more, and whoever still waits for something else, for an endpoint to close say, is not kept busy by the end of
+    /// file.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ControlEvent> {
         if self.lost {
             return Poll::Pending;

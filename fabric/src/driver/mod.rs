@@ -1,5 +1,5 @@
-//! What the drivers of both ends share: a clock for the machines, the control connection as a queue of frames, and a bell for
-//! each source that is not worth polling whenever another has something.
+//! What the drivers of both ends share: a clock for the machines, the control connection as a queue of frames, and a
+//! bell for each source that is not worth polling whenever another has something.
 //!
 //! The drivers themselves are in the server and client crates. They run on any byte stream and on tokio's time, so that
 //! a simulation can put its own under them.

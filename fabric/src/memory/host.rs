@@ -1,9 +1,10 @@
 //! How much memory this process may use: the host's, or less where control groups confine the process.
 //!
-//! A limit may be set on the process's own control group (a container, a systemd service) or on any group above it (a slice);
-//! the least of all applies. Both versions are read: cgroup v2 (`memory.max`, Linux's cgroup-v2.rst) and v1
-//! (`memory.limit_in_bytes`, cgroup-v1/memory.rst), also side by side. Inside a container the path in `/proc/self/cgroup` may
-//! name a group that is not visible there: the groups that are visible count, down to the root of the mount.
+//! A limit may be set on the process's own control group (a container, a systemd service) or on any group above it (a
+//! slice); the least of all applies. Both versions are read: cgroup v2 (`memory.max`, Linux's cgroup-v2.rst) and v1
+//! (`memory.limit_in_bytes`, cgroup-v1/memory.rst), also side by side. Inside a container the path in
+//! `/proc/self/cgroup` may name a group that is not visible there: the groups that are visible count, down to the root
+//! of the mount.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -46,9 +47,9 @@ impl HostMemory {
     }
 }
 
-/// Refuses a length that this process cannot have. The kernel would promise the memory, and kill processes when it is touched;
-/// and UCX 1.13 (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process of the host is
-/// out of memory.
+/// Refuses a length that this process cannot have. The kernel would promise the memory, and kill processes when it is
+/// touched; and UCX 1.13 (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process
+/// of the host is out of memory.
 ///
 /// # Errors
 /// [`FabricError::OutOfMemory`].
@@ -59,7 +60,8 @@ pub fn check_available(len: usize) -> Result<(), FabricError> {
     if len > available { Err(FabricError::OutOfMemory { len, available, limit }) } else { Ok(()) }
 }
 
-/// The content of a file of the process's own control group, or of the nearest group above it that has such a file (cgroup v2).
+/// The content of a file of the process's own control group, or of the nearest group above it that has such a file
+/// (cgroup v2).
 pub(crate) fn cgroup_file(name: &str) -> Option<String> {
     let groups = Group::all(Path::new("/proc"), Path::new("/sys/fs/cgroup"));
     groups.iter().filter(|group| !group.is_v1).find_map(|group| fs::read_to_string(group.dir.join(name)).ok())
@@ -142,7 +144,8 @@ mod tests {
     const MEMINFO: &str = "MemTotal:        8000000 kB\nMemFree:         100 kB\nMemAvailable:    6000000 kB\n";
     const HOST: HostMemory = HostMemory { limit: 8_000_000 << 10, available: 6_000_000 << 10, limited_by: None };
 
-    /// What is found with these files below `/sys/fs/cgroup`, and this `/proc/self/cgroup`. The limit's file is relative to there.
+    /// What is found with these files below `/sys/fs/cgroup`, and this `/proc/self/cgroup`. The limit's file is
+    /// relative to there.
     fn found(own: &str, files: &[(&str, &str)]) -> HostMemory {
         let root = tempfile::tempdir().unwrap();
         let (proc, cgroup) = (root.path().join("proc"), root.path().join("cgroup"));

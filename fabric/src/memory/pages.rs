@@ -73,8 +73,8 @@ impl Pages {
     #[must_use]
     pub fn into_buffer(self) -> Buffer {
         let (start, len) = (self.start, self.len);
-        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else has the
-        // address to write to.
+        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else
+        // has the address to write to.
         unsafe { Buffer::from_custom_allocation(start, len, Arc::new(self)) }
     }
 }
