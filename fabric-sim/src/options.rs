@@ -24,14 +24,15 @@ pub struct SimOptions {
     pub max_read: u64,
     /// Most reads outstanding per endpoint.
     pub max_outstanding_reads: usize,
-    /// Whether a key opens exactly the range that was exposed, until it is revoked, to the endpoint's peer only. If not, it opens the
-    /// whole memory.
+    /// Whether a key opens exactly the range that was exposed, until it is revoked, to the endpoint's peer only. If
+    /// not, it opens the whole memory.
     pub exposes_ranges: bool,
     /// Whether [`register`](thallus_fabric::Fabric::register) is supported.
     pub foreign_memory: bool,
     /// Most bytes that one host may have registered.
     pub max_registered: usize,
-    /// How long a step of an endpoint is. `None`: each poll is one. `Some`: so much of tokio's time, which a simulation moves.
+    /// How long a step of an endpoint is. `None`: each poll is one. `Some`: so much of tokio's time, which a simulation
+    /// moves.
     pub pace: Option<Duration>,
     /// Bytes that an endpoint's reads bring in a step. 0: any number.
     pub bytes_per_step: u64,
@@ -43,15 +44,17 @@ pub struct SimOptions {
     pub early_one_in: u32,
     /// Without a path for so long, a read fails and its endpoint with it.
     pub retry: u32,
-    /// Whether lenders report their leases ([`LoanObserver`](thallus_fabric::observe::LoanObserver)). Then a read of anything else,
-    /// or of memory that changed while it was on loan, is a violation, and a late reader never finds the batch.
+    /// Whether lenders report their leases ([`LoanObserver`](thallus_fabric::observe::LoanObserver)). Then a read of
+    /// anything else, or of memory that changed while it was on loan, is a violation, and a late reader never finds the
+    /// batch.
     pub loans: bool,
     /// Whether [`Core::take_events`](crate::core::Core::take_events) has anything to tell.
     pub record: bool,
 }
 
 impl SimOptions {
-    /// A network that plays shared memory, as UCX does it: lease words, keys that open whole memory and stand, and mapping.
+    /// A network that plays shared memory, as UCX does it: lease words, keys that open whole memory and stand, and
+    /// mapping.
     #[must_use]
     pub fn shared_memory() -> Self {
         SimOptions { fencing: Fencing::LeaseWord, exposes_ranges: false, ..SimOptions::default() }
@@ -59,7 +62,8 @@ impl SimOptions {
 }
 
 impl Default for SimOptions {
-    /// A network that plays an RDMA device: revocation, exposed ranges, some latency, reordering, 16 reads at once, and no other limit that a test would notice.
+    /// A network that plays an RDMA device: revocation, exposed ranges, some latency, reordering, 16 reads at once, and
+    /// no other limit that a test would notice.
     fn default() -> Self {
         SimOptions {
             fencing: Fencing::Revocation,

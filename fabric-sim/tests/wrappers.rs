@@ -1,4 +1,5 @@
-//! The fault injector, the tracer and the counter, around a simulated fabric: they keep the contract, and do their own work.
+//! The fault injector, the tracer and the counter, around a simulated fabric: they keep the contract, and do their own
+//! work.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,14 +1,16 @@
-//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for as long
-//! as is needed, whatever becomes of the peer and its endpoint.
+//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for
+//! as long as is needed, whatever becomes of the peer and its endpoint.
 //!
-//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says, and bound to a
-//! worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it releases what it had not unpacked
-//! yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be shortened, so what was checked stays true. A
-//! POSIX one can: reading what its owner has cut off raises SIGBUS.
+//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says,
+//! and bound to a worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it
+//! releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be
+//! shortened, so what was checked stays true. A POSIX one can: reading what its owner has cut off raises SIGBUS.
 
-use std::ffi::{CString, c_void};
+use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -33,8 +35,8 @@ enum Name {
     Posix { pid: u32, fd: u32 },
 }
 
-/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has allocated the
-/// memory.
+/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has
+/// allocated the memory.
 pub(crate) fn segment(key: &[u8]) -> Option<Segment> {
     envelope::entries(key).find_map(|(_, entry)| match entry.len() {
         SYSTEM_V => {
@@ -59,8 +61,8 @@ pub(crate) struct Attachment {
     mapping: Option<Mapping>,
 }
 
-/// The System V segments that this process has attached: connections to one server share them, and with them page tables and their
-/// first touch. While a segment is attached its id is no other's.
+/// The System V segments that this process has attached: connections to one server share them, and with them page
+/// tables and their first touch. While a segment is attached its id is no other's.
 static ATTACHED: Mutex<Vec<(Segment, Weak<Attachment>)>> = Mutex::new(Vec::new());
 
 // SAFETY: it is memory that this process only reads, and an address to let go of it by, from whichever thread.
@@ -153,34 +155,23 @@ fn attach(id: i32) -> io::Result<(NonNull<u8>, usize)> {
 }
 
 fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
-    let path = CString::new(path)?;
-    // SAFETY: a C string.
-    let file = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if file < 0 {
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    if len == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only. The mapping
+    // outlives it.
+    let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    let mut status = MaybeUninit::<libc::stat>::zeroed();
-    // SAFETY: an open descriptor, and room for its status.
-    let asked = unsafe { libc::fstat(file, status.as_mut_ptr()) };
-    // SAFETY: zeroed is a valid `stat`, and the call has filled it or left it so.
-    let len = usize::try_from(unsafe { status.assume_init() }.st_size).unwrap_or(0);
-    let mapped = if asked == 0 && len > 0 {
-        // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only.
-        unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file, 0) }
-    } else {
-        libc::MAP_FAILED
-    };
-    let refused = io::Error::last_os_error();
-    // SAFETY: opened above, closed once; a mapping does not need its descriptor.
-    unsafe { libc::close(file) };
-    NonNull::new(mapped.cast()).filter(|_| mapped != libc::MAP_FAILED).map(|start| (start, len)).ok_or(refused)
+    NonNull::new(start.cast()).map(|start| (start, len)).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::Write;
-    use std::os::fd::AsRawFd;
 
     use super::*;
 
@@ -233,11 +224,10 @@ mod tests {
 
     #[test]
     fn a_file_of_shared_memory_is_read_where_it_lies() {
-        // SAFETY: a C string, no flags.
-        let fd = unsafe { libc::memfd_create(c"segment".as_ptr(), 0) };
-        let path = format!("/proc/self/fd/{fd}");
-        File::options().write(true).open(path).unwrap().write_all(&[9; 4096]).unwrap();
-        let (pid, file) = (u64::from(std::process::id()), fd.as_raw_fd() as u64);
+        let mut shared = File::from(rustix::fs::memfd_create("segment", rustix::fs::MemfdFlags::empty()).unwrap());
+        let fd = shared.as_raw_fd();
+        shared.write_all(&[9; 4096]).unwrap();
+        let (pid, file) = (u64::from(std::process::id()), fd as u64);
         let numbers = [PROCFS | pid << 30 | file, 0x20_0000, 4096];
         let packed: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
         let key = key(&packed);
@@ -248,8 +238,7 @@ mod tests {
         assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [9; 4096]);
         assert!(attached.find(0x20_0000, 4097).is_none());
         assert!(!Arc::ptr_eq(&Attachment::shared(segment).unwrap(), &Attachment::shared(segment).unwrap()));
-        // SAFETY: opened above.
-        unsafe { libc::close(fd) };
+        drop(shared);
         assert!(Attachment::new(segment).is_err());
     }
 

@@ -28,10 +28,10 @@ unsafe impl Send for UcxContext {}
 // SAFETY: as above.
 unsafe impl Sync for UcxContext {}
 
-/// Whether UCX's keepalive can abort this process. With it, an RDMA connection of UCX 1.13 gets a lane of datagrams (`ud_verbs`) to ask
-/// the peer by, and is set up over that lane; closing it before that is done fails an assertion (`ucp_request_send_state_ff`, "got REQ
-/// message"), which 1.14 has not: a client that came and went would end the server. Without keepalive, a dead peer is noticed
-/// by reads that RDMA gives up, and by the control connection.
+/// Whether UCX's keepalive can abort this process. With it, an RDMA connection of UCX 1.13 gets a lane of datagrams
+/// (`ud_verbs`) to ask the peer by, and is set up over that lane; closing it before that is done fails an assertion
+/// (`ucp_request_send_state_ff`, "got REQ message"), which 1.14 has not: a client that came and went would end the
+/// server. Without keepalive, a dead peer is noticed by reads that RDMA gives up, and by the control connection.
 fn keepalive_aborts(version: Version, domains: Domains) -> bool {
     version < Version::new(1, 14) && domains.rdma
 }

@@ -1,10 +1,11 @@
-//! Reads of memory of the peer that this process has mapped: copies, made by the endpoint's own thread and by helpers beside it.
+//! Reads of memory of the peer that this process has mapped: copies, made by the endpoint's own thread and by helpers
+//! beside it.
 //!
-//! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the lender answers
-//! from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And one core copies a third to a
-//! half of what the memory of even a small machine gives, so where much is to be copied, several threads do it: the endpoint as it
-//! is polled, piece by piece, and the threads of a [`CopyPool`] that its fabric has for all of its endpoints. They sleep until
-//! somebody has enough for them to do.
+//! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the
+//! lender answers from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And
+//! one core copies a third to a half of what the memory of even a small machine gives, so where much is to be copied,
+//! several threads do it: the endpoint as it is polled, piece by piece, and the threads of a [`CopyPool`] that its
+//! fabric has for all of its endpoints. They sleep until somebody has enough for them to do.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -35,14 +36,16 @@ struct Copy {
     len: usize,
 }
 
-// SAFETY: pointers that whoever posted the copy vouches for until it is reported, on whatever thread ([`Copies::post`]).
+// SAFETY: pointers that whoever posted the copy vouches for until it is reported, on whatever thread
+// ([`Copies::post`]).
 unsafe impl Send for Copy {}
 
-/// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was copied before: a
-/// lease word is.
+/// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was
+/// copied before: a lease word is.
 ///
 /// # Safety
-/// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap. The peer may write at `from` meanwhile.
+/// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap. The peer may write at
+/// `from` meanwhile.
 pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
     fence(Ordering::Acquire);
     if len == 8 && from.cast::<u64>().is_aligned() {
@@ -92,9 +95,9 @@ impl Copies {
     /// Has `len` bytes copied, and the operation reported once that is done.
     ///
     /// # Safety
-    /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not overlap, and
-    /// nobody else touches what is at `to`. (The peer may write at `from` meanwhile, as it may under any one-sided read: the bytes
-    /// are looked at only after its lease was proven.)
+    /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not
+    /// overlap, and nobody else touches what is at `to`. (The peer may write at `from` meanwhile, as it may under any
+    /// one-sided read: the bytes are looked at only after its lease was proven.)
     pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
             let mut state = self.queue.lock();
@@ -310,7 +313,8 @@ mod tests {
         }
     }
 
-    /// Copies `pieces` pieces of `len` with so many helpers, as an endpoint does; what came of them, in the order of their reports.
+    /// Copies `pieces` pieces of `len` with so many helpers, as an endpoint does; what came of them, in the order of
+    /// their reports.
     fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
         let from: Vec<u8> = (0..pieces * len).map(|i| (i / 7) as u8).collect();
         let mut to = vec![0; from.len()];
@@ -318,7 +322,8 @@ mod tests {
         let mut copies = Copies::new(&pool, &shared);
         let base = to.as_mut_ptr();
         for piece in 0..pieces {
-            // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not touched before.
+            // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not
+            // touched before.
             unsafe { copies.post(piece as u64, from[piece * len..].as_ptr(), base.add(piece * len), len) };
         }
         let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), thread::current())));

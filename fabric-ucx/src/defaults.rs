@@ -40,14 +40,14 @@ const EXCLUDED: &str = "results travel inline between processes of one host";
 const LARGE: &str = "each connection takes some MiB for messages through shared memory";
 const PINNED: &str = "each connection takes tens of MiB of pinned memory, if an RDMA device is used";
 
-/// UCX up to 1.19 ignores names that it does not know, later ones refuse them. The options of RDMA devices are known only where UCX's
-/// module for these is installed.
+/// UCX up to 1.19 ignores names that it does not know, later ones refuse them. The options of RDMA devices are known
+/// only where UCX's module for these is installed.
 const SETTINGS: [&[Setting]; 4] = [
-    // Endpoints with error handling, which a forced close needs, otherwise exclude shared memory (`uct_mm_iface_query`); what remains
-    // between processes of one host is emulation over TCP.
+    // Endpoints with error handling, which a forced close needs, otherwise exclude shared memory
+    // (`uct_mm_iface_query`); what remains between processes of one host is emulation over TCP.
     &shared_memory(["MM_ERROR_HANDLING", "POSIX_ERROR_HANDLING", "SYSV_ERROR_HANDLING"], "y", EXCLUDED),
-    // Receive buffers of messages through shared memory: UCX's 512 of 8 KiB, per worker and transport, come to 4 MiB for
-    // each connection, touched or not; here they only carry the wire-up (and emulated reads, if allowed).
+    // Receive buffers of messages through shared memory: UCX's 512 of 8 KiB, per worker and transport, come to 4 MiB
+    // for each connection, touched or not; here they only carry the wire-up (and emulated reads, if allowed).
     &shared_memory(["MM_FIFO_SIZE", "POSIX_FIFO_SIZE", "SYSV_FIFO_SIZE"], "32", LARGE),
     &shared_memory(["MM_RX_BUFS_GROW", "POSIX_RX_BUFS_GROW", "SYSV_RX_BUFS_GROW"], "48", LARGE),
     &[
@@ -57,14 +57,15 @@ const SETTINGS: [&[Setting]; 4] = [
         always("IB_TX_BUFS_GROW", "64", PINNED),
         // UCX's 20 s outlast the deadlines of a query.
         always(KEEPALIVE, "2s", "the end of a peer's process is noticed after 20 s"),
-        // When UCX gives up a peer that does not answer the datagrams by which an RDMA connection is made, 1.13 fails an assertion
-        // (`uct_ud_ep_t` cleanup, "tx.window") and ends the process. The endpoint closes such a connection long before. Later versions
-        // get the option too: that they do not fail was not shown.
+        // When UCX gives up a peer that does not answer the datagrams by which an RDMA connection is made, 1.13 fails
+        // an assertion (`uct_ud_ep_t` cleanup, "tx.window") and ends the process. The endpoint closes such a connection
+        // long before. Later versions get the option too: that they do not fail was not shown.
         always("UD_TIMEOUT", "60m", "a peer that goes away while an RDMA connection is made may end this process"),
     ],
 ];
 
-/// Sets what this UCX knows and the environment does not say. An option that cannot be set is logged, with what that means.
+/// Sets what this UCX knows and the environment does not say. An option that cannot be set is logged, with what that
+/// means.
 pub(crate) fn apply(ucx: &Ucx, config: &Config) {
     for Setting { name, value, versions, without } in SETTINGS.into_iter().flatten() {
         if !versions.contains(&ucx.version()) || std::env::var_os(format!("UCX_{name}")).is_some() {

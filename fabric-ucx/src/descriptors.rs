@@ -1,28 +1,24 @@
-//! How many file descriptors the process may have: an endpoint takes about a dozen, and the usual limit is 1024.
+//! The limit of file descriptors of the process: an endpoint takes about a dozen, and the usual limit is 1024.
 
 use std::io;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Raises this process's soft limit of open file descriptors to its hard limit, and gives the limit then in force.
 ///
-/// For servers, which have an endpoint for each connection; a program calls it once, at its start. The soft limit is low by
-/// default for the sake of programs that use `select(2)` (systemd.exec(5), `LimitNOFILE=`), which this crate and UCX do not.
+/// For servers, which have an endpoint for each connection; a program calls it once, at its start. The soft limit is
+/// low by default for the sake of programs that use `select(2)` (systemd.exec(5), `LimitNOFILE=`), which this crate and
+/// UCX do not.
 ///
 /// # Errors
-/// What the system says.
+/// The error of setrlimit(2).
 pub fn raise_descriptor_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a local of the type that the call fills.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     }
-    if limit.rlim_cur < limit.rlim_max {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: the pointer is to a local, which the call reads. A raised limit takes nothing from anybody.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(limit.rlim_cur)
+    // `None`: there is no limit.
+    Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -75,8 +75,9 @@ fn verdict(results: &[Result<Rehearsal, String>], has_device: bool) -> Result<St
 /// No process needs so long from naming a segment to using it.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// This user's POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes all of it, and takes the
-/// name back (1.13 `uct_posix_mem_alloc`): of a process that is killed between, segment and name stay.
+/// This user's POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes
+/// all of it, and takes the name back (1.13 `uct_posix_mem_alloc`): of a process that is killed between, segment and
+/// name stay.
 fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
     // Who has another user's files open is not for everybody to see.
     let own = fs::metadata("/proc/self").ok()?.uid();

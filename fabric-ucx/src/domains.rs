@@ -1,15 +1,16 @@
 //! The memory domains that a packed remote key is for.
 //!
-//! A key has one entry for each memory domain of its owner that knows the memory. What an entry holds is part of UCX's wire format,
-//! by which different versions talk to each other, and has been the same since 1.13: its length and its flags tell what kind of
-//! domain packed it. Nothing else does: UCX shows the domains of a context only in text for people.
+//! A key has one entry for each memory domain of its owner that knows the memory. What an entry holds is part of UCX's
+//! wire format, by which different versions talk to each other, and has been the same since 1.13: its length and its
+//! flags tell what kind of domain packed it. Nothing else does: UCX shows the domains of a context only in text for
+//! people.
 
 use crate::envelope;
 
 /// Length of the entry of a System V segment (`uct_sysv_packed_rkey_t`): its id in 4 bytes, its owner's address in 8.
 pub(crate) const SYSTEM_V: usize = 12;
-/// Least length of the entry of a POSIX segment (`uct_posix_packed_rkey_t`): file, owner's address and length in 8 bytes each. A path
-/// may follow.
+/// Least length of the entry of a POSIX segment (`uct_posix_packed_rkey_t`): file, owner's address and length in 8
+/// bytes each. A path may follow.
 pub(crate) const POSIX: usize = 24;
 /// A POSIX segment's file is named as `/proc/PID/fd/FD` (`UCT_POSIX_SEG_FLAG_PROCFS`).
 pub(crate) const PROCFS: u64 = 1 << 63;

@@ -32,8 +32,8 @@ use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, host};
 
 /// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
 const DROP_BOUND: Duration = Duration::from_secs(2);
-/// How long the first reads may wait for the connection to be made. UCX begins it with the peer's address and says nothing of how
-/// it goes: if the peer is gone by then, reads wait for ever.
+/// How long the first reads may wait for the connection to be made. UCX begins it with the peer's address and says
+/// nothing of how it goes: if the peer is gone by then, reads wait for ever.
 const WIREUP_BOUND: Duration = Duration::from_secs(5);
 /// How often `arm` may say "busy" before others get their turn.
 const ARM_BUDGET: usize = 16;
@@ -63,8 +63,8 @@ pub(crate) struct UcxEndpoint {
     /// Whether [`Endpoint::close`] was called.
     closing: bool,
     events: Option<AsyncFd<EventFd>>,
-    /// The worker was armed and not called since: there is nothing to ask it until its events are there. Arming takes a system call
-    /// or two for each of its transports.
+    /// The worker was armed and not called since: there is nothing to ask it until its events are there. Arming takes a
+    /// system call or two for each of its transports.
     armed: bool,
     worker: Option<Arc<Worker>>,
 }
@@ -171,7 +171,8 @@ impl UcxEndpoint {
         Path { transports: connection.transports(), own: self.domains, is_local: self.peer_is_local }
     }
 
-    /// How memory that a key opens is read: a segment of this host is attached, without UCX; anything else goes by UCX's remote key.
+    /// How memory that a key opens is read: a segment of this host is attached, without UCX; anything else goes by
+    /// UCX's remote key.
     fn source(&self, connection: &Connection, base: u64, len: u64, key: &[u8]) -> Result<Source, String> {
         let path = self.path(connection);
         if self.peer_is_local
@@ -200,8 +201,9 @@ impl UcxEndpoint {
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
-            // Perhaps it is still being made. A worker that lives on would answer the peer's request as somebody new, upon which
-            // the peer's UCX fails an assertion (`ucp_ep_update_remote_id`): the worker's end, in one step, closes this too.
+            // Perhaps it is still being made. A worker that lives on would answer the peer's request as somebody new,
+            // upon which the peer's UCX fails an assertion (`ucp_ep_update_remote_id`): the worker's end, in one step,
+            // closes this too.
             State::Connected(connection) if self.operations.is_empty() && !matches!(self.wireup, Wireup::Done) => {
                 if self.closing {
                     State::Closed
@@ -245,8 +247,8 @@ impl UcxEndpoint {
         }
     }
 
-    /// Begins to copy `len` bytes, or has them wait until the connection is made: that is not needed for the bytes, but an endpoint
-    /// whose peer cannot be reached is to say so at its first read.
+    /// Begins to copy `len` bytes, or has them wait until the connection is made: that is not needed for the bytes, but
+    /// an endpoint whose peer cannot be reached is to say so at its first read.
     fn copy(
         &mut self,
         token: ReadToken,
@@ -259,8 +261,8 @@ impl UcxEndpoint {
             let (copies, shared) = (&self.copies, &self.shared);
             self.operations.enter(token, into, source, |operation, _| {
                 if len as u64 >= copies::SHORTEST {
-                    // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid and nobody else's; the table holds both
-                    // until the operation was reported.
+                    // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid and nobody else's; the
+                    // table holds both until the operation was reported.
                     unsafe { copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
                 } else {
                     // SAFETY: as above.
@@ -422,8 +424,8 @@ impl Endpoint for UcxEndpoint {
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
                 params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
                 params.memh = memh;
-                // SAFETY: an open endpoint and a key that was unpacked for it; `into` is valid, registered as `memh` and
-                // nobody else's until the table drops it, which is after this read's completion.
+                // SAFETY: an open endpoint and a key that was unpacked for it; `into` is valid, registered as `memh`
+                // and nobody else's until the table drops it, which is after this read's completion.
                 unsafe {
                     let start = into.start().as_ptr().cast();
                     ucx.ucp_get_nbx(connection, start, into.len(), from.address, key.handle(), &params)
@@ -506,8 +508,8 @@ impl MapsPeer for UcxEndpoint {
         let found = attachment.find(address, len);
         let (start, len) =
             found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
-        // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed what nobody
-        // wrote. No part of this process writes there, and that the peer does not is what `_peer` states.
+        // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed
+        // what nobody wrote. No part of this process writes there, and that the peer does not is what `_peer` states.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, attachment.clone()) })
     }
 }
@@ -531,8 +533,8 @@ impl Drop for UcxEndpoint {
             }
         }
         if !self.finished() {
-            // UCX may yet write to the memory of these reads. Forgetting a worker keeps UCX's side alive; forgetting the
-            // table keeps the memory.
+            // UCX may yet write to the memory of these reads. Forgetting a worker keeps UCX's side alive; forgetting
+            // the table keeps the memory.
             tracing::error!(
                 reads = self.operations.reads(),
                 "UCX did not let go of an endpoint within {DROP_BOUND:?}: its memory is leaked"

@@ -114,8 +114,9 @@ pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'
     Ok(Opened { about: (integer(8, 8), integer(16, 8)), payload })
 }
 
-/// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX's `ucp_rkey.c`): an 8-byte map of
-/// memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. What may follow, from 1.14 on, UCX reads only if it is told the key's length.
+/// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX's `ucp_rkey.c`): an 8-byte map
+/// of memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. What may
+/// follow, from 1.14 on, UCX reads only if it is told the key's length.
 pub(crate) fn remote_key_fits(payload: &[u8]) -> bool {
     let Some((domains, rest)) = payload.split_first_chunk::<8>() else { return false };
     let Some((_, mut rest)) = rest.split_first() else { return false };
@@ -132,8 +133,8 @@ pub(crate) fn domains(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
 }
 
-/// A packed remote key without the entries that are empty. UCX before 1.19 packs such for domains that need no key (TCP, CMA); UCX
-/// from 1.19 on, where these domains have no keys any more, refuses to unpack a key that has them.
+/// A packed remote key without the entries that are empty. UCX before 1.19 packs such for domains that need no key
+/// (TCP, CMA); UCX from 1.19 on, where these domains have no keys any more, refuses to unpack a key that has them.
 pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
     let mut map = 0_u64;
     let mut kept = Vec::with_capacity(key.len());

@@ -4,11 +4,11 @@ use std::io::{self, Write};
 
 /// Ends this process with an exit code, without running the destructors of its libraries.
 ///
-/// `exit(3)` runs libucs's destructor, which takes its tables apart while a thread that is still closing an endpoint or the
-/// context uses them: UCX then aborts (`vfs_obj.c: Assertion`), and a server that stopped in good order seems to have
-/// crashed. A program whose threads cannot all be waited for, because a query computes without end or a second signal wants
-/// an end at once, ends by this instead. What Rust's standard streams have buffered is written first; the operating system
-/// takes everything else back.
+/// `exit(3)` runs libucs's destructor, which takes its tables apart while a thread that is still closing an endpoint or
+/// the context uses them: UCX then aborts (`vfs_obj.c: Assertion`), and a server that stopped in good order seems to
+/// have crashed. A program whose threads cannot all be waited for, because a query computes without end or a second
+/// signal wants an end at once, ends by this instead. What Rust's standard streams have buffered is written first; the
+/// operating system takes everything else back.
 pub fn exit_process(code: u8) -> ! {
     // There is no one left to tell that a stream is closed.
     let _ = io::stdout().flush();

@@ -4,8 +4,8 @@ use std::fs;
 
 use crate::checksum::fnv1a;
 
-/// A number that two processes share if, and by all odds only if, they run under one kernel since its last start, and see the same
-/// System V segments and process ids. 0 where the system does not tell.
+/// A number that two processes share if, and by all odds only if, they run under one kernel since its last start, and
+/// see the same System V segments and process ids. 0 where the system does not tell.
 pub(crate) fn identity() -> u64 {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).map(|link| link.display().to_string());

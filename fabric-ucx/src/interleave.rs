@@ -2,8 +2,8 @@
 
 use std::ptr;
 
-/// Places at which one copy goes on at once. What a core fetches ahead of a single place does not use all that it can have on its way:
-/// from memory, four take a fifth less time than `memcpy`; from a cache, as long.
+/// Places at which one copy goes on at once. What a core fetches ahead of a single place does not use all that it can
+/// have on its way: from memory, four take a fifth less time than `memcpy`; from a cache, as long.
 const STREAMS: usize = 4;
 /// Bytes that are copied at one place before it is the next one's turn: two cache lines, in four 32-byte registers.
 const STEP: usize = 128;

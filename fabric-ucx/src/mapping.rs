@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use thallus_fabric::memory::PAGE;
 
-/// Memory of the peer in this process's address space. The first touch of each page costs a page fault, and several times as much
-/// as copying the page. This type touches many pages by one system call instead.
+/// Memory of the peer in this process's address space. The first touch of each page costs a page fault, and several
+/// times as much as copying the page. This type touches many pages by one system call instead.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     start: usize,
@@ -37,8 +37,9 @@ impl Mapping {
             // Other connections' reads need not wait for it.
             drop(touched);
             let at = block * Self::BLOCK;
-            // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not mapped, or is not
-            // what the peer said it is, the kernel answers with an error, as an older kernel does; that only costs speed.
+            // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not
+            // mapped, or is not what the peer said it is, the kernel answers with an error, as an older kernel does;
+            // that only costs speed.
             unsafe {
                 let start = ptr::without_provenance_mut(self.start + at);
                 libc::madvise(start, (self.len - at).min(Self::BLOCK), libc::MADV_POPULATE_READ);

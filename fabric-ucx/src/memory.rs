@@ -22,8 +22,8 @@ const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_RE
 pub(crate) struct UcxRegistration {
     handle: sys::ucp_mem_h,
     context: Arc<UcxContext>,
-    /// Pages of this process that `drop` has to deregister before they are freed. Without, UCX allocated the memory and frees it, or
-    /// somebody else has it.
+    /// Pages of this process that `drop` has to deregister before they are freed. Without, UCX allocated the memory and
+    /// frees it, or somebody else has it.
     pages: Option<Pages>,
 }
 
@@ -100,8 +100,8 @@ pub(crate) fn allocate_segment(
         .filter(|_| attributes.length >= len)
         .ok_or_else(|| error("UCX allocated less than was asked for".into()))?;
     if touch == Touch::Now {
-        // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Segments are zeroed by the kernel; writing zeroes
-        // touches every page.
+        // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Segments are zeroed by the kernel;
+        // writing zeroes touches every page.
         unsafe { start.write_bytes(0, len) };
     }
     // SAFETY: valid for reads and writes until the registration unmaps it.
@@ -150,8 +150,8 @@ fn map(context: &Arc<UcxContext>, start: NonNull<u8>, len: usize, writable: bool
         ..Default::default()
     };
     let mut handle = ptr::null_mut();
-    // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that the caller
-    // keeps valid until after the unmapping; room for the handle.
+    // SAFETY: an open context; parameters whose mask names the fields that are set, and which name memory that the
+    // caller keeps valid until after the unmapping; room for the handle.
     check("ucp_mem_map", unsafe { context.ucx().ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(
         |reason| {
             // UCX 1.13 asks the device for all rights, whatever `prot` says; 1.14 (`uct_ib_md_access_flags`) does not.

@@ -13,7 +13,8 @@ use crate::attachment::Attachment;
 use crate::peer::RemoteKey;
 use crate::status::read_failure;
 
-/// Reports to an endpoint: by callbacks, which run inside calls into the endpoint's worker, and by the threads that copy for it.
+/// Reports to an endpoint: by callbacks, which run inside calls into the endpoint's worker, and by the threads that
+/// copy for it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<Reported>);
 
@@ -177,7 +178,8 @@ impl Operations {
         self.next
     }
 
-    /// Moves reads that have ended to `completions`, and lets go of their memory. The status of a flush, if one has ended.
+    /// Moves reads that have ended to `completions`, and lets go of their memory. The status of a flush, if one has
+    /// ended.
     pub(crate) fn settle(&mut self, shared: &Shared, completions: &mut Vec<Completion>) -> Option<ucs_status_t> {
         let mut flushed = None;
         for (operation, status) in shared.take_ended() {
@@ -192,8 +194,8 @@ impl Operations {
     }
 }
 
-/// Begins an operation of UCX's by `post`, which is given the callback's parameters. Its end will be reported to [`Shared::ended`]; an
-/// error means that nothing was posted.
+/// Begins an operation of UCX's by `post`, which is given the callback's parameters. Its end will be reported to
+/// [`Shared::ended`]; an error means that nothing was posted.
 fn with_ticket(
     ucx: &'static Ucx,
     shared: &Arc<Shared>,

@@ -57,8 +57,9 @@ impl Connection {
             ..Default::default()
         };
         let mut handle = ptr::null_mut();
-        // SAFETY: an open worker; parameters whose mask names the fields that are set; the address lives through the call;
-        // the error handler's argument lives as long as the returned value, whose drop comes after the endpoint's end.
+        // SAFETY: an open worker; parameters whose mask names the fields that are set; the address lives through the
+        // call; the error handler's argument lives as long as the returned value, whose drop comes after the endpoint's
+        // end.
         check("ucp_ep_create", unsafe { worker.ucx().ucp_ep_create(worker.handle(), &params, &mut handle) })?;
         Ok(Connection { handle, worker: worker.clone(), _shared: shared.clone() })
     }
@@ -71,7 +72,8 @@ impl Connection {
         self.worker.ucx()
     }
 
-    /// The transports that UCX chose for this endpoint, with their devices (`sysv/memory`). `None` if UCX does not tell: before 1.14.
+    /// The transports that UCX chose for this endpoint, with their devices (`sysv/memory`). `None` if UCX does not
+    /// tell: before 1.14.
     pub(crate) fn transports(&self) -> Option<Vec<String>> {
         let ucx = self.worker.ucx();
         if ucx.version() < TELLS_TRANSPORTS {
@@ -79,7 +81,8 @@ impl Connection {
         }
         let mut entries = [ucp_transport_entry_t::default(); MAX_LANES];
         let mut question = EndpointTransports::into(&mut entries);
-        // SAFETY: an open endpoint; the question's mask names its one field, which has room for as many entries as it says.
+        // SAFETY: an open endpoint; the question's mask names its one field, which has room for as many entries as it
+        // says.
         let status = unsafe { ucx.ucp_ep_query(self.handle, &mut question) };
         check("ucp_ep_query", status).inspect_err(|reason| tracing::debug!(reason, "transports are not known")).ok()?;
         let count = usize::try_from(question.transports.num_entries).unwrap_or(0).min(MAX_LANES);

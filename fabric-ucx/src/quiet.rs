@@ -15,11 +15,11 @@ const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SI
 /// Loads UCX, and undoes, once per process, what its library constructor did, unless the environment asks for it.
 ///
 /// - The signal handlers that it installed are replaced by those before them (`UCX_HANDLE_ERRORS` keeps UCX's).
-/// - It logs errors and warnings to standard output, where a program's results go. Every error comes back as a status and is
-///   reported by this crate, so the log is set to `fatal` (`UCX_LOG_LEVEL` keeps it).
+/// - It logs errors and warnings to standard output, where a program's results go. Every error comes back as a status
+///   and is reported by this crate, so the log is set to `fatal` (`UCX_LOG_LEVEL` keeps it).
 ///
-/// The constructor has read the environment by then: setting variables would be too late, and is unsafe in a process with
-/// threads. `ucs_global_opts_set_value` sets the parsed options.
+/// The constructor has read the environment by then: setting variables would be too late, and is unsafe in a process
+/// with threads. `ucs_global_opts_set_value` sets the parsed options.
 pub(crate) fn load(library: Option<&Path>) -> Result<&'static Ucx, LoadError> {
     // One at a time: what others find must be undone already.
     static IS_DONE: Mutex<bool> = Mutex::new(false);
@@ -49,8 +49,8 @@ fn set(ucx: &Ucx, name: &CStr, value: &CStr) {
 
 fn restore_signals(ucx: &Ucx, before: &[Option<libc::sigaction>]) {
     if let Some(disable) = ucx.ucs_debug_disable_signals.filter(|_| handler_of_ucx(libc::SIGSEGV).is_some()) {
-        // SAFETY: it locks its own table and restores the actions that the constructor found; that nobody has installed another
-        // handler since was just looked up.
+        // SAFETY: it locks its own table and restores the actions that the constructor found; that nobody has installed
+        // another handler since was just looked up.
         unsafe { disable() };
     }
     // UCX from 1.20 on keeps its debug signal.

@@ -1,7 +1,7 @@
 //! A read between two endpoints of this process: shows whether UCX reads one-sidedly here, and how fast.
 //!
-//! That a read is one-sided is not believed but tried: once the connection is made, the lender's worker is left alone. A read that
-//! completes meanwhile needed nobody's help; one that does not is emulated by messages.
+//! That a read is one-sided is not believed but tried: once the connection is made, the lender's worker is left alone.
+//! A read that completes meanwhile needed nobody's help; one that does not is emulated by messages.
 
 use std::fmt;
 use std::future::poll_fn;

@@ -1,7 +1,7 @@
 //! How one-sided reads travel between two endpoints: which of UCX's transports carry them, or none.
 //!
-//! Where no transport does, UCX emulates reads by messages that the lender's worker answers. The decision rests on what UCX offers
-//! to programs, not on text that it prints:
+//! Where no transport does, UCX emulates reads by messages that the lender's worker answers. The decision rests on what
+//! UCX offers to programs, not on text that it prints:
 //!
 //! | UCX | question | answer |
 //! |---|---|---|
@@ -40,7 +40,8 @@ pub(crate) struct Path {
 }
 
 impl Path {
-    /// How reads of a region travel whose key has entries for `domains`, and which is `mapped` into this process or not.
+    /// How reads of a region travel whose key has entries for `domains`, and which is `mapped` into this process or
+    /// not.
     pub(crate) fn route(&self, domains: Domains, mapped: bool) -> Route {
         if mapped {
             return Route::SharedMemory;

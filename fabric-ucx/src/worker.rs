@@ -22,8 +22,9 @@ pub(crate) struct Worker {
     context: Arc<UcxContext>,
 }
 
-// SAFETY: the worker was made for UCS_THREAD_MODE_SERIALIZED, so that any thread may use it, one at a time. All its users
-// (the endpoint, its remote keys) are parts of one `UcxEndpoint`, which is Send, not Sync, and never hands them out.
+// SAFETY: the worker was made for UCS_THREAD_MODE_SERIALIZED, so that any thread may use it, one at a time. All its
+// users (the endpoint, its remote keys) are parts of one `UcxEndpoint`, which is Send, not Sync, and never hands them
+// out.
 unsafe impl Send for Worker {}
 // SAFETY: as above: shared only within one `UcxEndpoint`.
 unsafe impl Sync for Worker {}
@@ -101,8 +102,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // SAFETY: created once, destroyed once; whoever has a key or an endpoint of it holds it by `Arc`, so that those are
-        // gone.
+        // SAFETY: created once, destroyed once; whoever has a key or an endpoint of it holds it by `Arc`, so that those
+        // are gone.
         unsafe { self.ucx().ucp_worker_destroy(self.handle) }
     }
 }
@@ -126,7 +127,8 @@ impl EventFd {
         // Without a runtime tokio would panic.
         tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
         let event_fd = EventFd { fd: worker.event_fd()?, _worker: worker.clone() };
-        // SAFETY: the descriptor stays open, and the same, until the worker is destroyed, and `EventFd` holds the worker.
+        // SAFETY: the descriptor stays open, and the same, until the worker is destroyed, and `EventFd` holds the
+        // worker.
         unsafe { AsyncFd::register_with_interest(event_fd, Interest::READABLE) }
             .map_err(|error| format!("cannot wait for the worker's events: {}", io::Error::from(error)))
     }

@@ -1,7 +1,7 @@
 //! What two ends tell each other over the control connection: where their queue pairs are, and keys.
 //!
-//! Both are of fixed length, little-endian, and end in a checksum, which protects from accident. From malice nothing has to
-//! protect: whatever a peer claims here, the device checks each of its reads.
+//! Both are of fixed length, little-endian, and end in a checksum, which protects from accident. From malice nothing
+//! has to protect: whatever a peer claims here, the device checks each of its reads.
 //!
 //! ```text
 //! address                                          key

@@ -22,7 +22,8 @@ pub(crate) struct Device {
     pub(crate) limits: Limits,
 }
 
-// SAFETY: libibverbs is thread safe on contexts (rdma-core, Documentation/libibverbs.md); the pointer is closed by drop only.
+// SAFETY: libibverbs is thread safe on contexts (rdma-core, Documentation/libibverbs.md); the pointer is closed by drop
+// only.
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
@@ -162,8 +163,8 @@ impl Context {
 
     fn port(&self, number: u8) -> Result<sys::ibv_port_attr, String> {
         let mut port = sys::ibv_port_attr::default();
-        // SAFETY: an open context. The exported function fills the older, shorter layout, a prefix of this one, which is
-        // zero beyond, as `ibv_query_port` of verbs.h has it.
+        // SAFETY: an open context. The exported function fills the older, shorter layout, a prefix of this one, which
+        // is zero beyond, as `ibv_query_port` of verbs.h has it.
         check("ibv_query_port", unsafe { (self.verbs.ibv_query_port)(self.context, number, &mut port) })?;
         Ok(port)
     }

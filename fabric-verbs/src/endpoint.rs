@@ -1,8 +1,8 @@
 //! One connection's end: two queue pairs, what is open to the peer, the reads under way, and their orderly end.
 //!
-//! A queue pair for each role: by the *reading* one this end asks, by the *lending* one it is asked, each connected to the
-//! other of the peer. So a refused read of ours does not cut off the peer, the lending one can have a protection domain of
-//! its own, and what opens and closes memory never queues behind reads.
+//! A queue pair for each role: by the *reading* one this end asks, by the *lending* one it is asked, each connected to
+//! the other of the peer. So a refused read of ours does not cut off the peer, the lending one can have a protection
+//! domain of its own, and what opens and closes memory never queues behind reads.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -211,7 +211,8 @@ impl VerbsEndpoint {
         let id = self.control;
         request.wr_id = id;
         request.send_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
-        // SAFETY: one request, of a window that the caller has, over memory that the caller holds until this window is closed.
+        // SAFETY: one request, of a window that the caller has, over memory that the caller holds until this window is
+        // closed.
         unsafe { pairs.lending.post(&mut request) }.map_err(|reason| format!("{verb}: {reason}"))?;
         let bound = Instant::now() + CONTROL_BOUND;
         loop {

@@ -51,7 +51,8 @@ impl fmt::Display for Gid {
     }
 }
 
-/// The entries of a port that are in use, from sysfs, where the kernel tells kinds as well (`ABI/stable/sysfs-class-infiniband`).
+/// The entries of a port that are in use, from sysfs, where the kernel tells kinds as well
+/// (`ABI/stable/sysfs-class-infiniband`).
 pub(crate) fn of_port(device: &str, port: u8) -> Vec<Gid> {
     let base = format!("/sys/class/infiniband/{device}/ports/{port}");
     let read = |path: String| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
@@ -90,8 +91,8 @@ pub(crate) fn choose(gids: &[Gid], ethernet: bool, wanted: Option<u8>) -> Result
     })
 }
 
-/// Less is better: packets over UDP and IP before packets of Ethernet alone; addresses that are routed before those that are
-/// not.
+/// Less is better: packets over UDP and IP before packets of Ethernet alone; addresses that are routed before those
+/// that are not.
 fn rank(gid: &Gid) -> (bool, u8) {
     let address = Ipv6Addr::from(gid.bytes);
     let reach = if address.to_ipv4_mapped().is_some() {

@@ -1,19 +1,20 @@
 //! Thallus over InfiniBand verbs: RDMA READ through reliable connections, on InfiniBand, RoCE and Soft-RoCE.
 //!
-//! [`VerbsFabric`] is the [`Fabric`]: one port of one device. Each endpoint has two queue pairs and one completion queue.
+//! [`VerbsFabric`] is the [`Fabric`]: one port of one device. Each endpoint has two queue pairs and one completion
+//! queue.
 //!
 //! # What a peer can read
-//! Exactly what it has been lent, for as long as it is lent: the device checks every read. How is [`Exposure`]; which way was
-//! taken, and why, is [`VerbsFabric::describe`]. Closing an endpoint, or the end of a loan, cuts the peer off in hardware
-//! ([`Fencing::Revocation`]).
+//! Exactly what it has been lent, for as long as it is lent: the device checks every read. How is [`Exposure`]; which
+//! way was taken, and why, is [`VerbsFabric::describe`]. Closing an endpoint, or the end of a loan, cuts the peer off
+//! in hardware ([`Fencing::Revocation`]).
 //!
 //! # Libraries
-//! Types come from `ibverbs-sys`, the ffi of crate `ibverbs`; libibverbs itself is loaded when a fabric is opened. A program
-//! with this crate in it starts on hosts without rdma-core, and [`VerbsFabric::new`] then says what is missing.
+//! Types come from `ibverbs-sys`, the ffi of crate `ibverbs`; libibverbs itself is loaded when a fabric is opened. A
+//! program with this crate in it starts on hosts without rdma-core, and [`VerbsFabric::new`] then says what is missing.
 //!
 //! # When the peer dies
-//! The device notices by itself: outstanding reads end in "retry counter exceeded" after about a second. A lender, whose device
-//! only answers, notices by the control connection.
+//! The device notices by itself: outstanding reads end in "retry counter exceeded" after about a second. A lender,
+//! whose device only answers, notices by the control connection.
 
 #![warn(missing_docs)]
 
@@ -47,8 +48,8 @@ pub use options::{Exposure, VerbsOptions};
 use queue::Domain;
 use status::{down, unavailable};
 
-/// Longest single read: long enough that the device's work per read is nothing, short enough that reads of several batches
-/// share the link.
+/// Longest single read: long enough that the device's work per read is nothing, short enough that reads of several
+/// batches share the link.
 const MAX_READ: u32 = 1 << 20;
 /// Most reads that an endpoint has outstanding. The device has as many under way as both devices can (16 or so, told by
 /// [`Endpoint::transport`]); the others wait in its queue.
@@ -76,8 +77,8 @@ impl VerbsFabric {
         Self::open(options, verify::windows_hold)
     }
 
-    /// As [`VerbsFabric::new`], with memory windows, whether or not the device keeps to their bounds. For tests of windows on
-    /// Soft-RoCE, which does all but that.
+    /// As [`VerbsFabric::new`], with memory windows, whether or not the device keeps to their bounds. For tests of
+    /// windows on Soft-RoCE, which does all but that.
     #[doc(hidden)]
     pub fn with_windows_unverified(options: VerbsOptions) -> Result<Self, FabricError> {
         Self::open(VerbsOptions { exposure: Exposure::Windows, ..options }, |_| Ok(()))

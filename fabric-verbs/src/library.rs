@@ -1,8 +1,8 @@
 //! libibverbs, loaded when it is asked for.
 //!
-//! Types come from `ibverbs-sys`; none of its functions is referenced, so that the program does not depend on the shared
-//! library and starts where rdma-core is not installed. Verbs that move data are no symbols at all: they go through the
-//! device's table of operations in its `ibv_context`, as in the inline functions of `infiniband/verbs.h`.
+//! Types come from `ibverbs-sys`; none of its functions is referenced, so that the program does not depend on the
+//! shared library and starts where rdma-core is not installed. Verbs that move data are no symbols at all: they go
+//! through the device's table of operations in its `ibv_context`, as in the inline functions of `infiniband/verbs.h`.
 
 use std::ffi::{c_int, c_void};
 use std::fmt;

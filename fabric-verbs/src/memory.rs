@@ -82,7 +82,8 @@ impl Drop for Region {
 
 /// Memory and its registration in the fabric's domain. Whatever the device may still reach holds it by `Arc`.
 pub(crate) struct Pinned {
-    /// `None` for foreign memory that each loan registers anew. Before the owner: memory is deregistered before it is freed.
+    /// `None` for foreign memory that each loan registers anew. Before the owner: memory is deregistered before it is
+    /// freed.
     region: Option<Region>,
     start: NonNull<u8>,
     owner: Owner,
@@ -128,7 +129,8 @@ pub(crate) fn pinned(memory: &RegisteredMemory) -> Option<&Arc<Pinned>> {
     memory.registration::<VerbsRegistration>().map(|registration| &registration.0)
 }
 
-/// New memory from anonymous (huge) pages. `extra`: what peers, or windows, may do with it, besides the reads that land in it.
+/// New memory from anonymous (huge) pages. `extra`: what peers, or windows, may do with it, besides the reads that land
+/// in it.
 pub(crate) fn allocate(domain: &Arc<Domain>, len: usize, extra: Access) -> Result<Arc<RegisteredMemory>, FabricError> {
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::VERBS, len, reason };
     let len = len

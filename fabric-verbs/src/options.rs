@@ -10,14 +10,15 @@ pub struct VerbsOptions {
     pub device: Option<String>,
     /// The port, counted from 1; the first that is active if not given.
     pub port: Option<u8>,
-    /// Index into the port's table of GIDs (`show_gids`, `/sys/class/infiniband/*/ports/*/gids`). If not given: on Ethernet
-    /// the first of RoCE v2 with an IPv4 address, else of RoCE v2 with a global IPv6 address, else whatever there is, v2
-    /// before v1; on InfiniBand, where LIDs route within a subnet, 0.
+    /// Index into the port's table of GIDs (`show_gids`, `/sys/class/infiniband/*/ports/*/gids`). If not given: on
+    /// Ethernet the first of RoCE v2 with an IPv4 address, else of RoCE v2 with a global IPv6 address, else whatever
+    /// there is, v2 before v1; on InfiniBand, where LIDs route within a subnet, 0.
     pub gid: Option<u8>,
     /// How lent memory is opened to a peer.
     pub exposure: Exposure,
-    /// Whether [`thallus_fabric::Endpoint::poll`] asks to be polled again at once while reads are outstanding, instead of
-    /// waiting for the completion channel: saves microseconds per read, costs a core. An idle endpoint waits either way.
+    /// Whether [`thallus_fabric::Endpoint::poll`] asks to be polled again at once while reads are outstanding, instead
+    /// of waiting for the completion channel: saves microseconds per read, costs a core. An idle endpoint waits either
+    /// way.
     pub busy_poll: bool,
 }
 
@@ -27,15 +28,16 @@ pub enum Exposure {
     /// [`Exposure::Windows`] on a device that has and enforces them, else [`Exposure::Registrations`].
     #[default]
     Auto,
-    /// A memory window of type 2 over exactly what is lent, bound to the peer's queue pair and invalidated when the loan
-    /// ends. Costs two work requests per loan, and no system call: microseconds.
+    /// A memory window of type 2 over exactly what is lent, bound to the peer's queue pair and invalidated when the
+    /// loan ends. Costs two work requests per loan, and no system call: microseconds.
     Windows,
-    /// A memory region over exactly what is lent, in a protection domain of the peer's own, deregistered when the loan ends.
-    /// Costs pinning and unpinning of every page of every loan: some tens of microseconds, and more with the size.
+    /// A memory region over exactly what is lent, in a protection domain of the peer's own, deregistered when the loan
+    /// ends. Costs pinning and unpinning of every page of every loan: some tens of microseconds, and more with the
+    /// size.
     Registrations,
-    /// One key for all memory that anything is lent from. Costs nothing per loan, **and every client can read whatever any
-    /// client was or will be lent**, for as long as it is connected, and the memory between. Only for clients that may see
-    /// each other's results.
+    /// One key for all memory that anything is lent from. Costs nothing per loan, **and every client can read whatever
+    /// any client was or will be lent**, for as long as it is connected, and the memory between. Only for clients that
+    /// may see each other's results.
     Whole,
 }
 

@@ -16,13 +16,14 @@ use crate::address::Side;
 use crate::device::Device;
 use crate::library::{check, last_error};
 
-/// Unanswered requests are sent again this often. **Never 7**: Soft-RoCE takes that for "for ever", so that a dead peer would
-/// hang its readers.
+/// Unanswered requests are sent again this often. **Never 7**: Soft-RoCE takes that for "for ever", so that a dead peer
+/// would hang its readers.
 const RETRIES: u8 = 6;
-/// An answer may take 4.096 us times 2 to this power: 67 ms. With [`RETRIES`] a dead peer is noticed after 0.5 s and more,
-/// since devices round up.
+/// An answer may take 4.096 us times 2 to this power: 67 ms. With [`RETRIES`] a dead peer is noticed after 0.5 s and
+/// more, since devices round up.
 const TIMEOUT: u8 = 14;
-/// Nothing is ever received, so that no peer of ours is "not ready"; the values are those of the specification's examples.
+/// Nothing is ever received, so that no peer of ours is "not ready"; the values are those of the specification's
+/// examples.
 const RNR_RETRIES: u8 = 6;
 const MIN_RNR_TIMER: u8 = 12;
 /// Hops of routed packets.
@@ -344,8 +345,8 @@ impl QueuePair {
     /// Posts a chain of work requests.
     ///
     /// # Safety
-    /// The chain and its scatter lists are well-formed, and the memory that they name stays registered, and nobody else's
-    /// where it is written, until the completion of the request or the destruction of the queue pair.
+    /// The chain and its scatter lists are well-formed, and the memory that they name stays registered, and nobody
+    /// else's where it is written, until the completion of the request or the destruction of the queue pair.
     pub(crate) unsafe fn post(&self, first: *mut sys::ibv_send_wr) -> Result<(), String> {
         let post = self.domain.device.operations().post_send.ok_or("the provider has no post_send")?;
         let mut refused = ptr::null_mut();

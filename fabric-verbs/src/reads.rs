@@ -10,8 +10,8 @@ use thallus_fabric::{Completion, ReadFailure, ReadToken};
 use crate::queue::QueuePair;
 use crate::status::read_failure;
 
-/// In a chain of reads, every so many ask for a completion, as does the last. The device completes reads of a queue pair in
-/// order, so that one success stands for all before it.
+/// In a chain of reads, every so many ask for a completion, as does the last. The device completes reads of a queue
+/// pair in order, so that one success stands for all before it.
 const SIGNAL_EVERY: usize = 8;
 
 /// A read, and where it lands: kept until its completion is handed over, whatever became of whoever asked.
@@ -52,8 +52,8 @@ impl Reads {
         self.queued.push_back(read);
     }
 
-    /// Posts what waits. On an error some of it may be posted, and nothing of it is sure to complete before the queue pair
-    /// is drained.
+    /// Posts what waits. On an error some of it may be posted, and nothing of it is sure to complete before the queue
+    /// pair is drained.
     pub(crate) fn post(&mut self, pair: &QueuePair) -> Result<(), String> {
         if self.queued.is_empty() {
             return Ok(());
@@ -96,9 +96,9 @@ impl Reads {
             unsafe { (*start.add(at - 1)).next = start.add(at) };
         }
         self.posted.append(&mut self.queued);
-        // SAFETY: a chain with one place each, both of which outlive the call. The places are ranges of registered memory,
-        // nobody else's while the table has them; it lets go of them after their completion, or after the queue pair was
-        // destroyed.
+        // SAFETY: a chain with one place each, both of which outlive the call. The places are ranges of registered
+        // memory, nobody else's while the table has them; it lets go of them after their completion, or after the queue
+        // pair was destroyed.
         unsafe { pair.post(start) }
     }
 

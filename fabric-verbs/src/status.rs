@@ -4,8 +4,8 @@ use ibverbs_sys::ibv_wc_status as wc;
 use thallus_fabric::{FabricError, ReadFailure, WorkFailure};
 use thallus_protocol::FabricKind;
 
-/// Name of the status in the InfiniBand Architecture Specification (vol. 1, section 11.6.2), and what an operator should look
-/// at.
+/// Name of the status in the InfiniBand Architecture Specification (vol. 1, section 11.6.2), and what an operator
+/// should look at.
 fn explain(status: wc::Type) -> (&'static str, &'static str) {
     match status {
         wc::IBV_WC_LOC_LEN_ERR => ("local length error", "the read is longer than the port's max_msg_sz: a bug"),

@@ -1,7 +1,7 @@
 //! Whether a device keeps to the bounds of memory windows.
 //!
-//! It is asked, not trusted: Soft-RoCE, for one, has windows and checks reads against the region that they are over, so that a
-//! window opens the whole region. Where windows do not hold, loans are registered instead.
+//! It is asked, not trusted: Soft-RoCE, for one, has windows and checks reads against the region that they are over, so
+//! that a window opens the whole region. Where windows do not hold, loans are registered instead.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -99,8 +99,8 @@ impl Loop {
     /// Posts one request, and waits for its status.
     fn run(&self, pair: &QueuePair, mut request: sys::ibv_send_wr) -> Result<u32, String> {
         request.send_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
-        // SAFETY: one request; its memory is a page that the caller has, which nobody else uses, and which outlives these
-        // queue pairs.
+        // SAFETY: one request; its memory is a page that the caller has, which nobody else uses, and which outlives
+        // these queue pairs.
         unsafe { pair.post(&mut request) }?;
         let bound = Instant::now() + BOUND;
         let mut work = [sys::ibv_wc::default()];

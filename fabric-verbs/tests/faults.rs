@@ -1,11 +1,12 @@
-//! What must fail, on a device: each read that was not lent is refused by it, and every fault ends in typed errors. Needs an
-//! RDMA device, named by `THALLUS_VERBS_DEVICE`.
+//! What must fail, on a device: each read that was not lent is refused by it, and every fault ends in typed errors.
+//! Needs an RDMA device, named by `THALLUS_VERBS_DEVICE`.
 
 mod support;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Peers, REMOTE_ACCESS, RETRY_EXCEEDED, fabric, fabric_of_windows, runtime, status};
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::{Endpoint, Fabric, FabricError, ReadFailure, Touch};
@@ -167,19 +168,15 @@ fn a_failed_queue_pair_in_mid_read_ends_every_read_once() {
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn too_little_lockable_memory_is_said() {
     let fabric = fabric(Exposure::Auto);
-    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: room for the result.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut old) }, 0);
-    let little = libc::rlimit { rlim_cur: 1 << 20, ..old };
-    // SAFETY: a limit of this process. Root is above it, unless it gives up the capability, which is a thread's own.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &little) }, 0);
+    let old = getrlimit(Resource::Memlock);
+    // A limit of this process. Root is above it, unless it gives up the capability, which is a thread's own.
+    setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 20), ..old.clone() }).unwrap();
     let refused = std::thread::spawn(move || {
         support::give_up_ipc_lock();
         fabric.allocate(8 << 20, Touch::Now).map(|_| ())
     });
     let refused = refused.join().unwrap();
-    // SAFETY: as before.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &old) }, 0);
+    setrlimit(Resource::Memlock, old).unwrap();
     let error = refused.expect_err("more was locked than is allowed");
     assert!(matches!(error, FabricError::Registration { .. }), "{error}");
     assert!(error.to_string().contains("1024 KiB (`ulimit -l`)"), "{error}");

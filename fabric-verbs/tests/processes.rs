@@ -1,5 +1,5 @@
-//! A lender in a process of its own, killed while it is read; and a reader, killed while it reads. Needs an RDMA device, named
-//! by `THALLUS_VERBS_DEVICE`.
+//! A lender in a process of its own, killed while it is read; and a reader, killed while it reads. Needs an RDMA
+//! device, named by `THALLUS_VERBS_DEVICE`.
 //!
 //! The child is this executable again, with `THALLUS_VERBS_ROLE` set. Lines that are for the parent begin with `@`.
 

@@ -1,7 +1,8 @@
 //! A complete fabric in safe code: memory within one process. It shows what [`Fabric`] and [`Endpoint`] ask for.
 //!
-//! Keys and addresses are numbers in a table of the process, so that nothing that a peer sends is trusted: a number that is not
-//! in the table is refused. A read copies its bytes as it is posted, and its completion waits until it is polled.
+//! Keys and addresses are numbers in a table of the process, so that nothing that a peer sends is trusted: a number
+//! that is not in the table is refused. A read copies its bytes as it is posted, and its completion waits until it is
+//! polled.
 //!
 //! `cargo test -p thallus-fabric --example in_process` runs the conformance suite over it.
 

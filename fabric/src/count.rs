@@ -14,8 +14,8 @@ thread_local! {
     static BY_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Registrations that this thread has made so far through any [`CountedFabric`]. The difference of two calls is the number made
-/// between them, independent of other threads.
+/// Registrations that this thread has made so far through any [`CountedFabric`]. The difference of two calls is the
+/// number made between them, independent of other threads.
 #[must_use]
 pub fn thread_registrations() -> u64 {
     BY_THIS_THREAD.get()

@@ -1,40 +1,40 @@
-//! Whether a fabric can work on this host, and if not, why and what to do: for a doctor command and a server's log.
+//! Diagnosis of fabrics on this host, with advice: for a doctor command and a server's log.
 
 use std::fs;
 
 use thallus_protocol::FabricKind;
 
-use crate::memory::room_in;
+use crate::memory::{HostMemory, cgroup_file};
 
 /// A fabric on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
     /// Which fabric.
     pub fabric: FabricKind,
-    /// What carries reads, or why nothing does and what to do.
+    /// The transport of its reads; or why there is none, and what to do.
     pub verdict: Result<String, String>,
-    /// What was looked at on the way.
+    /// What was checked on the way.
     pub findings: Vec<Finding>,
 }
 
-/// One thing that was looked at.
+/// One checked property of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What: a device, a limit.
+    /// The device or limit.
     pub subject: String,
-    /// How it is.
+    /// Its state.
     pub state: String,
-    /// What to do about it, if something is to be done.
+    /// What to change, if its state is a problem.
     pub advice: Option<String>,
 }
 
 impl Finding {
-    /// Something that is as it should be.
+    /// A property that is as it should be.
     pub fn good(subject: impl Into<String>, state: impl Into<String>) -> Self {
         Finding { subject: subject.into(), state: state.into(), advice: None }
     }
 
-    /// Something that is not.
+    /// A property that is a problem.
     pub fn bad(subject: impl Into<String>, state: impl Into<String>, advice: impl Into<String>) -> Self {
         Finding { subject: subject.into(), state: state.into(), advice: Some(advice.into()) }
     }
@@ -43,17 +43,10 @@ impl Finding {
 /// The limits of this process and host that fabrics run into, against the bytes of registered memory that are `wanted`.
 #[must_use]
 pub fn host(wanted: u64) -> Vec<Finding> {
-    [
-        locked_memory(wanted),
-        free_memory(wanted),
-        memory_cgroup(wanted),
-        rdma_cgroup(),
-        shared_memory(wanted),
-        open_files(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    [locked_memory(wanted), memory(wanted), rdma_cgroup(), shared_memory(wanted), open_files()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The limit of locked memory of this thread in bytes; `None`: unlimited, or not to be found out.
@@ -101,32 +94,20 @@ fn locked_memory(wanted: u64) -> Option<Finding> {
     })
 }
 
-fn free_memory(wanted: u64) -> Option<Finding> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let available = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
-    let state = format!("{} available, {} are wanted", mib(available), mib(wanted));
-    Some(if available >= wanted {
-        Finding::good("memory", state)
-    } else {
-        Finding::bad("memory", state, "lend or hold less at once, or use a larger machine")
-    })
-}
-
-fn memory_cgroup(wanted: u64) -> Option<Finding> {
-    let max = fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-    let subject = "cgroup memory.max";
-    let Ok(bytes) = max.trim().parse::<u64>() else { return Some(Finding::good(subject, max.trim())) };
-    let state = format!("{}, {} are wanted", mib(bytes), mib(wanted));
-    Some(if bytes >= wanted {
-        Finding::good(subject, state)
-    } else {
-        Finding::bad(subject, state, "raise the container's or unit's memory limit: shared memory counts too")
-    })
+fn memory(wanted: u64) -> Option<Finding> {
+    let HostMemory { limit, available, limited_by } = HostMemory::now()?;
+    let (of, advice) = match limited_by {
+        None => ("this host".to_owned(), "lend or hold less at once, or use a larger machine"),
+        Some(file) => {
+            (file.display().to_string(), "raise the container's or unit's memory limit: shared memory counts too")
+        }
+    };
+    let state = format!("{} available of {} ({of}), {} are wanted", mib(available), mib(limit), mib(wanted));
+    Some(if available >= wanted { Finding::good("memory", state) } else { Finding::bad("memory", state, advice) })
 }
 
 fn rdma_cgroup() -> Option<Finding> {
-    let max = fs::read_to_string("/sys/fs/cgroup/rdma.max").ok().filter(|max| !max.trim().is_empty())?;
+    let max = cgroup_file("rdma.max").filter(|max| !max.trim().is_empty())?;
     let confined = max.split_whitespace().filter_map(|word| word.split_once('=')).any(|(_, limit)| limit != "max");
     let state = max.trim().replace('\n', "; ");
     Some(if confined {
@@ -141,7 +122,8 @@ fn rdma_cgroup() -> Option<Finding> {
 }
 
 fn shared_memory(wanted: u64) -> Option<Finding> {
-    let room = room_in("/dev/shm")?;
+    let found = rustix::fs::statvfs("/dev/shm").ok()?;
+    let room = found.f_bavail.checked_mul(found.f_frsize)?;
     let state = format!("{} left, {} are wanted", mib(room), mib(wanted));
     Some(if room >= wanted {
         Finding::good("/dev/shm", state)

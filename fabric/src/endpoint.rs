@@ -35,10 +35,12 @@ pub struct Completion {
     pub result: Result<(), ReadFailure>,
 }
 
-/// One connection's end of a fabric, for both roles: it reads the memory that its peer lends, and exposes memory that it lends
-/// itself. The [crate's documentation](crate#how-to-write-a-fabric) gives the order of calls and who owns which memory until when.
+/// One connection's end of a fabric, for both roles: it reads the memory that its peer lends, and exposes memory that
+/// it lends itself. The [crate's documentation](crate#how-to-write-a-fabric) gives the order of calls and who owns
+/// which memory until when.
 ///
-/// No method has a default: a wrapper that forgot one would silently replace the behaviour of the endpoint that it wraps.
+/// No method has a default: a wrapper that forgot one would silently replace the behaviour of the endpoint that it
+/// wraps.
 pub trait Endpoint: Send + fmt::Debug {
     /// This end's address blob, for the peer's [`Endpoint::connect`]. 1 byte to 64 KiB, the same at each call.
     fn address(&self) -> Bytes;
@@ -55,40 +57,43 @@ pub trait Endpoint: Send + fmt::Debug {
     fn transport(&self) -> Option<Transport>;
 
     /// The packed remote key with which the peer can read `range` (byte offsets, not empty) of `memory`, until
-    /// [`Endpoint::revoke`] or the end of the endpoint. Allowed before [`Endpoint::connect`]; then the key works once connected.
+    /// [`Endpoint::revoke`] or the end of the endpoint. Allowed before [`Endpoint::connect`]; then the key works once
+    /// connected.
     ///
-    /// Where [`Capabilities::exposes_ranges`](crate::Capabilities::exposes_ranges), the key opens exactly this range to exactly this
-    /// peer. Elsewhere it opens the whole memory, to whoever has the key, for as long as the memory is registered. The peer
-    /// imports what the key opens: the range, or the whole memory.
+    /// Where [`Capabilities::exposes_ranges`](crate::Capabilities::exposes_ranges), the key opens exactly this range to
+    /// exactly this peer. Elsewhere it opens the whole memory, to whoever has the key, for as long as the memory is
+    /// registered. The peer imports what the key opens: the range, or the whole memory.
     ///
     /// # Errors
     /// [`FabricError::Misuse`]: the range is empty or not within the memory, or another fabric registered the memory.
     /// [`FabricError::Registration`] with the library's message; [`FabricError::EndpointDown`] once closed.
     fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError>;
 
-    /// Withdraws a key of [`Endpoint::expose`]. Where [`Capabilities::exposes_ranges`](crate::Capabilities::exposes_ranges), no
-    /// read by this key reaches the memory once this returns. Elsewhere the key stands. Unknown keys are ignored.
+    /// Withdraws a key of [`Endpoint::expose`]. Where
+    /// [`Capabilities::exposes_ranges`](crate::Capabilities::exposes_ranges), no read by this key reaches the memory
+    /// once this returns. Elsewhere the key stands. Unknown keys are ignored.
     fn revoke(&mut self, key: &Bytes);
 
     /// Takes in a region of the peer's memory: `base .. base + len` in its address space, opened by its packed `key`.
     /// All of it is untrusted. An id is free again after [`Endpoint::forget`].
     ///
     /// # Errors
-    /// [`FabricError::RemoteKey`]: the key is malformed, the region wraps around the address space, or no transport here can use
-    /// the key. [`FabricError::Misuse`]: the id is taken. [`FabricError::EndpointDown`] once closed.
+    /// [`FabricError::RemoteKey`]: the key is malformed, the region wraps around the address space, or no transport
+    /// here can use the key. [`FabricError::Misuse`]: the id is taken. [`FabricError::EndpointDown`] once closed.
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError>;
 
     /// Drops a region taken in by [`Endpoint::import`]. Its outstanding reads still complete. Unknown ids are ignored.
     fn forget(&mut self, region: RegionId);
 
     /// Posts a one-sided read of `from` into `into`, whose lengths are equal, not 0, and at most
-    /// [`Capabilities::max_read`](crate::Capabilities::max_read). The endpoint owns `into` until the completion has been
-    /// polled: it keeps the value in its table of operations, whatever becomes of the task that posted the read.
+    /// [`Capabilities::max_read`](crate::Capabilities::max_read). The endpoint owns `into` until the completion has
+    /// been polled: it keeps the value in its table of operations, whatever becomes of the task that posted the read.
     ///
     /// # Errors
-    /// [`FabricError::OutsideRegion`]: the range is not within its imported region; such a read never reaches the device.
-    /// [`FabricError::TooManyReads`]; [`FabricError::Misuse`] for lengths and for memory of another fabric;
-    /// [`FabricError::Post`]; [`FabricError::EndpointDown`]. Then nothing was posted, `into` is dropped, and no completion comes.
+    /// [`FabricError::OutsideRegion`]: the range is not within its imported region; such a read never reaches the
+    /// device. [`FabricError::TooManyReads`]; [`FabricError::Misuse`] for lengths and for memory of another fabric;
+    /// [`FabricError::Post`]; [`FabricError::EndpointDown`]. Then nothing was posted, `into` is dropped, and no
+    /// completion comes.
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError>;
 
     /// The extension by which the peer's memory is mapped. `Some` exactly if
@@ -117,16 +122,18 @@ pub trait Endpoint: Send + fmt::Debug {
     fn is_closed(&self) -> bool;
 }
 
-/// An endpoint that can map its peer's memory, which is on the same host: the bytes are used where they lie, without a copy.
+/// An endpoint that can map its peer's memory, which is on the same host: the bytes are used where they lie, without a
+/// copy.
 pub trait MapsPeer {
     /// The bytes of `from` where they lie in the peer's memory.
     ///
-    /// The buffer stays valid for reading whatever becomes of the endpoint, of the region, and of the peer's process. But
-    /// nothing can fence a mapping: **the peer must neither change nor reuse the memory until every slice of the buffer has been
-    /// dropped**, and relies on this end to tell it so. `peer` is the caller's statement that it trusts the peer with that.
+    /// The buffer stays valid for reading whatever becomes of the endpoint, of the region, and of the peer's process.
+    /// But nothing can fence a mapping: **the peer must neither change nor reuse the memory until every slice of the
+    /// buffer has been dropped**, and relies on this end to tell it so. `peer` is the caller's statement that it trusts
+    /// the peer with that.
     ///
-    /// (An `unsafe fn` would say the same. Then a fabric or a wrapper without any unsafe code of its own, such as a simulated one
-    /// whose mappings are copies, could not implement this.)
+    /// (An `unsafe fn` would say the same. Then a fabric or a wrapper without any unsafe code of its own, such as a
+    /// simulated one whose mappings are copies, could not implement this.)
     ///
     /// # Errors
     /// [`FabricError::Map`] where the fabric does not reach this memory; [`FabricError::OutsideRegion`];

@@ -14,8 +14,8 @@ use crate::{Capabilities, Endpoint, FabricError};
 pub enum Touch {
     /// Before [`Fabric::allocate`] returns. The memory is zeroed.
     Now,
-    /// When they are used, if the fabric does not pin them anyway. The content is undefined, but initialised. For long memory of
-    /// which perhaps not all is used.
+    /// When they are used, if the fabric does not pin them anyway. The content is undefined, but initialised. For long
+    /// memory of which perhaps not all is used.
     WhenUsed,
 }
 
@@ -29,17 +29,18 @@ pub trait Fabric: Send + Sync + fmt::Debug + 'static {
     /// What it can do here.
     fn capabilities(&self) -> Capabilities;
 
-    /// New memory of `len` bytes, registered for both roles: reads may land in it, and it may be lent. `len` is not 0; it is rounded
-    /// up to whole pages, and the memory begins at a page ([`memory::PAGE`](crate::memory::PAGE)). No other part of the process
-    /// has the memory: [`RegisteredMemory::claim`] returns true once.
+    /// New memory of `len` bytes, registered for both roles: reads may land in it, and it may be lent. `len` is not 0;
+    /// it is rounded up to whole pages, and the memory begins at a page ([`memory::PAGE`](crate::memory::PAGE)). No
+    /// other part of the process has the memory: [`RegisteredMemory::claim`] returns true once.
     ///
     /// # Errors
-    /// [`FabricError::OutOfMemory`]; [`FabricError::Registration`] with the library's message and the limit to look at (memlock,
-    /// `/dev/shm`).
+    /// [`FabricError::OutOfMemory`]; [`FabricError::Registration`] with the library's message and the limit to look at
+    /// (memlock, `/dev/shm`).
     fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError>;
 
-    /// Registers a buffer that another part of the process allocated, so that it can be lent from where it lies. The registration
-    /// keeps the buffer alive until it is dropped. Make it by [`RegisteredMemory::foreign`]: reads never land in it.
+    /// Registers a buffer that another part of the process allocated, so that it can be lent from where it lies. The
+    /// registration keeps the buffer alive until it is dropped. Make it by [`RegisteredMemory::foreign`]: reads never
+    /// land in it.
     ///
     /// # Errors
     /// [`FabricError::Registration`], also for an empty buffer; [`FabricError::Unsupported`] where only

@@ -1,17 +1,17 @@
 //! The fabric of Thallus: one-sided reads of memory that a peer has lent, over any transport.
 //!
-//! - [`Fabric`] is a device or library on this host; [`Endpoint`] is one connection's end of it; [`MapsPeer`] is an extension for
-//!   fabrics that can map a peer's memory.
+//! - [`Fabric`] is a device or library on this host; [`Endpoint`] is one connection's end of it; [`MapsPeer`] is an
+//!   extension for fabrics that can map a peer's memory.
 //! - [`memory`] is registered memory, and the pools, arenas and caches that both roles keep it in.
 //! - [`fault::FaultInjector`], [`trace::Tracer`] and [`count::CountedFabric`] wrap any fabric.
-//! - [`diagnosis`] says whether a fabric can work on this host; [`process`] whether a process that has memory mapped still runs;
-//!   [`observe`] reports loans to a simulator.
+//! - [`diagnosis`] says whether a fabric can work on this host; [`process`] whether a process that has memory mapped
+//!   still runs; [`observe`] reports loans to a simulator.
 //! - `conformance`, behind the feature of that name, is the test suite that every fabric passes.
 //!
 //! # How to write a fabric
 //!
-//! A fabric is a crate that depends on this one and implements [`Fabric`] and [`Endpoint`]. `examples/in_process.rs` is a
-//! complete one in safe code, which passes the suite.
+//! A fabric is a crate that depends on this one and implements [`Fabric`] and [`Endpoint`]. `examples/in_process.rs` is
+//! a complete one in safe code, which passes the suite.
 //!
 //! ## Order of calls
 //!
@@ -30,24 +30,29 @@
 //!   Endpoint::close, poll until is_closed     Endpoint::close, poll until is_closed
 //! ```
 //!
-//! Both are driven, not awaited: no method waits for the peer. One task owns an endpoint, and the task may move between threads.
-//! Fabrics are shared by all connections of a process, and [`RegisteredMemory`](memory::RegisteredMemory) by everything.
+//! Both are driven, not awaited: no method waits for the peer. One task owns an endpoint, and the task may move between
+//! threads. Fabrics are shared by all connections of a process, and [`RegisteredMemory`](memory::RegisteredMemory) by
+//! everything.
 //!
 //! ## Who owns which memory, until when
 //!
-//! - [`Fabric::allocate`]d memory belongs to the `Arc` that it returns. Dropping the last handle deregisters the memory, then frees
-//!   it: put what the device needs into the [`Registration`](memory::Registration).
-//! - [`Fabric::register`]ed memory belongs to the buffer's owners. The registration holds the buffer; nothing writes to it.
-//! - A key does not keep memory. The caller keeps exposed memory until it has revoked the key, or the endpoint is closed.
-//! - A posted read owns its [`LocalRange`](memory::LocalRange) from [`Endpoint::post_read`] until its completion has been
-//!   polled. Keep the value in a table of operations, and drop it with the completion: dropping it lets others see the bytes.
+//! - [`Fabric::allocate`]d memory belongs to the `Arc` that it returns. Dropping the last handle deregisters the
+//!   memory, then frees it: put what the device needs into the [`Registration`](memory::Registration).
+//! - [`Fabric::register`]ed memory belongs to the buffer's owners. The registration holds the buffer; nothing writes to
+//!   it.
+//! - A key does not keep memory. The caller keeps exposed memory until it has revoked the key, or the endpoint is
+//!   closed.
+//! - A posted read owns its [`LocalRange`](memory::LocalRange) from [`Endpoint::post_read`] until its completion has
+//!   been polled. Keep the value in a table of operations, and drop it with the completion: dropping it lets others see
+//!   the bytes.
 //! - A [mapped](MapsPeer::map) buffer keeps the mapping itself, not the endpoint.
 //!
 //! ## What is untrusted
 //!
-//! Address blobs, keys, bases and lengths come from the peer. A malformed one is a typed error, never a crash or a read outside
-//! the region. A token, a local range, a range to be exposed come from this process: misuse is [`FabricError::Misuse`].
-//! A fabric that cannot keep up with a hostile peer (UCX reads keys without bounds) says so in its documentation.
+//! Address blobs, keys, bases and lengths come from the peer. A malformed one is a typed error, never a crash or a read
+//! outside the region. A token, a local range, a range to be exposed come from this process: misuse is
+//! [`FabricError::Misuse`]. A fabric that cannot keep up with a hostile peer (UCX reads keys without bounds) says so in
+//! its documentation.
 //!
 //! ## How to run the suite
 //!

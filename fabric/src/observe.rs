@@ -1,8 +1,8 @@
 //! Reports of what is on loan, for a simulator that checks each read against them.
 //!
-//! A fabric does not see leases: it sees keys and reads. Whoever lends (a server's session) tells an observer, if its settings
-//! name one, when a lease begins and ends. The simulated network is such an observer: it finds reads of memory that is not on
-//! loan, memory that changes while it is, and leases that end while their peer could still read.
+//! A fabric does not see leases: it sees keys and reads. Whoever lends (a server's session) tells an observer, if its
+//! settings name one, when a lease begins and ends. The simulated network is such an observer: it finds reads of memory
+//! that is not on loan, memory that changes while it is, and leases that end while their peer could still read.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ pub const STANDING_LEASE: LeaseId = LeaseId(0);
 
 /// Observes the leases of lenders.
 pub trait LoanObserver: Send + Sync + fmt::Debug {
-    /// The ranges are on loan from now on to the peer of `lender`, which is the [address](crate::Endpoint::address) of the lending
-    /// endpoint. Called before the peer learns of the lease.
+    /// The ranges are on loan from now on to the peer of `lender`, which is the [address](crate::Endpoint::address) of
+    /// the lending endpoint. Called before the peer learns of the lease.
     fn lent(&self, lender: &[u8], lease: LeaseId, ranges: &[RemoteRange]);
 
     /// A lease is over. Called before its memory is reused.

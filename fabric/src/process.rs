@@ -1,7 +1,7 @@
 //! Whether a process is still there, as Linux tells in `/proc/PID/stat` (proc(5)).
 //!
-//! Memory that a peer has mapped cannot be taken back: its lender keeps it until the peer gives it back, or is gone. A process
-//! is known by its id and its start time, since ids are used again.
+//! Memory that a peer has mapped cannot be taken back: its lender keeps it until the peer gives it back, or is gone. A
+//! process is known by its id and its start time, since ids are used again.
 
 use std::fs;
 use std::io;
@@ -69,7 +69,8 @@ fn presence_by(process: ProcessId, stat: &str) -> Presence {
     if found.started == process.started && !is_dead { Presence::There } else { Presence::Gone }
 }
 
-/// What all processes that may be looked at have mapped or open: their `/proc/PID/maps`, and a line for each descriptor.
+/// What all processes that may be looked at have mapped or open: their `/proc/PID/maps`, and a line for each
+/// descriptor.
 #[must_use]
 pub fn files_in_use() -> String {
     let mut used = String::new();

@@ -54,8 +54,8 @@ pub enum TraceEvent {
     Dropped(EndpointNumber, bool),
 }
 
-/// A fabric that records every call, except polls that bring nothing: in a ring of bounded length, and as `tracing` events at
-/// debug level.
+/// A fabric that records every call, except polls that bring nothing: in a ring of bounded length, and as `tracing`
+/// events at debug level.
 ///
 /// ```
 /// use thallus_fabric::{Fabric, Touch};

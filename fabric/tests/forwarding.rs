@@ -1,7 +1,7 @@
 //! Each wrapper forwards each method of the fabric and of the endpoint that it wraps.
 //!
-//! A wrapper that misses a method replaces it silently by the trait's default. So no method of these traits has one, and this
-//! test reads the traits' source: it fails if a method gets a default, or if a new method is not called here.
+//! A wrapper that misses a method replaces it silently by the trait's default. So no method of these traits has one,
+//! and this test reads the traits' source: it fails if a method gets a default, or if a new method is not called here.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -24,8 +24,8 @@ struct Loan {
 /// What the ledger says of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
-    /// On loan; what must stand there, if that is known; and whether it was on loan before, too, and taken back: the same buffer
-    /// may be lent twice.
+    /// On loan; what must stand there, if that is known; and whether it was on loan before, too, and taken back: the
+    /// same buffer may be lent twice.
     OnLoan(Option<&'a [u8]>, bool),
     /// Was on loan, and the lender took it back before the borrower returned it.
     Late,

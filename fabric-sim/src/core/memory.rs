@@ -20,21 +20,23 @@ pub enum Access {
     KeyRevoked,
     /// The memory is not registered any more.
     Deregistered,
-    /// It lies in exposed memory, and is not on loan to this peer. Only under [`SimOptions::loans`](crate::SimOptions::loans), as
-    /// all that follow.
+    /// It lies in exposed memory, and is not on loan to this peer. Only under
+    /// [`SimOptions::loans`](crate::SimOptions::loans), as all that follow.
     NotOnLoan,
     /// It is on loan, and changed meanwhile: the lender used it for something else.
     Reused,
-    /// The lender ended a lease, and the peer could have read on, taking what it found for the batch: the endpoint stood.
+    /// The lender ended a lease, and the peer could have read on, taking what it found for the batch: the endpoint
+    /// stood.
     EndedUnfenced,
     /// The lender ended a lease that did not stand, or lent one twice.
     Ledger,
-    /// The endpoint that exposed it has closed. Only under [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
+    /// The endpoint that exposed it has closed. Only under
+    /// [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
     Revoked,
 }
 
-/// A read that the memory protection refused while its connection stood: somebody broke the rules of lending. (After the
-/// lender closed, late reads are part of the game, and refused without a record.)
+/// A read that the memory protection refused while its connection stood: somebody broke the rules of lending. (After
+/// the lender closed, late reads are part of the game, and refused without a record.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Whose read; or whose lease.
@@ -121,8 +123,8 @@ impl MemoryTable {
     ) -> Result<(Arc<RegisteredMemory>, usize), Access> {
         let registered = self.memories.get(&exposure.memory).ok_or(Access::Deregistered)?;
         let memory = registered.memory.upgrade().ok_or(Access::Deregistered)?;
-        // Never the last handle, unless the owner lets go just now on another thread; then its registration, which takes
-        // no lock, is dropped here.
+        // Never the last handle, unless the owner lets go just now on another thread; then its registration, which
+        // takes no lock, is dropped here.
         let offset = memory.offset_of(address, len).ok_or(Access::OutsideMemory)?;
         let (start, open) = exposure.range.unwrap_or((0, memory.len()));
         // `offset_of` has checked that `offset + len` is within the memory.

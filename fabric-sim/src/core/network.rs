@@ -223,8 +223,8 @@ impl Core {
         Ok(())
     }
 
-    /// A key with which the peer of `endpoint` can read `range` of `memory`. Under [`SimOptions::exposes_ranges`] it opens nothing
-    /// else; otherwise it opens all of `memory`, and is the same each time.
+    /// A key with which the peer of `endpoint` can read `range` of `memory`. Under [`SimOptions::exposes_ranges`] it
+    /// opens nothing else; otherwise it opens all of `memory`, and is the same each time.
     pub fn expose(&mut self, endpoint: EndpointId, memory: MemoryId, range: Range<usize>) -> KeyId {
         let range = self.options.exposes_ranges.then_some((range.start, range.len()));
         if range.is_none()
@@ -501,8 +501,8 @@ impl Core {
         self.violations.push(Violation { reader, key: KeyId(0), address: 0, len: 0, access });
     }
 
-    /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and under
-    /// revocation reads nothing any more from now on. Returns the peer, which has something to wait for now.
+    /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and
+    /// under revocation reads nothing any more from now on. Returns the peer, which has something to wait for now.
     pub fn close(&mut self, endpoint: EndpointId) -> Option<EndpointId> {
         let entry = self.endpoints.get_mut(&endpoint)?;
         if entry.state == EndpointState::Closed {

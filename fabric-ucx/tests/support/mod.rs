@@ -1,7 +1,7 @@
 //! A lender in a process of its own, driven over its standard input and output, and a reader of what it lends.
 //!
-//! The child is this executable again, with `THALLUS_UCX_LENDER` set. It lends two regions: one that the fabric allocated
-//! and one that it registered, read-only. Lines that are for the parent begin with `@`.
+//! The child is this executable again, with `THALLUS_UCX_LENDER` set. It lends two regions: one that the fabric
+//! allocated and one that it registered, read-only. Lines that are for the parent begin with `@`.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 

@@ -1,14 +1,15 @@
 //! Bindings to UCX (`ucp`, and the little of `ucs` that it needs), which is loaded when it is used: [`load`].
 //!
-//! A program with this crate is built without UCX's headers and without libclang, starts without UCX, and runs with every UCX from
-//! 1.13 on. The types and constants in [`types`] were made once by bindgen from the headers of UCX 1.13 (`generate.sh`); they keep
-//! their C names and are documented in the [UCX API reference](https://openucx.readthedocs.io/en/master/api.html). The functions are
-//! methods of [`Ucx`]. Macros and inline functions of the headers, which bindgen cannot see, are written out here.
+//! A program with this crate is built without UCX's headers and without libclang, starts without UCX, and runs with
+//! every UCX from 1.13 on. The types and constants in [`types`] were made once by bindgen from the headers of UCX 1.13
+//! (`generate.sh`); they keep their C names and are documented in the [UCX API
+//! reference](https://openucx.readthedocs.io/en/master/api.html). The functions are methods of [`Ucx`]. Macros and
+//! inline functions of the headers, which bindgen cannot see, are written out here.
 //!
 //! # Versions
-//! UCX keeps its interface within a major version: structs grow at their end, and a mask in each says which of its fields are
-//! meant, so that a caller and a library of different minor versions understand each other. Nine versions were compared and are
-//! run by this project's tests.
+//! UCX keeps its interface within a major version: structs grow at their end, and a mask in each says which of its
+//! fields are meant, so that a caller and a library of different minor versions understand each other. Nine versions
+//! were compared and are run by this project's tests.
 //!
 //! | from UCX | what |
 //! |---|---|

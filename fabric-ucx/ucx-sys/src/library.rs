@@ -104,8 +104,8 @@ macro_rules! functions {
                 let lacks = |function| LoadError::Function { library: name.clone(), function };
                 let mut ucx = Ucx {
                     $($name: {
-                        // SAFETY: the function of this name has this signature in every UCX 1.x from 1.13 on, see the table in the
-                        // crate's documentation.
+                        // SAFETY: the function of this name has this signature in every UCX 1.x from 1.13 on, see the
+                        // table in the crate's documentation.
                         let symbol = unsafe { library.get(concat!(stringify!($name), "\0").as_bytes()) };
                         *symbol.map_err(|_| lacks(stringify!($name)))?
                     },)*
@@ -216,7 +216,8 @@ functions! {
     some versions {
     /// `void ucs_debug_disable_signals()`: exported by libucs, declared in no installed header.
     ucs_debug_disable_signals: fn();
-    /// `int ucs_config_global_list_has_field(const char *name)` of libucs, from 1.20 on: whether any table of options has the name.
+    /// `int ucs_config_global_list_has_field(const char *name)` of libucs, from 1.20 on: whether any table of options
+    /// has the name.
     ucs_config_global_list_has_field: fn(*const c_char) -> c_int;
     }
 }
@@ -237,7 +238,8 @@ impl Ucx {
     /// UCX's text for a status.
     #[must_use]
     pub fn status_string(&self, status: ucs_status_t) -> String {
-        // SAFETY: any status value is allowed; the text is static, or (for a status unknown to this UCX) a static buffer.
+        // SAFETY: any status value is allowed; the text is static, or (for a status unknown to this UCX) a static
+        // buffer.
         let text = unsafe { CStr::from_ptr(self.ucs_status_string(status)) };
         text.to_string_lossy().into_owned()
     }
@@ -283,8 +285,9 @@ pub fn loaded() -> Option<&'static Ucx> {
     LOADED.get()
 }
 
-/// Loads `libucp` and, before it, the libraries of the same UCX that lie beside it: the dynamic linker, which takes a library that
-/// has the right name and is loaded for the one that is asked for, would otherwise take those of another UCX from the system.
+/// Loads `libucp` and, before it, the libraries of the same UCX that lie beside it: the dynamic linker, which takes a
+/// library that has the right name and is loaded for the one that is asked for, would otherwise take those of another
+/// UCX from the system.
 fn open_beside(path: &Path) -> Result<Library, libloading::Error> {
     if let Some(directory) = path.parent() {
         for name in ["libucm.so.0", "libucs.so.0", "libuct.so.0"] {
@@ -299,8 +302,8 @@ fn open_beside(path: &Path) -> Result<Library, libloading::Error> {
 }
 
 fn open(path: &Path, flags: c_int) -> Result<Library, libloading::Error> {
-    // SAFETY: a system library, or the one that the operator names. UCX's initialisers read its environment and install its signal
-    // handlers; they do not rely on the program.
+    // SAFETY: a system library, or the one that the operator names. UCX's initialisers read its environment and install
+    // its signal handlers; they do not rely on the program.
     unsafe { Library::open(Some(path), flags) }
 }
 

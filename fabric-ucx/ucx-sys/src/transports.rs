@@ -4,8 +4,8 @@ use std::ffi::{c_char, c_uint};
 
 use crate::types::UCP_ENTITY_NAME_MAX;
 
-/// `ucp_ep_attr_t` as it is from UCX 1.14 on, for the one field that is asked for: the transports of an endpoint. The headers of
-/// 1.13 have all but the last field.
+/// `ucp_ep_attr_t` as it is from UCX 1.14 on, for the one field that is asked for: the transports of an endpoint. The
+/// headers of 1.13 have all but the last field.
 #[repr(C)]
 pub struct EndpointTransports {
     /// Has to be [`EndpointTransports::FIELD`].

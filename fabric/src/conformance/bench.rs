@@ -218,8 +218,8 @@ impl Connection {
         tokens.iter().filter_map(|&token| self.borrower.result(token).cloned()).collect()
     }
 
-    /// Reads `len` bytes at `address` through `region`, in pieces as long as the fabric allows, and returns them, or the
-    /// failure.
+    /// Reads `len` bytes at `address` through `region`, in pieces as long as the fabric allows, and returns them, or
+    /// the failure.
     pub async fn read(
         &mut self,
         bench: &Bench,

@@ -15,8 +15,8 @@ const LEN: usize = 64 << 10;
 /// The part that is lent: neither its start nor its end is that of a page.
 const LENT: Range<usize> = 8200..24_001;
 
-/// Imports `range` of `memory` by a key that was given for another range, or to another peer, and reads it. Returns whether the
-/// fabric let the bytes through; it may refuse the import, the read, or the completion.
+/// Imports `range` of `memory` by a key that was given for another range, or to another peer, and reads it. Returns
+/// whether the fabric let the bytes through; it may refuse the import, the read, or the completion.
 async fn reads_by(
     bench: &Bench,
     connection: &mut Connection,
@@ -91,7 +91,8 @@ pub fn a_range_that_is_none_is_not_exposed(bench: &Bench) {
     });
 }
 
-/// Where ranges are exposed, a key reads nothing once it was revoked, and other keys of the same memory go on. Elsewhere keys stand.
+/// Where ranges are exposed, a key reads nothing once it was revoked, and other keys of the same memory go on.
+/// Elsewhere keys stand.
 pub fn a_revoked_key_reads_nothing(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(33, LEN);

@@ -6,7 +6,7 @@ use arrow_buffer::Buffer;
 use thallus_protocol::{FabricKind, RegionId};
 
 use super::bench::{Bench, pattern};
-use crate::memory::{PAGE, PoolLimits, RegisteredMemory, SlabPool};
+use crate::memory::{PAGE, Pages, PoolLimits, RegisteredMemory, SlabPool};
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 const REGION: RegionId = RegionId(7);
@@ -95,7 +95,7 @@ impl Fabric for HandsOutForeignMemory {
     }
 
     fn allocate(&self, len: usize, _touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
-        self.0.register(Buffer::from(crate::memory::Pages::new(len).expect("memory").into_buffer()))
+        self.0.register(Pages::new(len).expect("memory").into_buffer())
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {

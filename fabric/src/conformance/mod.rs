@@ -4,10 +4,11 @@
 //! thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(MyFabric::new().unwrap()) });
 //! ```
 //!
-//! which makes one `#[test]` of each case. The closure is called anew for each case. It returns one fabric, which then plays
-//! both hosts, or a pair of them: the lender's and the borrower's.
+//! which makes one `#[test]` of each case. The closure is called anew for each case. It returns one fabric, which then
+//! plays both hosts, or a pair of them: the lender's and the borrower's.
 //!
-//! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: each wait ends at [`DEADLINE`].
+//! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: each wait ends at
+//! [`DEADLINE`].
 //!
 //! A fabric's longest read must be at least 256 KiB for the suite to run.
 

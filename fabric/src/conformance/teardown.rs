@@ -115,8 +115,8 @@ pub fn closing_an_idle_endpoint_closes_it(bench: &Bench) {
     });
 }
 
-/// The lender ends its leases, in the way that its fabric's fencing offers, and reuses the memory. A borrower never takes the
-/// new bytes for the old.
+/// The lender ends its leases, in the way that its fabric's fencing offers, and reuses the memory. A borrower never
+/// takes the new bytes for the old.
 pub fn a_revoked_lease_is_noticed(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(1, PIECE);
@@ -161,9 +161,9 @@ pub fn a_revoked_lease_is_noticed(bench: &Bench) {
     });
 }
 
-/// The lender's endpoint and memory go away under the borrower's reads. Every read ends in bounded time: under revocation none
-/// posted afterwards brings bytes. Where a peer cannot be cut off, old memory may still be readable; then the lease word, or the
-/// control connection, tells.
+/// The lender's endpoint and memory go away under the borrower's reads. Every read ends in bounded time: under
+/// revocation none posted afterwards brings bytes. Where a peer cannot be cut off, old memory may still be readable;
+/// then the lease word, or the control connection, tells.
 pub fn reads_end_though_the_peer_is_gone(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, PIECE));

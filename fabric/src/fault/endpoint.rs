@@ -1,6 +1,6 @@
-//! The endpoint around an endpoint. Every read goes through to the one inside; only its completion may be changed or held
-//! back. So all checks of the fabric inside still apply, and there is one table more: of the reads whose completions have
-//! not been handed out.
+//! The endpoint around an endpoint. Every read goes through to the one inside; only its completion may be changed or
+//! held back. So all checks of the fabric inside still apply, and there is one table more: of the reads whose
+//! completions have not been handed out.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -2,7 +2,8 @@
 //!
 //! What it shows is what hardware shows: completions that bring an error, that are late, or that never come until the
 //! endpoint is closed; calls that fail; endpoints that die. It never corrupts bytes, and it keeps the contract of
-//! [`Endpoint`](crate::Endpoint): each posted read ends in exactly one completion, and its memory stays under it until then.
+//! [`Endpoint`](crate::Endpoint): each posted read ends in exactly one completion, and its memory stays under it until
+//! then.
 //!
 //! ```
 //! use thallus_fabric::fault::{Call, FaultInjector, FaultPlan, ReadFault, When};

@@ -39,8 +39,8 @@ pub enum Strike {
     Death,
 }
 
-/// At which of its opportunities a fault happens. They are counted from 0: calls over the whole fabric, reads for each endpoint
-/// by itself.
+/// At which of its opportunities a fault happens. They are counted from 0: calls over the whole fabric, reads for each
+/// endpoint by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Every time.
@@ -97,8 +97,8 @@ impl FaultPlan {
         self
     }
 
-    /// Each endpoint dies once it has posted so many reads: what is outstanding completes as `PeerGone`, and then the endpoint
-    /// fails as a whole.
+    /// Each endpoint dies once it has posted so many reads: what is outstanding completes as `PeerGone`, and then the
+    /// endpoint fails as a whole.
     #[must_use]
     pub fn endpoints_die_after(mut self, reads: u64) -> Self {
         self.dies_after = Some(reads);

@@ -1,11 +1,11 @@
 //! Copies into and out of memory that a peer may be reading at the same time.
 //!
-//! Registered memory is lent as a whole, while its blocks are handed out and written one by one; so in a fabric that lives in
-//! this process, a peer that reads what it was never lent races with whoever writes there. That peer may get garbage;
-//! the process must not get undefined behaviour. Hence every access that this crate makes to such memory while it may be
-//! written is a relaxed atomic: of 8 bytes where the address is aligned, of one byte at the ends. (Where a race crosses
-//! such an end, accesses of different sizes overlap. Rust's memory model leaves that case open; every machine that this
-//! runs on defines it. Only a peer that breaks the protocol gets there.)
+//! Registered memory is lent as a whole, while its blocks are handed out and written one by one; so in a fabric that
+//! lives in this process, a peer that reads what it was never lent races with whoever writes there. That peer may get
+//! garbage; the process must not get undefined behaviour. Hence every access that this crate makes to such memory while
+//! it may be written is a relaxed atomic: of 8 bytes where the address is aligned, of one byte at the ends. (Where a
+//! race crosses such an end, accesses of different sizes overlap. Rust's memory model leaves that case open; every
+//! machine that this runs on defines it. Only a peer that breaks the protocol gets there.)
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -16,8 +16,8 @@ const WORD: usize = size_of::<u64>();
 ///
 /// # Safety
 /// `from .. from + len` and `to .. to + len` are valid for reads and writes, for the length of the call; others access
-/// both by atomic operations only, if they write `from` or access `to` at all. The ranges may overlap (then the result is
-/// either's bytes).
+/// both by atomic operations only, if they write `from` or access `to` at all. The ranges may overlap (then the result
+/// is either's bytes).
 pub(super) unsafe fn between(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     let mut done = 0;
     while done < len {
@@ -95,8 +95,8 @@ mod tests {
                     let mut bytes = source.clone();
                     let mut between_target = vec![0xEE_u8; 200];
                     let mut into_target = between_target.clone();
-                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; nobody else sees them. The source
-                    // pointer is mutable because an atomic is made from it.
+                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; nobody else sees them. The
+                    // source pointer is mutable because an atomic is made from it.
                     unsafe {
                         let target = NonNull::new_unchecked(between_target.as_mut_ptr().add(to));
                         between(NonNull::new_unchecked(bytes.as_mut_ptr().add(from)), target, len);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::PAGE;
 
-/// The length of the block that serves `len` bytes: whole pages, and from four pages up one of four steps per doubling (16,
-/// 20, 24, 28, 32, 40, 48 ... KiB), so that a freed block fits the next batch of about its size. Less than a page or a
-/// quarter of `len`, whichever is more, is wasted. `None` if no address space holds it.
+/// The length of the block that serves `len` bytes: whole pages, and from four pages up one of four steps per doubling
+/// (16, 20, 24, 28, 32, 40, 48 ... KiB), so that a freed block fits the next batch of about its size. Less than a page
+/// or a quarter of `len`, whichever is more, is wasted. `None` if no address space holds it.
 pub(super) fn block_len(len: usize) -> Option<usize> {
     let step = if len <= 4 * PAGE { PAGE } else { 1 << ((len - 1).ilog2() - 2) };
     let block = len.max(1).checked_next_multiple_of(step)?;

@@ -2,8 +2,8 @@
 
 use std::mem::MaybeUninit;
 
-/// Minor page faults that this thread has taken so far (getrusage(2), `RUSAGE_THREAD`): each was a page that had to be mapped,
-/// and zeroed if it was fresh. Zero where the system does not tell.
+/// Minor page faults that this thread has taken so far (getrusage(2), `RUSAGE_THREAD`): each was a page that had to be
+/// mapped, and zeroed if it was fresh. Zero where the system does not tell.
 #[must_use]
 pub fn thread_page_faults() -> u64 {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 
-/// The same bytes, in a buffer that also keeps `guard`. With the last slice of it, first the given buffer is dropped, then the
-/// guard. For memory of a peer: the guard's drop tells the peer that its memory is free again.
+/// The same bytes, in a buffer that also keeps `guard`. With the last slice of it, first the given buffer is dropped,
+/// then the guard. For memory of a peer: the guard's drop tells the peer that its memory is free again.
 #[must_use]
 pub fn buffer_with_guard<G: Send + Sync + 'static>(buffer: Buffer, guard: G) -> Buffer {
     struct Kept<G> {
@@ -20,8 +20,8 @@ pub fn buffer_with_guard<G: Send + Sync + 'static>(buffer: Buffer, guard: G) -> 
     let start = NonNull::new(start.cast_mut()).unwrap_or(NonNull::dangling());
     // Both are only ever dropped, whatever unwinds past them.
     let owner = Arc::new(AssertUnwindSafe(Kept { _buffer: buffer, _guard: guard }));
-    // SAFETY: the bytes are those of a buffer, initialised, valid and unchanged for as long as it lives, which is as long as
-    // `owner` does.
+    // SAFETY: the bytes are those of a buffer, initialised, valid and unchanged for as long as it lives, which is as
+    // long as `owner` does.
     unsafe { Buffer::from_custom_allocation(start, len, owner) }
 }
 

@@ -8,10 +8,10 @@ use crate::{Fabric, FabricError, Touch};
 
 /// Registered words, one per open lease, for fabrics that fence by [`Fencing::LeaseWord`](crate::Fencing::LeaseWord).
 ///
-/// The lender opens a slot with a value that it never used before and names slot and value in the loan. The borrower, its
-/// reads complete, reads the word: if it still holds the value, the lender had not begun to reuse the memory when the reads
-/// were done, and the bytes are good (the validation of FaRM's lock-free reads: Dragojevic et al., NSDI 2014, section 4). The
-/// lender revokes the slot before it reuses the memory.
+/// The lender opens a slot with a value that it never used before and names slot and value in the loan. The borrower,
+/// its reads complete, reads the word: if it still holds the value, the lender had not begun to reuse the memory when
+/// the reads were done, and the bytes are good (the validation of FaRM's lock-free reads: Dragojevic et al., NSDI 2014,
+/// section 4). The lender revokes the slot before it reuses the memory.
 #[derive(Debug)]
 pub struct LeaseWords {
     memory: Arc<RegisteredMemory>,
@@ -58,7 +58,8 @@ impl LeaseWords {
     /// reader take the new lease for its own.
     ///
     /// # Errors
-    /// [`FabricError::Misuse`]: no such slot, one that is open, the value of a revoked one, or that of the lease before.
+    /// [`FabricError::Misuse`]: no such slot, one that is open, the value of a revoked one, or that of the lease
+    /// before.
     pub fn open(&self, slot: usize, value: u64) -> Result<(), FabricError> {
         if value == Self::REVOKED {
             return Err(FabricError::Misuse("a lease was opened with the value of a revoked one"));
@@ -82,7 +83,8 @@ impl LeaseWords {
     /// [`FabricError::Misuse`]: no such slot.
     pub fn revoke(&self, slot: usize) -> Result<bool, FabricError> {
         let before = self.word(slot)?.swap(Self::REVOKED, Ordering::SeqCst);
-        // The swap alone does not keep later plain writes behind it on every machine; the writer's side of a sequence lock.
+        // The swap alone does not keep later plain writes behind it on every machine; the writer's side of a sequence
+        // lock.
         fence(Ordering::SeqCst);
         Ok(before != Self::REVOKED)
     }
@@ -106,8 +108,9 @@ impl LeaseWords {
         if slot >= self.slots() {
             return Err(FabricError::Misuse("no such lease word"));
         }
-        // SAFETY: `new` checked that the memory holds `slots` words, aligned and writable, and that it was claimed for `self`; it
-        // lives as long as `self`. Since then it is accessed by atomics only, here and by in-process peers' reads.
+        // SAFETY: `new` checked that the memory holds `slots` words, aligned and writable, and that it was claimed for
+        // `self`; it lives as long as `self`. Since then it is accessed by atomics only, here and by in-process peers'
+        // reads.
         Ok(unsafe { AtomicU64::from_ptr(self.memory.start().as_ptr().cast::<u64>().add(slot)) })
     }
 }

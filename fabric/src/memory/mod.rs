@@ -1,23 +1,24 @@
 //! Registered memory: what a fabric may read from or write to, and who keeps it alive meanwhile.
 //!
 //! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
-//! - [`SlabPool`] is for borrowers: slabs for reads to land in, which come back when the last array over them is dropped.
-//! - [`StagingArena`] and [`LeaseWords`] are for lenders: copies of buffers that cannot be lent from where they lie, and the words
-//!   that tell a late reader that its lease has ended. A [`RegisteredSpace`] finds the registration that a buffer lies in;
-//!   `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`] registers other
-//!   buffers, and keeps registrations that may be used again.
+//! - [`SlabPool`] is for borrowers: slabs for reads to land in, which come back when the last array over them is
+//!   dropped.
+//! - [`StagingArena`] and [`LeaseWords`] are for lenders: copies of buffers that cannot be lent from where they lie,
+//!   and the words that tell a late reader that its lease has ended. A [`RegisteredSpace`] finds the registration that
+//!   a buffer lies in; `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A
+//!   [`RegistrationCache`] registers other buffers, and keeps registrations that may be used again.
 //! - [`UncheckedAssembler`] makes arrays over such memory from parts that the protocol has validated.
 //! - [`TrustedPeer`] maps a peer's memory; [`buffer_with_guard`] makes a buffer that reports the end of its last slice.
 //!
 //! The only unsafe code outside the fabric crates is here.
 
-mod available;
 mod copy;
 mod extents;
 mod faults;
 mod guarded;
 #[cfg(feature = "registered-heap")]
 mod heap;
+mod host;
 mod lease_words;
 mod pages;
 mod pool;
@@ -33,12 +34,12 @@ mod test_fabric;
 mod trusted;
 mod unchecked;
 
-pub use available::check_available;
-pub(crate) use available::room_in;
 pub use faults::thread_page_faults;
 pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
+pub(crate) use host::cgroup_file;
+pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
@@ -50,6 +51,7 @@ pub use staging::{StagedRange, StagingArena, StagingStats};
 pub use trusted::TrustedPeer;
 pub use unchecked::UncheckedAssembler;
 
-/// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every machine
-/// that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned to.
+/// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every
+/// machine that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned
+/// to.
 pub const PAGE: usize = 4096;

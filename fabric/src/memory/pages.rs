@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 
+use super::PAGE;
+
 const HUGE_PAGE: usize = 2 << 20;
 
 /// A private anonymous mapping, unmapped by its drop.
@@ -45,7 +47,7 @@ impl Pages {
         let base = address as usize;
         let start = base.next_multiple_of(align);
         // Only an aligned mapping gets huge pages throughout: what sticks out on either side goes back.
-        for (from, to) in [(base, start), (start + len, (base + mapped).next_multiple_of(4096))] {
+        for (from, to) in [(base, start), (start + len, (base + mapped).next_multiple_of(PAGE))] {
             if to > from {
                 // SAFETY: within the new mapping, and outside of what is kept.
                 unsafe { libc::munmap(from as *mut _, to - from) };
@@ -71,8 +73,8 @@ impl Pages {
     #[must_use]
     pub fn into_buffer(self) -> Buffer {
         let (start, len) = (self.start, self.len);
-        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else has the
-        // address to write to.
+        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else
+        // has the address to write to.
         unsafe { Buffer::from_custom_allocation(start, len, Arc::new(self)) }
     }
 }

@@ -22,8 +22,8 @@ pub struct PoolLimits {
     pub first_chunk_bytes: usize,
     /// Longest allocation that is shared between slabs. A longer slab gets one of its own.
     pub chunk_bytes: usize,
-    /// Most bytes that are kept without a slab in them. With more, an allocation goes back to the fabric as its last slab comes
-    /// back.
+    /// Most bytes that are kept without a slab in them. With more, an allocation goes back to the fabric as its last
+    /// slab comes back.
     pub keep_bytes: usize,
 }
 
@@ -52,9 +52,10 @@ pub struct PoolStats {
 /// Slabs of registered, already touched memory, recycled.
 ///
 /// Registering memory and touching fresh pages cost more than the reads that land in them (the paper's authors measured
-/// 30 us of pinning to 18 us of reading per call), so memory is taken from the fabric in chunks and kept. A slab returns by
-/// itself: when it is dropped, or when the last array over the buffer made of it is. Cheap to clone, shared by threads.
-/// Memory never outlives its use: once every handle of the pool is dropped, chunks go as their last slab does.
+/// 30 us of pinning to 18 us of reading per call), so memory is taken from the fabric in chunks and kept. A slab
+/// returns by itself: when it is dropped, or when the last array over the buffer made of it is. Cheap to clone, shared
+/// by threads. Memory never outlives its use: once every handle of the pool is dropped, chunks go as their last slab
+/// does.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -227,7 +228,8 @@ impl fmt::Debug for SlabPool {
     }
 }
 
-/// Checks the properties that the safety of slabs depends on, since [`Fabric`] is a safe trait and may be implemented wrongly.
+/// Checks the properties that the safety of slabs depends on, since [`Fabric`] is a safe trait and may be implemented
+/// wrongly.
 fn fit_for_slabs(
     memory: Arc<RegisteredMemory>,
     len: usize,
@@ -358,7 +360,8 @@ impl State {
         Some(chunk)
     }
 
-    /// Takes out the chunks that have been idle for at least `idle`, or, if `None`, that have no slab, whoever holds them.
+    /// Takes out the chunks that have been idle for at least `idle`, or, if `None`, that have no slab, whoever holds
+    /// them.
     fn remove_idle(&mut self, idle: Option<Duration>) -> Vec<Chunk> {
         let ids: Vec<u64> = match idle {
             Some(_) => self.chunks.iter().filter(|(_, chunk)| chunk.can_go(idle)).map(|(&id, _)| id).collect(),

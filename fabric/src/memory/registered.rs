@@ -11,8 +11,8 @@ use arrow_buffer::Buffer;
 
 use super::PAGE;
 
-/// The fabric's own side of a registration: its handle, and the owner of the memory if the fabric allocated it. Its drop
-/// deregisters the memory, and then frees it, in this order. A fabric finds its own type again by
+/// The fabric's own side of a registration: its handle, and the owner of the memory if the fabric allocated it. Its
+/// drop deregisters the memory, and then frees it, in this order. A fabric finds its own type again by
 /// [`RegisteredMemory::registration`].
 pub trait Registration: Any + Send + Sync + fmt::Debug {}
 
@@ -20,9 +20,9 @@ impl<T: Any + Send + Sync + fmt::Debug> Registration for T {}
 
 /// Memory that a fabric has registered. It stays valid, mapped and registered until this is dropped.
 ///
-/// There are three constructors, by the owner of the bytes: [`RegisteredMemory::new`] for memory of the registration itself (the
-/// library allocated it), [`RegisteredMemory::heap`] for memory of this process's heap, [`RegisteredMemory::foreign`] for a
-/// buffer of another part of the program, which is lent from where it lies.
+/// There are three constructors, by the owner of the bytes: [`RegisteredMemory::new`] for memory of the registration
+/// itself (the library allocated it), [`RegisteredMemory::heap`] for memory of this process's heap,
+/// [`RegisteredMemory::foreign`] for a buffer of another part of the program, which is lent from where it lies.
 pub struct RegisteredMemory {
     start: NonNull<u8>,
     len: usize,
@@ -41,9 +41,9 @@ enum Backing {
     Foreign(Buffer),
 }
 
-// SAFETY: the memory is owned through `registration` or `backing`, which are Send and Sync; `start` is only an address, and
-// every access through it is atomic (see `copy`), or by the unsafe methods below and by fabrics, whose callers rule out
-// data races.
+// SAFETY: the memory is owned through `registration` or `backing`, which are Send and Sync; `start` is only an address,
+// and every access through it is atomic (see `copy`), or by the unsafe methods below and by fabrics, whose callers rule
+// out data races.
 unsafe impl Send for RegisteredMemory {}
 // SAFETY: as above.
 unsafe impl Sync for RegisteredMemory {}
@@ -52,8 +52,9 @@ impl RegisteredMemory {
     /// Takes over memory that `registration` owns.
     ///
     /// # Safety
-    /// `start .. start + len` is initialised and valid for reads and writes until `registration` is dropped, and no other part of
-    /// this process has access to it. (A buffer that somebody else can read is [`RegisteredMemory::foreign`].)
+    /// `start .. start + len` is initialised and valid for reads and writes until `registration` is dropped, and no
+    /// other part of this process has access to it. (A buffer that somebody else can read is
+    /// [`RegisteredMemory::foreign`].)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
         RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
     }
@@ -78,8 +79,8 @@ impl RegisteredMemory {
         }))
     }
 
-    /// A buffer of another part of the program, to be lent from where it lies, under `registration`. It is kept alive, and cannot
-    /// change: arrow's buffers are immutable while they are shared. Reads never land in it.
+    /// A buffer of another part of the program, to be lent from where it lies, under `registration`. It is kept alive,
+    /// and cannot change: arrow's buffers are immutable while they are shared. Reads never land in it.
     #[must_use]
     pub fn foreign(buffer: Buffer, registration: Box<dyn Registration>) -> Self {
         // `Buffer::as_ptr` is never null: an empty buffer's pointer dangles.
@@ -124,8 +125,8 @@ impl RegisteredMemory {
     }
 
     /// Claims the right to decide which parts are written, by whom and when: true at the first call, if the memory is
-    /// writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim their memory, so that two never share any, even if a
-    /// fabric returns the same memory twice.
+    /// writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim their memory, so that two never share any, even
+    /// if a fabric returns the same memory twice.
     #[must_use]
     pub fn claim(&self) -> bool {
         self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
@@ -142,8 +143,8 @@ impl RegisteredMemory {
         usize::try_from(offset).ok()
     }
 
-    /// A copy of `len` bytes at `offset`, while others may be writing there. `None` outside the memory. For fabrics that check
-    /// the content of loans.
+    /// A copy of `len` bytes at `offset`, while others may be writing there. `None` outside the memory. For fabrics
+    /// that check the content of loans.
     #[must_use]
     pub fn copy_out(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
         let end = offset.checked_add(len).filter(|&end| end <= self.len)?;
@@ -152,8 +153,8 @@ impl RegisteredMemory {
         }
         let mut bytes = vec![0_u8; len];
         if let Some(to) = NonNull::new(bytes.as_mut_ptr()).filter(|_| len > 0) {
-            // SAFETY: the source's range was checked and `self` is borrowed, so alive; it is not foreign, so everybody else
-            // accesses it atomically. The target is this function's own vector of that length.
+            // SAFETY: the source's range was checked and `self` is borrowed, so alive; it is not foreign, so everybody
+            // else accesses it atomically. The target is this function's own vector of that length.
             unsafe { super::copy::between(self.start.add(offset), to, len) };
         }
         Some(bytes)
@@ -216,8 +217,8 @@ enum Guard {
     Held(RangeHold),
 }
 
-/// Keeps a [`LocalRange`]'s owner waiting, as the range itself does. For wrappers of fabrics, that hold back a completion
-/// which the fabric below has given, and with it the range.
+/// Keeps a [`LocalRange`]'s owner waiting, as the range itself does. For wrappers of fabrics, that hold back a
+/// completion which the fabric below has given, and with it the range.
 #[derive(Clone)]
 pub struct RangeHold {
     // In a mutex, never locked, because the guard is not Sync.
@@ -235,8 +236,8 @@ impl LocalRange {
     /// A range of `memory` as the target of a read. `guard` is dropped when the operation is over.
     ///
     /// # Safety
-    /// Until the value is dropped nobody reads or writes the range but the fabric that it is given to, and the memory is
-    /// writable.
+    /// Until the value is dropped nobody reads or writes the range but the fabric that it is given to, and the memory
+    /// is writable.
     ///
     /// # Panics
     /// If the range is not within `memory`.

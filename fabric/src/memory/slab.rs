@@ -14,9 +14,9 @@ use crate::FabricError;
 
 /// A piece of a [`SlabPool`](super::SlabPool), unique.
 ///
-/// Reads land in its [`Slab::range`]s. While any of them is alive a fabric may be writing, so nobody can see the bytes; once
-/// all are gone, [`Slab::into_buffer`] makes an arrow buffer of it, in place. Dropped, it goes back to the pool as soon as
-/// the last range does.
+/// Reads land in its [`Slab::range`]s. While any of them is alive a fabric may be writing, so nobody can see the bytes;
+/// once all are gone, [`Slab::into_buffer`] makes an arrow buffer of it, in place. Dropped, it goes back to the pool as
+/// soon as the last range does.
 pub struct Slab {
     block: Arc<Block>,
     len: usize,
@@ -88,9 +88,9 @@ impl Slab {
         if self.is_being_written() {
             return Err(FabricError::Misuse("bytes were copied to a slab while a read of it was outstanding"));
         }
-        // SAFETY: within the block, checked above, which is writable and this slab's alone (see `range`). No range is alive,
-        // and none can begin while the slab is borrowed mutably. Peers that read memory that they were not lent do so
-        // atomically.
+        // SAFETY: within the block, checked above, which is writable and this slab's alone (see `range`). No range is
+        // alive, and none can begin while the slab is borrowed mutably. Peers that read memory that they were not lent
+        // do so atomically.
         unsafe { copy::into(bytes, self.block.start().add(offset)) };
         Ok(())
     }
@@ -98,8 +98,8 @@ impl Slab {
     /// Bytes that [`Slab::edit`] shows at a time.
     const EDITED: usize = 4096;
 
-    /// Changes bytes where they lie, once they have been read. `edit` sees them piece by piece, each a multiple of 64 bytes
-    /// long but for the last.
+    /// Changes bytes where they lie, once they have been read. `edit` sees them piece by piece, each a multiple of 64
+    /// bytes long but for the last.
     ///
     /// # Errors
     /// [`FabricError::Misuse`] if the range is not within the slab, or any range of a read is alive.
@@ -113,8 +113,8 @@ impl Slab {
         let mut piece = [0; Self::EDITED];
         for start in (offset..end).step_by(Self::EDITED) {
             let piece = &mut piece[..Self::EDITED.min(end - start)];
-            // SAFETY: within the block, checked above, which is initialised. Nobody writes it: no range is alive, and none
-            // can begin while the slab is borrowed mutably.
+            // SAFETY: within the block, checked above, which is initialised. Nobody writes it: no range is alive, and
+            // none can begin while the slab is borrowed mutably.
             let bytes = unsafe { NonNull::slice_from_raw_parts(self.block.start().add(start), piece.len()).as_ref() };
             piece.copy_from_slice(bytes);
             edit(piece);
@@ -140,12 +140,12 @@ impl Slab {
             return Err(self);
         }
         let (start, len) = (self.block.start(), self.len);
-        // The pool's state is behind a lock that heeds no poison, and a registration is only dropped: both stand whatever
-        // unwinds past them.
+        // The pool's state is behind a lock that heeds no poison, and a registration is only dropped: both stand
+        // whatever unwinds past them.
         let owner = Arc::new(AssertUnwindSafe(self.block));
-        // SAFETY: `len` bytes from `start` lie within the block, initialised, and stay so until `owner` is dropped. Nobody
-        // writes them: no range is alive, none can be made without the slab, and the pool gives the block to nobody
-        // before it is dropped.
+        // SAFETY: `len` bytes from `start` lie within the block, initialised, and stay so until `owner` is dropped.
+        // Nobody writes them: no range is alive, none can be made without the slab, and the pool gives the block to
+        // nobody before it is dropped.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, owner) })
     }
 

@@ -11,8 +11,8 @@ use crate::{Fabric, FabricError};
 /// Alignment of every staged piece, in bytes: what arrow recommends for buffers, and a cache line.
 const ALIGNMENT: usize = 64;
 
-/// Registered memory to which a lender copies buffers that are too small to be worth a registration each, or that lie where
-/// the fabric cannot reach. Cheap to clone, shared by threads.
+/// Registered memory to which a lender copies buffers that are too small to be worth a registration each, or that lie
+/// where the fabric cannot reach. Cheap to clone, shared by threads.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -61,7 +61,8 @@ impl StagingArena {
     /// Copies `pieces` side by side into one slab, each aligned to 64 bytes, and returns where each is, in order.
     ///
     /// # Errors
-    /// [`FabricError::OutOfMemory`] at the arena's limit, and whatever [`Fabric::allocate`] says. Then nothing was staged.
+    /// [`FabricError::OutOfMemory`] at the arena's limit, and whatever [`Fabric::allocate`] says. Then nothing was
+    /// staged.
     pub fn stage(&self, pieces: &[&[u8]]) -> Result<Vec<StagedRange>, FabricError> {
         let mut total = 0_usize;
         let mut offsets = Vec::with_capacity(pieces.len());
@@ -79,7 +80,8 @@ impl StagingArena {
         let mut copied = 0;
         for (piece, &offset) in pieces.iter().zip(&offsets) {
             slab.copy_in(offset, piece)?;
-            // What lies between the pieces may be opened to whoever they are lent to: nothing of earlier loans is left there.
+            // What lies between the pieces may be opened to whoever they are lent to: nothing of earlier loans is left
+            // there.
             let end = offset + piece.len();
             slab.copy_in(end, &[0; ALIGNMENT][..end.next_multiple_of(ALIGNMENT) - end])?;
             copied += piece.len() as u64;

@@ -18,22 +18,24 @@ impl TrustedPeer {
     /// - it does not change memory that it has lent until this process has given it back;
     /// - it does not reuse, unmap or truncate that memory before, however the connection ends.
     ///
-    /// If the peer breaks the promise, bytes change under arrays that have been validated: a string may stop being UTF-8, and the
-    /// behaviour of this process is undefined. A Thallus server that was started with `--allow-mapped` keeps the promise.
+    /// If the peer breaks the promise, bytes change under arrays that have been validated: a string may stop being
+    /// UTF-8, and the behaviour of this process is undefined. A Thallus server that was started with `--allow-mapped`
+    /// keeps the promise.
     ///
-    /// This is a deliberate exception to the rule that safe code cannot cause undefined behaviour. The promise is about another
-    /// process: an operator makes it, by an option of a command line or of a URL, and no programmer can prove it. Do not pass the
-    /// option on from users who may name any server.
+    /// This is a deliberate exception to the rule that safe code cannot cause undefined behaviour. The promise is about
+    /// another process: an operator makes it, by an option of a command line or of a URL, and no programmer can prove
+    /// it. Do not pass the option on from users who may name any server.
     #[must_use]
     pub fn assume() -> Self {
         TrustedPeer(())
     }
 
-    /// The bytes of `from` where they lie in the memory of the endpoint's peer: see [`MapsPeer::map`](crate::MapsPeer::map).
+    /// The bytes of `from` where they lie in the memory of the endpoint's peer: see
+    /// [`MapsPeer::map`](crate::MapsPeer::map).
     ///
     /// # Errors
-    /// [`FabricError::Map`] where the fabric maps nothing, or does not reach this memory; [`FabricError::OutsideRegion`];
-    /// [`FabricError::EndpointDown`].
+    /// [`FabricError::Map`] where the fabric maps nothing, or does not reach this memory;
+    /// [`FabricError::OutsideRegion`]; [`FabricError::EndpointDown`].
     pub fn map(self, endpoint: &mut dyn Endpoint, from: RemoteRange) -> Result<Buffer, FabricError> {
         let RemoteRange { address, len, .. } = from;
         let refused = || FabricError::Map { address, len, reason: "this fabric maps no memory of a peer".to_owned() };

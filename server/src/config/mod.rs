@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, de};
+use thallus_fabric::memory::HostMemory;
 use thiserror::Error;
 
 pub use args::{Args, TableArg};
@@ -370,14 +371,9 @@ impl EngineConfig {
     }
 }
 
-/// Memory of this machine, or of the cgroup (version 2) that confines this process, whichever is less.
+/// Memory of this host, or the least limit of the control groups that confine this process.
 fn memory_of_host() -> Option<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
-    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let machine = total.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;
-    // The unlimited cgroup says "max", which does not parse.
-    let confined = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse::<u64>().ok());
-    Some(confined.map_or(machine, |max| max.min(machine)))
+    HostMemory::now().map(|memory| memory.limit)
 }
 
 /// How queries share the engine's memory.

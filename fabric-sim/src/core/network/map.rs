@@ -1,5 +1,5 @@
-//! Mapped memory: what is handed out is a copy, and held against the lender's memory when it comes back. So a simulation is
-//! sound and the same each time, and a lender that reuses what is mapped is found out all the same.
+//! Mapped memory: what is handed out is a copy, and held against the lender's memory when it comes back. So a
+//! simulation is sound and the same each time, and a lender that reuses what is mapped is found out all the same.
 
 use std::sync::Weak;
 
@@ -71,8 +71,8 @@ impl Core {
         Err(access)
     }
 
-    /// Nobody looks at a mapping any more. That its memory was changed, or is gone, meanwhile is a violation, whatever became of
-    /// the connection: only with its host does a lender's claim to it end.
+    /// Nobody looks at a mapping any more. That its memory was changed, or is gone, meanwhile is a violation, whatever
+    /// became of the connection: only with its host does a lender's claim to it end.
     pub fn unmap(&mut self, mapping: &Mapping) {
         let Some((memory, offset)) = &mapping.source else { return };
         let access = match memory.upgrade() {

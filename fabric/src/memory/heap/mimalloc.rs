@@ -9,29 +9,32 @@ use libmimalloc_sys as sys;
 use super::Regions;
 use crate::memory::RegisteredMemory;
 
-/// `mi_option_arena_reserve`, in KiB: how much address space mimalloc takes from the system when its arenas are full. With 0 it
-/// takes single allocations from there, and lets go of them when they are freed.
+/// `mi_option_arena_reserve`, in KiB: how much address space mimalloc takes from the system when its arenas are full.
+/// With 0 it takes single allocations from there, and lets go of them when they are freed.
 const ARENA_RESERVE: c_int = 23;
 /// What mimalloc begins with on machines of 64 bits.
 const USUAL_RESERVE: c_long = 1 << 20;
 
 /// Takes no arenas from the system: what is to come is given to it.
 pub(super) fn wait_for_regions() {
-    // SAFETY: sets a number. mimalloc calls it unsafe for threads; the first allocation of a process comes before its threads.
+    // SAFETY: sets a number. mimalloc calls it unsafe for threads; the first allocation of a process comes before its
+    // threads.
     unsafe { sys::mi_option_set(ARENA_RESERVE, 0) }
 }
 
 /// Takes arenas from the system again.
 pub(super) fn use_system_arenas() {
-    // SAFETY: sets a number that other threads may be reading: an aligned word, of which they see the old or the new value.
+    // SAFETY: sets a number that other threads may be reading: an aligned word, of which they see the old or the new
+    // value.
     unsafe { sys::mi_option_set(ARENA_RESERVE, USUAL_RESERVE) }
 }
 
 /// Gives a region to the allocator, for good.
 pub(super) fn manage(memory: &'static RegisteredMemory) -> bool {
     let mut arena = ptr::null_mut();
-    // SAFETY: the region lives as long as the process, is readable and writable, and belongs to nobody else: the caller has
-    // claimed it. It is called large (`is_pinned` in the library), so that it is never purged: a device may have its pages.
+    // SAFETY: the region lives as long as the process, is readable and writable, and belongs to nobody else: the caller
+    // has claimed it. It is called large (`is_pinned` in the library), so that it is never purged: a device may have
+    // its pages.
     unsafe {
         sys::mi_manage_os_memory_ex(
             memory.start().as_ptr().cast::<c_void>(),

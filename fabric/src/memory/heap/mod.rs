@@ -1,12 +1,12 @@
 //! The process's heap in registered memory, so that whatever the program computes can be lent from where it lies.
 //!
-//! A program makes [`RegisteredHeap`] its allocator and, first thing, lets it [grow](RegisteredHeap::grow_in) in memory of a
-//! fabric. The allocator is mimalloc; what the fabric allocates is given to it as memory that it may use and never hands
-//! back to the system. A region grows the heap when an allocation found no room: the first is small, each further one is as
-//! large as all before, up to a limit. What does not fit any more lies in ordinary memory.
+//! A program makes [`RegisteredHeap`] its allocator and, first thing, lets it [grow](RegisteredHeap::grow_in) in memory
+//! of a fabric. The allocator is mimalloc; what the fabric allocates is given to it as memory that it may use and never
+//! hands back to the system. A region grows the heap when an allocation found no room: the first is small, each further
+//! one is as large as all before, up to a limit. What does not fit any more lies in ordinary memory.
 //!
-//! Memory that is registered is never unregistered: the process ends with it. A program with such a heap must not `fork` and go
-//! on in the child, which would share it with its parent.
+//! Memory that is registered is never unregistered: the process ends with it. A program with such a heap must not
+//! `fork` and go on in the child, which would share it with its parent.
 
 mod mimalloc;
 mod regions;
@@ -33,7 +33,8 @@ const LONGEST_REGION: usize = 4 << 30;
 const GRAIN: usize = 32 << 20;
 /// Allocations from here on are looked at, and may grow the heap.
 const LARGE: usize = 32 << 10;
-/// Twice what mimalloc takes at once to put allocations of one size side by side: where there is room for this, there is for any.
+/// Twice what mimalloc takes at once to put allocations of one size side by side: where there is room for this, there
+/// is for any.
 const PROBE: usize = 8 << 20;
 
 /// The process's allocator.
@@ -122,8 +123,8 @@ impl RegisteredHeap {
         RegisteredHeap { _only_by_new: () }
     }
 
-    /// Lets the heap of this process grow in memory of `fabric`, to `limit` bytes. Called first thing in `main`: what is
-    /// allocated before lies elsewhere. Returns how to find out what lies there.
+    /// Lets the heap of this process grow in memory of `fabric`, to `limit` bytes. Called first thing in `main`: what
+    /// is allocated before lies elsewhere. Returns how to find out what lies there.
     ///
     /// # Errors
     /// [`HeapError`]. The heap is ordinary memory then.
@@ -216,8 +217,8 @@ fn is_worth_moving(start: *mut u8, layout: Layout) -> bool {
         && grow_for(layout.size())
 }
 
-/// Allocates again, until it is in a region, what came to lie elsewhere at `start`. The allocator may go on for a while with a page
-/// that it took from the system before there was room.
+/// Allocates again, until it is in a region, what came to lie elsewhere at `start`. The allocator may go on for a while
+/// with a page that it took from the system before there was room.
 ///
 /// # Safety
 /// The block at `start` is the caller's to give up.
@@ -241,8 +242,8 @@ unsafe fn again(start: *mut u8, layout: Layout, alloc: fn(Layout) -> *mut u8) ->
     block
 }
 
-// SAFETY: mimalloc's functions, which are an allocator's; what is done beside them keeps to their contract: a block that is given
-// up for another one was not handed out yet, or has been copied. Nothing unwinds.
+// SAFETY: mimalloc's functions, which are an allocator's; what is done beside them keeps to their contract: a block
+// that is given up for another one was not handed out yet, or has been copied. Nothing unwinds.
 unsafe impl GlobalAlloc for RegisteredHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !PREPARED.load(Ordering::Relaxed) {
@@ -289,8 +290,8 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         if better.is_null() {
             return moved;
         }
-        // SAFETY: two blocks, of which the new one has `new_size` bytes and the old one, by `realloc`, too; whatever of them was
-        // never written is copied as it is. Then nobody knows the old one.
+        // SAFETY: two blocks, of which the new one has `new_size` bytes and the old one, by `realloc`, too; whatever of
+        // them was never written is copied as it is. Then nobody knows the old one.
         unsafe {
             ptr::copy_nonoverlapping(moved, better, new_size);
             mimalloc::free(moved);

@@ -40,8 +40,8 @@ pub(super) struct Costs {
 }
 
 impl Costs {
-    /// Registers memory, and copies it, a few times each. Memory as an engine has it that does not use ours: touched pages. `None`
-    /// where either fails.
+    /// Registers memory, and copies it, a few times each. Memory as an engine has it that does not use ours: touched
+    /// pages. `None` where either fails.
     pub(super) fn measure(fabric: &dyn Fabric, staging: &StagingArena, clock: fn() -> Duration) -> Option<Self> {
         let mut least = [[Duration::MAX; 2]; 2];
         for (index, len) in LENGTHS.into_iter().enumerate() {

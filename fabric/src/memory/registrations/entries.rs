@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use super::super::RegisteredMemory;
 use super::CachePolicy;
 
-/// So many are looked at as one more comes in: more than one, so that what nobody else has is found sooner than such can pile up.
+/// So many are looked at as one more comes in: more than one, so that what nobody else has is found sooner than such
+/// can pile up.
 const LOOKED_AT: usize = 4;
 /// Handles that an entry has of its buffer: its own, and the one in its registration.
 const OWN_HANDLES: usize = 2;
 
-/// A buffer: where its bytes begin, and how many they are. An entry keeps the buffer alive, so that nothing else can lie there.
+/// A buffer: where its bytes begin, and how many they are. An entry keeps the buffer alive, so that nothing else can
+/// lie there.
 pub(super) type Place = (usize, usize);
 
 /// A registration, and the buffer that it is of.
@@ -128,8 +130,8 @@ impl Entries {
         self.len() - gone < policy.max_entries && bytes.is_some_and(|bytes| bytes <= policy.max_bytes)
     }
 
-    /// Takes out what has to make way for one of `len` bytes: those that were not lent for the longest time. Nothing, and `false`, if
-    /// there is no room for it even so.
+    /// Takes out what has to make way for one of `len` bytes: those that were not lent for the longest time. Nothing,
+    /// and `false`, if there is no room for it even so.
     pub(super) fn make_room(&mut self, len: usize, policy: &CachePolicy) -> (Vec<Entry>, bool) {
         let (mut places, mut bytes) = (Vec::new(), 0);
         let mut idle = self.by_age.values().filter_map(|place| {

@@ -59,19 +59,20 @@ pub struct CacheStats {
     pub copies: u64,
 }
 
-/// Registers buffers that lie outside of registered memory, and keeps the registrations: tables in another allocator's memory, or
-/// in a mapped file, are lent again and again.
+/// Registers buffers that lie outside of registered memory, and keeps the registrations: tables in another allocator's
+/// memory, or in a mapped file, are lent again and again.
 ///
-/// A registration is worth keeping while somebody else has the buffer. One that only the cache has will never be lent again: such
-/// are dropped as others come in, so that results which are computed and forgotten do not pile up. Registered buffers are kept
-/// alive, and arrow writes to no buffer that somebody else holds: who was lent one, and has its key, finds the same bytes there for as
-/// long as they are registered. (Of a mapped file, whatever is written to the file.) Where the fabric opens ranges of memory only,
-/// nothing of it is open to anybody between loans. Memory that a fabric registers loan by loan is not kept.
+/// A registration is worth keeping while somebody else has the buffer. One that only the cache has will never be lent
+/// again: such are dropped as others come in, so that results which are computed and forgotten do not pile up.
+/// Registered buffers are kept alive, and arrow writes to no buffer that somebody else holds: who was lent one, and has
+/// its key, finds the same bytes there for as long as they are registered. (Of a mapped file, whatever is written to
+/// the file.) Where the fabric opens ranges of memory only, nothing of it is open to anybody between loans. Memory that
+/// a fabric registers loan by loan is not kept.
 ///
 /// A buffer is registered at once if that costs no more than a copy; else it is copied as often as a registration costs
-/// copies, and registered then (as one rents skis before one buys them; Karlin et al., Algorithmica 3, 1988). What both cost is
-/// measured, for devices and page tables differ. What is lent seldom is copied each time: copies are forgotten after two
-/// [trims](RegistrationCache::trim).
+/// copies, and registered then (as one rents skis before one buys them; Karlin et al., Algorithmica 3, 1988). What both
+/// cost is measured, for devices and page tables differ. What is lent seldom is copied each time: copies are forgotten
+/// after two [trims](RegistrationCache::trim).
 pub struct RegistrationCache {
     fabric: Arc<dyn Fabric>,
     staging: StagingArena,
@@ -105,8 +106,8 @@ impl RegistrationCache {
         }
     }
 
-    /// The registration of exactly these bytes, there already or new. `None`: they are to be copied, because that is cheaper or
-    /// because the fabric registers no memory of others.
+    /// The registration of exactly these bytes, there already or new. `None`: they are to be copied, because that is
+    /// cheaper or because the fabric registers no memory of others.
     ///
     /// Who asks for the same buffer while it is being registered registers it too; one of the two is kept.
     ///
@@ -168,8 +169,8 @@ impl RegistrationCache {
         }
     }
 
-    /// Gives back what nobody has been lent for so long, and what nobody else has any more; some hundred registrations at most. How
-    /// many bytes that were.
+    /// Gives back what nobody has been lent for so long, and what nobody else has any more; some hundred registrations
+    /// at most. How many bytes that were.
     pub fn trim(&self, idle: Duration) -> usize {
         let gone = {
             let mut state = self.lock();

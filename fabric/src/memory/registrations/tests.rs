@@ -127,7 +127,8 @@ thread_local! {
     static CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// By which a registration takes five times as long as a copy, whichever length it has: it is asked before and after each in turn.
+/// By which a registration takes five times as long as a copy, whichever length it has: it is asked before and after
+/// each in turn.
 fn dear_registrations() -> Duration {
     let call = CALLS.replace(CALLS.get() + 1);
     let registrations = call.div_ceil(4);
@@ -238,7 +239,8 @@ fn many_threads_lend_the_same() {
 }
 
 proptest! {
-    /// Whatever is lent, held and forgotten in whichever order: within the bounds, each loan over its own bytes, nothing left.
+    /// Whatever is lent, held and forgotten in whichever order: within the bounds, each loan over its own bytes,
+    /// nothing left.
     #[test]
     fn any_use_stays_within_bounds(
         steps in prop::collection::vec((0_usize..12, 0_usize..4, any::<bool>()), 1..200),
