@@ -178,7 +178,7 @@ impl<M: Machine> End<M> {
     fn expose(&mut self, shared: &mut Shared, id: RegionId, memory: &Arc<RegisteredMemory>) -> Region {
         let known = shared.core.new_memory_id();
         shared.core.add_memory(known, self.host, memory);
-        let key = shared.core.expose(self.endpoint, known);
+        let key = shared.core.expose(self.endpoint, known, 0..memory.len());
         Region { id, base: memory.address(), len: memory.len() as u64, key: key_bytes(key) }
     }
 
