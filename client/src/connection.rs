@@ -455,6 +455,7 @@ async fn link<S: ControlIo>(
         missing,
         forced: !matches!(options.fabric, FabricPreference::Auto | FabricPreference::None),
         probe_timeout: limit / 2,
+        measure: options.measure,
     };
     let driver = Driver::new(parts).map_err(bug)?;
     let link = Link { handle: Handle::new(commands), info, max_batch: options.max_batch };
@@ -471,7 +472,7 @@ fn word_nonce(options: &ConnectOptions, number: u64) -> Result<u64, ClientError>
     if let Some(entropy) = options.entropy {
         return Ok(entropy.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     }
-    getrandom::u64().map_err(|source| ClientError::Random { source })
+    getrandom::u64().map_err(|error| ClientError::Random { source: error.to_string().into() })
 }
 
 fn bug(misuse: ApiMisuse) -> ClientError {

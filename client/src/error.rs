@@ -154,7 +154,7 @@ pub enum ClientError {
     #[error("the system gives no random numbers: {source}")]
     Random {
         /// Why.
-        source: getrandom::Error,
+        source: Cause,
     },
     /// A lazy batch does not have what was asked for.
     #[error("there is no {what} {got}: the batch has {count}, counted from 0")]

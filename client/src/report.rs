@@ -44,8 +44,8 @@ impl Carrier {
 impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Carrier::OneSided { fabric, transport } if transport.is_empty() => f.write_str(fabric),
-            Carrier::OneSided { fabric, transport } => write!(f, "{fabric}: {transport}"),
+            Carrier::OneSided { fabric, transport } if transport.is_empty() => write!(f, "{fabric}, one-sided"),
+            Carrier::OneSided { fabric, transport } => write!(f, "{fabric}, one-sided: {transport}"),
             Carrier::Inline { fallback: None } => f.write_str("inline over TCP"),
             Carrier::Inline { fallback: Some(reason) } => write!(f, "inline over TCP ({reason})"),
         }
@@ -345,6 +345,8 @@ pub struct ConnectionInfo {
     pub carrier: Carrier,
     /// How long the probe took: one word, read one-sidedly from the server's memory and checked. `None` without a fabric.
     pub probe: Option<Duration>,
+    /// Bytes that were read one-sidedly from the server's memory in a second, over a moment, if that was asked for.
+    pub rate: Option<u64>,
 }
 
 #[cfg(test)]
@@ -378,7 +380,7 @@ mod tests {
     #[test]
     fn for_people() {
         let expected = "\
-carried by    ucx: posix/memory cma/memory
+carried by    ucx, one-sided: posix/memory cma/memory
 rows          6,001,215
 lent          733 batches, 3.00 GiB
 inline        1 batches, 2.00 KiB

@@ -10,7 +10,7 @@ use tracing::{error, trace};
 
 use crate::clock::Clock;
 use crate::control::{Control, ControlEvent, ControlIo};
-use crate::plane::{Plane, PlaneEvent};
+use crate::plane::{Plane, PlaneEvent, Proof};
 
 /// One thing that happened to a connection.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
     }
 
     /// Takes in what happened. What came of the proof of the peer's memory is for the end to judge.
-    pub fn handle(&mut self, happened: Happened) -> Option<Result<String, String>> {
+    pub fn handle(&mut self, happened: Happened) -> Option<Result<Proof, String>> {
         match happened {
             Happened::Time => self.input(Input::Time),
             Happened::Control(ControlEvent::Received) => self.input(Input::Buffered),

@@ -31,7 +31,7 @@ pub use doorbell::Doorbell;
 pub use lending::{KeepLoan, OpenedWords, PROBE};
 pub use loans::{Held, LoanPool, Part, PreparedLoan};
 pub use packing::{Packed, Packing, PackingContext};
-pub use plane::{Plane, PlaneEvent};
+pub use plane::{Plane, PlaneEvent, Proof};
 pub use pools::Pools;
 pub use reads::{ReadSlab, into_buffer};
 pub use threshold::{MAX_THRESHOLD, Threshold};

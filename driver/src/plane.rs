@@ -10,8 +10,8 @@ use thallus_fabric::memory::{SlabPool, TrustedPeer};
 use thallus_fabric::{Capabilities, Endpoint, FabricError, Transport};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadProblem};
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanEffort};
-use thallus_protocol::message::{self, Thresholds};
-use thallus_protocol::{Cause, ReadId, StreamId, Timestamp};
+use thallus_protocol::message::{self, Region, Thresholds};
+use thallus_protocol::{Cause, ReadId, RemoteRange, StreamId, Timestamp};
 use tracing::error;
 
 use crate::lending::{KeepLoan, Lending, OpenedWords};
@@ -40,11 +40,20 @@ pub enum PlaneEvent {
     /// Reads have ended.
     Read(Vec<BorrowerCommand>),
     /// The peer's probe was read: what carries it, or why it does not work.
-    Proven(Result<String, String>),
+    Proven(Result<Proof, String>),
     /// The endpoint failed as a whole.
     Failed(String),
     /// The endpoint is closed.
     Closed,
+}
+
+/// The peer's memory can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// What carries the reads, in the fabric's words.
+    pub transport: String,
+    /// Bytes read in a second, if that was measured.
+    pub rate: Option<u64>,
 }
 
 /// The time in which a stream had anything being read.
@@ -67,6 +76,8 @@ pub struct Plane {
     threshold: Threshold,
     /// The value that the peer's probe must have.
     probe_value: Option<u64>,
+    /// What is to be read, once the probe was, to measure the path.
+    to_measure: Option<RemoteRange>,
     batches: SlabPool,
     state: State,
     /// Events that came with others.
@@ -85,6 +96,7 @@ impl Plane {
             times: BTreeMap::new(),
             threshold: Threshold::new(),
             probe_value: None,
+            to_measure: None,
             batches,
             state: State::Open,
             events: std::collections::VecDeque::new(),
@@ -98,8 +110,11 @@ impl Plane {
 
     /// Takes in the region of the peer's lease words, and reads the probe among them: [`PlaneEvent::Proven`] says what came of it.
     /// `as_batch`: into memory for batches, so that the proof includes that there is some.
-    pub fn prove(&mut self, lending: &message::Lending, as_batch: bool) {
+    /// `measure`: and then reads the region a while, for the rate in the proof.
+    pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {
         self.reads.import(&lending.words);
+        let Region { id: region, base: address, len, .. } = lending.words;
+        self.to_measure = measure.then_some(RemoteRange { region, address, len });
         self.probe_value = Some(lending.probe_value);
         self.reads.probe(lending.probe_at, as_batch);
     }
@@ -294,9 +309,18 @@ impl Plane {
         let mut reads = Vec::new();
         for done in done {
             match done {
-                Done::Probe(found) => {
-                    let proven = self.proven(found);
-                    self.events.push_back(PlaneEvent::Proven(proven));
+                Done::Probe(found) => match (self.proven(found), self.to_measure.take()) {
+                    (Ok(()), Some(region)) => self.reads.measure(region),
+                    (proven, _) => {
+                        let proof = proven.map(|()| self.proof(None));
+                        self.events.push_back(PlaneEvent::Proven(proof));
+                    }
+                },
+                Done::Rate(measured) => {
+                    let rate = |(bytes, took): (u64, Duration)| (bytes as f64 / took.as_secs_f64().max(1e-9)) as u64;
+                    let proof = measured.map(|measured| self.proof(Some(rate(measured))));
+                    let failed = |problem: ReadProblem| format!("the path could not be measured: {}", problem.cause());
+                    self.events.push_back(PlaneEvent::Proven(proof.map_err(failed)));
                 }
                 Done::Batch { read, stream, result, word_took } => {
                     self.read_ends(now, stream);
@@ -312,11 +336,13 @@ impl Plane {
         }
     }
 
-    fn proven(&mut self, found: Result<u64, ReadProblem>) -> Result<String, String> {
+    fn proof(&mut self, rate: Option<u64>) -> Proof {
+        Proof { transport: self.transport().map(|transport| transport.name).unwrap_or_default(), rate }
+    }
+
+    fn proven(&self, found: Result<u64, ReadProblem>) -> Result<(), String> {
         match found {
-            Ok(found) if Some(found) == self.probe_value => {
-                Ok(self.transport().map(|transport| transport.name).unwrap_or_default())
-            }
+            Ok(found) if Some(found) == self.probe_value => Ok(()),
             Ok(_) => Err("the probe is not what the peer wrote".into()),
             Err(problem) => Err(format!("the probe could not be read: {}", problem.cause())),
         }

@@ -33,6 +33,9 @@ const UNDER_WAY: u64 = 4 << 20;
 /// busy by a little each.
 const UNDER_WAY_OF_ALL: u64 = 8 << 20;
 
+/// Bytes that [`Reads::measure`] reads: enough to tell a copy or a device from messages that the peer's processor answers.
+const MEASURED: u64 = 1 << 20;
+
 const DISCARDED: &str = "the batch was discarded";
 const CLOSED: &str = "the data plane was closed";
 
@@ -49,6 +52,8 @@ pub(crate) enum Done {
         word_took: Option<Duration>,
     },
     Probe(Result<u64, ReadProblem>),
+    /// [`Reads::measure`] has ended: bytes, and how long they took.
+    Rate(Result<(u64, Duration), ReadProblem>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +61,7 @@ enum Target {
     Batch(ReadId),
     Word(ReadId),
     Probe,
+    Rate,
 }
 
 /// What is being read into one slab.
@@ -228,6 +234,25 @@ impl Reads {
         self.read_eight_bytes(Target::Probe, at);
     }
 
+    /// Reads a region of the peer's again and again, and nothing else, to find out how fast that is.
+    pub(crate) fn measure(&mut self, region: RemoteRange) {
+        self.bell.ring();
+        let len = region.len.min(self.max_read).min(MEASURED);
+        let pieces = (MEASURED / len.max(1)).clamp(1, self.max_outstanding as u64);
+        let from = RemoteRange { len, ..region };
+        let reading = Reading {
+            // Both factors are small.
+            len: (pieces * len) as usize,
+            slab: None,
+            asked: Some(Instant::now()),
+            remaining: pieces as usize,
+            problem: None,
+        };
+        self.reading.insert(Target::Rate, reading);
+        let piece = |index| Piece { target: Target::Rate, from, offset: (index * len) as usize };
+        self.queue.extend((0..pieces).map(piece));
+    }
+
     fn read_eight_bytes(&mut self, target: Target, at: RemoteRange) {
         self.bell.ring();
         let asked = self.reading.is_empty().then(Instant::now);
@@ -394,7 +419,7 @@ impl Reads {
             Some(slab) => slab,
             none => {
                 let as_batch = match piece.target {
-                    Target::Batch(_) => true,
+                    Target::Batch(_) | Target::Rate => true,
                     Target::Word(_) => false,
                     Target::Probe => self.probe_as_batch,
                 };
@@ -427,6 +452,10 @@ impl Reads {
             Target::Batch(read) => self.data_done(read, result.map(Some)),
             Target::Word(read) => self.report(read, result.and_then(eight_bytes).map(Some), took),
             Target::Probe => self.done.push(Done::Probe(result.and_then(eight_bytes))),
+            Target::Rate => {
+                let measured = result.map(|slab| (slab.len() as u64, took.unwrap_or_default()));
+                self.done.push(Done::Rate(measured));
+            }
         }
     }
 

@@ -42,6 +42,9 @@ fn results_are_read_one_sidedly_through_shared_memory() {
         assert!(carrier.contains("sysv") || carrier.contains("posix"), "{carrier}");
         assert!(lent > 10, "{lent} batches were lent");
     }
+    let ping = thallus(["ping", &url]);
+    assert!(ping.stdout.contains("one-sided: sysv") || ping.stdout.contains("one-sided: posix"), "{}", ping.stdout);
+    assert!(ping.stdout.contains("GB/s of one-sided reads"), "{}", ping.stdout);
     let doctor = thallus(["doctor"]);
     assert!(doctor.stdout.contains("ucx: works: reads are one-sided by "), "{}", doctor.stdout);
     server.stop();

@@ -19,7 +19,7 @@ use crate::{Client, ConnectionInfo, fabrics};
 pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<String, Failure> {
     let failed = |error| Failure::Client { phase: Phase::Connect, error };
     let options = super::options(&args.url)?;
-    let client = interrupts.unless(Client::connect_with(options.clone())).await?.map_err(failed)?;
+    let client = interrupts.unless(Client::connect_with(options.clone().with_measure(true))).await?.map_err(failed)?;
     let mut times = Vec::new();
     for _ in 0..args.count {
         times.push(interrupts.unless(client.ping()).await?.map_err(failed)?);
@@ -53,6 +53,9 @@ fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
     line("carried by", &info.carrier.to_string());
     if let Some(probe) = info.probe {
         line("probe", &format!("a word of the server's memory, read and right, in {}", human_duration(probe)));
+    }
+    if let Some(rate) = info.rate {
+        line("path", &format!("{:.2} GB/s of one-sided reads from the server's memory", rate as f64 / 1e9));
     }
     let (least, most) = (times.iter().min(), times.iter().max());
     if let (Some(least), Some(most)) = (least, most) {
@@ -92,12 +95,14 @@ mod tests {
             protocol: 1,
             carrier: Carrier::OneSided { fabric: "ucx".into(), transport: "posix/memory".into() },
             probe: Some(Duration::from_micros(18)),
+            rate: Some(9_120_000_000),
         };
         let expected = "\
 server      thallus-server 0.1.0 at localhost:7807
 protocol    1
-carried by  ucx: posix/memory
+carried by  ucx, one-sided: posix/memory
 probe       a word of the server's memory, read and right, in 18.0 µs
+path        9.12 GB/s of one-sided reads from the server's memory
 round trip  100.0 µs at best, 2.00 ms at worst, of 2
 ";
         assert_eq!(describe(&info, &[Duration::from_millis(2), Duration::from_micros(100)]), expected);

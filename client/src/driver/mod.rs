@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane};
+use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane, Proof};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LentWords};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
@@ -80,6 +80,7 @@ pub(crate) struct Driver<S> {
     /// A transport no better than inline is used all the same.
     forced: bool,
     probe_timeout: Duration,
+    measure: bool,
     ended: Option<ConnectionError>,
     /// Bytes that readers were given since they last had their turn.
     delivered: u64,
@@ -113,6 +114,8 @@ pub(crate) struct Parts<S> {
     pub(crate) missing: Option<String>,
     pub(crate) forced: bool,
     pub(crate) probe_timeout: Duration,
+    /// Whether the probe is to find out how fast the path is.
+    pub(crate) measure: bool,
 }
 
 enum Event {
@@ -142,6 +145,7 @@ impl<S: ControlIo> Driver<S> {
             missing: parts.missing,
             forced: parts.forced,
             probe_timeout: parts.probe_timeout,
+            measure: parts.measure,
             ended: None,
             delivered: 0,
         })
@@ -330,7 +334,7 @@ impl<S: ControlIo> Driver<S> {
         let mut plane = Plane::new(endpoint, pools, &capabilities, loans);
         let refused = connected.err().or(inferior);
         if refused.is_none() {
-            plane.prove(&choice.lending, true);
+            plane.prove(&choice.lending, true, self.measure);
             let timeout = Box::pin(tokio::time::sleep(self.probe_timeout));
             self.probing = Some(Probing { choice, started: Instant::now(), timeout });
         }
@@ -340,16 +344,17 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    fn proven(&mut self, result: Result<String, String>) {
+    fn proven(&mut self, result: Result<Proof, String>) {
         let Some(Probing { choice, started, .. }) = self.probing.take() else { return };
-        let transport = match result {
-            Ok(transport) => transport,
+        let Proof { transport, rate } = match result {
+            Ok(proof) => proof,
             Err(reason) => return self.command(ClientCommand::FabricUnavailable { reason }),
         };
         {
             let mut info = self.info.lock().unwrap_or_else(PoisonError::into_inner);
             info.carrier = Carrier::OneSided { fabric: choice.kind.to_string(), transport: transport.clone() };
             info.probe = Some(started.elapsed());
+            info.rate = rate;
         }
         let opened = self.connection.plane.as_mut().map(|plane| plane.open_words(MAX_LEASES));
         let lending = match opened {

@@ -109,6 +109,9 @@ pub struct ConnectOptions {
     pub idle_timeout: Duration,
     /// `keepalive`: silence after which the server is asked for a sign of life. 10 s by default.
     pub keepalive: Duration,
+    /// Whether connecting ends with reading the server's memory for a moment, to find out how fast that is
+    /// ([`ConnectionInfo::rate`](crate::ConnectionInfo::rate)). `thallus ping` does.
+    pub measure: bool,
     /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
     pub busy_poll: bool,
     /// `copy_threads`: most threads that help to copy what is read through shared memory, for all connections of this process to
@@ -167,6 +170,7 @@ impl ConnectOptions {
             read_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(30),
             keepalive: Duration::from_secs(10),
+            measure: false,
             busy_poll: false,
             copy_threads: None,
             ucx_tls: None,
@@ -217,6 +221,8 @@ impl ConnectOptions {
         with_idle_timeout, idle_timeout: Duration;
         /// Sets [`keepalive`](Self::keepalive).
         with_keepalive, keepalive: Duration;
+        /// Sets [`measure`](Self::measure).
+        with_measure, measure: bool;
         /// Sets [`busy_poll`](Self::busy_poll).
         with_busy_poll, busy_poll: bool;
         /// Sets [`copy_threads`](Self::copy_threads).

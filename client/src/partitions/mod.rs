@@ -125,7 +125,7 @@ pub(crate) async fn begin(
 /// Nobody else can take a partition, or find out that there is a result, without guessing this.
 fn random_group() -> Result<GroupId, ClientError> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|source| ClientError::Random { source })?;
+    getrandom::fill(&mut bytes).map_err(|error| ClientError::Random { source: error.to_string().into() })?;
     Ok(GroupId(bytes))
 }
 

@@ -307,7 +307,7 @@ impl<S: ControlIo> Session<S> {
             ServerEvent::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
             ServerEvent::Prove(lending) => {
                 if let Some(plane) = &mut self.connection.plane {
-                    plane.prove(&lending, false);
+                    plane.prove(&lending, false, false);
                 }
             }
             ServerEvent::FabricUp { transport } => info!(%transport, "data plane is up"),

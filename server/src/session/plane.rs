@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use thallus_driver::{ControlIo, KeepLoan, LoanPool, OpenedWords, Plane, Pools};
+use thallus_driver::{ControlIo, KeepLoan, LoanPool, OpenedWords, Plane, Pools, Proof};
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::{FabricError, Maps};
 use thallus_protocol::FabricKind;
@@ -30,9 +30,9 @@ impl<S: ControlIo> Session<S> {
     }
 
     /// The client's probe was read, or could not be.
-    pub(super) fn proven(&mut self, result: Result<String, String>) {
+    pub(super) fn proven(&mut self, result: Result<Proof, String>) {
         self.command(match result {
-            Ok(transport) => ServerCommand::ReversePathUp { transport },
+            Ok(Proof { transport, .. }) => ServerCommand::ReversePathUp { transport },
             Err(reason) => ServerCommand::ReversePathDown { reason },
         });
     }
