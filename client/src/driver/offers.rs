@@ -38,7 +38,8 @@ impl Offers {
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
-            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes, None)),
+            // Batches that wait for credit are copied or registered already.
+            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes.saturating_mul(2), None)),
             capabilities: fabric.capabilities(),
         });
         Ok(())
