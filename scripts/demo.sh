@@ -60,5 +60,5 @@ else
     large='SELECT l_orderkey, l_partkey, l_suppkey, l_quantity, l_extendedprice, l_discount, l_shipdate, l_comment FROM lineitem'
     run "$large"
     printf '\n\033[1mthe same, inline over TCP\033[0m\n'
-    thallus query "$url" "$large" --delivery inline --stats --max-rows 0 --quiet
+    thallus query "$url" "$large" --lend-from never --stats --max-rows 0 --quiet
 fi

@@ -12,7 +12,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 cargo clippy -p thallus-client --no-default-features --all-targets --quiet -- -D warnings
 cargo clippy -p thallus-server --no-default-features --all-targets --quiet -- -D warnings
 # protocol and fabrics know no query engine, the client neither.
-for crate in thallus-protocol thallus-fabric thallus-fabric-sim thallus-fabric-ucx thallus-fabric-verbs thallus-client; do
+for crate in thallus-protocol thallus-fabric thallus-fabric-sim thallus-fabric-ucx thallus-fabric-verbs thallus-driver \
+    thallus-client; do
     if cargo tree -p "$crate" -e normal --prefix none | grep -q '^datafusion '; then
         echo "lint: $crate depends on DataFusion" >&2
         exit 1

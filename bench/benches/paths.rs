@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::TryStreamExt;
 use thallus_bench::pieces::pieces;
 use thallus_bench::serve::MemoryEngine;
-use thallus_client::{Client, ConnectOptions, Delivery, QueryOptions};
+use thallus_client::{Client, ConnectOptions, LendFrom, QueryOptions};
 use thallus_fabric::Fabric;
 use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
@@ -47,10 +47,10 @@ fn drivers(criterion: &mut Criterion) {
     let client = connected(&runtime);
     let mut group = criterion.benchmark_group("driver");
     for (what, query) in [("1 row", "num8 rows=1"), ("64 batches of 64 KiB", "num8 rows=65536 batch=1024")] {
-        for (way, delivery) in [("lent", Delivery::Lent), ("inline", Delivery::Inline)] {
+        for (way, lend_from) in [("lent", LendFrom::Bytes(0)), ("inline", LendFrom::Never)] {
             let run = || {
                 runtime.block_on(async {
-                    let options = QueryOptions::new().with_delivery(delivery);
+                    let options = QueryOptions::new().with_lend_from(lend_from);
                     let mut result = client.query_with(query, options).await.expect("a result");
                     while let Some(batch) = result.try_next().await.expect("a batch") {
                         black_box(batch.num_rows());

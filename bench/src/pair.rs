@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask};
 use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, ClientInput, ClientOutput};
 use thallus_protocol::codec::Frame;
-use thallus_protocol::layout::{BatchDescriptor, LayoutLimits};
-use thallus_protocol::message::{Delivery, ExecuteOptions, FabricOffer, Fencing, Region, ServerLimits};
-use thallus_protocol::server::{Loan, OpenedFabric, ServerCommand, ServerConfig, ServerInput, ServerOutput};
+use thallus_protocol::layout::BatchDescriptor;
+use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
+use thallus_protocol::message::{
+    FabricOffer, Fencing, LendFrom, OpenOptions, Region, Request, ServerLimits, Thresholds,
+};
+use thallus_protocol::server::{OpenedFabric, ServerCommand, ServerConfig, ServerEvent, ServerInput, ServerOutput};
 use thallus_protocol::{
     ClientConnection, FabricKind, LeaseId, RegionId, RemoteRange, ServerConnection, StreamId, Timestamp,
 };
@@ -16,6 +20,8 @@ const NOW: Timestamp = Timestamp::ZERO;
 const WORDS: u64 = 1 << 20;
 const DATA: RemoteRange = RemoteRange { region: RegionId(2), address: 1 << 30, len: 1 << 30 };
 const LEASES: u32 = 511;
+const LOANS: u64 = 1 << 30;
+const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// What a query lends: so many times the same batch.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ pub struct Pair {
     left: u64,
     last_lease: u64,
     last_stream: u32,
+    /// The region of all that is lent has been announced.
+    announced: bool,
     delivered: u64,
     ended: bool,
 }
@@ -56,26 +64,30 @@ impl Pair {
             name: "client".into(),
             fabrics: vec![offer],
             frame: Default::default(),
-            max_batch_bytes: 1 << 30,
-            max_regions: 16,
-            layout: LayoutLimits::default(),
-            inline: Default::default(),
-            timeouts: Default::default(),
+            checksum: true,
             first_window: u64::MAX,
-            read_timeout: std::time::Duration::from_secs(30),
+            borrow: ServerConfig::borrowing(LOANS, TIMEOUT),
+            timeouts: Default::default(),
+            max_loan_bytes: LOANS,
+            max_leases: LEASES,
+            word_nonce: 43,
+            lease_timeout: TIMEOUT,
+            thresholds: Thresholds::same(0),
         };
         let server = ServerConfig {
             name: "server".into(),
             fabrics: vec![FabricKind::SIM],
             no_fabric: String::new(),
-            limits: ServerLimits { max_streams: 16, max_loan_bytes: 1 << 30, max_sql_bytes: 1024 },
+            limits: ServerLimits { max_streams: 16, max_loan_bytes: LOANS, max_sql_bytes: 1024 },
             frame: Default::default(),
-            inline_threshold: 0,
+            checksum: true,
+            thresholds: Thresholds::same(0),
             max_leases: LEASES,
             word_nonce: 42,
             timeouts: Default::default(),
-            lease_timeout: std::time::Duration::from_secs(30),
-            drain_timeout: std::time::Duration::from_secs(30),
+            lease_timeout: TIMEOUT,
+            drain_timeout: TIMEOUT,
+            borrow: ServerConfig::borrowing(LOANS, TIMEOUT),
         };
         let mut pair = Pair {
             client: ClientConnection::new(client, NOW).expect("a short hello"),
@@ -85,12 +97,10 @@ impl Pair {
             left: 0,
             last_lease: 0,
             last_stream: 0,
+            announced: false,
             delivered: 0,
             ended: false,
         };
-        pair.pump();
-        let region = Region { id: DATA.region, base: DATA.address, len: DATA.len, key: Bytes::from_static(b"key") };
-        pair.tell_server(ServerCommand::Announce(region));
         pair.pump();
         pair
     }
@@ -100,9 +110,9 @@ impl Pair {
         self.lent = Some(lent.clone());
         (self.left, self.delivered, self.ended) = (lent.batches, 0, false);
         self.last_stream += 1;
-        let options = ExecuteOptions { delivery: Delivery::Lent, credit: 64 << 20, ..Default::default() };
-        let execute = ClientCommand::Execute { stream: StreamId(self.last_stream), sql: "q".into(), options };
-        self.tell_client(execute);
+        let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit: 64 << 20, ..Default::default() };
+        let request = Request::Sql("q".into());
+        self.tell_client(ClientCommand::Open { stream: StreamId(self.last_stream), request, options });
         self.pump();
         assert!(self.ended && self.delivered == lent.batches, "{} of {} batches", self.delivered, lent.batches);
     }
@@ -126,22 +136,19 @@ impl Pair {
             match self.client.poll_output() {
                 ClientOutput::Wait(_) => return any,
                 ClientOutput::Transmit(frame) => self.deliver_to_server(&frame),
-                ClientOutput::ConnectFabric(_) => {
-                    self.tell_client(ClientCommand::FabricUp { transport: "none".into() })
+                ClientOutput::Event(ClientEvent::ConnectFabric(_)) => {
+                    self.tell_client(ClientCommand::FabricUp { transport: "none".into(), lending: None });
                 }
-                ClientOutput::Read(read) => {
-                    self.tell_client(ClientCommand::ReadDone { read: read.read, result: Ok(()) });
+                ClientOutput::Borrower(BorrowerTask::Read(batch)) => {
+                    let word = batch.then_word.map(|at| self.words.get(&slot(at.address)).copied().unwrap_or(0));
+                    self.borrower(BorrowerCommand::ReadDone { read: batch.read, result: Ok(word) });
                 }
-                ClientOutput::ReadWord { read, at } => {
-                    let word = self.words.get(&slot(at.address)).copied().unwrap_or(0);
-                    self.tell_client(ClientCommand::WordRead { read, result: Ok(word) });
-                }
-                ClientOutput::Event(ClientEvent::Batch { stream, cost, .. }) => {
+                ClientOutput::Stream(BorrowerEvent::Batch { stream, cost, .. }) => {
                     self.delivered += 1;
-                    self.tell_client(ClientCommand::Consumed { stream, cost });
+                    self.borrower(BorrowerCommand::Consumed { stream, cost });
                 }
-                ClientOutput::Event(ClientEvent::End { .. }) => self.ended = true,
-                ClientOutput::Event(ClientEvent::Failed { error, .. }) => panic!("{error}"),
+                ClientOutput::Stream(BorrowerEvent::End { .. }) => self.ended = true,
+                ClientOutput::Stream(BorrowerEvent::Failed { error, .. }) => panic!("{error}"),
                 ClientOutput::Closed(error) => panic!("{error}"),
                 _ => {}
             }
@@ -155,22 +162,23 @@ impl Pair {
             match self.server.poll_output() {
                 ServerOutput::Wait(_) => return any,
                 ServerOutput::Transmit(frame) => self.deliver_to_client(&frame),
-                ServerOutput::OpenFabric { .. } => {
+                ServerOutput::Event(ServerEvent::OpenFabric { .. }) => {
                     let len = u64::from(LEASES + 1) * 8;
                     let words = Region { id: RegionId(1), base: WORDS, len, key: Bytes::from_static(b"words") };
                     let address = Bytes::from_static(b"server");
                     let opened = OpenedFabric { address, fencing: Fencing::LeaseWord, words, probe_value: 7 };
                     self.tell_server(ServerCommand::FabricOpened(opened));
                 }
-                ServerOutput::Execute { stream, .. } => {
+                ServerOutput::Event(ServerEvent::Query { stream, .. }) => {
                     let schema = self.lent.as_ref().expect("a query runs").schema.clone();
-                    self.tell_server(ServerCommand::Schema { stream, schema, order: Vec::new() });
+                    self.lender(LenderCommand::Schema { stream, schema, order: Vec::new() });
                 }
-                ServerOutput::Pull { stream, .. } => self.pulled(stream),
-                ServerOutput::OpenLease { word: Some((slot, value)), .. } => {
-                    self.words.insert(slot, value);
+                ServerOutput::Lender(LenderTask::Pull { stream, .. }) => self.pulled(stream),
+                ServerOutput::Lender(LenderTask::OpenLease { lease, word }) => {
+                    self.words.extend(word);
+                    self.expose(lease);
                 }
-                ServerOutput::EndLease { slot: Some(slot), .. } => {
+                ServerOutput::Lender(LenderTask::EndLease { slot: Some(slot), .. }) => {
                     self.words.remove(&slot);
                 }
                 ServerOutput::Closed(error) => panic!("{error}"),
@@ -182,19 +190,35 @@ impl Pair {
 
     fn pulled(&mut self, stream: StreamId) {
         if self.left == 0 {
-            return self.tell_server(ServerCommand::Finish { stream, execute_nanos: 0 });
+            return self.lender(LenderCommand::Finish { stream, execute_nanos: 0 });
         }
         self.left -= 1;
         self.last_lease += 1;
         let Lent { descriptor, rows, .. } = self.lent.clone().expect("a query runs");
+        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, staged: 0, effort: Default::default() };
+        self.lender(LenderCommand::Lend { stream, loan, rows });
+    }
+
+    /// The buffers of a lease are open to the client, one after the other in the one region.
+    fn expose(&mut self, lease: LeaseId) {
+        let buffers = &self.lent.as_ref().expect("a query runs").descriptor.buffers;
         let mut address = DATA.address;
-        let mut places = Vec::with_capacity(descriptor.buffers.len());
-        for &len in descriptor.buffers.iter().filter(|&&len| len > 0) {
+        let mut places = Vec::with_capacity(buffers.len());
+        for &len in buffers.iter().filter(|&&len| len > 0) {
             places.push(RemoteRange { region: DATA.region, address, len });
             address += len;
         }
-        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, places, staged: 0, effort: Default::default() };
-        self.tell_server(ServerCommand::Lend { stream, loan, rows });
+        let region = Region { id: DATA.region, base: DATA.address, len: DATA.len, key: Bytes::from_static(b"key") };
+        let announce = if std::mem::replace(&mut self.announced, true) { Vec::new() } else { vec![region] };
+        self.lender(LenderCommand::Exposed { lease, announce, places });
+    }
+
+    fn lender(&mut self, command: LenderCommand) {
+        self.tell_server(ServerCommand::Lender(command));
+    }
+
+    fn borrower(&mut self, command: BorrowerCommand) {
+        self.tell_client(ClientCommand::Borrower(command));
     }
 
     fn deliver_to_server(&mut self, frame: &Frame) {

@@ -8,10 +8,10 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use thallus_fabric::Fabric;
 use thallus_fabric::memory::{PoolLimits, SlabPool, UncheckedAssembler};
-use thallus_protocol::codec::{Decoded, Decoder, FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineLimits};
 use thallus_protocol::layout::{CheckedDescriptor, LayoutLimits, Plan, check, describe, rebuild_with};
-use thallus_protocol::message::{LeaseWord, LentBatch, ToClient};
+use thallus_protocol::message::{FromLender, LeaseWord, LentBatch, Message};
 use thallus_protocol::{LeaseId, RegionId, RemoteRange, StreamId};
 
 use crate::pair::{Lent, Pair};
@@ -114,17 +114,17 @@ fn codec(batch: &RecordBatch) -> Result<Piece, String> {
     let places = buffers.iter().filter(|buffer| !buffer.is_empty()).map(place).collect();
     let word = LeaseWord { at: RemoteRange { region: RegionId(1), address: 4096, len: 8 }, value: u64::MAX / 3 };
     let lent = LentBatch { lease: LeaseId(12345), word: Some(word), descriptor, places };
-    let message = ToClient::Lent { stream: StreamId(3), seq: 1000, batch: lent };
+    let message = Message::Lender(FromLender::Lent { stream: StreamId(3), seq: 1000, batch: lent });
     let limits = FrameLimits::default();
     let mut decoder = Decoder::new(limits);
-    decoder.push(&Preface { versions: VERSIONS, features: 0 }.encode());
-    decoder.decode::<ToClient>().map_err(|e| e.to_string())?;
+    decoder.push(&Preface { versions: VERSIONS, features: FEATURES }.encode());
+    decoder.decode::<Message>().map_err(|e| e.to_string())?;
     Ok(piece(CODEC, 1, move || {
         let frame = encode(black_box(&message), Bytes::new(), limits);
         if let Ok(frame) = frame {
             decoder.push(&frame.head);
         }
-        black_box(matches!(decoder.decode::<ToClient>(), Ok(Some(Decoded::Message(..)))));
+        black_box(matches!(decoder.decode::<Message>(), Ok(Some(Decoded::Message(..)))));
     }))
 }
 

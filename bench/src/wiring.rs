@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use thallus_client::{ConnectOptions, Delivery, QueryOptions};
+use thallus_client::{Access, ConnectOptions, LendFrom, QueryOptions};
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions, raise_descriptor_limit};
 use thallus_server::config::ServerConfig;
@@ -31,12 +31,13 @@ pub fn server() -> Result<(Fabrics, Settings), String> {
 /// How a contender connects and queries. `None`: this build of Thallus cannot deliver so.
 pub fn client(contender: Contender, port: u16) -> Option<(ConnectOptions, QueryOptions)> {
     let connect = ConnectOptions::new("127.0.0.1").with_port(port).with_require_fabric(true);
-    let delivery = match contender {
-        Contender::Thallus => Delivery::Auto,
-        Contender::Lent => Delivery::Lent,
-        Contender::Mapped => Delivery::Mapped,
-        Contender::Inline => Delivery::Inline,
+    let query = QueryOptions::new();
+    let query = match contender {
+        Contender::Thallus => query,
+        Contender::Lent => query.with_lend_from(LendFrom::Bytes(0)),
+        Contender::Mapped => query.with_access(Access::Map),
+        Contender::Inline => query.with_lend_from(LendFrom::Never),
         _ => return None,
     };
-    Some((connect, QueryOptions::new().with_delivery(delivery)))
+    Some((connect, query))
 }

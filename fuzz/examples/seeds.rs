@@ -21,41 +21,18 @@ fn folder(target: &str) -> PathBuf {
     folder
 }
 
-/// A connection of each kind that goes well, for the machines and their decoder.
-fn connections() {
-    let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::new() };
-    let hello = ToServer::Hello(ClientHello { name: "c".into(), fabrics: vec![offer] });
-    let options = ExecuteOptions { delivery: Delivery::Lent, credit: 2000, ..ExecuteOptions::default() };
-    let (stream, leases) = (StreamId(1), vec![LeaseId(1)]);
-    let said = [
-        hello,
-        ToServer::FabricUp { transport: "t".into() },
-        ToServer::Execute { stream, sql: "s".into(), options },
-        ToServer::Credit { stream, total: 3000 },
-        ToServer::Release { leases },
-        ToServer::Cancel { stream, reason: 0.into() },
-        ToServer::Ping(1),
-    ];
-    let steps = said.iter().map(|message| {
-        let body = postcard::to_stdvec(message).expect("no limit");
-        [message_step(&body, &[]), answer_step(2), answer_step(2)].concat()
-    });
-    fs::write(folder("server_machine").join("000"), steps.flatten().collect::<Vec<_>>()).expect("seeds can be written");
-    let frames = said.iter().map(|message| encode(message, Bytes::new(), FrameLimits::default()).expect("short").head);
-    let frames: Vec<u8> = preface().into_iter().chain(frames.flatten()).collect();
-    fs::write(folder("frame_decode").join("000"), with_part(&[24, 3, 9], &frames)).expect("seeds can be written");
+fn none() -> Extensions {
+    Extensions::none()
+}
 
+fn open(stream: u32, request: Request) -> Message {
+    let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit: 2000, ..OpenOptions::default() };
+    Message::Open(Open { stream: StreamId(stream), request, options, extensions: none() })
+}
+
+/// What a lender says of two batches, and of one that fails.
+fn lent(stream: StreamId) -> Vec<(Message, Bytes)> {
     let range = |region, address, len| RemoteRange { region: RegionId(region), address, len };
-    let region = |id| Region { id: RegionId(id), base: 0, len: 4096, key: Bytes::new() };
-    let fabric = FabricChoice {
-        kind: FabricKind::SIM,
-        address: Bytes::new(),
-        fencing: Fencing::LeaseWord,
-        words: region(1),
-        probe_at: range(1, 8, 8),
-        probe_value: 1,
-    };
-    let limits = ServerLimits { max_streams: 3, max_loan_bytes: 4096, max_sql_bytes: 64 };
     let schema = Schema::new(vec![Field::new("f", DataType::Int64, false)]);
     let ipc = encode_schema(&schema).expect("IPC carries it");
     let node = NodeDescriptor { len: 2, nulls: 0, null_bit: 0, detail: Detail::None };
@@ -65,29 +42,83 @@ fn connections() {
         descriptor: BatchDescriptor { rows: 2, nodes: vec![node], buffers: vec![16] },
         places: vec![range(2, 64, 16)],
     };
+    let inline = |more| FromLender::Inline { stream, seq: 1, bytes: 6, more };
+    let failure = Failure::new(1.into(), "no");
     let said = [
-        (ToClient::Welcome(ServerHello { name: "s".into(), fabric: Ok(fabric), limits }), &[][..]),
-        (ToClient::Region(region(2)), &[]),
-        (ToClient::Schema { stream, order: Vec::new() }, &ipc),
-        (ToClient::Lent { stream, seq: 0, batch }, &[]),
-        (ToClient::Inline { stream, seq: 1, bytes: 6, more: true }, b"abc"),
-        (ToClient::Inline { stream, seq: 1, bytes: 6, more: false }, b"def"),
-        (ToClient::CreditWanted { stream, bytes: 9000 }, &[]),
-        (ToClient::End { stream, batches: 2, stats: StreamStats::default() }, &[]),
-        (ToClient::Failed { stream: StreamId(2), code: 1.into(), message: "no".into() }, &[]),
-        (ToClient::Pong(1), &[]),
+        (FromLender::Region(region(2)), Bytes::new()),
+        (FromLender::Schema { stream, order: Vec::new(), extensions: none() }, ipc.into()),
+        (FromLender::Lent { stream, seq: 0, batch }, Bytes::new()),
+        (inline(true), Bytes::from_static(b"abc")),
+        (inline(false), Bytes::from_static(b"def")),
+        (FromLender::CreditWanted { stream, bytes: 9000 }, Bytes::new()),
+        (FromLender::End { stream, batches: 2, stats: StreamStats::default(), extensions: none() }, Bytes::new()),
+        (FromLender::Failed { stream: StreamId(stream.0 + 1), failure, extensions: none() }, Bytes::new()),
     ];
-    let steps = said.iter().map(|(message, payload)| {
+    said.into_iter().map(|(message, payload)| (Message::Lender(message), payload)).collect()
+}
+
+fn region(id: u32) -> Region {
+    Region { id: RegionId(id), base: 0, len: 4096, key: Bytes::new() }
+}
+
+fn lending() -> Lending {
+    let probe_at = RemoteRange { region: RegionId(1), address: 8, len: 8 };
+    Lending { fencing: Fencing::LeaseWord, words: region(1), probe_at, probe_value: 1 }
+}
+
+fn write(machine: &str, number: &str, answers: &[u8], said: &[(Message, Bytes)]) {
+    let steps = said.iter().flat_map(|(message, payload)| {
         let body = postcard::to_stdvec(message).expect("no limit");
-        [message_step(&body, payload), answer_step(12), answer_step(12), answer_step(1)].concat()
+        let answers = answers.iter().flat_map(|answer| answer_step(*answer));
+        [message_step(&body, payload), answers.collect()].concat()
     });
-    fs::write(folder("client_machine").join("000"), steps.flatten().collect::<Vec<_>>()).expect("seeds can be written");
+    fs::write(folder(machine).join("000"), steps.collect::<Vec<_>>()).expect("seeds can be written");
     let frames = said.iter().flat_map(|(message, payload)| {
-        let frame = encode(message, Bytes::copy_from_slice(payload), FrameLimits::default()).expect("short");
+        let frame = encode(message, payload.clone(), FrameLimits::default()).expect("short");
         [frame.head, frame.payload].concat()
     });
     let frames: Vec<u8> = preface().into_iter().chain(frames).collect();
-    fs::write(folder("frame_decode").join("001"), with_part(&[24, 3, 9], &frames)).expect("seeds can be written");
+    fs::write(folder("frame_decode").join(number), with_part(&[24, 3, 9], &frames)).expect("seeds can be written");
+}
+
+/// A connection of each kind that goes well, for the machines and their decoder.
+fn connections() {
+    let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::new() };
+    let hello = Hello { name: "c".into(), fabrics: vec![offer], max_loan_bytes: 4096, extensions: none() };
+    let (stream, leases) = (StreamId(1), vec![LeaseId(1)]);
+    let path_up = |lending| FromBorrower::PathUp { transport: "t".into(), lending, extensions: none() };
+    let mut said = vec![
+        Message::Hello(hello),
+        Message::Borrower(path_up(Some(lending()))),
+        open(1, Request::Sql("s".into())),
+        Message::Borrower(FromBorrower::Credit { stream, total: 3000 }),
+        Message::Borrower(FromBorrower::Release { leases }),
+        Message::Borrower(FromBorrower::Cancel { stream, reason: 0.into() }),
+        Message::Ping(1),
+        open(2, Request::Upload("t".into())),
+    ]
+    .into_iter()
+    .map(|message| (message, Bytes::new()))
+    .collect::<Vec<_>>();
+    said.extend(lent(StreamId(2)));
+    write("server_machine", "000", &[18, 18, 14], &said);
+
+    let fabric = FabricChoice { kind: FabricKind::SIM, address: Bytes::new(), lending: lending() };
+    let limits = ServerLimits { max_streams: 3, max_loan_bytes: 4096, max_sql_bytes: 64 };
+    let welcome = Welcome { name: "s".into(), fabric: Ok(fabric), limits, extensions: none() };
+    let answer = Answer { stream: StreamId(4), result: Ok(1), extensions: none() };
+    let mut said = vec![(Message::Welcome(welcome), Bytes::new())];
+    said.extend(lent(stream));
+    let credit = FromBorrower::Credit { stream: StreamId(4), total: 3000 };
+    let more = [
+        Message::Borrower(path_up(None)),
+        Message::Borrower(credit),
+        Message::Borrower(FromBorrower::Release { leases: vec![LeaseId(1)] }),
+        Message::Answer(answer),
+        Message::Pong(1),
+    ];
+    said.extend(more.into_iter().map(|message| (message, Bytes::new())));
+    write("client_machine", "001", &[14, 14, 18, 1], &said);
 }
 
 fn main() {

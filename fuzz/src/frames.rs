@@ -42,8 +42,9 @@ pub fn steps(mut input: &[u8]) -> impl Iterator<Item = Step> {
             7 => Step::Pass(Duration::from_millis(250) * u32::from(data.first().copied().unwrap_or(0))),
             _ => {
                 let (body, payload) = part(data);
-                let lengths = [body.len() as u32, payload.len() as u32].map(u32::to_le_bytes).concat();
-                Step::Bytes([&lengths, body, payload].concat())
+                // Without checksums: neither end asks for any.
+                let header = [body.len() as u32, payload.len() as u32, 0, 0].map(u32::to_le_bytes).concat();
+                Step::Bytes([&header, body, payload].concat())
             }
         })
     })

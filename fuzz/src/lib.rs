@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod frames;
+pub mod peer;
 pub mod server;
 
 use std::sync::Arc;

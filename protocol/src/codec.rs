@@ -4,9 +4,11 @@
 //! version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes (`u32`), feature bits (`u64`). The version in use is
 //! the highest that both speak; a feature is in use if both ends have set its bit.
 //!
-//! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum (`u32`), the message in postcard, the
-//! payload. The lengths are checked against [`FrameLimits`] as soon as they have arrived, before anything is allocated.
-//! The checksum is the CRC-32 (IEEE 802.3) of both lengths, the message and the payload, see [`FEATURE_CHECKSUM`].
+//! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum of the body (`u32`), checksum of the header
+//! (`u32`), the message in postcard, the payload. The header is checked as soon as it has arrived, before anything is allocated and
+//! before anything is waited for: its checksum, then the lengths against [`FrameLimits`]. The checksum of the body is the CRC-32
+//! (IEEE 802.3) of the message and the payload, that of the header is the CRC-32 of the twelve bytes before it, see
+//! [`FEATURE_CHECKSUM`].
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
@@ -22,19 +24,21 @@ pub const MAX_KEY: usize = 4096;
 /// Payload bytes in a frame; a larger inline batch travels in pieces of this size.
 pub const PIECE: usize = 4 << 20;
 
-/// Feature bit: frames carry a checksum. An end asks for it unless a layer below it (TLS) has one already.
+/// Feature bit: frames carry checksums. An end asks for them unless a layer below it (TLS) has them already.
 ///
-/// An end that asks for it computes the checksum of every frame until it learns that its peer does not ask. The receiver of a
-/// frame verifies the checksum if both ask. Elsewhere the four bytes are zero, and nobody looks at them.
+/// An end that asks for them computes those of every frame until it learns that its peer does not ask. The receiver of a frame
+/// verifies them if both ask. Elsewhere the eight bytes are zero, and are not looked at.
 pub const FEATURE_CHECKSUM: u64 = 1;
 /// Feature bits that this build asks for.
 pub const FEATURES: u64 = FEATURE_CHECKSUM;
 
 const MAGIC: [u8; 8] = *b"THALLUS\n";
 const PREFACE: usize = 24;
-const HEADER: usize = 12;
-/// Where the checksum stands in a frame's header.
-const CHECKSUM: std::ops::Range<usize> = 8..12;
+const HEADER: usize = 16;
+/// Where the checksum of the body stands in a frame's header.
+const BODY_CHECKSUM: std::ops::Range<usize> = 8..12;
+/// Where the header's own checksum stands, of all before it.
+const HEADER_CHECKSUM: std::ops::Range<usize> = 12..16;
 /// Where the checksum stands in the preface.
 const PREFACE_CHECKSUM: std::ops::Range<usize> = 12..16;
 /// A payload shorter than this is copied out of the receive buffer: whoever keeps it must not keep the whole buffer.
@@ -100,13 +104,17 @@ fn preface_checksum(bytes: &[u8; PREFACE]) -> u32 {
     crc.finalize()
 }
 
-/// The CRC-32 of a frame: both lengths, the message, the payload.
-fn frame_checksum(lengths: &[u8], message: &[u8], payload: &[u8]) -> u32 {
+/// The CRC-32 of a frame's message and payload.
+fn body_checksum(message: &[u8], payload: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(lengths);
     crc.update(message);
     crc.update(payload);
     crc.finalize()
+}
+
+/// The CRC-32 of a frame's header: a length that is wrong would have the receiver wait for what does not come.
+fn header_checksum(header: &[u8]) -> u32 {
+    crc32fast::hash(&header[..HEADER_CHECKSUM.start])
 }
 
 /// Most that a decoder takes in one frame.
@@ -127,7 +135,7 @@ impl Default for FrameLimits {
 /// One message and its payload, ready to be written one after the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// Lengths, checksum and message.
+    /// Lengths, checksums and message.
     pub head: Bytes,
     /// Bytes that follow, often none.
     pub payload: Bytes,
@@ -158,7 +166,7 @@ pub enum DecodeError {
         found: [u8; 8],
     },
     /// The preface was changed on its way.
-    #[error("the preface is damaged: its checksum is {found:08x}, its bytes have {expected:08x}")]
+    #[error("the preface is damaged: its checksum is not that of its bytes")]
     DamagedPreface {
         /// Of the bytes that came.
         expected: u32,
@@ -166,7 +174,7 @@ pub enum DecodeError {
         found: u32,
     },
     /// A frame was changed on its way.
-    #[error("a frame is damaged: its checksum is {found:08x}, its bytes have {expected:08x}")]
+    #[error("a frame is damaged: its checksum is not that of its bytes")]
     DamagedFrame {
         /// Of the bytes that came.
         expected: u32,
@@ -221,7 +229,7 @@ pub enum EncodeError {
     Serialize(String),
 }
 
-/// Encodes a message with its payload, and a checksum over both.
+/// Encodes a message with its payload, and checksums.
 ///
 /// # Errors
 /// [`EncodeError::TooLong`] against `limits`.
@@ -229,7 +237,7 @@ pub fn encode<M: Serialize>(message: &M, payload: Bytes, limits: FrameLimits) ->
     encode_checked(message, payload, limits, true)
 }
 
-/// Encodes a message with its payload, and a checksum if the peer may look at it.
+/// Encodes a message with its payload, and checksums if the peer may look at them.
 pub(crate) fn encode_checked<M: Serialize>(
     message: &M,
     payload: Bytes,
@@ -247,8 +255,10 @@ pub(crate) fn encode_checked<M: Serialize>(
     head[..4].copy_from_slice(&message_len.to_le_bytes());
     head[4..8].copy_from_slice(&payload_len.to_le_bytes());
     if checked {
-        let checksum = frame_checksum(&head[..CHECKSUM.start], &head[HEADER..], &payload);
-        head[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = body_checksum(&head[HEADER..], &payload);
+        head[BODY_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = header_checksum(&head);
+        head[HEADER_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     }
     Ok(Frame { head: head.into(), payload })
 }
@@ -360,6 +370,9 @@ impl Decoder {
 
     fn message<M: DeserializeOwned>(&mut self) -> Result<Option<Decoded<M>>, DecodeError> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        if self.verifies {
+            verify(header_checksum(header), &header[HEADER_CHECKSUM])?;
+        }
         let [message_len, payload_len] = lengths(header);
         for (part, len, limit) in
             [("message", message_len, self.limits.message), ("payload", payload_len, self.limits.payload)]
@@ -376,11 +389,7 @@ impl Decoder {
         let body = self.buffer.split_to(message_len);
         let payload = self.buffer.split_to(payload_len);
         if self.verifies {
-            let expected = frame_checksum(&header[..CHECKSUM.start], &body, &payload);
-            let found = (&header[CHECKSUM]).get_u32_le();
-            if found != expected {
-                return Err(DecodeError::DamagedFrame { expected, found });
-            }
+            verify(body_checksum(&body, &payload), &header[BODY_CHECKSUM])?;
         }
         let (message, rest) =
             postcard::take_from_bytes(&body).map_err(|e| DecodeError::Malformed { reason: e.to_string() })?;
@@ -390,6 +399,12 @@ impl Decoder {
         let payload = if payload_len < SMALL_PAYLOAD { Bytes::copy_from_slice(&payload) } else { payload.freeze() };
         Ok(Some(Decoded::Message(message, payload)))
     }
+}
+
+/// Holds a checksum against the four bytes that were sent.
+fn verify(expected: u32, mut sent: &[u8]) -> Result<(), DecodeError> {
+    let found = sent.get_u32_le();
+    if found == expected { Ok(()) } else { Err(DecodeError::DamagedFrame { expected, found }) }
 }
 
 /// The lengths in a frame's header: of the message, of the payload.

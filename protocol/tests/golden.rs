@@ -65,12 +65,12 @@ fn preface() {
 fn handshake() {
     let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::from_static(b"\x01\x02") };
     let hello = Hello { name: "c".into(), fabrics: vec![offer], max_loan_bytes: 1 << 20, extensions: none() };
-    pinned(Message::Hello(hello.clone()), b"", "0f000000 00000000 184d9754 000163010373696d02010280804000");
+    pinned(Message::Hello(hello.clone()), b"", "0f000000 00000000 33b1e487 1dba8d66 000163010373696d02010280804000");
     let extensions = none().with(2, Bytes::from_static(b"ab")).with(CRITICAL | 1, Bytes::new());
     pinned(
         Message::Hello(Hello { extensions, ..hello }),
         b"",
-        "17000000 00000000 7a0be1e6 000163010373696d020102808040020202616281800200",
+        "17000000 00000000 a994813b 91c4bf5a 000163010373696d020102808040020202616281800200",
     );
     let limits = ServerLimits { max_streams: 4, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 };
     let welcome =
@@ -83,25 +83,25 @@ fn handshake() {
     pinned(
         welcome(Ok(choice(Fencing::LeaseWord))),
         b"",
-        "25000000 00000000 72673a21 01017300037563780461646472010380208040036b657903882008ac020480804080800400",
+        "25000000 00000000 914aaff0 6ab69417 01017300037563780461646472010380208040036b657903882008ac020480804080800400",
     );
     pinned(
         welcome(Ok(choice(Fencing::Revocation))),
         b"",
-        "25000000 00000000 55021fa0 01017300037563780461646472000380208040036b657903882008ac020480804080800400",
+        "25000000 00000000 b62f8a71 774b2116 01017300037563780461646472000380208040036b657903882008ac020480804080800400",
     );
-    pinned(welcome(Err("none".into())), b"", "11000000 00000000 ee35808e 01017301046e6f6e650480804080800400");
-    pinned(Message::Ping(1), b"", "02000000 00000000 5b2f22c6 0601");
-    pinned(Message::Pong(2), b"", "02000000 00000000 a04f3046 0702");
+    pinned(welcome(Err("none".into())), b"", "11000000 00000000 bc7d3c53 6c147466 01017301046e6f6e650480804080800400");
+    pinned(Message::Ping(1), b"", "02000000 00000000 ef858460 e2ec51ec 0601");
+    pinned(Message::Pong(2), b"", "02000000 00000000 14e596e0 9745ad60 0702");
     pinned(
         Message::Goodbye { code: CloseCode::ShuttingDown, message: String::new() },
         b"",
-        "03000000 00000000 14b76de5 080100",
+        "03000000 00000000 ebb949e8 3f89d048 080100",
     );
     pinned(
         Message::Goodbye { code: CloseCode::Normal, message: "bye".into() },
         b"",
-        "06000000 00000000 d457e95f 080003627965",
+        "06000000 00000000 06c452c7 0a6aa8aa 080003627965",
     );
 }
 
@@ -120,14 +120,14 @@ fn requests() {
     pinned(
         open(Request::Sql("select 1".into()), options),
         b"",
-        "1a000000 00000000 6ae65f4d 0207010873656c65637420310200000001e80701058080040000",
+        "1a000000 00000000 4c001330 49550e0b 0207010873656c65637420310200000001e80701058080040000",
     );
     let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
     let parted = OpenOptions { part: Some(part), ..Default::default() };
     pinned(
         open(Request::Sql(String::new()), parted),
         b"",
-        "1f000000 00000000 e418ea9a 02070100010000000000017369787465656e206279746573206f6602ac0200",
+        "1f000000 00000000 f78cb26b f20c54fa 02070100010000000000017369787465656e206279746573206f6602ac0200",
     );
     let process = ProcessId { pid: 4711, started: 1 << 20 };
     let ways = [
@@ -135,14 +135,14 @@ fn requests() {
             LendFrom::Auto,
             Some(Thresholds { first: 300, later: 75 }),
             Access::Read,
-            "0f000000 00000000 e0de883c 020701000101ac024b000000000000",
+            "0f000000 00000000 cb22fbef 08653954 020701000101ac024b000000000000",
         ),
-        (LendFrom::Never, None, Access::OnDemand, "0c000000 00000000 e1957d3d 020701000000010000000000"),
+        (LendFrom::Never, None, Access::OnDemand, "0c000000 00000000 e8f54b9a 96bf4cdd 020701000000010000000000"),
         (
             LendFrom::Bytes(300),
             None,
             Access::Map(process),
-            "13000000 00000000 1c08a4cf 0207010002ac020002e7248080400000000000",
+            "13000000 00000000 561536e2 a7dac033 0207010002ac020002e7248080400000000000",
         ),
     ];
     for (lend_from, measured, access, golden) in ways {
@@ -152,36 +152,44 @@ fn requests() {
     pinned(
         open(Request::Upload("t".into()), OpenOptions::default()),
         b"",
-        "0d000000 00000000 a4575a2b 02070201740100000000000000",
+        "0d000000 00000000 fe5afbcd 088b75f0 02070201740100000000000000",
     );
     let unknown = Request::Unknown { kind: 999, body: Bytes::from_static(b"what") };
-    pinned(open(unknown, OpenOptions::default()), b"", "11000000 00000000 46495fea 0207e70704776861740100000000000000");
+    pinned(
+        open(unknown, OpenOptions::default()),
+        b"",
+        "11000000 00000000 1401e337 23c83fff 0207e70704776861740100000000000000",
+    );
     let answer = |result| Message::Answer(Answer { stream: StreamId(7), result, extensions: none() });
-    pinned(answer(Ok(300)), b"", "06000000 00000000 495a99ff 030700ac0200");
-    pinned(answer(Err(Failure::new(StreamCode::ReadOnly, "no"))), b"", "09000000 00000000 72838e67 0307010500026e6f00");
+    pinned(answer(Ok(300)), b"", "06000000 00000000 9bc92267 3e1ab314 030700ac0200");
+    pinned(
+        answer(Err(Failure::new(StreamCode::ReadOnly, "no"))),
+        b"",
+        "09000000 00000000 bce2de29 ef79b746 0307010500026e6f00",
+    );
 }
 
 #[test]
 fn from_a_borrower() {
     let says = |message, golden| pinned(Message::Borrower(message), b"", golden);
     let up = |lending| FromBorrower::PathUp { transport: "shm".into(), lending, extensions: none() };
-    says(up(None), "08000000 00000000 50b53351 05000373686d0000");
+    says(up(None), "08000000 00000000 23beb9ab ca0c9d74 05000373686d0000");
     says(
         up(Some(lending(Fencing::LeaseWord))),
-        "18000000 00000000 e5c445e9 05000373686d01010380208040036b657903882008ac0200",
+        "18000000 00000000 d501c3ad 29253929 05000373686d01010380208040036b657903882008ac0200",
     );
-    says(FromBorrower::PathDown { reason: "why".into() }, "06000000 00000000 7e732283 050103776879");
+    says(FromBorrower::PathDown { reason: "why".into() }, "06000000 00000000 ace0991b 2ded5110 050103776879");
     says(
         FromBorrower::Credit { stream: StreamId(7), total: u64::MAX },
-        "0d000000 00000000 e6779187 050207ffffffffffffffffff01",
+        "0d000000 00000000 bc7a3061 18bc4b0e 050207ffffffffffffffffff01",
     );
     says(
         FromBorrower::Release { leases: vec![LeaseId(1), LeaseId(1 << 40)] },
-        "0a000000 00000000 f840bfed 05030201808080808020",
+        "0a000000 00000000 4c22ab7b 9396cdf1 05030201808080808020",
     );
     says(
         FromBorrower::Cancel { stream: StreamId(7), reason: CancelReason::LeaseLost },
-        "04000000 00000000 83624c9e 05040703",
+        "04000000 00000000 8f40dbc7 7a9dbfda 05040703",
     );
 }
 
@@ -189,12 +197,12 @@ fn from_a_borrower() {
 fn from_a_lender() {
     let says = |message, payload, golden| pinned(Message::Lender(message), payload, golden);
     let stream = StreamId(7);
-    says(FromLender::Region(region()), b"", "0b000000 00000000 86300a44 04000380208040036b6579");
-    says(FromLender::RegionGone(RegionId(3)), b"", "03000000 00000000 ca1f7e75 040103");
+    says(FromLender::Region(region()), b"", "0b000000 00000000 29d3725f ad5e6fbe 04000380208040036b6579");
+    says(FromLender::RegionGone(RegionId(3)), b"", "03000000 00000000 35115a78 9b99d0c8 040103");
     says(
         FromLender::Schema { stream, order: Vec::new(), extensions: none() },
         b"ipc",
-        "05000000 03000000 63d22e53 0402070000697063",
+        "05000000 03000000 b94970d7 423f4045 0402070000697063",
     );
     let order = vec![
         SortKey { column: 300, descending: true, nulls_first: false },
@@ -203,24 +211,36 @@ fn from_a_lender() {
     says(
         FromLender::Schema { stream, order, extensions: none() },
         b"ipc",
-        "0c000000 03000000 ab054242 04020702ac02010000000100697063",
+        "0c000000 03000000 14468244 f7c23823 04020702ac02010000000100697063",
     );
     says(
         FromLender::Inline { stream, seq: 2, bytes: 4, more: true },
         b"data",
-        "06000000 04000000 853fb1f7 04030702040164617461",
+        "06000000 04000000 20abf064 3634de3b 04030702040164617461",
     );
-    says(FromLender::CreditWanted { stream, bytes: 500 }, b"", "05000000 00000000 e5c0933c 040507f403");
+    says(FromLender::CreditWanted { stream, bytes: 500 }, b"", "05000000 00000000 69c2eae8 f43a333d 040507f403");
     let stats = StreamStats::from(vec![(1, 1), (2, 300), (12, 12), (999, 5)]);
     says(
         FromLender::End { stream, batches: 5, stats, extensions: none() },
         b"",
-        "0d000000 00000000 f9c0aaad 0406070503010102ac020c0c00",
+        "0d000000 00000000 a3cd0b4b aa352921 0406070503010102ac020c0c00",
     );
     let failed = |failure| FromLender::Failed { stream, failure, extensions: none() };
-    says(failed(Failure::new(StreamCode::UnknownTable, "no")), b"", "09000000 00000000 39eb3a7d 0407070200026e6f00");
-    says(failed(Failure::new(StreamCode::Unknown(999), "no")), b"", "0a000000 00000000 803ff6c3 040707e70700026e6f00");
-    says(failed(Failure::cancelled(CancelReason::Dropped)), b"", "08000000 00000000 12ab4c31 0407070a01000000");
+    says(
+        failed(Failure::new(StreamCode::UnknownTable, "no")),
+        b"",
+        "09000000 00000000 f78a6a33 8daead31 0407070200026e6f00",
+    );
+    says(
+        failed(Failure::new(StreamCode::Unknown(999), "no")),
+        b"",
+        "0a000000 00000000 345de255 0ec886fd 040707e70700026e6f00",
+    );
+    says(
+        failed(Failure::cancelled(CancelReason::Dropped)),
+        b"",
+        "08000000 00000000 61a0c6cb 67162db6 0407070a01000000",
+    );
 }
 
 #[test]
@@ -244,12 +264,12 @@ fn a_lent_batch() {
     pinned(
         lent(None),
         b"",
-        "3b000000 00000000 920cee38 0404070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "3b000000 00000000 7744db11 7ad56997 0404070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
     pinned(
         lent(Some(LeaseWord { at: range(1, 0x2000, 8), value: 1 << 63 })),
         b"",
-        "49000000 00000000 3d9adf30 04040701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "49000000 00000000 f77faa38 80a6e9ee 04040701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
     );
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use futures::TryStreamExt;
-use thallus_client::{Client, Delivery, QueryOptions};
+use thallus_client::{Client, LendFrom, QueryOptions};
 use thallus_tests::block_on;
 use thallus_tests::server::TestServer;
 

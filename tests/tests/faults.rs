@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, StreamCode};
+use thallus_client::{Client, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::process::{Process, Signal, command, until};
 use thallus_tests::server::TestServer;
@@ -23,15 +23,15 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 /// Starts `thallus` with a result that does not end, on its way to a file; comes back when some of it is there.
-fn endless_download(server: &TestServer, directory: &Path, delivery: &str) -> Cli {
+fn endless_download(server: &TestServer, directory: &Path, lend_from: &str) -> Cli {
     let out = directory.join("out.csv");
     let before = server.accepted();
     let cli = Cli::start([
         "query",
         &server.url("window=16MiB"),
         ENDLESS,
-        "--delivery",
-        delivery,
+        "--lend-from",
+        lend_from,
         "-o",
         out.to_str().unwrap(),
     ]);
@@ -56,22 +56,22 @@ async fn until_failure(mut result: ResultStream) -> ClientError {
 #[test]
 fn a_killed_server_is_exit_code_5_and_no_partial_file() {
     let orphans = Orphans::now();
-    for delivery in ["lent", "inline"] {
+    for lend_from in ["0", "never"] {
         let mut server = TestServer::start::<&str>([]);
         let directory = tempfile::tempdir().unwrap();
-        let cli = endless_download(&server, directory.path(), delivery);
+        let cli = endless_download(&server, directory.path(), lend_from);
         server.process().kill();
         let killed = Instant::now();
         let client = cli.finish(PATIENCE);
-        println!("{delivery}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
-        assert_eq!(client.code, Some(5), "{delivery}: {}", client.stderr);
-        assert!(killed.elapsed() < SECONDS, "{delivery}: {:?}", killed.elapsed());
+        println!("{lend_from}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
+        assert_eq!(client.code, Some(5), "{lend_from}: {}", client.stderr);
+        assert!(killed.elapsed() < SECONDS, "{lend_from}: {:?}", killed.elapsed());
         assert!(
             client.stderr.starts_with("error: ") && client.stderr.contains("\nhint: "),
-            "{delivery}: {}",
+            "{lend_from}: {}",
             client.stderr
         );
-        assert_eq!(names(directory.path()), [] as [String; 0], "{delivery}");
+        assert_eq!(names(directory.path()), [] as [String; 0], "{lend_from}");
     }
     orphans.until_no_more();
 }
@@ -93,8 +93,8 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
         };
         let before = level(&server);
         for round in 0..12 {
-            let delivery = ["lent", "inline", "lent"][round % 3];
-            let mut cli = endless_download(&server, directory.path(), delivery);
+            let lend_from = ["0", "never", "0"][round % 3];
+            let mut cli = endless_download(&server, directory.path(), lend_from);
             if round % 2 == 0 {
                 // Stands still first, so that a whole window is on loan to it when it is killed.
                 cli.process().signal(Signal::Stop);
@@ -167,11 +167,11 @@ fn an_interrupted_client_cancels_at_the_server() {
 fn a_query_that_runs_is_finished_after_sigterm() {
     let rows = 2_000_000_u64;
     let sql = format!("SELECT value, value + 1 AS next FROM generate_series(1, {rows})");
-    for delivery in [Delivery::Lent, Delivery::Inline] {
+    for lend_from in [LendFrom::Bytes(0), LendFrom::Never] {
         let mut server = TestServer::start::<&str>([]);
         block_on(async {
             let client = Client::connect(&server.url("window=1MiB")).await.unwrap();
-            let mut result = client.query_with(&sql, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+            let mut result = client.query_with(&sql, QueryOptions::new().with_lend_from(lend_from)).await.unwrap();
             // The server can be no further than the window: it is in the middle.
             let first = result.try_next().await.unwrap().unwrap();
             server.process().signal(Signal::Terminate);
@@ -182,7 +182,7 @@ fn a_query_that_runs_is_finished_after_sigterm() {
             assert!(matches!(more, ClientError::Query { kind: StreamCode::ShuttingDown, .. }), "{more:?}");
             let rest: Vec<RecordBatch> = result.by_ref().try_collect().await.unwrap();
             let all = first.num_rows() + rest.iter().map(RecordBatch::num_rows).sum::<usize>();
-            assert_eq!(all as u64, rows, "{delivery:?}");
+            assert_eq!(all as u64, rows, "{lend_from:?}");
             assert!(result.report().complete);
             let status = server.process().wait(PATIENCE);
             assert_eq!(status.code(), Some(0), "{}", server.log());
@@ -231,7 +231,7 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         assert_eq!(server.process().wait(PATIENCE).code(), Some(130));
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         let error = until_failure(result).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
     });
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
-use thallus_client::{Client, ClientError, Delivery, QueryOptions, StreamCode};
+use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions, StreamCode};
 use thallus_tests::cli::thallus;
 use thallus_tests::process::{Signal, until};
 use thallus_tests::server::TestServer;
@@ -76,7 +76,7 @@ fn it_is_refused_in_words_and_with_an_exit_code_unless_the_server_allows_it() {
         let error = client.query_with(ALL, mapped()).await.map(drop).unwrap_err();
         assert!(matches!(error, ClientError::Query { kind: StreamCode::MappingRefused, .. }), "{error:?}");
     });
-    let refused = thallus(["query", &server.url(""), ALL, "--delivery", "mapped"]);
+    let refused = thallus(["query", &server.url(""), ALL, "--access", "map"]);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(4), ""), "{}", refused.stderr);
     assert!(refused.stderr.contains("--allow-mapped"), "{}", refused.stderr);
 }
@@ -85,8 +85,8 @@ fn it_is_refused_in_words_and_with_an_exit_code_unless_the_server_allows_it() {
 fn the_command_line_writes_what_is_mapped() {
     let (_data, server) = server(&["--allow-mapped"]);
     let url = server.url("require_fabric=true");
-    let args = |delivery| ["query", &url, ALL, "--format", "csv", "--stats", "--delivery", delivery].map(str::to_owned);
-    let (copied, mapped) = (thallus(args("lent")), thallus(args("mapped")));
+    let args = |access| ["query", &url, ALL, "--format", "csv", "--stats", "--access", access].map(str::to_owned);
+    let (copied, mapped) = (thallus(args("read")), thallus(args("map")));
     assert_eq!(mapped.code, Some(0), "{}", mapped.stderr);
     assert!(mapped.stdout == copied.stdout && mapped.stdout.lines().count() > 100_000);
     assert!(mapped.stderr.lines().any(|line| line.starts_with("mapped ")), "{}", mapped.stderr);

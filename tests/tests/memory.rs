@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
-use thallus_client::{Carrier, Client, Delivery, QueryOptions};
+use thallus_client::{Carrier, Client, LendFrom, QueryOptions};
 use thallus_tests::cli::Cli;
 use thallus_tests::server::TestServer;
 use thallus_tests::{PATIENCE, block_on, usage};

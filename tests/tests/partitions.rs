@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Client, ClientError, Delivery, QueryOptions, ResultStream, StreamCode};
+use thallus_client::{Client, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::process::until;
 use thallus_tests::server::TestServer;
@@ -29,8 +29,8 @@ fn endless() -> String {
     three_series(300_000_000_000_000)
 }
 
-fn options(delivery: Delivery) -> QueryOptions {
-    QueryOptions::new().with_partitions(Some(3)).with_delivery(delivery)
+fn options(lend_from: LendFrom) -> QueryOptions {
+    QueryOptions::new().with_partitions(Some(3)).with_lend_from(lend_from)
 }
 
 async fn until_failure(result: &mut ResultStream) -> ClientError {
@@ -76,7 +76,7 @@ fn the_command_line_merges_to_the_order_or_does_not_on_demand() {
 #[test]
 fn a_killed_server_is_exit_code_5_and_no_partial_file() {
     let orphans = Orphans::now();
-    for delivery in ["lent", "inline"] {
+    for lend_from in ["0", "never"] {
         let mut server = TestServer::start(["--partitions", "3"]);
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("out.csv");
@@ -84,8 +84,8 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
             "query",
             &server.url("window=16MiB&partitions=3"),
             &endless(),
-            "--delivery",
-            delivery,
+            "--lend-from",
+            lend_from,
             "-o",
             out.to_str().unwrap(),
         ]);
@@ -98,10 +98,10 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         server.process().kill();
         let killed = Instant::now();
         let client = cli.finish(PATIENCE);
-        println!("{delivery}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
-        assert_eq!(client.code, Some(5), "{delivery}: {}", client.stderr);
-        assert!(killed.elapsed() < SECONDS, "{delivery}: {:?}", killed.elapsed());
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{delivery}");
+        println!("{lend_from}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
+        assert_eq!(client.code, Some(5), "{lend_from}: {}", client.stderr);
+        assert!(killed.elapsed() < SECONDS, "{lend_from}: {:?}", killed.elapsed());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{lend_from}");
     }
     orphans.until_no_more();
 }
@@ -159,10 +159,10 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
         let level = || (usage::descriptors(server.id()), usage::shared(server.id()));
         let whole = format!("SELECT value FROM ({}) ORDER BY value", three_series(500_000));
         let mut before = None;
-        for (round, delivery) in
-            [Delivery::Lent, Delivery::Inline, Delivery::Lent, Delivery::Lent].into_iter().enumerate()
+        for (round, lend_from) in
+            [LendFrom::Bytes(0), LendFrom::Never, LendFrom::Bytes(0), LendFrom::Bytes(0)].into_iter().enumerate()
         {
-            let mut result = client.query_with(&endless(), options(delivery)).await.unwrap();
+            let mut result = client.query_with(&endless(), options(lend_from)).await.unwrap();
             for _ in 0..8 {
                 result.next().await.unwrap().unwrap();
             }
@@ -171,11 +171,12 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             proxy.cut(last);
             let cut = Instant::now();
             let error = until_failure(&mut result).await;
-            println!("{delivery:?}: {error}, after {:.3} s", cut.elapsed().as_secs_f64());
+            println!("{lend_from:?}: {error}, after {:.3} s", cut.elapsed().as_secs_f64());
             let known = matches!(
                 error,
                 ClientError::ServerGone { .. }
-                    | ClientError::Transfer { .. }
+                    | ClientError::Read { .. }
+                    | ClientError::ReadTimeout { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }
             );
             assert!(known && cut.elapsed() < SECONDS, "{error:?}");
@@ -185,7 +186,7 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             // The same client goes on, in partitions, as soon as it has noticed.
             let deadline = Instant::now() + PATIENCE;
             let mut result = loop {
-                match client.query_with(&whole, options(delivery)).await {
+                match client.query_with(&whole, options(lend_from)).await {
                     Ok(result) => break result,
                     Err(error) => assert!(Instant::now() < deadline, "{error}"),
                 }

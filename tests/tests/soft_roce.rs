@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Carrier, Client, ClientError, Delivery, QueryOptions, ResultStream};
+use thallus_client::{Carrier, Client, ClientError, LendFrom, QueryOptions, ResultStream};
 use thallus_tests::cli::Cli;
 use thallus_tests::process::until;
 use thallus_tests::rdma::{LinkDown, Resources, SpareDevice, resources};
@@ -164,7 +164,7 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
 /// A client with a result that does not end, of which some has arrived.
 fn endless_download(server: &TestServer, directory: &Path) -> Cli {
     let out = directory.join("out.csv");
-    let cli = Cli::start(["query", &url(server), ENDLESS, "--delivery", "lent", "-o", out.to_str().unwrap()]);
+    let cli = Cli::start(["query", &url(server), ENDLESS, "--lend-from", "0", "-o", out.to_str().unwrap()]);
     until("some of the result", PATIENCE, || {
         let written = std::fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 18).then_some(())
@@ -187,7 +187,7 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
         assert!(resources().queue_pairs > before.queue_pairs);
         victim.process().kill();
         let error = failure(result, Instant::now()).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
         let error = client.query("SELECT 1").await.unwrap_err();
         assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
         drop(client);
@@ -216,7 +216,10 @@ fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up()
         let result = endless(&client).await;
         let link = LinkDown::new(device.interface);
         let error = failure(result, Instant::now()).await;
-        assert!(matches!(error, ClientError::Transfer { .. } | ClientError::Query { .. }), "{error:?}");
+        assert!(
+            matches!(error, ClientError::Read { .. } | ClientError::ReadTimeout { .. } | ClientError::Query { .. }),
+            "{error:?}"
+        );
         inline_works(&bystander).await;
         drop(client);
         until_no_more_than(level);
@@ -262,7 +265,10 @@ fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
         let result = endless(&client).await;
         device.pull();
         let error = failure(result, Instant::now()).await;
-        assert!(matches!(error, ClientError::Transfer { .. } | ClientError::Query { .. }), "{error:?}");
+        assert!(
+            matches!(error, ClientError::Read { .. } | ClientError::ReadTimeout { .. } | ClientError::Query { .. }),
+            "{error:?}"
+        );
         inline_works(&bystander).await;
         drop(client);
         // A client that insists hears why not; one that does not gets its result inline.

@@ -1,7 +1,7 @@
 //! Once memory is warm, a batch is lent without a copy, a registration, a key or a page fault.
 
 use futures::TryStreamExt;
-use thallus_client::{Client, Delivery, QueryOptions, TransferReport};
+use thallus_client::{Client, LendFrom, QueryOptions, TransferReport};
 use thallus_tests::block_on;
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};

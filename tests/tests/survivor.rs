@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use thallus_client::{Client, ClientError, Delivery, QueryOptions};
+use thallus_client::{Client, ClientError, LendFrom, QueryOptions};
 use thallus_tests::server::TestServer;
 use thallus_tests::usage::{self, Orphans};
 use thallus_tests::{ENDLESS, block_on};
@@ -11,10 +11,10 @@ use thallus_tests::{ENDLESS, block_on};
 const ROUNDS: usize = 6;
 
 /// Kills a server in the middle of a result; gives how long the client took to say so.
-async fn round(delivery: Delivery) -> Duration {
+async fn round(lend_from: LendFrom) -> Duration {
     let mut server = TestServer::start::<&str>([]);
     let client = Client::connect(&server.url("require_fabric=true")).await.unwrap();
-    let mut result = client.query_with(ENDLESS, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+    let mut result = client.query_with(ENDLESS, QueryOptions::new().with_lend_from(lend_from)).await.unwrap();
     let mut kept = Vec::new();
     for _ in 0..20 {
         kept.push(result.next().await.unwrap().unwrap());
@@ -26,16 +26,16 @@ async fn round(delivery: Delivery) -> Duration {
         match result.next().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => break error,
-            None => panic!("{delivery:?}: an end where there is none"),
+            None => panic!("{lend_from:?}: an end where there is none"),
         }
     };
     let took = killed.elapsed();
-    let gone = matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. });
-    assert!(gone, "{delivery:?}: {error:?}");
-    assert!(result.next().await.is_none(), "{delivery:?}: something came after the error");
-    assert!(!result.report().complete, "{delivery:?}");
+    let gone = matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. });
+    assert!(gone, "{lend_from:?}: {error:?}");
+    assert!(result.next().await.is_none(), "{lend_from:?}: something came after the error");
+    assert!(!result.report().complete, "{lend_from:?}");
     let error = client.query("SELECT 1").await.unwrap_err();
-    assert!(matches!(error, ClientError::ServerGone { .. }), "{delivery:?}: {error:?}");
+    assert!(matches!(error, ClientError::ServerGone { .. }), "{lend_from:?}: {error:?}");
     // What was delivered before stays good, in memory that is the client's own.
     assert_eq!(kept, copies);
     took
@@ -47,10 +47,10 @@ fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
     let orphans = Orphans::now();
     let mut level = None;
     for n in 0..ROUNDS {
-        let delivery = if n % 2 == 0 { Delivery::Lent } else { Delivery::Inline };
-        let took = block_on(round(delivery));
-        println!("{delivery:?}: the server was missed after {:.3} s", took.as_secs_f64());
-        assert!(took < Duration::from_secs(5), "{delivery:?}: {took:?}");
+        let lend_from = if n % 2 == 0 { LendFrom::Bytes(0) } else { LendFrom::Never };
+        let took = block_on(round(lend_from));
+        println!("{lend_from:?}: the server was missed after {:.3} s", took.as_secs_f64());
+        assert!(took < Duration::from_secs(5), "{lend_from:?}: {took:?}");
         let id = std::process::id();
         let now = (usage::descriptors(id), usage::shared(id));
         // After the first of each kind, whatever is made once has been made.

@@ -11,7 +11,7 @@ use arrow::row::{RowConverter, SortField};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Carrier, Client, Delivery, QueryOptions, TransferReport};
+use thallus_client::{Access, Carrier, Client, LendFrom, QueryOptions, TransferReport};
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, TABLES, generate, queries};
 use thallus_tests::{block_on, fabric};
@@ -20,7 +20,13 @@ const SCALE: f64 = 0.05;
 const PARTITIONS: usize = 2;
 const BATCH_ROWS: usize = 65_536;
 
-const WAYS: [Delivery; 4] = [Delivery::Lent, Delivery::Auto, Delivery::Inline, Delivery::Mapped];
+/// How results travel: what is lent, and how it is got at.
+const WAYS: [(LendFrom, Access); 4] = [
+    (LendFrom::Bytes(0), Access::Read),
+    (LendFrom::Auto, Access::Read),
+    (LendFrom::Never, Access::Read),
+    (LendFrom::Auto, Access::Map),
+];
 
 /// DataFusion in this process, set up as the server is.
 async fn reference(data: &Path) -> SessionContext {
@@ -89,26 +95,26 @@ fn assert_same(what: &str, sql: &str, got: &RecordBatch, expected: &RecordBatch)
 const ALWAYS_LENT: u64 = 288 << 10;
 
 /// That a report tells of the way that was asked for.
-fn assert_travelled(what: &str, way: Delivery, report: &TransferReport) {
+fn assert_travelled(what: &str, way: (LendFrom, Access), report: &TransferReport) {
     assert!(report.complete, "{what}: {report}");
     let one_sided = matches!(&report.carrier, Carrier::OneSided { fabric, .. } if *fabric == thallus_tests::fabric());
     match way {
-        Delivery::Lent => {
-            assert!(one_sided, "{what}: {report}");
+        (LendFrom::Bytes(_), Access::Read) => {
+            assert!(one_sided || report.rows == 0, "{what}: {report}");
             assert_eq!(report.batches_inline, 0, "{what}: {report}");
             assert!(report.batches_lent > 0 || report.rows == 0, "{what}: {report}");
             assert!(report.bytes_lent > 0 || report.rows == 0, "{what}: {report}");
         }
-        Delivery::Auto => {
-            assert!(one_sided, "{what}: {report}");
+        (LendFrom::Auto, Access::Read) => {
+            assert!(one_sided || report.batches_lent == 0, "{what}: {report}");
             assert!(report.bytes_inline < ALWAYS_LENT * report.batches_inline.max(1), "{what}: {report}");
         }
-        Delivery::Mapped => {
-            assert!(one_sided, "{what}: {report}");
+        (_, Access::Map) => {
+            assert!(one_sided || report.batches_mapped == 0, "{what}: {report}");
             assert_eq!(report.batches_lent, 0, "{what}: {report}");
             assert!(report.bytes_inline < ALWAYS_LENT * report.batches_inline.max(1), "{what}: {report}");
         }
-        Delivery::Inline => assert_eq!((report.batches_lent, one_sided), (0, false), "{what}: {report}"),
+        (LendFrom::Never, Access::Read) => assert_eq!((report.batches_lent, one_sided), (0, false), "{what}: {report}"),
     }
 }
 
@@ -154,17 +160,18 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
             filled += usize::from(expected.num_rows() > 0);
             for (way, time) in WAYS.into_iter().zip(&mut time) {
                 // Between the two ends of a link there is nothing to map.
-                if way == Delivery::Mapped && !shares_memory {
+                if way.1 == Access::Map && !shares_memory {
                     continue;
                 }
                 let what = format!("{name} {way:?}");
                 let began = Instant::now();
-                let (schema, got, report) = received(&client, sql, QueryOptions::new().with_delivery(way)).await;
+                let options = QueryOptions::new().with_lend_from(way.0).with_access(way.1);
+                let (schema, got, report) = received(&client, sql, options).await;
                 *time += began.elapsed();
                 assert_eq!(schema, expected.schema(), "{what}");
                 assert_same(&what, sql, &got, &expected);
                 assert_travelled(&what, way, &report);
-                if way == Delivery::Lent {
+                if way.0 == LendFrom::Bytes(0) {
                     println!(
                         "{name}: {} rows, {} batches lent, {} bytes, by {}",
                         report.rows, report.batches_lent, report.bytes_lent, report.carrier

@@ -40,7 +40,10 @@ impl Offers {
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
-            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, max_loan_bytes, None).with_observer(observer)),
+            // Batches that wait for credit are copied or registered already.
+            loans: Arc::new(
+                LoanPool::new(Arc::clone(fabric), None, max_loan_bytes.saturating_mul(2), None).with_observer(observer),
+            ),
             capabilities: fabric.capabilities(),
         });
         Ok(())

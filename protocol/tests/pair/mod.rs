@@ -7,9 +7,10 @@ pub(crate) mod borrow;
 pub(crate) mod end;
 pub(crate) mod lend;
 pub(crate) mod memory;
+pub(crate) mod op;
+mod pipe;
 pub(crate) mod script;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, ClientInput, UploadOptions};
-use thallus_protocol::codec::{FEATURES, Frame, FrameLimits, Preface, VERSIONS, encode};
+use thallus_protocol::codec::{FEATURES, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::connection::Machine;
 use thallus_protocol::lender::LenderCommand;
@@ -30,6 +31,8 @@ use thallus_protocol::{
 
 use end::{Driver, Memories, Plane};
 use memory::Memory;
+pub(crate) use op::{Op, open};
+pub(crate) use pipe::Pipe;
 use script::{Batch, Ending, FAILURE, Knobs, Script};
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,123 +50,6 @@ pub(crate) fn timeouts() -> LinkTimeouts {
 /// Pieces of inline batches are small, so that there are many.
 pub(crate) fn frame() -> FrameLimits {
     FrameLimits { message: 256 << 10, payload: 4 << 10 }
-}
-
-/// One direction of the control connection.
-#[derive(Debug, Default)]
-pub(crate) struct Pipe {
-    bytes: VecDeque<u8>,
-    /// What is written is gone: broken, or swallowed by the network.
-    deaf: bool,
-    /// No more is written; the reader hears of it after the last byte.
-    ended: bool,
-    /// The reader has heard.
-    told: bool,
-}
-
-impl Pipe {
-    pub(crate) fn write(&mut self, frame: &Frame) {
-        if !self.deaf && !self.ended {
-            self.bytes.extend(frame.head.iter().chain(frame.payload.iter()));
-        }
-    }
-
-    pub(crate) fn close(&mut self) {
-        self.ended = true;
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
-        let len = most.min(self.bytes.len());
-        self.bytes.drain(..len).collect()
-    }
-}
-
-/// One thing that happens. Numbers pick among what there is, whatever that is then.
-#[derive(Clone, Debug)]
-pub(crate) enum Op {
-    ToServer(usize),
-    ToClient(usize),
-    Engine(usize),
-    Read(usize),
-    Take(usize),
-    /// A lazy batch is asked for parts of its buffers.
-    Ask(usize, Vec<(usize, u64, u64)>),
-    GiveUp(usize),
-    AnswerServer,
-    AnswerClient,
-    Execute {
-        script: usize,
-        options: OpenOptions,
-    },
-    Upload {
-        script: usize,
-        options: UploadOptions,
-    },
-    /// The engine at the server does something for an upload.
-    Sink(usize),
-    LongSql,
-    Ping,
-    Advance(Duration),
-    // From here on: whatever disturbs.
-    Cancel(usize),
-    /// The engine at the server fails an upload.
-    Refuse(usize),
-    /// The client does not want an upload any more.
-    Withdraw(usize),
-    Reject(usize),
-    ReadFails(usize),
-    NoMemory(usize),
-    Blackhole,
-    ServerFabricFails,
-    ClientFabricFails,
-    /// Bytes vanish, and nobody is told.
-    Silence {
-        to_server: bool,
-        to_client: bool,
-    },
-    /// The connection breaks: what is under way arrives or not, and each end hears of it when it does.
-    Cut {
-        lose: bool,
-    },
-    ServerHearsCut,
-    ClientHearsCut,
-    Drain,
-    ServerCloses,
-    ClientCloses,
-}
-
-impl Op {
-    /// Whether what follows must still end well.
-    fn is_fault(&self) -> bool {
-        !matches!(
-            self,
-            Op::ToServer(_)
-                | Op::ToClient(_)
-                | Op::Engine(_)
-                | Op::Read(_)
-                | Op::Take(_)
-                | Op::Ask(..)
-                | Op::GiveUp(_)
-                | Op::AnswerServer
-                | Op::AnswerClient
-                | Op::Execute { .. }
-                | Op::Upload { .. }
-                | Op::Sink(_)
-                | Op::Ping
-                | Op::LongSql
-        )
-    }
-}
-
-/// As most connections begin, so that operations are not spent on it.
-pub(crate) fn open() -> Vec<Op> {
-    let all = usize::MAX;
-    let handshake = [Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient, Op::ToServer(all)];
-    handshake.into_iter().chain([Op::AnswerServer, Op::ToClient(all)]).collect()
 }
 
 pub(crate) struct Pair {
@@ -244,6 +130,12 @@ impl Pair {
 
     pub(crate) fn client(&mut self, input: ClientInput<'_>) {
         self.try_client(input).expect("this driver keeps the contract");
+    }
+
+    /// A bit of what one end says is flipped on the way: of the byte of this number, counted from 0.
+    pub(crate) fn flip(&mut self, to_server: bool, byte: usize, bit: u8) {
+        self.faults = true;
+        if to_server { &mut self.to_server } else { &mut self.to_client }.flip(byte, bit);
     }
 
     /// A command that breaks the contract.

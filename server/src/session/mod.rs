@@ -423,7 +423,10 @@ impl<S: ControlIo> Session<S> {
             }
             UploadEvent::Consumed { cost } => self.connection.borrower(BorrowerCommand::Consumed { stream, cost }),
             UploadEvent::Rejected { seq, reason } => {
+                let failure = Failure::new(StreamCode::InvalidBatch, format!("batch {seq} is invalid: {reason}"));
                 self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
+                // The machine answers if the stream runs still; its end may have been delivered before.
+                self.upload_event(stream, UploadEvent::Done(Err(failure)));
             }
             UploadEvent::Done(result) => {
                 self.uploads.remove(&stream);

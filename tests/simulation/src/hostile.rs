@@ -24,7 +24,8 @@ pub fn add(sim: &mut Sim<'static>, shared: &Arc<Shared>) {
         let shared = Arc::clone(shared);
         sim.host("mallory", move || client::run(Arc::clone(&shared)));
     }
-    if server {
+    // Its victim asks for a result.
+    if server && !shared.options.uploads_only() {
         let of_liar = Arc::clone(shared);
         sim.host("liar", move || server::run(Arc::clone(&of_liar)));
         let of_victim = Arc::clone(shared);

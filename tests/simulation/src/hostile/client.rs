@@ -119,7 +119,11 @@ impl Act {
             Act::Garbage => b"GET / HTTP/1.1\r\n\r\n".to_vec(),
             Act::Silence => Vec::new(),
             Act::HalfAFrame => then(vec![execute(1, 1000)[..7].to_vec()]),
-            Act::TooLongAFrame => then(vec![[0xFF; 12].to_vec()]),
+            Act::TooLongAFrame => {
+                // Without checksums: the lengths themselves must be looked at.
+                let preface = Preface { versions: VERSIONS, features: 0 }.encode().to_vec();
+                [preface, hello(Extensions::none()), [0xFF; 16].to_vec()].concat()
+            }
             Act::HelloTwice => then(vec![hello(Extensions::none())]),
             Act::AskBeforeHello => [preface, execute(1, 1000)].concat(),
             Act::StreamUsedTwice => then(vec![execute(1, 1000), execute(1, 1000)]),

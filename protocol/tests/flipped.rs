@@ -1,0 +1,109 @@
+//! A bit that is flipped on the control plane, wherever in a conversation, ends in an error, and never in a delivered value. The pair's
+//! borrowers compare every delivered batch with what was lent.
+
+mod pair;
+
+use pair::script::{Batch, Ending, Knobs, Script, plain};
+use pair::{Op, Pair, config, open};
+use proptest::prelude::*;
+use thallus_protocol::ConnectionError;
+use thallus_protocol::client::UploadOptions;
+use thallus_protocol::codes::CloseCode;
+use thallus_protocol::message::{Access, LendFrom, OpenOptions};
+
+/// Where a bit is flipped.
+#[derive(Clone, Copy, Debug)]
+struct Flip {
+    to_server: bool,
+    byte: usize,
+    bit: u8,
+}
+
+/// What a conversation came to.
+struct Outcome {
+    /// Why the server and the client closed.
+    closed: [ConnectionError; 2],
+    /// Bytes to the server and to the client.
+    written: [usize; 2],
+    /// Whether each result ended well, and whether each upload did.
+    well: Vec<bool>,
+}
+
+fn scripts() -> Vec<Script> {
+    let batches = vec![Batch::Inline { bytes: 20 }, Batch::Lent { rows: 3, own_region: true }];
+    vec![Script { batches, ending: Ending::Finish }]
+}
+
+/// A result and an upload, each of a lent and an inline batch, from the preface to the last byte before the close.
+fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option<Flip>) -> Outcome {
+    let mut pair = Pair::new(knobs, scripts);
+    if let Some(Flip { to_server, byte, bit }) = flip {
+        pair.flip(to_server, byte, bit);
+    }
+    let lend_from = LendFrom::Bytes(0);
+    let options = OpenOptions { lend_from, access, credit: 5000, ..OpenOptions::default() };
+    let upload = UploadOptions { lend_from, ..UploadOptions::default() };
+    let asked = [Op::Execute { script: 0, options }, Op::Upload { script: 0, options: upload }];
+    for op in open().into_iter().chain(asked) {
+        pair.apply(op);
+    }
+    let mut well = pair.streams_end();
+    well.extend(pair.client.uploads.values().map(|answer| matches!(answer, Some(Ok(_)))));
+    // A last message in each direction, so that every byte before it is looked at.
+    pair.apply(Op::Ping);
+    for _ in 0..3 {
+        pair.apply(Op::ToServer(usize::MAX));
+        pair.apply(Op::ToClient(usize::MAX));
+    }
+    let written = [pair.to_server.written(), pair.to_client.written()];
+    Outcome { closed: pair.finish(), written, well }
+}
+
+/// Whether an end says that the other has damaged something, or that it waits in vain for what a damaged length announces.
+fn is_noticed(error: &ConnectionError) -> bool {
+    let normal = ConnectionError::Goodbye { code: CloseCode::Normal, message: String::new() };
+    !matches!(error, ConnectionError::Closed | ConnectionError::ControlLost(_)) && *error != normal
+}
+
+#[test]
+fn every_flipped_bit_of_a_conversation_ends_in_an_error() {
+    let honest = conversation(plain(), scripts(), Access::Read, None);
+    assert_eq!(honest.well, [true, true]);
+    assert!(!honest.closed.iter().any(is_noticed), "{:?}", honest.closed);
+    for (to_server, bytes) in [(true, honest.written[0]), (false, honest.written[1])] {
+        assert!(bytes > 300, "{bytes}");
+        for byte in 0..bytes {
+            for bit in 0..8 {
+                let flip = Flip { to_server, byte, bit };
+                let Outcome { closed, .. } = conversation(plain(), scripts(), Access::Read, Some(flip));
+                assert!(closed.iter().any(is_noticed), "{flip:?} is not noticed: {closed:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(1500, "tests/regressions/flipped.txt"))]
+
+    /// Of longer conversations, some bit.
+    #[test]
+    fn any_flipped_bit_ends_in_an_error(
+        inline in prop::collection::vec(1..9000_usize, 0..4),
+        lent in prop::collection::vec(1..90_u64, 0..4),
+        on_demand in any::<bool>(),
+        to_server in any::<bool>(),
+        at in 0.0..1.0_f64,
+        bit in 0..8_u8,
+    ) {
+        let inline = inline.into_iter().map(|bytes| Batch::Inline { bytes });
+        let lent = lent.into_iter().map(|rows| Batch::Lent { rows, own_region: rows % 2 == 0 });
+        let batches = inline.chain(lent).collect();
+        let scripts = vec![Script { batches, ending: Ending::Finish }];
+        let access = if on_demand { Access::OnDemand } else { Access::Read };
+        let honest = conversation(plain(), scripts.clone(), access, None);
+        let bytes = honest.written[usize::from(!to_server)];
+        let flip = Flip { to_server, byte: (bytes as f64 * at) as usize, bit };
+        let Outcome { closed, .. } = conversation(plain(), scripts, access, Some(flip));
+        prop_assert!(closed.iter().any(is_noticed), "{:?} is not noticed: {:?}", flip, closed);
+    }
+}
