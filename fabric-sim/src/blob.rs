@@ -1,6 +1,6 @@
 //! Address and key blobs: four magic bytes, two numbers, and a check, all fixed length.
 
-/// What a blob names.
+/// The content of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blob {
     pub(crate) kind: Kind,
@@ -36,7 +36,7 @@ impl Blob {
         bytes
     }
 
-    /// What `bytes` name, if they are a blob of `kind`, else what is wrong with them.
+    /// The content of `bytes`, if they are a blob of `kind`; otherwise the reason why not.
     pub(crate) fn unpack(kind: Kind, bytes: &[u8]) -> Result<Self, &'static str> {
         let bytes: &[u8; LEN] = bytes.try_into().map_err(|_| "it is not 28 bytes long")?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));

@@ -233,7 +233,7 @@ impl Endpoint for SimEndpoint {
                     Some(pace) => shared.core.step_to(self.id, pace.now(), &mut finished),
                     None => shared.core.step(self.id, &mut finished),
                 };
-                // Somebody else's doing may change what it waits for.
+                // A call on another endpoint may change its state.
                 if finished.is_empty() && (progress == Progress::Idle || self.pace.is_some()) {
                     shared.wakers.insert(self.id, cx.waker().clone());
                 }

@@ -92,19 +92,19 @@ impl SimNetwork {
         change(self.lock().core.options_mut());
     }
 
-    /// What happened since the last call, if [`SimOptions::record`] says so.
+    /// The events since the last call, if [`SimOptions::record`] is set.
     #[must_use]
     pub fn take_events(&self) -> Vec<Event> {
         self.lock().core.take_events()
     }
 
-    /// What the memory protection refused so far: reads of memory that was not lent to the reader.
+    /// Violations so far: reads that the memory protection refused, and leases that broke the rules.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.lock().core.violations().to_vec()
     }
 
-    /// What it has carried.
+    /// Its figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.lock().core.stats()

@@ -1,11 +1,11 @@
-//! What a simulated network is like.
+//! Properties of a simulated network.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use thallus_fabric::Fencing;
 
-/// What a simulated network is like. All durations are in steps of the endpoint that waits.
+/// Properties of a simulated network. All durations are in steps of the endpoint that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SimOptions {
     /// How lent memory is fenced. [`Fencing::Revocation`] plays verbs: a closed endpoint's peer is cut off at once.
@@ -36,13 +36,13 @@ pub struct SimOptions {
     pub pace: Option<Duration>,
     /// Bytes that an endpoint's reads bring in a step. 0: any number.
     pub bytes_per_step: u64,
-    /// One read in so many takes [`SimOptions::straggler`] longer. 0: none.
+    /// One read in this many takes [`SimOptions::straggler`] longer. 0: none.
     pub straggler_one_in: u32,
     /// How much longer a straggler takes until its bytes are copied.
     pub straggler: RangeInclusive<u32>,
-    /// One read in so many completes while its bytes are still being put in place, as no device should. 0: none.
+    /// One read in this many completes while its bytes are still being put in place, as no device should. 0: none.
     pub early_one_in: u32,
-    /// Without a path for so long, a read fails and its endpoint with it.
+    /// Steps without a path after which a read fails, and its endpoint with it.
     pub retry: u32,
     /// Whether lenders report their leases ([`LoanObserver`](thallus_fabric::observe::LoanObserver)). Then a read of
     /// anything else, or of memory that changed while it was on loan, is a violation, and a late reader never finds the

@@ -3,9 +3,9 @@
 //!
 //! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the
 //! lender answers from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And
-//! one core copies a third to a half of what the memory of even a small machine gives, so where much is to be copied,
-//! several threads do it: the endpoint as it is polled, piece by piece, and the threads of a [`CopyPool`] that its
-//! fabric has for all of its endpoints. They sleep until somebody has enough for them to do.
+//! one core copies at a third to a half of the memory bandwidth of even a small machine, so several threads make large
+//! copies: the endpoint as it is polled, piece by piece, and the threads of a [`CopyPool`] that its
+//! fabric has for all of its endpoints. They sleep until an endpoint has enough work for them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,12 +21,12 @@ use crate::{MAX_READ, interleave};
 
 /// Shorter reads are copied at once: they take less time than it takes to share them.
 pub(crate) const SHORTEST: u64 = 4 << 10;
-/// Short pieces are made several at a time, up to so many bytes.
-const BITE: usize = 64 << 10;
-/// Bytes that wait before a helper is called. Waking a thread takes as long as copying some hundred KiB.
-const WORTH_A_CALL: usize = 2 << 20;
-// What a helper is called for is several pieces.
-const _: () = assert!(WORTH_A_CALL as u64 >= 8 * MAX_READ);
+/// Most bytes of short pieces that are taken from the queue at a time.
+const BYTES_AT_A_TIME: usize = 64 << 10;
+/// Bytes in the queue per helper that is woken. Waking a thread takes as long as copying some hundred KiB.
+const BYTES_PER_HELPER: usize = 2 << 20;
+// A helper is woken for several pieces.
+const _: () = assert!(BYTES_PER_HELPER as u64 >= 8 * MAX_READ);
 
 /// A piece to be copied.
 struct Copy {
@@ -36,8 +36,7 @@ struct Copy {
     len: usize,
 }
 
-// SAFETY: pointers that whoever posted the copy vouches for until it is reported, on whatever thread
-// ([`Copies::post`]).
+// SAFETY: the caller of [`Copies::post`] vouches for both pointers, on any thread, until the copy is reported.
 unsafe impl Send for Copy {}
 
 /// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was
@@ -63,11 +62,11 @@ pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
 pub(crate) struct Copies {
     pool: Arc<CopyPool>,
     queue: Arc<CopyQueue>,
-    /// Those that this thread is making.
+    /// The copies that this thread is making.
     making: Vec<Copy>,
 }
 
-/// Where copies lie until somebody makes them.
+/// The copies of one endpoint that wait to be made.
 struct CopyQueue {
     shared: Arc<Shared>,
     state: Mutex<State>,
@@ -77,16 +76,16 @@ struct CopyQueue {
 struct State {
     waiting: VecDeque<Copy>,
     waiting_bytes: usize,
-    /// Copies that somebody is making.
+    /// Copies that a thread is making.
     underway: usize,
-    /// Helpers that were called and have not left.
+    /// Helpers that were woken for this queue and have not finished it.
     helpers: usize,
-    /// The endpoint's, which has nothing to do itself.
+    /// The waker of the endpoint, while it only waits for helpers.
     waker: Option<Waker>,
 }
 
 impl Copies {
-    /// For an endpoint that hears through `shared` which operations have ended.
+    /// The copies of an endpoint, which learns through `shared` that operations have ended.
     pub(crate) fn new(pool: &Arc<CopyPool>, shared: &Arc<Shared>) -> Self {
         let queue = Arc::new(CopyQueue { shared: shared.clone(), state: Mutex::default() });
         Copies { pool: pool.clone(), queue, making: Vec::new() }
@@ -96,19 +95,19 @@ impl Copies {
     ///
     /// # Safety
     /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not
-    /// overlap, and nobody else touches what is at `to`. (The peer may write at `from` meanwhile, as it may under any
+    /// overlap, and no other code accesses the bytes at `to`. (The peer may write at `from` meanwhile, as it may under any
     /// one-sided read: the bytes are looked at only after its lease was proven.)
     pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
             let mut state = self.queue.lock();
             state.waiting.push_back(Copy { operation, from, to, len });
             state.waiting_bytes += len;
-            // Those who have been called will take their share of what lies here.
-            let call = state.helpers < self.pool.most && state.waiting_bytes >= WORTH_A_CALL * (state.helpers + 1);
+            // The helpers that were woken before take their share of the queue.
+            let call = state.helpers < self.pool.most && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
             state.helpers += usize::from(call);
             call
         };
-        if call && !self.pool.call(&self.queue) {
+        if call && !self.pool.wake_helper(&self.queue) {
             self.queue.lock().helpers -= 1;
         }
     }
@@ -122,7 +121,7 @@ impl Copies {
         begun
     }
 
-    /// Has `waker` woken when a helper has made a copy. Whether any is under way: else all have been reported.
+    /// Wakes `waker` when a helper has made a copy. Returns whether any copy is being made; if not, all were reported.
     pub(crate) fn wait(&self, waker: &Waker) -> bool {
         let mut state = self.queue.lock();
         let waits = state.underway > 0;
@@ -132,7 +131,7 @@ impl Copies {
         waits
     }
 
-    /// Reports what nobody has begun as cancelled.
+    /// Reports the copies that no thread has begun as cancelled.
     pub(crate) fn cancel(&self) {
         let cancelled = {
             let mut state = self.queue.lock();
@@ -146,10 +145,10 @@ impl Copies {
 }
 
 impl State {
-    /// Moves those that have waited longest to `making`, as under way. `false` if none waits.
+    /// Moves the copies that have waited longest to `making`, as under way. `false` if none waits.
     fn begin_some(&mut self, making: &mut Vec<Copy>) -> bool {
         let mut bytes = 0;
-        while bytes < BITE
+        while bytes < BYTES_AT_A_TIME
             && let Some(copy) = self.waiting.pop_front()
         {
             bytes += copy.len;
@@ -166,13 +165,13 @@ impl CopyQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes copies until none waits, then leaves.
+    /// A helper's work: makes copies until none waits.
     fn help(&self) {
         let mut making = Vec::new();
         loop {
             let mut state = self.lock();
             if !state.begin_some(&mut making) {
-                // Under the same lock: what is posted from here on calls somebody anew.
+                // Under the same lock: a copy that is posted from here on wakes a helper again.
                 state.helpers -= 1;
                 return;
             }
@@ -183,10 +182,10 @@ impl CopyQueue {
 
     fn make(&self, copies: &mut Vec<Copy>) {
         for copy in &*copies {
-            // SAFETY: what `post` demands holds until the report below.
+            // SAFETY: the contract of `post` holds until the report below.
             unsafe { interleave::copy(copy.from, copy.to, copy.len) };
         }
-        // Under the lock that `wait` takes: who finds nothing under way finds the report.
+        // Under the lock that `wait` takes: when nothing is under way, the report is there.
         let waker = {
             let mut state = self.lock();
             self.shared.all_ended(copies.iter().map(|copy| copy.operation));
@@ -207,56 +206,56 @@ impl fmt::Debug for Copies {
     }
 }
 
-/// The helpers of one fabric: threads that are begun as they are needed, and end with the fabric.
+/// The helper threads of one fabric. They start when they are first needed, and end with the fabric.
 #[derive(Debug)]
 pub(crate) struct CopyPool {
     most: usize,
-    calls: Arc<Requests>,
+    requests: Arc<Requests>,
 }
 
 #[derive(Debug, Default)]
 struct Requests {
     state: Mutex<PoolState>,
-    somebody: Condvar,
+    waiting: Condvar,
 }
 
 #[derive(Default)]
 struct PoolState {
-    calls: VecDeque<Arc<CopyQueue>>,
+    queues: VecDeque<Arc<CopyQueue>>,
     idle: usize,
     threads: usize,
     closed: bool,
 }
 
 impl CopyPool {
-    /// A pool of at most so many. None of them is there yet.
+    /// A pool of at most `most` threads. None is started yet.
     pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(CopyPool { most, calls: Arc::default() })
+        Arc::new(CopyPool { most, requests: Arc::default() })
     }
 
-    /// Sends somebody there. `false` if there is nobody, nor can be.
-    fn call(&self, queue: &Arc<CopyQueue>) -> bool {
-        let mut state = self.calls.lock();
-        if state.idle <= state.calls.len() && state.threads < self.most {
-            let calls = self.calls.clone();
-            match thread::Builder::new().name("thallus-copy".into()).spawn(move || calls.answer()) {
+    /// Wakes or starts a helper for a queue. `false` if there is no helper and none can be started.
+    fn wake_helper(&self, queue: &Arc<CopyQueue>) -> bool {
+        let mut state = self.requests.lock();
+        if state.idle <= state.queues.len() && state.threads < self.most {
+            let requests = self.requests.clone();
+            match thread::Builder::new().name("thallus-copy".into()).spawn(move || requests.run()) {
                 Ok(_detached) => state.threads += 1,
-                Err(error) => tracing::debug!(%error, "no thread that helps to copy can be begun"),
+                Err(error) => tracing::debug!(%error, "a thread that helps to copy cannot be started"),
             }
         }
         if state.threads == 0 {
             return false;
         }
-        state.calls.push_back(queue.clone());
-        self.calls.somebody.notify_one();
+        state.queues.push_back(queue.clone());
+        self.requests.waiting.notify_one();
         true
     }
 }
 
 impl Drop for CopyPool {
     fn drop(&mut self) {
-        self.calls.lock().closed = true;
-        self.calls.somebody.notify_all();
+        self.requests.lock().closed = true;
+        self.requests.waiting.notify_all();
     }
 }
 
@@ -265,12 +264,12 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A helper's life.
-    fn answer(&self) {
+    /// The main loop of a helper.
+    fn run(&self) {
         let mut state = self.lock();
         loop {
-            // Also once the fabric is gone: nobody else takes a called helper off its queue.
-            while let Some(queue) = state.calls.pop_front() {
+            // Also once the fabric is gone: the queue counts this helper until it has worked the queue off.
+            while let Some(queue) = state.queues.pop_front() {
                 drop(state);
                 queue.help();
                 state = self.lock();
@@ -279,7 +278,7 @@ impl Requests {
                 return;
             }
             state.idle += 1;
-            state = self.somebody.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.waiting.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.idle -= 1;
         }
     }
@@ -299,9 +298,9 @@ mod tests {
 
     use super::*;
 
-    /// One that is made alone, and one of which several are.
+    /// A length that is taken alone, and one of which several are taken at a time.
     const LENGTHS: [usize; 2] = [256 << 10, 5 << 10];
-    /// Enough for several helpers to be called.
+    /// Enough for several helpers to be woken.
     const BYTES: usize = 16 << 20;
 
     struct Counter(AtomicUsize, thread::Thread);
@@ -313,8 +312,8 @@ mod tests {
         }
     }
 
-    /// Copies `pieces` pieces of `len` with so many helpers, as an endpoint does; what came of them, in the order of
-    /// their reports.
+    /// Copies `pieces` pieces of `len` bytes with `helpers` helpers, as an endpoint does. Returns the results in the
+    /// order of their reports.
     fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
         let from: Vec<u8> = (0..pieces * len).map(|i| (i / 7) as u8).collect();
         let mut to = vec![0; from.len()];
@@ -355,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_begun_can_be_cancelled_and_is_reported_too() {
+    fn copies_that_no_thread_has_begun_can_be_cancelled_and_are_reported() {
         for (helpers, len) in [0, 2].into_iter().flat_map(|helpers| LENGTHS.map(|len| (helpers, len))) {
             let (to, ended) = copied(helpers, BYTES / len, len, 1);
             let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
@@ -374,17 +373,17 @@ mod tests {
     }
 
     #[test]
-    fn helpers_are_called_for_much_only_and_end_with_their_fabric() {
+    fn helpers_are_woken_for_long_queues_only_and_end_with_their_fabric() {
         let (pool, shared) = (CopyPool::new(3), Arc::new(Shared::default()));
         let copies = Copies::new(&pool, &shared);
-        let from = vec![1; WORTH_A_CALL];
-        let mut to = vec![0; WORTH_A_CALL];
+        let from = vec![1; BYTES_PER_HELPER];
+        let mut to = vec![0; BYTES_PER_HELPER];
         // SAFETY: alive until reported, and not touched.
-        unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), WORTH_A_CALL - 1) };
-        assert_eq!(pool.calls.lock().threads, 0, "for what this thread does sooner");
+        unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), BYTES_PER_HELPER - 1) };
+        assert_eq!(pool.requests.lock().threads, 0, "for what this thread does sooner");
         // SAFETY: as above, the last byte.
-        unsafe { copies.post(2, from[WORTH_A_CALL - 1..].as_ptr(), to.as_mut_ptr().add(WORTH_A_CALL - 1), 1) };
-        assert_eq!(pool.calls.lock().threads, 1);
+        unsafe { copies.post(2, from[BYTES_PER_HELPER - 1..].as_ptr(), to.as_mut_ptr().add(BYTES_PER_HELPER - 1), 1) };
+        assert_eq!(pool.requests.lock().threads, 1);
         let began = Instant::now();
         let mut ended = 0;
         while ended < 2 {
@@ -393,7 +392,7 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(to, from);
-        let calls = Arc::downgrade(&pool.calls);
+        let calls = Arc::downgrade(&pool.requests);
         drop((copies, pool));
         while calls.upgrade().is_some() {
             assert!(began.elapsed() < Duration::from_secs(20), "a helper outlives its fabric");

@@ -170,7 +170,7 @@ fn too_little_lockable_memory_is_said() {
     let fabric = fabric(Exposure::Auto);
     let old = getrlimit(Resource::Memlock);
     // A limit of this process. Root is above it, unless it gives up the capability, which is a thread's own.
-    setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 20), ..old.clone() }).unwrap();
+    setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 20), ..old }).unwrap();
     let refused = std::thread::spawn(move || {
         support::give_up_ipc_lock();
         fabric.allocate(8 << 20, Touch::Now).map(|_| ())

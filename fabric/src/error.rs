@@ -12,7 +12,7 @@ pub enum FabricError {
     Unavailable {
         /// Which fabric.
         fabric: FabricKind,
-        /// What is missing, and what to do about it.
+        /// The missing device, library or permission, and how to get it.
         reason: String,
     },
     /// The peer cannot be reached over this fabric.
@@ -70,7 +70,7 @@ pub enum FabricError {
         address: u64,
         /// How many.
         len: u64,
-        /// What stands in the way, and what to do about it.
+        /// The obstacle, and how to remove it.
         reason: String,
     },
     /// More reads posted than [`crate::Capabilities::max_outstanding_reads`].
@@ -143,7 +143,7 @@ pub enum ReadFailure {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{verb}: {name} (status {status}, vendor error {vendor_error:#x}): {advice}")]
 pub struct WorkFailure {
-    /// What was asked of the device.
+    /// The operation that the device failed.
     pub verb: &'static str,
     /// The work-completion status (`enum ibv_wc_status`).
     pub status: u32,

@@ -1,4 +1,4 @@
-//! Whether a process is still there, as Linux tells in `/proc/PID/stat` (proc(5)).
+//! Whether a process still runs, from Linux's `/proc/PID/stat` (proc(5)).
 //!
 //! Memory that a peer has mapped cannot be taken back: its lender keeps it until the peer gives it back, or is gone. A
 //! process is known by its id and its start time, since ids are used again.
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use thallus_protocol::message::ProcessId;
 
-/// Where what is left after the program's name, which may contain anything, has these fields of `/proc/PID/stat`.
+/// Positions of fields of `/proc/PID/stat`, counted after the program's name, which may contain any character.
 const STATE: usize = 0;
 const THREADS: usize = 17;
 const STARTED: usize = 19;
@@ -30,7 +30,8 @@ pub fn current() -> io::Result<ProcessId> {
 fn look_up() -> io::Result<ProcessId> {
     let pid = std::process::id();
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // In another namespace of processes than that of `/proc` the two ids differ, and nobody would find this one.
+    // In another namespace of processes than that of `/proc` the two ids differ, and a server would not find this
+    // process.
     let same = stat.split_once(' ').is_some_and(|(named, _)| named.parse() == Ok(pid));
     match fields(&stat).filter(|_| same) {
         Some(Fields { started, .. }) => Ok(ProcessId { pid, started }),

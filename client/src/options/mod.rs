@@ -58,6 +58,9 @@ pub enum Access {
     Read,
     /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. For a server on this host that
     /// [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    ///
+    /// Asking for it states that the server's process is trusted: what that promises, and what happens if the server breaks the
+    /// promise, is in the documentation of `thallus_fabric::memory::TrustedPeer::assume`.
     Map,
 }
 

@@ -1,42 +1,42 @@
-//! What happened in the network, for traces.
+//! Events of the network, for traces.
 
 use thallus_protocol::{LeaseEnd, LeaseId};
 
 use super::{Access, EndpointId, HostId};
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// To whom.
+    /// The endpoint that it happened to.
     pub endpoint: EndpointId,
-    /// Whose endpoint it is, if it is there still.
+    /// The host of that endpoint, if it is still there.
     pub host: Option<HostId>,
-    /// In which of its steps.
+    /// That endpoint's step.
     pub step: u64,
-    /// What.
+    /// The kind of event.
     pub what: What,
 }
 
-/// What happened. No addresses: these differ from run to run.
+/// The kind of an event. No addresses: these differ from run to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A read of so many bytes was posted.
+    /// A read was posted: token, length in bytes.
     Posted(u64, u64),
     /// A read's bytes were copied.
     Landed(u64),
-    /// A read came too late: it found what is not the batch any more.
+    /// A read came after the end of the lease, and found other bytes.
     Late(u64),
     /// A read was refused.
     Refused(u64, Access),
-    /// So many bytes were mapped.
+    /// A range was mapped: length in bytes.
     Mapped(u64),
     /// A read completed: whether well.
     Completed(u64, bool),
     /// A read completed before its bytes were in place.
     CompletedEarly(u64),
-    /// There was no path for so long that the endpoint failed.
+    /// The endpoint failed for want of a path.
     RetryExceeded,
-    /// So many bytes are on loan.
+    /// A lease began: length in bytes.
     Lent(LeaseId, u64),
     /// A lease is over.
     Ended(LeaseId, LeaseEnd),

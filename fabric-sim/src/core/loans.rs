@@ -1,4 +1,4 @@
-//! What lenders have on loan, so that a read of anything else is found out.
+//! The ledger of loans, by which a read of other memory is found.
 
 use std::collections::BTreeMap;
 
@@ -21,13 +21,13 @@ struct Loan {
     ended: Option<LeaseEnd>,
 }
 
-/// What the ledger says of a read.
+/// The ledger's judgement of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
-    /// On loan; what must stand there, if that is known; and whether it was on loan before, too, and taken back: the
-    /// same buffer may be lent twice.
+    /// On loan; the content, if known; and whether an earlier loan of the same range was taken back: a buffer may be
+    /// lent twice.
     OnLoan(Option<&'a [u8]>, bool),
-    /// Was on loan, and the lender took it back before the borrower returned it.
+    /// Was on loan; the lender took it back before the borrower returned it.
     Late,
     /// Never was on loan, or was returned.
     Not,
@@ -64,7 +64,7 @@ impl Loans {
         loans.map_or(0, |loans| loans.values().filter(|loan| loan.ended.is_none()).count())
     }
 
-    /// What `len` bytes at `address` are to whom `lender` lends.
+    /// The standing of `len` bytes at `address` for the borrower of `lender`.
     pub(super) fn judge(&self, lender: EndpointId, address: u64, len: u64) -> Standing<'_> {
         let Some(loans) = self.0.get(&lender) else { return Standing::Not };
         let (mut on_loan, mut late) = (None, false);

@@ -1,4 +1,4 @@
-//! The network's memory protection: what is registered, who exposed it, and what a read may reach.
+//! The network's memory protection: registrations, keys, and the memory that a read may reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -25,8 +25,8 @@ pub enum Access {
     NotOnLoan,
     /// It is on loan, and changed meanwhile: the lender used it for something else.
     Reused,
-    /// The lender ended a lease, and the peer could have read on, taking what it found for the batch: the endpoint
-    /// stood.
+    /// The lender ended a lease, while the peer could still read and take other bytes for the batch: the endpoint
+    /// was open.
     EndedUnfenced,
     /// The lender ended a lease that did not stand, or lent one twice.
     Ledger,
@@ -35,11 +35,11 @@ pub enum Access {
     Revoked,
 }
 
-/// A read that the memory protection refused while its connection stood: somebody broke the rules of lending. (After
-/// the lender closed, late reads are part of the game, and refused without a record.)
+/// A read that the memory protection refused while its connection was open: one end broke the rules of lending. (After
+/// the lender closed, late reads are legal, and refused without a record.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Whose read; or whose lease.
+    /// The endpoint that read, or whose lease it is.
     pub reader: EndpointId,
     /// The key it was made with.
     pub key: KeyId,
@@ -47,7 +47,7 @@ pub struct Violation {
     pub address: u64,
     /// Its length.
     pub len: u64,
-    /// What was wrong.
+    /// The broken rule.
     pub access: Access,
 }
 

@@ -1,7 +1,7 @@
 //! The simulated network: hosts, memory, endpoints, reads; no clock, locks, tasks or entropy.
 //!
 //! **Time is counted in steps, of each endpoint for itself**: [`Core::step`] is one, and whatever an endpoint waits for
-//! happens in one of its own. So what an endpoint sees depends on the seed and on what was done to it, not on how often
+//! happens in one of its own. So the events at an endpoint depend on the seed and on the calls on it, not on how often
 //! others were stepped.
 
 mod event;

@@ -46,7 +46,7 @@ fn one_in(times: u32, random: &mut SplitMix64) -> bool {
     times > 0 && random.within(&(1..=times)) == 1
 }
 
-/// What the network has carried.
+/// Figures of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Reads whose bytes were copied.
@@ -55,7 +55,7 @@ pub struct Stats {
     pub bytes: u64,
     /// Ranges that were mapped.
     pub maps: u64,
-    /// Reads and maps of what the lender had taken back.
+    /// Reads and maps of memory that the lender had taken back.
     pub late: u64,
     /// Reads that took longer.
     pub stragglers: u64,
@@ -87,7 +87,7 @@ struct EndpointEntry {
     step: u64,
     /// In order of posting.
     reads: Vec<Read>,
-    /// The peer is gone, and it is to notice so many steps after its next.
+    /// The peer is gone; this end notices this many steps after its next step.
     notice_in: Option<u64>,
     /// The step in which it notices that the peer is gone, once it is.
     notice_at: Option<u64>,
@@ -121,7 +121,7 @@ impl Core {
         self.seed
     }
 
-    /// What it is like.
+    /// Its properties.
     #[must_use]
     pub fn options(&self) -> &SimOptions {
         &self.options
@@ -132,13 +132,13 @@ impl Core {
         &mut self.options
     }
 
-    /// What the memory protection refused, in order.
+    /// The violations, in order.
     #[must_use]
     pub fn violations(&self) -> &[Violation] {
         &self.violations
     }
 
-    /// What it has carried.
+    /// Its figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
@@ -199,7 +199,7 @@ impl Core {
     /// Connects one end; the peer connects the other.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The obstacle.
     pub fn connect(&mut self, endpoint: EndpointId, peer: EndpointId) -> Result<(), &'static str> {
         if endpoint == peer {
             return Err("it is this endpoint's own address");
@@ -299,7 +299,7 @@ impl Core {
         Ok(())
     }
 
-    /// One step of `endpoint`: copies, completes, notices what is due.
+    /// One step of `endpoint`: carries out the copies, completions and notices that are due.
     pub fn step(&mut self, endpoint: EndpointId, finished: &mut Vec<Finished>) -> Progress {
         let next = self.endpoints.get(&endpoint).map_or(0, |entry| entry.step + 1);
         self.step_to(endpoint, next, finished)
@@ -360,7 +360,7 @@ impl Core {
         reads.chain(notice).chain(entry.notice_in.map(|_| entry.step)).min()
     }
 
-    /// Carries out what is due, and returns the reads that are not done.
+    /// Carries out the reads that are due, and returns those that are not done.
     fn progress(
         &mut self,
         endpoint: EndpointId,
@@ -463,7 +463,7 @@ impl Core {
         }
         self.note(lender, What::Ended(lease, end));
         let stood = self.loans.end(lender, lease, end);
-        // What was withdrawn never was lent.
+        // A withdrawn lease never began.
         if !stood && end != LeaseEnd::Withdrawn {
             self.violated(lender, Access::Ledger);
         }
@@ -484,7 +484,7 @@ impl Core {
         self.loans.standing(lender)
     }
 
-    /// What happened since the last call, if [`SimOptions::record`] says so.
+    /// The events since the last call, if [`SimOptions::record`] is set.
     pub fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
     }

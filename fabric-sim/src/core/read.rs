@@ -26,7 +26,7 @@ pub(super) struct Read {
     pub(super) announced: bool,
 }
 
-/// A read that has ended. Its memory is let go of by whoever drops this, not under any lock.
+/// A read that has ended. The caller drops it, and with it the memory, outside of any lock.
 #[derive(Debug)]
 pub struct Finished {
     /// How it ended.
@@ -41,10 +41,10 @@ impl Read {
     }
 }
 
-/// What an endpoint waits for after a step.
+/// The event that an endpoint waits for after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// For nothing: only somebody else's doing can change that.
+    /// For nothing, until a call on another endpoint.
     Idle,
     /// For a later step.
     Waiting,

@@ -144,7 +144,10 @@ pub async fn lend() {
                     }
                     println!("@alive");
                 }
-                Some(peer) => end.connect(&unhex(peer.as_str())).unwrap(),
+                Some(peer) => {
+                    end.connect(&unhex(peer.as_str())).unwrap();
+                    println!("@connected");
+                }
                 None => return,
             },
             outcome = poll_fn(|cx| end.poll(cx, &mut completions)) => if let Err(error) = outcome {

@@ -154,7 +154,7 @@ pub fn a_token_can_be_used_again_once_it_completed(bench: &Bench) {
     });
 }
 
-/// Memory that somebody else allocated, of any alignment, and a slice of it.
+/// Buffers that another part of the program allocated, of any alignment, and slices of them.
 pub fn foreign_memory_is_read_where_it_lies(bench: &Bench) {
     bench.block_on(async {
         let mut connection = bench.connect();
@@ -304,7 +304,7 @@ pub fn a_read_longer_than_the_longest_is_refused(bench: &Bench) {
     });
 }
 
-/// An id that is taken is not imported over, and its region stays what it was.
+/// Importing under an id that is in use is refused, and the region of that id stays as it was.
 pub fn a_region_id_is_imported_once(bench: &Bench) {
     bench.block_on(async {
         let lent = [bench.lend(&pattern(15, 64)), bench.lend(&pattern(16, 64))];

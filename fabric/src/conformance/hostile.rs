@@ -39,7 +39,7 @@ pub fn reads_before_connecting_are_refused(bench: &Bench) {
     });
 }
 
-/// A descriptor that names what was not imported never reaches the device.
+/// A range outside the imported regions never reaches the device.
 pub fn reads_outside_their_region_are_refused(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, 4096));
@@ -151,7 +151,7 @@ pub fn a_false_region_hurts_only_its_reader(bench: &Bench) {
         let base = 1 << 20;
         match connection.borrower.endpoint.import(REGION, base, 1 << 20, &key) {
             Ok(()) => {}
-            // The key may say itself what it opens.
+            // The key itself may contain the range that it opens.
             Err(FabricError::RemoteKey { .. }) => return connection.close().await,
             Err(error) => panic!("{}: {error}", bench.name()),
         }

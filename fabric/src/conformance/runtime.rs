@@ -66,7 +66,7 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
             bench.block_on(async {
                 let mut side = Side::new(bench.lender.endpoint().expect("an endpoint"));
                 let key = side.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
-                // Connected first: the borrower may be done, and gone, as soon as it has what it needs.
+                // Connected first: the borrower may have finished and closed as soon as it has address and key.
                 side.endpoint.connect(&from_borrower.recv().expect("the borrower's address")).expect("its address");
                 to_borrower.send((side.endpoint.address(), key)).expect("the borrower listens");
                 let mut sides = [&mut side];
@@ -108,7 +108,7 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
     });
 }
 
-/// While nothing happens, nobody is woken.
+/// While nothing happens, no task is woken.
 pub fn an_idle_endpoint_does_not_spin(bench: &Bench) {
     /// Transports have keepalives and wire-up to finish; a spinning endpoint is polled many thousand times.
     const FEW: usize = 50;

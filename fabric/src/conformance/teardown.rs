@@ -53,7 +53,7 @@ pub fn closing_ends_each_read_once(bench: &Bench) {
     });
 }
 
-/// What is closed stays closed.
+/// A closed endpoint stays closed.
 pub fn a_closed_endpoint_takes_no_reads(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, 64));

@@ -30,7 +30,7 @@ pub(super) struct FaultyEndpoint {
     /// Completions that the endpoint inside gave and that are held back.
     arrived: Vec<Completion>,
     life: Life,
-    /// Of the last poll, to be woken when a close or a death changes what the next brings.
+    /// The waker of the last poll. A close or a death wakes it, since the next poll then has something to report.
     waker: Option<Waker>,
 }
 
@@ -80,7 +80,8 @@ impl FaultyEndpoint {
         }
     }
 
-    /// Hands out what is due. `over`: nothing is held back any longer. Returns whether a delay is still counting.
+    /// Hands out the completions that are due. `over`: none is held back any longer. Returns whether a delay is still
+    /// counting.
     fn hand_out(&mut self, over: bool, completions: &mut Vec<Completion>) -> bool {
         let (life, outstanding) = (self.life, &mut self.outstanding);
         let mut counting = false;
@@ -150,7 +151,7 @@ impl Endpoint for FaultyEndpoint {
         if self.life == Life::Dead {
             return Err(self.down());
         }
-        // Of these two the endpoint inside knows only its own share: what it has completed may be held back here.
+        // The endpoint inside checks both too, but does not know of the completions that are held back here.
         if self.outstanding.contains_key(&token) {
             return Err(FabricError::Misuse("a read's token is that of one outstanding"));
         }

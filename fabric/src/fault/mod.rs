@@ -1,7 +1,7 @@
 //! Faults on purpose: a wrapper that makes any fabric fail as hardware does.
 //!
-//! What it shows is what hardware shows: completions that bring an error, that are late, or that never come until the
-//! endpoint is closed; calls that fail; endpoints that die. It never corrupts bytes, and it keeps the contract of
+//! It shows the faults that hardware shows: completions that bring an error, that are late, or that never come until
+//! the endpoint is closed; calls that fail; endpoints that die. It never corrupts bytes, and it keeps the contract of
 //! [`Endpoint`](crate::Endpoint): each posted read ends in exactly one completion, and its memory stays under it until
 //! then.
 //!

@@ -24,7 +24,7 @@ pub enum Call {
     Post,
 }
 
-/// A fault that happened, for whoever counts.
+/// A fault that happened, as [`FaultInjector::strikes`](super::FaultInjector::strikes) counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Strike {
     /// A call failed.
@@ -49,7 +49,7 @@ pub enum When {
     Nth(u64),
     /// This time and every time after.
     From(u64),
-    /// Once in so many times on average, by the plan's seed. Never, if 0.
+    /// Once in this many times on average, by the plan's seed. 0: never.
     OneIn(u32),
 }
 
@@ -58,9 +58,9 @@ pub enum When {
 pub enum ReadFault {
     /// It completes with this failure. Some of its bytes, or all, may have landed.
     Fail(ReadFailure),
-    /// It completes as it would have, but so many polls of its endpoint later.
+    /// It completes as it would have, but `polls` polls of its endpoint later.
     Delay {
-        /// How many.
+        /// Polls.
         polls: u32,
     },
     /// It completes when its endpoint is closed or dies, as flushed.
@@ -97,7 +97,7 @@ impl FaultPlan {
         self
     }
 
-    /// Each endpoint dies once it has posted so many reads: what is outstanding completes as `PeerGone`, and then the
+    /// Each endpoint dies once it has posted `reads` reads: outstanding reads complete as `PeerGone`, and then the
     /// endpoint fails as a whole.
     #[must_use]
     pub fn endpoints_die_after(mut self, reads: u64) -> Self {

@@ -1,7 +1,7 @@
 //! Copies into and out of memory that a peer may be reading at the same time.
 //!
 //! Registered memory is lent as a whole, while its blocks are handed out and written one by one; so in a fabric that
-//! lives in this process, a peer that reads what it was never lent races with whoever writes there. That peer may get
+//! lives in this process, a peer that reads memory that it was never lent races with the writer. That peer may get
 //! garbage; the process must not get undefined behaviour. Hence every access that this crate makes to such memory while
 //! it may be written is a relaxed atomic: of 8 bytes where the address is aligned, of one byte at the ends. (Where a
 //! race crosses such an end, accesses of different sizes overlap. Rust's memory model leaves that case open; every
@@ -47,7 +47,7 @@ pub(super) unsafe fn between(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
 /// `to .. to + bytes.len()` is valid for writes; others access it by atomic operations only, if at all.
 pub(super) unsafe fn into(bytes: &[u8], to: NonNull<u8>) {
     let mut done = 0;
-    // Up to the target's first aligned word, and what is left at the end, byte by byte.
+    // Up to the target's first aligned word, and the rest at the end, byte by byte.
     let head = to.as_ptr().align_offset(WORD).min(bytes.len());
     let (head_bytes, rest) = bytes.split_at(head);
     let (words, tail_bytes) = rest.as_chunks::<WORD>();
@@ -95,7 +95,7 @@ mod tests {
                     let mut bytes = source.clone();
                     let mut between_target = vec![0xEE_u8; 200];
                     let mut into_target = between_target.clone();
-                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; nobody else sees them. The
+                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; no other thread sees them. The
                     // source pointer is mutable because an atomic is made from it.
                     unsafe {
                         let target = NonNull::new_unchecked(between_target.as_mut_ptr().add(to));

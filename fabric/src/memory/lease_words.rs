@@ -15,12 +15,12 @@ use crate::{Fabric, FabricError, Touch};
 #[derive(Debug)]
 pub struct LeaseWords {
     memory: Arc<RegisteredMemory>,
-    /// By slot, what it was opened with last.
+    /// The value that each slot was opened with last.
     last: Box<[AtomicU64]>,
 }
 
 impl LeaseWords {
-    /// What a slot holds while no lease is open there.
+    /// The value of a slot while no lease is open there.
     pub const REVOKED: u64 = 0;
 
     /// `slots` words in memory from `fabric`, all revoked.
@@ -36,11 +36,11 @@ impl LeaseWords {
             .and_then(|len| len.checked_next_multiple_of(PAGE))
             .ok_or_else(|| refused(usize::MAX, "more lease words than an address space holds"))?;
         let memory = fabric.allocate(len, Touch::Now)?;
-        // Nobody else may have it, or the accesses below could race with others' that are not atomic.
+        // It must have no other user: the atomic accesses below could race with others that are not.
         let usable =
             memory.len() >= len && (memory.address() as usize).is_multiple_of(size_of::<u64>()) && memory.claim();
         if !usable {
-            return Err(refused(len, "the fabric's memory is too short, misaligned, read-only or somebody else's"));
+            return Err(refused(len, "the fabric's memory is too short, misaligned, read-only or in use already"));
         }
         let words = LeaseWords { memory, last: (0..slots).map(|_| AtomicU64::new(Self::REVOKED)).collect() };
         (0..slots)

@@ -1,4 +1,4 @@
-//! Registered memory: what a fabric may read from or write to, and who keeps it alive meanwhile.
+//! Registered memory: memory that a fabric reads from or writes to, and its owners meanwhile.
 //!
 //! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
 //! - [`SlabPool`] is for borrowers: slabs for reads to land in, which come back when the last array over them is

@@ -26,7 +26,7 @@ impl Pages {
     /// Maps `len` bytes, a multiple of the page size, and touches them.
     ///
     /// # Errors
-    /// What `mmap` says.
+    /// The error of mmap(2).
     pub fn new(len: usize) -> io::Result<Self> {
         let align = if len >= HUGE_PAGE { HUGE_PAGE } else { 1 };
         let mapped = len.checked_add(align - 1).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -49,7 +49,7 @@ impl Pages {
         // Only an aligned mapping gets huge pages throughout: what sticks out on either side goes back.
         for (from, to) in [(base, start), (start + len, (base + mapped).next_multiple_of(PAGE))] {
             if to > from {
-                // SAFETY: within the new mapping, and outside of what is kept.
+                // SAFETY: within the new mapping, and outside of the part that is kept.
                 unsafe { libc::munmap(from as *mut _, to - from) };
             }
         }
@@ -58,7 +58,7 @@ impl Pages {
         // SAFETY: exactly the mapping that is kept. Advice only: refusal costs speed.
         unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
         // First touch of a fresh page is by far the largest cost of a copy, so that it is paid here.
-        // SAFETY: `len` bytes that are readable, writable and nobody else's.
+        // SAFETY: `len` bytes that are readable and writable, of a mapping that no other code knows.
         unsafe { start.write_bytes(0, len) };
         Ok(pages)
     }
@@ -98,7 +98,7 @@ mod tests {
             assert!(len < HUGE_PAGE || start.addr().get().is_multiple_of(HUGE_PAGE));
             // SAFETY: within the mapping.
             let last = unsafe { start.add(len - 1) };
-            // SAFETY: as above; nobody else knows the mapping.
+            // SAFETY: as above; no other code knows the mapping.
             unsafe {
                 assert_eq!((start.read(), last.read()), (0, 0));
                 last.write(7);

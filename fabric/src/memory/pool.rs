@@ -34,16 +34,16 @@ impl Default for PoolLimits {
     }
 }
 
-/// What a [`SlabPool`] holds.
+/// Figures of a [`SlabPool`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
     /// Bytes allocated from the fabric and not given back to it.
     pub bytes_total: usize,
-    /// Bytes of these in slabs that somebody holds, or in buffers made of them, rounding included.
+    /// Bytes of these in slabs that are in use, or in buffers made of them, rounding included.
     pub bytes_in_use: usize,
     /// The most that [`PoolStats::bytes_in_use`] has ever been.
     pub high_water: usize,
-    /// Slabs that somebody holds, or that buffers were made of.
+    /// Slabs in use, including those that buffers were made of.
     pub slabs_in_use: usize,
     /// Allocations made from the fabric so far, each a registration. Constant in steady state.
     pub registrations: u64,
@@ -67,7 +67,7 @@ pub struct PoolStats {
 /// let pool = SlabPool::new(fabric, PoolLimits { max_bytes: 1 << 20, ..PoolLimits::default() });
 /// let slab = pool.take(100_000)?;
 ///
-/// // Reads land in ranges of the slab. While one is outstanding, nobody can see the bytes.
+/// // Reads land in ranges of the slab. While one is outstanding, the bytes cannot be seen.
 /// let range = slab.range(0, 50_000)?;
 /// let slab = slab.into_buffer().unwrap_err();
 /// drop(range); // the fabric does this when the read's completion has been polled
@@ -90,13 +90,13 @@ pub struct SlabPool {
 pub struct WeakPool(Weak<Handle>);
 
 impl WeakPool {
-    /// The pool, while anybody has it.
+    /// The pool, if a handle of it is left.
     #[must_use]
     pub fn upgrade(&self) -> Option<SlabPool> {
         self.0.upgrade().map(|handle| SlabPool { handle })
     }
 
-    /// Whether nobody has the pool any more.
+    /// Whether the last handle of the pool was dropped.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         self.0.strong_count() == 0
@@ -109,7 +109,7 @@ impl fmt::Debug for WeakPool {
     }
 }
 
-/// What every clone of the pool shares, and slabs do not: it closes the pool when the last of them goes.
+/// Shared by every clone of the pool, but not by slabs: its drop closes the pool.
 struct Handle {
     fabric: Arc<dyn Fabric>,
     shared: Arc<Shared>,
@@ -127,7 +127,7 @@ impl Drop for Handle {
     }
 }
 
-/// What slabs need to come back.
+/// The part that slabs need to come back.
 pub(super) struct Shared {
     limits: PoolLimits,
     state: Mutex<State>,
@@ -197,7 +197,7 @@ impl SlabPool {
     }
 
     /// Gives back to the fabric the chunks in which no slab has been for at least `idle` ([`Duration::ZERO`]: every one
-    /// without a slab). Returns how many bytes. Chunks that somebody else holds, an endpoint say, are kept.
+    /// without a slab). Returns how many bytes. Chunks with other holders, such as an endpoint, are kept.
     pub fn trim(&self, idle: Duration) -> usize {
         let removed = self.handle.shared.lock().remove_idle(Some(idle));
         removed.iter().map(|chunk| chunk.free.capacity()).sum()
@@ -209,7 +209,7 @@ impl SlabPool {
         WeakPool(Arc::downgrade(&self.handle))
     }
 
-    /// What the pool holds now.
+    /// Its figures now.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.handle.shared.lock().stats
@@ -317,7 +317,7 @@ impl State {
             let mut idle: Vec<_> = self.chunks.iter().filter(|(_, chunk)| chunk.can_go(None)).collect();
             let reachable = room + idle.iter().map(|(_, chunk)| chunk.free.capacity()).sum::<usize>();
             if reachable < block {
-                // What is left of a slab's own chunk serves nobody else.
+                // The rest of a slab's own chunk is of no use to other slabs.
                 let shared = self.chunks.values().filter(|chunk| chunk.free.capacity() <= limits.chunk_bytes);
                 let largest = shared.map(|chunk| chunk.free.largest()).max().unwrap_or(0);
                 return Err(reachable.max(largest));

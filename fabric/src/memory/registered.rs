@@ -37,7 +37,7 @@ enum Backing {
     Registration,
     /// This process's heap does.
     Heap(#[expect(dead_code, reason = "held for its drop")] HeapPages),
-    /// Somebody's immutable buffer, kept alive.
+    /// An immutable buffer of another part of the program, kept alive.
     Foreign(Buffer),
 }
 
@@ -192,7 +192,7 @@ impl HeapPages {
 
 impl Drop for HeapPages {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and nobody can reach it but through the owner being dropped.
+        // SAFETY: allocated in `new` with this layout, and reachable only through the owner that is being dropped.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
@@ -202,7 +202,7 @@ unsafe impl Send for HeapPages {}
 // SAFETY: as above.
 unsafe impl Sync for HeapPages {}
 
-/// Where a posted read lands: a range of registered memory that nobody else accesses until this value is dropped. A
+/// The target of a posted read: a range of registered memory that no other code accesses until this value is dropped. A
 /// fabric keeps it in its table of operations until the completion was polled.
 pub struct LocalRange {
     memory: Arc<RegisteredMemory>,
@@ -236,7 +236,7 @@ impl LocalRange {
     /// A range of `memory` as the target of a read. `guard` is dropped when the operation is over.
     ///
     /// # Safety
-    /// Until the value is dropped nobody reads or writes the range but the fabric that it is given to, and the memory
+    /// Until the value is dropped, only the fabric that it is given to reads or writes the range, and the memory
     /// is writable.
     ///
     /// # Panics

@@ -14,7 +14,7 @@ use crate::FabricError;
 
 /// A piece of a [`SlabPool`](super::SlabPool), unique.
 ///
-/// Reads land in its [`Slab::range`]s. While any of them is alive a fabric may be writing, so nobody can see the bytes;
+/// Reads land in its [`Slab::range`]s. While any of them is alive a fabric may be writing, so the bytes cannot be seen;
 /// once all are gone, [`Slab::into_buffer`] makes an arrow buffer of it, in place. Dropped, it goes back to the pool as
 /// soon as the last range does.
 pub struct Slab {
@@ -22,7 +22,8 @@ pub struct Slab {
     len: usize,
 }
 
-/// A slab's memory. Whoever keeps it keeps the slab from the pool: the slab, its ranges, the buffer made of it.
+/// A slab's memory. It goes back to the pool when its last holder drops it: the slab, a range, or the buffer made of
+/// it.
 pub(super) struct Block {
     memory: Arc<RegisteredMemory>,
     pool: Arc<Shared>,
@@ -113,8 +114,8 @@ impl Slab {
         let mut piece = [0; Self::EDITED];
         for start in (offset..end).step_by(Self::EDITED) {
             let piece = &mut piece[..Self::EDITED.min(end - start)];
-            // SAFETY: within the block, checked above, which is initialised. Nobody writes it: no range is alive, and
-            // none can begin while the slab is borrowed mutably.
+            // SAFETY: within the block, checked above, which is initialised. It is not being written: no range is
+            // alive, and none can begin while the slab is borrowed mutably.
             let bytes = unsafe { NonNull::slice_from_raw_parts(self.block.start().add(start), piece.len()).as_ref() };
             piece.copy_from_slice(bytes);
             edit(piece);
@@ -144,8 +145,8 @@ impl Slab {
         // whatever unwinds past them.
         let owner = Arc::new(AssertUnwindSafe(self.block));
         // SAFETY: `len` bytes from `start` lie within the block, initialised, and stay so until `owner` is dropped.
-        // Nobody writes them: no range is alive, none can be made without the slab, and the pool gives the block to
-        // nobody before it is dropped.
+        // They are not written: no range is alive, none can be made without the slab, and the pool gives the block
+        // away only after it is dropped.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, owner) })
     }
 
@@ -170,7 +171,7 @@ impl fmt::Debug for Slab {
 
 impl Block {
     pub(super) fn new(memory: Arc<RegisteredMemory>, pool: Arc<Shared>, chunk: u64, offset: usize, len: usize) -> Self {
-        // What the unsafe code of `Slab` rests on.
+        // The unsafe code of `Slab` rests on this.
         assert!(offset.checked_add(len).is_some_and(|end| end <= memory.len()), "a block outside its chunk");
         Block { memory, pool, chunk, offset, len, ranges: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! Which registered memory a buffer lies in.
+//! Finding the registered memory that a buffer lies in.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Copies of what cannot be lent from where it lies.
+//! Copies of buffers that cannot be lent from where they lie.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub struct StagingArena {
     copied: Arc<AtomicU64>,
 }
 
-/// What a [`StagingArena`] holds and has done.
+/// Figures of a [`StagingArena`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StagingStats {
     /// Its memory.
@@ -80,7 +80,7 @@ impl StagingArena {
         let mut copied = 0;
         for (piece, &offset) in pieces.iter().zip(&offsets) {
             slab.copy_in(offset, piece)?;
-            // What lies between the pieces may be opened to whoever they are lent to: nothing of earlier loans is left
+            // The gaps between the pieces may be opened to the borrower of the pieces: nothing of earlier loans is left
             // there.
             let end = offset + piece.len();
             slab.copy_in(end, &[0; ALIGNMENT][..end.next_multiple_of(ALIGNMENT) - end])?;
@@ -98,7 +98,7 @@ impl StagingArena {
         self.pool.trim(idle)
     }
 
-    /// What it holds and has done.
+    /// Its figures now.
     #[must_use]
     pub fn stats(&self) -> StagingStats {
         StagingStats { pool: self.pool.stats(), bytes_copied: self.copied.load(Ordering::Relaxed) }

@@ -13,7 +13,7 @@ use crate::{Endpoint, FabricError};
 pub struct TrustedPeer(());
 
 impl TrustedPeer {
-    /// States that the peer is trusted. Whoever calls this promises, on behalf of the peer's process:
+    /// States that the peer is trusted. The caller promises, on behalf of the peer's process:
     ///
     /// - it does not change memory that it has lent until this process has given it back;
     /// - it does not reuse, unmap or truncate that memory before, however the connection ends.

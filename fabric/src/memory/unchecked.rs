@@ -12,7 +12,7 @@ pub struct UncheckedAssembler;
 impl Assemble for UncheckedAssembler {
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
         // SAFETY: only `thallus_protocol::layout` makes a `ValidArray`, and only of parts that Arrow's own validation
-        // would accept. They are buffers, which nobody can write to, and nothing about them can be changed on the way
+        // would accept. They are immutable buffers, and nothing about them can be changed on the way
         // here: a builder can be had of a `ValidArray`, but no `ValidArray` of a builder. A mapped buffer lies in a
         // lender's memory: that the lender does not write to it is promised by the `TrustedPeer` that it was mapped by.
         // The protocol's tests and its fuzz target hold its validation against Arrow's, by `testing::Distrust`.

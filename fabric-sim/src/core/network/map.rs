@@ -1,5 +1,5 @@
-//! Mapped memory: what is handed out is a copy, and held against the lender's memory when it comes back. So a
-//! simulation is sound and the same each time, and a lender that reuses what is mapped is found out all the same.
+//! Mapped memory. A mapping is a copy, which is compared with the lender's memory when it is dropped. So a simulation
+//! is sound and the same each time, and still finds a lender that reuses mapped memory.
 
 use std::sync::Weak;
 
@@ -8,7 +8,7 @@ use thallus_fabric::memory::RegisteredMemory;
 use super::super::{Access, EndpointId, HostId, KeyId, Violation, What};
 use super::{Core, EndpointState, Standing};
 
-/// What a reader has mapped.
+/// A mapping of a reader.
 #[derive(Debug)]
 pub struct Mapping {
     reader: EndpointId,
@@ -16,7 +16,7 @@ pub struct Mapping {
     key: KeyId,
     address: u64,
     bytes: Vec<u8>,
-    /// Where it is at the lender; `None` for what was mapped too late, which is nothing in particular.
+    /// Its place at the lender; `None` if it was mapped too late, and shows made-up bytes.
     source: Option<(Weak<RegisteredMemory>, usize)>,
 }
 
@@ -32,7 +32,7 @@ impl Core {
     /// Maps `len` bytes at `address`, if the memory protection lets it. To be given back by [`Core::unmap`].
     ///
     /// # Errors
-    /// Why not.
+    /// The reason of the refusal.
     pub fn map(&mut self, reader: EndpointId, key: KeyId, address: u64, len: u64) -> Result<Mapping, Access> {
         let exposure = self.protect(reader, key)?;
         let lender = self.endpoints.get(&exposure.by).map(|entry| entry.host).ok_or(Access::Deregistered)?;
@@ -71,8 +71,8 @@ impl Core {
         Err(access)
     }
 
-    /// Nobody looks at a mapping any more. That its memory was changed, or is gone, meanwhile is a violation, whatever
-    /// became of the connection: only with its host does a lender's claim to it end.
+    /// The last slice of a mapping is gone. It is a violation if its memory changed or was freed meanwhile, whatever
+    /// became of the connection, unless the lender's host crashed.
     pub fn unmap(&mut self, mapping: &Mapping) {
         let Some((memory, offset)) = &mapping.source else { return };
         let access = match memory.upgrade() {

@@ -1,4 +1,4 @@
-//! mimalloc 3, and what the registered heap wants of it.
+//! The functions of mimalloc 3 that the registered heap uses.
 
 use std::alloc::Layout;
 use std::ffi::{c_int, c_long, c_void};
@@ -15,7 +15,7 @@ const ARENA_RESERVE: c_int = 23;
 /// What mimalloc begins with on machines of 64 bits.
 const USUAL_RESERVE: c_long = 1 << 20;
 
-/// Takes no arenas from the system: what is to come is given to it.
+/// Takes no arenas from the system: regions are given to it instead.
 pub(super) fn wait_for_regions() {
     // SAFETY: sets a number. mimalloc calls it unsafe for threads; the first allocation of a process comes before its
     // threads.
@@ -32,7 +32,7 @@ pub(super) fn use_system_arenas() {
 /// Gives a region to the allocator, for good.
 pub(super) fn manage(memory: &'static RegisteredMemory) -> bool {
     let mut arena = ptr::null_mut();
-    // SAFETY: the region lives as long as the process, is readable and writable, and belongs to nobody else: the caller
+    // SAFETY: the region lives as long as the process, is readable and writable, and has no other owner: the caller
     // has claimed it. It is called large (`is_pinned` in the library), so that it is never purged: a device may have
     // its pages.
     unsafe {

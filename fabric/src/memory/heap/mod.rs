@@ -1,7 +1,7 @@
 //! The process's heap in registered memory, so that whatever the program computes can be lent from where it lies.
 //!
 //! A program makes [`RegisteredHeap`] its allocator and, first thing, lets it [grow](RegisteredHeap::grow_in) in memory
-//! of a fabric. The allocator is mimalloc; what the fabric allocates is given to it as memory that it may use and never
+//! of a fabric. The allocator is mimalloc; it is given memory of the fabric, which it uses and never
 //! hands back to the system. A region grows the heap when an allocation found no room: the first is small, each further
 //! one is as large as all before, up to a limit. What does not fit any more lies in ordinary memory.
 //!
@@ -29,7 +29,7 @@ use regions::Regions;
 const FIRST_REGION: usize = 64 << 20;
 /// The longest region, lest one allocation wait for a device to pin a whole host's memory.
 const LONGEST_REGION: usize = 4 << 30;
-/// What mimalloc may need of a region for itself, and the grain of what it takes.
+/// The share of a region that mimalloc may need for itself, and the grain in which it takes memory.
 const GRAIN: usize = 32 << 20;
 /// Allocations from here on are looked at, and may grow the heap.
 const LARGE: usize = 32 << 10;
@@ -63,7 +63,7 @@ pub enum HeapError {
     /// The limit is below what the allocator can use at all.
     #[error("a registered heap of {limit} bytes is too small: it takes at least {FIRST_REGION}")]
     TooSmall {
-        /// What was asked for.
+        /// The requested limit.
         limit: usize,
     },
     /// The fabric gave no memory.
@@ -77,7 +77,7 @@ pub enum HeapError {
     },
 }
 
-/// What there is of the heap in registered memory.
+/// Figures of the heap in registered memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapStats {
     /// Regions, each a registration.
@@ -111,7 +111,7 @@ thread_local! {
 }
 
 fn growth() -> MutexGuard<'static, Option<Growth>> {
-    // What a panic leaves under this lock is whole: a region is booked in one step, when it is there.
+    // A panic under this lock leaves a consistent state: a region is booked in one step, when it is there.
     GROWTH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -193,7 +193,7 @@ fn grow_for(size: usize) -> bool {
         let mut state = growth();
         let Some(growth) = state.as_mut().filter(|growth| growth.full.is_none()) else { return false };
         if mimalloc::has_room(size.max(PROBE), &REGIONS) {
-            // Somebody else has grown it meanwhile; or it had room, and the allocator preferred an old page elsewhere.
+            // Another thread has grown it meanwhile; or it had room, and the allocator preferred an old page elsewhere.
             return true;
         }
         growth.grow(size).unwrap_or_else(|error| {
@@ -236,7 +236,7 @@ unsafe fn again(start: *mut u8, layout: Layout, alloc: fn(Layout) -> *mut u8) ->
         block = alloc(layout);
     }
     for block in aside {
-        // SAFETY: null, the caller's, or allocated above and known to nobody.
+        // SAFETY: null, the caller's, or allocated above and not handed out.
         unsafe { mimalloc::free(block) };
     }
     block
@@ -252,7 +252,7 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         }
         let start = mimalloc::alloc(layout);
         if is_worth_moving(start, layout) {
-            // SAFETY: allocated just now, and known to nobody.
+            // SAFETY: allocated just now, and not handed out.
             return unsafe { again(start, layout, mimalloc::alloc) };
         }
         start
@@ -285,13 +285,13 @@ unsafe impl GlobalAlloc for RegisteredHeap {
             return moved;
         }
         let elsewhere = mimalloc::alloc(new_layout);
-        // SAFETY: allocated just now, and known to nobody.
+        // SAFETY: allocated just now, and not handed out.
         let better = unsafe { again(elsewhere, new_layout, mimalloc::alloc) };
         if better.is_null() {
             return moved;
         }
         // SAFETY: two blocks, of which the new one has `new_size` bytes and the old one, by `realloc`, too; whatever of
-        // them was never written is copied as it is. Then nobody knows the old one.
+        // them was never written is copied as it is. Then no pointer to the old one is left.
         unsafe {
             ptr::copy_nonoverlapping(moved, better, new_size);
             mimalloc::free(moved);
@@ -305,7 +305,7 @@ unsafe impl GlobalAlloc for RegisteredHeap {
 pub struct HeapMemory(());
 
 impl HeapMemory {
-    /// What there is of it.
+    /// Its figures now.
     #[must_use]
     pub fn stats(&self) -> HeapStats {
         let state = growth();

@@ -1,11 +1,11 @@
-//! What it costs to register memory, and what to copy it.
+//! The costs of registering memory and of copying it.
 
 use std::time::Duration;
 
 use super::super::{Pages, StagingArena};
 use crate::{Fabric, FabricError};
 
-/// Lengths at which both are measured, in bytes: what comes between and beyond is on the line through them.
+/// Lengths at which both are measured, in bytes. Other lengths lie on the line through them.
 const LENGTHS: [usize; 2] = [64 << 10, 1 << 20];
 /// Each is done so often, and the least time counts: what else the machine does only ever adds.
 const TIMES: usize = 3;
@@ -31,7 +31,7 @@ impl Line {
     }
 }
 
-/// What was measured. By default, of what cannot be measured, registrations cost nothing.
+/// The measured costs. The default is for hosts where they cannot be measured: registrations cost nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Costs {
     /// To register and, in the end, to deregister.
@@ -60,7 +60,7 @@ impl Costs {
         Some(Costs { register, copy })
     }
 
-    /// Whether a registration costs no more than so many copies of so many bytes.
+    /// Whether a registration costs no more than `copies` copies of `len` bytes.
     pub(super) fn is_registration_worth(self, len: usize, copies: u32) -> bool {
         self.register.at(len) <= self.copy.at(len) * f64::from(copies)
     }

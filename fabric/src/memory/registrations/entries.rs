@@ -124,7 +124,7 @@ impl Entries {
         places.into_iter().filter_map(|place| self.remove(place)).collect()
     }
 
-    /// Whether `len` bytes more may come in once so many entries, with so many bytes, are gone.
+    /// Whether `len` bytes more fit once `entries` entries with `bytes` bytes are gone.
     fn has_room(&self, len: usize, (gone, gone_bytes): (usize, usize), policy: &CachePolicy) -> bool {
         let bytes = (self.bytes - gone_bytes).checked_add(len);
         self.len() - gone < policy.max_entries && bytes.is_some_and(|bytes| bytes <= policy.max_bytes)
@@ -147,13 +147,13 @@ impl Entries {
         (self.take(places), true)
     }
 
-    /// Whether somebody else has the buffer, or another part of what it lies in: then it may be lent again.
+    /// Whether another part of the program holds the buffer, or a part of its allocation: then it may be lent again.
     fn is_shared_with_others(&self, entry: &Entry) -> bool {
         let entries = self.allocations.get(&entry.allocation()).copied().unwrap_or(1);
         entry.buffer.strong_count() > entries * OWN_HANDLES
     }
 
-    /// Looks at the next few, each in its turn, and takes out those that nobody else has.
+    /// Checks the next few entries in turn, and takes out those without another holder.
     pub(super) fn take_some_unshared(&mut self) -> Vec<Entry> {
         let after = self.by_number.range(self.looked_at + 1..).take(LOOKED_AT);
         let next: Vec<(u64, Place)> = after.map(|(&number, &place)| (number, place)).collect();
@@ -165,7 +165,7 @@ impl Entries {
         self.take(lost)
     }
 
-    /// Takes out what was not lent for so long, and what nobody else has; `most` of them.
+    /// Takes out, `most` at most, the entries that were not lent for `idle`, and those without another holder.
     pub(super) fn take_idle(&mut self, idle: Duration, most: usize) -> Vec<Entry> {
         let is_idle =
             |entry: &Entry| !entry.is_on_loan() && (entry.lent.elapsed() >= idle || !self.is_shared_with_others(entry));

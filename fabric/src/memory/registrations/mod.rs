@@ -1,4 +1,4 @@
-//! Registrations of what others allocated, kept for as long as it may be lent again.
+//! Registrations of buffers that others allocated, kept for as long as they may be lent again.
 
 mod costs;
 mod entries;
@@ -42,12 +42,12 @@ impl Default for CachePolicy {
     }
 }
 
-/// What a [`RegistrationCache`] holds and has done.
+/// Figures of a [`RegistrationCache`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
     /// Bytes that are kept registered, on loan or not.
     pub bytes: usize,
-    /// Of these, what is on loan to nobody.
+    /// Of these, bytes that are not on loan.
     pub idle_bytes: usize,
     /// Registrations that the bytes are in.
     pub entries: usize,
@@ -62,17 +62,17 @@ pub struct CacheStats {
 /// Registers buffers that lie outside of registered memory, and keeps the registrations: tables in another allocator's
 /// memory, or in a mapped file, are lent again and again.
 ///
-/// A registration is worth keeping while somebody else has the buffer. One that only the cache has will never be lent
-/// again: such are dropped as others come in, so that results which are computed and forgotten do not pile up.
-/// Registered buffers are kept alive, and arrow writes to no buffer that somebody else holds: who was lent one, and has
-/// its key, finds the same bytes there for as long as they are registered. (Of a mapped file, whatever is written to
-/// the file.) Where the fabric opens ranges of memory only, nothing of it is open to anybody between loans. Memory that
-/// a fabric registers loan by loan is not kept.
+/// A registration is worth keeping while another part of the program holds the buffer. One that only the cache holds
+/// will never be lent again: such are dropped as others come in, so that results which are computed and forgotten do
+/// not pile up. Registered buffers are kept alive, and arrow writes to no buffer that has another holder: a borrower
+/// that was lent one, and has its key, finds the same bytes there for as long as they are registered. (Of a mapped
+/// file, whatever is written to the file.) Where the fabric opens ranges of memory only, nothing of it is open to
+/// anybody between loans. Memory that a fabric registers loan by loan is not kept.
 ///
 /// A buffer is registered at once if that costs no more than a copy; else it is copied as often as a registration costs
 /// copies, and registered then (as one rents skis before one buys them; Karlin et al., Algorithmica 3, 1988). What both
-/// cost is measured, for devices and page tables differ. What is lent seldom is copied each time: copies are forgotten
-/// after two [trims](RegistrationCache::trim).
+/// cost is measured, for devices and page tables differ. A buffer that is lent seldom is copied each time: copies are
+/// forgotten after two [trims](RegistrationCache::trim).
 pub struct RegistrationCache {
     fabric: Arc<dyn Fabric>,
     staging: StagingArena,
@@ -109,7 +109,7 @@ impl RegistrationCache {
     /// The registration of exactly these bytes, there already or new. `None`: they are to be copied, because that is
     /// cheaper or because the fabric registers no memory of others.
     ///
-    /// Who asks for the same buffer while it is being registered registers it too; one of the two is kept.
+    /// Two callers may register the same buffer at once; one of the two registrations is kept.
     ///
     /// # Errors
     /// As [`Fabric::register`], but not [`FabricError::Unsupported`].
@@ -169,8 +169,8 @@ impl RegistrationCache {
         }
     }
 
-    /// Gives back what nobody has been lent for so long, and what nobody else has any more; some hundred registrations
-    /// at most. How many bytes that were.
+    /// Gives back registrations that were not lent for `idle`, and those without another holder of the buffer; some
+    /// hundred registrations at most. Returns their bytes.
     pub fn trim(&self, idle: Duration) -> usize {
         let gone = {
             let mut state = self.lock();
@@ -181,13 +181,13 @@ impl RegistrationCache {
         bytes(&gone)
     }
 
-    /// Gives back all that is not on loan. How many bytes that were.
+    /// Gives back all registrations that are not on loan. Returns their bytes.
     pub fn clear(&self) -> usize {
         let gone = self.lock().entries.take_idle(Duration::ZERO, usize::MAX);
         bytes(&gone)
     }
 
-    /// What it holds and has done.
+    /// Its figures now.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         let state = self.lock();
