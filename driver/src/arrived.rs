@@ -36,7 +36,8 @@ pub struct Rebuilder {
 }
 
 impl Rebuilder {
-    /// For a stream that began with this schema, as it came and decoded; keeps dictionaries of `max_batch` bytes at most.
+    /// For a stream that began with this schema, as it came and decoded; keeps dictionaries of `max_batch` bytes at
+    /// most.
     ///
     /// # Errors
     /// The message is not the schema.

@@ -9,8 +9,8 @@ use tokio::time::{Instant, Sleep};
 
 /// Counts from its making, and wakes at a machine's next deadline.
 ///
-/// Most deadlines move on with every message that comes. The timer stays where it was, and follows once it has run out: moving
-/// it costs more than waking once in a while.
+/// Most deadlines move on with every message that comes. The timer stays where it was, and follows once it has run out:
+/// moving it costs more than waking once in a while.
 #[derive(Debug)]
 pub struct Clock {
     epoch: Instant,

@@ -6,8 +6,9 @@ use std::task::{Context, Wake, Waker};
 
 /// What wakes a task for one of its sources, and says afterwards that it was this source.
 ///
-/// Polling an endpoint costs system calls, and most of what happens on a connection is no business of its endpoint. So it is
-/// polled with a waker of its own: anew only once that was woken, or its owner has done something to it and [rung](Self::ring).
+/// Polling an endpoint costs system calls, and most of what happens on a connection is no business of its endpoint. So
+/// it is polled with a waker of its own: anew only once that was woken, or its owner has done something to it and
+/// [rung](Self::ring).
 #[derive(Debug)]
 pub struct Doorbell {
     bell: Arc<Bell>,
@@ -41,8 +42,8 @@ impl Doorbell {
         self.due = true;
     }
 
-    /// Whether the source is to be polled, which is to be done with [`Doorbell::waker`]. If not, the task of `cx` will be woken
-    /// when it is.
+    /// Whether the source is to be polled, which is to be done with [`Doorbell::waker`]. If not, the task of `cx` will
+    /// be woken when it is.
     #[must_use]
     pub fn answer(&mut self, cx: &Context<'_>) -> bool {
         {

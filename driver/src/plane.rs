@@ -96,8 +96,8 @@ impl Plane {
         self.reads.endpoint().transport()
     }
 
-    /// Takes in the region of the peer's lease words, and reads the probe among them: [`PlaneEvent::Proven`] says what came of it.
-    /// `as_batch`: into memory for batches, so that the proof includes that there is some.
+    /// Takes in the region of the peer's lease words, and reads the probe among them: [`PlaneEvent::Proven`] says what
+    /// came of it. `as_batch`: into memory for batches, so that the proof includes that there is some.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool) {
         self.reads.import(&lending.words);
         self.probe_value = Some(lending.probe_value);
@@ -125,12 +125,14 @@ impl Plane {
         self.lending.is_empty()
     }
 
-    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn down.
+    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn
+    /// down.
     pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
         self.lending.lend(loan, effort, keep)
     }
 
-    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to `answer`.
+    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to
+    /// `answer`.
     pub(crate) fn lender_task(
         &mut self,
         task: LenderTask,
@@ -248,7 +250,8 @@ impl Plane {
         self.reads.trim(idle)
     }
 
-    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read reported.
+    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read
+    /// reported.
     pub fn close(&mut self) {
         self.reads.close();
         self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };

@@ -37,8 +37,8 @@ fn place(memory: &Arc<RegisteredMemory>, range: &Range<usize>) -> (usize, usize,
 }
 
 impl Regions {
-    /// One more user of `range` of `memory`: its region, and the announcement if the peer does not have it yet. Nothing but the
-    /// user's loan lies in the range.
+    /// One more user of `range` of `memory`: its region, and the announcement if the peer does not have it yet. Nothing
+    /// but the user's loan lies in the range.
     ///
     /// # Errors
     /// The fabric gives no key.
@@ -69,8 +69,8 @@ impl Regions {
         Ok((id, Some(announcement)))
     }
 
-    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far as the
-    /// fabric can see to that.
+    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far
+    /// as the fabric can see to that.
     pub(crate) fn leave(&mut self, endpoint: &mut dyn Endpoint, id: RegionId) -> bool {
         let Some(known) = self.by_id.get_mut(&id) else { return false };
         known.users = known.users.saturating_sub(1);

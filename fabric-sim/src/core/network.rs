@@ -496,8 +496,8 @@ impl Core {
         self.violations.push(Violation { reader, key: KeyId(0), address: 0, len: 0, access });
     }
 
-    /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and under
-    /// revocation reads nothing any more from now on. Returns the peer, which has something to wait for now.
+    /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and
+    /// under revocation reads nothing any more from now on. Returns the peer, which has something to wait for now.
     pub fn close(&mut self, endpoint: EndpointId) -> Option<EndpointId> {
         let entry = self.endpoints.get_mut(&endpoint)?;
         if entry.state == EndpointState::Closed {

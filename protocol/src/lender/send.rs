@@ -166,14 +166,15 @@ impl Lender {
         Ok(())
     }
 
-    /// Sends whatever can be sent. To be called after every command and message, once there is a connection. Streams take turns,
-    /// so that none starves while another has credit.
+    /// Sends whatever can be sent. To be called after every command and message, once there is a connection. Streams
+    /// take turns, so that none starves while another has credit.
     pub fn pump(&mut self, now: Timestamp) {
         if self.stopped || self.streams.is_empty() {
             return;
         }
         self.waiting = self.waiting.filter(|stream| self.streams.contains_key(stream));
-        // The stream that waits for room goes first: small batches of others would take up what is given back, again and again.
+        // The stream that waits for room goes first: small batches of others would take up what is given back, again
+        // and again.
         let first = self.waiting;
         if let (None, 1, Some((&only, _))) = (first, self.streams.len(), self.streams.first_key_value()) {
             return self.serve(now, only);
@@ -341,8 +342,9 @@ pub(crate) fn within(what: &'static str, len: usize, limit: usize) -> Result<(),
     if len <= limit { Ok(()) } else { Err(ApiMisuse::Encode(format!("a {what} of {len} bytes, the limit is {limit}"))) }
 }
 
-/// A lease's word: unlike its neighbours, unlike anything that other users of the memory write there but by chance of one
-/// in 2^64, and never zero. The mixer is splitmix64's (Steele et al., "Fast splittable pseudorandom number generators", 2014).
+/// A lease's word: unlike its neighbours, unlike anything that other users of the memory write there but by chance of
+/// one in 2^64, and never zero. The mixer is splitmix64's (Steele et al., "Fast splittable pseudorandom number
+/// generators", 2014).
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
     #[cfg(feature = "planted-bugs")]
     let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };
