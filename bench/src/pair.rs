@@ -1,4 +1,5 @@
-//! Both protocol machines in one thread, with nothing between them and nothing read: what a batch costs in the protocol alone.
+//! Both protocol machines in one thread, with nothing between them and nothing read: what a batch costs in the protocol
+//! alone.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! The pieces of the path that a batch takes, each as something that can be run again and again: for time (`benches/`) and
-//! for instructions (`src/bin/instructions.rs`).
+//! The pieces of the path that a batch takes, each as something that can be run again and again: for time (`benches/`)
+//! and for instructions (`src/bin/instructions.rs`).
 
 use std::hint::black_box;
 use std::sync::Arc;

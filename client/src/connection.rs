@@ -34,8 +34,8 @@ use crate::upload::{self, UploadOptions, UploadReport};
 /// Regions that a server may have announced at once: several for each batch of many columns in flight.
 const MAX_REGIONS: usize = 1 << 20;
 
-/// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something to read while
-/// batches are taken, granted and lent anew. A reader that does not take its batches holds this much.
+/// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something
+/// to read while batches are taken, granted and lent anew. A reader that does not take its batches holds this much.
 const FIRST_WINDOW: u64 = 16 << 20;
 
 /// Live bytes from which on a batch of an upload is lent, before anything was measured.
@@ -49,22 +49,25 @@ pub fn protocol_versions() -> String {
 
 /// A connection. Queries run on it side by side; each has its own [`ResultStream`].
 ///
-/// The connection closes when the client and every result of it have been dropped, or by [`Client::close`]. So do those that
-/// are made besides, and kept, for results in partitions.
+/// The connection closes when the client and every result of it have been dropped, or by [`Client::close`]. So do those
+/// that are made besides, and kept, for results in partitions.
 ///
 /// # Mapped results
-/// With [`Access::Map`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`: nothing is
-/// copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its registered memory
-/// to this process, which relies on it not to change what it has lent: a batch is validated once, when it is delivered.
+/// With [`Access::Map`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`:
+/// nothing is copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its
+/// registered memory to this process, which relies on it not to change what it has lent: a batch is validated once,
+/// when it is delivered.
 ///
-/// - The arrays are good for as long as they are held, whatever becomes of their result, the connection and the server's process. A
-///   process that is forked must not use them after its parent has ended.
-/// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout applies. An open
-///   connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is held is kept by the
-///   server until this process ends. So does what was dropped just before its runtime ended: [`Client::close`] waits for that.
-/// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline, or the result
-///   ends in an error that says so: drop what was used, or copy what is to be kept.
-/// - Partitions of a result are mapped each over its own connection. Merging them to the result's order copies their rows.
+/// - The arrays are good for as long as they are held, whatever becomes of their result, the connection and the
+///   server's process. A process that is forked must not use them after its parent has ended.
+/// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout
+///   applies. An open connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is
+///   held is kept by the server until this process ends. So does what was dropped just before its runtime ended:
+///   [`Client::close`] waits for that.
+/// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline,
+///   or the result ends in an error that says so: drop what was used, or copy what is to be kept.
+/// - Partitions of a result are mapped each over its own connection. Merging them to the result's order copies their
+///   rows.
 #[derive(Debug)]
 pub struct Client {
     links: Links,
@@ -86,8 +89,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Url`] for options that contradict each other, [`ClientError::Connect`], [`ClientError::Timeout`],
-    /// [`ClientError::Refused`], [`ClientError::Version`], [`ClientError::Protocol`] if something else listens there, and
-    /// [`ClientError::Fabric`] if one-sided reads were required and are not to be had.
+    /// [`ClientError::Refused`], [`ClientError::Version`], [`ClientError::Protocol`] if something else listens there,
+    /// and [`ClientError::Fabric`] if one-sided reads were required and are not to be had.
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         options.validate()?;
         let tasks = Tasks::default();
@@ -173,8 +176,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
     /// [`ClientError::ServerGone`], [`ClientError::TooManyPartitions`] beyond
-    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection that reads nothing
-    /// one-sidedly. For a result in partitions, for which more connections may have to be made, as [`Client::connect_with`] too.
+    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection that
+    /// reads nothing one-sidedly. For a result in partitions, for which more connections may have to be made, as
+    /// [`Client::connect_with`] too.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
         let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
@@ -187,8 +191,8 @@ impl Client {
         ResultStream::of_many(parts, options.unordered, options.batch_rows, started)
     }
 
-    /// Runs a query, and gives each of `partitions` partitions of its result as a stream of its own, for readers on as many
-    /// threads.
+    /// Runs a query, and gives each of `partitions` partitions of its result as a stream of its own, for readers on as
+    /// many threads.
     ///
     /// # Errors
     /// See [`Client::query_partitions_with`].
@@ -198,10 +202,11 @@ impl Client {
 
     /// Runs a query with options, and gives each partition of its result as a stream of its own.
     ///
-    /// The partitions are the result only together: read all of them, and discard all if one ends in an error. The server then
-    /// ends the others, as far as they are not at their ends already. Each is read as it is polled: one that is left alone
-    /// holds up the others once what the engine keeps ready is used up. Of a result with an order each partition is sorted, as
-    /// [`ResultStream::order`] says; how much is in which is the server's choice, and some may be empty.
+    /// The partitions are the result only together: read all of them, and discard all if one ends in an error. The
+    /// server then ends the others, as far as they are not at their ends already. Each is read as it is polled: one
+    /// that is left alone holds up the others once what the engine keeps ready is used up. Of a result with an order
+    /// each partition is sorted, as [`ResultStream::order`] says; how much is in which is the server's choice, and some
+    /// may be empty.
     ///
     /// # Errors
     /// See [`Client::query_with`].
@@ -217,11 +222,12 @@ impl Client {
         Ok(parts.into_iter().map(ResultStream::of_one).collect())
     }
 
-    /// Takes batches to a table of the server, which reads them from this client's memory. Comes back when the server has taken all
-    /// rows, for good, or none.
+    /// Takes batches to a table of the server, which reads them from this client's memory. Comes back when the server
+    /// has taken all rows, for good, or none.
     ///
-    /// This is the basis of ingestion: one stream of batches to one table, by a server whose engine supports it. Batches are asked for as
-    /// the server takes them, so that a bounded number is in flight. Dropping the future withdraws the upload.
+    /// This is the basis of ingestion: one stream of batches to one table, by a server whose engine supports it.
+    /// Batches are asked for as the server takes them, so that a bounded number is in flight. Dropping the future
+    /// withdraws the upload.
     ///
     /// ```no_run
     /// use std::sync::Arc;
@@ -239,9 +245,9 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`ClientError::Query`] with the server's reason: [`StreamCode::Unsupported`](crate::StreamCode::Unsupported) if its engine takes no
-    /// uploads; [`ClientError::Source`] if `batches` gives an error; [`ClientError::ServerGone`], after which it is not known whether
-    /// the rows were taken.
+    /// [`ClientError::Query`] with the server's reason: [`StreamCode::Unsupported`](crate::StreamCode::Unsupported) if
+    /// its engine takes no uploads; [`ClientError::Source`] if `batches` gives an error; [`ClientError::ServerGone`],
+    /// after which it is not known whether the rows were taken.
     pub async fn upload<B>(&self, table: &str, schema: SchemaRef, batches: B) -> Result<UploadReport, ClientError>
     where
         B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
@@ -293,8 +299,8 @@ impl Client {
         self.query_lazy_with(sql, LazyOptions::default()).await
     }
 
-    /// Runs a query lazily, with options. Its window bounds the batches that are held unread; its deadline applies to them, too.
-    /// The result comes over one connection.
+    /// Runs a query lazily, with options. Its window bounds the batches that are held unread; its deadline applies to
+    /// them, too. The result comes over one connection.
     ///
     /// # Errors
     /// See [`Client::query_with`].

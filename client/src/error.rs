@@ -208,8 +208,8 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may succeed if it is made again, over a new connection if this one is gone. An upload whose connection
-    /// was lost may have been taken.
+    /// Whether the same request may succeed if it is made again, over a new connection if this one is gone. An upload
+    /// whose connection was lost may have been taken.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

@@ -16,7 +16,8 @@ type Open = fn(&ConnectOptions) -> Result<Arc<dyn Fabric>, String>;
 pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     let candidates: &[(FabricKind, Open)] = match options.fabric {
         FabricPreference::None => return Ok((Vec::new(), None)),
-        // Where there is an RDMA device, verbs check every access and cost the lender nothing; UCX finds what else there is.
+        // Where there is an RDMA device, verbs check every access and cost the lender nothing; UCX finds what else
+        // there is.
         FabricPreference::Auto => &[(FabricKind::VERBS, open_verbs), (FabricKind::UCX, open_ucx)],
         FabricPreference::Ucx => &[(FabricKind::UCX, open_ucx)],
         FabricPreference::Verbs => &[(FabricKind::VERBS, open_verbs)],
@@ -51,7 +52,8 @@ struct Key {
     verbs: (Option<String>, Option<u8>, Option<u8>),
 }
 
-/// The open fabrics of this process. Connections with the same options share one, and with it the memory that is registered.
+/// The open fabrics of this process. Connections with the same options share one, and with it the memory that is
+/// registered.
 static OPEN: Mutex<Vec<(Key, Weak<dyn Fabric>)>> = Mutex::new(Vec::new());
 
 fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {

@@ -16,7 +16,8 @@
 //! # }
 //! ```
 //!
-//! [`Client::query_lazy`] reads only the columns and rows that are asked for, [`Client::upload`] takes batches the other way. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+//! [`Client::query_lazy`] reads only the columns and rows that are asked for, [`Client::upload`] takes batches the
+//! other way. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

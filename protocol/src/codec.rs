@@ -1,14 +1,14 @@
 //! Bytes on the control connection: a fixed preface, then frames. All numbers are little endian.
 //!
-//! **Preface**, the same in every version, the first 24 bytes of each end: `"THALLUS\n"`, the lowest and the highest protocol
-//! version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes (`u32`), feature bits (`u64`). The version in use is
-//! the highest that both speak; a feature is in use if both ends have set its bit.
+//! **Preface**, the same in every version, the first 24 bytes of each end: `"THALLUS\n"`, the lowest and the highest
+//! protocol version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes (`u32`), feature bits (`u64`). The
+//! version in use is the highest that both speak; a feature is in use if both ends have set its bit.
 //!
-//! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum of the body (`u32`), checksum of the header
-//! (`u32`), the message in postcard, the payload. The header is checked as soon as it has arrived, before anything is allocated and
-//! before anything is waited for: its checksum, then the lengths against [`FrameLimits`]. The checksum of the body is the CRC-32
-//! (IEEE 802.3) of the message and the payload, that of the header is the CRC-32 of the twelve bytes before it, see
-//! [`FEATURE_CHECKSUM`].
+//! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum of the body (`u32`), checksum of
+//! the header (`u32`), the message in postcard, the payload. The header is checked as soon as it has arrived, before
+//! anything is allocated and before anything is waited for: its checksum, then the lengths against [`FrameLimits`]. The
+//! checksum of the body is the CRC-32 (IEEE 802.3) of the message and the payload, that of the header is the CRC-32 of
+//! the twelve bytes before it, see [`FEATURE_CHECKSUM`].
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
@@ -26,8 +26,8 @@ pub const PIECE: usize = 4 << 20;
 
 /// Feature bit: frames carry checksums. An end asks for them unless a layer below it (TLS) has them already.
 ///
-/// An end that asks for them computes those of every frame until it learns that its peer does not ask. The receiver of a frame
-/// verifies them if both ask. Elsewhere the eight bytes are zero, and are not looked at.
+/// An end that asks for them computes those of every frame until it learns that its peer does not ask. The receiver of
+/// a frame verifies them if both ask. Elsewhere the eight bytes are zero, and are not looked at.
 pub const FEATURE_CHECKSUM: u64 = 1;
 /// Feature bits that this build asks for.
 pub const FEATURES: u64 = FEATURE_CHECKSUM;
@@ -308,8 +308,8 @@ impl Decoder {
         }
     }
 
-    /// The buffer that bytes are decoded from, with room for more at its end: a reader appends to it what has come, and a
-    /// payload is handed over from where it was read to.
+    /// The buffer that bytes are decoded from, with room for more at its end: a reader appends to it what has come, and
+    /// a payload is handed over from where it was read to.
     pub fn buffer(&mut self) -> &mut BytesMut {
         if self.failed.is_some() {
             self.buffer.clear();

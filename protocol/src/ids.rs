@@ -26,7 +26,8 @@ macro_rules! id {
 }
 
 id! {
-    /// One stream of batches on one connection, in either direction. Chosen by the client, never reused on a connection.
+    /// One stream of batches on one connection, in either direction. Chosen by the client, never reused on a
+    /// connection.
     StreamId(u32)
 }
 id! {
@@ -46,7 +47,8 @@ id! {
     PartId(u64)
 }
 
-/// A result that several streams share, each one partition of it. Chosen by the borrower: 128 bits of its system's entropy.
+/// A result that several streams share, each one partition of it. Chosen by the borrower: 128 bits of its system's
+/// entropy.
 ///
 /// Whoever knows it can take a partition before its owner does, so it is a secret: its `Debug` does not tell it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,10 +1,11 @@
 //! The protocol of Thallus: SQL results handed from a lender's memory to a borrower's, with no I/O in here.
 //!
-//! A connection has two ends and two roles. The **lender** of a stream has its batches, the **borrower** reads them; a result is lent
-//! by the server, an upload by the client. [`lender::Lender`] and [`borrower::Borrower`] are the two halves, each usable and tested by
-//! itself. [`ServerConnection`] and [`ClientConnection`] are a link, requests, and both halves. They know
-//! no socket, no clock, no randomness, no thread and no pointer: time and entropy come in by argument, memory is only ever
-//! named by address. Whoever owns the socket and the fabric drives them, in production as in simulation:
+//! A connection has two ends and two roles. The **lender** of a stream has its batches, the **borrower** reads them; a
+//! result is lent by the server, an upload by the client. [`lender::Lender`] and [`borrower::Borrower`] are the two
+//! halves, each usable and tested by itself. [`ServerConnection`] and [`ClientConnection`] are a link, requests, and
+//! both halves. They know no socket, no clock, no randomness, no thread and no pointer: time and entropy come in by
+//! argument, memory is only ever named by address. Whoever owns the socket and the fabric drives them, in production as
+//! in simulation:
 //!
 //! **Hand every input to `handle`, then call `poll_output` until it says `Wait`, doing each output in order before
 //! anything else. `Wait` names the time at which `handle` is due with `Time`, if nothing happens before.**
@@ -12,8 +13,8 @@
 //! The order of outputs is what keeps the promises: a lease's word is set before the descriptor that names it goes out,
 //! and cleared before the memory is reused; after a teardown leases end only once the data plane has been shut.
 //!
-//! A peer that breaks the protocol ([`PeerMisbehaved`]) and a driver that breaks the contract ([`ApiMisuse`]) are different
-//! errors; either ends the connection, and a connection that ends still ends every lease, each exactly once.
+//! A peer that breaks the protocol ([`PeerMisbehaved`]) and a driver that breaks the contract ([`ApiMisuse`]) are
+//! different errors; either ends the connection, and a connection that ends still ends every lease, each exactly once.
 //!
 //! ```
 //! use thallus_protocol::{Timestamp, message::{ServerLimits, Thresholds}, server::*};

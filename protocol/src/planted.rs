@@ -1,5 +1,5 @@
-//! Bugs on purpose, to prove that the simulation finds bugs. Only with the feature `planted-bugs`, which nothing that ships has;
-//! one at most is planted, in one thread, by name.
+//! Bugs on purpose, to prove that the simulation finds bugs. Only with the feature `planted-bugs`, which nothing that
+//! ships has; one at most is planted, in one thread, by name.
 
 use std::cell::Cell;
 

@@ -1,5 +1,5 @@
-//! A bit that is flipped on the control plane, wherever in a conversation, ends in an error, and never in a delivered value. The pair's
-//! borrowers compare every delivered batch with what was lent.
+//! A bit that is flipped on the control plane, wherever in a conversation, ends in an error, and never in a delivered
+//! value. The pair's borrowers compare every delivered batch with what was lent.
 
 mod pair;
 
@@ -59,7 +59,8 @@ fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option
     Outcome { closed: pair.finish(), written, well }
 }
 
-/// Whether an end says that the other has damaged something, or that it waits in vain for what a damaged length announces.
+/// Whether an end says that the other has damaged something, or that it waits in vain for what a damaged length
+/// announces.
 fn is_noticed(error: &ConnectionError) -> bool {
     let normal = ConnectionError::Goodbye { code: CloseCode::Normal, message: String::new() };
     !matches!(error, ConnectionError::Closed | ConnectionError::ControlLost(_)) && *error != normal

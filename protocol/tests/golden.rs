@@ -1,5 +1,5 @@
-//! The bytes on the wire, pinned; `docs/PROTOCOL.md` cites them. A change here is a change of the protocol: it needs a version or a
-//! feature bit, unless it adds a variant at an enum's end or an extension.
+//! The bytes on the wire, pinned; `docs/PROTOCOL.md` cites them. A change here is a change of the protocol: it needs a
+//! version or a feature bit, unless it adds a variant at an enum's end or an extension.
 
 use bytes::Bytes;
 use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, VersionRange, encode};

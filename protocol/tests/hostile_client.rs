@@ -1,5 +1,5 @@
-//! The client is arbitrary. The server never panics, ends in a typed error or goes on, keeps every lease until it may end,
-//! and says no more than its limits allow.
+//! The client is arbitrary. The server never panics, ends in a typed error or goes on, keeps every lease until it may
+//! end, and says no more than its limits allow.
 
 mod pair;
 

@@ -1,5 +1,5 @@
-//! The server is arbitrary. The client never panics, ends in a typed error or goes on, tells each stream's end once, and
-//! holds no more than it granted.
+//! The server is arbitrary. The client never panics, ends in a typed error or goes on, tells each stream's end once,
+//! and holds no more than it granted.
 
 mod pair;
 

@@ -1,5 +1,5 @@
-//! Batches on demand, step by step: when they are read, when their leases and their credit go back, and the answer to a question
-//! after something has happened since the one before.
+//! Batches on demand, step by step: when they are read, when their leases and their credit go back, and the answer to a
+//! question after something has happened since the one before.
 
 mod pair;
 

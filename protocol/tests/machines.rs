@@ -263,7 +263,8 @@ fn a_lease_that_ran_out_is_found_out() {
     pair.finish();
 }
 
-/// The leases once ended with the streams: what the client was told then was that a lease was lost, not that the server ended.
+/// The leases once ended with the streams: what the client was told then was that a lease was lost, not that the server
+/// ended.
 #[test]
 fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
     let script = Script { batches: vec![Batch::Lent { rows: 8, own_region: false }; 3], ending: Ending::Stall };

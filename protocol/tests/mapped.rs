@@ -1,5 +1,5 @@
-//! Mapped batches, step by step: how long they stay on loan, and what becomes of those who wait meanwhile. That what is mapped
-//! does not change while it is looked at, whatever happens, is looked at by the harness when it is given up.
+//! Mapped batches, step by step: how long they stay on loan, and what becomes of those who wait meanwhile. That what is
+//! mapped does not change while it is looked at, whatever happens, is looked at by the harness when it is given up.
 
 mod pair;
 
@@ -154,16 +154,16 @@ fn who_keeps_all_gets_the_rest_inline() {
 
 #[test]
 fn credit_that_is_held_back_does_not_hold_up_who_keeps_a_large_batch() {
-    // The first fills the room. What the second takes of the window is less than is worth a grant, and leaves less than a batch
-    // like the first would cost.
+    // The first fills the room. What the second takes of the window is less than is worth a grant, and leaves less than
+    // a batch like the first would cost.
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
     let pair = begun(knobs, &[240, 10, 10], Ending::Finish);
     assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (3, 1, &Some(Ok(()))));
     pair.finish();
 }
 
-/// The lender has said what the last batch needed, and waits for what the largest would: it has to say that, too, for less than a
-/// quarter of the window is held back otherwise, and the borrower waits for more.
+/// The lender has said what the last batch needed, and waits for what the largest would: it has to say that, too, for
+/// less than a quarter of the window is held back otherwise, and the borrower waits for more.
 #[test]
 fn what_the_next_batch_needs_is_said_though_the_last_one_had_to_wait() {
     // Of 3200 bytes and of 128: after both there is no room for another of the first kind.

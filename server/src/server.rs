@@ -119,11 +119,12 @@ pub struct Settings {
     pub entropy: fn() -> u64,
     /// Says whether a client's process is there; a simulation has none, and says it itself.
     pub presence: fn(ProcessId) -> Presence,
-    /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends on
-    /// what else the process has done: two runs of a simulation would differ in the length of that message.
+    /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends
+    /// on what else the process has done: two runs of a simulation would differ in the length of that message.
     pub page_faults: fn() -> u64,
-    /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what copying it. `None`,
-    /// as in simulations: buffers outside of registered memory are not copied where they can be registered.
+    /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what
+    /// copying it. `None`, as in simulations: buffers outside of registered memory are not copied where they can be
+    /// registered.
     pub clock: Option<fn() -> Duration>,
     /// Told of every lease that begins and ends; a simulation checks reads against that.
     pub loan_observer: Option<Arc<dyn LoanObserver>>,
@@ -250,22 +251,22 @@ impl Server {
         self.shared.groups.len()
     }
 
-    /// Bytes of registered memory that are kept for loans to come: for copies, and of buffers that were lent from where they lie and
-    /// may be again.
+    /// Bytes of registered memory that are kept for loans to come: for copies, and of buffers that were lent from where
+    /// they lie and may be again.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
     }
 
-    /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease words of
-    /// new connections.
+    /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease
+    /// words of new connections.
     #[must_use]
     pub fn registrations(&self) -> u64 {
         self.fabrics.iter().map(|fabric| fabric.registrations()).sum()
     }
 
-    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages. Also what is
-    /// kept for processes that have it mapped, and no connection any more.
+    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages. Also
+    /// what is kept for processes that have it mapped, and no connection any more.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
         self.shared.pools.iter().map(|pool| pool.bytes_on_loan()).sum()

@@ -115,7 +115,8 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
         let after = level(&server);
         println!("descriptors, shared memory, resident: before {before:?}, after 12 killed clients {after:?}");
         assert!(after.0 <= before.0, "descriptors were leaked");
-        // The heap may have grown by a region of 64 MiB. What the killed clients had on loan, 16 MiB each time, is twice as much.
+        // The heap may have grown by a region of 64 MiB. What the killed clients had on loan, 16 MiB each time, is
+        // twice as much.
         assert!(after.1 <= before.1 + (80 << 20), "registered memory was leaked");
         assert!(after.2 <= before.2 + (128 << 20), "memory was leaked");
 

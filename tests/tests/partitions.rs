@@ -1,4 +1,5 @@
-//! Results in partitions between real processes: whole and in order, or one error; and what is left where one end goes away.
+//! Results in partitions between real processes: whole and in order, or one error; and what is left where one end goes
+//! away.
 
 use std::fs;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Whole queries by RDMA, and what can befall a device, a link or a peer in the middle of one: each time the ends that stay
-//! get a typed error within a bounded time, serve others on, and keep no queue pair and no region of what is gone.
+//! Whole queries by RDMA, and what can befall a device, a link or a peer in the middle of one: each time the ends that
+//! stay get a typed error within a bounded time, serve others on, and keep no queue pair and no region of what is gone.
 //!
 //! Runs in the guest of `scripts/soft-roce.sh`, once over each fabric that has RDMA.
 
@@ -21,8 +21,8 @@ fn server(args: &[&str]) -> TestServer {
     TestServer::start([&["--fabric", &fabric()], args].concat())
 }
 
-/// The URL of a client that has the fabric or nothing. A device that was pulled may never say how a read ended: then the bound
-/// is the client's own.
+/// The URL of a client that has the fabric or nothing. A device that was pulled may never say how a read ended: then
+/// the bound is the client's own.
 fn url(server: &TestServer) -> String {
     server.url(&format!("fabric={}&require_fabric=true&window=4MiB&read_timeout=10s", fabric()))
 }
@@ -292,7 +292,8 @@ fn memory_that_must_not_be_locked_is_said_and_results_travel_inline() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap();
     assert!(limit.split_whitespace().all(|word| word == "65536" || word == "bytes"), "limit of locked memory: {limit}");
-    // A server that may choose goes on without; who asks for the fabric by name hears what to do, here or when connecting.
+    // A server that may choose goes on without; who asks for the fabric by name hears what to do, here or when
+    // connecting.
     let server = TestServer::start::<&str>([]);
     block_on(async {
         let client = Client::connect(&server.url(&format!("fabric={}", fabric()))).await.unwrap();

@@ -1,5 +1,5 @@
-//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, inline, and in partitions, against
-//! DataFusion run in this process over the same files: value for value.
+//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, inline, and in partitions,
+//! against DataFusion run in this process over the same files: value for value.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -90,8 +90,8 @@ fn assert_same(what: &str, sql: &str, got: &RecordBatch, expected: &RecordBatch)
     assert!(sorted_rows(got) == sorted_rows(expected), "{}", both());
 }
 
-/// Whatever a client finds of its path, it has no batch of more bytes sent inline unless it is told to: 256 KiB of values, and what
-/// Arrow IPC puts around them.
+/// Whatever a client finds of its path, it has no batch of more bytes sent inline unless it is told to: 256 KiB of
+/// values, and what Arrow IPC puts around them.
 const ALWAYS_LENT: u64 = 288 << 10;
 
 /// That a report tells of the way that was asked for.

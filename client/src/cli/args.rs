@@ -48,7 +48,8 @@ pub enum Command {
     /// Connect, and say what server that is, which fabric carries results, and how long a round trip takes
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
-    /// Say which fabrics can work on this host, and for each that cannot, why and what to do. Exits with 0 if any works, else 3
+    /// Say which fabrics can work on this host, and for each that cannot, why and what to do. Exits with 0 if any
+    /// works, else 3
     #[command(after_help = EXIT_CODES)]
     Doctor(DoctorArgs),
     /// Say which versions and fabrics this build has
@@ -61,7 +62,8 @@ pub struct DoctorArgs {
     /// A URL whose options choose devices and transports; nothing is connected to
     #[arg(value_name = "URL", env = "THALLUS_URL")]
     pub(super) url: Option<String>,
-    /// Registered memory that is wanted, against which limits are held. By default the URL's pool; for a server its bytes on loan
+    /// Registered memory that is wanted, against which limits are held. By default the URL's pool; for a server its
+    /// bytes on loan
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) memory: Option<u64>,
     /// As JSON
@@ -93,8 +95,8 @@ pub struct QueryArgs {
     /// Rows that a table shows at most
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) max_rows: usize,
-    /// From which size on a batch is read one-sidedly from the server's memory; a smaller one comes inline, over TCP. never, auto, or a
-    /// size as in 64KiB; 0 for all. By default the URL's
+    /// From which size on a batch is read one-sidedly from the server's memory; a smaller one comes inline, over TCP.
+    /// never, auto, or a size as in 64KiB; 0 for all. By default the URL's
     #[arg(long, value_name = "SIZE", value_parser = parse_lend_from)]
     pub(super) lend_from: Option<LendFrom>,
     /// How to get at what the server lends
@@ -103,12 +105,12 @@ pub struct QueryArgs {
     /// Short for --access on-demand
     #[arg(long, conflicts_with = "access")]
     pub(super) lazy: bool,
-    /// Columns to read and write, in this order, as in a,b: on demand, so that no other column is read. For queries that are given, as
-    /// SHOW or a view
+    /// Columns to read and write, in this order, as in a,b: on demand, so that no other column is read. For queries
+    /// that are given, as SHOW or a view
     #[arg(long, value_name = "NAMES")]
     pub(super) columns: Vec<String>,
-    /// Rows to read and write: 100 for the first hundred, 100..200, 100.., ..200, counted from 0. On demand; stops the query after the
-    /// last
+    /// Rows to read and write: 100 for the first hundred, 100..200, 100.., ..200, counted from 0. On demand; stops the
+    /// query after the last
     #[arg(long, value_name = "RANGE")]
     pub(super) rows: Option<Rows>,
     /// Give up after this time, as in 10s or 2min
@@ -150,8 +152,8 @@ pub enum AccessArg {
     /// Read each batch as it comes
     #[default]
     Read,
-    /// Leave batches in the server's memory, and read only the columns and rows that are written: those of --columns and --rows, or of
-    /// a table the rows that it shows. --stats says what that saved
+    /// Leave batches in the server's memory, and read only the columns and rows that are written: those of --columns
+    /// and --rows, or of a table the rows that it shows. --stats says what that saved
     OnDemand,
     /// Use batches where they lie in the server's memory: on one host, if the server allows it
     Map,

@@ -45,7 +45,8 @@ impl Drop for LoanGuard {
     fn drop(&mut self) {
         let give_up = BorrowerCommand::GiveUp { stream: self.stream, seq: self.seq };
         let command = Command::Machine(ClientCommand::Borrower(give_up));
-        // A connection that has ended has ended its loans; those that are mapped the server keeps until this process has ended.
+        // A connection that has ended has ended its loans; those that are mapped the server keeps until this process
+        // has ended.
         let _gone = match &self.way {
             Way::Weak(commands) => commands.upgrade().map(|commands| commands.send(command).is_ok()),
             Way::Strong(commands) => Some(commands.send(command).is_ok()),

@@ -29,8 +29,8 @@ use parts::PartialReads;
 use crate::error::ClientError;
 use crate::report::{Carrier, ConnectionInfo};
 
-/// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered batch occupies
-/// cache that other connections could reuse.
+/// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered
+/// batch occupies cache that other connections could reuse.
 const TURN: u64 = 2 << 20;
 /// Memory without a batch in it is kept for this long in case of more.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
@@ -88,8 +88,8 @@ pub(crate) struct Driver<S> {
 
 /// Yields once, without `yield_now`, which would put this task where no other thread takes it over.
 ///
-/// tokio puts the task that was woken last into this worker's LIFO slot, which other workers cannot steal. So the reader would not
-/// start until this loop parks, and would find a full window that has left the cache.
+/// tokio puts the task that was woken last into this worker's LIFO slot, which other workers cannot steal. So the
+/// reader would not start until this loop parks, and would find a full window that has left the cache.
 async fn yield_to_reader() {
     let mut yielded = false;
     std::future::poll_fn(|cx| {
@@ -501,7 +501,8 @@ impl<S: ControlIo> Driver<S> {
         match batch {
             Ok(batch) => self.item(stream, Item::Batch { seq, cost, batch }),
             Err(reason) => {
-                // The end of the stream may be queued already, and would pass for its good end: the result hears of it here.
+                // The end of the stream may be queued already, and would pass for its good end: the result hears of it
+                // here.
                 self.item(stream, Item::Failed(StreamError::InvalidBatch { seq, reason: reason.clone() }));
                 self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
             }

@@ -49,8 +49,8 @@ impl FabricPreference {
     }
 }
 
-/// How this client gets at the batches of a result that the server lends. A third way, on demand, gives another kind of stream:
-/// [`Client::query_lazy`](crate::Client::query_lazy).
+/// How this client gets at the batches of a result that the server lends. A third way, on demand, gives another kind of
+/// stream: [`Client::query_lazy`](crate::Client::query_lazy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Reads each batch one-sidedly into its own memory.
@@ -89,20 +89,23 @@ pub struct ConnectOptions {
     pub fabric: FabricPreference,
     /// `require_fabric`: fail to connect, rather than fall back to inline.
     pub require_fabric: bool,
-    /// `window`: most bytes of results that the server may have on loan or on the way to this client, for each stream. 128 MiB by
-    /// default. A stream begins with 16 MiB (a partition with its share of that, 4 MiB at least), and has more only while both ends
-    /// would wait for it.
+    /// `window`: most bytes of results that the server may have on loan or on the way to this client, for each stream.
+    /// 128 MiB by default. A stream begins with 16 MiB (a partition with its share of that, 4 MiB at least), and has
+    /// more only while both ends would wait for it.
     pub window: u64,
-    /// `lend_from`: from how many live bytes on a batch is lent, and read one-sidedly; a smaller one travels inline. `never`: all travel
-    /// inline, as Arrow IPC over the control connection; `0`: all are lent, however small. `auto`, the default, follows
-    /// how long one-sided reads take on the connection: about 100 KiB through shared memory, more on slower paths; and a quarter of
-    /// that after the first batches of a result.
+    /// `lend_from`: from how many live bytes on a batch is lent, and read one-sidedly; a smaller one travels inline.
+    /// `never`: all travel inline, as Arrow IPC over the control connection; `0`: all are lent, however small. `auto`,
+    /// the default, follows how long one-sided reads take on the connection: about 100 KiB through shared memory, more
+    /// on slower paths; and a quarter of that after the first batches of a result.
     pub lend_from: LendFrom,
-    /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1 by default.
+    /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1
+    /// by default.
     pub partitions: u32,
-    /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by default.
+    /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by
+    /// default.
     pub max_batch: u64,
-    /// `pool`: bytes of registered memory that are kept for reuse when no batch lives in them any more. 256 MiB by default.
+    /// `pool`: bytes of registered memory that are kept for reuse when no batch lives in them any more. 256 MiB by
+    /// default.
     pub pool: u64,
     /// `connect_timeout`: for all of connecting: name, TCP, hello, fabric, probe. 10 s by default.
     pub connect_timeout: Duration,
@@ -117,8 +120,9 @@ pub struct ConnectOptions {
     pub measure: bool,
     /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
     pub busy_poll: bool,
-    /// `copy_threads`: most threads that help to copy what is read through shared memory, for all connections of this process to
-    /// servers on its host together. By default half of the processors, 4 at most. With 0 one core copies for each connection.
+    /// `copy_threads`: most threads that help to copy what is read through shared memory, for all connections of this
+    /// process to servers on its host together. By default half of the processors, 4 at most. With 0 one core copies
+    /// for each connection.
     pub copy_threads: Option<u8>,
     /// `ucx_tls`: transports that UCX may use, as `UCX_TLS`. UCX chooses by default.
     pub ucx_tls: Option<String>,
@@ -126,13 +130,15 @@ pub struct ConnectOptions {
     pub ucx_net_devices: Option<String>,
     /// `device`: RDMA device that verbs use (`mlx5_0`). The first with an active port by default.
     pub verbs_device: Option<String>,
-    /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts are none.
+    /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts
+    /// are none.
     pub process: Option<ProcessId>,
     /// Bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
     pub max_upload_loans: u64,
     /// How long the server may keep a batch of an upload on loan. 60 s by default.
     pub upload_lease: Duration,
-    /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their own.
+    /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their
+    /// own.
     pub entropy: Option<u64>,
     /// Told of every lease of this client's uploads that begins and ends. For simulations, which check reads against that.
     pub loan_observer: Option<SharedObserver>,
@@ -267,11 +273,11 @@ pub struct QueryOptions {
     pub batch_rows: Option<u32>,
     /// Bytes on loan or on the way, for this result, or for each of its partitions. `None`: [`ConnectOptions::window`].
     pub window: Option<u64>,
-    /// Streams in which the result comes, each over a connection of its own, so that several cores fill the link. `None`:
-    /// [`ConnectOptions::partitions`].
+    /// Streams in which the result comes, each over a connection of its own, so that several cores fill the link.
+    /// `None`: [`ConnectOptions::partitions`].
     pub partitions: Option<u32>,
-    /// Partitions of a result that has an order are merged to it, which copies rows at the client. With this, batches come as
-    /// they arrive.
+    /// Partitions of a result that has an order are merged to it, which copies rows at the client. With this, batches
+    /// come as they arrive.
     pub unordered: bool,
 }
 
@@ -309,8 +315,8 @@ impl QueryOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LazyOptions {
-    /// The query ends in an error this long after it was sent, and its batches that are held cannot be read any more. `None`: it may
-    /// take as long as it takes.
+    /// The query ends in an error this long after it was sent, and its batches that are held cannot be read any more.
+    /// `None`: it may take as long as it takes.
     pub deadline: Option<Duration>,
     /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`].
     pub lend_from: Option<LendFrom>,

@@ -167,8 +167,8 @@ impl ConnectOptions {
     /// Checks what a URL's options are checked for, for options that were built otherwise.
     ///
     /// # Errors
-    /// [`UrlError::NoHost`], [`UrlError::BadPort`], [`UrlError::BadValue`] for a zero where there must be something, and
-    /// [`UrlError::Conflict`].
+    /// [`UrlError::NoHost`], [`UrlError::BadPort`], [`UrlError::BadValue`] for a zero where there must be something,
+    /// and [`UrlError::Conflict`].
     pub fn validate(&self) -> Result<(), UrlError> {
         if self.host.is_empty() {
             return Err(UrlError::NoHost);

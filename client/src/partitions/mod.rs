@@ -1,8 +1,8 @@
 //! Results that come in partitions, each a stream of its own over a connection of its own.
 //!
 //! One thread that drives one connection does not fill a fast link; several do, and the server's engine works on their
-//! partitions in parallel. Together they are one result or one error: the server ends all of them if one does not get to its
-//! end, and [`ResultStream`] ends well only when every partition has.
+//! partitions in parallel. Together they are one result or one error: the server ends all of them if one does not get
+//! to its end, and [`ResultStream`] ends well only when every partition has.
 
 mod links;
 mod merge;
@@ -29,11 +29,11 @@ use crate::result::PartStream;
 
 /// A query's result: its schema at once, its batches as they arrive, and at the end or at any time its report.
 ///
-/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels the
-/// query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
+/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels
+/// the query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
 ///
-/// A result in partitions is merged to its order if it has one, unless that was not wanted; if it has none, batches of its
-/// partitions come as they arrive. It ends well only if every partition does.
+/// A result in partitions is merged to its order if it has one, unless that was not wanted; if it has none, batches of
+/// its partitions come as they arrive. It ends well only if every partition does.
 #[derive(Debug)]
 pub struct ResultStream(Source);
 
@@ -66,8 +66,8 @@ impl ResultStream {
         }
     }
 
-    /// If this is one of several partitions of a sorted result: what it is sorted by, most significant first. Merging all of
-    /// them by it gives the result's order.
+    /// If this is one of several partitions of a sorted result: what it is sorted by, most significant first. Merging
+    /// all of them by it gives the result's order.
     #[must_use]
     pub fn order(&self) -> &[SortKey] {
         match &self.0 {

@@ -25,13 +25,14 @@ use crate::report::{LazyReport, TransferReport};
 
 /// A query's result, of which nothing is read until it is asked for: its batches come as [`LazyBatch`]es.
 ///
-/// Batches come in order. A batch is on loan, and counts against the result's window, until it is dropped. Who keeps them all
-/// therefore waits for the next in vain once the window is full (which is logged as a warning); the server takes its loans back
-/// after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error that says so, as does the query's
-/// deadline. So take from each batch what is needed, and drop it.
+/// Batches come in order. A batch is on loan, and counts against the result's window, until it is dropped. Who keeps
+/// them all therefore waits for the next in vain once the window is full (which is logged as a warning); the server
+/// takes its loans back after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error that
+/// says so, as does the query's deadline. So take from each batch what is needed, and drop it.
 ///
-/// Dropping the stream before its end cancels the query, and what is held of it cannot be read any more. Once the stream has said
-/// that there are no more batches, those that are held are good for as long as the loan and the deadline allow.
+/// Dropping the stream before its end cancels the query, and what is held of it cannot be read any more. Once the
+/// stream has said that there are no more batches, those that are held are good for as long as the loan and the
+/// deadline allow.
 #[derive(Debug)]
 pub struct LazyStream {
     result: PartStream,
@@ -106,7 +107,8 @@ impl LazyStream {
         Ok(LazyBatch { schema, content: Content::Lent(Lent { handle, loan, descriptor, cost, columns, account }) })
     }
 
-    /// Warns once if the application holds more than half the window while it waits for another batch: it may never arrive.
+    /// Warns once if the application holds more than half the window while it waits for another batch: it may never
+    /// arrive.
     fn waits(&mut self) {
         let account = lock(&self.account);
         if account.held_bytes > self.window / 2 && !std::mem::replace(&mut self.warned, true) {
@@ -148,11 +150,12 @@ impl Stream for LazyStream {
 
 /// A batch that is still in the server's memory, and read as far as it is asked for, as often as it is asked.
 ///
-/// What is asked for is read one-sidedly and validated, and handed over only if the loan still stood when it had been read.
-/// If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and so does the result, if it is
-/// not at its end.
+/// What is asked for is read one-sidedly and validated, and handed over only if the loan still stood when it had been
+/// read. If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and so does the
+/// result, if it is not at its end.
 ///
-/// Batches that came inline, because they are small or for want of a fabric, are here already; they are asked in the same way.
+/// Batches that came inline, because they are small or for want of a fabric, are here already; they are asked in the
+/// same way.
 #[derive(Debug)]
 pub struct LazyBatch {
     schema: SchemaRef,
@@ -202,15 +205,15 @@ impl LazyBatch {
     ///
     /// # Errors
     /// [`ClientError::OutOfRange`] if there is no such column; [`ClientError::Read`], [`ClientError::LeaseExpired`],
-    /// [`ClientError::InvalidBatch`] and the like if it cannot be read, after which the batch is lost; [`ClientError::OutOfMemory`], after
-    /// which less of it may be read;
-    /// and whatever ended the result or the connection since the batch came.
+    /// [`ClientError::InvalidBatch`] and the like if it cannot be read, after which the batch is lost;
+    /// [`ClientError::OutOfMemory`], after which less of it may be read; and whatever ended the result or the
+    /// connection since the batch came.
     pub async fn columns(&self, columns: &[usize]) -> Result<RecordBatch, ClientError> {
         self.columns_in(columns, 0..self.num_rows()).await
     }
 
-    /// Reads these rows of these columns. Of strings, lists and the like the offsets are read first, and then no more than what the
-    /// rows refer to; of dictionaries the keys, and the dictionary.
+    /// Reads these rows of these columns. Of strings, lists and the like the offsets are read first, and then no more
+    /// than what the rows refer to; of dictionaries the keys, and the dictionary.
     ///
     /// # Errors
     /// See [`LazyBatch::columns`]; [`ClientError::OutOfRange`] also if there are no such rows.

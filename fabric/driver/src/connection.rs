@@ -1,4 +1,5 @@
-//! The loop of a connection, the same at both ends: what happens goes into the machine, and what it wants done is done in order.
+//! The loop of a connection, the same at both ends: what happens goes into the machine, and what it wants done is done
+//! in order.
 
 use std::task::{Context, Poll};
 
@@ -136,7 +137,8 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         }
     }
 
-    /// Does what the machine wants done, in order, up to the next thing that the end has to do itself. `None`: that was all for now.
+    /// Does what the machine wants done, in order, up to the next thing that the end has to do itself. `None`: that was
+    /// all for now.
     pub fn next_task(&mut self) -> Option<EndTask<M::Event>> {
         loop {
             match self.machine.poll_output() {

@@ -64,8 +64,9 @@ impl<S: ControlIo> Control<S> {
         self.backlog
     }
 
-    /// Writes what is queued, and reads what has come to the end of `into`. A connection is lost once: after that nothing happens here
-    /// any more, so that a driver which still waits for something else, for an endpoint to close, is not kept busy by the end of file.
+    /// Writes what is queued, and reads what has come to the end of `into`. A connection is lost once: after that
+    /// nothing happens here any more, so that a driver which still waits for something else, for an endpoint to close,
+    /// is not kept busy by the end of file.
     pub fn poll(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<ControlEvent> {
         if self.lost {
             return Poll::Pending;

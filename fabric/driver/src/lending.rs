@@ -1,4 +1,5 @@
-//! The lender's side of a connection's data plane: lease words, regions that the peer has keys to, and the memory of each loan.
+//! The lender's side of a connection's data plane: lease words, regions that the peer has keys to, and the memory of
+//! each loan.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +30,8 @@ struct LoanMemory {
 }
 
 impl LoanMemory {
-    /// The lease has ended: so has the borrower's use of the memory, unless the lease was torn down while that was mapped.
+    /// The lease has ended: so has the borrower's use of the memory, unless the lease was torn down while that was
+    /// mapped.
     fn end(mut self, end: LeaseEnd) {
         if matches!(end, LeaseEnd::Released | LeaseEnd::Withdrawn) {
             self.keep = None;

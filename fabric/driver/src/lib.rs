@@ -1,7 +1,8 @@
 //! What drives a connection at either end: a server's session and a client's driver are both made of this.
 //!
 //! - [`Connection`] is the loop: machine, clock, control connection, data plane.
-//! - [`Plane`] is the data plane of one connection, in both directions: it reads what the peer lends, and lends this end's memory.
+//! - [`Plane`] is the data plane of one connection, in both directions: it reads what the peer lends, and lends this
+//!   end's memory.
 //! - [`LoanPool`] and [`Packing`] make batches ready to travel; [`Rebuilder`] makes arrays of those that have arrived.
 //! - [`Clock`], [`Control`] and [`Doorbell`] are the parts below.
 //!

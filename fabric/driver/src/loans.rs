@@ -1,5 +1,5 @@
-//! Makes a batch's buffers readable by peers: where they lie if that is registered memory or can be registered, else by a
-//! copy. What lends over one fabric shares a pool, with one budget of bytes on loan.
+//! Makes a batch's buffers readable by peers: where they lie if that is registered memory or can be registered, else by
+//! a copy. What lends over one fabric shares a pool, with one budget of bytes on loan.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -58,7 +58,8 @@ pub struct Part {
 /// Keeps the memory of a loan alive and counted. Dropped when the lease has ended.
 #[derive(Debug)]
 pub struct Held {
-    /// Buffers that are lent from where they lie: their memory is not freed, and arrow writes to no buffer that is shared.
+    /// Buffers that are lent from where they lie: their memory is not freed, and arrow writes to no buffer that is
+    /// shared.
     _buffers: Vec<Buffer>,
     _staged: Vec<StagedRange>,
     _budget: OwnedSemaphorePermit,
@@ -85,8 +86,8 @@ pub struct PreparedLoan {
 }
 
 impl LoanPool {
-    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has registered. As
-    /// many bytes at most stay registered elsewhere. `clock`: see [`CachePolicy::clock`].
+    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has
+    /// registered. As many bytes at most stay registered elsewhere. `clock`: see [`CachePolicy::clock`].
     #[must_use]
     pub fn new(
         fabric: Arc<dyn Fabric>,
@@ -134,7 +135,8 @@ impl LoanPool {
         self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
     }
 
-    /// Bytes that are registered for loans to come: of the staging arena, and of buffers elsewhere that are not on loan.
+    /// Bytes that are registered for loans to come: of the staging arena, and of buffers elsewhere that are not on
+    /// loan.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.staging.stats().pool.bytes_total + self.registrations.stats().idle_bytes
@@ -153,14 +155,15 @@ impl LoanPool {
         stats.misses + stats.copies > 0
     }
 
-    /// Gives back staging memory that was idle for this time, and that no connection knows; and registrations of buffers that were not
-    /// lent for this time.
+    /// Gives back staging memory that was idle for this time, and that no connection knows; and registrations of
+    /// buffers that were not lent for this time.
     pub fn trim(&self, idle: Duration) {
         self.staging.trim(idle);
         self.registrations.trim(idle);
     }
 
-    /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow it now.
+    /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow
+    /// it now.
     ///
     /// # Errors
     /// The fabric cannot register, and there is no memory to copy to.
@@ -242,7 +245,8 @@ impl LoanPool {
         })
     }
 
-    /// The registration of a buffer where it lies; columns that share one share the registration. `None`: it is to be copied.
+    /// The registration of a buffer where it lies; columns that share one share the registration. `None`: it is to be
+    /// copied.
     fn register(&self, buffer: &Buffer, seen: &mut Seen) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
         let place = (buffer.as_ptr().addr(), buffer.len());
         if let Some(memory) = seen.get(&place) {

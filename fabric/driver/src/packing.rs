@@ -81,7 +81,8 @@ impl Packing {
         Ok((Packing { context, encoder, dictionaries, row_bits }, message.into()))
     }
 
-    /// An upper bound of a batch's live bytes, which takes less time than their exact number: most small results end here.
+    /// An upper bound of a batch's live bytes, which takes less time than their exact number: most small results end
+    /// here.
     fn at_most(&self, batch: &RecordBatch) -> u64 {
         let held = batch.get_array_memory_size() as u64;
         let Some(bits) = self.row_bits else { return held };

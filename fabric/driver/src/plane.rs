@@ -140,12 +140,14 @@ impl Plane {
         self.lending.is_empty()
     }
 
-    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn down.
+    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn
+    /// down.
     pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
         self.lending.lend(loan, effort, keep)
     }
 
-    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to `answer`.
+    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to
+    /// `answer`.
     pub(crate) fn lender_task(
         &mut self,
         task: LenderTask,
@@ -266,7 +268,8 @@ impl Plane {
         self.reads.trim(idle)
     }
 
-    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read reported.
+    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read
+    /// reported.
     pub fn close(&mut self) {
         self.reads.close();
         self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };

@@ -26,7 +26,8 @@ struct Known {
     under_way: Weak<AtomicU64>,
 }
 
-/// The pools of this process. Connections over one fabric share theirs: memory that one is done with is warm for the next.
+/// The pools of this process. Connections over one fabric share theirs: memory that one is done with is warm for the
+/// next.
 ///
 /// Pools of other fabrics are not even held while one is looked up: the last holder of a pool gives its memory back,
 /// and that is to be its own user, not a look-up under this lock.

@@ -1,6 +1,7 @@
 //! One-sided reads of a connection: batches in, slabs out, as many reads in flight as the fabric takes.
 //!
-//! A batch is read in pieces, and when all of them are there its lease word is read, in the same turn: only then is it reported.
+//! A batch is read in pieces, and when all of them are there its lease word is read, in the same turn: only then is it
+//! reported.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -23,14 +24,14 @@ use tracing::warn;
 use crate::doorbell::Doorbell;
 use crate::pools::Pools;
 
-/// Bytes posted at most before what has been read is handed over and others get their turn: some fabrics copy within the call, and
-/// what they copied is best looked at while it is in the cache.
+/// Bytes posted at most before what has been read is handed over and others get their turn: some fabrics copy within
+/// the call, and what they copied is best looked at while it is in the cache.
 const POST_BYTES: u64 = 1 << 20;
-/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 80 us are 4 MB), and takes as much more memory, which
-/// is the warmer the less of it there is.
+/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 80 us are 4 MB), and takes as much
+/// more memory, which is the warmer the less of it there is.
 const UNDER_WAY: u64 = 4 << 20;
-/// While all connections over the same memory have so many, one that has none may still read a batch, and no more: many keep a host
-/// busy by a little each.
+/// While all connections over the same memory have so many, one that has none may still read a batch, and no more: many
+/// keep a host busy by a little each.
 const UNDER_WAY_OF_ALL: u64 = 8 << 20;
 
 /// Bytes that [`Reads::measure`] reads: enough to tell a copy or a device from messages that the peer's processor answers.
@@ -69,7 +70,8 @@ enum Target {
 struct Reading {
     /// Of how many bytes.
     len: usize,
-    /// Taken as the first piece is posted: what waits for its turn needs no memory, and the memory that was used last is warm.
+    /// Taken as the first piece is posted: what waits for its turn needs no memory, and the memory that was used last
+    /// is warm.
     slab: Option<Slab>,
     /// When it was asked for, if it was alone: only then does it tell how long a read takes.
     asked: Option<Instant>,
@@ -472,8 +474,8 @@ impl Drop for Reads {
     }
 }
 
-/// What of a batch is adjacent both in the lender's memory and in the slab, with its place in the slab: one read for each. The
-/// ranges were checked one by one, and what lies between neighbours is nothing.
+/// What of a batch is adjacent both in the lender's memory and in the slab, with its place in the slab: one read for
+/// each. The ranges were checked one by one, and what lies between neighbours is nothing.
 fn runs(ranges: &[Range], places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, u64)> {
     let mut runs: Vec<(RemoteRange, u64)> = Vec::with_capacity(places.len());
     for (index, place) in places {

@@ -76,8 +76,8 @@ impl Regions {
         Ok((id, Some(announcement)))
     }
 
-    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far as the
-    /// fabric can see to that.
+    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far
+    /// as the fabric can see to that.
     pub(crate) fn leave(&mut self, endpoint: &mut dyn Endpoint, id: RegionId) -> bool {
         let Some(known) = self.by_id.get_mut(&id) else { return false };
         known.users = known.users.saturating_sub(1);

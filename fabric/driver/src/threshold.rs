@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use thallus_protocol::message::Thresholds;
 
-/// The cost of a lent batch beyond that of an inline one, its reads left out: it is described and announced, its lease is
-/// opened, proven and given back, the endpoint is polled. Both ends together. Measured: bench/results/README.md.
+/// The cost of a lent batch beyond that of an inline one, its reads left out: it is described and announced, its lease
+/// is opened, proven and given back, the endpoint is polled. Both ends together. Measured: bench/results/README.md.
 const HANDLING: Duration = Duration::from_micros(12);
-/// Inline bytes that cost a nanosecond more than the same bytes read: they are serialized, written, received and assembled. With
-/// [`HANDLING`] the two ways meet at 100 KiB through shared memory. Measured: bench/results/README.md.
+/// Inline bytes that cost a nanosecond more than the same bytes read: they are serialized, written, received and
+/// assembled. With [`HANDLING`] the two ways meet at 100 KiB through shared memory. Measured: bench/results/README.md.
 const BYTES_PER_NANO: u64 = 8;
 /// The data, then the lease word.
 const READS: u32 = 2;
@@ -16,13 +16,14 @@ const READS: u32 = 2;
 const LEAST: u64 = 32 << 10;
 /// Upper bound: a larger inline batch delays every message behind it on the connection.
 pub const MAX_THRESHOLD: u64 = 256 << 10;
-/// Where batches follow each other, handling and reads of one overlap with those of the next: the extra cost of a lent batch is
-/// divided by this. The ways meet at 20 KiB then. Measured: bench/results/README.md.
+/// Where batches follow each other, handling and reads of one overlap with those of the next: the extra cost of a lent
+/// batch is divided by this. The ways meet at 20 KiB then. Measured: bench/results/README.md.
 const OVERLAP: u64 = 4;
 /// An observation that is longer than the known time counts for one part in this many.
 const WEIGHT: u32 = 64;
 
-/// Follows how long a small one-sided read takes on a connection, and says from which size on reading is the faster way.
+/// Follows how long a small one-sided read takes on a connection, and says from which size on reading is the faster
+/// way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Threshold {
     read: Option<Duration>,
@@ -35,8 +36,9 @@ impl Threshold {
         Threshold { read: None }
     }
 
-    /// Takes in how long a read of eight bytes took, as the connection saw it. The shortest was not held up by anything, and tells how
-    /// long a read takes; longer ones count little, except in the long run, because paths change.
+    /// Takes in how long a read of eight bytes took, as the connection saw it. The shortest was not held up by
+    /// anything, and tells how long a read takes; longer ones count little, except in the long run, because paths
+    /// change.
     pub fn observe(&mut self, took: Duration) {
         self.read = Some(match self.read {
             Some(read) if took > read => {

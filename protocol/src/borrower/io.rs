@@ -27,7 +27,8 @@ pub struct BorrowOptions {
 /// What the driver reports or asks.
 #[derive(Debug)]
 pub enum BorrowerCommand {
-    /// The application took batches that cost so much credit. Not for batches on demand, see [`BorrowerCommand::GiveUp`].
+    /// The application took batches that cost so much credit. Not for batches on demand, see
+    /// [`BorrowerCommand::GiveUp`].
     Consumed {
         /// This stream.
         stream: StreamId,
@@ -35,7 +36,8 @@ pub enum BorrowerCommand {
         cost: u64,
     },
     /// The application asks for a part of a batch that is on loan on demand: [`BorrowerEvent::PartRead`] or
-    /// [`BorrowerEvent::PartFailed`] answers, whatever happens. It may ask as often as it likes, also before earlier parts have come.
+    /// [`BorrowerEvent::PartFailed`] answers, whatever happens. It may ask as often as it likes, also before earlier
+    /// parts have come.
     ReadPart {
         /// The batch's stream, which may have ended well since.
         stream: StreamId,
@@ -46,17 +48,18 @@ pub enum BorrowerCommand {
         /// Ranges of the descriptor's buffers.
         pieces: Vec<Piece>,
     },
-    /// The application is done with a batch on demand: its lease and its credit are given back. To be said once for each, also for
-    /// those that were lost; parts that are due are answered as cancelled. Or it is done with a mapped batch, of which
-    /// nothing is mapped any more: its lease is given back; its credit was by [`BorrowerCommand::Consumed`].
+    /// The application is done with a batch on demand: its lease and its credit are given back. To be said once for
+    /// each, also for those that were lost; parts that are due are answered as cancelled. Or it is done with a mapped
+    /// batch, of which nothing is mapped any more: its lease is given back; its credit was by
+    /// [`BorrowerCommand::Consumed`].
     GiveUp {
         /// The batch's stream.
         stream: StreamId,
         /// The batch's position in it.
         seq: u64,
     },
-    /// All reads of [`BorrowerTask::Read`] have completed, or [`BorrowerTask::Map`] has been tried, and the lease word has been read
-    /// after that if one was to be.
+    /// All reads of [`BorrowerTask::Read`] have completed, or [`BorrowerTask::Map`] has been tried, and the lease word
+    /// has been read after that if one was to be.
     ReadDone {
         /// Which.
         read: ReadId,
@@ -65,8 +68,8 @@ pub enum BorrowerCommand {
     },
     /// A delivered batch is invalid: arrays cannot be built from it.
     ///
-    /// The stream's good end may have been said along with its last batch, and is not taken back: whoever rejects a batch
-    /// tells the application so, and nothing that follows for that stream.
+    /// The stream's good end may have been said along with its last batch, and is not taken back: whoever rejects a
+    /// batch tells the application so, and nothing that follows for that stream.
     Rejected {
         /// This stream.
         stream: StreamId,
@@ -107,15 +110,16 @@ impl ReadProblem {
     }
 }
 
-/// A batch, or a part of one, to be read: take a slab of `layout.len` bytes, post a read for each place into its range; when all have
-/// completed well, read `then_word`.
+/// A batch, or a part of one, to be read: take a slab of `layout.len` bytes, post a read for each place into its range;
+/// when all have completed well, read `then_word`.
 #[derive(Clone, Debug)]
 pub struct ReadBatch {
     /// Names it until it is delivered or discarded.
     pub read: ReadId,
     /// For its stream.
     pub stream: StreamId,
-    /// Where the buffers go in the slab: one range for each of the descriptor's buffers, or of the pieces that were asked for.
+    /// Where the buffers go in the slab: one range for each of the descriptor's buffers, or of the pieces that were
+    /// asked for.
     pub layout: SlabLayout,
     /// Which buffer or piece comes from where; empty buffers have no place.
     pub places: Vec<(usize, RemoteRange)>,
@@ -133,8 +137,8 @@ pub enum Payload {
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
-    /// In the lender's memory, and on loan until [`BorrowerCommand::GiveUp`]. Its cost is given back with that, and not by
-    /// [`BorrowerCommand::Consumed`].
+    /// In the lender's memory, and on loan until [`BorrowerCommand::GiveUp`]. Its cost is given back with that, and not
+    /// by [`BorrowerCommand::Consumed`].
     OnDemand {
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
@@ -161,7 +165,8 @@ pub enum BorrowerEvent {
         schema: SchemaRef,
         /// As it came, for the inline decoder.
         ipc: Bytes,
-        /// The keys that the stream is sorted by, if it is a partition of a sorted result. Every column is one of the schema's.
+        /// The keys that the stream is sorted by, if it is a partition of a sorted result. Every column is one of the
+        /// schema's.
         order: Vec<SortKey>,
     },
     /// The next batch of a stream, all of it there, its lease proven; or on demand.
@@ -222,7 +227,8 @@ pub enum BorrowerTask {
     Forget(RegionId),
     /// Read a batch.
     Read(ReadBatch),
-    /// Map a batch's places: no slab, and nothing is read but the lease word. Answered by [`BorrowerCommand::ReadDone`] as reads are.
+    /// Map a batch's places: no slab, and nothing is read but the lease word. Answered by [`BorrowerCommand::ReadDone`]
+    /// as reads are.
     Map(ReadBatch),
     /// The slab of this read is not wanted any more, or what it mapped: to be dropped at once.
     Discard {

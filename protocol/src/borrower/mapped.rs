@@ -1,5 +1,5 @@
-//! Mapped batches: a pointer into the lender's memory, proven as reads are and handed over; on loan until the application has
-//! dropped the last array over it, whatever has become of the stream meanwhile.
+//! Mapped batches: a pointer into the lender's memory, proven as reads are and handed over; on loan until the
+//! application has dropped the last array over it, whatever has become of the stream meanwhile.
 
 use std::sync::Arc;
 

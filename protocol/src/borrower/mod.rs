@@ -1,7 +1,8 @@
 //! The borrower's half of a connection: windows, reads and their proof, parts read on demand, mapped batches, releases.
 //!
-//! It is the same at a client, which borrows results, and at a server, which borrows uploads. It knows no handshake, no request and
-//! no bytes: messages of the lender go in, messages for the lender, tasks for the driver and events for the application come out.
+//! It is the same at a client, which borrows results, and at a server, which borrows uploads. It knows no handshake, no
+//! request and no bytes: messages of the lender go in, messages for the lender, tasks for the driver and events for the
+//! application come out.
 //!
 //! After every call the outputs are to be taken by [`Borrower::poll`] until there are none, and done in order.
 
@@ -185,8 +186,8 @@ impl Borrower {
         }
     }
 
-    /// The path was not proven, or is gone. Outstanding reads complete in failure as the endpoint closes. Says whether it was not
-    /// down already.
+    /// The path was not proven, or is gone. Outstanding reads complete in failure as the endpoint closes. Says whether
+    /// it was not down already.
     pub fn path_down(&mut self, reason: &str) -> bool {
         if self.path == Path::Down {
             return false;
@@ -248,8 +249,8 @@ impl Borrower {
         self.fail(stream, StreamError::Cancelled, reason);
     }
 
-    /// The lender takes back a stream whose end it has said, and whose batches have not all been delivered. `false`: there is no
-    /// such stream.
+    /// The lender takes back a stream whose end it has said, and whose batches have not all been delivered. `false`:
+    /// there is no such stream.
     pub(crate) fn withdraw(&mut self, stream: StreamId, failure: &Failure) -> bool {
         let ended = self.streams.get(&stream).is_some_and(|open| open.remote_done);
         if ended {
@@ -320,7 +321,8 @@ impl Borrower {
         dead
     }
 
-    /// The connection is about to end: streams end in its error, and their batches that are not delivered are given back.
+    /// The connection is about to end: streams end in its error, and their batches that are not delivered are given
+    /// back.
     pub fn release_abandoned(&mut self, error: &Arc<ConnectionError>) {
         let holding: BTreeSet<_> = self.on_demand.keys().map(|(stream, _)| *stream).collect();
         for stream in holding {
@@ -336,7 +338,8 @@ impl Borrower {
         }
     }
 
-    /// The connection begins to end: streams end in its error, and nothing more is said. Reads are still to be reported.
+    /// The connection begins to end: streams end in its error, and nothing more is said. Reads are still to be
+    /// reported.
     pub fn shut(&mut self, error: &Arc<ConnectionError>) {
         self.release_abandoned(error);
         self.ended_by = Some(Arc::clone(error));

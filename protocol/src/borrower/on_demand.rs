@@ -1,9 +1,10 @@
 //! Batches on demand: on loan and announced to the application, but read only as far as it asks.
 //!
-//! Each part is read, fenced and timed as a whole batch is: its bytes first, the lease word last, and only if the lease still
-//! stood are the bytes handed over. The lease is given back once the application is done with the batch, or once the batch is
-//! lost with its stream, its connection or the data plane; in any case not before the last read of it has completed. A lost batch
-//! stays known, with the reason, until the application has given it up: every later question is answered with that reason.
+//! Each part is read, fenced and timed as a whole batch is: its bytes first, the lease word last, and only if the lease
+//! still stood are the bytes handed over. The lease is given back once the application is done with the batch, or once
+//! the batch is lost with its stream, its connection or the data plane; in any case not before the last read of it has
+//! completed. A lost batch stays known, with the reason, until the application has given it up: every later question is
+//! answered with that reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -119,7 +120,8 @@ impl Borrower {
             }
         }
         let (lease, word) = (batch.lease, batch.word);
-        // Between two parts the lender may have taken the lease back, and retired the region with it: that is no misbehaviour.
+        // Between two parts the lender may have taken the lease back, and retired the region with it: that is no
+        // misbehaviour.
         if places.iter().any(|(_, place)| self.check_range(*place).is_err()) {
             self.event(BorrowerEvent::PartFailed { stream, seq, part, error: StreamError::LeaseLost { seq } });
             self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);

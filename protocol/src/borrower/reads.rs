@@ -80,8 +80,8 @@ impl Borrower {
         }
     }
 
-    /// All bytes are there and the lease stood: gives the lease back, and the batch to the application in its turn; or a part
-    /// to whoever asked for it.
+    /// All bytes are there and the lease stood: gives the lease back, and the batch to the application in its turn; or
+    /// a part to whoever asked for it.
     fn arrived(&mut self, read: ReadId) {
         let Some(Read { stream, seq, lease, wanted, .. }) = self.forget_read(read, false) else { return };
         let descriptor = match wanted {

@@ -1,5 +1,5 @@
-//! The leases that this end has, and how they are given back: several in a message, or along with another message. One by one they
-//! would wake the lender for each batch; and the room that they free is seldom needed at once.
+//! The leases that this end has, and how they are given back: several in a message, or along with another message. One
+//! by one they would wake the lender for each batch; and the room that they free is seldom needed at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -83,7 +83,8 @@ impl Borrower {
             && (!self.reads.is_empty() || self.has_room())
     }
 
-    /// Whether the lender has room for everything that its credit lets it lend, releases held back left out: it does not wait.
+    /// Whether the lender has room for everything that its credit lets it lend, releases held back left out: it does
+    /// not wait.
     fn has_room(&self) -> bool {
         if self.loans.held.len() >= MANY_LEASES {
             return false;
@@ -114,7 +115,8 @@ impl Borrower {
         }
     }
 
-    /// Says all releases. Also before the connection ends: the lender would keep mapped batches until this process ends.
+    /// Says all releases. Also before the connection ends: the lender would keep mapped batches until this process
+    /// ends.
     pub fn say_all_releases(&mut self) {
         self.timers.clear(Timer::Releases);
         let given_back = std::mem::take(&mut self.loans.given_back);

@@ -215,8 +215,8 @@ impl BorrowedStream {
         Some(self.credit.extend(std::mem::take(&mut self.to_grant)))
     }
 
-    /// Widens a window that both ends wait for: the lender said that it has no credit, and everything that arrived has been taken.
-    /// A borrower that is slower than its lender never gets there, nor does one whose lender is slower.
+    /// Widens a window that both ends wait for: the lender said that it has no credit, and everything that arrived has
+    /// been taken. A borrower that is slower than its lender never gets there, nor does one whose lender is slower.
     fn grow(&mut self) {
         let out_of_work = self.delivered == 0 && self.next_delivery == self.next_arrival && self.partial.is_none();
         if !out_of_work || !std::mem::take(&mut self.waits) {

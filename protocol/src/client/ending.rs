@@ -45,7 +45,8 @@ impl ClientConnection {
         reported
     }
 
-    /// The data plane is gone, or never came up, in both directions. Reads under way complete in failure when the endpoint closes.
+    /// The data plane is gone, or never came up, in both directions. Reads under way complete in failure when the
+    /// endpoint closes.
     pub(super) fn fabric_down(&mut self, reason: &str) {
         if self.state == State::Connecting {
             self.core.timers.clear(Timer::Handshake);
@@ -67,7 +68,8 @@ impl ClientConnection {
         }
     }
 
-    /// Begins the end of the connection: streams end, the data plane is shut, its reads complete, leases end, then it is closed.
+    /// Begins the end of the connection: streams end, the data plane is shut, its reads complete, leases end, then it
+    /// is closed.
     pub(super) fn end(&mut self, error: ConnectionError) {
         if self.state.is_ending() {
             return;

@@ -19,7 +19,8 @@ pub type ClientOutput = connection::Output<ClientEvent>;
 pub struct LentWords {
     /// How this end fences what it lends.
     pub fencing: Fencing,
-    /// The lease words: eight bytes a slot, as many slots as [`super::ClientConfig::max_leases`], and one more, the probe.
+    /// The lease words: eight bytes a slot, as many slots as [`super::ClientConfig::max_leases`], and one more, the
+    /// probe.
     pub words: Region,
     /// The value that the driver has put into the probe.
     pub probe_value: u64,
@@ -80,7 +81,8 @@ pub enum ClientCommand {
         /// How.
         options: UploadOptions,
     },
-    /// The application does not want an upload any more. Nothing more is said of it, but that the lender's source stops if it runs.
+    /// The application does not want an upload any more. Nothing more is said of it, but that the lender's source stops
+    /// if it runs.
     Withdraw {
         /// The upload.
         stream: StreamId,
@@ -132,7 +134,8 @@ pub enum ClientEvent {
         /// Rows taken.
         rows: u64,
     },
-    /// An upload failed: the server has taken none of its rows; or it is not known, if the connection was lost meanwhile.
+    /// An upload failed: the server has taken none of its rows; or it is not known, if the connection was lost
+    /// meanwhile.
     UploadFailed {
         /// The upload.
         stream: StreamId,

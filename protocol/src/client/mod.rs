@@ -35,8 +35,8 @@ pub struct ClientConfig {
     pub frame: FrameLimits,
     /// Whether frames are to carry checksums, because no layer below has any.
     pub checksum: bool,
-    /// Bytes that a result may have in flight at first. From there its window grows to the one that was asked for, as long as
-    /// the lender is out of credit while the borrower is out of work.
+    /// Bytes that a result may have in flight at first. From there its window grows to the one that was asked for, as
+    /// long as the lender is out of credit while the borrower is out of work.
     pub first_window: u64,
     /// Limits for what the server lends.
     pub borrow: BorrowerConfig,
@@ -209,7 +209,8 @@ impl ClientConnection {
         self.core.poll_output()
     }
 
-    /// Whoever asks a connection that is gone is told so, whenever it asks; and memory that still comes for an upload is not kept.
+    /// Whoever asks a connection that is gone is told so, whenever it asks; and memory that still comes for an upload
+    /// is not kept.
     fn handle_closed(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
         let ClientInput::Command(command) = input else { return Ok(()) };
         match command {
@@ -264,11 +265,8 @@ impl ClientConnection {
             Message::Answer(answer) => self.answered(answer)?,
             message => match self.core.message(now, message, payload)? {
                 None => {}
-                Some(Message::Pong(nonce)) => {
-                    if self.pings_asked.remove(&nonce) {
-                        self.core.event(ClientEvent::Pong);
-                    }
-                }
+                Some(Message::Pong(nonce)) if self.pings_asked.remove(&nonce) => self.core.event(ClientEvent::Pong),
+                Some(Message::Pong(_)) => {}
                 Some(Message::Borrower(message)) => self.reverse_path(message)?,
                 Some(other) => return Err(self.unexpected(&other).into()),
             },

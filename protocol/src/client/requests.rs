@@ -14,6 +14,8 @@ use crate::lender::{LendOptions, LenderTask};
 use crate::link::clip;
 use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
 use crate::misbehaviour::PeerMisbehaved;
+#[cfg(feature = "planted-bugs")]
+use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -71,8 +73,8 @@ impl ClientConnection {
         }
         let most_credit = self.limits.as_ref().map_or(u64::MAX, |limits| batch_cost(limits.max_loan_bytes));
         let most = options.credit.min(most_credit);
-        // A window begins small for the sake of the memory that batches are read into. Batches that are held are not read, or not
-        // before the application says so, and that they are held is no sign that it is slow.
+        // A window begins small for the sake of the memory that batches are read into. Batches that are held are not
+        // read, or not before the application says so, and that they are held is no sign that it is slow.
         let held = options.access != Access::Read;
         // Of parts that are merged, most wait for one.
         let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
@@ -102,6 +104,8 @@ impl ClientConnection {
             return Ok(());
         }
         let UploadOptions { lend_from, measured, deadline } = options;
+        #[cfg(feature = "planted-bugs")]
+        let deadline = deadline.filter(|_| !is_planted(Bug::DeadlineForgotten));
         self.uploads.insert(stream, deadline);
         if let Some(deadline) = deadline {
             self.core.timers.set(Timer::Answer(stream), now + deadline);

@@ -1,4 +1,5 @@
-//! A connection at either end: a link, requests, and both halves of the data plane. Here is the part that both ends share.
+//! A connection at either end: a link, requests, and both halves of the data plane. Here is the part that both ends
+//! share.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -20,10 +20,8 @@ impl Lender {
     pub fn expire(&mut self, now: Timestamp) -> Result<(), ConnectionError> {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
-                Timer::Stream(stream) => {
-                    if self.streams.contains_key(&stream) {
-                        self.stop(stream, Failure::new(StreamCode::DeadlineExceeded, ""));
-                    }
+                Timer::Stream(stream) if self.streams.contains_key(&stream) => {
+                    self.stop(stream, Failure::new(StreamCode::DeadlineExceeded, ""));
                 }
                 Timer::Lease(lease) => self.lease_expired(lease)?,
                 Timer::Room(stream) => self.found_no_room(stream),
@@ -71,8 +69,8 @@ impl Lender {
         self.say(FromLender::Failed { stream, failure, extensions: Extensions::none() }, Bytes::new());
     }
 
-    /// Withdraws the batch that was handed over for a stream that ends here. One whose memory is just being opened is withdrawn when
-    /// the driver says that it is: see [`super::LenderCommand::Exposed`].
+    /// Withdraws the batch that was handed over for a stream that ends here. One whose memory is just being opened is
+    /// withdrawn when the driver says that it is: see [`super::LenderCommand::Exposed`].
     fn withdraw_pending(&mut self, ended: LentStream) {
         if let Some(Pending::Lent(loan)) = ended.pending {
             self.withdraw(loan.lease);
@@ -84,7 +82,8 @@ impl Lender {
         self.end_lease(lease, None, LeaseEnd::Withdrawn);
     }
 
-    /// The connection begins to end: all sources stop, and nothing more is said. Leases stand until [`Lender::tear_down`].
+    /// The connection begins to end: all sources stop, and nothing more is said. Leases stand until
+    /// [`Lender::tear_down`].
     pub fn shut(&mut self) {
         self.stopped = true;
         self.timers.clear_all();

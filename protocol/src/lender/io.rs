@@ -118,8 +118,8 @@ pub enum LenderCommand {
 pub enum LenderTask {
     /// Hand over the next batch of a stream, or its end.
     ///
-    /// A driver with much left to write waits with its answer: credit bounds what a borrower that reads has in flight, and
-    /// only this bounds what is queued for one that grants and does not read.
+    /// A driver with much left to write waits with its answer: credit bounds what a borrower that reads has in flight,
+    /// and only this bounds what is queued for one that grants and does not read.
     Pull {
         /// This stream.
         stream: StreamId,

@@ -1,10 +1,12 @@
-//! The lender's half of a connection: leases and their words, credit, the batches that wait, and the regions that are announced.
+//! The lender's half of a connection: leases and their words, credit, the batches that wait, and the regions that are
+//! announced.
 //!
-//! It is the same at a server, which lends results, and at a client, which lends uploads. It knows no handshake, no request and no
-//! bytes: messages of the borrower go in, messages for the borrower and tasks for the driver come out.
+//! It is the same at a server, which lends results, and at a client, which lends uploads. It knows no handshake, no
+//! request and no bytes: messages of the borrower go in, messages for the borrower and tasks for the driver come out.
 //!
-//! After every call the outputs are to be taken by [`Lender::poll`] until there are none, and done in order. That order keeps
-//! the promises: a lease's word is set before the message that names it goes out, and cleared before the memory is reused.
+//! After every call the outputs are to be taken by [`Lender::poll`] until there are none, and done in order. That order
+//! keeps the promises: a lease's word is set before the message that names it goes out, and cleared before the memory
+//! is reused.
 
 mod ending;
 mod io;
@@ -45,7 +47,8 @@ pub struct LenderConfig {
     pub word_nonce: u64,
     /// How long a lease may be kept. A mapped batch may be kept for longer.
     pub lease_timeout: Duration,
-    /// Live bytes from which on a batch is lent, where neither end was told otherwise and the borrower has measured nothing.
+    /// Live bytes from which on a batch is lent, where neither end was told otherwise and the borrower has measured
+    /// nothing.
     pub thresholds: Thresholds,
     /// The largest message and payload that the borrower takes.
     pub frame: FrameLimits,
@@ -222,8 +225,8 @@ impl Lender {
         }
     }
 
-    /// The path is gone, as either end has found out. Nothing is lent from now on: streams that have begun to lend end, others
-    /// travel inline. `false`: there was none.
+    /// The path is gone, as either end has found out. Nothing is lent from now on: streams that have begun to lend end,
+    /// others travel inline. `false`: there was none.
     pub fn path_down(&mut self, reason: &str) -> bool {
         match &self.path {
             Path::None => return false,

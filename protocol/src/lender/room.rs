@@ -1,5 +1,5 @@
-//! Mapped batches: the borrower keeps them for as long as it likes, and nothing can take them back. So they may come to fill
-//! what a connection may have on loan, and a batch that waits for room among the loans could wait for ever.
+//! Mapped batches: the borrower keeps them for as long as it likes, and nothing can take them back. So they may come to
+//! fill what a connection may have on loan, and a batch that waits for room among the loans could wait for ever.
 
 use super::Lender;
 use crate::codes::StreamCode;
@@ -23,9 +23,9 @@ pub(super) enum LoanRoom {
 impl Lender {
     /// Whether the next batch of a stream would find room, if it is like the largest before.
     ///
-    /// A borrower that drops batches gives back room and credit; one that keeps them gives back credit only. So where room is short
-    /// the lender waits for credit, which tells the one from the other: a borrower that keeps batches gets the rest inline,
-    /// for there may never be room again.
+    /// A borrower that drops batches gives back room and credit; one that keeps them gives back credit only. So where
+    /// room is short the lender waits for credit, which tells the one from the other: a borrower that keeps batches
+    /// gets the rest inline, for there may never be room again.
     pub(super) fn loan_room(&self, stream: StreamId) -> LoanRoom {
         let Some(open) = self.streams.get(&stream).filter(|_| self.leases.mapped() > 0) else {
             return LoanRoom::Available;

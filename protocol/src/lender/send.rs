@@ -167,14 +167,15 @@ impl Lender {
         Ok(())
     }
 
-    /// Sends whatever can be sent. To be called after every command and message, once there is a connection. Streams take turns,
-    /// so that none starves while another has credit.
+    /// Sends whatever can be sent. To be called after every command and message, once there is a connection. Streams
+    /// take turns, so that none starves while another has credit.
     pub fn pump(&mut self, now: Timestamp) {
         if self.stopped || self.streams.is_empty() {
             return;
         }
         self.waiting = self.waiting.filter(|stream| self.streams.contains_key(stream));
-        // The stream that waits for room goes first: small batches of others would take up what is given back, again and again.
+        // The stream that waits for room goes first: small batches of others would take up what is given back, again
+        // and again.
         let first = self.waiting;
         if let (None, 1, Some((&only, _))) = (first, self.streams.len(), self.streams.first_key_value()) {
             return self.serve(now, only);

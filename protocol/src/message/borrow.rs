@@ -9,33 +9,34 @@ use crate::ids::{LeaseId, StreamId};
 /// From the borrower of a stream to its lender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromBorrower {
-    /// 0. The data plane works: this end has read the other's probe.
+    /// No. 0: The data plane works: this end has read the other's probe.
     PathUp {
         /// What carries the reads, for the lender's log.
         transport: String,
-        /// From the client: how it lends itself, so that the server can prove the reverse path. `None`: it does not lend.
+        /// From the client: how it lends itself, so that the server can prove the reverse path. `None`: it does not
+        /// lend.
         lending: Option<Lending>,
         /// Later additions.
         extensions: Extensions,
     },
-    /// 1. This end cannot read the other's memory (any more). The other lends nothing from now on.
+    /// No. 1: This end cannot read the other's memory (any more). The other lends nothing from now on.
     PathDown {
         /// Why.
         reason: String,
     },
-    /// 2. More bytes may be sent. Cumulative, so that it only ever grows.
+    /// No. 2: More bytes may be sent. Cumulative, so that it only ever grows.
     Credit {
         /// On this stream.
         stream: StreamId,
         /// Bytes granted since the stream began.
         total: u64,
     },
-    /// 3. These leases' bytes have been read, or will not be.
+    /// No. 3: These leases' bytes have been read, or will not be.
     Release {
         /// Each exactly once.
         leases: Vec<LeaseId>,
     },
-    /// 4. The borrower gives the stream up; batches on loan are still released one by one.
+    /// No. 4: The borrower gives the stream up; batches on loan are still released one by one.
     Cancel {
         /// This stream.
         stream: StreamId,

@@ -73,11 +73,11 @@ pub struct LentBatch {
 /// From the lender of a stream to its borrower.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromLender {
-    /// 0. A region that lent batches will refer to.
+    /// No. 0: A region that lent batches will refer to.
     Region(Region),
-    /// 1. Nothing is lent from that region any more.
+    /// No. 1: Nothing is lent from that region any more.
     RegionGone(RegionId),
-    /// 2. The stream begins. Payload: the schema, as an Arrow IPC stream begins.
+    /// No. 2: The stream begins. Payload: the schema, as an Arrow IPC stream begins.
     Schema {
         /// Of this stream.
         stream: StreamId,
@@ -86,7 +86,7 @@ pub enum FromLender {
         /// Later additions.
         extensions: Extensions,
     },
-    /// 3. A batch, or a piece of one, in the payload: Arrow IPC.
+    /// No. 3: A batch, or a piece of one, in the payload: Arrow IPC.
     Inline {
         /// Of this stream.
         stream: StreamId,
@@ -97,7 +97,7 @@ pub enum FromLender {
         /// Whether more pieces of the same batch follow.
         more: bool,
     },
-    /// 4. A batch on loan.
+    /// No. 4: A batch on loan.
     Lent {
         /// Of this stream.
         stream: StreamId,
@@ -106,16 +106,16 @@ pub enum FromLender {
         /// The rest.
         batch: LentBatch,
     },
-    /// 5. The lender is blocked: the next batch of this stream needs this much credit. The borrower then grants all consumed
-    /// credit at once (it otherwise grants in quarters of its window), and widens its window if one batch exceeds it or if both
-    /// ends would otherwise wait for each other.
+    /// No. 5: The lender is blocked: the next batch of this stream needs this much credit. The borrower then grants all
+    /// consumed credit at once (it otherwise grants in quarters of its window), and widens its window if one batch
+    /// exceeds it or if both ends would otherwise wait for each other.
     CreditWanted {
         /// Of this stream.
         stream: StreamId,
         /// Credit that one batch needs.
         bytes: u64,
     },
-    /// 6. The stream is whole.
+    /// No. 6: The stream is whole.
     End {
         /// This stream.
         stream: StreamId,
@@ -126,7 +126,7 @@ pub enum FromLender {
         /// Later additions.
         extensions: Extensions,
     },
-    /// 7. The stream ends in an error. An upload may also be failed after its end, until it is answered.
+    /// No. 7: The stream ends in an error. An upload may also be failed after its end, until it is answered.
     Failed {
         /// This stream.
         stream: StreamId,

@@ -1,12 +1,12 @@
 //! What the two ends say to each other on the control plane. `docs/PROTOCOL.md` specifies it field by field.
 //!
-//! A message is postcard in a frame (see [`crate::codec`]); bulk bytes (schemas, inline batches) ride behind the message
-//! in the same frame, so that they are never copied through the serializer. The golden bytes in `tests/golden.rs` pin the
-//! format: variants are only ever appended, and fields are added as [`Extensions`].
+//! A message is postcard in a frame (see [`crate::codec`]); bulk bytes (schemas, inline batches) ride behind the
+//! message in the same frame, so that they are never copied through the serializer. The golden bytes in
+//! `tests/golden.rs` pin the format: variants are only ever appended, and fields are added as [`Extensions`].
 //!
 //! A message belongs to a *role*, not to an end: [`FromLender`] comes from whichever end lends a stream's batches,
-//! [`FromBorrower`] from the end that borrows them. The rest is the handshake, requests (the client's) and their answers, and
-//! what either end says of the connection.
+//! [`FromBorrower`] from the end that borrows them. The rest is the handshake, requests (the client's) and their
+//! answers, and what either end says of the connection.
 
 mod borrow;
 mod extensions;
@@ -40,24 +40,24 @@ pub enum Fencing {
 /// One message, of either end. The first byte on the wire is the number of the variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// 0. The client's first message.
+    /// No. 0: The client's first message.
     Hello(Hello),
-    /// 1. The server's answer to the hello.
+    /// No. 1: The server's answer to the hello.
     Welcome(Welcome),
-    /// 2. The client opens a stream by a request.
+    /// No. 2: The client opens a stream by a request.
     Open(Open),
-    /// 3. The server answers a request whose stream the client lends: an upload.
+    /// No. 3: The server answers a request whose stream the client lends: an upload.
     Answer(Answer),
-    /// 4. What the lender of a stream says.
+    /// No. 4: What the lender of a stream says.
     Lender(FromLender),
-    /// 5. What the borrower of a stream says.
+    /// No. 5: What the borrower of a stream says.
     Borrower(FromBorrower),
-    /// 6. A question for a sign of life, with a number for the answer.
+    /// No. 6: A question for a sign of life, with a number for the answer.
     Ping(u64),
-    /// 7. The answer to the ping of this number.
+    /// No. 7: The answer to the ping of this number.
     Pong(u64),
-    /// 8. From the client: it is about to close the connection. From the server: it takes no new streams, and finishes what
-    /// runs; or, with an error, the connection ends here.
+    /// No. 8: From the client: it is about to close the connection. From the server: it takes no new streams, and
+    /// finishes what runs; or, with an error, the connection ends here.
     Goodbye {
         /// Why.
         code: CloseCode,

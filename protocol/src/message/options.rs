@@ -1,4 +1,5 @@
-//! How a request is to be run, and how its batches travel: from which size on they are lent, and how the borrower gets at them.
+//! How a request is to be run, and how its batches travel: from which size on they are lent, and how the borrower gets
+//! at them.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,27 +17,27 @@ pub struct ProcessId {
 /// From which size on a batch is lent instead of sent inline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LendFrom {
-    /// 0. Every batch is sent inline.
+    /// No. 0: Every batch is sent inline.
     Never,
-    /// 1. From the borrower's measured [`Thresholds`] on, or else the lender's own.
+    /// No. 1: From the borrower's measured [`Thresholds`] on, or else the lender's own.
     #[default]
     Auto,
-    /// 2. From this many live bytes on. 0: every batch is lent.
+    /// No. 2: From this many live bytes on. 0: every batch is lent.
     Bytes(u64),
 }
 
 /// How the borrower gets at a lent batch. Whatever is sent inline has arrived already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
-    /// 0. The borrower reads each batch when it is announced, and gives it back.
+    /// No. 0: The borrower reads each batch when it is announced, and gives it back.
     #[default]
     Read,
-    /// 1. The borrower reads the parts that its application asks for, and keeps the batch on loan until that is done with it. Each
-    /// batch has its own dictionaries, whatever the one before had.
+    /// No. 1: The borrower reads the parts that its application asks for, and keeps the batch on loan until that is
+    /// done with it. Each batch has its own dictionaries, whatever the one before had.
     OnDemand,
-    /// 2. The borrower does not read: its application has a pointer to the lender's memory. The batch is on loan until the borrower
-    /// gives it back or this process, the borrower's, is gone; the end of the connection does not end the loan. Each batch has its
-    /// own dictionaries.
+    /// No. 2: The borrower does not read: its application has a pointer to the lender's memory. The batch is on loan
+    /// until the borrower gives it back or this process, the borrower's, is gone; the end of the connection does not
+    /// end the loan. Each batch has its own dictionaries.
     Map(ProcessId),
 }
 
@@ -53,9 +54,9 @@ pub const FIRST_BATCHES: u64 = 4;
 
 /// From how many live bytes on a batch is lent, where neither end was told otherwise.
 ///
-/// Two sizes, since two costs are weighed. For a result that may be almost over, latency counts: a lent batch arrives two reads and a
-/// wake-up later than an inline one. For a long result, the cost of a batch at both ends counts: inline bytes are written, sent,
-/// received and assembled, lent bytes are only read.
+/// Two sizes, since two costs are weighed. For a result that may be almost over, latency counts: a lent batch arrives
+/// two reads and a wake-up later than an inline one. For a long result, the cost of a batch at both ends counts: inline
+/// bytes are written, sent, received and assembled, lent bytes are only read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thresholds {
     /// For the first [`FIRST_BATCHES`] batches of a stream, in bytes.
@@ -78,7 +79,8 @@ impl Thresholds {
     }
 }
 
-/// How a request is to be run. All but the deadline concern a stream that the server lends, and are ignored for an upload.
+/// How a request is to be run. All but the deadline concern a stream that the server lends, and are ignored for an
+/// upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOptions {
     /// From which size on batches are lent.
@@ -99,8 +101,8 @@ pub struct OpenOptions {
 
 /// One partition of a result whose others travel on other streams, of this connection or of others to the same server.
 ///
-/// All members of a group ask the same query in the same way, each for an index of its own. The server runs the query once,
-/// when all have come, and ends all of them in the same error if one of them does not get to its end.
+/// All members of a group ask the same query in the same way, each for an index of its own. The server runs the query
+/// once, when all have come, and ends all of them in the same error if one of them does not get to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Names the result on this server.

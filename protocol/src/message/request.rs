@@ -11,9 +11,9 @@ const UPLOAD: u16 = 2;
 #[serde(try_from = "Raw", into = "Raw")]
 #[non_exhaustive]
 pub enum Request {
-    /// 1. The rows of a query. The bytes are its text, in UTF-8. The server lends.
+    /// No. 1: The rows of a query. The bytes are its text, in UTF-8. The server lends.
     Sql(String),
-    /// 2. Rows for a table. The bytes are its name, in UTF-8. The client lends.
+    /// No. 2: Rows for a table. The bytes are its name, in UTF-8. The client lends.
     Upload(String),
     /// A request that this build does not know; it is refused, and the connection goes on.
     Unknown {

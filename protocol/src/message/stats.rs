@@ -36,32 +36,33 @@ macro_rules! stats {
 }
 
 stats! {
-    /// The lender's figures of a stream, said at its good end. On the wire: a list of numbers and values, without those that are 0;
-    /// unknown numbers are ignored.
+    /// The lender's figures of a stream, said at its good end. On the wire: a list of numbers and values, without those
+    /// that are 0; unknown numbers are ignored.
     StreamStats {
-        /// 1. Rows sent.
+        /// No. 1: Rows sent.
         rows = 1;
-        /// 2. Batches sent as leases.
+        /// No. 2: Batches sent as leases.
         batches_lent = 2;
-        /// 3. Batches sent inline.
+        /// No. 3: Batches sent inline.
         batches_inline = 3;
-        /// 4. Live bytes lent.
+        /// No. 4: Live bytes lent.
         bytes_lent = 4;
-        /// 5. Bytes of inline batches.
+        /// No. 5: Bytes of inline batches.
         bytes_inline = 5;
-        /// 6. Bytes that the lender had to copy to registered memory before they could be lent.
+        /// No. 6: Bytes that the lender had to copy to registered memory before they could be lent.
         bytes_staged = 6;
-        /// 7. Registrations of memory that the lender had to make for what it lent. 0 in steady state.
+        /// No. 7: Registrations of memory that the lender had to make for what it lent. 0 in steady state.
         registrations = 7;
-        /// 8. Regions that the lender had to announce for what it lent: keys that the borrower had to take in. 0 in steady state.
+        /// No. 8: Regions that the lender had to announce for what it lent: keys that the borrower had to take in. 0 in
+        /// steady state.
         regions = 8;
-        /// 9. Page faults that the lender took while it made batches ready to be lent. 0 in steady state.
+        /// No. 9: Page faults that the lender took while it made batches ready to be lent. 0 in steady state.
         page_faults = 9;
-        /// 10. Nanoseconds from the request's arrival to the first batch out of the engine.
+        /// No. 10: Nanoseconds from the request's arrival to the first batch out of the engine.
         first_batch_nanos = 10;
-        /// 11. Nanoseconds that the engine took in all, time waiting for credit left out.
+        /// No. 11: Nanoseconds that the engine took in all, time waiting for credit left out.
         execute_nanos = 11;
-        /// 12. Nanoseconds in which a batch was ready and credit was not.
+        /// No. 12: Nanoseconds in which a batch was ready and credit was not.
         credit_wait_nanos = 12;
     }
 }

@@ -33,8 +33,8 @@ impl ServerConnection {
         }
     }
 
-    /// The client hears why its streams end before its leases do: closing at once would have it find them revoked, and take
-    /// an end in good order for a transfer that failed.
+    /// The client hears why its streams end before its leases do: closing at once would have it find them revoked, and
+    /// take an end in good order for a transfer that failed.
     fn drain_is_over(&mut self, now: Timestamp) {
         let results: Vec<_> = self.core.lender.streams().collect();
         let uploads: Vec<_> = self.uploads.iter().map(|(stream, upload)| (*stream, upload.ended)).collect();

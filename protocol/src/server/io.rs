@@ -23,7 +23,8 @@ pub struct OpenedFabric {
     pub address: Bytes,
     /// How this end fences what it lends.
     pub fencing: Fencing,
-    /// The lease words: eight bytes a slot, as many slots as [`super::ServerConfig::max_leases`], and one more, the probe.
+    /// The lease words: eight bytes a slot, as many slots as [`super::ServerConfig::max_leases`], and one more, the
+    /// probe.
     pub words: Region,
     /// The value that the driver has put into the probe.
     pub probe_value: u64,
@@ -58,8 +59,8 @@ pub enum ServerCommand {
         /// Why.
         reason: String,
     },
-    /// Answers [`connection::Output::CloseFabric`]: the endpoint is closed, its peer cut off as far as the fabric can, and every
-    /// read has been reported.
+    /// Answers [`connection::Output::CloseFabric`]: the endpoint is closed, its peer cut off as far as the fabric can,
+    /// and every read has been reported.
     FabricClosed,
     /// The engine takes an upload: the client may send.
     Accept {
@@ -98,7 +99,8 @@ pub enum ServerEvent {
         /// The client's address blob, untrusted.
         peer: Bytes,
     },
-    /// The client lends too: take in the region of its lease words, and read the probe. Reads of uploads depend on the answer.
+    /// The client lends too: take in the region of its lease words, and read the probe. Reads of uploads depend on the
+    /// answer.
     Prove(Lending),
     /// The client reports a working data plane.
     FabricUp {
@@ -129,7 +131,8 @@ pub enum ServerEvent {
         /// The client gives up after this time.
         deadline: Option<Duration>,
     },
-    /// The client does not want an upload any more whose end has been delivered, and which was not answered: take none of its rows.
+    /// The client does not want an upload any more whose end has been delivered, and which was not answered: take none
+    /// of its rows.
     UploadWithdrawn {
         /// Its name.
         stream: StreamId,

@@ -145,7 +145,8 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Whether a message fails an upload after its end, before it is answered: then the client does not wait for an answer.
+    /// Whether a message fails an upload after its end, before it is answered: then the client does not wait for an
+    /// answer.
     pub(super) fn withdraws_upload(&mut self, message: &Message) -> bool {
         let Message::Lender(FromLender::Failed { stream, failure, .. }) = message else { return false };
         if self.core.borrower.withdraw(*stream, failure) {

@@ -331,7 +331,7 @@ impl Borrowing {
     /// All reads complete, as they do when an endpoint closes.
     pub(crate) fn flush(&mut self) -> Vec<Completed> {
         let reading = std::mem::take(&mut self.reading);
-        reading.into_iter().map(|(read, _)| (read, Err(ReadProblem::failed("flushed")))).collect()
+        reading.into_keys().map(|read| (read, Err(ReadProblem::failed("flushed")))).collect()
     }
 
     /// A driver that loses its reads.
@@ -412,8 +412,8 @@ impl Borrowing {
         );
     }
 
-    /// What an application does that looks at a mapped batch, or wants all of one on demand, and then no more of it: asks for it,
-    /// if it is there to be had.
+    /// What an application does that looks at a mapped batch, or wants all of one on demand, and then no more of it:
+    /// asks for it, if it is there to be had.
     pub(crate) fn lazy_step(&mut self) -> Option<Result<BorrowerCommand, (StreamId, u64)>> {
         if let Some(mapped) = self.mapped().next() {
             return Some(Err(mapped));

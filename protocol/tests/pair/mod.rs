@@ -31,7 +31,9 @@ use thallus_protocol::{
 
 use end::{Driver, Memories, Plane};
 use memory::Memory;
-pub(crate) use op::{Op, open};
+pub(crate) use op::Op;
+#[allow(unused_imports, reason = "each test binary uses a part of it")]
+pub(crate) use op::open;
 pub(crate) use pipe::Pipe;
 use script::{Batch, Ending, FAILURE, Knobs, Script};
 

@@ -1,7 +1,7 @@
 //! What runs a query: SQL in, a lazy stream of record batches out.
 //!
-//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; [`scripted`] is the one for tests,
-//! which plays what it was told to, including every way to fail.
+//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; [`scripted`] is the one for
+//! tests, which plays what it was told to, including every way to fail.
 
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
@@ -31,8 +31,8 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// [`EngineError`], for what shows before the first row.
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError>;
 
-    /// Plans a query and starts it once, with its result in exactly `count` partitions (at least one), which can be polled in
-    /// parallel: every row of the result is in one of them. Otherwise like [`Engine::execute`].
+    /// Plans a query and starts it once, with its result in exactly `count` partitions (at least one), which can be
+    /// polled in parallel: every row of the result is in one of them. Otherwise like [`Engine::execute`].
     ///
     /// By default all rows are in the first.
     ///
@@ -42,8 +42,8 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         Ok(PartitionedQuery::in_first(self.execute(query).await?, count))
     }
 
-    /// Begins to take rows for a table. Nothing is taken before [`Ingestion::finish`] has returned well: dropping the future, or the
-    /// ingestion, takes none of them.
+    /// Begins to take rows for a table. Nothing is taken before [`Ingestion::finish`] has returned well: dropping the
+    /// future, or the ingestion, takes none of them.
     ///
     /// This is the basis of ingestion: an engine that does not implement it takes no uploads, and clients are told so.
     ///
@@ -123,9 +123,9 @@ impl fmt::Debug for QueryStream {
 pub struct PartitionedQuery {
     /// Schema of every batch.
     pub schema: SchemaRef,
-    /// If the result is sorted: by what, most significant first. Each partition is sorted so, and merging them by it gives
-    /// the result; at most [`MAX_SORT_KEYS`](thallus_protocol::message::MAX_SORT_KEYS). A result without has no order, or
-    /// all its rows in one partition.
+    /// If the result is sorted: by what, most significant first. Each partition is sorted so, and merging them by it
+    /// gives the result; at most [`MAX_SORT_KEYS`](thallus_protocol::message::MAX_SORT_KEYS). A result without has no
+    /// order, or all its rows in one partition.
     pub order: Vec<SortKey>,
     /// The rows.
     pub partitions: Vec<BatchStream>,

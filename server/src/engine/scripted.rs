@@ -194,7 +194,8 @@ impl ScriptedEngine {
         self
     }
 
-    /// The same, which plays one of `parts` in each partition when it is asked `sql` in as many, each sorted by `order`.
+    /// The same, which plays one of `parts` in each partition when it is asked `sql` in as many, each sorted by
+    /// `order`.
     #[must_use]
     pub fn on_partitioned(mut self, sql: impl Into<String>, order: Vec<SortKey>, parts: Vec<Script>) -> Self {
         self.partitioned.insert(sql.into(), (order, parts));
@@ -409,8 +410,8 @@ pub fn synthetic_schema() -> SchemaRef {
 }
 
 /// A batch of which every value follows from its number and row, so that a receiver can check each one by making the
-/// batch again: `id` counts all rows; `value` is null in every seventh row, else half of `id`; `payload` is 100 bytes of
-/// the low byte of `id`. About 124 bytes a row.
+/// batch again: `id` counts all rows; `value` is null in every seventh row, else half of `id`; `payload` is 100 bytes
+/// of the low byte of `id`. About 124 bytes a row.
 #[must_use]
 pub fn synthetic_batch(number: u64, rows: usize) -> RecordBatch {
     let first = number.wrapping_mul(rows as u64);

@@ -1,9 +1,9 @@
 //! Queries in partitions: streams, of one connection or of several, that share one run of one query.
 //!
-//! The members of a group find each other by an id that their client drew: 128 bits of its system's entropy, which nobody
-//! guesses, and which whoever learns of it could take a partition with. The first member has the engine plan and start the
-//! query; each takes its partition once all have come. From then on they stand and fall together: whatever keeps one from its
-//! end ends the others in the same error, so that nobody takes a part for the whole.
+//! The members of a group find each other by an id that their client drew: 128 bits of its system's entropy, which
+//! nobody guesses, and which whoever learns of it could take a partition with. The first member has the engine plan and
+//! start the query; each takes its partition once all have come. From then on they stand and fall together: whatever
+//! keeps one from its end ends the others in the same error, so that nobody takes a part for the whole.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,5 @@
-//! Memory that clients have mapped: a loan that nothing can take back. It ends when the client gives it back, or when the client's
-//! process is gone. The end of its connection, or of the server's task for it, does not end it.
+//! Memory that clients have mapped: a loan that nothing can take back. It ends when the client gives it back, or when
+//! the client's process is gone. The end of its connection, or of the server's task for it, does not end it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,8 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Says whether a process is there.
 type Look = fn(ProcessId) -> Presence;
 
-/// Memory that processes have mapped and whose connections are gone. It is never freed before these processes are gone, not even at
-/// the end of this one, since freeing memory may write to it.
+/// Memory that processes have mapped and whose connections are gone. It is never freed before these processes are gone,
+/// not even at the end of this one, since freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
     look: Look,
     kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,

@@ -1,4 +1,5 @@
-//! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint, queries and uploads.
+//! One connection's task: drives the protocol's machine over a control connection, a fabric endpoint, queries and
+//! uploads.
 
 mod allowance;
 mod groups;
@@ -49,14 +50,15 @@ pub(crate) struct Shared {
     pub(crate) page_faults: fn() -> u64,
 }
 
-/// While more than this is to be written, queries are not asked for more: a client that grants credit without end and never
-/// reads costs no more memory than this and a batch for each stream.
+/// While more than this is to be written, queries are not asked for more: a client that grants credit without end and
+/// never reads costs no more memory than this and a batch for each stream.
 const MAX_BACKLOG: usize = 64 << 20;
 
 /// Query events handled before the control connection is polled again, so that their messages share one write.
 const MAX_QUERY_EVENTS_PER_TURN: usize = 16;
 
-/// Queries that are spawned at once after one has held its connection up, before another may run in the connection's task.
+/// Queries that are spawned at once after one has held its connection up, before another may run in the connection's
+/// task.
 const SPAWN_COOLDOWN_QUERIES: u32 = 16;
 
 /// Bytes of an upload that its client may have in flight at first.

@@ -1,9 +1,9 @@
 //! One query: runs the engine as batches are asked for, and makes them ready to travel.
 //!
-//! It begins in its connection's own task: a result of one batch that is ready at once wakes no other task, and all
-//! of it goes out in one write. It stays there for as long as its batches cost less than waking another task for them, as
-//! those of tables in memory do. A query that costs more, or holds its connection up, is [spawned](RunningQuery::spawn) into
-//! a task of its own, where the engine works one batch ahead.
+//! It begins in its connection's own task: a result of one batch that is ready at once wakes no other task, and all of
+//! it goes out in one write. It stays there for as long as its batches cost less than waking another task for them, as
+//! those of tables in memory do. A query that costs more, or holds its connection up, is [spawned](RunningQuery::spawn)
+//! into a task of its own, where the engine works one batch ahead.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -91,8 +91,8 @@ impl RunningQuery {
         self.seat = None;
     }
 
-    /// Stops it before its end: because the client gave it up, or because it failed as what the client is told, or because
-    /// the connection ends.
+    /// Stops it before its end: because the client gave it up, or because it failed as what the client is told, or
+    /// because the connection ends.
     pub(crate) fn stop(mut self, reason: Option<CancelReason>, failure: Option<Failure>) {
         let Some(seat) = self.seat.take() else { return };
         match (failure, reason) {
@@ -235,8 +235,8 @@ impl Query {
         Query { context, stage, ..*self }
     }
 
-    /// The next thing that it has to say. Nothing comes after [`QueryEvent::Finish`] and [`QueryEvent::Fail`], nor before a batch
-    /// has been pulled, once the schema is out.
+    /// The next thing that it has to say. Nothing comes after [`QueryEvent::Finish`] and [`QueryEvent::Fail`], nor
+    /// before a batch has been pulled, once the schema is out.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
         // A query that panicked is dropped, and was nobody else's.
         let polled = catch_unwind(AssertUnwindSafe(|| self.poll_step(cx)));

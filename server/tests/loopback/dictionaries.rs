@@ -1,4 +1,5 @@
-//! Dictionaries that the batches of a result share are lent with the first of them only, where each batch is read in full.
+//! Dictionaries that the batches of a result share are lent with the first of them only, where each batch is read in
+//! full.
 
 use std::sync::Arc;
 

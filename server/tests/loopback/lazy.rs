@@ -34,7 +34,8 @@ async fn next(result: &mut LazyStream) -> LazyBatch {
     within("a lazy batch", result.next()).await.expect("a batch").expect("a good one")
 }
 
-/// The one batch of a result that is dropped whole: dropped before its end was seen, it would be cancelled, and its batch with it.
+/// The one batch of a result that is dropped whole: dropped before its end was seen, it would be cancelled, and its
+/// batch with it.
 async fn only(mut result: LazyStream) -> LazyBatch {
     let batch = next(&mut result).await;
     assert!(within("the end", result.next()).await.is_none());

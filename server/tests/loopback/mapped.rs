@@ -1,5 +1,5 @@
-//! Mapped results: the arrays are right for as long as they are held, whatever happens, and the server keeps what they lie in
-//! exactly as long.
+//! Mapped results: the arrays are right for as long as they are held, whatever happens, and the server keeps what they
+//! lie in exactly as long.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

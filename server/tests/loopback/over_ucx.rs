@@ -1,5 +1,6 @@
-//! The real server and the real client over TCP and UCX, in one process, without a query engine.
-//! (By itself: `cargo test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx --test loopback`.)
+//! The real server and the real client over TCP and UCX, in one process, without a query engine. (By itself: `cargo
+//! test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx
+//! --test loopback`.)
 
 use std::sync::Arc;
 

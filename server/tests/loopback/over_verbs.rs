@@ -1,5 +1,5 @@
-//! The real server and the real client over TCP and verbs, in one process, without a query engine. Needs an RDMA device, named
-//! by `THALLUS_VERBS_DEVICE`.
+//! The real server and the real client over TCP and verbs, in one process, without a query engine. Needs an RDMA
+//! device, named by `THALLUS_VERBS_DEVICE`.
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
@@ -65,8 +65,8 @@ fn a_result_crosses_by_one_key_for_all() {
     a_result_crosses(ExposureChoice::Whole);
 }
 
-/// What is there to be lent again, outside of registered memory, is neither registered nor copied in the end. Before that it may be
-/// copied some times: it is measured which is cheaper.
+/// What is there to be lent again, outside of registered memory, is neither registered nor copied in the end. Before
+/// that it may be copied some times: it is measured which is cheaper.
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_table_is_registered_once_where_one_key_opens_all() {

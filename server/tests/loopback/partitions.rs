@@ -293,7 +293,8 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
             result.next().await.unwrap().unwrap();
             world.cut_one(lost);
             let error = failure(result).await;
-            // Whichever shows first: the lost connection, what the server says to the others, or a read that is not answered.
+            // Whichever shows first: the lost connection, what the server says to the others, or a read that is not
+            // answered.
             let known = matches!(
                 error,
                 ClientError::ServerGone { .. }

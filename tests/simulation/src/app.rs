@@ -225,7 +225,8 @@ impl App {
         }
         let text = sql(plan.index);
         let mut options = plan.query.clone();
-        // A slow network may have no data plane without any fault, and then nothing is mapped: that is refused, and no failure.
+        // A slow network may have no data plane without any fault, and then nothing is mapped: that is refused, and no
+        // failure.
         if self.shared.options.calm && client.connection().carrier.fallback().is_some() {
             options.access = Access::Read;
         }

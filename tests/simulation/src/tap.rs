@@ -1,4 +1,5 @@
-//! Listens in at a client's end of a control connection: no more is granted than was taken, nor sent than was granted, by either end.
+//! Listens in at a client's end of a control connection: no more is granted than was taken, nor sent than was granted,
+//! by either end.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! Both machines over the bare simulated network, against a model that fits a page: what was asked, what was taken back, and
-//! whether the connection was cut. Counterexamples shrink.
+//! Both machines over the bare simulated network, against a model that fits a page: what was asked, what was taken
+//! back, and whether the connection was cut. Counterexamples shrink.
 
 mod pair;
 

@@ -22,8 +22,8 @@ fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
     assert!(failed.is_empty(), "{failed}");
 }
 
-/// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what is drawn
-/// makes another run of it: the unit test that came with the fix stays.
+/// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what
+/// is drawn makes another run of it: the unit test that came with the fix stays.
 const REGRESSIONS: [(&str, u64); 2] =
     [("spins-on-end-of-file", 0), ("what-the-next-batch-needs-is-not-said", 1_882_855_175_096_480)];
 
@@ -90,7 +90,8 @@ fn other_seeds_are_other_runs() {
 /// In how many seeds each planted bug must be found; most are in a few.
 const PATIENCE: u64 = 1500;
 
-/// Bugs of what only results have: reads on demand, cancels because the application wants no more, and a peer's hostile places.
+/// Bugs of what only results have: reads on demand, cancels because the application wants no more, and a peer's hostile
+/// places.
 const NOT_OF_UPLOADS: [Bug; 3] = [Bug::CancelLost, Bug::LazyLeaseNotHeld, Bug::PlacesNotChecked];
 
 #[test]

@@ -1,4 +1,5 @@
-//! A query whose result is read lazily: some columns and rows of each batch, perhaps late, perhaps while others are held.
+//! A query whose result is read lazily: some columns and rows of each batch, perhaps late, perhaps while others are
+//! held.
 
 use std::collections::VecDeque;
 use std::time::Duration;

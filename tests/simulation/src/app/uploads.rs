@@ -1,4 +1,5 @@
-//! Uploads: a client hands batches over, late, never, or up to an error; drops some uploads; and knows what must come of each.
+//! Uploads: a client hands batches over, late, never, or up to an error; drops some uploads; and knows what must come
+//! of each.
 
 use std::time::Duration;
 

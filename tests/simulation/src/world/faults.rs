@@ -114,8 +114,8 @@ impl World {
         }
     }
 
-    /// Ends what is left of a process. That its tasks are dropped one after the other, in no particular order, is nothing that
-    /// others could tell.
+    /// Ends what is left of a process. That its tasks are dropped one after the other, in no particular order, is
+    /// nothing that others could tell.
     fn kill(&mut self, name: &str, end: impl FnOnce(&mut Sim<'static>, &str)) {
         self.hear_network();
         if let Some(sockets) = self.shared.lock().sockets.remove(name) {

@@ -1,5 +1,5 @@
-//! A client's and a server's machine, with two pipes, a network and a source of batches at each end. Nothing waits: every step is
-//! asked for.
+//! A client's and a server's machine, with two pipes, a network and a source of batches at each end. Nothing waits:
+//! every step is asked for.
 
 mod end;
 
