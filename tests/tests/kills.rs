@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Client, ClientError, Delivery, QueryOptions};
+use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions};
 use thallus_protocol::random::SplitMix64;
 use thallus_tests::ENDLESS;
 use thallus_tests::cli::{Cli, thallus};
@@ -58,7 +58,7 @@ fn doctor_names(left: &[PathBuf]) {
 async fn works(client: &Client) {
     const ROWS: i64 = 1_000_000;
     let sql = format!("SELECT value, value * 3 AS thrice FROM generate_series(1, {ROWS})");
-    let options = QueryOptions::new().with_delivery(Delivery::Lent);
+    let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
     let batches: Vec<_> = client.query_with(&sql, options).await.unwrap().try_collect().await.unwrap();
     let sum: i64 = batches
         .iter()
@@ -91,13 +91,13 @@ fn clients(seed: u64) {
         let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).took;
         println!("connecting takes {connecting:?}");
         for round in 0..CLIENTS {
-            let delivery = ["lent", "mapped", "auto"][(round % 3) as usize];
+            let access = ["read", "map"][(round % 2) as usize];
             let mut cli = Cli::start([
                 "query",
                 &server.url(""),
                 ENDLESS,
-                "--delivery",
-                delivery,
+                "--access",
+                access,
                 "-o",
                 "/dev/null",
                 "--format",
@@ -121,8 +121,8 @@ fn servers(seed: u64) {
         for round in 0..SERVERS {
             let mut server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
             let client = Client::connect(&server.url("require_fabric=true&window=16MiB")).await.unwrap();
-            let delivery = if round % 2 == 0 { Delivery::Lent } else { Delivery::Mapped };
-            let mut result = client.query_with(ENDLESS, QueryOptions::new().with_delivery(delivery)).await.unwrap();
+            let access = if round % 2 == 0 { Access::Read } else { Access::Map };
+            let mut result = client.query_with(ENDLESS, QueryOptions::new().with_access(access)).await.unwrap();
             let until = Instant::now() + moment(seed, CLIENTS + round, RESULT);
             let mut kept = Vec::new();
             while Instant::now() < until {
@@ -139,7 +139,7 @@ fn servers(seed: u64) {
                 }
             };
             assert!(
-                matches!(error, ClientError::ServerGone { .. } | ClientError::Transfer { .. }),
+                matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }),
                 "round {round}: {error:?}"
             );
             // What was delivered stays what it was.

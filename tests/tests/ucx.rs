@@ -2,7 +2,7 @@
 //!
 //! The server may have another UCX than the client: the environment variable `THALLUS_TEST_SERVER_UCX` names its library.
 
-use thallus_client::{Client, Delivery, QueryOptions};
+use thallus_client::{Access, Client, LendFrom, QueryOptions};
 use thallus_tests::cli::thallus;
 use thallus_tests::server::TestServer;
 use thallus_tests::{PATIENCE, block_on};
@@ -11,9 +11,8 @@ const SQL: &str = "SELECT value, value * 3 AS thrice FROM generate_series(1, 300
 const ROWS: i64 = 3_000_000;
 
 /// Runs the query, checks every value, and gives the transport and how many batches were lent or mapped.
-async fn result(url: &str, delivery: Delivery) -> (String, u64) {
+async fn result(url: &str, options: QueryOptions) -> (String, u64) {
     let client = Client::connect(url).await.unwrap();
-    let options = QueryOptions::new().with_delivery(delivery);
     let mut result = client.query_with(SQL, options).await.unwrap();
     // Several threads compute it, in no order.
     let (mut rows, mut sums) = (0, [0; 2]);
@@ -36,9 +35,10 @@ async fn result(url: &str, delivery: Delivery) -> (String, u64) {
 fn results_are_read_one_sidedly_through_shared_memory() {
     let server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
     let url = server.url("fabric=ucx&require_fabric=true");
-    for delivery in [Delivery::Lent, Delivery::Mapped] {
-        let (carrier, lent) = block_on(result(&url, delivery));
-        println!("{delivery:?}: {carrier}, {lent} batches lent");
+    for access in [Access::Read, Access::Map] {
+        let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0)).with_access(access);
+        let (carrier, lent) = block_on(result(&url, options));
+        println!("{access:?}: {carrier}, {lent} batches lent");
         assert!(carrier.contains("sysv") || carrier.contains("posix"), "{carrier}");
         assert!(lent > 10, "{lent} batches were lent");
     }
@@ -54,7 +54,7 @@ fn results_are_read_one_sidedly_through_shared_memory() {
 fn over_tcp_alone_results_travel_inline_and_it_is_said_why() {
     let server = TestServer::start(["--fabric", "ucx"]);
     let url = server.url("ucx_tls=tcp");
-    let (carrier, lent) = block_on(result(&url, Delivery::Auto));
+    let (carrier, lent) = block_on(result(&url, QueryOptions::new()));
     assert!(carrier.contains("inline") && lent == 0, "{carrier}");
     let ping = thallus(["ping", &url]);
     assert!(ping.stdout.contains("emulated") && ping.stdout.contains("GB/s"), "{}{}", ping.stdout, ping.stderr);
@@ -68,7 +68,7 @@ fn without_ucx_programs_start_and_say_what_to_install() {
     let server = TestServer::start_with(["--fabric", "auto"], without);
     assert!(server.log().contains("libucx0"), "{}", server.log());
     let url = server.url("");
-    let (carrier, lent) = block_on(result(&url, Delivery::Auto));
+    let (carrier, lent) = block_on(result(&url, QueryOptions::new()));
     assert!(carrier.contains("inline") && lent == 0, "{carrier}");
     let doctor = thallus_tests::cli::Cli::start_with(["doctor"], without).finish(PATIENCE);
     assert!(doctor.stdout.contains("ucx: DOES NOT WORK") && doctor.stdout.contains("libucx0"), "{}", doctor.stdout);
