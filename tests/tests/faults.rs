@@ -86,7 +86,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
     block_on(async {
         let bystander = Client::connect(&bystander_url).await.unwrap();
         // Once, to fill pools and start threads that stay.
-        drop(endless_download(&server, directory.path(), "lent"));
+        drop(endless_download(&server, directory.path(), "0"));
         until_alone(&server);
         let level = |server: &TestServer| {
             (usage::descriptors(server.id()), usage::shared(server.id()), usage::rss(server.id()))

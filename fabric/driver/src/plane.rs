@@ -285,7 +285,12 @@ impl Plane {
         }
         let mut done = Vec::new();
         let polled = self.reads.poll(cx, &mut done);
+        let probing = self.to_measure.is_some();
         self.report(now, done);
+        if probing && self.to_measure.is_none() {
+            // The probe has begun the measuring reads, and nobody has polled for them yet.
+            cx.waker().wake_by_ref();
+        }
         match (&mut self.state, polled) {
             (State::Open, Poll::Ready(Err(error))) => {
                 self.state = State::Failed;
