@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions};
-use thallus_protocol::random::SplitMix64;
 use thallus_tests::ENDLESS;
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::server::TestServer;
