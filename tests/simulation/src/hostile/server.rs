@@ -223,7 +223,11 @@ fn open(fabric: &Arc<SimFabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> {
     let key = endpoint.expose(words.memory(), 0..words.memory().len()).ok()?;
     let (base, len) = (words.memory().address(), words.memory().len() as u64);
     let region = Region { id: RegionId(1), base, len, key };
-    fabric.network().lent(&endpoint.address(), STANDING_LEASE, &[RemoteRange { region: region.id, address: base, len }]);
+    fabric.network().lent(
+        &endpoint.address(),
+        STANDING_LEASE,
+        &[RemoteRange { region: region.id, address: base, len }],
+    );
     let lending = Lending {
         fencing: Fencing::LeaseWord,
         probe_at: RemoteRange { region: region.id, address: words.address(SLOTS - 1).ok()?, len: 8 },
