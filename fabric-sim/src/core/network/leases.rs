@@ -7,7 +7,7 @@ use super::super::{Access, EndpointId, What};
 use super::{Core, EndpointState};
 
 impl Core {
-    /// The lender's report that these ranges are on loan to its peer. See [`SimOptions::loans`].
+    /// The lender's report that these ranges are on loan to its peer. See [`loans`](crate::SimOptions::loans).
     pub fn lent(&mut self, lender: EndpointId, lease: LeaseId, ranges: &[RemoteRange]) {
         if !self.options.loans {
             return;
