@@ -103,7 +103,7 @@ pub enum ClientError {
     InvalidBatch {
         /// The batch, from 0.
         batch: u64,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// There is no memory to read a batch into. Of a batch on demand a smaller part may still be read.
@@ -208,7 +208,7 @@ impl ClientError {
         }
     }
 
-    /// Whether the same request may succeed if it is made again, over a new connection if this one is gone. An upload
+    /// The same request may succeed if it is made again, over a new connection if this one is gone. An upload
     /// whose connection was lost may have been taken.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

@@ -33,7 +33,7 @@ pub(crate) struct PartStream {
     order: Vec<SortKey>,
     rebuilder: Option<Rebuilder>,
     info: Arc<Mutex<ConnectionInfo>>,
-    /// Whether batches are to be lent, so that their absence is a fallback.
+    /// The caller wants lent batches: a result without any is a fallback.
     pub(crate) wants_loans: bool,
     /// The largest batch that is taken.
     pub(crate) max_batch: u64,

@@ -95,8 +95,8 @@ impl Copies {
     ///
     /// # Safety
     /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not
-    /// overlap, and no other code accesses the bytes at `to`. (The peer may write at `from` meanwhile, as it may under any
-    /// one-sided read: the bytes are looked at only after its lease was proven.)
+    /// overlap, and no other code accesses the bytes at `to`. (The peer may write at `from` meanwhile, as it may under
+    /// any one-sided read: the bytes are looked at only after its lease was proven.)
     pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
             let mut state = self.queue.lock();

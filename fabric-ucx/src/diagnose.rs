@@ -67,8 +67,8 @@ fn verdict(results: &[Result<Rehearsal, String>], has_device: bool) -> Result<St
     let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err().cloned()).collect();
     let reason = if failed.is_empty() { format!("reads are {}", texts(false)) } else { failed.join("; ") };
     Err(format!(
-        "UCX has no one-sided reads here: {reason}; look at UCX_TLS, at UCX_NET_DEVICES, and whether UCX's InfiniBand module is \
-         installed (`ucx_info -d`)"
+        "UCX has no one-sided reads here: {reason}; look at UCX_TLS, at UCX_NET_DEVICES, and whether UCX's InfiniBand \
+         module is installed (`ucx_info -d`)"
     ))
 }
 

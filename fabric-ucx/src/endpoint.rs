@@ -501,8 +501,8 @@ impl MapsPeer for UcxEndpoint {
         let Source::Attachment(attachment) = &imported.source else {
             let transport = self.transport().map(|transport| transport.name).unwrap_or_default();
             return Err(error(format!(
-                "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped delivery is \
-                 between processes of one host, over UCX's transports sysv or posix"
+                "it is not in a segment of shared memory that both ends reach (UCX reads it over {transport}); mapped \
+                 delivery is between processes of one host, over UCX's transports sysv or posix"
             )));
         };
         let found = attachment.find(address, len);

@@ -9,7 +9,8 @@
 //!      4     1  version of this layout: 2
 //!      5     1  major version of the sender's UCX
 //!      6     2  minor version of the sender's UCX        (integers are little-endian)
-//!      8     8  key: address of the first byte of the memory that it opens; worker address: identity of the host (`host`)
+//!      8     8  key: address of the first byte of the memory that it opens
+//!               worker address: identity of the host (`host`)
 //!     16     8  key: length of that memory in bytes; worker address: 0
 //!     24     4  length of the payload
 //!     28     n  payload, as UCX packed it

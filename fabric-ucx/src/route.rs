@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | all | `ucp_rkey_ptr` of an unpacked key | the memory is mapped here: shared memory |
 //! | 1.14 and later | `ucp_ep_query` | the transports of the endpoint, by name |
-//! | 1.13 | the memory domains of keys, here and there | RDMA, if both have a device (whether it reaches the peer is not asked) |
+//! | 1.13 | the memory domains of both keys | RDMA, if both have a device (UCX cannot say if it reaches the peer) |
 
 use thallus_fabric::Transport;
 
@@ -79,8 +79,8 @@ impl Path {
     /// Why reads over `transports` would be emulated.
     pub(crate) fn emulated(&self, transports: &str) -> String {
         format!(
-            "UCX has only {transports} between these ends, which has no one-sided reads: they would be emulated by messages, \
-             slower than bytes sent inline"
+            "UCX has only {transports} between these ends, which has no one-sided reads: they would be emulated by \
+             messages, slower than bytes sent inline"
         )
     }
 

@@ -232,7 +232,7 @@ pub enum StreamError {
     InvalidBatch {
         /// The batch.
         seq: u64,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// One batch is larger than this end takes.

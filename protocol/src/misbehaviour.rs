@@ -113,7 +113,7 @@ pub enum PeerMisbehaved {
     Schema {
         /// The stream.
         stream: StreamId,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// An extension that a message has twice.

@@ -1,4 +1,5 @@
-//! Numbers from a seed, the same on every machine: for faults, simulation, tests and values that must differ. Not for secrets.
+//! Numbers from a seed, the same on every machine: for faults, simulation, tests and values that must differ.
+//! They are not for secrets.
 //!
 //! The seed comes in by argument: nothing in here draws entropy.
 
@@ -7,7 +8,8 @@ use std::ops::RangeInclusive;
 /// What a [`SplitMix64`] adds to its state at each step: 2^64 divided by the golden ratio, made odd.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The mixing function of SplitMix64: a bijection of 64-bit words in which every bit of the input affects every bit of the output.
+/// The mixing function of SplitMix64: a bijection of 64-bit words. Every bit of the input affects every bit of the
+/// output.
 #[must_use]
 pub fn mix(word: u64) -> u64 {
     let mut mixed = word;

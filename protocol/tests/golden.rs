@@ -288,9 +288,10 @@ fn codes() {
     let stream: Vec<String> = (0..28).map(|code| format!("{:?}", StreamCode::from(code))).collect();
     assert_eq!(
         stream.join(" "),
-        "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal Cancelled \
-         DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong Unencodable \
-         PartitionInvalid PartitionMissing PartitionLost MappingRefused ReadFailed LeaseLost InvalidBatch OutOfMemory Unknown(27)"
+        "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal \
+         Cancelled DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong \
+         Unencodable PartitionInvalid PartitionMissing PartitionLost MappingRefused ReadFailed LeaseLost InvalidBatch \
+         OutOfMemory Unknown(27)"
     );
     let close: Vec<String> = (0..9).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(

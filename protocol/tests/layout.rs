@@ -137,7 +137,10 @@ proptest! {
             is_valid(&back);
         }
         let slab = check(&schema, &descriptor, &limits).ok().filter(|checked| checked.buffers.len() == lent.len());
-        if slab.is_some_and(|slab| slab.layout().ranges.iter().zip(&lent).all(|(range, buffer)| range.len == buffer.len() as u64)) {
+        let whole = |slab: &SlabLayout| {
+            slab.ranges.iter().zip(&lent).all(|(range, buffer)| range.len == buffer.len() as u64)
+        };
+        if slab.is_some_and(|slab| whole(slab.layout())) {
             let (descriptor, read) = read_and_rebase(&schema, &descriptor, &lent).unwrap();
             if let Ok(back) = rebuild_checked(&descriptor, &read) {
                 is_valid(&back);

@@ -1,6 +1,7 @@
-//! Many kills at random moments, for a long run: `cargo test --release --workspace --test kills -- --ignored --nocapture`.
+//! Many kills at random moments, for a long run:
+//! `cargo test --release --workspace --test kills -- --ignored --nocapture`.
 //!
-//! `THALLUS_TEST_SEED` runs the same moments again. What a kill leaves in `/dev/shm` must be what `thallus doctor` names.
+//! `THALLUS_TEST_SEED` repeats the moments. `thallus doctor` must name what a kill leaves in `/dev/shm`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions};
+use thallus_protocol::random::SplitMix64;
 use thallus_tests::ENDLESS;
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::server::TestServer;
@@ -25,12 +27,9 @@ fn seed() -> u64 {
     seed
 }
 
-/// Some time below `most`, by a fixed rule: splitmix64.
+/// A time below `most` that depends on the seed and the round alone.
 fn moment(seed: u64, round: u64, most: Duration) -> Duration {
-    let mut z = seed.wrapping_add(round.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    most.mul_f64(((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64)
+    most.mul_f64((SplitMix64::nth(seed, round) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
 /// Segments of UCX in `/dev/shm`, which have a name only while UCX makes them.

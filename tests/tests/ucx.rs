@@ -1,6 +1,7 @@
 //! Results over UCX: what carries them, in the words of report, ping and doctor.
 //!
-//! The server may have another UCX than the client: the environment variable `THALLUS_TEST_SERVER_UCX` names its library.
+//! The server may have another UCX than the client: the environment variable `THALLUS_TEST_SERVER_UCX` names its
+//! library.
 
 use thallus_client::{Access, Client, LendFrom, QueryOptions};
 use thallus_tests::cli::thallus;

@@ -27,8 +27,8 @@ Environment:
 
 const URL_HELP: &str = "\
 Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|verbs|none, \
-require_fabric, window, lend_from=never|auto|SIZE, partitions, max_batch, pool, connect_timeout, read_timeout, idle_timeout, keepalive, \
-busy_poll, copy_threads, ucx_tls, ucx_net_devices, device, port, gid";
+require_fabric, window, lend_from=never|auto|SIZE, partitions, max_batch, pool, connect_timeout, read_timeout, \
+idle_timeout, keepalive, busy_poll, copy_threads, ucx_tls, ucx_net_devices, device, port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
 #[derive(Debug, Parser)]

@@ -102,7 +102,7 @@ impl Handle {
         Arc::new(Handle { commands, last_stream: Mutex::new(0), maps: Arc::default() })
     }
 
-    /// Whether a mapped result was asked for: then loans may be given back after the last handle is dropped.
+    /// The caller has asked for a mapped result: loans may then be given back after the last handle is dropped.
     pub(crate) fn maps(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.maps)
     }

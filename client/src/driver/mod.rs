@@ -114,7 +114,7 @@ pub(crate) struct Parts<S> {
     pub(crate) missing: Option<String>,
     pub(crate) forced: bool,
     pub(crate) probe_timeout: Duration,
-    /// Whether the probe is to find out how fast the path is.
+    /// The connection measures the rate of the path after the probe.
     pub(crate) measure: bool,
 }
 

@@ -56,11 +56,11 @@ pub enum Access {
     /// Reads each batch one-sidedly into its own memory.
     #[default]
     Read,
-    /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. For a server on this host that
-    /// [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. For a server
+    /// on this host that [allows it](crate::Client#mapped-results), by UCX over shared memory.
     ///
-    /// Asking for it states that the server's process is trusted: what that promises, and what happens if the server breaks the
-    /// promise, is in the documentation of `thallus_fabric::memory::TrustedPeer::assume`.
+    /// Asking for it states that the server's process is trusted: what that promises, and what happens if the server
+    /// breaks the promise, is in the documentation of `thallus_fabric::memory::TrustedPeer::assume`.
     Map,
 }
 
@@ -115,8 +115,8 @@ pub struct ConnectOptions {
     pub idle_timeout: Duration,
     /// `keepalive`: silence after which the server is asked for a sign of life. 10 s by default.
     pub keepalive: Duration,
-    /// Whether connecting ends with reading the server's memory for a moment, to find out how fast that is
-    /// ([`ConnectionInfo::rate`](crate::ConnectionInfo::rate)). `thallus ping` does.
+    /// The client reads the server's memory for a moment when it connects, and measures the rate
+    /// ([`ConnectionInfo::rate`](crate::ConnectionInfo::rate)). `thallus ping` sets this.
     pub measure: bool,
     /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
     pub busy_poll: bool,
@@ -140,7 +140,8 @@ pub struct ConnectOptions {
     /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their
     /// own.
     pub entropy: Option<u64>,
-    /// Told of every lease of this client's uploads that begins and ends. For simulations, which check reads against that.
+    /// Told of every lease of this client's uploads that begins and ends. For simulations, which check reads against
+    /// that.
     pub loan_observer: Option<SharedObserver>,
     /// `port`: port of that device, counted from 1. The first that is active by default.
     pub verbs_port: Option<u8>,

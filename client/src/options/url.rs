@@ -59,7 +59,7 @@ pub enum UrlError {
     Malformed {
         /// What was given.
         url: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// No host is named.
@@ -70,7 +70,7 @@ pub enum UrlError {
     BadHost {
         /// What stands there.
         host: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: &'static str,
     },
     /// Port 0 cannot be connected to.
@@ -101,7 +101,7 @@ pub enum UrlError {
         name: &'static str,
         /// What stands there.
         value: String,
-        /// What is wrong with it, and what is known.
+        /// The problem, and the known names.
         reason: String,
     },
     /// Two options contradict each other.
@@ -329,7 +329,7 @@ fn list(name: &'static str, value: &str) -> Result<String, UrlError> {
 /// `never`, `auto`, or a size.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// The problem, in words.
 pub fn parse_lend_from(value: &str) -> Result<LendFrom, String> {
     match value {
         "never" => Ok(LendFrom::Never),
@@ -388,8 +388,8 @@ mod tests {
 
     #[test]
     fn every_option_is_read() {
-        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB&pool=0\
-                    &connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
+        let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB\
+                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
                     &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)

@@ -123,8 +123,8 @@ impl LazyStream {
         match error {
             ClientError::LeaseExpired { message } if held > 0 => ClientError::LeaseExpired {
                 message: format!(
-                    "{message}; {held} batches of this lazy result are held: drop each once it is done with, before waiting \
-                     for the next, or take a larger window"
+                    "{message}; {held} batches of this lazy result are held: drop each once it is done with, before \
+                     waiting for the next, or take a larger window"
                 ),
             },
             other => other,
@@ -150,9 +150,9 @@ impl Stream for LazyStream {
 
 /// A batch that is still in the server's memory, and read as far as it is asked for, as often as it is asked.
 ///
-/// What is asked for is read one-sidedly and validated, and handed over only if the loan still stood when it had been
-/// read. If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and so does the
-/// result, if it is not at its end.
+/// The client reads the requested part one-sidedly and validates it. It hands the part over only if the loan still
+/// stood after the read. If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and
+/// so does the result, if it is not at its end.
 ///
 /// Batches that came inline, because they are small or for want of a fabric, are here already; they are asked in the
 /// same way.

@@ -18,7 +18,8 @@
 //! | 1.14 | keepalive over RDMA no longer aborts the process; read-only memory can be registered with an RDMA device |
 //! | 1.16 | new protocols are the default (`UCX_PROTO_ENABLE`), and text that UCX prints for people has another form |
 //! | 1.19 | a remote key whose memory is gone is refused by `ucp_ep_rkey_unpack`; older ones crash on it |
-//! | 1.20 | `ucp_config_modify` refuses names that it does not know; older ones ignore them. `ucs_config_global_list_has_field` |
+//! | 1.20 | `ucp_config_modify` refuses names that it does not know; older ones ignore them |
+//! | 1.20 | `ucs_config_global_list_has_field` |
 //!
 //! # Safety
 //! Every function is as unsafe as the C function of its name.

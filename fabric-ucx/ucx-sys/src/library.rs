@@ -49,8 +49,9 @@ impl fmt::Display for Version {
 pub enum LoadError {
     /// The library, or one that it needs, is not there or not readable.
     #[error(
-        "{library} cannot be loaded: {reason}; install UCX {OLDEST} or newer (Debian, Ubuntu: `apt install libucx0`; Fedora, RHEL: \
-         `dnf install ucx`; or the package libucx-cu12 of PyPI), or let {LIBRARY_VARIABLE} name its libucp.so.0"
+        "{library} cannot be loaded: {reason}; install UCX {OLDEST} or newer (Debian, Ubuntu: `apt install libucx0`; \
+         Fedora, RHEL: `dnf install ucx`; or the package libucx-cu12 of PyPI), or let {LIBRARY_VARIABLE} \
+         name its libucp.so.0"
     )]
     NotFound {
         /// What was to be loaded.
@@ -158,7 +159,8 @@ functions! {
     ucp_config_release: fn(config: *mut ucp_config_t);
     /// Opens a context, for callers that know the interface of the given version.
     ucp_init_version: fn(
-        major: c_uint, minor: c_uint, params: *const ucp_params_t, config: *const ucp_config_t, context: *mut ucp_context_h
+        major: c_uint, minor: c_uint, params: *const ucp_params_t, config: *const ucp_config_t,
+        context: *mut ucp_context_h
     ) -> ucs_status_t;
     /// Closes a context.
     ucp_cleanup: fn(context: ucp_context_h);
@@ -167,7 +169,9 @@ functions! {
     /// Prints a context to a C stream (`FILE *`), for people.
     ucp_context_print_info: fn(context: ucp_context_h, stream: *mut c_void);
     /// Creates a worker.
-    ucp_worker_create: fn(context: ucp_context_h, params: *const ucp_worker_params_t, worker: *mut ucp_worker_h) -> ucs_status_t;
+    ucp_worker_create: fn(
+        context: ucp_context_h, params: *const ucp_worker_params_t, worker: *mut ucp_worker_h
+    ) -> ucs_status_t;
     /// Destroys a worker.
     ucp_worker_destroy: fn(worker: ucp_worker_h);
     /// Attributes of a worker.
@@ -193,18 +197,23 @@ functions! {
     /// Where memory of a peer on this host is mapped.
     ucp_rkey_ptr: fn(key: ucp_rkey_h, remote: u64, local: *mut *mut c_void) -> ucs_status_t;
     /// Packs a remote key.
-    ucp_rkey_pack: fn(context: ucp_context_h, memory: ucp_mem_h, packed: *mut *mut c_void, len: *mut usize) -> ucs_status_t;
+    ucp_rkey_pack: fn(
+        context: ucp_context_h, memory: ucp_mem_h, packed: *mut *mut c_void, len: *mut usize
+    ) -> ucs_status_t;
     /// Frees a packed remote key.
     ucp_rkey_buffer_release: fn(packed: *mut c_void);
     /// Allocates or registers memory.
-    ucp_mem_map: fn(context: ucp_context_h, params: *const ucp_mem_map_params_t, memory: *mut ucp_mem_h) -> ucs_status_t;
+    ucp_mem_map: fn(
+        context: ucp_context_h, params: *const ucp_mem_map_params_t, memory: *mut ucp_mem_h
+    ) -> ucs_status_t;
     /// Frees or deregisters memory.
     ucp_mem_unmap: fn(context: ucp_context_h, memory: ucp_mem_h) -> ucs_status_t;
     /// Attributes of memory.
     ucp_mem_query: fn(memory: ucp_mem_h, attributes: *mut ucp_mem_attr_t) -> ucs_status_t;
     /// Begins a read.
     ucp_get_nbx: fn(
-        endpoint: ucp_ep_h, buffer: *mut c_void, len: usize, remote: u64, key: ucp_rkey_h, params: *const ucp_request_param_t
+        endpoint: ucp_ep_h, buffer: *mut c_void, len: usize, remote: u64, key: ucp_rkey_h,
+        params: *const ucp_request_param_t
     ) -> ucs_status_ptr_t;
     /// Begins to wait until all that was begun on an endpoint, its connection included, is done.
     ucp_ep_flush_nbx: fn(endpoint: ucp_ep_h, params: *const ucp_request_param_t) -> ucs_status_ptr_t;

@@ -108,7 +108,8 @@ impl Plane {
         self.reads.endpoint().transport()
     }
 
-    /// Takes in the region of the peer's lease words, and reads the probe among them: [`PlaneEvent::Proven`] says what came of it.
+    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::Proven`] gives the
+    /// result.
     /// `as_batch`: into memory for batches, so that the proof includes that there is some.
     /// `measure`: and then reads the region a while, for the rate in the proof.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {

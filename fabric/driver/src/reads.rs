@@ -34,7 +34,8 @@ const UNDER_WAY: u64 = 4 << 20;
 /// keep a host busy by a little each.
 const UNDER_WAY_OF_ALL: u64 = 8 << 20;
 
-/// Bytes that [`Reads::measure`] reads: enough to tell a copy or a device from messages that the peer's processor answers.
+/// Bytes that [`Reads::measure`] reads: enough to tell a copy or a device from messages that the peer's processor
+/// answers.
 const MEASURED: u64 = 1 << 20;
 
 const DISCARDED: &str = "the batch was discarded";

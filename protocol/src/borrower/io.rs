@@ -75,7 +75,7 @@ pub enum BorrowerCommand {
         stream: StreamId,
         /// Which batch.
         seq: u64,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// The application does not want the stream any more.

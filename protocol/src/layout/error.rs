@@ -151,7 +151,7 @@ pub enum LayoutProblem {
     View {
         /// Position in the array.
         at: usize,
-        /// What is wrong with it.
+        /// The problem.
         why: &'static str,
     },
     /// A string is not UTF-8.

@@ -343,8 +343,8 @@ pub(crate) fn within(what: &'static str, len: usize, limit: usize) -> Result<(),
     if len <= limit { Ok(()) } else { Err(ApiMisuse::Encode(format!("a {what} of {len} bytes, the limit is {limit}"))) }
 }
 
-/// The value of a lease's word. It is never zero, differs from lease to lease, and equals bytes that another user of the memory
-/// writes there with a probability of one in 2^64.
+/// The value of a lease's word. It is never zero, differs from lease to lease, and equals bytes that another user of
+/// the memory writes there with a probability of one in 2^64.
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
     #[cfg(feature = "planted-bugs")]
     let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };

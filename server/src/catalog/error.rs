@@ -94,7 +94,7 @@ pub enum CatalogError {
         table: String,
         /// Where it came from.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// One name for two tables; names differ in more than case.
@@ -122,7 +122,7 @@ pub enum CatalogError {
         path: PathBuf,
         /// The format it should have.
         format: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// Files of one table whose columns do not fit together.

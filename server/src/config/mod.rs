@@ -176,7 +176,8 @@ pub struct Limits {
     pub max_bytes_on_loan_total: ByteSize,
     /// Longest control message, either way, inline batches included.
     pub max_message_bytes: ByteSize,
-    /// Batches of fewer bytes travel inside the control message, unless a client asks otherwise; zero lends every batch.
+    /// Batches of fewer bytes travel inside the control message, unless a client asks otherwise; zero lends every
+    /// batch.
     pub inline_threshold_bytes: ByteSize,
 }
 
@@ -203,8 +204,8 @@ pub struct Timeouts {
     pub handshake: Span,
     /// Without a sign of life from a client, its connection is closed.
     pub idle: Span,
-    /// From lending a batch to its release; then the loan is ended, and its stream with it. Clients that read lazily keep batches for
-    /// as long as their applications look at them.
+    /// From lending a batch to its release; then the loan is ended, and its stream with it. Clients that read lazily
+    /// keep batches for as long as their applications look at them.
     pub lease: Span,
     /// From the first partition of a query to the last being asked for.
     pub rendezvous: Span,
@@ -230,13 +231,13 @@ impl Default for Timeouts {
 pub struct FabricConfig {
     /// Which fabric.
     pub kind: FabricChoice,
-    /// How far the server's heap may grow in memory that the fabric has registered, so that results are lent from where the
-    /// engine made them; half of this machine's (or of its container's) memory if not given. Zero: every result is copied before
-    /// it is lent.
+    /// How far the server's heap may grow in memory that the fabric has registered, so that results are lent from where
+    /// the engine made them; half of this machine's (or of its container's) memory if not given. Zero: every result is
+    /// copied before it is lent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_heap: Option<ByteSize>,
-    /// Whether clients on this host may have a pointer to what they are lent instead of reading it: nothing can take that back,
-    /// and it opens all registered memory to them.
+    /// Whether clients on this host may have a pointer to what they are lent instead of reading it: nothing can take
+    /// that back, and it opens all registered memory to them.
     pub allow_mapped: bool,
     /// Settings of UCX.
     pub ucx: UcxConfig,
@@ -271,8 +272,8 @@ pub enum FabricChoice {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UcxConfig {
-    /// The file of `libucp` to be loaded. Absent: the one that the environment's `THALLUS_UCX_LIBRARY` names, or the one that the
-    /// dynamic linker finds.
+    /// The file of `libucp` to be loaded. Absent: the one that the environment's `THALLUS_UCX_LIBRARY` names, or the
+    /// one that the dynamic linker finds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
     /// Transports that may be used, as in `UCX_TLS`.

@@ -81,7 +81,7 @@ pub enum EngineError {
         tables: Vec<String>,
         /// The file or directory, if known.
         path: Option<PathBuf>,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
     /// A bug in the engine, or the engine is shutting down.

@@ -53,8 +53,8 @@ impl<S: ControlIo> Session<S> {
         let orphans = Arc::clone(&self.shared.orphans);
         if self.seen != Some(process) && !orphans.sees(process) {
             return Err(format!(
-                "the server does not see the client's process {}: both must be on one host and in one namespace of processes \
-                 (containers have their own unless told otherwise)",
+                "the server does not see the client's process {}: both must be on one host and in one namespace of \
+                 processes (containers have their own unless told otherwise)",
                 process.pid
             ));
         }
