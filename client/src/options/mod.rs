@@ -1,6 +1,5 @@
 //! How to reach a server, and how to run a query there.
 
-mod units;
 mod url;
 
 use std::time::Duration;
@@ -9,9 +8,7 @@ use thallus_fabric::observe::SharedObserver;
 pub use thallus_protocol::message::LendFrom;
 use thallus_protocol::message::ProcessId;
 
-pub use self::units::{UnitError, parse_duration, parse_size};
-pub(crate) use self::units::{grouped, human_duration, human_size};
-pub use self::url::{OPTION_NAMES, UrlError, parse_lend_from};
+pub use self::url::{UrlError, parse_lend_from};
 
 /// The port that a server listens on unless it is told otherwise.
 pub const DEFAULT_PORT: u16 = 7807;
@@ -133,9 +130,9 @@ pub struct ConnectOptions {
     /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts
     /// are none.
     pub process: Option<ProcessId>,
-    /// Bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
+    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
     pub max_upload_loans: u64,
-    /// How long the server may keep a batch of an upload on loan. 60 s by default.
+    /// `upload_lease`: how long the server may keep a batch of an upload on loan. 60 s by default.
     pub upload_lease: Duration,
     /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their
     /// own.

@@ -1,7 +1,6 @@
-//! The parts of the server that need no network: configuration, catalog, query engine.
+//! The parts of the server that need no network: catalog, query engine.
 
 mod catalog;
-mod config;
 #[cfg(feature = "datafusion")]
 mod engine;
 mod files;
