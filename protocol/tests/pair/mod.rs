@@ -609,6 +609,7 @@ fn nth<'a>(mut keys: impl ExactSizeIterator<Item = &'a StreamId>, k: usize) -> O
 }
 
 /// The given number of cases, unless `PROPTEST_CASES` says otherwise. Seeds of failures go to `tests/regressions/`.
+#[expect(clippy::disallowed_methods, reason = "a test may be told by its environment, the protocol not")]
 pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
