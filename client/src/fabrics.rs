@@ -74,8 +74,8 @@ fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc
     Ok(fabric)
 }
 
-/// Whether each fabric can work on this host, best first; and if not, why, and what to do. Of the options it looks at those that
-/// choose devices and transports, and connects to nothing.
+/// Whether each fabric can work on this host, best first; and if not, why, and what to do. Of the options it looks at
+/// those that choose devices and transports, and connects to nothing.
 #[must_use]
 pub fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
     vec![diagnose_verbs(options), diagnose_ucx(options)]

@@ -1,7 +1,7 @@
 //! Sizes and durations as people write them: `64MiB`, `1.5s`.
 //!
-//! The one parser of both, for URLs, flags and configuration files. Here because every crate that talks to people is above this
-//! one, as are findings of [`diagnosis`](crate::diagnosis).
+//! The one parser of both, for URLs, flags and configuration files. Here because every crate that talks to people is
+//! above this one, as are findings of [`diagnosis`](crate::diagnosis).
 
 use std::time::Duration;
 

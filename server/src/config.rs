@@ -1,8 +1,9 @@
 //! What a server with tables can be told: limits, times, fabrics, tables, query engine.
 //!
-//! Everything has a default. The types are serde's, with a text form for sizes and durations, so that a program can have them in
-//! its configuration file; a key that does not exist is an error that names it. The program `thallus-server` reads them from TOML
-//! and flags; `thallus-server.example.toml` beside it lists every key with its default and its meaning.
+//! Everything has a default. The types are serde's, with a text form for sizes and durations, so that a program can
+//! have them in its configuration file; a key that does not exist is an error that names it. The program
+//! `thallus-server` reads them from TOML and flags; `thallus-server.example.toml` beside it lists every key with its
+//! default and its meaning.
 
 mod units;
 

@@ -130,7 +130,8 @@ pub struct ConnectOptions {
     /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts
     /// are none.
     pub process: Option<ProcessId>,
-    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
+    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by
+    /// default.
     pub max_upload_loans: u64,
     /// `upload_lease`: how long the server may keep a batch of an upload on loan. 60 s by default.
     pub upload_lease: Duration,
