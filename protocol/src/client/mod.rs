@@ -100,9 +100,9 @@ impl State {
 ///
 /// # Commands
 /// [`ClientCommand`]: [`Open`](ClientCommand::Open) and [`Upload`](ClientCommand::Upload) begin streams,
-/// [`Close`](ClientCommand::Close) ends the connection. The others answer outputs: [`ConnectFabric`](ClientEvent::ConnectFabric) by `FabricUp` or
-/// `FabricUnavailable`, a read by `ReadDone`, a pull of an upload by a batch, a delivered batch by `Consumed` once the
-/// application has taken it.
+/// [`Close`](ClientCommand::Close) ends the connection. The others answer outputs:
+/// [`ConnectFabric`](ClientEvent::ConnectFabric) by `FabricUp` or `FabricUnavailable`, a read by `ReadDone`, a pull of an
+/// upload by a batch, a delivered batch by `Consumed` once the application has taken it.
 ///
 /// # Outputs
 /// [`ClientOutput`]: frames to write; tasks for the data plane, as [borrower](crate::borrower::BorrowerTask) of results
@@ -112,8 +112,7 @@ impl State {
 ///
 /// # Timers
 /// [`Wait`](crate::connection::Output::Wait) names the earliest deadline and its [`Timer`]: `handle` is due then with
-/// `Time`. After a
-/// stall, hand in what came first: inputs come before deadlines.
+/// `Time`. After a stall, hand in what came first: inputs come before deadlines.
 #[derive(Debug)]
 pub struct ClientConnection {
     config: ClientConfig,

@@ -133,8 +133,7 @@ struct Upload {
 ///
 /// # Timers
 /// [`Wait`](crate::connection::Output::Wait) names the earliest deadline and its [`Timer`](crate::Timer): `handle` is
-/// due then with `Time`. After a
-/// stall, hand in what came first: inputs come before deadlines.
+/// due then with `Time`. After a stall, hand in what came first: inputs come before deadlines.
 #[derive(Debug)]
 pub struct ServerConnection {
     config: ServerConfig,
