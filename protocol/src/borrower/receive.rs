@@ -1,4 +1,4 @@
-//! What a lender says, checked before it is used.
+//! Messages of the lender, checked before use.
 
 use std::sync::Arc;
 
@@ -65,7 +65,7 @@ impl Borrower {
                 }
                 Ok(())
             }
-            // Whatever else a failure says, it is one.
+            // A failure is valid whatever extensions it has: the stream ends in any case.
             FromLender::Failed { stream, failure, extensions } => {
                 extensions.check()?;
                 let Some(open) = self.live(stream)? else { return self.remote_done(stream) };
@@ -77,7 +77,7 @@ impl Borrower {
         }
     }
 
-    /// Whether a message has nothing that may not be ignored; if it has, its stream ends.
+    /// Whether a message has no unknown critical extension. If it has one, its stream ends.
     fn understands(
         &mut self,
         message: &'static str,
@@ -136,7 +136,7 @@ impl Borrower {
 
     fn lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, batch: LentBatch) -> Result<(), PeerMisbehaved> {
         let LentBatch { lease, word, descriptor, places } = batch;
-        // Leases come in the order in which credit let them go, not in that of their numbers.
+        // Leases arrive in the order in which credit allowed them, not in the order of their numbers.
         if self.loans.has(lease) {
             return Err(PeerMisbehaved::LeaseReused(lease));
         }
@@ -196,9 +196,9 @@ impl Borrower {
         Ok(())
     }
 
-    /// A batch that is not wanted any more, or can no longer be read.
+    /// Releases a batch that is not wanted any more, or can no longer be read.
     fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
-        // The number of its bytes was not looked at.
+        // The batch's bytes were not counted, because its length was not looked at.
         self.loans.give_back(lease);
         self.loans.flush_now();
         if self.live(stream)?.is_some() {
@@ -263,7 +263,7 @@ impl Borrower {
         Ok(())
     }
 
-    /// The stream, if the application still wants it and the lender may still speak of it.
+    /// The stream, if the application still wants it and the lender may still send messages for it.
     fn live(&mut self, stream: StreamId) -> Result<Option<&mut BorrowedStream>, PeerMisbehaved> {
         match self.streams.get_mut(&stream) {
             Some(open) if open.remote_done => {
@@ -281,7 +281,7 @@ impl Borrower {
     }
 }
 
-/// Checks what a lender says of its lease words.
+/// Checks the lease words that a lender announces.
 pub(super) fn check_lending(lending: &Lending) -> Result<(), PeerMisbehaved> {
     if !is_word(lending.probe_at) {
         let RemoteRange { region, address, len } = lending.probe_at;
@@ -290,7 +290,7 @@ pub(super) fn check_lending(lending: &Lending) -> Result<(), PeerMisbehaved> {
     check_region(&lending.words)
 }
 
-/// Whoever merges partitions by these keys relies on their columns being there.
+/// Checks that the sort keys name existing columns, because the merge of partitions relies on this.
 fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(), PeerMisbehaved> {
     let (value, limit) = (order.len() as u64, MAX_SORT_KEYS as u64);
     if value > limit {
@@ -305,7 +305,7 @@ fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(
     }
 }
 
-/// Eight bytes, aligned.
+/// Whether a range is eight aligned bytes.
 fn is_word(range: RemoteRange) -> bool {
     range.len == 8 && range.address.is_multiple_of(8)
 }
