@@ -212,7 +212,7 @@ fn a_loan_must_be_what_it_says() {
 
 #[test]
 fn client_state() {
-    let misuse = ApiMisuse::State { command: "fabric-closed", state: "nobody asked for it" };
+    let misuse = ApiMisuse::State { command: "fabric-closed", state: "no close is requested" };
     client_refuses(&misuse, || ClientCommand::FabricClosed);
     // Before the handshake is done.
     let mut pair = busy(Fencing::Revocation);
