@@ -94,13 +94,13 @@ pub enum ApiMisuse {
     #[error("{0:?} is not above the last lease id")]
     LeaseReused(LeaseId),
     /// The driver handed over a batch without a pull for it.
-    #[error("{0:?} has not asked for a batch")]
+    #[error("{0:?} has not pulled a batch")]
     NotPulled(StreamId),
     /// A read that is not outstanding.
     #[error("{0:?} is not outstanding")]
     UnknownRead(ReadId),
     /// A batch that was not delivered, or that the application has given up.
-    #[error("{stream:?}: batch {seq} is not on loan at the application")]
+    #[error("{stream:?}: batch {seq} is not on loan to the application")]
     UnknownBatch {
         /// The stream.
         stream: StreamId,
@@ -111,7 +111,7 @@ pub enum ApiMisuse {
     #[error("{0:?} is outstanding")]
     PartReused(PartId),
     /// A request for bytes that the batch does not have, or for more bytes at once than a batch may have.
-    #[error("{stream:?}: bytes that batch {seq} does not have")]
+    #[error("{stream:?}: the requested bytes are not in batch {seq}, or too many at once")]
     OutsideBatch {
         /// The stream.
         stream: StreamId,
@@ -119,7 +119,7 @@ pub enum ApiMisuse {
         seq: u64,
     },
     /// A region that is already in use, or unknown.
-    #[error("{0:?}: announced twice, retired twice, or unknown")]
+    #[error("{0:?} is already announced, already retired, or unknown")]
     Region(RegionId),
     /// A message that the peer would refuse.
     #[error("message cannot be encoded: {0}")]
@@ -159,7 +159,7 @@ pub enum ConnectionError {
     #[error("the control connection was lost: {0}")]
     ControlLost(String),
     /// The peer was silent for too long.
-    #[error("the peer was silent for {0:?} and is taken for dead")]
+    #[error("no bytes came from the peer for {0:?}; the connection counts as dead")]
     IdleTimeout(std::time::Duration),
     /// The peer's hello did not arrive in time.
     #[error("the handshake was not done within {0:?}")]
@@ -222,7 +222,7 @@ pub enum StreamError {
         after: std::time::Duration,
     },
     /// The lease no longer stood after its bytes had been read. The bytes may have changed, and were discarded.
-    #[error("batch {seq}: its lease no longer stood when it had been read; it was discarded")]
+    #[error("batch {seq}: its lease no longer stood after the read; the batch was discarded")]
     LeaseLost {
         /// The batch.
         seq: u64,
@@ -236,7 +236,9 @@ pub enum StreamError {
         reason: String,
     },
     /// One batch is larger than this end accepts.
-    #[error("a batch of {bytes} bytes exceeds the limit of {limit}; raise the limit, or ask for fewer rows a batch")]
+    #[error(
+        "a batch of {bytes} bytes exceeds the limit of {limit} bytes; raise the limit, or use fewer rows per batch"
+    )]
     BatchTooLarge {
         /// Bytes that the batch needs.
         bytes: u64,
@@ -244,7 +246,7 @@ pub enum StreamError {
         limit: u64,
     },
     /// The request is longer than the server's limit, or than a message can be. It was not sent.
-    #[error("SQL text of {bytes} bytes exceeds the limit of {limit}")]
+    #[error("SQL text of {bytes} bytes exceeds the limit of {limit} bytes")]
     SqlTooLong {
         /// Its length in bytes.
         bytes: u64,

@@ -45,7 +45,7 @@ pub enum PeerMisbehaved {
         what: &'static str,
     },
     /// A batch out of sequence.
-    #[error("{stream:?}: batch {got} came where {expected} was due")]
+    #[error("{stream:?}: batch {got} arrived, batch {expected} was expected")]
     Sequence {
         /// The stream.
         stream: StreamId,
@@ -55,7 +55,7 @@ pub enum PeerMisbehaved {
         got: u64,
     },
     /// A batch that costs more than the credit left.
-    #[error("a batch costs {cost} bytes of credit, {available} were left")]
+    #[error("a batch costs {cost} bytes of credit, {available} bytes are left")]
     CreditExceeded {
         /// Cost of the batch in bytes.
         cost: u64,
@@ -117,7 +117,7 @@ pub enum PeerMisbehaved {
         reason: String,
     },
     /// A message contains the same extension twice.
-    #[error("extension {0:#06x} is given twice")]
+    #[error("extension {0:#06x} is present twice")]
     ExtensionTwice(u16),
     /// The peer chose a fabric that this end did not offer.
     #[error("the peer chose fabric {0}, which was not offered")]

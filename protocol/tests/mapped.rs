@@ -183,7 +183,7 @@ fn who_waits_for_room_that_never_comes_is_told() {
         turn(&mut pair);
     }
     let over = format!("{:?}", app(&pair).over);
-    assert!(over.contains("ResourcesExhausted") && over.contains("1 batches of it mapped"), "{over}");
+    assert!(over.contains("ResourcesExhausted") && over.contains("mapped batches: 1"), "{over}");
     assert_eq!(app(&pair).mapped.len(), 1, "and what it has stays");
     pair.finish();
 }

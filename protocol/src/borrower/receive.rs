@@ -144,10 +144,7 @@ impl Borrower {
             return self.give_back(stream, seq, lease);
         }
         if word.is_some() != (self.fencing == Some(Fencing::LeaseWord)) {
-            return Err(PeerMisbehaved::Places {
-                stream,
-                what: "a lease word where none belongs, or none where one does",
-            });
+            return Err(PeerMisbehaved::Places { stream, what: "an unexpected lease word, or a missing one" });
         }
         if let Some(word) = word {
             if !is_word(word.at) || word.value == 0 {
@@ -163,7 +160,7 @@ impl Borrower {
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
         let access = open.access;
         if access.needs_complete_batches() && !descriptor.is_complete() {
-            let reason = "a dictionary is that of an earlier batch, where each batch is to be complete".to_owned();
+            let reason = "a dictionary is that of an earlier batch, but each batch must be complete".to_owned();
             return Err(PeerMisbehaved::Layout { stream, reason });
         }
         let places = self.match_places(stream, &descriptor, places)?;
@@ -202,7 +199,7 @@ impl Borrower {
         self.loans.give_back(lease);
         self.loans.flush_now();
         if self.live(stream)?.is_some() {
-            let cause = "it was lent after the data plane had gone down".into();
+            let cause = "it was lent after the data plane had failed".into();
             self.fail(stream, StreamError::Read { seq, cause }, CancelReason::ReadFailed);
         }
         Ok(())

@@ -87,7 +87,7 @@ impl BorrowedStream {
             return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch before the schema" });
         }
         if self.partial.is_some() {
-            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch within another" });
+            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch between the pieces of another" });
         }
         if seq != self.next_arrival {
             return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: seq });
@@ -143,7 +143,10 @@ impl BorrowedStream {
     /// The lender has announced the end of the stream.
     pub(super) fn end(&mut self, batches: u64, stats: StreamStats) -> Result<(), PeerMisbehaved> {
         if self.plan.is_none() || self.partial.is_some() {
-            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an end before its time" });
+            return Err(PeerMisbehaved::StreamOrder {
+                stream: self.id,
+                what: "an end before the schema or within a batch",
+            });
         }
         if batches != self.next_arrival {
             return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: batches });

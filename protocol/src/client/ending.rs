@@ -15,7 +15,10 @@ impl ClientConnection {
         while let Some(timer) = self.core.timers.expired(now) {
             match timer {
                 Timer::Handshake if self.state == State::Connecting => {
-                    self.fabric_down(&format!("it was not connected within {:?}", self.config.timeouts.handshake));
+                    self.fabric_down(&format!(
+                        "the fabric was not connected within {:?}",
+                        self.config.timeouts.handshake
+                    ));
                 }
                 Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
                 Timer::KeepAlive => drop(self.core.ping(now)),

@@ -128,7 +128,7 @@ impl ClientConnection {
             return Err(PeerMisbehaved::UnknownStream(stream));
         }
         if self.core.borrower.is_open(stream) {
-            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer, as to an upload" });
+            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer to a stream that is not an upload" });
         }
         // An upload that was withdrawn, or failed at this end, needs no answer.
         if !self.uploads.contains_key(&stream) {
@@ -137,7 +137,7 @@ impl ClientConnection {
         let result = match extensions.unknown() {
             Ok(()) => result,
             Err(unknown) => {
-                Err(Failure::new(StreamCode::Unsupported, format!("its answer is not understood: {unknown}")))
+                Err(Failure::new(StreamCode::Unsupported, format!("the server's answer is not understood: {unknown}")))
             }
         };
         match result {

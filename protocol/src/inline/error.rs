@@ -26,7 +26,7 @@ pub enum InlineError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The bytes end within a message.
-    #[error("the message is cut off: {needed} bytes needed for {what}, {got} there")]
+    #[error("the message is cut off: {what} needs {needed} bytes, {got} are there")]
     CutOff {
         /// The part that is incomplete.
         what: &'static str,

@@ -44,7 +44,7 @@ fn count(len: i64, max_len: u64) -> Result<usize, InlineError> {
         Ok(len) if len <= max_len => {
             usize::try_from(len).map_err(|_| InlineError::metadata("a length that does not fit in memory"))
         }
-        _ => Err(InlineError::metadata(format!("a length of {len}, with {max_len} the most that is accepted"))),
+        _ => Err(InlineError::metadata(format!("a length of {len}, the limit is {max_len}"))),
     }
 }
 

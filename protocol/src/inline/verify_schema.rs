@@ -65,7 +65,7 @@ fn field(field: Field<'_>, depth: usize, budget: &mut usize) -> Result<(), Inlin
         _ => false,
     };
     if !known {
-        return Err(InlineError::metadata(format!("a field of type {:?} with parameters unknown", field.type_type())));
+        return Err(InlineError::metadata(format!("a field of type {:?} with unknown parameters", field.type_type())));
     }
     field.children().into_iter().flatten().try_for_each(|child| self::field(child, depth + 1, budget))
 }

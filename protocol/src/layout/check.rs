@@ -196,7 +196,7 @@ impl Checker<'_> {
             }
             BufferLen::Referenced => {
                 let got = self.next_len(what)?;
-                at_most("bytes of no element", got, if of.len == 0 { 0 } else { u64::MAX })
+                at_most("bytes without elements", got, if of.len == 0 { 0 } else { u64::MAX })
             }
             BufferLen::Extents => self.extents(of.detail.extents(), of.len),
         }
@@ -247,7 +247,7 @@ impl Checker<'_> {
         if of.nulls > 0 {
             return self.bits("validity", of.null_bit, of.len);
         }
-        at_most("first bit of no bitmap", of.null_bit.into(), 0)
+        at_most("first bit without a bitmap", of.null_bit.into(), 0)
     }
 
     fn bits(&mut self, what: &'static str, first: u8, len: u64) -> Result<(), LayoutError> {
@@ -258,7 +258,7 @@ impl Checker<'_> {
     }
 
     fn extents(&mut self, extents: &[Extent], len: u64) -> Result<(), LayoutError> {
-        at_most("extents of no view", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
+        at_most("extents without views", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
         if !Extent::are_whole(extents) {
             // The node and the buffer of views that come before the extents were taken last.
             let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;

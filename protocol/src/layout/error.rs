@@ -72,7 +72,7 @@ pub enum LayoutProblem {
     #[error("the descriptor ends before the schema does: no array for this field")]
     MissingNode,
     /// A dictionary refers to the values of an earlier batch, and there are none.
-    #[error("its dictionary is to be that of an earlier batch, and there is none")]
+    #[error("it uses the dictionary of an earlier batch, and there is none")]
     NoDictionary,
     /// The descriptor has more arrays than the schema.
     #[error("the descriptor has {extra} arrays more than the schema")]
@@ -127,7 +127,7 @@ pub enum LayoutProblem {
         got: &'static str,
     },
     /// An offset lies outside of the lent range.
-    #[error("{what} at position {at} lies outside of what is lent")]
+    #[error("{what} at position {at} lies outside of the lent range")]
     OutOfRange {
         /// The kind of offset.
         what: &'static str,
@@ -135,9 +135,7 @@ pub enum LayoutProblem {
         at: usize,
     },
     /// An extent of a data buffer is empty, or not beyond the previous one.
-    #[error(
-        "{len} bytes from {base} of data buffer {buffer} on are no extent: it has to be beyond the one before, and not empty"
-    )]
+    #[error("the extent of {len} bytes at {base} of data buffer {buffer} is empty, or not beyond the previous extent")]
     Extent {
         /// Number of the data buffer.
         buffer: u32,
@@ -167,13 +165,13 @@ pub enum LayoutProblem {
         at: usize,
     },
     /// A buffer of the lender's batch is shorter than its array needs, or not aligned for it.
-    #[error("the array's {what} buffer does not hold what the array says: the array is not valid")]
+    #[error("the array's {what} buffer is too short for the array, or not aligned: the array is not valid")]
     Broken {
         /// The buffer's role.
         what: &'static str,
     },
     /// The type of a batch's column is not that in the stream's schema.
-    #[error("the column is of type {got}, and the stream's schema says {expected}")]
+    #[error("the column is of type {got}, but {expected} in the stream's schema")]
     OtherType {
         /// The schema's type.
         expected: DataType,

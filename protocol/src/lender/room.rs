@@ -55,9 +55,8 @@ impl Lender {
         let (leases, bytes) = (self.leases.mapped(), self.leases.bytes());
         let (waited, limit) = (self.config.lease_timeout, self.config.max_loan_bytes);
         let message = format!(
-            "a batch waited {waited:?} for room among {bytes} bytes on loan to this connection, {leases} batches of \
-             it mapped; the limit is {limit} bytes: drop mapped batches, ask for smaller ones, or read instead of \
-             mapping"
+            "a batch waited {waited:?} for room: {bytes} bytes are on loan to this connection, mapped batches: \
+             {leases}, limit: {limit} bytes; drop mapped batches, request smaller ones, or read instead of mapping"
         );
         self.stop(stream, Failure::new(StreamCode::ResourcesExhausted, message));
     }

@@ -91,7 +91,7 @@ impl Lender {
         }
         let limit = self.config.frame.payload;
         if schema.len() > limit as usize {
-            let message = format!("a schema of {} bytes, the limit is {limit}", schema.len());
+            let message = format!("a schema of {} bytes, the limit is {limit} bytes", schema.len());
             self.stop(stream, Failure::new(StreamCode::Unencodable, message));
             return Ok(());
         }
@@ -122,7 +122,7 @@ impl Lender {
             Ok(true) if !self.fits_a_frame(&loan.descriptor) => {
                 self.withdraw(lease);
                 let limit = self.config.frame.message;
-                let message = format!("the description of a batch exceeds the limit of {limit} bytes of a message");
+                let message = format!("the descriptor of a batch exceeds the limit of {limit} bytes for a message");
                 self.stop(stream, Failure::new(StreamCode::Unencodable, message));
             }
             Ok(true) => {
@@ -153,7 +153,8 @@ impl Lender {
 
     fn too_large(&mut self, stream: StreamId, bytes: u64) {
         let limit = self.config.max_loan_bytes;
-        let message = format!("a batch of {bytes} bytes, the lender's limit is {limit}; use fewer rows a batch");
+        let message =
+            format!("a batch of {bytes} bytes exceeds the lender's limit of {limit} bytes; use fewer rows per batch");
         self.stop(stream, Failure::new(StreamCode::BatchTooLarge, message));
     }
 

@@ -29,9 +29,7 @@ pub struct Extensions(Vec<Extension>);
 
 /// A message has a critical extension that this end does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "it has the extension {0:#06x}, which this end does not know and may not ignore; upgrade this end, or do without it"
-)]
+#[error("the critical extension {0:#06x} is unknown to this end; upgrade this end, or do without the extension")]
 pub struct UnknownExtension(pub u16);
 
 impl Extensions {

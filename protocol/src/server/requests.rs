@@ -46,17 +46,17 @@ impl ServerConnection {
         let text = match request {
             Request::Sql(text) | Request::Upload(text) => text,
             Request::Unknown { kind, .. } => {
-                let message = format!("a request of kind {kind}, which this server does not know");
+                let message = format!("request kind {kind} is unknown to this server");
                 return Some(Failure::new(StreamCode::Unsupported, message));
             }
         };
         if self.draining {
             Some(Failure::new(StreamCode::ShuttingDown, ""))
         } else if self.open_streams() >= limits.max_streams as usize {
-            let message = format!("the limit is {} a connection", limits.max_streams);
+            let message = format!("the limit is {} streams per connection", limits.max_streams);
             Some(Failure::new(StreamCode::TooManyStreams, message))
         } else if text.len() > limits.max_sql_bytes as usize {
-            let message = format!("{} bytes, the limit is {}", text.len(), limits.max_sql_bytes);
+            let message = format!("{} bytes, the limit is {} bytes", text.len(), limits.max_sql_bytes);
             Some(Failure::new(StreamCode::SqlTooLong, message))
         } else {
             None

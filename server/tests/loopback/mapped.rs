@@ -235,7 +235,7 @@ fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
         let error = within("the server to give up", result.try_collect::<Vec<_>>()).await;
         match error {
             Err(ClientError::Query { kind: StreamCode::ResourcesExhausted, message }) => {
-                assert!(message.contains("1 batches of it mapped"), "{message}");
+                assert!(message.contains("mapped batches: 1"), "{message}");
             }
             other => panic!("{other:?}"),
         }
