@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_both_ends_wait_for_doubles_up_to_what_was_asked_for() {
+    fn a_window_that_both_ends_wait_for_doubles_up_to_its_maximum() {
         // The order in which the two ends detect it does not matter.
         for lender_first in [true, false] {
             let mut stream = stream(2000, 7000);
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_not_admitted_grants_nothing_whatever_its_lender_wants() {
+    fn a_stream_that_is_not_admitted_grants_no_credit() {
         let mut stream = BorrowedStream::new(StreamId(1), None, 0, Access::Read);
         assert_eq!(stream.wanted(5000), None);
         assert_eq!(stream.credit.granted(), 0);

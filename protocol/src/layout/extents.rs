@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_is_one_extent_and_what_is_far_is_not() {
+    fn near_strings_are_one_extent_and_distant_ones_are_not() {
         let gap = READ_COST as u32;
         let near: Vec<u128> = (0..100).map(|n| view(1, 1000 + n * 31, 27)).collect();
         assert_eq!(found(&near, None), [(1, 1000, 99 * 31 + 27)]);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_scattered_is_copied_and_what_a_scan_needs_is_not() {
+    fn scattered_strings_are_copied_and_those_of_a_scan_are_not() {
         let data = vec![Buffer::from_vec(vec![b'x'; 1 << 20]); 3];
         let is_sparse = |views: &[u128]| needed(views, None, &data).unwrap().is_sparse(views.len());
         let scan: Vec<u128> = (0..30_000).map(|n| view(n / 10_000, n % 10_000 * 31, 27)).collect();

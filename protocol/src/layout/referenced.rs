@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_refer_to_what_lies_between_the_first_and_the_last() {
+    fn offsets_refer_to_the_elements_from_the_first_to_the_last() {
         let narrow = |numbers: &[i32]| by_offsets(&bytes(numbers.iter().map(|n| n.to_le_bytes())), false);
         let wide = |numbers: &[i64]| by_offsets(&bytes(numbers.iter().map(|n| n.to_le_bytes())), true);
         assert_eq!(narrow(&[3, 5, 9]).unwrap(), 3..9);

@@ -47,7 +47,7 @@ impl Lender {
             }
             LenderCommand::NotExposed { lease, announce, reason } => {
                 self.announce(announce)?;
-                if let Some(stream) = self.never_lent(lease) {
+                if let Some(stream) = self.withdraw_unannounced(lease) {
                     self.stop(stream, Failure::new(StreamCode::DataPlaneLost, reason));
                 }
                 Ok(())
@@ -302,14 +302,14 @@ impl Lender {
         let stream = self.streams.iter().find(|(_, open)| open.is_exposing(lease)).map(|(stream, _)| *stream);
         let Some(stream) = stream else {
             // The stream or the connection ended in the meantime: the lease is never announced to the borrower.
-            self.never_lent(lease);
+            self.withdraw_unannounced(lease);
             return Ok(());
         };
         let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
         open.stats.regions += announced;
         let Some(exposing) = open.exposing.take() else { return Ok(()) };
         if let Err(misuse) = self.check_places(&exposing, &places) {
-            self.never_lent(lease);
+            self.withdraw_unannounced(lease);
             return Err(misuse);
         }
         let Exposing { loan, seq, word } = exposing;
@@ -320,7 +320,7 @@ impl Lender {
     }
 
     /// Ends a lease that was never announced to the borrower. Returns its stream.
-    fn never_lent(&mut self, lease: LeaseId) -> Option<StreamId> {
+    fn withdraw_unannounced(&mut self, lease: LeaseId) -> Option<StreamId> {
         let ended = self.leases.withdraw(lease)?;
         self.timers.clear(Timer::Lease(lease));
         self.end_lease(lease, ended.slot, LeaseEnd::Withdrawn);
