@@ -1,5 +1,5 @@
-//! The client is arbitrary. The server never panics, ends in a typed error or goes on, keeps every lease until it may
-//! end, and says no more than its limits allow.
+//! The client sends arbitrary messages. The server never panics, closes with a typed error or continues, keeps every
+//! lease until it may end, and sends no more bytes than its limits allow.
 
 mod pair;
 
@@ -14,7 +14,7 @@ use thallus_protocol::message::*;
 use thallus_protocol::server::{ServerCommand, ServerInput};
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, ServerConnection, StreamId, Timestamp};
 
-/// What happens to a server.
+/// An input to a server or an action of its driver.
 #[derive(Clone, Debug)]
 enum ServerOp {
     Say(Message, usize),
@@ -155,7 +155,7 @@ impl Server {
     fn new(knobs: Knobs, scripts: Vec<Script>) -> Self {
         let (memory, theirs) = (Memory::new(knobs.max_leases), Memory::new(7));
         let mut driver = Driver::server(knobs, scripts);
-        // What a hostile client sends for an upload is nothing that was agreed on.
+        // The batches of a hostile client's uploads match no script.
         driver.borrow.trusts = false;
         Server { now: Timestamp::ZERO, driver, memory, theirs, pipe: Pipe::default() }
     }
@@ -217,7 +217,7 @@ impl Server {
     fn say(&mut self, message: &Message, payload: usize) {
         let before = self.pipe.len();
         self.handle(ServerInput::Received(&bytes_of(message, vec![7; payload].into())));
-        // An answer, a pull's worth of batches that waited, the ends of all streams; each clipped or within the limit.
+        // An answer, the waiting batches of a pull, the ends of all streams: each is clipped or within the limit.
         let knobs = &self.driver.knobs;
         let most = (u64::from(knobs.max_streams) + 4) * (6000 + 13_000);
         assert!(((self.pipe.len() - before) as u64) < most, "{message:?} makes {} bytes", self.pipe.len() - before);
@@ -227,7 +227,7 @@ impl Server {
         self.driver.machine.open_leases()
     }
 
-    /// The client is gone: every lease ends, and the connection with them.
+    /// Closes the control connection. All leases and the connection must end.
     fn finish(mut self) {
         self.handle(ServerInput::ControlLost("gone".into()));
         for _ in 0..3 {
@@ -238,7 +238,7 @@ impl Server {
     }
 }
 
-/// A hello, and a data plane that works.
+/// A hello, and a working data plane.
 fn greeting() -> Vec<ServerOp> {
     let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::new() };
     let hello = Hello { fabrics: vec![offer], max_loan_bytes: 1 << 20, ..Hello::default() };
@@ -279,7 +279,7 @@ proptest! {
     }
 }
 
-/// It made the server forget its data plane: leases ended without its being closed.
+/// Regression: a second `PathUp` made the server lose its data plane, and leases ended before that was closed.
 #[test]
 fn a_second_fabric_up_does_not_end_leases_early() {
     let script = Script { batches: vec![Batch::Lent { rows: 10, own_region: false }], ending: Ending::Stall };
@@ -301,13 +301,13 @@ fn a_second_fabric_up_does_not_end_leases_early() {
         server.apply(op);
     }
     assert_eq!(server.leases(), 1);
-    let Some(ServerOp::Say(again, _)) = greeting().pop() else { panic!("it ends with the path") };
+    let Some(ServerOp::Say(again, _)) = greeting().pop() else { panic!("the greeting ends with PathUp") };
     server.say(&again, 0);
     assert_eq!(server.leases(), 1, "the data plane is not closed yet");
     server.finish();
 }
 
-/// Credit that no lender could honour is refused before it counts.
+/// Credit beyond the lender's limit is refused before it takes effect.
 #[test]
 fn credit_has_the_lenders_limit() {
     let knobs = Knobs {
@@ -344,9 +344,9 @@ fn credit_has_the_lenders_limit() {
     }
 }
 
-/// What is not known is refused in words, and the connection goes on.
+/// An unknown request or critical extension fails its stream, and the connection continues.
 #[test]
-fn an_unknown_request_is_refused_and_the_connection_goes_on() {
+fn an_unknown_request_is_refused_and_the_connection_continues() {
     let unknown = Request::Unknown { kind: 77, body: Bytes::from_static(b"what") };
     let critical = Extensions::none().with(CRITICAL | 3, Bytes::new());
     let ignored = Extensions::none().with(3, Bytes::from_static(b"a hint"));
@@ -378,7 +378,7 @@ fn an_unknown_request_is_refused_and_the_connection_goes_on() {
     }
 }
 
-/// A client that opens uploads without end, and never says that it knows of their refusal.
+/// A client that opens more and more uploads, and never acknowledges their refusal.
 #[test]
 fn refused_uploads_are_bounded() {
     let script = Script { batches: vec![], ending: Ending::Stall };
