@@ -16,7 +16,8 @@ use thallus_protocol::testing::{Dice, Distrust, batch};
 static PLANS: LazyLock<Vec<Plan>> =
     LazyLock::new(|| schemas().iter().map(|schema| Plan::new(schema).expect("supported types")).collect());
 
-/// Rebuilds a batch. If the descriptor refers to dictionaries of an earlier batch, they come from a valid batch.
+/// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted. Dictionaries of an earlier
+/// batch come from a valid batch.
 fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     let mut kept = KeptDictionaries::default();
     if !descriptor.is_complete() {

@@ -41,7 +41,7 @@ fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
     layout::describe_compact(&Plan::new(&batch.schema())?, batch)
 }
 
-/// Rebuilds a batch with our validation, without trust in the lender.
+/// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild_checked(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     rebuild_with(descriptor, buffers, &Distrust)
 }

@@ -65,7 +65,7 @@ fn batches_that_share_a_dictionary_move_it_once() {
 
 /// A batch that comes inline between others has its dictionary, and theirs are as they were.
 #[test]
-fn batches_that_come_inline_between_leave_what_was_lent() {
+fn inline_batches_leave_the_lent_dictionaries_unchanged() {
     block_on(async {
         let (a, b) = (words("a"), words("b"));
         let sent = vec![
@@ -93,7 +93,7 @@ fn batches_that_come_inline_between_leave_what_was_lent() {
 
 /// Without its dictionary a batch is small. It is lent all the same: inline it might have to carry it.
 #[test]
-fn a_batch_is_not_small_for_what_was_spared() {
+fn a_batch_whose_dictionary_is_kept_is_still_lent() {
     block_on(async {
         let world = world(Fencing::LeaseWord);
         let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(KEYS + 1))).await;

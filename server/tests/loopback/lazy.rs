@@ -43,7 +43,7 @@ async fn only(mut result: LazyStream) -> LazyBatch {
 }
 
 #[test]
-fn only_what_is_asked_for_is_read() {
+fn only_requested_columns_and_rows_are_read() {
     for fencing in FENCINGS {
         block_on(async {
             let world = World::over(ScriptedEngine::new().on("wide", wide_script(4, 10_000)), Some(fencing));
@@ -146,7 +146,7 @@ async fn compare(
 }
 
 #[test]
-fn small_batches_are_here_already() {
+fn small_batches_are_local_already() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(2, 10)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -166,7 +166,7 @@ fn small_batches_are_here_already() {
 }
 
 #[test]
-fn there_is_no_such_column_or_row() {
+fn a_column_or_row_out_of_range_is_an_error() {
     block_on(async {
         for (rows, here) in [(10, true), (20_000, false)] {
             let world =
@@ -204,7 +204,7 @@ async fn goes_on(world: &World, client: &Client) {
 }
 
 #[test]
-fn what_is_held_of_a_result_that_is_dropped_cannot_be_read() {
+fn held_batches_of_a_dropped_result_cannot_be_read() {
     block_on(async {
         let world = World::over(waits(), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -221,7 +221,7 @@ fn what_is_held_of_a_result_that_is_dropped_cannot_be_read() {
 }
 
 #[test]
-fn what_is_held_outlives_the_end_of_its_result_and_even_its_client() {
+fn held_batches_outlive_the_end_of_their_result_and_the_client() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(3, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -236,7 +236,7 @@ fn what_is_held_outlives_the_end_of_its_result_and_even_its_client() {
 }
 
 #[test]
-fn a_result_that_is_dropped_unseen_gives_its_loans_back() {
+fn an_unread_result_releases_its_loans_when_it_is_dropped() {
     block_on(async {
         let world = World::over(
             ScriptedEngine::new().on("wide", wide_script(3, 10_000)).on("next", Script::synthetic(1, 10)),
@@ -260,7 +260,7 @@ fn a_result_that_is_dropped_unseen_gives_its_loans_back() {
 }
 
 #[test]
-fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
+fn a_reader_that_holds_its_window_gets_no_batch_until_it_drops_one() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -284,7 +284,7 @@ fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
 }
 
 #[test]
-fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
+fn a_reader_that_holds_batches_for_too_long_gets_an_error_with_the_cause() {
     block_on(async {
         let engine = ScriptedEngine::new().on("wide", wide_script(20, 10_000));
         let world = World::impatient(engine, Duration::from_millis(400));
@@ -300,7 +300,7 @@ fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
 }
 
 #[test]
-fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
+fn a_deadline_ends_the_wait_for_room_and_the_held_batches() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -330,7 +330,7 @@ fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
 }
 
 #[test]
-fn a_server_that_is_cut_off_between_two_asks() {
+fn a_server_that_is_cut_off_between_two_reads() {
     for fencing in FENCINGS {
         block_on(async {
             let world = World::over(ScriptedEngine::new().on("wide", wide_script(2, 10_000)), Some(fencing));
@@ -357,7 +357,7 @@ fn a_server_that_is_cut_off_between_two_asks() {
 }
 
 #[test]
-fn an_engine_that_fails_takes_what_is_held_with_it() {
+fn an_engine_failure_also_fails_the_held_batches() {
     block_on(async {
         let error = EngineError::Execution { message: "the third batch is bad".into() };
         let world = World::over(
@@ -383,7 +383,7 @@ fn an_engine_that_fails_takes_what_is_held_with_it() {
 }
 
 #[test]
-fn asks_that_are_dropped_harm_nothing() {
+fn dropped_reads_do_no_harm() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -400,7 +400,7 @@ fn asks_that_are_dropped_harm_nothing() {
 }
 
 #[test]
-fn closing_the_client_ends_what_is_held() {
+fn closing_the_client_fails_the_held_batches() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;

@@ -50,7 +50,7 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
 
 /// Queries begin in their connection's task: what an engine does there is still its query's affair alone.
 #[test]
-fn an_engine_that_panics_or_blocks_is_no_matter_to_the_connection() {
+fn an_engine_that_panics_or_blocks_does_not_harm_the_connection() {
     block_on(async {
         let blocks = |number| {
             std::thread::sleep(Duration::from_millis(5));
@@ -126,7 +126,7 @@ proptest! {
 }
 
 #[test]
-fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
+fn registrations_and_copies_are_counted_and_a_warm_server_registers_nothing() {
     block_on(async {
         // Of small buffers, which are copied, and of large ones, each of which this fabric registers where it lies.
         let table: Vec<_> = (0..3).map(|n| synthetic_batch(n, 20_000)).collect();
@@ -331,7 +331,7 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_drained_server_finishes_what_runs_and_takes_no_more() {
+fn a_draining_server_finishes_running_queries_and_refuses_new_ones() {
     block_on(async {
         let script = Script::synthetic(3, 20_000).sleep(Duration::from_millis(300)).batch(synthetic_batch(9, 5));
         let world = World::over(ScriptedEngine::new().on("slow", script), Some(Fencing::LeaseWord));
@@ -348,7 +348,7 @@ fn a_drained_server_finishes_what_runs_and_takes_no_more() {
 }
 
 #[test]
-fn one_connection_too_many_is_refused_in_words() {
+fn one_connection_too_many_is_refused_with_a_message() {
     block_on(async {
         let world = World::limited(ScriptedEngine::new(), 2);
         let _first = world.client().await;
@@ -362,7 +362,7 @@ fn one_connection_too_many_is_refused_in_words() {
 }
 
 #[test]
-fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
+fn a_connection_that_sends_garbage_is_closed_and_others_are_served() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(1, 10)), None);
         let client = world.client().await;

@@ -50,7 +50,7 @@ async fn nothing_on_loan(world: &World) {
 }
 
 #[test]
-fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
+fn a_mapped_batch_is_on_loan_until_its_last_array_is_dropped() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -87,7 +87,7 @@ fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
 }
 
 #[test]
-fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
+fn mapped_batches_outlive_a_dropped_or_failed_stream() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -116,7 +116,7 @@ fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
 }
 
 #[test]
-fn what_is_mapped_and_nobody_looks_at_goes_back() {
+fn unread_mapped_batches_are_released() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -164,7 +164,7 @@ fn partitions_are_mapped_each_over_its_connection() {
 static ENDS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
-fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_is_gone() {
+fn after_a_cut_the_server_keeps_mapped_memory_until_the_client_process_is_gone() {
     block_on(async {
         let world = World::mapping(engine(), |settings| {
             settings.presence = |_| [Presence::There, Presence::Unknown, Presence::Gone][ENDS.load(Ordering::Relaxed)];
@@ -200,7 +200,7 @@ fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_
 }
 
 #[test]
-fn who_keeps_everything_gets_the_rest_inline() {
+fn a_client_that_keeps_all_batches_gets_the_rest_inline() {
     block_on(async {
         let world = World::mapping(engine(), |settings| settings.limits.max_loan_bytes = 12 << 20);
         let client = world.client().await;
@@ -223,7 +223,7 @@ fn who_keeps_everything_gets_the_rest_inline() {
 }
 
 #[test]
-fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
+fn a_batch_that_never_finds_room_fails_its_stream_with_the_reason() {
     block_on(async {
         let large = Script::batches([ROWS, 4 * ROWS].map(|rows| synthetic_batch(0, rows)));
         let world = World::mapping(ScriptedEngine::new().on("grows", large), |settings| {
@@ -245,7 +245,7 @@ fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
 }
 
 #[test]
-fn it_is_refused_in_words_unless_all_is_as_it_must_be() {
+fn mapping_is_refused_with_a_reason_unless_all_conditions_hold() {
     block_on(async {
         let refusal = async |world: &World| {
             let client = world.client().await;

@@ -78,7 +78,7 @@ fn some_columns_and_rows_cross_shared_memory() {
 }
 
 #[test]
-fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
+fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
     block_on(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
@@ -92,7 +92,7 @@ fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
 }
 
 #[test]
-fn without_a_fabric_nothing_is_missed() {
+fn without_a_fabric_results_travel_inline_without_a_fallback() {
     block_on(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
@@ -138,7 +138,7 @@ async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
 }
 
 #[test]
-fn a_result_is_used_where_it_lies() {
+fn a_mapped_result_is_used_in_place() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
@@ -169,7 +169,7 @@ fn a_result_is_used_where_it_lies() {
 }
 
 #[test]
-fn where_ucx_copies_through_the_kernel_nothing_is_mapped() {
+fn where_ucx_has_only_tcp_mapping_is_refused() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();

@@ -55,13 +55,13 @@ fn a_result_crosses(exposure: ExposureChoice) {
 
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
-fn a_result_crosses_the_device_as_it_can() {
+fn a_result_crosses_the_device_with_automatic_exposure() {
     a_result_crosses(ExposureChoice::Auto);
 }
 
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
-fn a_result_crosses_by_one_key_for_all() {
+fn a_result_crosses_the_device_with_one_key_for_all_memory() {
     a_result_crosses(ExposureChoice::Whole);
 }
 

@@ -173,7 +173,7 @@ fn each_partition_can_be_a_stream_of_its_own() {
 }
 
 #[test]
-fn an_engine_that_does_not_divide_and_a_connection_alone_do_as_well() {
+fn an_undivided_result_and_a_single_connection_work_as_well() {
     block_on(async {
         let world = World::over(
             ScriptedEngine::new().on("whole", Script::synthetic(5, 10)).on_partitioned("q", Vec::new(), uneven()),
@@ -259,7 +259,7 @@ fn a_dropped_result_stops_all_partitions() {
 }
 
 #[test]
-fn one_stream_given_up_ends_the_others() {
+fn a_dropped_partition_ends_the_others() {
     block_on(async {
         let world = World::over(endless(), Some(Fencing::LeaseWord));
         let client = world.client_of_many().await;
@@ -284,7 +284,7 @@ fn one_stream_given_up_ends_the_others() {
 }
 
 #[test]
-fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
+fn a_lost_connection_is_one_error_and_the_others_stay_usable() {
     block_on(async {
         for lost in 1..3 {
             let world = World::over(endless(), Some(Fencing::LeaseWord));
@@ -327,7 +327,7 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
 }
 
 #[test]
-fn too_many_partitions_are_refused_in_words() {
+fn too_many_partitions_are_refused_with_a_message() {
     block_on(async {
         let mut config = ServerConfig::default();
         config.limits.max_partitions = 2;
@@ -353,7 +353,7 @@ fn part(group: u8, index: u32, count: u32) -> Partition {
 }
 
 #[test]
-fn who_does_not_fit_is_refused_and_does_no_harm() {
+fn a_mismatched_request_is_refused_without_harm_to_the_group() {
     block_on(async {
         let parts = vec![Script::synthetic(2, 5), Script::synthetic(3, 5)];
         let world = World::over(ScriptedEngine::new().on_partitioned("q", Vec::new(), parts), None);
@@ -393,7 +393,7 @@ fn who_does_not_fit_is_refused_and_does_no_harm() {
 }
 
 #[test]
-fn partitions_that_do_not_come_fail_those_that_came() {
+fn missing_partitions_fail_the_requested_ones() {
     block_on(async {
         let mut config = ServerConfig::default();
         config.timeouts.rendezvous = Span(Duration::from_millis(300));
@@ -417,7 +417,7 @@ fn partitions_that_do_not_come_fail_those_that_came() {
 }
 
 #[test]
-fn who_comes_late_to_what_failed_hears_why_and_starts_nothing() {
+fn a_late_request_for_a_failed_group_gets_the_cause_and_starts_nothing() {
     block_on(async {
         let world = World::over(endless(), None);
         let mut raw = Raw::new(&world).await;

@@ -83,7 +83,7 @@ fn results_and_uploads_share_a_connection() {
 }
 
 #[test]
-fn an_engine_that_fails_or_takes_no_uploads_says_so() {
+fn an_engine_that_fails_or_takes_no_uploads_returns_an_error() {
     block_on(async {
         let broken = || EngineError::Execution { message: "the disk is full".into() };
         for (sink, at_once) in [
@@ -134,7 +134,7 @@ fn a_source_that_fails_and_an_upload_that_is_dropped_leave_nothing() {
 }
 
 #[test]
-fn a_deadline_ends_an_upload_wherever_it_is() {
+fn a_deadline_ends_an_upload_at_any_point() {
     block_on(async {
         let slow = SinkScript::new().pace(Duration::from_secs(30));
         let world = World::over(taking(slow), None);

@@ -101,7 +101,7 @@ async fn partitions_of_a_sorted_result_are_each_sorted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_divided_stays_whole_and_in_order() {
+async fn indivisible_results_stay_whole_and_in_order() {
     let (_directory, engine) = engine().await;
     for sql in [
         "SELECT id FROM t ORDER BY id DESC LIMIT 100",
@@ -137,7 +137,7 @@ async fn errors_are_those_of_any_query() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_leaves_nothing_behind() {
+async fn dropped_queries_leave_nothing_behind() {
     let (_directory, engine) = engine().await;
     let endless = "SELECT id FROM t, generate_series(1, 1000000000) ORDER BY id";
     drop(engine.execute_partitioned(QueryRequest::new(endless), 3).await.unwrap());

@@ -45,7 +45,7 @@ async fn every_format_reads_the_same_rows_from_a_file_and_from_a_directory() {
 }
 
 #[tokio::test]
-async fn paths_mean_themselves_whatever_characters_they_have() {
+async fn paths_with_special_characters_are_taken_literally() {
     let directory = directory();
     for name in ["with blank", "100%", "%41", "a#b", "ä€😀", "q?", "[z]", "st*r", "a=b", "a+b&c", "quote'"] {
         let file = write(directory.path().join(format!("{name}.csv")), &rows(0..10));
@@ -69,7 +69,7 @@ async fn partitions_become_columns() {
 }
 
 #[tokio::test]
-async fn csv_as_it_is_found() {
+async fn csv_options_quotes_and_empty_files() {
     let directory = directory();
     let path = directory.path().join("t.csv");
     let engine_of = async |text: &str, header, delimiter| {

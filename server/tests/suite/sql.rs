@@ -13,7 +13,7 @@ use crate::files::{config, directory, rows, write};
 type Shape = (&'static str, fn(usize) -> String);
 
 #[tokio::test]
-async fn every_mistake_has_its_kind_and_says_what_is_wrong() {
+async fn every_mistake_has_its_kind_and_a_message() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..100));
     let engine = open(&config(&[("t", &path), ("other", &path)])).await;
@@ -83,7 +83,7 @@ async fn nothing_is_written_and_no_other_file_is_read() {
 }
 
 #[tokio::test]
-async fn what_describes_the_tables_is_answered() {
+async fn statements_that_describe_tables_are_answered() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..100));
     let engine = open(&config(&[("t", &path)])).await;
