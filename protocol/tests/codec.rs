@@ -302,7 +302,9 @@ fn every_flipped_bit_of_a_frame_is_found() {
         damaged[bit / 8] ^= 1 << (bit % 8);
         match decode(&damaged, &[]) {
             Ok(messages) => panic!("flipped bit {bit} is not noticed: {messages:?}"),
-            Err(DecodeError::Malformed { .. } | DecodeError::Trailing { .. }) => panic!("flipped bit {bit} was decoded"),
+            Err(DecodeError::Malformed { .. } | DecodeError::Trailing { .. }) => {
+                panic!("flipped bit {bit} was decoded")
+            }
             Err(_) => {}
         }
     }

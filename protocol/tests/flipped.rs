@@ -1,5 +1,5 @@
-//! Any flipped bit on the control connection ends in an error, and never in a wrong delivered value. The pair's borrowers
-//! compare every delivered batch with the lent bytes.
+//! Any flipped bit on the control connection ends in an error, and never in a wrong delivered value. The pair's
+//! borrowers compare every delivered batch with the lent bytes.
 
 mod pair;
 
@@ -34,7 +34,8 @@ fn scripts() -> Vec<Script> {
     vec![Script { batches, ending: Ending::Finish }]
 }
 
-/// Runs a result and an upload, each with all batches of the script, from the preface to the last byte before the close.
+/// Runs a result and an upload, each with all batches of the script, from the preface to the last byte before the
+/// close.
 fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option<Flip>) -> Outcome {
     let mut pair = Pair::new(knobs, scripts);
     if let Some(Flip { to_server, byte, bit }) = flip {

@@ -1,5 +1,5 @@
-//! The server sends arbitrary messages. The client never panics, closes with a typed error or continues, reports the end
-//! of each stream once, and holds no more bytes than it granted.
+//! The server sends arbitrary messages. The client never panics, closes with a typed error or continues, reports the
+//! end of each stream once, and holds no more bytes than it granted.
 
 mod pair;
 

@@ -181,7 +181,8 @@ fn execute(script: usize, credit: u64) -> Op {
     Op::Execute { script, options }
 }
 
-/// Regression: held-back grants of less than a quarter of the window blocked a batch of more than three quarters forever.
+/// Regression: held-back grants of less than a quarter of the window blocked a batch of more than three quarters
+/// forever.
 #[test]
 fn a_batch_nearly_as_large_as_the_window_is_delivered() {
     for bytes in [1200, 1243, 1244, 1245, 1487, 1488, 1700, 1743, 1744, 1745, 3000] {
@@ -301,7 +302,8 @@ fn a_drain_reports_the_end_of_streams_before_it_ends_leases() {
     pair.finish();
 }
 
-/// A completed batch is released although another read hangs. Otherwise its lease would expire before that read times out.
+/// A completed batch is released although another read hangs. Otherwise its lease would expire before that read times
+/// out.
 #[test]
 fn a_hanging_read_does_not_delay_other_releases() {
     let all = usize::MAX;
@@ -367,7 +369,7 @@ fn an_upload_is_lent_by_the_client_and_complete_once_it_is_answered() {
     let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: true }; 4])]);
     uploaded(&mut pair);
     assert_eq!(pair.client.lend.ends.len() + pair.client.lend.leases_held(), 4, "not all batches were lent");
-    assert_eq!(pair.client.uploads.values().next(), Some(&None), "the upload is complete only after the engine's answer");
+    assert_eq!(pair.client.uploads.values().next(), Some(&None), "complete before the engine's answer");
     pair.apply(Op::Sink(0));
     pair.apply(Op::ToClient(usize::MAX));
     assert_eq!(pair.client.uploads.values().next(), Some(&Some(Ok(4))));
@@ -415,7 +417,7 @@ fn an_upload_that_is_withdrawn_after_its_end_is_not_taken() {
         pair.apply(Op::Withdraw(0));
         pair.apply(Op::ToServer(usize::MAX));
         let app = pair.server.borrow.apps.values().next().unwrap();
-        assert_eq!((app.withdrawn, app.answered.is_some()), (!late, late), "an answer sent before the withdrawal stays valid");
+        assert_eq!((app.withdrawn, app.answered.is_some()), (!late, late), "an earlier answer stays valid");
         pair.finish();
     }
 }

@@ -162,8 +162,8 @@ fn held_back_credit_does_not_block_a_borrower_that_keeps_a_large_batch() {
     pair.finish();
 }
 
-/// The lender has requested credit for the last batch, and now waits for credit for a batch of the largest size. It must
-/// request that too: otherwise the borrower holds back less than a quarter of the window, and both ends wait.
+/// The lender has requested credit for the last batch, and now waits for credit for a batch of the largest size. It
+/// must request that too: otherwise the borrower holds back less than a quarter of the window, and both ends wait.
 #[test]
 fn the_lender_requests_credit_for_the_next_batch_even_if_the_last_one_had_to_wait() {
     // Batches of 3200 and 128 bytes: after both there is no room for another one of 3200 bytes.

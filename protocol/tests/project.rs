@@ -1,4 +1,5 @@
-//! Any columns and rows of any batch are read correctly and without unneeded bytes. Hostile input is refused or harmless.
+//! Any columns and rows of any batch are read correctly and without unneeded bytes. Hostile input is refused or
+//! harmless.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -206,7 +206,10 @@ impl Borrowing {
                 let Some(app) = self.apps.get_mut(&stream) else { return };
                 assert!(app.over.is_none(), "{stream:?} has an event after its end: {app:?}");
                 for (seq, held) in &mut app.held {
-                    assert!(held.parts.is_empty(), "{stream:?} failed, but parts of batch {seq} have no answer: {held:?}");
+                    assert!(
+                        held.parts.is_empty(),
+                        "{stream:?} failed, but parts of batch {seq} have no answer: {held:?}"
+                    );
                     held.lost = true;
                 }
                 app.over = Some(Err(error));
@@ -243,7 +246,8 @@ impl Borrowing {
     /// Removes an answered part, and returns its pieces. Each part is answered once.
     fn answered(&mut self, stream: StreamId, seq: u64, part: PartId) -> Vec<Part> {
         let held = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq));
-        let held = held.unwrap_or_else(|| panic!("{stream:?}: a part of batch {seq} is answered, but the batch is not held"));
+        let held =
+            held.unwrap_or_else(|| panic!("{stream:?}: a part of batch {seq} is answered, but the batch is not held"));
         held.parts.remove(&part).unwrap_or_else(|| panic!("{part:?} is answered twice or was not requested"))
     }
 

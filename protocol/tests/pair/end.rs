@@ -227,7 +227,11 @@ impl<M: End> Driver<M> {
                     assert!(!matches!(self.plane, Plane::Asked | Plane::Open | Plane::Closing), "{:?}", self.plane);
                     self.lend.all_ended();
                     self.borrow.all_ended();
-                    assert!(self.uploads.values().all(Option::is_some), "uploads outlive the connection: {:?}", self.uploads);
+                    assert!(
+                        self.uploads.values().all(Option::is_some),
+                        "uploads outlive the connection: {:?}",
+                        self.uploads
+                    );
                     out.close();
                 }
             }

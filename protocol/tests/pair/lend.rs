@@ -149,7 +149,7 @@ impl Lending {
             memory.words[slot as usize] = 0;
             self.slots.remove(&slot);
         }
-        // Mapped memory that was not released is never reused, because this driver does not learn of the borrower's end.
+        // Mapped memory that was not released is never reused, because this driver does not detect the borrower's end.
         let kept = end == LeaseEnd::TornDown && self.mapped.contains(&held.stream);
         for address in held.addresses.into_iter().filter(|_| !kept) {
             memory.free(address);

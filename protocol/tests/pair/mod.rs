@@ -1,5 +1,5 @@
-//! Both machines with a virtual clock, pipes that split and delay bytes, a data plane that delays reads, loses reads and
-//! reuses memory, and a check of every delivered batch. The pair itself has no randomness: every choice is an operation.
+//! Both machines with a virtual clock, pipes that split and delay bytes, a data plane that delays reads, loses reads
+//! and reuses memory, and a check of every delivered batch. The pair has no randomness: every choice is an operation.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 

@@ -1,6 +1,6 @@
-//! The real server and the real client over TCP and UCX, in one process, without a query engine. (By itself: `cargo
-//! test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx
-//! --test loopback`.)
+//! The real server and the real client over TCP and UCX, in one process, without a query engine. To run only this:
+//! `cargo test -p thallus-server -p thallus-client --no-default-features --features
+//! thallus-server/ucx,thallus-client/ucx --test loopback`.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 
 use crate::world::block_on;
 
-/// A server on a port of its own. Its task ends with the runtime.
+/// Starts a server on a free port. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {
     serve_as(engine, &ServerConfig::default()).await
 }
@@ -114,7 +114,7 @@ proptest! {
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = match client.query_with("q", lent).await {
                 Ok(result) => result,
-                // What Arrow IPC has no schema for is refused in words.
+                // Types that Arrow IPC does not support are refused with a message.
                 Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => return None,
                 Err(other) => panic!("{other}"),
             };
@@ -130,7 +130,7 @@ proptest! {
     }
 }
 
-/// A server that lets its clients map what it lends.
+/// Starts a server whose clients may map lent memory.
 async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
     let mut config = ServerConfig::default();
     config.fabric.allow_mapped = true;
@@ -155,7 +155,7 @@ fn a_mapped_result_is_used_in_place() {
         }
         let report = result.report();
         assert_eq!((number, report.batches_mapped, report.batches_lent), (50, 50, 0), "{report}");
-        // The server's memory is used again, and the client and its endpoint go.
+        // The server reuses its memory, and then the client and its endpoint are dropped.
         for _ in 0..3 {
             let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
             assert_eq!(batches.len(), 50);
@@ -195,7 +195,7 @@ proptest! {
                 Err(other) => panic!("{other}"),
             }
         });
-        // The runtime, the endpoint and the server are gone, and the arrays are there.
+        // The runtime, the endpoint and the server are gone, but the arrays are still valid.
         let Some(got) = got else { return Ok(()) };
         prop_assert_eq!(got.len(), sent.len());
         for (got, sent) in got.iter().zip(&sent) {

@@ -1,4 +1,4 @@
-//! From paths to tables, and every mistake on the way.
+//! Paths become tables, and invalid paths and names are refused.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -154,7 +154,7 @@ fn duplicate_or_invalid_names_are_refused() {
     }
 }
 
-/// Root may read everything, so that the check is made by a child that is not root.
+/// Root may read every file, so a child process that is not root makes the check.
 #[test]
 fn unreadable_files_are_refused() {
     const CHILD: &str = "THALLUS_TEST_UNREADABLE";
@@ -173,7 +173,7 @@ fn unreadable_files_are_refused() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let privileged = fs::read(&file).is_ok();
 
-    // Where the test's own executable is might be closed to the child: it gets a copy.
+    // The child may not be allowed to read the directory of the test executable, so it runs a copy.
     let executable = directory.path().join("test");
     fs::copy(std::env::current_exe().unwrap(), &executable).unwrap();
     fs::set_permissions(&executable, fs::Permissions::from_mode(0o755)).unwrap();

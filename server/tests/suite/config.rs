@@ -1,4 +1,4 @@
-//! Files, flags, defaults, and what is refused.
+//! Configuration files, flags, defaults and refused values.
 
 use std::fs;
 use std::path::Path;
