@@ -17,7 +17,7 @@ use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, ServerConnect
 /// An input to a server or an action of its driver.
 #[derive(Clone, Debug)]
 enum ServerOp {
-    Say(Message, usize),
+    Message(Message, usize),
     Schema(u32),
     Bytes(Vec<u8>),
     Engine(usize),
@@ -129,7 +129,7 @@ fn arb_to_server() -> impl Strategy<Value = (Message, usize)> {
 
 fn arb_server_op() -> impl Strategy<Value = ServerOp> {
     prop_oneof![
-        20 => arb_to_server().prop_map(|(message, payload)| ServerOp::Say(message, payload)),
+        20 => arb_to_server().prop_map(|(message, payload)| ServerOp::Message(message, payload)),
         3 => (1..7_u32).prop_map(ServerOp::Schema),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(ServerOp::Bytes),
         12 => (0..4_usize).prop_map(ServerOp::Engine),
@@ -172,7 +172,7 @@ impl Server {
 
     fn apply(&mut self, op: ServerOp) {
         match op {
-            ServerOp::Say(message, payload) => self.say(&message, payload),
+            ServerOp::Message(message, payload) => self.receive(&message, payload),
             ServerOp::Schema(stream) => {
                 let (stream, order, extensions) = (StreamId(stream), Vec::new(), Extensions::none());
                 let message = Message::Lender(FromLender::Schema { stream, order, extensions });
@@ -214,7 +214,7 @@ impl Server {
         }
     }
 
-    fn say(&mut self, message: &Message, payload: usize) {
+    fn receive(&mut self, message: &Message, payload: usize) {
         let before = self.pipe.len();
         self.handle(ServerInput::Received(&bytes_of(message, vec![7; payload].into())));
         // An answer, the waiting batches of a pull, the ends of all streams: each is clipped or within the limit.
@@ -245,9 +245,9 @@ fn greeting() -> Vec<ServerOp> {
     let up = FromBorrower::PathUp { transport: String::new(), lending: None, extensions: Extensions::none() };
     vec![
         ServerOp::Bytes(preface()),
-        ServerOp::Say(Message::Hello(hello), 0),
+        ServerOp::Message(Message::Hello(hello), 0),
         ServerOp::Answer,
-        ServerOp::Say(Message::Borrower(up), 0),
+        ServerOp::Message(Message::Borrower(up), 0),
     ]
 }
 
@@ -296,13 +296,13 @@ fn a_second_fabric_up_does_not_end_leases_early() {
         max_batch_bytes: 10_000,
     };
     let mut server = Server::new(knobs, vec![script]);
-    let run = [ServerOp::Say(execute(5000, LendFrom::Bytes(0)), 0), ServerOp::Engine(0), ServerOp::Engine(0)];
+    let run = [ServerOp::Message(execute(5000, LendFrom::Bytes(0)), 0), ServerOp::Engine(0), ServerOp::Engine(0)];
     for op in greeting().into_iter().chain(run) {
         server.apply(op);
     }
     assert_eq!(server.leases(), 1);
-    let Some(ServerOp::Say(again, _)) = greeting().pop() else { panic!("the greeting ends with PathUp") };
-    server.say(&again, 0);
+    let Some(ServerOp::Message(again, _)) = greeting().pop() else { panic!("the greeting ends with PathUp") };
+    server.receive(&again, 0);
     assert_eq!(server.leases(), 1, "the data plane is not closed yet");
     server.finish();
 }
@@ -337,7 +337,7 @@ fn credit_has_the_lenders_limit() {
             server.apply(op);
         }
         for message in &messages {
-            server.say(message, 0);
+            server.receive(message, 0);
         }
         assert_eq!(server.driver.closed.is_some(), ends, "{messages:?}: {:?}", server.driver.closed);
         server.finish();
@@ -363,7 +363,7 @@ fn an_unknown_request_is_refused_and_the_connection_continues() {
             server.apply(op);
         }
         let open = Open { stream: StreamId(1), request, options: OpenOptions::default(), extensions };
-        server.say(&Message::Open(open), 0);
+        server.receive(&Message::Open(open), 0);
         assert_eq!(server.driver.closed, None);
         assert_eq!(server.driver.machine.lender().open_streams(), usize::from(!refused));
         let next = Open {
@@ -372,7 +372,7 @@ fn an_unknown_request_is_refused_and_the_connection_continues() {
             options: OpenOptions::default(),
             extensions: Extensions::none(),
         };
-        server.say(&Message::Open(next), 0);
+        server.receive(&Message::Open(next), 0);
         assert_eq!(server.driver.machine.lender().open_streams(), 1 + usize::from(!refused));
         server.finish();
     }
@@ -393,7 +393,7 @@ fn refused_uploads_are_bounded() {
             options: OpenOptions::default(),
             extensions: Extensions::none(),
         };
-        server.say(&Message::Open(open), 0);
+        server.receive(&Message::Open(open), 0);
         server.driver.closed.is_none() && server.driver.plane == pair::end::Plane::Open
     });
     let opened = opened.count();

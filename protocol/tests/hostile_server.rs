@@ -27,7 +27,7 @@ use thallus_protocol::{
 /// An input to a client or an action of its driver.
 #[derive(Clone, Debug)]
 enum ClientOp {
-    Say(Message, usize),
+    Message(Message, usize),
     Schema(u32),
     Lent {
         stream: u32,
@@ -49,7 +49,7 @@ enum ClientOp {
     /// A step of an upload's source.
     Source(usize, bool),
     Withdraw(usize),
-    Ask(usize, usize),
+    ReadPart(usize, usize),
     GiveUp(usize),
     Take,
     Cancel(u32),
@@ -159,7 +159,7 @@ fn arb_to_client() -> impl Strategy<Value = (Message, usize)> {
 fn arb_client_op() -> impl Strategy<Value = ClientOp> {
     let lent = (0..4_u32, prop_oneof![9 => 0..4_u64, 1 => any::<u64>()], 0..9_u64, 0..30_u64, arb_twist());
     prop_oneof![
-        12 => arb_to_client().prop_map(|(message, payload)| ClientOp::Say(message, payload)),
+        12 => arb_to_client().prop_map(|(message, payload)| ClientOp::Message(message, payload)),
         3 => (0..4_u32).prop_map(ClientOp::Schema),
         8 => lent.prop_map(|(stream, seq, lease, rows, twist)| ClientOp::Lent { stream, seq, lease, rows, twist }),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(ClientOp::Bytes),
@@ -171,7 +171,7 @@ fn arb_client_op() -> impl Strategy<Value = ClientOp> {
         2 => any::<bool>().prop_map(|lent| ClientOp::Upload { lent }),
         6 => (0..4_usize, any::<bool>()).prop_map(|(k, ends)| ClientOp::Source(k, ends)),
         1 => (0..4_usize).prop_map(ClientOp::Withdraw),
-        4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::Ask(k, parts)),
+        4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::ReadPart(k, parts)),
         2 => (0..4_usize).prop_map(ClientOp::GiveUp),
         3 => Just(ClientOp::Take),
         1 => (1..4_u32).prop_map(ClientOp::Cancel),
@@ -221,7 +221,7 @@ struct Client {
     asked: bool,
     ready: bool,
     closing: bool,
-    said: usize,
+    sent: usize,
     closed: Option<ConnectionError>,
 }
 
@@ -248,14 +248,14 @@ impl Client {
             asked: false,
             ready: false,
             closing: false,
-            said: 0,
+            sent: 0,
             closed: None,
         }
     }
 
     fn handle(&mut self, input: ClientInput<'_>) {
         self.machine.handle(self.now, input).expect("this driver keeps the contract");
-        let (mut outputs, mut said) = (0, 0);
+        let (mut outputs, mut sent) = (0, 0);
         loop {
             outputs += 1;
             assert!(outputs < 1000, "one input makes {outputs} outputs");
@@ -264,7 +264,7 @@ impl Client {
                     assert!(self.closed.is_none() || deadline.is_none());
                     break;
                 }
-                ClientOutput::Transmit(frame) => said += frame.len(),
+                ClientOutput::Transmit(frame) => sent += frame.len(),
                 ClientOutput::CloseFabric => assert!(!std::mem::replace(&mut self.closing, true)),
                 ClientOutput::Borrower(task) => self.borrower_task(task),
                 ClientOutput::Lender(task) => self.lender_task(task),
@@ -279,8 +279,8 @@ impl Client {
                 }
             }
         }
-        self.said += said;
-        assert!(said < 15_000, "one input makes {said} bytes");
+        self.sent += sent;
+        assert!(sent < 15_000, "one input makes {sent} bytes");
         assert!(self.machine.lender().bytes_on_loan() <= LOAN);
         assert_eq!(self.machine.outstanding_reads(), self.reading.len());
         // Memory stays within the granted credit: the window of each stream, or one batch if that is larger.
@@ -409,17 +409,17 @@ impl Client {
         self.handle(ClientInput::Command(command));
     }
 
-    fn say(&mut self, message: &Message, payload: Bytes) {
+    fn receive(&mut self, message: &Message, payload: Bytes) {
         self.handle(ClientInput::Received(&bytes_of(message, payload)));
     }
 
     fn apply(&mut self, op: ClientOp) {
         match op {
-            ClientOp::Say(message, payload) => self.say(&message, vec![7; payload].into()),
-            ClientOp::Schema(stream) => self.say(&schema_of(StreamId(stream), Vec::new()), schema_message()),
+            ClientOp::Message(message, payload) => self.receive(&message, vec![7; payload].into()),
+            ClientOp::Schema(stream) => self.receive(&schema_of(StreamId(stream), Vec::new()), schema_message()),
             ClientOp::Lent { stream, seq, lease, rows, twist } => {
                 let batch = lent(lease, rows, twist);
-                self.say(&lent_as(StreamId(stream), seq, batch), Bytes::new());
+                self.receive(&lent_as(StreamId(stream), seq, batch), Bytes::new());
             }
             ClientOp::Bytes(bytes) => self.handle(ClientInput::Received(&bytes)),
             ClientOp::Read(k, found) => {
@@ -427,7 +427,7 @@ impl Client {
                 self.complete(read, found.map_err(|()| ReadProblem::failed("no")));
             }
             ClientOp::Answer => self.answer(),
-            ClientOp::Ask(k, parts) => {
+            ClientOp::ReadPart(k, parts) => {
                 let k = k % self.held.len().max(1);
                 let Some((&(stream, seq), (buffers, due))) = self.held.iter_mut().nth(k) else { return };
                 self.last_part += 1;
@@ -516,7 +516,7 @@ impl Client {
         self.handle(ClientInput::ControlLost("gone".into()));
         self.answer();
         assert_eq!((self.machine.open_streams(), self.machine.outstanding_reads()), (0, 0));
-        self.closed.expect("it closes")
+        self.closed.expect("the connection closes")
     }
 }
 
@@ -554,13 +554,13 @@ fn welcome() -> Vec<ClientOp> {
     let data = Region { id: RegionId(2), base: DATA_BASE, len: 1 << 20, key: Bytes::new() };
     let mut ops = vec![
         ClientOp::Bytes(preface()),
-        ClientOp::Say(Message::Welcome(hello(Fencing::LeaseWord)), 0),
-        ClientOp::Say(Message::Lender(FromLender::Region(data)), 0),
+        ClientOp::Message(Message::Welcome(hello(Fencing::LeaseWord)), 0),
+        ClientOp::Message(Message::Lender(FromLender::Region(data)), 0),
         ClientOp::Answer,
     ];
     let credits = [(5000, false), (1000, true), (u64::MAX, false)];
     ops.extend(credits.map(|(credit, lazy)| ClientOp::Execute { credit, lazy }));
-    ops.extend([ClientOp::Schema(1), ClientOp::Schema(2), ClientOp::Say(Message::Borrower(up()), 0)]);
+    ops.extend([ClientOp::Schema(1), ClientOp::Schema(2), ClientOp::Message(Message::Borrower(up()), 0)]);
     ops.push(ClientOp::Upload { lent: true });
     ops
 }
@@ -594,8 +594,8 @@ fn welcomed() -> Client {
 fn a_piece_with_the_last_sequence_number() {
     let mut client = welcomed();
     let inline = |seq| Message::Lender(FromLender::Inline { stream: StreamId(1), seq, bytes: 20, more: true });
-    client.say(&inline(0), vec![0; 5].into());
-    client.say(&inline(u64::MAX), vec![0; 5].into());
+    client.receive(&inline(0), vec![0; 5].into());
+    client.receive(&inline(u64::MAX), vec![0; 5].into());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::StreamOrder { .. })), "{error}");
 }
@@ -610,10 +610,10 @@ fn an_error_that_quotes_megabytes() {
     for op in welcome().into_iter().take(7) {
         client.apply(op);
     }
-    client.say(&schema_of(StreamId(1), Vec::new()), ipc.into());
+    client.receive(&schema_of(StreamId(1), Vec::new()), ipc.into());
     let mut batch = lent(1, 3, Twist::Nothing);
     batch.descriptor.nodes[0].detail = Detail::Base(0);
-    client.say(&lent_as(StreamId(1), 0, batch), Bytes::new());
+    client.receive(&lent_as(StreamId(1), 0, batch), Bytes::new());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })));
     assert!(error.to_string().len() > 300_000, "{error}");
@@ -629,12 +629,12 @@ fn a_batch_on_demand_with_the_dictionary_of_another() {
         for op in welcome().into_iter().take(7) {
             client.apply(op);
         }
-        client.say(&schema_of(stream, Vec::new()), ipc.into());
+        client.receive(&schema_of(stream, Vec::new()), ipc.into());
         let node = NodeDescriptor { len: 16, nulls: 0, null_bit: 0, detail: Detail::SameValues };
         let descriptor = BatchDescriptor { rows: 16, nodes: vec![node], buffers: vec![16] };
         let mut batch = lent(1, 2, Twist::Descriptor(descriptor));
         batch.places.truncate(1);
-        client.say(&lent_as(stream, 0, batch), Bytes::new());
+        client.receive(&lent_as(stream, 0, batch), Bytes::new());
         let error = client.finish();
         assert_eq!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })), refused, "{error}");
     }
@@ -649,7 +649,7 @@ fn a_result_sorted_by_columns_that_it_does_not_have() {
             client.apply(op);
         }
         let order = vec![SortKey { column, descending: true, nulls_first: true }; keys];
-        client.say(&schema_of(StreamId(1), order), schema_message());
+        client.receive(&schema_of(StreamId(1), order), schema_message());
         client.finish()
     };
     let columns = decode_schema(&schema_message(), &InlineLimits::default()).expect("a valid schema").fields().len();

@@ -54,7 +54,7 @@ fn later(pair: &mut Pair) {
     turn(pair);
 }
 
-fn ask() -> Op {
+fn read_part() -> Op {
     // Rows 2 to 5 of the second column.
     Op::ReadPart(0, vec![(1, 16, 24)])
 }
@@ -75,11 +75,11 @@ fn nothing_is_read_before_a_request_and_the_lease_ends_with_the_batch() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     assert_eq!((pair.client.machine.outstanding_reads(), pair.server.machine.open_leases()), (0, 1));
     assert_eq!(app(&pair).over, Some(Ok(())), "the stream has ended, and its batch is held");
-    for asks in 1..4 {
-        pair.apply(ask());
+    for count in 1..4 {
+        pair.apply(read_part());
         assert_eq!(pair.client.machine.outstanding_reads(), 1);
         read(&mut pair);
-        assert_eq!(app(&pair).answers, vec![Ok(()); asks]);
+        assert_eq!(app(&pair).answers, vec![Ok(()); count]);
         turn(&mut pair);
         assert_eq!(pair.server.machine.open_leases(), 1);
     }
@@ -92,7 +92,7 @@ fn nothing_is_read_before_a_request_and_the_lease_ends_with_the_batch() {
 #[test]
 fn a_batch_given_up_during_a_read_is_released_after_the_read() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::GiveUp(0));
     assert_eq!(app(&pair).answers, [Err(StreamError::Cancelled)]);
     turn(&mut pair);
@@ -106,7 +106,7 @@ fn a_batch_given_up_during_a_read_is_released_after_the_read() {
 #[test]
 fn a_lease_lost_after_its_batch_was_given_up_fails_nothing() {
     let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
-    for op in [ask(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+    for op in [read_part(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
         pair.apply(op);
     }
     read(&mut pair);
@@ -138,7 +138,7 @@ fn a_borrower_that_holds_its_batches_for_too_long_gets_an_error() {
     turn(&mut pair);
     let over = format!("{:?}", app(&pair).over);
     assert!(over.contains("LeaseExpired"), "{over}");
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(format!("{:?}", app(&pair).answers).contains("LeaseExpired"));
     pair.finish();
 }
@@ -148,12 +148,12 @@ fn a_lease_revoked_between_two_reads_is_detected() {
     for whole in [true, false] {
         let ending = if whole { Ending::Finish } else { Ending::Stall };
         let mut pair = begun(plain(), 2, ending, 1 << 20, Some(100_000));
-        pair.apply(ask());
+        pair.apply(read_part());
         read(&mut pair);
         // The client is not notified before its next read.
         pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
         assert_eq!(pair.server.machine.open_leases(), 0);
-        pair.apply(ask());
+        pair.apply(read_part());
         read(&mut pair);
         assert_eq!(app(&pair).answers, [Ok(()), Err(StreamError::LeaseLost { seq: 0 })]);
         let over = &app(&pair).over;
@@ -174,7 +174,7 @@ fn a_region_that_was_retired_with_the_lease_is_no_misbehaviour() {
     }
     pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
     pair.apply(Op::ToClient(ALL));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert_eq!(app(&pair).answers, [Err(StreamError::LeaseLost { seq: 0 })]);
     assert_eq!(pair.client.machine.outstanding_reads(), 0, "no read was posted");
     assert_eq!(pair.finish()[1], ConnectionError::Closed);
@@ -185,20 +185,20 @@ fn a_server_that_dies_between_two_reads_or_during_one() {
     for during in [false, true] {
         for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
             let mut pair = begun(Knobs { fencing, ..plain() }, 2, Ending::Finish, 1 << 20, None);
-            pair.apply(ask());
+            pair.apply(read_part());
             if !during {
                 read(&mut pair);
             }
             pair.apply(Op::Cut { lose: true });
             pair.apply(Op::ClientNoticesCut);
-            pair.apply(ask());
+            pair.apply(read_part());
             let lost = |answer: &Result<(), _>| matches!(answer, Err(StreamError::Connection(_)));
             let answers = &app(&pair).answers;
             assert_eq!((lost(&answers[0]), lost(&answers[1])), (during, true), "{answers:?}");
             // Later reads of held batches also fail.
             pair.apply(Op::AnswerClient);
             assert!(pair.client.closed.is_some());
-            pair.apply(ask());
+            pair.apply(read_part());
             assert!(lost(&app(&pair).answers[2]));
             pair.finish();
         }
@@ -208,9 +208,9 @@ fn a_server_that_dies_between_two_reads_or_during_one() {
 #[test]
 fn a_cancelled_stream_loses_its_held_batches() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::Cancel(0));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert_eq!(app(&pair).answers, vec![Err(StreamError::Cancelled); 2]);
     turn(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1, "only the lease of the batch that is being read is open");
@@ -224,7 +224,7 @@ fn a_cancelled_stream_loses_its_held_batches() {
 fn a_failed_data_plane_loses_all_held_batches() {
     let mut pair = begun(plain(), 2, Ending::Finish, 1 << 20, None);
     pair.apply(Op::ClientFabricFails);
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::Read { seq: 0, .. })]), "{:?}", app(&pair).answers);
     for _ in 0..2 {
         turn(&mut pair);
@@ -236,13 +236,13 @@ fn a_failed_data_plane_loses_all_held_batches() {
 #[test]
 fn a_failed_read_ends_the_stream_and_lack_of_memory_only_the_part() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::NoMemory(0));
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::OutOfMemory { .. })]));
-    pair.apply(ask());
+    pair.apply(read_part());
     read(&mut pair);
     assert_eq!(app(&pair).answers[1], Ok(()), "the batch is still readable");
-    pair.apply(ask());
+    pair.apply(read_part());
     for _ in 0..2 {
         pair.apply(Op::ReadFails(0));
     }
@@ -256,9 +256,9 @@ fn the_deadline_of_a_stream_also_applies_to_its_held_batches() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, Some(2000));
     assert_eq!(app(&pair).over, Some(Ok(())));
     pair.apply(Op::Advance(Duration::from_millis(1999)));
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::Advance(Duration::from_millis(1)));
-    pair.apply(ask());
+    pair.apply(read_part());
     let late = Err(StreamError::DeadlineExceeded(Duration::from_secs(2)));
     assert_eq!(app(&pair).answers, vec![late; 2]);
     assert_eq!(app(&pair).over, Some(Ok(())), "the stream had ended, and its result does not change");
@@ -272,7 +272,7 @@ fn the_deadline_of_a_stream_also_applies_to_its_held_batches() {
 fn a_batch_that_is_rejected_is_lost() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     pair.apply(Op::Reject(0));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::InvalidBatch { .. })]), "{:?}", app(&pair).answers);
     pair.finish();
 }

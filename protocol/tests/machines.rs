@@ -49,7 +49,7 @@ fn arb_upload() -> impl Strategy<Value = Op> {
     })
 }
 
-fn arb_ask() -> impl Strategy<Value = Op> {
+fn arb_read_part() -> impl Strategy<Value = Op> {
     let part = (0..2_usize, 0..5000_u64, 0..3000_u64);
     (0..8_usize, prop::collection::vec(part, 0..3)).prop_map(|(k, parts)| Op::ReadPart(k, parts))
 }
@@ -63,7 +63,7 @@ fn arb_progress() -> impl Strategy<Value = Op> {
         6 => (0..4_usize).prop_map(Op::Engine),
         10 => (0..8_usize).prop_map(Op::Read),
         3 => (0..4_usize).prop_map(Op::Take),
-        4 => arb_ask(),
+        4 => arb_read_part(),
         2 => (0..8_usize).prop_map(Op::GiveUp),
         2 => Just(Op::AnswerServer),
         2 => Just(Op::AnswerClient),

@@ -36,10 +36,10 @@ fn busy(fencing: Fencing) -> Pair {
     let all = usize::MAX;
     let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit: 700, ..OpenOptions::default() };
     let open = [Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient];
-    let ask = [Op::Execute { script: 0, options }, Op::ToServer(all)];
+    let request = [Op::Execute { script: 0, options }, Op::ToServer(all)];
     // The reverse path is not proven yet, so there are no other tasks.
     let run = [Op::Engine(0), Op::Engine(0), Op::Engine(0), Op::ToClient(all)];
-    for op in open.into_iter().chain(ask).chain(run) {
+    for op in open.into_iter().chain(request).chain(run) {
         pair.apply(op);
     }
     assert_eq!((pair.server.machine.open_leases(), pair.server.lend.leases_held()), (1, 2));

@@ -78,7 +78,7 @@ fn of_batch(batch: &RecordBatch, columns: &[usize], rows: Range<u64>) -> (u64, u
     bytes(&rounds)
 }
 
-fn arb_ask() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
+fn arb_selection() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
     (arb_batch(), prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>())
         .prop_map(|(batch, columns, ends)| {
             let of = batch.num_columns();
@@ -92,7 +92,7 @@ fn arb_ask() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
 // 256 cases each; PROPTEST_CASES sets another number.
 proptest! {
     #[test]
-    fn any_columns_and_rows_are_those_of_the_batch((batch, columns, rows) in arb_ask()) {
+    fn any_columns_and_rows_are_those_of_the_batch((batch, columns, rows) in arb_selection()) {
         let (descriptor, lent) = describe(&batch).unwrap();
         let (found, rounds) = project(&batch.schema(), &descriptor, &lent, &columns, rows.clone()).unwrap();
         for column in found.columns() {
@@ -107,19 +107,19 @@ proptest! {
     }
 
     #[test]
-    fn whole_columns_take_one_round((batch, columns, _) in arb_ask()) {
+    fn whole_columns_take_one_round((batch, columns, _) in arb_selection()) {
         let rows = batch.num_rows() as u64;
         let (_, rounds) = of_batch(&batch, &columns, 0..rows);
         prop_assert!(rounds <= 1);
     }
 
     #[test]
-    fn no_rows_take_no_round((batch, columns, rows) in arb_ask()) {
+    fn no_rows_take_no_round((batch, columns, rows) in arb_selection()) {
         prop_assert_eq!(of_batch(&batch, &columns, rows.start..rows.start), (0, 0));
     }
 
     #[test]
-    fn hostile_bytes_are_refused_or_harmless((batch, columns, rows) in arb_ask(), seed in any::<u64>()) {
+    fn hostile_bytes_are_refused_or_harmless((batch, columns, rows) in arb_selection(), seed in any::<u64>()) {
         let (descriptor, lent) = describe(&batch).unwrap();
         let mut dice = Dice::new(seed);
         let mut lent: Vec<Vec<u8>> = lent.iter().map(|buffer| buffer.to_vec()).collect();
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn a_hostile_descriptor_is_refused_or_harmless(
-        (batch, columns, rows, descriptor) in arb_ask().prop_flat_map(|(batch, columns, rows)| {
+        (batch, columns, rows, descriptor) in arb_selection().prop_flat_map(|(batch, columns, rows)| {
             let (descriptor, _) = describe(&batch).unwrap();
             (Just(batch), Just(columns), Just(rows), mutate_descriptor(descriptor))
         }),

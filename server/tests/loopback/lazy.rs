@@ -78,7 +78,7 @@ fn only_requested_columns_and_rows_are_read() {
     }
 }
 
-fn arb_ask() -> impl Strategy<Value = (Vec<prop::sample::Index>, [prop::sample::Index; 2])> {
+fn arb_selection() -> impl Strategy<Value = (Vec<prop::sample::Index>, [prop::sample::Index; 2])> {
     (prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>())
 }
 
@@ -89,7 +89,7 @@ proptest! {
     fn any_part_of_any_batch_survives_every_way(
         batches in arb_batches(3),
         way in 0_usize..3,
-        asks in prop::collection::vec(arb_ask(), 1..4),
+        asks in prop::collection::vec(arb_selection(), 1..4),
     ) {
         let (fencing, lend_from) = [
             (Some(Fencing::LeaseWord), LendFrom::Bytes(0)),
@@ -193,7 +193,7 @@ fn waits() -> ScriptedEngine {
 }
 
 /// Waits until no query runs, and checks that the connection is still usable.
-async fn goes_on(world: &World, client: &Client) {
+async fn still_works(world: &World, client: &Client) {
     within("the query to stop", async {
         while world.engine.running() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -215,7 +215,7 @@ fn held_batches_of_a_dropped_result_cannot_be_read() {
         drop(result);
         let error = batch.columns(&[0]).await.unwrap_err();
         assert!(matches!(error, ClientError::Cancelled), "{error:?}");
-        goes_on(&world, &client).await;
+        still_works(&world, &client).await;
         drop((batch, client));
         world.is_at_rest().await;
     });
@@ -246,7 +246,7 @@ fn an_unread_result_releases_its_loans_when_it_is_dropped() {
         let client = world.client().await;
         let result = client.query_lazy("wide").await.unwrap();
         // Every batch has arrived, and none has been taken from the result.
-        goes_on(&world, &client).await;
+        still_works(&world, &client).await;
         client.ping().await.unwrap();
         drop(result);
         within("the loans to be released", async {
