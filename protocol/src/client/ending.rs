@@ -37,7 +37,7 @@ impl ClientConnection {
 
     pub(super) fn fabric_closed(&mut self) -> Result<(), ApiMisuse> {
         if !std::mem::take(&mut self.fabric_closing) {
-            return Err(ApiMisuse::State { command: "fabric-closed", state: "no close is requested" });
+            return Err(ApiMisuse::State { command: "fabric-closed", state: "no close is pending" });
         }
         self.endpoint_open = false;
         let reported = self.core.borrower.closed();
