@@ -124,7 +124,7 @@ pub enum ClientError {
         limit: u64,
     },
     /// The server reported the result as complete, but rows are missing.
-    #[error("{got} rows arrived of {sent} that were sent")]
+    #[error("received {got} of {sent} rows")]
     Incomplete {
         /// Rows that were received.
         got: u64,
@@ -132,13 +132,13 @@ pub enum ClientError {
         sent: u64,
     },
     /// The partitions of a result cannot be merged to its order.
-    #[error("the partitions cannot be merged: {source}; ask for the result unordered")]
+    #[error("the partitions cannot be merged: {source}; request the result unordered")]
     Merge {
         /// The reason.
         source: arrow::error::ArrowError,
     },
     /// A query requested more partitions than a client supports.
-    #[error("{got} partitions: from 1 to {limit} can be asked for")]
+    #[error("{got} partitions: 1 to {limit} can be requested")]
     TooManyPartitions {
         /// Number of requested partitions.
         got: u32,

@@ -31,7 +31,7 @@ pub enum Format {
     Csv,
     /// One JSON object a line.
     Json,
-    /// Apache Arrow IPC, file or stream format, told apart by their first bytes.
+    /// Apache Arrow IPC, file or stream format, distinguished by their first bytes.
     Arrow,
 }
 

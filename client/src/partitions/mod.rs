@@ -32,7 +32,7 @@ use crate::result::PartStream;
 /// Batches are in order, and each is validated. Nothing follows an error or the end. Dropping the stream cancels the
 /// query, on the server too. The memory of a lent batch is reused when the last array over it is dropped.
 ///
-/// If the result has an order, its partitions are merged to that order, unless the query asks for unordered rows. If it
+/// If the result has an order, its partitions are merged to that order, unless the query requests unordered rows. If it
 /// has none, batches of its partitions are delivered as they arrive. The result ends well only if every partition does.
 #[derive(Debug)]
 pub struct ResultStream(Source);

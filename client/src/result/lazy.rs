@@ -35,7 +35,7 @@ use crate::report::{LazyReport, TransferReport};
 #[derive(Debug)]
 pub struct LazyStream {
     result: PartStream,
-    /// Bytes that may be on loan at once.
+    /// Bytes that may be on loan at a time.
     window: u64,
     warned: bool,
     account: Arc<Mutex<Account>>,

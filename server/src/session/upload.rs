@@ -120,7 +120,7 @@ async fn take(
                 report(UploadEvent::Consumed { cost });
             }
             UploadItem::End { rows } if rows != taken => {
-                let message = format!("{taken} of {rows} sent rows were received");
+                let message = format!("received {taken} of {rows} rows");
                 return Some(Err(Failure::new(StreamCode::InvalidBatch, message)));
             }
             UploadItem::End { .. } => return Some(ingestion.finish().await.map_err(failure)),
