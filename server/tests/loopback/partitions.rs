@@ -369,7 +369,7 @@ fn a_mismatched_request_is_refused_without_harm_to_the_group() {
         for (sql, options, words) in [
             ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "of other options"),
             ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "asked for before"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "requested before"),
             ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
             ("q", OpenOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
             ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "from 1 to 64"),
@@ -465,7 +465,7 @@ fn groups_are_bounded_and_failed_ones_do_not_count() {
         let again = raw.open_part("endless", part(4, 1, 3)).await;
         let (code, message) = raw.begun(again).await.unwrap_err();
         assert_eq!(code, StreamCode::PartitionInvalid, "{message}");
-        assert!(message.contains("asked for before"), "{message}");
+        assert!(message.contains("requested before"), "{message}");
         drop(raw);
         world.is_at_rest().await;
     });
