@@ -228,10 +228,7 @@ impl LoanPool {
                 return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
             }
             if !self.unregistered_logged.swap(true, Ordering::Relaxed) {
-                info!(
-                    ?space,
-                    "a buffer lies outside of registered memory; it is registered or copied when it is lent"
-                );
+                info!(?space, "a buffer lies outside of registered memory; it is registered or copied when it is lent");
             }
         }
         // Only memory that the fabric allocated can be mapped: see `Maps::Allocated`.
