@@ -120,7 +120,7 @@ pub fn a_revoked_key_reads_nothing(bench: &Bench) {
         // This read is last, because a read that a device refuses may end the connection.
         let late = connection.read(bench, REGION, lent.address(), 4096).await;
         match late {
-            Err(_) => assert!(exposes_ranges, "{}: a key is invalid although the fabric does not revoke keys", bench.name()),
+            Err(_) => assert!(exposes_ranges, "{}: a key was revoked without cause", bench.name()),
             Ok(bytes) => {
                 assert!(!exposes_ranges, "{}: a read came through by a revoked key", bench.name());
                 assert_eq!(bytes.as_slice(), &content[..4096], "{}", bench.name());
@@ -140,7 +140,7 @@ pub fn a_key_opens_its_memory_to_its_peer_only(bench: &Bench) {
         let opened = reads_by(bench, &mut ours, lent.memory(), start..start + 4096, &key).await;
         let may_open = !bench.lender.capabilities().exposes_ranges;
         assert!(!opened || may_open, "{}: another connection could use the key", bench.name());
-        assert!(theirs.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: the connection of the key could not use it", bench.name());
+        assert!(theirs.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: its own connection", bench.name());
         theirs.close().await;
         ours.close().await;
     });
