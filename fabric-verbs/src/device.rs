@@ -10,8 +10,8 @@ use crate::library::{Verbs, check, last_error, verbs};
 use crate::options::VerbsOptions;
 
 /// Advice for hosts without a device.
-pub(crate) const NO_DEVICE: &str = "look for a card (`lspci`, `ibv_devices`), and load its kernel driver (mlx5_ib, ...) \
-    and ib_uverbs (`modprobe`); Soft-RoCE makes a device of any network interface: \
+pub(crate) const NO_DEVICE: &str = "look for a card (`lspci`, `ibv_devices`), and load its kernel driver \
+    (mlx5_ib, ...) and ib_uverbs (`modprobe`); Soft-RoCE makes a device of any network interface: \
     `rdma link add rxe0 type rxe netdev eth0`";
 
 /// An open `ibv_context`, and the chosen port.

@@ -35,8 +35,8 @@ fn explain(status: wc::Type) -> (&'static str, &'static str) {
         wc::IBV_WC_REM_OP_ERR => ("remote operation error", "the peer's device failed: look at the peer's kernel log"),
         wc::IBV_WC_RETRY_EXC_ERR => (
             "transport retry counter exceeded",
-            "the peer does not answer: look whether its process lives, at the link (`ibv_devinfo`, `rdma link`), at the \
-             GID on both ends, and for RoCE at the route and at flow control (PFC, ECN)",
+            "the peer does not answer: look whether its process lives, at the link (`ibv_devinfo`, `rdma link`), \
+             at the GID on both ends, and for RoCE at the route and at flow control (PFC, ECN)",
         ),
         wc::IBV_WC_RNR_RETRY_EXC_ERR => {
             ("receiver-not-ready retry counter exceeded", "the peer's device is overloaded")
