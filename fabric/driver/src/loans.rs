@@ -148,7 +148,7 @@ impl LoanPool {
         &self.registrations
     }
 
-    /// Whether the pool has met buffers outside of registered memory that are too long to copy by default.
+    /// Whether the pool has met buffers outside of registered memory that are long enough for a registration.
     #[must_use]
     pub fn registers_elsewhere(&self) -> bool {
         let stats = self.registrations.stats();
