@@ -105,10 +105,7 @@ async fn of_a_scan_what_is_live_is_lent_and_nothing_copied() {
         all += bytes;
     }
     assert!(all.ratio() <= 1.05, "{}", all.ratio());
-    assert!(
-        all.attached as f64 > 1.05 * all.live as f64,
-        "no buffer holds unused bytes: this test shows nothing"
-    );
+    assert!(all.attached as f64 > 1.05 * all.live as f64, "no buffer holds unused bytes: this test shows nothing");
 }
 
 #[tokio::test]
