@@ -1,4 +1,4 @@
-//! Where and with what it was measured.
+//! The machine and the versions of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "machine.json";
 
-/// Facts in words, by name, in the order in which they are shown.
+/// Facts as name and text, in the order of the page.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Machine(pub(super) Vec<(String, String)>);
 
@@ -66,13 +66,13 @@ impl Machine {
     }
 }
 
-/// What a command prints; `unknown` if it cannot.
+/// Standard output of a command; `unknown` if it fails.
 fn said(command: &mut Command) -> String {
     let output = command.output().ok().filter(|output| output.status.success());
     output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Versions of the packages that this was built with.
+/// Versions of the packages in this build.
 fn locked_versions() -> BTreeMap<String, String> {
     let value =
         |line: &str, key: &str| line.strip_prefix(key).map(|rest| rest.trim_matches([' ', '=', '"']).to_owned());
