@@ -71,7 +71,7 @@ fn some_rows_are_those_of_the_whole_and_the_query_stops_after_the_last() {
 }
 
 #[test]
-fn of_a_table_only_the_rows_that_it_shows_are_read() {
+fn only_the_shown_rows_of_a_table_are_read() {
     let (_data, server) = server();
     let url = server.url("require_fabric=true");
     let (eager, _) = well(&url, &["--max-rows", "20"]);
@@ -83,7 +83,7 @@ fn of_a_table_only_the_rows_that_it_shows_are_read() {
 }
 
 #[test]
-fn the_saving_is_said() {
+fn the_saving_is_reported() {
     let (_data, server) = server();
     let url = server.url("require_fabric=true");
     let finished = thallus(["query", &url, ALL, "--lazy", "--stats", "--max-rows", "3"]);

@@ -91,7 +91,7 @@ async fn engine(data: &Path) -> DataFusionEngine {
 }
 
 #[tokio::test]
-async fn of_a_scan_what_is_live_is_lent_and_nothing_copied() {
+async fn a_scan_lends_its_live_bytes_without_a_copy() {
     let data = tempfile::tempdir().unwrap();
     let engine = engine(data.path()).await;
     let mut all = Bytes::default();
@@ -109,7 +109,7 @@ async fn of_a_scan_what_is_live_is_lent_and_nothing_copied() {
 }
 
 #[tokio::test]
-async fn of_what_lies_scattered_what_is_live_is_lent_too() {
+async fn live_bytes_that_lie_scattered_are_lent_too() {
     let data = tempfile::tempdir().unwrap();
     let engine = engine(data.path()).await;
     for sql in [

@@ -201,7 +201,7 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up() {
+fn a_link_that_goes_down_ends_the_stream_and_is_used_again_when_it_is_up() {
     let device = SpareDevice::new();
     let server = server(&on_the_spare().0);
     block_on(async {
@@ -256,7 +256,7 @@ async fn inline_works(client: &Client) {
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
+fn a_pulled_device_ends_the_stream_and_the_server_serves_on() {
     let mut device = SpareDevice::new();
     let server = server(&on_the_spare().0);
     block_on(async {
@@ -288,7 +288,7 @@ fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
 /// Runs alone, started with a limit of 64 KiB and without the right to exceed it (`tests/soft-roce/guest.sh`).
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn memory_that_must_not_be_locked_is_said_and_results_travel_inline() {
+fn memory_that_must_not_be_locked_gives_a_hint_and_results_travel_inline() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap();
     assert!(limit.split_whitespace().all(|word| word == "65536" || word == "bytes"), "limit of locked memory: {limit}");
@@ -300,10 +300,10 @@ fn memory_that_must_not_be_locked_is_said_and_results_travel_inline() {
         let mut result = client.query("SELECT 42 AS answer").await.unwrap();
         while result.try_next().await.unwrap().is_some() {}
         let report = result.report();
-        let said = format!("{} {}", report.carrier.fallback().unwrap_or_default(), server.log());
+        let messages = format!("{} {}", report.carrier.fallback().unwrap_or_default(), server.log());
         println!("{report}");
         assert!(report.carrier.fallback().is_some(), "{report}");
-        assert!(said.contains("ulimit -l"), "nothing says what to do: {said}");
+        assert!(messages.contains("ulimit -l"), "no remedy: {messages}");
         client.close().await;
     });
     server.stop();

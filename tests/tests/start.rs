@@ -23,11 +23,11 @@ fn text(path: &Path) -> &str {
 }
 
 /// Checks that a server with this flag does not start, and that its log has each of the texts.
-fn refuses(flag: &str, value: &str, said: &[&str]) {
+fn refuses(flag: &str, value: &str, texts: &[&str]) {
     let message = TestServer::refusal(&[flag, value]);
     assert!(message.contains("thallus-server: error: "), "{message}");
-    for words in said {
-        assert!(message.contains(words), "{flag} {value}: {words:?} is not in {message}");
+    for text in texts {
+        assert!(message.contains(text), "{flag} {value}: {text:?} is not in {message}");
     }
 }
 

@@ -27,7 +27,7 @@ fn header(message: u32, payload: u32) -> Vec<u8> {
 }
 
 /// Sends bytes to a server. Returns the answer until the server closes the connection, and the time until then.
-fn say(server: &TestServer, bytes: &[u8]) -> (Vec<u8>, Duration) {
+fn exchange(server: &TestServer, bytes: &[u8]) -> (Vec<u8>, Duration) {
     let began = Instant::now();
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -70,7 +70,7 @@ fn a_connection_with_garbage_is_closed_and_others_are_served() {
         ("an unknown message", framed(&[header(4, 0), vec![0x7f; 4]].concat())),
     ];
     for (what, bytes) in &garbage {
-        let (answer, took) = say(&server, bytes);
+        let (answer, took) = exchange(&server, bytes);
         assert!(took < Duration::from_secs(5), "{what}: the server closed the connection after {took:?}");
         // The server may answer with its preface and the reason.
         assert!(answer.len() < 1024, "{what}: {} bytes", answer.len());
@@ -94,7 +94,7 @@ fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
     let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"500ms\"\n", []);
     let whole = preface(OURS);
     for half in [&[][..], &whole[..3], &whole[..23], &whole] {
-        let (_, took) = say(&server, half);
+        let (_, took) = exchange(&server, half);
         assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "closed after {took:?}");
     }
     serves(&server);
@@ -119,14 +119,14 @@ fn one_connection_too_many_is_refused_until_there_is_room() {
 }
 
 /// A peer that accepts one connection, sends these bytes, and waits until the other end closes.
-fn fake_server(says: Vec<u8>) -> (String, thread::JoinHandle<()>) {
+fn fake_server(greeting: Vec<u8>) -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("thallus://{}?connect_timeout=10s", listener.local_addr().unwrap());
     let serving = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&says).unwrap();
-        let _heard = stream.read_to_end(&mut Vec::new());
+        stream.write_all(&greeting).unwrap();
+        let _received = stream.read_to_end(&mut Vec::new());
     });
     (url, serving)
 }
@@ -146,10 +146,10 @@ fn another_version_is_named_on_both_ends() {
     assert!(client.stderr.contains("protocol 1, the server 7 to 9\nhint: "), "{}", client.stderr);
 
     let server = TestServer::start::<&str>([]);
-    let (answer, took) = say(&server, &preface(OTHERS));
+    let (answer, took) = exchange(&server, &preface(OTHERS));
     assert!(took < Duration::from_secs(5), "{took:?}");
-    let server_says = Preface { versions: OURS, features: FEATURES }.encode();
-    assert!(answer.starts_with(&server_says), "the server sends its versions: {answer:x?}");
+    let server_preface = Preface { versions: OURS, features: FEATURES }.encode();
+    assert!(answer.starts_with(&server_preface), "the server sends its versions: {answer:x?}");
     server.logs("no protocol version in common: this end speaks 1, the peer 7 to 9");
     serves(&server);
     server.stop();
@@ -158,16 +158,16 @@ fn another_version_is_named_on_both_ends() {
 #[test]
 fn a_server_that_is_not_thallus_is_a_typed_error_at_once() {
     let oversized = [preface(OURS), header(u32::MAX, u32::MAX)].concat();
-    for (what, says, said) in [
+    for (what, greeting, expected) in [
         ("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "not a Thallus connection"),
         ("oversized", oversized, "exceeds the limit"),
         ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec(), "not a Thallus connection"),
     ] {
-        let (url, serving) = fake_server(says);
+        let (url, serving) = fake_server(greeting);
         let client = thallus(["query", &url, "SELECT 1"]);
         serving.join().unwrap();
         assert_eq!(client.code, Some(3), "{what}: {}", client.stderr);
-        assert!(client.stderr.starts_with("error: ") && client.stderr.contains(said), "{what}: {}", client.stderr);
+        assert!(client.stderr.starts_with("error: ") && client.stderr.contains(expected), "{what}: {}", client.stderr);
         assert!(client.took < Duration::from_secs(5), "{what}: {:?}", client.took);
     }
 }
@@ -214,7 +214,7 @@ fn an_unreachable_server_is_a_typed_error_in_time() {
 #[test]
 fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
     let server = TestServer::start::<&str>([]);
-    for (sql, code, said) in [
+    for (sql, code, expected) in [
         ("SELEC 1", 4, "syntax error"),
         ("SELECT 1; SELECT 2", 4, "one statement at a time"),
         ("SELECT * FROM nowhere", 4, "table 'nowhere' not found"),
@@ -226,7 +226,7 @@ fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
     ] {
         let client = thallus(["query", &server.url(""), sql]);
         assert_eq!(client.code, Some(code), "{sql}: {}", client.stderr);
-        assert!(client.stderr.contains(said), "{sql}: {}", client.stderr);
+        assert!(client.stderr.contains(expected), "{sql}: {}", client.stderr);
         assert!(!client.stderr.contains("failed: execution failed"), "{sql}: {}", client.stderr);
         assert_eq!(client.stdout, "", "{sql}");
         assert!(client.took < Duration::from_secs(10), "{sql}: {:?}", client.took);

@@ -29,21 +29,21 @@ impl Machine {
         let version = |name: &str| locked.get(name).cloned().unwrap_or_default();
         let pyarrow =
             python.map_or("not run: no Python with pyarrow".to_owned(), |python| {
-                said(Command::new(python).args([
+                output_of(Command::new(python).args([
                     "-c",
                     "import pyarrow, sys; print(pyarrow.__version__, 'on Python', sys.version.split()[0])",
                 ]))
             });
         let facts = [
-            ("when", said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
+            ("when", output_of(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
             ("run", if quick { "quick".to_owned() } else { "full".to_owned() }),
-            ("commit", said(Command::new("git").args(["describe", "--always", "--dirty"]))),
+            ("commit", output_of(Command::new("git").args(["describe", "--always", "--dirty"]))),
             ("processor", format!("{}, {cores} cores", model.unwrap_or("unknown"))),
             ("memory", total.map_or("unknown".to_owned(), |kb| format!("{:.0} GiB", kb as f64 / 1048576.0))),
             ("load before the run", load.split(' ').next().unwrap_or_default().to_owned()),
-            ("kernel", said(Command::new("uname").arg("-sr"))),
-            ("compiler", said(Command::new("rustc").arg("--version"))),
-            ("UCX", said(Command::new("pkg-config").args(["--modversion", "ucx"]))),
+            ("kernel", output_of(Command::new("uname").arg("-sr"))),
+            ("compiler", output_of(Command::new("rustc").arg("--version"))),
+            ("UCX", output_of(Command::new("pkg-config").args(["--modversion", "ucx"]))),
             (
                 "arrow, arrow-flight, tonic",
                 format!("{}, {}, {}", version("arrow"), version("arrow-flight"), version("tonic")),
@@ -67,7 +67,7 @@ impl Machine {
 }
 
 /// Standard output of a command; `unknown` if it fails.
-fn said(command: &mut Command) -> String {
+fn output_of(command: &mut Command) -> String {
     let output = command.output().ok().filter(|output| output.status.success());
     output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
