@@ -12,7 +12,7 @@ SOURCES = (".rs", ".py", ".sh", ".toml", ".md", ".service")
 # A relative clause or nobody in particular as the subject of a sentence: the reader looks for a thing and finds none.
 CLAUSE = re.compile(r"(?:^|[.:;!?]\s+|\*\*\s*|^\s*[-|]\s+)((?:What|Who|Whoever|Whatever|How many|How much|Which of)\s+(?!follows)\w+)")
 QUESTION = re.compile(r"^[^.:;]*\?")
-WORDS = re.compile(r"\b(nobody|somebody|whoever|no one|so many|so much|everybody)\b", re.IGNORECASE)
+WORDS = re.compile(r"\b(nobody|somebody|whoever|no one(?!-)|so many|so much|everybody)\b", re.IGNORECASE)
 COMMENT = {".rs": re.compile(r"^\s*//[/!]?\s?(.*)$|\s//\s(.*)$"), ".md": re.compile(r"^(?!#)(.*)$")}
 HASH = re.compile(r"^\s*#(?!!)\s?(.*)$|\s#\s(.*)$")
 # Text for people in Rust sources: at least four words in quotes.

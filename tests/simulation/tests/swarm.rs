@@ -1,4 +1,5 @@
-//! The swarm itself: that a seed is a run, that fresh seeds and old bugs' seeds pass, and that planted bugs are found.
+//! Tests of the simulation itself: a seed determines a run, new seeds and seeds of fixed bugs pass, planted bugs are
+//! found.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,8 +23,8 @@ fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
     assert!(failed.is_empty(), "{failed}");
 }
 
-/// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what
-/// is drawn makes another run of it: the unit test that came with the fix stays.
+/// Seeds that found a bug in released code, by the bug's name. Options are drawn from the seed, so a change to the
+/// drawing makes another run of the seed. The unit test that came with the fix remains valid.
 const REGRESSIONS: [(&str, u64); 2] =
     [("spins-on-end-of-file", 0), ("what-the-next-batch-needs-is-not-said", 1_882_855_175_096_480)];
 
@@ -45,7 +46,7 @@ fn fresh_seeds_pass() {
     all_pass(first.., Some(Duration::from_secs(30)));
 }
 
-/// Where two runs of a seed part.
+/// The first difference between two runs of a seed.
 fn difference(first: &Outcome, second: &Outcome) -> Option<String> {
     let (seed, mut lines) = (first.seed, first.lines.iter().zip(&second.lines).enumerate());
     if let Some((at, (first, second))) = lines.find(|(_, (first, second))| first != second) {
@@ -56,7 +57,7 @@ fn difference(first: &Outcome, second: &Outcome) -> Option<String> {
     (!same).then(|| format!("seed {seed}: two runs differ in their ends or figures: {counts:?}"))
 }
 
-/// Alone, and again while others run: what else the process does and has done must not matter.
+/// Runs each seed alone, and again while others run: other work of the process must not change a run.
 #[test]
 fn a_seed_is_a_run_byte_for_byte() {
     panics::keep();
