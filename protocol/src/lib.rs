@@ -65,8 +65,6 @@ pub mod lender;
 mod link;
 pub mod message;
 mod misbehaviour;
-#[cfg(feature = "planted-bugs")]
-pub mod planted;
 pub mod random;
 pub mod server;
 #[cfg(feature = "testing")]

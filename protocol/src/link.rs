@@ -102,10 +102,6 @@ impl Link {
     /// Bytes have come, which show that the peer lives.
     pub(crate) fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::IdleTimeoutForgotten) {
-            return;
-        }
         timers.set(Timer::Idle, now + self.timeouts.idle);
     }
 

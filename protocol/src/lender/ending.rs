@@ -91,10 +91,6 @@ impl Lender {
             self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: None, failure: None }));
             self.withdraw_pending(open);
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::TornDownBeforeClosed) {
-            self.tear_down();
-        }
     }
 
     /// The borrower is cut off, as far as the fabric can: now, and only now, the leases end.
