@@ -67,8 +67,6 @@ pub mod message;
 mod misbehaviour;
 pub mod random;
 pub mod server;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod time;
 mod timers;
 

@@ -1,9 +1,9 @@
 //! What a hostile or broken peer would send.
 
 use proptest::prelude::*;
+use thallus_protocol::layout::{BatchDescriptor, Detail, Extent};
 
 use super::dice::Dice;
-use crate::layout::{BatchDescriptor, Detail, Extent};
 
 /// The descriptor with one to four things about it changed: lengths, counts, bits, bases, nodes or buffers more or less.
 pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = BatchDescriptor> {

@@ -1,6 +1,6 @@
 //! Choices from a seed, for generators of arrays.
 
-use crate::random::SplitMix64;
+use thallus_protocol::random::SplitMix64;
 
 /// Draws choices, the same for the same seed, on every machine.
 #[derive(Clone, Debug)]

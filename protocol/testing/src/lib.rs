@@ -1,4 +1,4 @@
-//! Arbitrary schemas and batches, and an equality to hold batches against, for the property tests of this crate and others.
+//! Arbitrary schemas and batches, and an equality to hold batches against, for the property tests of every crate.
 //!
 //! Every Arrow type occurs, nested up to three deep, with nulls; arrays are cut from longer ones at every level, so that
 //! offsets, bit offsets and bases are rarely zero. Values come from one seed per batch, which keeps generation fast and
@@ -17,14 +17,13 @@ use arrow_data::ArrayData;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use thallus_protocol::layout::{Assemble, ValidArray};
 
 pub use arrays::{array, shared_views};
 pub use dice::Dice;
 pub use mutate::{mutate_bytes, mutate_descriptor};
 pub use same::{same_array, same_batch};
 pub use types::{all_types, arb_data_type, arb_field};
-
-use crate::layout::{Assemble, ValidArray};
 
 /// Holds what has been validated against Arrow's own validation.
 #[derive(Clone, Copy, Debug)]
