@@ -1,12 +1,11 @@
 //! What runs a query: SQL in, a lazy stream of record batches out.
 //!
-//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; [`scripted`] is the one for
-//! tests, which plays what it was told to, including every way to fail.
+//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; thallus-scripted-engine
+//! has the one for tests, which plays what it was told to, including every way to fail.
 
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
 mod error;
-pub mod scripted;
 
 use std::fmt;
 use std::pin::Pin;
@@ -164,8 +163,9 @@ pub struct TableInfo {
     pub files: usize,
 }
 
-/// A batch in pieces of at most `rows` rows, without copying; nothing of an empty batch.
-fn slices(
+/// A batch in pieces of at most `rows` rows, without copying; nothing of an empty batch. For engines, which are asked
+/// for batches of so many rows.
+pub fn slices(
     item: Result<RecordBatch, EngineError>,
     rows: usize,
 ) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {
