@@ -265,12 +265,12 @@ fn without_a_fabric_results_travel_inline_and_that_is_said() {
         let query = |options: &str| thallus(["query", &server.url(options), sql, "--format", "csv"]);
         let client = query("");
         assert_eq!((client.code, client.stdout.as_str()), (Some(0), "s\n5000050000\n"), "{}", client.stderr);
-        assert!(client.stderr.contains("warning: no one-sided reads: "), "{}", client.stderr);
+        assert!(client.stderr.contains("warning: one-sided reads are not available: "), "{}", client.stderr);
         let client = query("fabric=none");
         assert_eq!((client.code, client.stdout.as_str(), client.stderr.as_str()), (Some(0), "s\n5000050000\n", ""));
         let client = query("require_fabric=true");
         assert_eq!((client.code, client.stdout.as_str()), (Some(3), ""), "{}", client.stderr);
-        assert!(client.stderr.contains("no one-sided reads: "), "{}", client.stderr);
+        assert!(client.stderr.contains("one-sided reads are not available: "), "{}", client.stderr);
         server.stop();
     }
     let refusal = TestServer::refusal(&[&["--fabric", "ucx"][..], &unfit].concat());

@@ -1,4 +1,4 @@
-//! The parts of the server that need no network: configuration, catalog, query engine.
+//! Tests of the server's parts without a network: configuration, catalog and query engine.
 
 mod catalog;
 mod config;
