@@ -13,8 +13,6 @@ use thallus_protocol::client::{ClientCommand, UploadOptions as MachineOptions};
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::lender::LenderCommand;
 use thallus_protocol::message::{Access, Failure, LendFrom};
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Command, Feed, Handle};
@@ -114,11 +112,6 @@ pub(crate) async fn run(
             biased;
             answer = &mut answered => break answer,
             next = batches.next() => next,
-        };
-        #[cfg(feature = "planted-bugs")]
-        let next = match next {
-            Some(Err(_)) if is_planted(Bug::ErrorTakenForEnd) => None,
-            next => next,
         };
         match next {
             Some(Ok(batch)) => {

@@ -12,8 +12,8 @@ use thallus_protocol::codec::{FrameLimits, encode};
 use thallus_protocol::inline::{InlineEncoder, encode_schema};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor};
 use thallus_protocol::message::*;
-use thallus_protocol::testing::{Dice, all_types, batch};
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
+use thallus_protocol_testing::{Dice, all_types, batch};
 
 fn folder(target: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);

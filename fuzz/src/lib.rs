@@ -14,7 +14,7 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use thallus_protocol::layout::{BatchDescriptor, LayoutLimits, Plan, SlabLayout, check};
-use thallus_protocol::testing::all_types;
+use thallus_protocol_testing::all_types;
 
 /// The schemas from which an input of `layout_rebuild` chooses: each type alone, and each within a list and a struct.
 #[must_use]

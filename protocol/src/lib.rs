@@ -67,12 +67,8 @@ pub mod lender;
 mod link;
 pub mod message;
 mod misbehaviour;
-#[cfg(feature = "planted-bugs")]
-pub mod planted;
 pub mod random;
 pub mod server;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod time;
 mod timers;
 

@@ -102,10 +102,6 @@ impl Link {
     /// Restarts the keepalive and idle timers, because bytes from the peer have arrived.
     pub(crate) fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::IdleTimeoutForgotten) {
-            return;
-        }
         timers.set(Timer::Idle, now + self.timeouts.idle);
     }
 

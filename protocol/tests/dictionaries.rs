@@ -12,7 +12,7 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, Described, Detail, KeptDictionaries, LayoutError, LayoutLimits,
     LayoutProblem, LentDictionaries, NodeDescriptor, Plan, Projection, column_bytes, rebuild_after,
 };
-use thallus_protocol::testing::{Distrust, arb_batches, same_batch};
+use thallus_protocol_testing::{Distrust, arb_batches, same_batch};
 
 fn plan(batch: &RecordBatch) -> Plan {
     Plan::new(&batch.schema()).unwrap()

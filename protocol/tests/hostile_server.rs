@@ -18,11 +18,11 @@ use thallus_protocol::inline::{InlineLimits, decode_schema, encode_schema};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor, Piece};
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
 use thallus_protocol::message::*;
-use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
     ClientConnection, ConnectionError, FabricKind, LeaseId, PartId, PeerMisbehaved, ReadId, RegionId, RemoteRange,
     StreamId, Timestamp,
 };
+use thallus_protocol_testing::mutate_descriptor;
 
 /// An input to a client or an action of its driver.
 #[derive(Clone, Debug)]

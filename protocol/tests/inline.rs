@@ -9,7 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineError, InlineLimits, decode_schema, encode_schema};
 use thallus_protocol::layout::{MAX_DEPTH, Plan, describe, describe_compact};
-use thallus_protocol::testing::{
+use thallus_protocol_testing::{
     Dice, all_types, arb_batch, arb_batches, array, batch, mutate_bytes, same_array, same_batch, shared_views,
 };
 

@@ -16,7 +16,7 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, Described, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem,
     NodeDescriptor, Plan, SLAB_ALIGNMENT, SlabLayout, rebuild_with,
 };
-use thallus_protocol::testing::{
+use thallus_protocol_testing::{
     Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
     same_batch, shared_views,
 };

@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use thallus_protocol::layout::{
     CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Plan, check, describe, rebuild_with,
 };
-use thallus_protocol::testing::{Distrust, same_batch};
+use thallus_protocol_testing::{Distrust, same_batch};
 
 /// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {

@@ -17,7 +17,7 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Piece, Plan,
     Projection, Step, column_bytes,
 };
-use thallus_protocol::testing::{Dice, arb_batch, mutate_bytes, mutate_descriptor, same_batch};
+use thallus_protocol_testing::{Dice, arb_batch, mutate_bytes, mutate_descriptor, same_batch};
 
 /// Pieces read in each round.
 type Rounds = Vec<Vec<Piece>>;

@@ -9,8 +9,6 @@ use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
 use thallus_protocol::lender::{LenderCommand, Loan, LoanEffort};
 use thallus_protocol::message::{self, Region};
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::{error, warn};
 
@@ -155,10 +153,6 @@ impl Lending {
         if let Some(observer) = self.pool.observer() {
             observer.lent(&endpoint.address(), lease, &places);
         }
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::MemoryFreedWhenSent) {
-            self.loans.remove(&lease);
-        }
         if let (Some((slot, value)), Some(words)) = (word, &self.words)
             && let Err(error) = words.open(slot as usize, value)
         {
@@ -177,8 +171,6 @@ impl Lending {
     ) -> Vec<RegionId> {
         // A borrower that is still reading must notice the end of the lease. So the word is cleared before the memory
         // is reused.
-        #[cfg(feature = "planted-bugs")]
-        let slot = slot.filter(|_| !is_planted(Bug::LeaseWordNotCleared));
         if let (Some(slot), Some(words)) = (slot, &self.words)
             && let Err(error) = words.revoke(slot as usize)
         {
@@ -191,11 +183,6 @@ impl Lending {
             warn!(%lease, "the peer did not release a lease in time; it was revoked");
         }
         let Some(ActiveLoan { regions, memory, .. }) = self.loans.remove(&lease) else { return Vec::new() };
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LoanLeaked) {
-            std::mem::forget(memory);
-            return Vec::new();
-        }
         memory.end(end);
         regions.into_iter().filter(|region| self.regions.leave(endpoint, *region)).collect()
     }

@@ -37,8 +37,6 @@ use crate::layout::LayoutLimits;
 use crate::link::clip;
 use crate::message::{Failure, Fencing, FromBorrower, FromLender, Lending, Region};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
@@ -205,9 +203,6 @@ impl Borrower {
 
     /// Begins a stream that is borrowed. The connection sends the initial grant.
     pub fn open(&mut self, now: Timestamp, stream: StreamId, options: BorrowOptions) {
-        #[cfg(feature = "planted-bugs")]
-        let options =
-            if is_planted(Bug::DeadlineForgotten) { BorrowOptions { deadline: None, ..options } } else { options };
         if let Some(deadline) = options.deadline {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
@@ -277,10 +272,6 @@ impl Borrower {
         self.clear_deadline(stream);
         self.lose_batches(stream, &error);
         self.event(BorrowerEvent::Failed { stream, error });
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
-            return;
-        }
         if done {
             self.streams.remove(&stream);
         } else {

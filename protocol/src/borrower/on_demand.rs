@@ -17,8 +17,6 @@ use crate::error::{ApiMisuse, StreamError};
 use crate::ids::{LeaseId, PartId, ReadId, RemoteRange, StreamId};
 use crate::layout::{self, CheckedDescriptor, Piece};
 use crate::message::{FromBorrower, LeaseWord};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -73,10 +71,6 @@ impl Borrower {
             returned: false,
         };
         self.on_demand.insert((stream, seq), batch);
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LazyLeaseNotHeld) {
-            self.loans.bug_give_back_early(lease);
-        }
         if let Some(open) = self.streams.get_mut(&stream) {
             open.ready(seq, bytes, Payload::OnDemand { descriptor });
         }
@@ -228,10 +222,6 @@ impl Borrower {
         let (lease, given_up) = (batch.lease, batch.given_up);
         if !std::mem::replace(&mut batch.returned, true) {
             self.loans.give_back(lease);
-            #[cfg(feature = "planted-bugs")]
-            if is_planted(Bug::LazyLeaseNotHeld) {
-                self.loans.bug_lose_last_release();
-            }
         }
         if given_up {
             self.on_demand.remove(&key);

@@ -8,8 +8,6 @@ use crate::error::{ApiMisuse, Cause, StreamError};
 use crate::ids::{LeaseId, PartId, ReadId, StreamId};
 use crate::layout::CheckedDescriptor;
 use crate::message::LeaseWord;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::timers::Timer;
 
 /// The purpose of a read.
@@ -50,8 +48,6 @@ impl Borrower {
         match result {
             Ok(_) if !wanted => drop(self.forget_read(read, true)),
             Ok(found) if found == due => self.arrived(read),
-            #[cfg(feature = "planted-bugs")]
-            Ok(_) if is_planted(Bug::WordNotChecked) => self.arrived(read),
             Ok(_) => {
                 self.forget_read(read, true);
                 self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
@@ -126,10 +122,6 @@ impl Borrower {
             return Some(ended);
         }
         self.loans.give_back(ended.lease);
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LeaseReleasedEarly) {
-            self.loans.bug_lose_last_release();
-        }
         Some(ended)
     }
 

@@ -20,8 +20,6 @@ use crate::message::{
     Access, Extensions, Failure, Fencing, FromBorrower, FromLender, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey,
 };
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -172,10 +170,6 @@ impl Borrower {
             return Ok(());
         }
         let read = self.next_read();
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LeaseReleasedEarly) {
-            self.loans.bug_give_back_early(lease);
-        }
         let batch = ReadBatch {
             read,
             stream,
@@ -230,10 +224,6 @@ impl Borrower {
     }
 
     pub(super) fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::PlacesNotChecked) {
-            return Ok(());
-        }
         let region = self.regions.get(&range.region).ok_or(PeerMisbehaved::UnknownRegion(range.region))?;
         let within = range
             .address

@@ -61,16 +61,6 @@ impl Loans {
         self.given_back.clear();
         self.given_back_bytes = 0;
     }
-
-    #[cfg(feature = "planted-bugs")]
-    pub(super) fn bug_give_back_early(&mut self, lease: LeaseId) {
-        self.given_back.push(lease);
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    pub(super) fn bug_lose_last_release(&mut self) {
-        self.given_back.pop();
-    }
 }
 
 impl Borrower {

@@ -10,8 +10,6 @@ use crate::ids::StreamId;
 use crate::layout::Plan;
 use crate::message::{Access, StreamStats};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 
 #[derive(Debug)]
 struct Partial {
@@ -163,11 +161,6 @@ impl BorrowedStream {
     /// The next batch in order, if it is complete.
     pub(super) fn deliver(&mut self) -> Option<(u64, u64, Payload)> {
         let seq = self.next_delivery;
-        #[cfg(feature = "planted-bugs")]
-        let seq = match self.ready.first_key_value() {
-            Some((&first, _)) if is_planted(Bug::BatchesOutOfOrder) => first,
-            _ => seq,
-        };
         let (cost, payload) = self.ready.remove(&seq)?;
         self.next_delivery += 1;
         self.delivered += cost;
@@ -176,10 +169,6 @@ impl BorrowedStream {
 
     /// The lender's statistics, once everything was delivered.
     pub(super) fn ended(&self) -> Option<StreamStats> {
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::EndTooSoon) {
-            return self.end;
-        }
         if self.next_delivery == self.next_arrival { self.end } else { None }
     }
 
@@ -196,10 +185,6 @@ impl BorrowedStream {
         }
         self.delivered -= cost;
         self.to_grant += cost;
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::CreditDoubleCounted) {
-            self.to_grant += cost;
-        }
         true
     }
 

@@ -14,8 +14,6 @@ use crate::lender::{LendOptions, LenderTask};
 use crate::link::clip;
 use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -105,8 +103,6 @@ impl ClientConnection {
             return Ok(());
         }
         let UploadOptions { lend_from, measured, deadline } = options;
-        #[cfg(feature = "planted-bugs")]
-        let deadline = deadline.filter(|_| !is_planted(Bug::DeadlineForgotten));
         self.uploads.insert(stream, deadline);
         if let Some(deadline) = deadline {
             self.core.timers.set(Timer::Answer(stream), now + deadline);

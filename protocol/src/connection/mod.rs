@@ -14,8 +14,6 @@ use crate::lender::{Lender, LenderCommand, LenderOutput, LenderTask};
 use crate::link::{Link, clip};
 use crate::message::{Extensions, FromBorrower, Message};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
@@ -185,8 +183,6 @@ impl<E> Core<E> {
                 return Ok(Some(Message::Borrower(message)));
             }
             Message::Borrower(message) => self.lender.heard(message)?,
-            #[cfg(feature = "planted-bugs")]
-            Message::Ping(_) if is_planted(Bug::PongLost) => {}
             Message::Ping(nonce) => self.say(Message::Pong(nonce)),
             other => return Ok(Some(other)),
         }

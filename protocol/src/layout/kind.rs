@@ -296,9 +296,9 @@ fn fixed(data_type: &DataType) -> Option<(u64, usize)> {
 #[cfg(test)]
 mod tests {
     use arrow_data::BufferSpec;
+    use thallus_protocol_testing::all_types;
 
     use super::*;
-    use crate::testing::all_types;
 
     #[test]
     fn widths_and_alignments_are_those_of_arrow() {

@@ -93,10 +93,6 @@ impl Lender {
             self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: None, failure: None }));
             self.withdraw_pending(open);
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::TornDownBeforeClosed) {
-            self.tear_down();
-        }
     }
 
     /// Ends all leases. The borrower must be cut off before this call, as far as the fabric can do this.

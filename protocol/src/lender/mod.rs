@@ -261,12 +261,6 @@ impl Lender {
         if options.credit > limit {
             return Err(PeerMisbehaved::Limit { what: "unspent credit", value: options.credit, limit });
         }
-        #[cfg(feature = "planted-bugs")]
-        let options = if crate::planted::is_planted(crate::planted::Bug::DeadlineForgotten) {
-            LendOptions { deadline: None, ..options }
-        } else {
-            options
-        };
         if let Some(deadline) = options.deadline {
             self.timers.set(Timer::Stream(stream), now + deadline);
         }

@@ -12,8 +12,6 @@ use crate::error::ApiMisuse;
 use crate::ids::{LeaseId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 use crate::message::{Extensions, Failure, Fencing, FromLender, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, SortKey};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::random::SplitMix64;
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -201,8 +199,6 @@ impl Lender {
             }
             if lent {
                 let room = self.config.max_loan_bytes.saturating_sub(self.leases.bytes());
-                #[cfg(feature = "planted-bugs")]
-                let room = if is_planted(Bug::LoanLimitIgnored) { u64::MAX } else { room };
                 let other = self.waiting.is_some_and(|waiting| waiting != stream);
                 if other || bytes > room || !self.leases.has_room() {
                     open.blocked(now);
@@ -349,7 +345,5 @@ pub(crate) fn within(what: &'static str, len: usize, limit: usize) -> Result<(),
 /// The value of a lease's word. It is never zero and differs from lease to lease. Other content of the same memory
 /// equals it with a probability of one in 2^64.
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
-    #[cfg(feature = "planted-bugs")]
-    let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };
     SplitMix64::nth(nonce, lease.0).max(1)
 }

@@ -1,12 +1,11 @@
 //! The engine: SQL in, a lazy stream of record batches out.
 //!
-//! The server uses an engine only through [`Engine`]. `datafusion` is the engine that ships. [`scripted`] is the engine
-//! for tests: it plays scripts, including every kind of failure.
+//! The server uses an engine only through [`Engine`]. `datafusion` is the engine that ships. The engine for tests is the
+//! crate `thallus-scripted-engine`: it plays scripts, including every kind of failure.
 
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
 mod error;
-pub mod scripted;
 
 use std::fmt;
 use std::pin::Pin;
@@ -166,8 +165,9 @@ pub struct TableInfo {
     pub files: usize,
 }
 
-/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none.
-fn slices(
+/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines that are asked
+/// for batches of so many rows.
+pub fn slices(
     item: Result<RecordBatch, EngineError>,
     rows: usize,
 ) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {

@@ -282,7 +282,7 @@ impl Query {
         };
         self.since = None;
         let (Stage::Running(running), Some(pull)) = (&mut self.stage, self.pull) else { return Poll::Pending };
-        if is_end(item.as_ref()) {
+        if item.is_none() {
             let execute = running.execute;
             self.stage = Stage::Over;
             return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
@@ -310,15 +310,6 @@ impl Query {
 }
 
 const PANICKED: &str = "the query panicked; see the server's log";
-
-/// Whether the rows end here.
-fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
-    #[cfg(feature = "planted-bugs")]
-    if thallus_protocol::planted::is_planted(thallus_protocol::planted::Bug::ErrorTakenForEnd) {
-        return !matches!(item, Some(Ok(_)));
-    }
-    item.is_none()
-}
 
 /// The channel to the connection. Reports a failure if the task panics.
 struct Report {
@@ -361,11 +352,10 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         if item.is_none() && !ahead.finished() {
             return Err(Failure::new(StreamCode::Internal, PANICKED));
         }
-        if is_end(item.as_ref()) {
+        let Some(batch) = item else {
             report.say(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
-        }
-        let Some(batch) = item else { return Ok(()) };
+        };
         report.say(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
     }
     Ok(())

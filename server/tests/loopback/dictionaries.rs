@@ -8,7 +8,7 @@ use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Access, Client, LendFrom, QueryOptions, TransferReport};
 use thallus_fabric::Fencing;
-use thallus_server::engine::scripted::{Script, ScriptedEngine};
+use thallus_scripted_engine::{Script, ScriptedEngine};
 
 use crate::world::{World, block_on, within};
 

@@ -9,9 +9,9 @@ use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{Client, ClientError, LazyBatch, LazyOptions, LazyStream, LendFrom, StreamCode};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 
 use crate::world::{World, block_on, within};
 

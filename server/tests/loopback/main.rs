@@ -18,9 +18,9 @@ use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{ClientError, LendFrom, QueryOptions, StreamCode};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use world::{World, block_on, within};

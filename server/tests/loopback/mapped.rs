@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use thallus_client::{Access, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_fabric::process::Presence;
-use thallus_protocol::testing::{arb_batches, same_batch};
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 
 use crate::world::{World, block_on, within};
 

@@ -11,9 +11,9 @@ use thallus_client::{
 };
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::config::ServerConfig;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::net::TcpListener;
 

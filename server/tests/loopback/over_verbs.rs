@@ -4,9 +4,9 @@
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{Carrier, Client, ConnectOptions, FabricPreference, LendFrom, QueryOptions};
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::config::{ExposureChoice, FabricChoice, FabricConfig, ServerConfig, VerbsConfig};
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Server, Settings, fabrics};
 use tokio::net::TcpListener;
 

@@ -11,9 +11,9 @@ use thallus_client::{ClientError, QueryOptions, ResultStream, SortKey, StreamCod
 use thallus_fabric::Fencing;
 use thallus_protocol::GroupId;
 use thallus_protocol::message::{OpenOptions, Partition};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use thallus_server::config::{ServerConfig, Span};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 
 use crate::raw::Raw;
 use crate::world::{World, block_on, within};

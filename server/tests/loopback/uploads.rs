@@ -8,9 +8,9 @@ use futures::{Stream, StreamExt, stream};
 use proptest::prelude::*;
 use thallus_client::{Client, ClientError, LendFrom, StreamCode, UploadOptions, UploadReport};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 
 use crate::world::{World, block_on, within};
 

@@ -4,7 +4,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
-use thallus_server::engine::scripted::ScriptedEngine;
+use thallus_scripted_engine::ScriptedEngine;
 
 use crate::scripts::TABLES;
 use crate::trace::Trace;

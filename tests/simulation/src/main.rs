@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use thallus_protocol::planted::Bug;
 use thallus_simulation::coverage::missing;
 use thallus_simulation::options::Streams;
+use thallus_simulation::planted::{self, Bug};
 use thallus_simulation::swarm::{describe, swarm};
 use thallus_simulation::{panics, world};
 
@@ -42,8 +42,7 @@ struct Args {
 }
 
 fn bug(name: &str) -> Result<Bug, String> {
-    let names = || Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
-    Bug::ALL.iter().copied().find(|bug| bug.name() == name).ok_or_else(|| format!("one of {}", names()))
+    planted::ALL.iter().copied().find(|&bug| bug == name).ok_or_else(|| format!("one of {}", planted::ALL.join(", ")))
 }
 
 fn main() -> ExitCode {

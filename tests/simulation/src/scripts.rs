@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrow_array::{Array, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema, SchemaRef};
+use thallus_scripted_engine::{self as scripted, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{self, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 
 use crate::dice::Dice;
 

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use thallus_protocol::planted::Bug;
-
 use crate::options::{Options, Streams};
+use crate::planted::Bug;
 use crate::trace::Counts;
 use crate::world::{Outcome, run};
 
@@ -113,7 +112,7 @@ impl Report {
 /// A failed run, with the command that repeats it.
 #[must_use]
 pub fn describe(outcome: &Outcome, streams: Streams, bug: Option<Bug>) -> String {
-    let bug = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
+    let bug = bug.map_or(String::new(), |bug| format!(" --bug {bug}"));
     let only = match streams {
         Streams::All => "",
         Streams::Results => " --streams results",

@@ -12,7 +12,7 @@ use thallus_protocol::message::{
     Answer, CRITICAL, Extensions, FromBorrower, FromLender, Hello, Message, Open, OpenOptions, Request, StreamStats,
 };
 use thallus_protocol::{LeaseId, StreamId};
-use thallus_server::engine::scripted::synthetic_schema;
+use thallus_scripted_engine::synthetic_schema;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;

@@ -21,7 +21,7 @@ use thallus_protocol::message::{
     ServerLimits, StreamStats, Welcome,
 };
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
-use thallus_server::engine::scripted::{synthetic_batch, synthetic_schema};
+use thallus_scripted_engine::{synthetic_batch, synthetic_schema};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};

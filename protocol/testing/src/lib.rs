@@ -1,5 +1,4 @@
-//! Generators of arbitrary schemas and batches, and an equality of batches, for the property tests of this crate and
-//! others.
+//! Generators of arbitrary schemas and batches, and an equality of batches, for the property tests of all crates.
 //!
 //! Every Arrow type occurs, nested up to three levels deep, with nulls. Arrays are cut from longer ones at every level,
 //! so that offsets, bit offsets and bases are rarely zero. Values come from one seed per batch. This keeps generation
@@ -18,6 +17,7 @@ use arrow_data::ArrayData;
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use thallus_protocol::layout::{Assemble, ValidArray};
 
 pub use arrays::{array, shared_views};
 pub use dice::Dice;
@@ -25,9 +25,7 @@ pub use mutate::{mutate_bytes, mutate_descriptor};
 pub use same::{same_array, same_batch};
 pub use types::{all_types, arb_data_type, arb_field};
 
-use crate::layout::{Assemble, ValidArray};
-
-/// Makes arrays with Arrow's own validation, and so checks the validation of this crate.
+/// Makes arrays with Arrow's own validation, and so checks the validation of the protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Distrust;
 

@@ -1,6 +1,6 @@
 //! Choices from a seed, for generators of arrays.
 
-use crate::random::SplitMix64;
+use thallus_protocol::random::SplitMix64;
 
 /// Draws choices. The same seed gives the same choices on every machine.
 #[derive(Clone, Debug)]

@@ -3,7 +3,8 @@
 //! It needs no query engine, no files and no threads. Its clock is tokio's, so that it works in simulated time.
 //!
 //! ```
-//! # use thallus_server::engine::{Engine, QueryRequest, scripted::{Script, ScriptedEngine}};
+//! # use thallus_scripted_engine::{Script, ScriptedEngine};
+//! # use thallus_server::engine::{Engine, QueryRequest};
 //! # use futures::TryStreamExt;
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let engine = ScriptedEngine::new().on("big", Script::synthetic(3, 1000));
@@ -12,6 +13,8 @@
 //! assert_eq!(batches.iter().map(|b| b.num_rows()).sum::<usize>(), 3000);
 //! # });
 //! ```
+
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,8 +27,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use thallus_protocol::message::SortKey;
-
-use super::{Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
+use thallus_server::engine::{
+    Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo, slices,
+};
 
 /// Makes the batch with a given number.
 pub type Generator = Arc<dyn Fn(u64) -> RecordBatch + Send + Sync>;
@@ -344,7 +348,7 @@ impl ScriptedEngine {
             let item = player.next().await?;
             Some((item, player))
         })
-        .flat_map(move |item| stream::iter(super::slices(item, rows)));
+        .flat_map(move |item| stream::iter(slices(item, rows)));
         let counters = Arc::clone(&self.counters);
         let batches = batches.inspect(move |item| {
             counters.batches.fetch_add(u64::from(item.is_ok()), Ordering::Relaxed);
@@ -426,6 +430,7 @@ pub fn synthetic_batch(number: u64, rows: usize) -> RecordBatch {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt, TryStreamExt};
+    use thallus_server::engine::EngineErrorKind;
 
     use super::*;
 
@@ -482,7 +487,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_queries_by_script_and_unknown_queries() {
         let kind = async |sql| engine().execute(QueryRequest::new(sql)).await.unwrap_err().kind();
-        assert_eq!(kind("refused").await, super::super::EngineErrorKind::Execution);
-        assert_eq!(kind("nonsense").await, super::super::EngineErrorKind::UnknownTable);
+        assert_eq!(kind("refused").await, EngineErrorKind::Execution);
+        assert_eq!(kind("nonsense").await, EngineErrorKind::UnknownTable);
     }
 }

@@ -1,9 +1,9 @@
 //! Mutations of descriptors and bytes, as from a hostile or broken peer.
 
 use proptest::prelude::*;
+use thallus_protocol::layout::{BatchDescriptor, Detail, Extent};
 
 use super::dice::Dice;
-use crate::layout::{BatchDescriptor, Detail, Extent};
 
 /// The descriptor with one to four changes: of lengths, counts, bits or bases, or of the number of nodes or buffers.
 pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = BatchDescriptor> {
