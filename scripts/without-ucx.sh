@@ -11,11 +11,11 @@ needs_none() { # PACKAGE FEATURES
         exit 1
     fi
 }
-needs_none thallus-client ""
-needs_none thallus-server datafusion
+needs_none thallus-cli ""
+needs_none thallus-server-cli datafusion
 
 # The development profile: its features differ from the workspace's, and the release builds remain as they are.
-cargo build --quiet -p thallus-client --no-default-features
+cargo build --quiet -p thallus-cli --no-default-features
 client=$target/debug/thallus
 if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
     echo "without-ucx: $client is linked with UCX or libibverbs" >&2

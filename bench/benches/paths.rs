@@ -13,7 +13,6 @@ use thallus_client::{Client, ConnectOptions, LendFrom, QueryOptions};
 use thallus_fabric::Fabric;
 use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
-use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,7 +32,7 @@ fn parts(criterion: &mut Criterion) {
 fn connected(runtime: &Runtime) -> Client {
     let network = SimNetwork::new(1, SimOptions::default());
     let fabrics = Fabrics { available: vec![network.host() as Arc<dyn Fabric>], ..Fabrics::default() };
-    let server = Server::new(Arc::new(MemoryEngine::default()), fabrics, Settings::new(&ServerConfig::default()));
+    let server = Server::new(Arc::new(MemoryEngine::default()), fabrics, Settings::default());
     runtime.block_on(async {
         let (near, far) = tokio::io::duplex(256 * 1024);
         tokio::spawn(async move { server.handle(near).await });

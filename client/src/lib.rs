@@ -23,8 +23,6 @@
 #![warn(missing_docs)]
 
 pub mod blocking;
-#[doc(hidden)]
-pub mod cli;
 mod connection;
 mod driver;
 mod error;
@@ -37,12 +35,14 @@ mod upload;
 
 pub use connection::{Client, protocol_versions};
 pub use error::{Cause, ClientError, StreamCode};
+pub use fabrics::diagnose;
 pub use options::{
-    Access, ConnectOptions, DEFAULT_PORT, FabricPreference, LazyOptions, LendFrom, MAX_PARTITIONS, OPTION_NAMES,
-    QueryOptions, UnitError, UrlError, parse_duration, parse_lend_from, parse_size,
+    Access, ConnectOptions, DEFAULT_PORT, FabricPreference, LazyOptions, LendFrom, MAX_PARTITIONS, QueryOptions,
+    UrlError, parse_lend_from,
 };
 pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
 pub use result::{LazyBatch, LazyStream};
+pub use thallus_fabric::diagnosis::{Diagnosis, Finding};
 pub use thallus_protocol::message::SortKey;
 pub use upload::{UploadOptions, UploadReport};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::options::{grouped, human_duration, human_size};
+use thallus_fabric::units::{grouped, human_duration, human_size};
 
 /// The carrier of results.
 #[derive(Clone, Debug, PartialEq, Eq)]

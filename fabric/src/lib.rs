@@ -79,6 +79,7 @@ pub mod memory;
 pub mod observe;
 pub mod process;
 pub mod trace;
+pub mod units;
 
 pub use arrow_buffer::Buffer;
 pub use bytes::Bytes;

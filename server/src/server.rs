@@ -137,6 +137,13 @@ fn running() -> Duration {
     START.elapsed()
 }
 
+/// Those of an empty configuration.
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::new(&ServerConfig::default())
+    }
+}
+
 impl Settings {
     /// The settings of a configuration.
     #[must_use]
@@ -161,8 +168,8 @@ impl Settings {
             inline_threshold: limits.inline_threshold_bytes.bytes(),
             timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
             lease_timeout: times.lease.0,
-            upload_window: 64 << 20,
-            upload_read_timeout: Duration::from_secs(30),
+            upload_window: limits.upload_window_bytes.bytes(),
+            upload_read_timeout: times.upload_read.0,
             drain_timeout: times.drain.0,
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),

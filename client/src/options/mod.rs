@@ -1,6 +1,5 @@
 //! Options for connections and queries.
 
-mod units;
 mod url;
 
 use std::time::Duration;
@@ -9,9 +8,7 @@ use thallus_fabric::observe::SharedObserver;
 pub use thallus_protocol::message::LendFrom;
 use thallus_protocol::message::ProcessId;
 
-pub use self::units::{UnitError, parse_duration, parse_size};
-pub(crate) use self::units::{grouped, human_duration, human_size};
-pub use self::url::{OPTION_NAMES, UrlError, parse_lend_from};
+pub use self::url::{UrlError, parse_lend_from};
 
 /// The default port of a server.
 pub const DEFAULT_PORT: u16 = 7807;
@@ -133,9 +130,10 @@ pub struct ConnectOptions {
     /// Id of the process that accesses mapped results, as sent to the server. `None`: this process. For simulations,
     /// whose hosts have no processes.
     pub process: Option<ProcessId>,
-    /// Bytes of uploads that may be on loan to the server at a time, over each connection. 256 MiB by default.
+    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at a time, over each connection. 256 MiB by
+    /// default.
     pub max_upload_loans: u64,
-    /// Longest lease of a batch of an upload. 60 s by default.
+    /// `upload_lease`: longest lease of a batch of an upload. 60 s by default.
     pub upload_lease: Duration,
     /// Entropy for lease words. `None`: from the system. For simulations, which have their own seed.
     pub entropy: Option<u64>,

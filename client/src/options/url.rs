@@ -5,10 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use thallus_fabric::units::{exact_duration, exact_size, parse_duration, parse_size};
 use thiserror::Error;
 use url::Url;
 
-use super::units::{exact_duration, exact_size, parse_duration, parse_size};
 use super::{ConnectOptions, FabricPreference, LendFrom, MAX_PARTITIONS};
 
 const SCHEME: &str = "thallus";
@@ -17,7 +17,7 @@ const SCHEME: &str = "thallus";
 const ECHO: usize = 64;
 
 /// Options that a URL may have, in the order in which they are written.
-pub const OPTION_NAMES: [&str; 18] = [
+const OPTION_NAMES: [&str; 20] = [
     "fabric",
     "require_fabric",
     "window",
@@ -29,6 +29,8 @@ pub const OPTION_NAMES: [&str; 18] = [
     "read_timeout",
     "idle_timeout",
     "keepalive",
+    "max_upload_loans",
+    "upload_lease",
     "busy_poll",
     "copy_threads",
     "ucx_tls",
@@ -114,6 +116,11 @@ pub enum UrlError {
     },
 }
 
+impl ConnectOptions {
+    /// The options that a URL may have, in the order in which they are written.
+    pub const URL_OPTIONS: &'static [&'static str] = &OPTION_NAMES;
+}
+
 impl FromStr for ConnectOptions {
     type Err = UrlError;
 
@@ -176,7 +183,8 @@ impl ConnectOptions {
         if self.port == 0 {
             return Err(UrlError::BadPort);
         }
-        let sizes = [("window", self.window), ("max_batch", self.max_batch)];
+        let sizes =
+            [("window", self.window), ("max_batch", self.max_batch), ("max_upload_loans", self.max_upload_loans)];
         if let Some((name, _)) = sizes.into_iter().find(|(_, bytes)| *bytes == 0) {
             return Err(zero(name, "0"));
         }
@@ -186,6 +194,7 @@ impl ConnectOptions {
             ("read_timeout", self.read_timeout),
             ("idle_timeout", self.idle_timeout),
             ("keepalive", self.keepalive),
+            ("upload_lease", self.upload_lease),
         ];
         if let Some((name, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
             return Err(zero(name, "0s"));
@@ -223,6 +232,8 @@ impl ConnectOptions {
             "read_timeout" => self.read_timeout = time(name, value)?,
             "idle_timeout" => self.idle_timeout = time(name, value)?,
             "keepalive" => self.keepalive = time(name, value)?,
+            "max_upload_loans" => self.max_upload_loans = size(name, value)?,
+            "upload_lease" => self.upload_lease = time(name, value)?,
             "busy_poll" => self.busy_poll = flag(name, value)?,
             "copy_threads" => self.copy_threads = Some(number(name, value, 0, u8::MAX)?),
             "ucx_tls" => self.ucx_tls = Some(list(name, value)?),
@@ -252,6 +263,8 @@ impl ConnectOptions {
             "read_timeout" => exact_duration(self.read_timeout),
             "idle_timeout" => exact_duration(self.idle_timeout),
             "keepalive" => exact_duration(self.keepalive),
+            "max_upload_loans" => exact_size(self.max_upload_loans),
+            "upload_lease" => exact_duration(self.upload_lease),
             "busy_poll" => self.busy_poll.to_string(),
             "copy_threads" => return self.copy_threads.map(|threads| threads.to_string()),
             "ucx_tls" => return self.ucx_tls.clone(),
@@ -389,7 +402,7 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB\
-                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
+                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&max_upload_loans=1GiB&upload_lease=5s&busy_poll=true\
                     &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)
@@ -403,6 +416,8 @@ mod tests {
             .with_read_timeout(Duration::from_secs(2))
             .with_idle_timeout(Duration::from_secs(180))
             .with_keepalive(Duration::from_secs(4))
+            .with_max_upload_loans(1 << 30)
+            .with_upload_lease(Duration::from_secs(5))
             .with_busy_poll(true)
             .with_copy_threads(Some(0))
             .with_ucx_tls(Some("posix,cma".into()))

@@ -1,7 +1,6 @@
-//! Tests of the server's parts without a network: configuration, catalog and query engine.
+//! Tests of the server's parts without a network: catalog and query engine.
 
 mod catalog;
-mod config;
 #[cfg(feature = "datafusion")]
 mod engine;
 mod files;

@@ -19,7 +19,6 @@ use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
 use thallus_protocol::message::{ProcessId, ServerLimits};
 use thallus_scripted_engine::ScriptedEngine;
-use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Listen, Server, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -203,7 +202,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         }
         shared.lock().server_fabric = Some(fabric);
     }
-    let mut settings = Settings::new(&ServerConfig::default());
+    let mut settings = Settings::default();
     settings.limits = ServerLimits {
         max_streams: options.max_streams,
         max_loan_bytes: options.max_loan_bytes,
