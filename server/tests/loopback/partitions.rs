@@ -367,7 +367,7 @@ fn a_mismatched_request_is_refused_without_harm_to_the_group() {
         .await;
         let other = OpenOptions { credit: 1 << 20, batch_rows: Some(1), ..OpenOptions::default() };
         for (sql, options, words) in [
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "of other options"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
             ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
             ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "requested before"),
             ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
