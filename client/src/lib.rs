@@ -46,3 +46,8 @@ pub use result::{LazyBatch, LazyStream};
 pub use thallus_fabric::diagnosis::{Diagnosis, Finding};
 pub use thallus_protocol::message::SortKey;
 pub use upload::{UploadOptions, UploadReport};
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

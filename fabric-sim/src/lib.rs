@@ -30,3 +30,8 @@ mod options;
 
 pub use fabric::{SimFabric, SimNetwork};
 pub use options::SimOptions;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -208,3 +208,8 @@ impl Fabric for UcxFabric {
         self.open_endpoint(&self.options)
     }
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

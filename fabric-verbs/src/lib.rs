@@ -176,3 +176,8 @@ impl Fabric for VerbsFabric {
         Ok(Box::new(self.verbs_endpoint()?))
     }
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

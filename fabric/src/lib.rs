@@ -91,3 +91,8 @@ pub use endpoint::{Completion, Endpoint, MapsPeer, ReadToken, Transport};
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Fabric, Touch};
 pub use observe::STANDING_LEASE;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -81,3 +81,8 @@ pub use misbehaviour::PeerMisbehaved;
 pub use server::ServerConnection;
 pub use time::Timestamp;
 pub use timers::Timer;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -17,3 +17,8 @@ mod session;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
 pub use session::GroupLimits;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

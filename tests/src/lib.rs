@@ -39,3 +39,8 @@ pub fn block_on<T>(test: impl Future<Output = T>) -> T {
         tokio::time::timeout(LIMIT, test).await.unwrap_or_else(|_| panic!("the test took longer than {LIMIT:?}"))
     })
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

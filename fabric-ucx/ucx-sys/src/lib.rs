@@ -111,3 +111,8 @@ mod tests {
         assert!(matches!(error, LoadError::Another { .. }), "{error}");
     }
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

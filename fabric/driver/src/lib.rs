@@ -36,3 +36,8 @@ pub use plane::{Plane, PlaneEvent, Proof};
 pub use pools::Pools;
 pub use reads::{ReadSlab, into_buffer};
 pub use threshold::{MAX_THRESHOLD, Threshold};
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

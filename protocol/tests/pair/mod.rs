@@ -612,6 +612,7 @@ fn nth<'a>(mut keys: impl ExactSizeIterator<Item = &'a StreamId>, k: usize) -> O
 
 /// A configuration with this number of cases, unless `PROPTEST_CASES` is set. Seeds of failures go to
 /// `tests/regressions/`.
+#[expect(clippy::disallowed_methods, reason = "a test may read its environment, the protocol may not")]
 pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
