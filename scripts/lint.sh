@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 cargo fmt --all --check
+scripts/prose.py
 cargo fmt --manifest-path bench/Cargo.toml --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 scripts/simulate.sh lint

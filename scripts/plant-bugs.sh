@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a copy of the sources with the bugs of tests/simulation/bugs planted, each behind a switch: scripts/plant-bugs.sh DIRECTORY
+# Makes a copy of the sources with the bugs of tests/simulation/bugs planted, each behind a switch.
+# usage: scripts/plant-bugs.sh DIRECTORY
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bugs=$PWD/tests/simulation/bugs
@@ -8,7 +9,7 @@ copy=$(cd "$1" && pwd -P)
 fresh=$(mktemp -d "$copy.XXXXXX")
 trap 'rm -rf "$fresh"' EXIT
 
-# Every crate of the workspace, or cargo refuses its manifest; also files that git does not know yet.
+# Every crate of the workspace, because cargo refuses the manifest otherwise; also files that git does not track yet.
 git ls-files -z --cached --others --exclude-standard --deduplicate -- . ':!bench' ':!docs' ':!fuzz' |
     while IFS= read -r -d '' file; do [ ! -f "$file" ] || printf '%s\0' "$file"; done |
     tar -c --null -T - | tar -x -C "$fresh"
@@ -21,9 +22,11 @@ for diff in "$bugs"/*.diff; do
     if ! grep -q "^+.*is_planted(\"$name\")" "$diff"; then
         echo "plant-bugs: $name: the lines that its diff adds do not ask is_planted(\"$name\")" >&2
         failed=1
-    # It may lie in the repository, whose paths are not the copy's. What changed two lines away does not matter.
-    elif ! said=$(GIT_CEILING_DIRECTORIES=$(dirname "$fresh") git -C "$fresh" apply --recount -C1 "$diff" 2>&1); then
-        printf 'plant-bugs: %s can no longer be planted:\n%s\n' "$name" "$(grep '^error' <<<"$said" || echo "$said")" >&2
+    # The copy may lie in the repository, whose paths differ. Changes two lines away do not matter.
+    elif ! output=$(GIT_CEILING_DIRECTORIES=$(dirname "$fresh") \
+        git -C "$fresh" apply --recount -C1 "$diff" 2>&1); then
+        printf 'plant-bugs: %s can no longer be planted:\n%s\n' "$name" \
+            "$(grep '^error' <<<"$output" || echo "$output")" >&2
         echo "  Edit tests/simulation/bugs/$name.diff: its unchanged lines must be as they now are in that file." >&2
         failed=1
     fi

@@ -72,8 +72,8 @@ fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc
     Ok(fabric)
 }
 
-/// Whether each fabric works on this host, best first; if not, the reason and the remedy. The function considers the options
-/// for devices and transports, and connects to no server.
+/// Whether each fabric works on this host, best first; if not, the reason and the remedy. The function considers the
+/// options for devices and transports, and connects to no server.
 #[must_use]
 pub fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
     vec![diagnose_verbs(options), diagnose_ucx(options)]

@@ -347,7 +347,7 @@ pub struct InvalidValue {
     pub key: &'static str,
     /// The value.
     pub value: String,
-    /// What it must be.
+    /// The allowed range.
     pub reason: String,
 }
 

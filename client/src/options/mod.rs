@@ -130,8 +130,8 @@ pub struct ConnectOptions {
     /// Id of the process that accesses mapped results, as sent to the server. `None`: this process. For simulations,
     /// whose hosts have no processes.
     pub process: Option<ProcessId>,
-    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at a time, over each connection. 256 MiB by
-    /// default.
+    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at a time, over each connection. 256 MiB
+    /// by default.
     pub max_upload_loans: u64,
     /// `upload_lease`: longest lease of a batch of an upload. 60 s by default.
     pub upload_lease: Duration,

@@ -402,7 +402,8 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB\
-                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&max_upload_loans=1GiB&upload_lease=5s&busy_poll=true\
+                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&max_upload_loans=1GiB\
+                    &upload_lease=5s&busy_poll=true\
                     &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)

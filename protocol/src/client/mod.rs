@@ -84,14 +84,17 @@ impl State {
 /// The state machine of a client's connection.
 ///
 /// # Order of calls
-/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it says
-/// [`Wait`](crate::connection::Output::Wait), and do each output before the next is taken: the order is what keeps the promises.
-/// Commands may be handed in between outputs. `examples/sans_io.rs` is a whole driver.
+/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it returns
+/// [`Wait`](crate::connection::Output::Wait). Carry out each output before the next call: the guarantees depend on this
+/// order. Commands may come between outputs. `examples/sans_io.rs` is a complete driver.
 ///
 /// # Inputs
-/// [`handle`](Self::handle) takes them, with the time: bytes of the control connection ([`Received`], or [`Buffered`] for those that
-/// were read into [`receive_buffer`](crate::connection::Machine::receive_buffer)), its end ([`ControlLost`]), the passing of time
-/// ([`Time`]), and commands.
+/// [`handle`](Self::handle) takes every input together with the time:
+/// - bytes of the control connection: [`Received`], or [`Buffered`] for bytes that the driver has read into
+///   [`receive_buffer`](crate::connection::Machine::receive_buffer);
+/// - the end of the control connection: [`ControlLost`];
+/// - the passing of time: [`Time`];
+/// - commands.
 ///
 /// [`Received`]: crate::connection::Input::Received
 /// [`Buffered`]: crate::connection::Input::Buffered
@@ -99,18 +102,23 @@ impl State {
 /// [`Time`]: crate::connection::Input::Time
 ///
 /// # Commands
-/// [`ClientCommand`]: [`Open`](ClientCommand::Open) and [`Upload`](ClientCommand::Upload) begin streams, [`Close`](ClientCommand::Close)
-/// ends the connection. The others answer outputs: [`ConnectFabric`](ClientEvent::ConnectFabric) by `FabricUp` or `FabricUnavailable`,
-/// a read by `ReadDone`, a pull of an upload by a batch, a delivered batch by `Consumed` once the application has taken it.
+/// [`ClientCommand`]:
+/// - [`Open`](ClientCommand::Open) and [`Upload`](ClientCommand::Upload) begin streams.
+/// - [`Close`](ClientCommand::Close) ends the connection.
+/// - `FabricUp` or `FabricUnavailable` answers [`ConnectFabric`](ClientEvent::ConnectFabric).
+/// - `ReadDone` reports a read, and a batch or the end answers a pull of an upload.
+/// - `Consumed` reports that the application has taken a delivered batch.
 ///
 /// # Outputs
-/// [`ClientOutput`]: frames to write; tasks for the data plane, as [borrower](crate::borrower::BorrowerTask) of results and
-/// [lender](crate::lender::LenderTask) of uploads; what the application is told of its [streams](crate::borrower::BorrowerEvent) and of the
-/// [connection](ClientEvent). [`Closed`](crate::connection::Output::Closed) is the last: every lease has ended.
+/// [`ClientOutput`]: frames to write; tasks of the data plane, as [borrower](crate::borrower::BorrowerTask) of
+/// results and [lender](crate::lender::LenderTask) of uploads; events of
+/// [streams](crate::borrower::BorrowerEvent) and of the [connection](ClientEvent).
+/// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
 ///
 /// # Timers
-/// [`Wait`](crate::connection::Output::Wait) names the earliest deadline and its [`Timer`]: `handle` is due then with `Time`. Deadlines
-/// that pass unheard do no harm: they are looked at with every input, after the input itself.
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time the
+/// driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after the
+/// input itself.
 #[derive(Debug)]
 pub struct ClientConnection {
     config: ClientConfig,

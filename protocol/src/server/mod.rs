@@ -105,14 +105,17 @@ struct Upload {
 /// The state machine of a server's connection.
 ///
 /// # Order of calls
-/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it says
-/// [`Wait`](crate::connection::Output::Wait), and do each output before the next is taken: the order is what keeps the promises.
-/// Commands may be handed in between outputs. `examples/sans_io.rs` is a whole driver.
+/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it returns
+/// [`Wait`](crate::connection::Output::Wait). Carry out each output before the next call: the guarantees depend on this
+/// order. Commands may come between outputs. `examples/sans_io.rs` is a complete driver.
 ///
 /// # Inputs
-/// [`handle`](Self::handle) takes them, with the time: bytes of the control connection ([`Received`], or [`Buffered`] for those that
-/// were read into [`receive_buffer`](crate::connection::Machine::receive_buffer)), its end ([`ControlLost`]), the passing of time
-/// ([`Time`]), and commands.
+/// [`handle`](Self::handle) takes every input together with the time:
+/// - bytes of the control connection: [`Received`], or [`Buffered`] for bytes that the driver has read into
+///   [`receive_buffer`](crate::connection::Machine::receive_buffer);
+/// - the end of the control connection: [`ControlLost`];
+/// - the passing of time: [`Time`];
+/// - commands.
 ///
 /// [`Received`]: crate::connection::Input::Received
 /// [`Buffered`]: crate::connection::Input::Buffered
@@ -120,19 +123,23 @@ struct Upload {
 /// [`Time`]: crate::connection::Input::Time
 ///
 /// # Commands
-/// [`ServerCommand`]: [`Drain`](ServerCommand::Drain) and [`Close`](ServerCommand::Close) end the connection. The others answer outputs:
-/// [`OpenFabric`](ServerEvent::OpenFabric) by `FabricOpened` or `FabricUnavailable`, a [`Query`](ServerEvent::Query) by its schema and then
-/// each pull by a batch or the end, an [`Upload`](ServerEvent::Upload) by `Accept` and at its end by `Answer`; `OpenLease` by `Exposed` or
-/// `NotExposed`, before anything else is done.
+/// [`ServerCommand`]:
+/// - [`Drain`](ServerCommand::Drain) and [`Close`](ServerCommand::Close) end the connection.
+/// - `FabricOpened` or `FabricUnavailable` answers [`OpenFabric`](ServerEvent::OpenFabric).
+/// - A schema answers a [`Query`](ServerEvent::Query); a batch or the end answers each pull.
+/// - `Accept` answers an [`Upload`](ServerEvent::Upload), and `Answer` its end.
+/// - `Exposed` or `NotExposed` answers `OpenLease`, before anything else.
 ///
 /// # Outputs
-/// [`ServerOutput`]: frames to write; tasks for the data plane, as [lender](crate::lender::LenderTask) of results and
-/// [borrower](crate::borrower::BorrowerTask) of uploads; what the application is told of its [streams](crate::borrower::BorrowerEvent) and of the
-/// [connection](ServerEvent). [`Closed`](crate::connection::Output::Closed) is the last: every lease has ended.
+/// [`ServerOutput`]: frames to write; tasks of the data plane, as [lender](crate::lender::LenderTask) of
+/// results and [borrower](crate::borrower::BorrowerTask) of uploads; events of
+/// [streams](crate::borrower::BorrowerEvent) and of the [connection](ServerEvent).
+/// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
 ///
 /// # Timers
-/// [`Wait`](crate::connection::Output::Wait) names the earliest deadline and its [`Timer`](crate::Timer): `handle` is due then with `Time`. Deadlines
-/// that pass unheard do no harm: they are looked at with every input, after the input itself.
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time the
+/// driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after the
+/// input itself.
 #[derive(Debug)]
 pub struct ServerConnection {
     config: ServerConfig,

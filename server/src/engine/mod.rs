@@ -1,7 +1,7 @@
 //! The engine: SQL in, a lazy stream of record batches out.
 //!
-//! The server uses an engine only through [`Engine`]. `datafusion` is the engine that ships. The engine for tests is the
-//! crate `thallus-scripted-engine`: it plays scripts, including every kind of failure.
+//! The server uses an engine only through [`Engine`]. `datafusion` is the engine that ships. The crate
+//! `thallus-scripted-engine` is the engine for tests: it plays scripts, including every kind of failure.
 
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
@@ -165,8 +165,8 @@ pub struct TableInfo {
     pub files: usize,
 }
 
-/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines that are asked
-/// for batches of so many rows.
+/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines with a limit of
+/// rows per batch.
 pub fn slices(
     item: Result<RecordBatch, EngineError>,
     rows: usize,
