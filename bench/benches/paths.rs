@@ -1,5 +1,5 @@
 //! Time of the pieces of a batch's path, and of whole queries through both drivers over a fabric in memory.
-//! `cargo bench` runs all, `cargo bench -- layout` those whose name has it.
+//! `cargo bench` runs all, `cargo bench -- layout` those with `layout` in their name.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use thallus_server::{Fabrics, Server, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 fn parts(criterion: &mut Criterion) {
-    // The first to run: without this the allocator waits for a heap to be grown in a fabric, as only a server's is.
+    // Must come first: otherwise the allocator waits for a heap in a fabric, which only a server has.
     RegisteredHeap::stay_ordinary();
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
     for mut piece in pieces(fabric, |_| true).expect("pieces") {
@@ -56,7 +56,7 @@ fn drivers(criterion: &mut Criterion) {
                     }
                 });
             };
-            // The table is made by the first query.
+            // The first query generates the table.
             run();
             group.bench_function(format!("{what}/{way}"), |bencher| bencher.iter(run));
         }

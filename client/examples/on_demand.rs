@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let last_column = batch.schema().fields().len() - 1;
         let few = batch.columns_in(&[last_column], 0..batch.num_rows().min(10)).await?;
         assert!(few.num_rows() <= 10);
-        // The batch is on loan until it is dropped, as here: whoever keeps all of them waits for the next in vain.
+        // The batch is on loan until it is dropped, as here. A program that keeps all of them gets no further batch.
     }
     let report = result.report();
     println!("{rows} rows\n{report}");

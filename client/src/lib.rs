@@ -1,4 +1,4 @@
-//! The Thallus client: SQL in, Apache Arrow out, read one-sidedly from the server's memory where that is possible.
+//! The Thallus client: SQL in, Apache Arrow out, read one-sidedly from the server's memory where possible.
 //!
 //! ```no_run
 //! use futures::TryStreamExt;
@@ -16,8 +16,8 @@
 //! # }
 //! ```
 //!
-//! [`Client::query_lazy`] reads only the columns and rows that are asked for, [`Client::upload`] takes batches the
-//! other way. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+//! [`Client::query_lazy`] reads only the requested columns and rows. [`Client::upload`] sends batches to the server.
+//! [`blocking`] offers the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

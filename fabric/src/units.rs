@@ -1,7 +1,6 @@
-//! Sizes and durations as people write them: `64MiB`, `1.5s`.
+//! Sizes and durations as text: `64MiB`, `1.5s`.
 //!
-//! The one parser of both, for URLs, flags and configuration files. Here because every crate that talks to people is
-//! above this one, as are findings of [`diagnosis`](crate::diagnosis).
+//! The one parser of both, for URLs, flags and configuration files.
 
 use std::time::Duration;
 
@@ -54,57 +53,58 @@ const TIMES: &[(&str, u128)] = &[
     ("days", 24 * HOUR),
 ];
 
-/// How many of [`TIMES`] an error names: the rest are other words for them.
+/// Number of [`TIMES`] that an error names; the others are synonyms.
 const TIMES_NAMED: usize = 9;
 
 const SECOND: u128 = 1_000_000_000;
 const HOUR: u128 = 3_600 * SECOND;
 
-/// Digits of a number, before and after the point together, that are read.
+/// Most digits of a number, before and after the point together.
 const MAX_DIGITS: usize = 30;
 
-/// A size or a duration does not parse.
+/// A text that is not a size or a duration.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UnitError {
-    /// No number stands at the front.
+    /// The text does not begin with a number.
     #[error("expected a number and a unit, as in {example}")]
     NoNumber {
-        /// How it could look.
+        /// An example of a valid text.
         example: &'static str,
     },
-    /// The number has no unit, and one is needed.
+    /// The number has no unit, but needs one.
     #[error("the unit is missing (known: {known})")]
     NoUnit {
-        /// Units that are known.
+        /// The known units.
         known: String,
     },
-    /// The unit is not known.
+    /// The unit is unknown.
     #[error("unknown unit {unit:?} (known: {known})")]
     UnknownUnit {
-        /// What stands there.
+        /// The unknown unit.
         unit: String,
-        /// Units that are known.
+        /// The known units.
         known: String,
     },
-    /// A fraction that is no whole number of bytes or nanoseconds.
+    /// The value is not a whole number of bytes or nanoseconds.
     #[error("not a whole number of {of}")]
     NotWhole {
         /// The smallest unit.
         of: &'static str,
     },
-    /// More than 64 bits hold.
+    /// The value needs more than 64 bits.
     #[error("too large (at most {most})")]
     TooLarge {
-        /// The largest.
+        /// The largest value.
         most: &'static str,
     },
 }
 
-/// Parses a number of bytes: `65536`, `64KiB`, `1.5 GiB`, `2GB`. A bare number is bytes; `K`, `M`, `G`, `T` are binary.
+/// Parses a number of bytes: `65536`, `64KiB`, `1.5 GiB`, `2GB`. A bare number is in bytes; `K`, `M`, `G`, `T` are
+/// binary.
 ///
 /// # Errors
-/// [`UnitError`], with the units that are known.
+/// [`UnitError`], with the known units.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let (number, unit) = split(text, "64MiB")?;
     let scale = if unit.is_empty() { 1 } else { scale(unit, SIZES, SIZES)? };
@@ -115,7 +115,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// Parses a duration: `250ms`, `1.5s`, `2min`, `1h 30m`, and `0`.
 ///
 /// # Errors
-/// [`UnitError`], with the units that are known.
+/// [`UnitError`], with the known units.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let too_large = || UnitError::TooLarge { most: "584 years" };
     let (mut rest, mut total) = (text.trim(), 0_u64);
@@ -165,7 +165,7 @@ fn split<'a>(text: &'a str, example: &'static str) -> Result<(Decimal, &'a str),
         return Err(UnitError::TooLarge { most: "30 digits" });
     }
     let digits = format!("{whole}{fraction}").parse().map_err(|_| UnitError::NoNumber { example })?;
-    // At most MAX_DIGITS, so that ten to that power fits 128 bits.
+    // At most MAX_DIGITS, so ten to that power fits in 128 bits.
     let places = fraction.len() as u32;
     Ok((Decimal { digits, places }, unit.trim_start()))
 }
@@ -186,7 +186,7 @@ fn known(units: &[(&str, u128)]) -> String {
     units.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
-/// Writes a size so that [`parse_size`] reads the same number.
+/// Writes a size so that [`parse_size`] returns the same number.
 pub fn exact_size(bytes: u64) -> String {
     let binary = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match binary.iter().find(|(_, shift)| bytes != 0 && bytes.is_multiple_of(1 << shift)) {
@@ -195,7 +195,7 @@ pub fn exact_size(bytes: u64) -> String {
     }
 }
 
-/// Writes a duration so that [`parse_duration`] reads the same one.
+/// Writes a duration so that [`parse_duration`] returns the same duration.
 pub fn exact_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     let units =
@@ -206,7 +206,7 @@ pub fn exact_duration(duration: Duration) -> String {
     }
 }
 
-/// Writes a size for people, to three digits or so: `1.25 GiB`.
+/// Writes a size with about three digits: `1.25 GiB`.
 pub fn human_size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes as f64;
@@ -223,7 +223,7 @@ pub fn human_size(bytes: u64) -> String {
     }
 }
 
-/// Writes a duration for people: `1.25 s`, `310 µs`.
+/// Writes a duration with a suitable unit: `1.25 s`, `310 µs`.
 pub fn human_duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     match seconds {
@@ -235,7 +235,7 @@ pub fn human_duration(duration: Duration) -> String {
     }
 }
 
-/// Writes a count with thousands apart: `6,001,215`.
+/// Writes a count with thousands separators: `6,001,215`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

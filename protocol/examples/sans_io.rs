@@ -1,9 +1,8 @@
-//! Both ends of a connection in one loop, without a socket, a clock or a thread: the order in which a driver calls a
-//! machine.
+//! Both ends of a connection in one loop, without a socket, a clock or a thread. It shows the order in which a driver
+//! calls a machine.
 //!
-//! There is no data plane here, so that batches travel inline. With one there is more to do by the same rule: the
-//! lender's driver answers `OpenLease` and `EndLease`, the borrower's posts the reads of `Read` and reports them by
-//! `ReadDone`.
+//! There is no data plane here, so batches travel inline. With a data plane the same rule holds: the lender's driver
+//! answers `OpenLease` and `EndLease`; the borrower's driver posts the reads of `Read` and reports them by `ReadDone`.
 
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ use thallus_protocol::message::{LendFrom, OpenOptions, Request, ServerLimits, Th
 use thallus_protocol::server::{ServerCommand, ServerConfig, ServerEvent, ServerOutput};
 use thallus_protocol::{ApiMisuse, ClientConnection, ServerConnection, StreamId, Timestamp};
 
-/// The whole contract. After every input: take outputs until `Wait`, and do each before anything else. What an output
-/// asks for is answered by a command, at once or later. Returns when to hand in `Input::Time`, if nothing comes before.
+/// The whole contract. After every input: take outputs until `Wait`, and carry out each before anything else. A command
+/// answers the request of an output, immediately or later. Returns the time at which `Input::Time` is due.
 fn run<M: Machine>(
     machine: &mut M,
     (now, input): (Timestamp, Input<'_, M::Command>),
@@ -41,8 +40,7 @@ fn run<M: Machine>(
     }
 }
 
-/// The server's application: every query has the same few batches. The machine pulls them, so that none waits in
-/// memory.
+/// The server's application: every query has the same few batches. The machine pulls them, so none waits in memory.
 fn serve(
     output: ServerOutput,
     left: &mut Vec<RecordBatch>,

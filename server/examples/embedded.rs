@@ -54,7 +54,7 @@ impl Engine for Counter {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let engine = Counter { schema: Arc::new(Schema::new(vec![Field::new("number", DataType::Int64, false)])) };
-    // Whatever works on this host; if nothing does, results travel inline.
+    // The fabrics that work on this host. Without one, results travel inline.
     let fabrics = fabrics::open(&FabricConfig::default())?;
     let settings = Settings { name: "counter".into(), ..Settings::default() };
     let server = Server::new(Arc::new(engine), fabrics, settings);

@@ -1,9 +1,9 @@
-//! What a server with tables can be told: limits, times, fabrics, tables, query engine.
+//! The configuration of a server with tables: limits, times, fabrics, tables, query engine.
 //!
-//! Everything has a default. The types are serde's, with a text form for sizes and durations, so that a program can
-//! have them in its configuration file; a key that does not exist is an error that names it. The program
-//! `thallus-server` reads them from TOML and flags; `thallus-server.example.toml` beside it lists every key with its
-//! default and its meaning.
+//! Every value has a default. The types implement serde's traits, with a text form for sizes and durations, for use in
+//! a program's configuration file. An unknown key is an error that contains its name. The program `thallus-server`
+//! reads them from TOML and flags; `thallus-server.example.toml` beside it lists every key with its default and its
+//! meaning.
 
 mod units;
 
@@ -28,35 +28,35 @@ pub struct ServerConfig {
     pub data: Vec<PathBuf>,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
-    /// What one peer, and all together, may take.
+    /// Limits of one peer, and of all together.
     pub limits: Limits,
-    /// How long to wait for what.
+    /// Timeouts.
     pub timeouts: Timeouts,
-    /// What carries the data plane.
+    /// The fabric of the data plane.
     pub fabric: FabricConfig,
     /// The query engine.
     pub engine: EngineConfig,
 }
 
-/// One table. In TOML either just its path, or a table of these keys.
+/// One table. In TOML either its path, or a table of these keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TableConfig {
-    /// File or directory.
+    /// File or directory of the table.
     pub path: PathBuf,
-    /// Format of its files; told from their names (or, without extension, from their first bytes) if not given.
+    /// Format of the files; by default recognized by their names (or, without extension, by their first bytes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
     /// Whether the first line of a CSV file names its columns.
     pub header: bool,
-    /// What separates the fields of a CSV file, one ASCII character; a comma (in .tsv files a tab) if not given.
+    /// Separator of the fields of a CSV file, one ASCII character; by default a comma (in .tsv files a tab).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delimiter: Option<char>,
-    /// Whether quoted fields of a CSV file may contain ends of lines. If not, one large file is read in parallel.
+    /// Whether quoted fields of a CSV file may contain line breaks. If not, one large file is read in parallel.
     pub quoted_newlines: bool,
 }
 
 impl TableConfig {
-    /// The table at `path`, all else by default.
+    /// The table at `path`, with defaults for the rest.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         TableConfig { path: path.into(), format: None, header: true, delimiter: None, quoted_newlines: true }
@@ -64,7 +64,7 @@ impl TableConfig {
 }
 
 impl<'de> Deserialize<'de> for TableConfig {
-    // By hand, because an untagged enum would not name an unknown key.
+    // Not derived, because an untagged enum would not report the name of an unknown key.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -103,25 +103,25 @@ impl<'de> Deserialize<'de> for TableConfig {
     }
 }
 
-/// What one peer, and all together, may take. Beyond a limit a peer gets a typed error.
+/// Limits of one peer, and of all together. A peer that exceeds a limit receives a typed error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections served at once.
+    /// Most connections at a time.
     pub max_connections: usize,
-    /// Queries open at once on one connection.
+    /// Most open queries at a time on one connection.
     pub max_streams_per_connection: usize,
-    /// Queries that run in partitions at once.
+    /// Most queries in partitions at a time.
     pub max_partitioned_queries: usize,
-    /// Partitions that one query may be asked in.
+    /// Most partitions of one query.
     pub max_partitions: u32,
-    /// Bytes lent to one client and not yet released.
+    /// Most bytes on loan to one client.
     pub max_bytes_on_loan_per_connection: ByteSize,
-    /// Bytes lent to all clients and not yet released.
+    /// Most bytes on loan to all clients.
     pub max_bytes_on_loan_total: ByteSize,
-    /// Longest control message, either way, inline batches included.
+    /// Longest control message in either direction, including inline batches.
     pub max_message_bytes: ByteSize,
-    /// Batches of fewer bytes travel inside the control message, unless a client asks otherwise; zero lends every
+    /// Batches of fewer bytes travel inside the control message, unless a client requests otherwise. Zero lends every
     /// batch.
     pub inline_threshold_bytes: ByteSize,
     /// Bytes of one upload that may be on loan to the server, or on the way, at once.
@@ -144,22 +144,22 @@ impl Default for Limits {
     }
 }
 
-/// How long to wait for what.
+/// Timeouts of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From accepting a connection to the end of its handshake.
+    /// Limit for the handshake of a connection.
     pub handshake: Span,
-    /// Without a sign of life from a client, its connection is closed.
+    /// A connection is closed if nothing arrives from its client for this long.
     pub idle: Span,
-    /// From lending a batch to its release; then the loan is ended, and its stream with it. Clients that read lazily
-    /// keep batches for as long as their applications look at them.
+    /// Limit from lending a batch to its release. Then the lease is revoked, and its stream ends. Clients that read
+    /// lazily keep batches for as long as their applications use them.
     pub lease: Span,
-    /// From the first partition of a query to the last being asked for.
+    /// Limit from the request for the first partition of a query to the request for the last.
     pub rendezvous: Span,
-    /// For the one-sided reads of one batch of an upload.
+    /// Limit for the one-sided reads of one batch of an upload.
     pub upload_read: Span,
-    /// At shutdown, for running queries to end by themselves.
+    /// At shutdown, time for running queries to end by themselves.
     pub drain: Span,
 }
 
@@ -176,19 +176,19 @@ impl Default for Timeouts {
     }
 }
 
-/// What carries the data plane.
+/// The fabric of the data plane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FabricConfig {
-    /// Which fabric.
+    /// The choice of fabric.
     pub kind: FabricChoice,
-    /// How far the server's heap may grow in memory that the fabric has registered, so that results are lent from where
-    /// the engine made them; half of this machine's (or of its container's) memory if not given. Zero: every result is
+    /// Limit for the server's heap in memory that the fabric has registered, so that results are lent in place, where
+    /// the engine made them; by default half of this machine's (or of its container's) memory. Zero: every result is
     /// copied before it is lent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_heap: Option<ByteSize>,
-    /// Whether clients on this host may have a pointer to what they are lent instead of reading it: nothing can take
-    /// that back, and it opens all registered memory to them.
+    /// Whether clients on this host may map lent batches instead of reading them. The server cannot revoke a mapped
+    /// loan, and the mapping opens all registered memory to the client.
     pub allow_mapped: bool,
     /// Settings of UCX.
     pub ucx: UcxConfig,
@@ -197,41 +197,41 @@ pub struct FabricConfig {
 }
 
 impl FabricConfig {
-    /// The limit of the registered heap in bytes, as configured or as this host has memory.
+    /// The limit of the registered heap in bytes, as configured or derived from this host's memory.
     #[must_use]
     pub fn effective_registered_heap(&self) -> ByteSize {
         self.registered_heap.unwrap_or_else(|| ByteSize(memory_of_host().unwrap_or(0) / 2))
     }
 }
 
-/// Which fabric carries the data plane.
+/// The choice of fabric for the data plane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FabricChoice {
-    /// The best that works here; inline, with a warning, if none does.
+    /// The best fabric that works on this host; inline, with a warning, if none does.
     #[default]
     Auto,
-    /// UCX, or fail to start.
+    /// UCX. The server does not start without it.
     Ucx,
-    /// InfiniBand verbs, or fail to start.
+    /// InfiniBand verbs. The server does not start without them.
     Verbs,
     /// None: all results travel inline over the control connection.
     None,
 }
 
-/// Settings of UCX; what is empty is left to UCX.
+/// Settings of UCX. UCX chooses where they are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UcxConfig {
-    /// The file of `libucp` to be loaded. Absent: the one that the environment's `THALLUS_UCX_LIBRARY` names, or the
-    /// one that the dynamic linker finds.
+    /// Path of the `libucp` to load. Absent: the path in the environment variable `THALLUS_UCX_LIBRARY`, or the library
+    /// that the dynamic linker finds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<PathBuf>,
-    /// Transports that may be used, as in `UCX_TLS`.
+    /// Transports that UCX may use, as in `UCX_TLS`.
     pub transports: Vec<String>,
-    /// Network devices that may be used, as in `UCX_NET_DEVICES`.
+    /// Network devices that UCX may use, as in `UCX_NET_DEVICES`.
     pub net_devices: Vec<String>,
-    /// Poll without sleeping: lower latency, one core busy.
+    /// Polls without sleeping: lower latency, one core busy.
     pub busy_poll: bool,
 }
 
@@ -239,18 +239,18 @@ pub struct UcxConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VerbsConfig {
-    /// The device, such as `mlx5_0`; the first with an active port if not given.
+    /// The device, such as `mlx5_0`; by default the first with an active port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Its port, counted from 1; the first that is active if not given.
+    /// The port of the device, counted from 1; by default the first active port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u8>,
-    /// Index into the port's table of GIDs; RoCE v2 with an IPv4 address, if there is one, if not given.
+    /// Index into the port's table of GIDs; by default RoCE v2 with an IPv4 address, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u8>,
     /// How lent memory is opened to a client.
     pub exposure: ExposureChoice,
-    /// Poll without sleeping: lower latency, one core busy.
+    /// Polls without sleeping: lower latency, one core busy.
     pub busy_poll: bool,
 }
 
@@ -261,11 +261,11 @@ pub enum ExposureChoice {
     /// Windows on a device that has and enforces them, else registrations.
     #[default]
     Auto,
-    /// A memory window over exactly what is lent, for as long as it is: microseconds per loan.
+    /// A memory window over exactly the lent bytes, for the duration of the loan. Costs microseconds per loan.
     Windows,
-    /// A registration of exactly what is lent, for as long as it is: pins every page of every loan.
+    /// A registration of exactly the lent bytes, for the duration of the loan. Pins every page of every loan.
     Registrations,
-    /// One key for all memory: costs nothing, and every client can read every other's results.
+    /// One key for all memory. Costs nothing, but every client can read the results of every other client.
     Whole,
 }
 
@@ -273,18 +273,18 @@ pub enum ExposureChoice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Memory that all queries together may hold for sorting, grouping and joining; half of this machine's (or of its
-    /// container's) memory if not given. Batches on their way to a client are not counted here but as bytes on loan.
+    /// Memory that all queries together may hold for sorting, grouping and joining; by default half of this machine's
+    /// (or of its container's) memory. Batches in transit to a client count as bytes on loan instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<ByteSize>,
-    /// How queries share that memory.
+    /// Distribution of that memory among queries.
     pub memory_pool: MemoryPoolKind,
-    /// Target number of rows in a batch; a query may ask for another.
+    /// Target number of rows in a batch; a query may request another.
     pub batch_rows: usize,
-    /// Parallel partitions of a query; the number of cores if not given.
+    /// Parallel partitions of a query; by default the number of cores.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partitions: Option<usize>,
-    /// Directory for what does not fit in memory; the system's directory for temporary files if not given.
+    /// Directory for spilled data; by default the system's directory for temporary files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spill_dir: Option<PathBuf>,
     /// Bytes that all queries together may write there; zero forbids spilling.
@@ -308,34 +308,34 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// Parallel partitions of a query, as configured or as this host has cores.
+    /// Parallel partitions of a query, as configured or derived from this host's cores.
     #[must_use]
     pub fn effective_partitions(&self) -> usize {
         self.partitions.unwrap_or_else(|| std::thread::available_parallelism().map_or(4, NonZeroUsize::get))
     }
 
-    /// The memory limit in bytes, as configured or as this host has memory.
+    /// The memory limit in bytes, as configured or derived from this host's memory.
     #[must_use]
     pub fn effective_memory_limit(&self) -> ByteSize {
-        /// Where nothing says how much memory there is.
+        /// Limit if the size of the host's memory is unknown.
         const UNKNOWN_HOST: ByteSize = ByteSize::gib(1);
         self.memory_limit.unwrap_or_else(|| memory_of_host().map_or(UNKNOWN_HOST, |bytes| ByteSize(bytes / 2)))
     }
 }
 
-/// Memory of this host, or the least limit of the control groups that confine this process.
+/// Memory of this host, or the smallest limit of the control groups of this process.
 fn memory_of_host() -> Option<u64> {
     HostMemory::now().map(|memory| memory.limit)
 }
 
-/// How queries share the engine's memory.
+/// Distribution of the engine's memory among queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryPoolKind {
-    /// Every operator that can spill gets an equal share: one query cannot starve the others, and spills earlier.
+    /// Every operator that can spill gets an equal share: one query cannot starve the others, but spills earlier.
     #[default]
     Fair,
-    /// First come, first served: a query alone gets everything.
+    /// First come, first served: a single query gets everything.
     Greedy,
 }
 
@@ -347,7 +347,7 @@ pub struct InvalidValue {
     pub key: &'static str,
     /// The value.
     pub value: String,
-    /// What it must be.
+    /// The allowed range.
     pub reason: String,
 }
 
@@ -378,7 +378,7 @@ impl ServerConfig {
             ("timeouts.upload_read", self.timeouts.upload_read),
             ("timeouts.drain", self.timeouts.drain),
         ] {
-            // No wait is without an end: a day is longer than anybody waits.
+            // Every wait has a limit, of at most one day.
             within(key, span, Span(std::time::Duration::from_millis(1)), Span::secs(86_400))?;
         }
         let engine = &self.engine;
@@ -405,7 +405,7 @@ impl ServerConfig {
     }
 }
 
-/// Most rows that a batch may be configured, or asked, to have.
+/// Most rows of a batch that a configuration or a query may set.
 pub const MAX_BATCH_ROWS: usize = 1 << 24;
 
 fn within<T: PartialOrd + fmt::Display>(key: &'static str, value: T, min: T, max: T) -> Result<(), InvalidValue> {

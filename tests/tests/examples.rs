@@ -5,8 +5,8 @@ use std::process::Stdio;
 use thallus_tests::process::command;
 use thallus_tests::server::TestServer;
 
-/// Runs an example of this workspace to its end. `cargo test --workspace` has built it, with `--test examples` alone it
-/// has not: then `cargo build --examples --workspace` does.
+/// Runs an example of this workspace to its end. `cargo test --workspace` builds the examples; before `--test examples`
+/// alone, run `cargo build --examples --workspace`.
 fn example(name: &str, args: &[&str]) -> String {
     let output = command(&format!("examples/{name}")).args(args).stderr(Stdio::piped()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

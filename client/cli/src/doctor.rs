@@ -1,4 +1,4 @@
-//! `thallus doctor`: which fabrics can work on this host, and for each that cannot, why and what to do.
+//! `thallus doctor`: shows which fabrics work on this host, and for each that does not, why and what to do.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
@@ -8,10 +8,10 @@ use super::args::DoctorArgs;
 use super::failure::Failure;
 use thallus_client::ConnectOptions;
 
-/// No table is narrower, whatever the terminal says.
+/// Tables are at least this wide, whatever width the terminal reports.
 const MIN_COLUMNS: u16 = 80;
 
-/// What was found, and whether anything better than inline transfer works.
+/// The findings, and whether anything better than inline transfer works.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(String, bool), Failure> {
     let options = match &args.url {
         Some(url) => super::options(url)?,
@@ -48,7 +48,7 @@ fn as_text(fabrics: &[Diagnosis], host: &[Finding]) -> String {
 fn table(findings: &[Finding]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    // A serial console may say that it has no columns at all.
+    // A serial console may report a width of zero columns.
     if table.width().is_some_and(|columns| columns < MIN_COLUMNS) {
         table.set_width(MIN_COLUMNS);
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn text_says_what_works_and_what_to_do() {
+    fn text_shows_what_works_and_what_to_do() {
         let (fabrics, host) = found();
         let text = as_text(&fabrics, &host);
         assert!(text.starts_with("verbs: DOES NOT WORK: no device\n"), "{text}");

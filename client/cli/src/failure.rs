@@ -1,17 +1,17 @@
-//! Everything that ends `thallus` early: what is said of it, and with which code it exits.
+//! The failures that end `thallus` early, with their messages and exit codes.
 
 use std::fmt;
 use std::io;
 
 use thallus_client::{ClientError, StreamCode};
 
-/// The exit codes, as `--help` lists them.
+/// The exit codes, as listed by `--help`.
 pub mod code {
     /// An argument or URL is wrong, or the result does not fit the format.
     pub const USAGE: u8 = 2;
-    /// No connection came about.
+    /// No connection could be made.
     pub const CONNECT: u8 = 3;
-    /// The server refused the query, or it failed there.
+    /// The server refused the query, or the query failed there.
     pub const QUERY: u8 = 4;
     /// The transfer failed before its end.
     pub const TRANSFER: u8 = 5;
@@ -19,22 +19,22 @@ pub mod code {
     pub const LOCAL: u8 = 6;
     /// Ctrl-C: 128 + SIGINT.
     pub const INTERRUPTED: u8 = 130;
-    /// The reader of the output went away: 128 + SIGPIPE.
+    /// The reader of the output closed it: 128 + SIGPIPE.
     pub const BROKEN_PIPE: u8 = 141;
-    /// Asked to end: 128 + SIGTERM.
+    /// Ended by SIGTERM: 128 + SIGTERM.
     pub const TERMINATED: u8 = 143;
 }
 
-/// How far things had come.
+/// The progress of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Until the server has said what it is.
+    /// Until the server has introduced itself.
     Connect,
     /// From sending a query.
     Transfer,
 }
 
-/// The signal that ended it.
+/// The signal that ended the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interrupt {
     /// SIGINT.
@@ -43,40 +43,40 @@ pub enum Interrupt {
     Terminate,
 }
 
-/// Why `thallus` ends early.
+/// The reason why `thallus` ends early.
 #[derive(Debug)]
 pub enum Failure {
-    /// The user asked for what cannot be.
+    /// The arguments are invalid or contradict each other.
     Usage {
-        /// What is wrong, and why.
+        /// The problem and its reason.
         message: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
-    /// The client library gave up.
+    /// The client library returned an error.
     Client {
-        /// When.
+        /// The phase of the error.
         phase: Phase,
-        /// Why.
+        /// The error.
         error: ClientError,
     },
     /// The result does not fit the format.
     Format {
-        /// What is wrong, and why.
+        /// The problem and its reason.
         message: String,
-        /// What to do.
+        /// The remedy.
         hint: String,
     },
-    /// A file or pipe here.
+    /// An error of a local file or pipe.
     Local {
-        /// What was done, to what: `cannot write out.csv`.
+        /// The operation and its object: `cannot write out.csv`.
         what: String,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// `thallus doctor` found nothing but inline transfer; it has said why.
+    /// `thallus doctor` found only inline transfer, and has printed the reason.
     NoFabric,
-    /// The reader of the output has had enough: no failure of ours, nothing is said.
+    /// The reader of the output closed it. This is no error: nothing is printed.
     BrokenPipe,
     /// A signal.
     Interrupted(Interrupt),
@@ -97,7 +97,7 @@ impl Failure {
         }
     }
 
-    /// What the user can do.
+    /// The remedy for the user.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -110,7 +110,7 @@ impl Failure {
                 }
                 _ => None,
             },
-            Failure::NoFabric => Some("do what stands beside the lines marked !!".into()),
+            Failure::NoFabric => Some("follow the advice in the lines marked !!".into()),
             Failure::BrokenPipe | Failure::Interrupted(_) => None,
         }
     }
@@ -133,7 +133,7 @@ impl fmt::Display for Failure {
 /// The exit code for an error of the client library in a phase.
 #[must_use]
 pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
-    // What breaks a connection counts as what it prevented.
+    // A broken connection has the exit code of the phase that it ended.
     let by_phase = match phase {
         Phase::Connect => code::CONNECT,
         Phase::Transfer => code::TRANSFER,
@@ -171,28 +171,28 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
             "check the address and the firewall, or allow more time with connect_timeout in the URL"
         }
         ClientError::Timeout { .. } => {
-            "see whether the server is well with thallus ping, or allow more time: --deadline, read_timeout in the URL"
+            "check the server with thallus ping, or allow more time: --deadline, read_timeout in the URL"
         }
-        ClientError::Refused { .. } => "try again later; the server's log says more",
+        ClientError::Refused { .. } => "try again later; the server's log has details",
         ClientError::Version { .. } => "install client and server of the same release; see thallus version",
         ClientError::Fabric { .. } => "connect without one-sided reads: fabric=none in the URL",
         ClientError::Query { kind, .. } => return query_hint(*kind),
         ClientError::Read { .. } | ClientError::ReadTimeout { .. } => {
-            "run the query again; --lend-from never does without one-sided reads"
+            "run the query again; --lend-from never avoids one-sided reads"
         }
         ClientError::LeaseExpired { .. } => "run the query again, and take batches faster or in a larger --window",
-        ClientError::BatchTooLarge { .. } => "ask for smaller batches with --batch-rows, or raise max_batch in the URL",
-        ClientError::OutOfMemory { .. } => "ask for less at once: --window, --batch-rows, pool in the URL",
+        ClientError::BatchTooLarge { .. } => "request smaller batches with --batch-rows, or raise max_batch in the URL",
+        ClientError::OutOfMemory { .. } => "request less at a time: --window, --batch-rows, pool in the URL",
         ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => {
             "this is a bug in the client or the server; their logs say more (THALLUS_LOG)"
         }
-        ClientError::TooManyPartitions { .. } => "ask for fewer --partitions",
+        ClientError::TooManyPartitions { .. } => "request fewer --partitions",
         ClientError::SqlTooLong { .. } => "raise engine.max_sql_bytes at the server",
-        ClientError::ServerGone { .. } => "the server's log may say why; thallus ping says whether it is back",
+        ClientError::ServerGone { .. } => "the server's log may have the reason; thallus ping shows whether it is back",
         ClientError::Protocol { .. } if phase == Phase::Connect => "is that a thallus-server? See its address and port",
         ClientError::Protocol { .. } => "this is a bug in the client or the server; their logs say more (THALLUS_LOG)",
         ClientError::Mapping { .. } => "leave out --access map",
-        ClientError::Merge { .. } => "take rows as they come with --unordered",
+        ClientError::Merge { .. } => "take rows as they arrive with --unordered",
         ClientError::OutOfRange { .. }
         | ClientError::Source { .. }
         | ClientError::Random { .. }
@@ -209,10 +209,10 @@ fn query_hint(kind: StreamCode) -> Option<&'static str> {
         StreamCode::DeadlineExceeded => Some("allow more time with --deadline"),
         StreamCode::TooManyStreams => Some("wait for other queries to end, and try again"),
         StreamCode::PartitionInvalid => {
-            Some("ask for fewer --partitions; the server's limits.max_partitions bounds them")
+            Some("request fewer --partitions; the server's limits.max_partitions bounds them")
         }
         StreamCode::PartitionMissing | StreamCode::PartitionLost => {
-            Some("run the query again; the server's log says more, and with --partitions 1 it takes one connection")
+            Some("run the query again; the server's log has details; --partitions 1 needs one connection only")
         }
         _ => None,
     }

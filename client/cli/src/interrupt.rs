@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: the first asks to stop and to clean up, the second ends the process there and then.
+//! Ctrl-C and SIGTERM: the first requests a clean stop, the second ends the process immediately.
 
 use std::io;
 
@@ -7,23 +7,23 @@ use tokio::sync::watch;
 
 use super::failure::{Failure, Interrupt};
 
-/// Tells, in as many places as need it, that the user wants to stop.
+/// Notifies its clones when the user requests a stop.
 #[derive(Clone, Debug)]
 pub struct Interrupts {
     seen: watch::Receiver<Option<Interrupt>>,
 }
 
 impl Interrupts {
-    /// Listens to a channel, in which there is something once the user wants to stop.
+    /// Watches a channel, whose value is set when the user requests a stop.
     #[must_use]
     pub fn new(seen: watch::Receiver<Option<Interrupt>>) -> Self {
         Interrupts { seen }
     }
 
-    /// Takes over SIGINT and SIGTERM from now on, within a tokio runtime.
+    /// Installs handlers for SIGINT and SIGTERM. Call it within a tokio runtime.
     ///
     /// # Errors
-    /// What the operating system says.
+    /// The operating system's error.
     pub fn install() -> io::Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -44,16 +44,16 @@ impl Interrupts {
         Ok(Interrupts::new(seen))
     }
 
-    /// Ends when the user wants to stop, at once if that was already so.
+    /// Returns when the user requests a stop, immediately if that has already happened.
     pub async fn wait(&mut self) -> Interrupt {
         match self.seen.wait_for(Option::is_some).await.map(|seen| *seen) {
             Ok(Some(interrupt)) => interrupt,
-            // Whoever would tell is gone, so there will be none.
+            // The sender is dropped, so no interrupt can arrive.
             Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 
-    /// Runs a future unless the user wants to stop; then it is dropped, which cancels what it did.
+    /// Runs a future until it completes or the user requests a stop. A stop drops the future, which cancels its work.
     ///
     /// # Errors
     /// [`Failure::Interrupted`].

@@ -1,4 +1,4 @@
-//! `thallus query --lazy`: of each batch only the columns and rows that end up in the output are read.
+//! `thallus query --lazy`: reads only the columns and rows of each batch that are written to the output.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,15 +16,15 @@ use super::failure::Failure;
 use super::query::QueryResult;
 use thallus_client::{ClientError, LazyBatch, LazyStream, TransferReport};
 
-/// Batches that are read side by side, so that the output does not wait for each round trip.
+/// Batches that are read concurrently, so that the output does not wait for each round trip.
 const AHEAD: usize = 4;
 
-/// `--rows`: counted from 0 over the whole result, the last not included.
+/// `--rows`: counted from 0 over the whole result, without the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rows {
-    /// The first.
+    /// The first row.
     pub from: u64,
-    /// One beyond the last.
+    /// The row after the last.
     pub to: u64,
 }
 
@@ -33,7 +33,7 @@ impl Rows {
     pub const ALL: Rows = Rows { from: 0, to: u64::MAX };
 }
 
-/// Text that is no range of rows.
+/// A text that is not a range of rows.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RowsError(String);
 
@@ -60,10 +60,11 @@ impl FromStr for Rows {
     }
 }
 
-/// Positions of the columns that were named: each argument a name, or several with commas between. All, if none is named.
+/// Positions of the named columns. Each argument is one name, or several separated by commas. All columns if none is
+/// named.
 ///
 /// # Errors
-/// [`Failure::Usage`] if there is no such column, or more than one.
+/// [`Failure::Usage`] if a name matches no column, or several.
 pub fn columns(schema: &Schema, named: &[String]) -> Result<Vec<usize>, Failure> {
     if named.is_empty() {
         return Ok((0..schema.fields().len()).collect());
@@ -71,7 +72,7 @@ pub fn columns(schema: &Schema, named: &[String]) -> Result<Vec<usize>, Failure>
     let is_column = |name: &str| schema.fields().iter().any(|field| field.name() == name);
     let mut columns = Vec::new();
     for argument in named {
-        // Names of expressions have commas of their own, as in `round(a,2)`.
+        // Names of expressions contain commas, as in `round(a,2)`.
         let names = if is_column(argument) { vec![argument.as_str()] } else { argument.split(',').collect() };
         for name in names {
             columns.push(column(schema, name)?);
@@ -98,24 +99,24 @@ fn column(schema: &Schema, name: &str) -> Result<usize, Failure> {
     }
 }
 
-/// A lazy result as the output wants it: some columns, some rows, and no more rows than are shown.
+/// The part of a lazy result that is written: some columns, some rows, and at most as many rows as are shown.
 pub struct LazyRows {
-    /// Dropped once no more is wanted of it, which cancels the query if it still runs.
+    /// Dropped once nothing more of it is needed, which cancels the query if it still runs.
     result: Option<LazyStream>,
     schema: SchemaRef,
     columns: Arc<[usize]>,
-    /// Rows of the result that are wanted and have not passed yet; from the next batch's first row.
+    /// Requested rows that have not passed yet, counted from the next batch's first row.
     rows: Rows,
-    /// Rows that the output shows at most; what is beyond is counted, and not read.
+    /// Most rows that the output shows; further rows are counted, and not read.
     show: u64,
     left_out: u64,
     reading: FuturesOrdered<BoxFuture<'static, Result<RecordBatch, ClientError>>>,
-    /// The last report, once the result is gone.
+    /// The last report, once the result is dropped.
     report: TransferReport,
 }
 
 impl LazyRows {
-    /// These columns and rows of a result, of which at most `show` rows are shown.
+    /// These columns and rows of a result. At most `show` of the rows are read.
     ///
     /// # Errors
     /// [`Failure::Usage`] if the result has no such column.
@@ -130,7 +131,7 @@ impl LazyRows {
         Ok(LazyRows { result: Some(result), schema, columns, rows, show, left_out: 0, reading, report })
     }
 
-    /// Begins to read what is wanted of a batch.
+    /// Begins to read the requested part of a batch.
     fn want(&mut self, batch: LazyBatch) {
         let Range { start, end } = self.pass(batch.num_rows());
         if start == end {
@@ -153,7 +154,7 @@ impl LazyRows {
         start as usize..(start + shown) as usize
     }
 
-    /// All rows that were asked for have passed: the rest of the result is of no use.
+    /// All requested rows have passed, so the rest of the result is dropped.
     fn finished(&mut self) {
         if let Some(result) = self.result.take() {
             self.report = result.report();

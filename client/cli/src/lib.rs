@@ -28,7 +28,7 @@ use thallus_client::ConnectOptions;
 pub fn main() -> ! {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
-    // If whoever read the log is gone, there is no one to tell.
+    // An error of the log itself cannot be reported: its reader may have closed stderr.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
     match run(cli) {
         Ok(()) => leave(0),
@@ -39,7 +39,7 @@ pub fn main() -> ! {
     }
 }
 
-/// Ends the process, though threads that were not waited for may be within a fabric's library.
+/// Ends the process even if other threads still run code of a fabric's library.
 #[cfg(feature = "ucx")]
 fn leave(code: u8) -> ! {
     thallus_fabric_ucx::exit_process(code)
@@ -53,7 +53,7 @@ fn leave(code: u8) -> ! {
 fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Query(args) => {
-            // Before signals are taken over: whoever is asked for the query on a terminal can press Ctrl-C.
+            // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
             let request = query::Request::new(args, std::env::var("THALLUS_URL").ok())?;
             with_runtime(async |interrupts| request.run(interrupts).await)
         }
@@ -69,10 +69,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
 
 fn with_runtime<T>(work: impl AsyncFnOnce(Interrupts) -> Result<T, Failure>) -> Result<T, Failure> {
     let local = |source| Failure::Local { what: "cannot start".into(), source };
-    // The work itself runs, and blocks for output, on this thread; one worker moves the data, another hears signals.
+    // The work itself runs, and blocks for output, on this thread; one worker moves the data, another handles signals.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(local)?;
     let outcome = runtime.block_on(async { work(Interrupts::install().map_err(local)?).await });
-    // Does not wait for what cannot be stopped, as the resolution of a name.
+    // Does not wait for operations that cannot be stopped, such as the resolution of a name.
     runtime.shutdown_background();
     outcome
 }
@@ -92,7 +92,7 @@ fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// One message on stderr. If that is closed there is no one to tell.
+/// Prints one message on stderr. If stderr is closed, the message is lost.
 fn say(message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", plain(&message.to_string()));
 }
@@ -107,7 +107,7 @@ fn tell(failure: &Failure) {
     }
 }
 
-/// What a server says may hold anything; it gives no orders to the terminal.
+/// Removes control characters: text from a server must not control the terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_gives_no_orders_to_the_terminal() {
+    fn text_from_a_server_does_not_control_the_terminal() {
         assert_eq!(plain("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
     }
 }

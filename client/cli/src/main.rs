@@ -1,4 +1,4 @@
-//! `thallus`: SQL to a server, results to a table, file or pipe. All of it is in the library, where tests reach it.
+//! `thallus`: SQL to a server, results to a table, file or pipe. The code is in the library, where tests can call it.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Where a result goes: standard output, or a file that appears only when it is whole.
+//! The destination of a result: standard output, or a file that appears only when it is complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -14,16 +14,16 @@ const BUFFER: usize = 256 * 1024;
 
 /// The destination of a result.
 ///
-/// Dropped without [`commit`](Output::commit), a file that was being written is removed.
+/// If it is dropped without [`commit`](Output::commit), an unfinished file is removed.
 #[derive(Debug)]
 pub struct Output {
-    /// As messages call it.
+    /// The name in messages.
     name: String,
     file: File,
     terminal: bool,
-    /// What is renamed at success; `None` for standard output, devices and pipes, which are written in place.
+    /// The file to rename at success; `None` for standard output, devices and pipes, which are written in place.
     pending: Option<Pending>,
-    /// The first error of writing. The layers above wrap errors in their own, and lose their kind.
+    /// The first error of writing. The layers above wrap errors and lose their kind.
     failed: Arc<Mutex<Option<io::Error>>>,
 }
 
@@ -39,7 +39,7 @@ impl Output {
     /// # Errors
     /// [`Failure::Local`] if it is closed.
     pub fn stdout() -> Result<Self, Failure> {
-        // Past Rust's own handle, which would flush at every line.
+        // Not Rust's own handle, which flushes at every line.
         let stdout = io::stdout();
         let owned = stdout.as_fd().try_clone_to_owned();
         let file = owned.map_err(|source| Failure::Local { what: "cannot write to standard output".into(), source })?;
@@ -53,8 +53,8 @@ impl Output {
         })
     }
 
-    /// A file, written under another name in the same directory until it is whole. Links are followed; devices and pipes
-    /// are written in place.
+    /// A file, written under another name in the same directory until it is complete. Links are followed; devices and
+    /// pipes are written in place.
     ///
     /// # Errors
     /// [`Failure::Local`] if it cannot be created.
@@ -66,19 +66,19 @@ impl Output {
         Ok(Output { name, file, terminal, pending, failed: Arc::default() })
     }
 
-    /// Whether people read it as it is written.
+    /// Whether the output is a terminal.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// Whether it ends up as a file of its own, so that formats with a footer make sense.
+    /// Whether the output is a regular file, so that formats with a footer are possible.
     #[must_use]
     pub fn is_regular_file(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// A buffered writer to it. Whoever finishes with it must flush it, and look at the error.
+    /// A buffered writer to the output. The caller must flush it at the end, and check the error.
     ///
     /// # Errors
     /// [`Failure::Local`].
@@ -87,20 +87,20 @@ impl Output {
         Ok(BufWriter::with_capacity(BUFFER, Recorder { file, failed: Arc::clone(&self.failed) }))
     }
 
-    /// The error that a writer ran into, if any: what to say rather than what the layers above made of it.
+    /// The first error of a writer, if any. Report it instead of the error that the layers above derived from it.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         let source = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(self.local(source))
     }
 
-    /// All has been written and flushed: the file takes its name.
+    /// Gives the file its final name, once everything has been written and flushed.
     ///
     /// # Errors
     /// [`Failure::Local`]; the file is removed then.
     pub fn commit(mut self) -> Result<(), Failure> {
         let Some(pending) = &self.pending else { return Ok(()) };
-        // Some file systems say only here that the disk was full.
+        // Some file systems report a full disk only here.
         let renamed = self.file.sync_data().and_then(|()| fs::rename(&pending.temporary, &pending.target));
         renamed.map_err(|source| self.local(source))?;
         self.pending = None;
@@ -118,16 +118,16 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if let Some(Pending { temporary, .. }) = &self.pending {
-            // Nothing more can be done about it, and the reason for the removal is what the user must see.
+            // A failure cannot be handled here, and the reason for the removal is the error for the user.
             let _ = fs::remove_file(temporary);
         }
     }
 }
 
-/// What writes to an [`Output`].
+/// A buffered writer to an [`Output`].
 pub type OutputWriter = BufWriter<Recorder>;
 
-/// A file that remembers the first error.
+/// A file that records its first error.
 #[derive(Debug)]
 pub struct Recorder {
     file: File,
@@ -146,7 +146,7 @@ impl Write for Recorder {
 
 impl Recorder {
     fn record(&self, error: &io::Error) {
-        // Retried by whoever calls.
+        // The caller retries.
         if error.kind() == io::ErrorKind::Interrupted {
             return;
         }
@@ -171,7 +171,7 @@ fn open(path: &Path) -> io::Result<(File, Option<Pending>)> {
             Ok(file) => {
                 let pending = Pending { temporary, target };
                 if let Some(metadata) = existing {
-                    // The new content is as private as the old one was.
+                    // The new file gets the permissions of the old one.
                     if let Err(error) = file.set_permissions(metadata.permissions()) {
                         let _ = fs::remove_file(&pending.temporary);
                         return Err(error);

@@ -12,7 +12,7 @@ use super::query::FAREWELL;
 use thallus_client::{Client, ConnectionInfo};
 use thallus_fabric::units::human_duration;
 
-/// Connects, times round trips, and says what was found.
+/// Connects, times round trips, and describes the connection.
 ///
 /// # Errors
 /// [`Failure::Client`], [`Failure::Interrupted`].
@@ -25,7 +25,7 @@ pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<S
         times.push(interrupts.unless(client.ping()).await?.map_err(failed)?);
     }
     let mut text = describe(&client.connection(), &times);
-    // A fallback: what the fabrics of this host can do, tried here.
+    // After a fallback, test the fabrics of this host.
     if client.connection().carrier.fallback().is_some() {
         text.push_str(&verdicts(&thallus_client::diagnose(&options)));
     }
@@ -33,7 +33,7 @@ pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<S
     Ok(text)
 }
 
-/// What each fabric of this host can do by itself.
+/// The result of each fabric's test on this host.
 fn verdicts(fabrics: &[Diagnosis]) -> String {
     let line = |Diagnosis { fabric, verdict, .. }: &Diagnosis| {
         let text = verdict.as_ref().unwrap_or_else(|reason| reason);
@@ -52,7 +52,7 @@ fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
     line("protocol", &info.protocol.to_string());
     line("carried by", &info.carrier.to_string());
     if let Some(probe) = info.probe {
-        line("probe", &format!("a word of the server's memory, read and right, in {}", human_duration(probe)));
+        line("probe", &format!("a word of the server's memory, read and verified, in {}", human_duration(probe)));
     }
     if let Some(rate) = info.rate {
         line("path", &format!("{:.2} GB/s of one-sided reads from the server's memory", rate as f64 / 1e9));
@@ -101,7 +101,7 @@ mod tests {
 server      thallus-server 0.1.0 at localhost:7807
 protocol    1
 carried by  ucx, one-sided: posix/memory
-probe       a word of the server's memory, read and right, in 18.0 µs
+probe       a word of the server's memory, read and verified, in 18.0 µs
 path        9.12 GB/s of one-sided reads from the server's memory
 round trip  100.0 µs at best, 2.00 ms at worst, of 2
 ";

@@ -9,7 +9,7 @@ use thallus_fabric::units::{grouped, human_size};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Rows, bytes and rate so far, if anyone is there to see them.
+/// Rows, bytes and rate so far, if a terminal shows them.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
@@ -25,14 +25,14 @@ impl Progress {
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
                 bar.set_style(style);
             }
-            // Its own thread, so that it turns while the server thinks.
+            // A thread of the bar's own turns it while the server plans.
             bar.enable_steady_tick(INTERVAL);
             bar
         });
         Progress { bar, drawn: Instant::now() }
     }
 
-    /// Shows a report, which is asked for only when it is time to draw.
+    /// Shows a report. The function runs only when it is time to draw.
     pub fn update(&mut self, report: impl FnOnce() -> TransferReport) {
         let Some(bar) = &self.bar else { return };
         if self.drawn.elapsed() < INTERVAL {
@@ -42,7 +42,7 @@ impl Progress {
         bar.set_message(message(&report()));
     }
 
-    /// Takes the bar away, so that other things can be written.
+    /// Removes the bar, so that other text can be written.
     pub fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -73,10 +73,10 @@ mod tests {
     }
 
     #[test]
-    fn hidden_asks_for_nothing() {
+    fn a_hidden_bar_requests_no_report() {
         let mut progress = Progress::new(false);
         progress.drawn -= INTERVAL;
-        progress.update(|| panic!("asked for a report that nobody sees"));
+        progress.update(|| panic!("a hidden bar requested a report"));
         progress.clear();
     }
 }

@@ -20,14 +20,14 @@ use thallus_client::{
     Access, Client, ClientError, ConnectOptions, LazyOptions, QueryOptions, ResultStream, TransferReport,
 };
 
-/// How long the server is given to hear that the client leaves.
+/// Time allowed for closing the connection.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 
-/// A result on its way, as the command line needs it. Dropping it cancels the query.
+/// A running result, as needed by the command line. Dropping it cancels the query.
 pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
-    /// The schema of all its batches.
+    /// The schema of all batches.
     fn schema(&self) -> SchemaRef;
-    /// What has been transferred so far.
+    /// The transfer so far.
     fn report(&self) -> TransferReport;
     /// Rows that were only counted, because the output does not show them.
     fn rows_left_out(&self) -> u64 {
@@ -45,7 +45,7 @@ impl QueryResult for ResultStream {
     }
 }
 
-/// How the result is read.
+/// How to read the result.
 #[derive(Debug)]
 enum Way {
     /// Whole, or mapped.
@@ -54,7 +54,7 @@ enum Way {
     OnDemand(LazyOptions, Vec<String>, Rows),
 }
 
-/// What `thallus query` was asked for, checked as far as it can be without a server.
+/// The arguments of `thallus query`, checked as far as possible without a server.
 #[derive(Debug)]
 pub struct Request {
     connect: ConnectOptions,
@@ -67,7 +67,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Makes sense of the arguments; reads the query from where it is.
+    /// Parses the arguments, and reads the query from its file.
     ///
     /// # Errors
     /// [`Failure::Usage`], [`Failure::Client`] for the URL, [`Failure::Local`] for the query's file.
@@ -96,12 +96,12 @@ impl Request {
         Ok(Request { connect, sql, way, format, output, stats: args.stats, quiet: args.quiet })
     }
 
-    /// Runs it.
+    /// Runs the query and writes its result.
     ///
     /// # Errors
-    /// Whatever there is.
+    /// Any [`Failure`].
     pub async fn run(self, mut interrupts: Interrupts) -> Result<(), Failure> {
-        // First of all, so that the server does not work for a file that cannot be written.
+        // First, so that the server does not work for a file that cannot be written.
         let output = match &self.output {
             Some(path) => Output::file(path)?,
             None => Output::stdout()?,
@@ -110,12 +110,12 @@ impl Request {
         let client = interrupts.unless(Client::connect_with(self.connect)).await?;
         let client = client.map_err(|error| Failure::Client { phase: Phase::Connect, error })?;
         if let Some(reason) = client.connection().carrier.fallback() {
-            say(format_args!("warning: no one-sided reads: {reason}; results come inline over TCP"));
+            say(format_args!("warning: one-sided reads are not available: {reason}; results travel inline over TCP"));
             say(format_args!(
-                "hint: with fabric=none in the URL this is as asked for; with require_fabric=true it fails"
+                "hint: fabric=none in the URL selects inline without a warning; require_fabric=true makes it an error"
             ));
         }
-        // A table is written when all is over, so that a bar can stand on the same terminal until then.
+        // A table is written at the end, so a bar can use the same terminal until then.
         let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
         let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
         let failed = |error| Failure::Client { phase: Phase::Transfer, error };
@@ -124,12 +124,12 @@ impl Request {
                 let answer = interrupts.unless(client.query_with(&self.sql, options)).await;
                 match answer.and_then(|answer| answer.map_err(failed)) {
                     Ok(result) => {
-                        // What more connections fell back to has not been said yet.
+                        // The fallback of an additional connection has not been reported yet.
                         if let (None, Some(reason)) =
                             (client.connection().carrier.fallback(), result.report().carrier.fallback())
                         {
                             say(format_args!(
-                                "warning: no one-sided reads for a partition: {reason}; it comes inline over TCP"
+                                "warning: a partition is not read one-sidedly: {reason}; it travels inline over TCP"
                             ));
                         }
                         Ok(deliver(result, self.format, output, progress, interrupts).await)
@@ -139,7 +139,7 @@ impl Request {
             }
             Way::OnDemand(options, columns, rows) => {
                 let answer = interrupts.unless(client.query_lazy_with(&self.sql, options)).await;
-                // A table counts what it does not show.
+                // A table counts the rows that it does not show.
                 let show = (self.format.format == Format::Table).then_some(self.format.max_rows);
                 let result = answer.and_then(|answer| answer.map_err(failed));
                 match result.and_then(|result| LazyRows::new(result, &columns, rows, show)) {
@@ -159,15 +159,15 @@ impl Request {
             }
             Err(failure) => Err(failure),
         };
-        // Also what carries the cancellation; a server that does not listen is not waited for.
+        // Closing also sends the cancellation. The timeout covers a server that does not respond.
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         outcome
     }
 }
 
-/// Moves a result to the output, which is complete and in its place if this succeeds, and otherwise is not there.
+/// Writes a result to the output. The output file exists only if this succeeds.
 ///
-/// Whatever happens, the result is dropped at the end, and its last report returned.
+/// In all cases the result is dropped at the end, and its last report returned.
 pub async fn deliver<R: QueryResult>(
     mut result: R,
     options: FormatOptions,
@@ -195,7 +195,7 @@ async fn transfer<R: QueryResult>(
     let failure = |error| format::failure(options.format, error, output);
     while let Some(batch) = interrupts.unless(result.next()).await? {
         let batch = batch.map_err(|error| Failure::Client { phase: Phase::Transfer, error })?;
-        // Blocks this thread, which no task runs on, and nothing else.
+        // Blocks only this thread, on which no task runs.
         writer.write(&batch).map_err(failure)?;
         progress.update(|| result.report());
     }
@@ -204,13 +204,13 @@ async fn transfer<R: QueryResult>(
     writer.finish().map_err(failure)
 }
 
-/// How the result is read, from the arguments.
+/// How to read the result, from the arguments.
 fn way(args: &QueryArgs) -> Result<Way, Failure> {
     let on_demand = args.access() == AccessArg::OnDemand;
     let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
     if !on_demand {
         if !args.columns.is_empty() || args.rows.is_some() {
-            let message = "--columns and --rows read on demand, and another --access is given";
+            let message = "--columns and --rows read on demand, but another --access is given";
             return Err(conflict(message, "leave --access out"));
         }
         let mut options = QueryOptions::new()
@@ -233,12 +233,12 @@ fn way(args: &QueryArgs) -> Result<Way, Failure> {
     Ok(Way::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
 }
 
-/// Which argument is what: the URL may come from the environment, the query from a file.
+/// Assigns the arguments: the URL may come from the environment, the query from a file.
 fn arguments(args: &QueryArgs, default_url: Option<String>) -> Result<(String, Option<String>), Failure> {
     let (first, second) = (args.first.clone(), args.second.clone());
     let (url, sql) = match (first, second) {
         (Some(url), Some(sql)) => (Some(url), Some(sql)),
-        // Alone, and not SQL for sure: `://` could stand in a string, but not before any space.
+        // A single argument that is certainly not SQL: `://` could be in a string, but not before any space.
         (Some(only), None) if args.file.is_some() || looks_like_url(&only) => (Some(only), None),
         (Some(only), None) => (None, Some(only)),
         (None, _) => (None, None),

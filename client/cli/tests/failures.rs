@@ -1,4 +1,4 @@
-//! What is left behind, and said, when a result breaks off.
+//! Files, messages and exit codes after a failed result.
 
 mod support;
 
@@ -44,7 +44,7 @@ fn an_error_leaves_the_old_file_as_it_was() {
 fn an_interrupt_leaves_no_file_and_cancels() {
     for (interrupt, exit) in [(Interrupt::CtrlC, code::INTERRUPTED), (Interrupt::Terminate, code::TERMINATED)] {
         let dir = Scratch::new("interrupt");
-        // After its batches the stream neither goes on nor ends: only the interrupt gets out of it.
+        // After its batches the stream neither continues nor ends, so only the interrupt can end the command.
         let result = Synthetic::of(batches()).then_silent();
         let dropped = result.dropped();
         let failure = run_interrupted(result, options(Format::Csv), &dir.path("out.csv"), interrupt).unwrap_err();

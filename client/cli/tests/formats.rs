@@ -1,4 +1,4 @@
-//! Results in every format: read back, and refused where they do not fit.
+//! Results in every format: files are read back, and results that do not fit the format are refused.
 
 mod support;
 
@@ -202,7 +202,7 @@ fn csv_refuses_nested_columns() {
 #[test]
 fn a_refusal_comes_before_any_output() {
     use std::io::Read;
-    // A pipe is written in place, and keeps what came before the refusal.
+    // A pipe is written in place, so the reader would see output from before the refusal.
     let dir = Scratch::new("refused-pipe");
     let fifo = dir.path("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -232,7 +232,7 @@ fn csv_takes_runs_and_dictionaries_of_plain_values() {
 }
 
 #[test]
-fn json_refuses_what_would_be_lost() {
+fn json_refuses_duplicate_column_names_and_unions() {
     let ids = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
     let twice = RecordBatch::try_from_iter([("id", ids()), ("id", ids())]).unwrap();
     assert!(refused(twice, Format::Json).contains("two columns are called \"id\""));
@@ -240,7 +240,7 @@ fn json_refuses_what_would_be_lost() {
 }
 
 #[test]
-fn parquet_refuses_what_it_cannot_hold() {
+fn parquet_refuses_unions() {
     let message = refused(union(), Format::Parquet);
     assert!(message.starts_with("cannot write the result as Parquet: "), "{message}");
 }

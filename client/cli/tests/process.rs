@@ -1,4 +1,4 @@
-//! The program itself, where no server, or nothing like one, answers.
+//! The program itself, without a server or with a peer that never answers.
 
 mod support;
 
@@ -19,19 +19,20 @@ fn thallus() -> Command {
 }
 
 fn run(args: &[&str]) -> (i32, String, String) {
-    said(thallus().args(args).output().unwrap())
+    outcome(thallus().args(args).output().unwrap())
 }
 
-fn said(output: Output) -> (i32, String, String) {
+/// Exit code, stdout and stderr.
+fn outcome(output: Output) -> (i32, String, String) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// A port that nobody listens on: reserved, so that no one else takes it while the test runs.
+/// A URL of a closed port. The listener reserves the port while the test runs.
 fn closed_port() -> (std::net::TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    // Another address of the loopback network: the port is ours, and nothing listens there.
+    // No process listens on this port at another loopback address.
     (listener, format!("thallus://127.0.0.2:{port}"))
 }
 
@@ -103,13 +104,13 @@ fn a_query_may_begin_with_a_comment_and_flags_may_follow_it() {
 #[test]
 fn the_url_may_come_from_the_environment() {
     let (_reserved, url) = closed_port();
-    let (code, _, err) = said(thallus().env("THALLUS_URL", &url).args(["query", "SELECT 1"]).output().unwrap());
+    let (code, _, err) = outcome(thallus().env("THALLUS_URL", &url).args(["query", "SELECT 1"]).output().unwrap());
     assert_eq!(code, 3, "{err}");
-    let (code, _, err) = said(thallus().env("THALLUS_URL", &url).arg("ping").output().unwrap());
+    let (code, _, err) = outcome(thallus().env("THALLUS_URL", &url).arg("ping").output().unwrap());
     assert_eq!(code, 3, "{err}");
-    // What is written wins.
+    // The argument takes precedence over the environment.
     let (code, _, err) =
-        said(thallus().env("THALLUS_URL", "nonsense").args(["query", &url, "SELECT 1"]).output().unwrap());
+        outcome(thallus().env("THALLUS_URL", "nonsense").args(["query", &url, "SELECT 1"]).output().unwrap());
     assert_eq!(code, 3, "{err}");
 }
 
@@ -130,24 +131,24 @@ fn the_query_may_come_from_a_file_or_a_pipe() {
     for args in [["query", &url, "-"], ["query", &url, "--file=-"]] {
         let mut child = thallus().args(args).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"SELECT 1").unwrap();
-        let (code, _, err) = said(child.wait_with_output().unwrap());
+        let (code, _, err) = outcome(child.wait_with_output().unwrap());
         assert_eq!(code, 3, "{err}");
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_said_before_connecting() {
+fn a_file_that_cannot_be_written_is_reported_before_connecting() {
     let (code, _, err) = run(&["query", "thallus://h.invalid", "SELECT 1", "-o", "/nowhere/out.csv"]);
     assert_eq!(code, 6, "{err}");
     assert!(err.contains("cannot write /nowhere/out.csv"), "{err}");
 }
 
 #[test]
-fn a_closed_pipe_is_no_error_of_ours() {
+fn a_closed_pipe_ends_the_program_without_a_message() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = thallus().arg("version").stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
-    let (code, _, err) = said(output.wait_with_output().unwrap());
+    let (code, _, err) = outcome(output.wait_with_output().unwrap());
     assert_eq!((code, err.as_str()), (141, ""));
 }
 
@@ -168,7 +169,7 @@ fn exit_code(child: &mut Child) -> Option<i32> {
 }
 
 #[test]
-fn signals_end_it_and_leave_no_file() {
+fn signals_end_the_program_and_leave_no_file() {
     for (name, expected) in [("-INT", 130), ("-TERM", 143)] {
         let dir = Scratch::new("signal");
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -177,7 +178,7 @@ fn signals_end_it_and_leave_no_file() {
         let mut command = thallus();
         command.args(["query", &url, "SELECT 1", "-o"]).arg(&out).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        // It is there, waits for an answer that never comes, and has begun its file.
+        // The program has connected, has created its file, and waits for an answer that never comes.
         let connection = listener.accept().unwrap();
         assert_eq!(dir.names().len(), 1);
         signal(&child, name);
@@ -192,7 +193,7 @@ fn signals_end_it_and_leave_no_file() {
 
 #[test]
 fn binary_data_does_not_go_to_a_terminal() {
-    // script(1) gives it a pseudo-terminal.
+    // script(1) provides a pseudo-terminal.
     let line = format!("{} query thallus://h.invalid 'SELECT 1' --format arrow", env!("CARGO_BIN_EXE_thallus"));
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,4 @@
-//! Every Arrow type in every format: written, or refused without a trace; never a panic.
+//! Every Arrow type in every format is written, or refused without leaving a file. It never causes a panic.
 
 mod support;
 
@@ -34,7 +34,7 @@ fn plain_types() -> Vec<DataType> {
     types
 }
 
-/// Values that are not all null, as far as arrow can make any.
+/// Values that are not all null, if arrow can cast numbers or strings to this type.
 fn plain(data_type: &DataType) -> ArrayRef {
     let numbers = Arc::new(Int64Array::from(vec![Some(1), None, Some(2), Some(3)])) as ArrayRef;
     let words = Arc::new(StringArray::from(vec![Some("abcd"), None, Some("efgh"), Some("ijkl")])) as ArrayRef;
@@ -52,7 +52,7 @@ fn item(values: &ArrayRef) -> Arc<Field> {
     Arc::new(Field::new("item", values.data_type().clone(), true))
 }
 
-/// The values as they are, and within everything that arrow can put them in.
+/// The values alone, and as children of every nested type that can contain them.
 fn wrapped(values: ArrayRef) -> Vec<ArrayRef> {
     let offsets = [0, 1, 1, 3, 4];
     let narrow = OffsetBuffer::new(ScalarBuffer::from(offsets.to_vec()));
@@ -81,7 +81,7 @@ fn wrapped(values: ArrayRef) -> Vec<ArrayRef> {
     ]
 }
 
-/// Types of columns: every plain one as it is and wrapped once, some of them wrapped twice.
+/// A column of every plain type, alone and wrapped once. Some types are also wrapped twice.
 fn columns() -> Vec<ArrayRef> {
     let twice = [DataType::Null, DataType::Utf8View];
     let mut columns = Vec::new();
@@ -95,7 +95,7 @@ fn columns() -> Vec<ArrayRef> {
     columns
 }
 
-/// Writes a column of every type; those that were refused.
+/// Writes a column of every type, and returns the refused types.
 fn refused(format: Format) -> Vec<DataType> {
     let dir = Scratch::new("types");
     let path = dir.path("out");
@@ -104,7 +104,7 @@ fn refused(format: Format) -> Vec<DataType> {
         assert_eq!(column.len(), ROWS);
         let data_type = column.data_type().clone();
         let batch = RecordBatch::try_from_iter_with_nullable([("c", column, true)]).unwrap();
-        // Two batches, so that dictionaries come again.
+        // Two batches, so that dictionaries are written twice.
         match run(Synthetic::of(vec![batch.clone(), batch]), options(format), &path) {
             Ok(()) => std::fs::remove_file(&path).unwrap(),
             Err(Failure::Format { .. }) => refused.push(data_type),
@@ -115,7 +115,7 @@ fn refused(format: Format) -> Vec<DataType> {
     refused
 }
 
-/// Whether a type is, or has in it, what the predicate says.
+/// Whether the predicate holds for a type or for one of its descendants.
 fn has(data_type: &DataType, what: fn(&DataType) -> bool) -> bool {
     what(data_type) || {
         let children: Vec<DataType> = match data_type {
@@ -150,7 +150,7 @@ fn arrow_files_hold_everything() {
 }
 
 #[test]
-fn csv_holds_what_is_flat() {
+fn csv_holds_all_flat_types() {
     let flat = |data_type: &DataType| match data_type {
         DataType::Dictionary(_, inner) => !inner.is_nested(),
         DataType::RunEndEncoded(_, inner) => !inner.data_type().is_nested(),

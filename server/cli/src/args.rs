@@ -1,4 +1,4 @@
-//! The command line of `thallus-server`. A flag wins over the same key of the configuration file.
+//! The command line of `thallus-server`. A flag takes precedence over the same key of the configuration file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub listen: Option<ListenAddress>,
 
-    /// A table and the file or directory it is read from. May be repeated.
+    /// A table and its file or directory. May be repeated.
     #[arg(long = "table", value_name = "NAME=PATH")]
     pub tables: Vec<TableArg>,
 
@@ -38,16 +38,17 @@ pub struct Args {
     #[arg(long, value_enum)]
     pub fabric: Option<FabricArg>,
 
-    /// Memory registered with the fabric that the server's heap may grow to, so that results are lent without a copy
+    /// Limit for the server's heap in memory registered with the fabric, so that results are lent without a copy
     /// [default: half of this machine's; 0: none].
     #[arg(long, value_name = "SIZE")]
     pub registered_heap: Option<ByteSize>,
 
-    /// Let clients on this host map results instead of reading them. Only for clients that are trusted with this server's memory.
+    /// Let clients on this host map results instead of reading them. Only for clients that are trusted with this
+    /// server's memory.
     #[arg(long)]
     pub allow_mapped: bool,
 
-    /// The file of UCX's libucp.so.0 to be loaded [default: $THALLUS_UCX_LIBRARY, or what the system has].
+    /// Path of UCX's libucp.so.0 to load [default: $THALLUS_UCX_LIBRARY, or the system's].
     #[arg(long, value_name = "FILE")]
     pub ucx_library: Option<PathBuf>,
 
@@ -63,11 +64,11 @@ pub struct Args {
     #[arg(long)]
     pub ucx_busy_poll: bool,
 
-    /// RDMA device that verbs use, such as mlx5_0 [default: the first with an active port].
+    /// RDMA device for verbs, such as mlx5_0 [default: the first with an active port].
     #[arg(long, value_name = "NAME")]
     pub verbs_device: Option<String>,
 
-    /// Port of that device [default: the first that is active].
+    /// Port of that device [default: the first active port].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u8).range(1..))]
     pub verbs_port: Option<u8>,
 
@@ -83,19 +84,20 @@ pub struct Args {
     #[arg(long)]
     pub verbs_busy_poll: bool,
 
-    /// Connections served at once [default: 256].
+    /// Most connections at a time [default: 256].
     #[arg(long, value_name = "COUNT")]
     pub max_connections: Option<usize>,
 
-    /// Bytes lent to all clients together [default: 1GiB].
+    /// Most bytes on loan to all clients together [default: 1GiB].
     #[arg(long, value_name = "SIZE")]
     pub max_bytes_on_loan: Option<ByteSize>,
 
-    /// Batches smaller than this travel inside the control message, unless a client asks otherwise [default: 96KiB].
+    /// Batches smaller than this travel inside the control message, unless a client requests otherwise [default:
+    /// 96KiB].
     #[arg(long, value_name = "SIZE")]
     pub inline_threshold: Option<ByteSize>,
 
-    /// How long to wait for running queries at shutdown [default: 30s].
+    /// Time to wait for running queries at shutdown [default: 30s].
     #[arg(long, value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
 
@@ -103,7 +105,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     pub memory_limit: Option<ByteSize>,
 
-    /// How queries share that memory [default: fair].
+    /// Distribution of that memory among queries [default: fair].
     #[arg(long, value_enum)]
     pub memory_pool: Option<MemoryPoolArg>,
 
@@ -115,11 +117,11 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     pub partitions: Option<usize>,
 
-    /// Directory for what does not fit in memory [default: the system's directory for temporary files].
+    /// Directory for spilled data [default: the system's directory for temporary files].
     #[arg(long, value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
 
-    /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,thallus_server=debug`
+    /// Filter for the log: a level (error, warn, info, debug, trace) or directives such as `info,thallus_server=debug`
     /// [default: info].
     #[arg(long, value_name = "FILTER", env = "THALLUS_LOG")]
     pub log: Option<String>,
@@ -134,7 +136,7 @@ pub struct Args {
 pub struct TableArg {
     /// The table's name.
     pub name: String,
-    /// Its file or directory.
+    /// The table's file or directory.
     pub path: PathBuf,
 }
 
@@ -155,7 +157,7 @@ impl Args {
     /// The effective configuration: defaults, then the file, then the flags; validated.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the file, key or flag at fault.
+    /// [`ConfigError`], with the file, key or flag at fault.
     pub fn into_config(self) -> Result<Config, ConfigError> {
         let mut config = match &self.config {
             Some(file) => Config::from_file(file)?,
@@ -172,7 +174,7 @@ impl Args {
             if let Some(first) = flagged.insert(name.to_lowercase(), path.clone()) {
                 return Err(ConfigError::DuplicateTable { name, first, second: path });
             }
-            // Names differ in case only: still the same table, which the flag replaces.
+            // The names differ only in case, so the flag replaces the same table.
             config.tables.retain(|known, _| known.to_lowercase() != name.to_lowercase());
             config.tables.insert(name, TableConfig::at(path));
         }

@@ -28,15 +28,15 @@ pub struct Config {
     pub data: Vec<PathBuf>,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
-    /// What one peer, and all together, may take.
+    /// Limits for one peer, and for all together.
     pub limits: Limits,
-    /// How long to wait for what.
+    /// Times after which waiting ends.
     pub timeouts: Timeouts,
-    /// What carries the data plane.
+    /// Fabric of the data plane.
     pub fabric: FabricConfig,
     /// The query engine.
     pub engine: EngineConfig,
-    /// What is logged, and how.
+    /// Filter and form of the log.
     pub log: LogConfig,
 }
 
@@ -85,7 +85,7 @@ impl<'de> Deserialize<'de> for ListenAddress {
     }
 }
 
-/// What is logged, and how.
+/// Filter and form of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -125,7 +125,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file is not TOML, has a key that does not exist, or a value of the wrong kind.
@@ -202,7 +202,7 @@ impl Config {
         Ok(())
     }
 
-    /// What the server itself is told.
+    /// The part for the library.
     #[must_use]
     pub fn server(&self) -> ServerConfig {
         ServerConfig {

@@ -1,4 +1,4 @@
-//! The configuration of the program `thallus-server`, by a TOML file and by flags. A library for the binary and its
+//! The configuration of the program `thallus-server`, from a TOML file and from flags. A library for the binary and its
 //! tests only; programs use `thallus-server`.
 
 #![forbid(unsafe_code)]

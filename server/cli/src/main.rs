@@ -30,20 +30,20 @@ fn main() {
             let mut source = error.source();
             while let Some(cause) = source {
                 let cause_says = cause.to_string();
-                // Many errors say their cause in their own message.
+                // Many errors contain the text of their cause.
                 if !message.ends_with(&cause_says) {
                     message.push_str(&format!(": {cause_says}"));
                 }
                 source = cause.source();
             }
-            // If stderr is closed there is no one to tell.
+            // If stderr is closed, the message is lost.
             let _ = writeln!(std::io::stderr(), "{message}");
             leave(1)
         }
     }
 }
 
-/// Ends the process, though threads that were not waited for may be within a fabric's library.
+/// Ends the process even if other threads still run code of a fabric's library.
 #[cfg(feature = "ucx")]
 fn leave(code: u8) -> ! {
     thallus_fabric_ucx::exit_process(code)
@@ -64,7 +64,7 @@ fn run(args: Args) -> Result<(), Failure> {
     init_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(config.listen.as_str(), config.server()));
-    // A query that computes without end does not keep the process from ending.
+    // A query that computes without end must not delay the end of the process.
     runtime.shutdown_background();
     served
 }
@@ -72,7 +72,7 @@ fn run(args: Args) -> Result<(), Failure> {
 async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
     #[cfg_attr(not(feature = "registered-heap"), expect(unused_mut))]
     let mut fabrics = thallus_server::fabrics::open(&config.fabric)?;
-    // Before the engine: the tables that it holds in memory are to lie there too.
+    // Before the engine, so that its tables in memory are allocated in the registered heap.
     #[cfg(feature = "registered-heap")]
     thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
     let engine = open_engine(&config).await?;
@@ -83,7 +83,7 @@ async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("cannot listen on {address}: {e} (choose another with --listen HOST:PORT)"))?;
-    // Whoever starts a server with port 0 reads the port here.
+    // With port 0 this line shows the port that the system chose.
     info!(address = %listener.local_addr()?, "listening");
 
     let server = Server::new(engine, fabrics, Settings::new(&config));
@@ -95,7 +95,7 @@ async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        info!(signal = name, "shutting down: no new work; a second signal ends at once");
+        info!(signal = name, "shutting down: no new work is accepted; a second signal ends the process immediately");
         draining.drain();
         tokio::select! {
             _ = terminate.recv() => {}
@@ -122,7 +122,8 @@ async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure>
 fn init_log(config: &LogConfig) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.filter)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Whoever read the log may be gone. To report that on stderr too, as is the default, would panic in whoever logs.
+    // The reader of the log may have closed it. By default such an error is reported on stderr too, and the thread that
+    // logs would panic.
     let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     match config.format {
         LogFormat::Full => log.init(),

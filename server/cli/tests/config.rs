@@ -1,4 +1,4 @@
-//! Files, flags, defaults, and what is refused.
+//! Configuration files, flags, defaults and refused values.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn parse(args: &[&str]) -> Args {
 }
 
 #[test]
-fn the_example_file_is_the_defaults() {
+fn the_example_file_contains_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("thallus-server.example.toml");
     let example = Config::from_file(&path).unwrap();
     assert_eq!(example, Config::default());
@@ -39,7 +39,7 @@ fn the_example_file_shows_every_key() {
 }
 
 #[test]
-fn what_is_printed_parses_to_the_same() {
+fn a_printed_configuration_parses_to_the_same() {
     let args = parse(&[
         "--listen",
         "[::1]:0",
@@ -128,7 +128,7 @@ fn an_unknown_key_is_named_wherever_it_is() {
 }
 
 #[test]
-fn a_value_of_the_wrong_kind_says_where_and_what() {
+fn a_value_of_the_wrong_kind_is_explained() {
     for (text, expected) in [
         ("listen = 'nowhere'", "HOST:PORT"),
         ("listen = '::1:80'", "HOST:PORT"),
@@ -176,7 +176,7 @@ fn a_value_out_of_range_names_its_key() {
 }
 
 #[test]
-fn files_and_flags_that_cannot_be_used() {
+fn unusable_files_and_flags_are_refused() {
     let missing = parse(&["--config", "/no/such/file.toml"]).into_config().unwrap_err();
     assert!(matches!(missing, ConfigError::Read { .. }) && missing.to_string().contains("/no/such/file.toml"));
     let twice = parse(&["--table", "t=a", "--table", "T=b"]).into_config().unwrap_err();

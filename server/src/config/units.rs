@@ -1,4 +1,4 @@
-//! Sizes and durations of a configuration, with serde: the text forms are those of [`thallus_fabric::units`].
+//! Sizes and durations of a configuration, for serde. [`thallus_fabric::units`] defines the text forms.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thallus_fabric::units;
 
-/// A number of bytes. Written `64MiB`, `1.5GiB`, `100MB` (powers of ten), `4096` or `4096B`; printed in the largest binary
-/// unit that is exact, so that what is printed parses to the same number.
+/// A number of bytes. Written `64MiB`, `1.5GiB`, `100MB` (powers of ten), `4096` or `4096B`. Printed in the largest
+/// exact binary unit, so that the printed text parses to the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
 
@@ -31,13 +31,13 @@ impl ByteSize {
         ByteSize(n << 30)
     }
 
-    /// In bytes.
+    /// The size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0
     }
 
-    /// In bytes, as a length in memory; the largest there is, if this host's addresses are shorter.
+    /// The size in bytes, as a length in memory; `usize::MAX` if it is larger than that.
     #[must_use]
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// A length of time. Written `30s`, `5min`, `1h 30m`, `250ms`, with its unit always.
+/// A length of time. Written `30s`, `5min`, `1h 30m`, `250ms`, always with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_a_hint() {
+    fn invalid_sizes_are_refused_with_a_hint() {
         for text in ["", "MiB", "-1", "1e9", "12 parsecs", "1.2.3GiB", "0.3B", "16777216TiB", "1.5EiB", "NaN"] {
             let error = text.parse::<ByteSize>().unwrap_err();
             assert!(error.contains(text), "{text}: {error}");

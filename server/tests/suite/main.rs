@@ -1,4 +1,4 @@
-//! The parts of the server that need no network: catalog, query engine.
+//! Tests of the server's parts without a network: catalog and query engine.
 
 mod catalog;
 #[cfg(feature = "datafusion")]

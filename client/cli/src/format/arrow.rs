@@ -15,10 +15,10 @@ struct IpcFile {
     plain: Plain,
 }
 
-/// A writer of the file format. It has one dictionary a column for the whole file, and what a server sends has one a batch; so
-/// dictionaries are resolved.
+/// A writer of the file format. A file has one dictionary for each column, but a server may send one for each batch, so
+/// dictionaries are replaced by their values.
 pub(super) fn file(schema: &SchemaRef, to: OutputWriter, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
-    // A dictionary that cannot be resolved stays: as long as it is the same in all batches it fits.
+    // A dictionary that cannot be replaced stays. It fits if it is the same in all batches.
     let plain = Plain::new(schema, |_| true);
     match FileWriter::try_new(to, plain.schema()) {
         Ok(writer) => Ok(Box::new(IpcFile { writer, plain })),
@@ -42,8 +42,8 @@ impl BatchWriter for IpcFile {
         }
         let columns = self.plain.resolved().join(", ");
         vec![format!(
-            "dictionaries are written as plain values ({columns}): an Arrow file has one dictionary a column; an .arrows \
-             stream keeps them"
+            "dictionaries are written as plain values ({columns}): an Arrow file has one dictionary a column; an \
+             .arrows stream keeps them"
         )]
     }
 }

@@ -1,4 +1,4 @@
-//! Formats of a result. Each streams batch by batch, and refuses what it cannot hold before it has written anything.
+//! Formats of a result. Each streams batch by batch, and refuses unsupported columns before it writes anything.
 
 mod arrow;
 mod parquet;
@@ -26,7 +26,7 @@ pub enum Format {
     Table,
     /// With a header; nulls are empty
     Csv,
-    /// One JSON object a line and row; NaN and infinities are null
+    /// One JSON object per line and row; NaN and infinities are null
     Json,
     /// Arrow IPC: a file with --output, else a stream
     Arrow,
@@ -42,11 +42,11 @@ pub enum Compression {
     Zstd,
     /// Fast
     Snappy,
-    /// As it is
+    /// Uncompressed
     None,
 }
 
-/// Extensions, and what they stand for.
+/// File extensions, and their formats.
 const EXTENSIONS: [(&str, Format); 10] = [
     ("txt", Format::Table),
     ("csv", Format::Csv),
@@ -61,20 +61,20 @@ const EXTENSIONS: [(&str, Format); 10] = [
 ];
 
 impl Format {
-    /// What a file's extension stands for.
+    /// The format of a file's extension.
     ///
     /// # Errors
-    /// [`Failure::Usage`] with the extensions that are known.
+    /// [`Failure::Usage`] with the known extensions.
     pub fn of_path(path: &Path) -> Result<Format, Failure> {
         let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
         let found = EXTENSIONS.iter().find(|(known, _)| *known == extension);
         found.map(|(_, format)| *format).ok_or_else(|| Failure::Usage {
-            message: format!("cannot tell the format of {}: unknown extension {extension:?}", path.display()),
+            message: format!("cannot determine the format of {}: unknown extension {extension:?}", path.display()),
             hint: format!("give --format, or one of the extensions {}", EXTENSIONS.map(|(known, _)| known).join(", ")),
         })
     }
 
-    /// Whether the format suits the output, as can be said before there is a result.
+    /// Checks that the format suits the output, before there is a result.
     ///
     /// # Errors
     /// [`Failure::Usage`]: binary data on a terminal, Parquet other than to a file.
@@ -92,37 +92,38 @@ impl Format {
     }
 }
 
-/// What a format needs to know besides the result.
+/// The options of a format.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatOptions {
-    /// Which.
+    /// The format.
     pub format: Format,
     /// For Parquet.
     pub compression: Compression,
     /// For tables.
     pub max_rows: usize,
-    /// For Arrow: whether the file's name asks for the stream format.
+    /// For Arrow: whether the file's extension selects the stream format.
     pub stream: bool,
 }
 
 /// Writes batches in some format.
 pub trait BatchWriter: Send {
-    /// Writes one batch, all of it or up to an error.
+    /// Writes one batch, whole or up to an error.
     ///
     /// # Errors
-    /// [`WriteError`]; nothing more may be written then.
+    /// [`WriteError`]; nothing more may be written after it.
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError>;
 
-    /// So many rows more were there than were handed over; where only some rows are shown, that is said.
+    /// Adds rows that were not passed to [`write`](Self::write) to the number of rows that the output reports as left
+    /// out.
     fn left_out(&mut self, _rows: u64) {}
 
-    /// Writes what comes after the last batch, and flushes.
+    /// Writes the end of the format, and flushes.
     ///
     /// # Errors
     /// [`WriteError`].
     fn finish(self: Box<Self>) -> Result<(), WriteError>;
 
-    /// What the user should know about how the result is written.
+    /// Notes for the user about changes to the written result.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
@@ -137,7 +138,7 @@ pub enum WriteError {
     /// The Parquet writer refuses it.
     #[error(transparent)]
     Parquet(#[from] ParquetError),
-    /// The output.
+    /// The output cannot be written.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -145,7 +146,7 @@ pub enum WriteError {
 /// A writer for results of this schema.
 ///
 /// # Errors
-/// [`Failure::Format`] if the format cannot hold such results; nothing has been written then.
+/// [`Failure::Format`] if the format cannot hold such results. Nothing has been written in this case.
 pub fn writer(options: FormatOptions, schema: &SchemaRef, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
     let to = output.writer()?;
     match options.format {
@@ -158,7 +159,7 @@ pub fn writer(options: FormatOptions, schema: &SchemaRef, output: &Output) -> Re
     }
 }
 
-/// What went wrong: the output's own error if it had one, else that the result does not fit.
+/// The failure of a write: the output's own error if it had one, else that the result does not fit.
 #[must_use]
 pub fn failure(format: Format, error: WriteError, output: &Output) -> Failure {
     output.failure().unwrap_or_else(|| refusal(format, &error.to_string()))

@@ -10,7 +10,7 @@ use super::plain::{Plain, has};
 use super::{BatchWriter, Compression, Failure, Format, WriteError, failure, refusal};
 use crate::output::{Output, OutputWriter};
 
-/// A row group is held in memory until it is whole, so its bytes are bounded besides its rows.
+/// A row group is held in memory until it is complete, so its bytes are bounded as well as its rows.
 const ROW_GROUP_BYTES: usize = 128 << 20;
 
 struct Parquet {
@@ -25,7 +25,8 @@ pub(super) fn writer(
     compression: Compression,
     output: &Output,
 ) -> Result<Box<dyn BatchWriter>, Failure> {
-    // The crate panics at unions and at dictionaries of views (59.3), and finds other types too late, with the first batch.
+    // The crate panics at unions and at dictionaries of views (59.3), and rejects other types only with the first
+    // batch.
     let plain = Plain::new(schema, |values| !fits_a_dictionary(values));
     let unfit = |field: &&Field| has(field.data_type(), cannot_be_parquet);
     let columns = schema.fields().iter().map(AsRef::as_ref);

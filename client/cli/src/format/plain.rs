@@ -1,4 +1,4 @@
-//! Dictionaries replaced by the values that they stand for, where a format cannot hold them.
+//! Dictionaries replaced by their values, for formats that cannot hold them.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-/// Resolves those dictionaries that a format does not take.
+/// Replaces the dictionaries that a format does not accept.
 pub(super) struct Plain {
     schema: SchemaRef,
     resolved: Vec<String>,
@@ -15,7 +15,8 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// For batches of `schema`, and dictionaries of which `unfit` says, by the type of their values, that they must go.
+    /// For batches of `schema`. `unfit` decides, by the type of a dictionary's values, whether the dictionary is
+    /// replaced.
     pub(super) fn new(schema: &SchemaRef, unfit: fn(&DataType) -> bool) -> Self {
         let (mut resolved, mut stuck) = (Vec::new(), None);
         let fields: Fields = schema
@@ -26,7 +27,7 @@ impl Plain {
                 if data_type == *field.data_type() {
                     return Arc::clone(field);
                 }
-                // Tried, because arrow's own answer to whether it can is more hopeful than its cast.
+                // Tried on an empty array, because arrow's own check accepts casts that then fail.
                 if plain(&new_empty_array(field.data_type()), &data_type).is_err() {
                     stuck = Some(Arc::clone(field));
                     return Arc::clone(field);
@@ -39,17 +40,17 @@ impl Plain {
         Plain { schema, resolved, stuck }
     }
 
-    /// The schema of what is written.
+    /// The schema of the written batches.
     pub(super) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
-    /// Names of the columns that are changed.
+    /// Names of the changed columns.
     pub(super) fn resolved(&self) -> &[String] {
         &self.resolved
     }
 
-    /// A column that should be changed and cannot be.
+    /// A column that has to be changed, but cannot be.
     pub(super) fn stuck(&self) -> Option<&Field> {
         self.stuck.as_deref()
     }
@@ -91,13 +92,13 @@ fn plain(array: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError>
         return Ok(Arc::clone(array));
     }
     if let Some(dictionary) = array.as_any_dictionary_opt() {
-        // Takes values of every type, which cast does not.
+        // `take` supports values of every type, unlike cast.
         return plain(&take(dictionary.values(), dictionary.keys(), None)?, data_type);
     }
     cast(array, data_type)
 }
 
-/// Whether a type has, in itself or in its children, something that a format cannot hold at all.
+/// Whether a type, or one of its children, is one that a format cannot hold at all.
 pub(super) fn has(data_type: &DataType, what: fn(&DataType) -> bool) -> bool {
     what(data_type)
         || match data_type {

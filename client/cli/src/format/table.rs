@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Tables as text.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,10 +12,10 @@ use super::{BatchWriter, WriteError};
 use crate::output::OutputWriter;
 use thallus_fabric::units::grouped;
 
-/// Characters of a value that a terminal shows.
+/// Most characters of a value on a terminal.
 const TERMINAL_CELL: usize = 500;
 
-/// Formats the first rows as they come, so that no batch is held; and counts the others.
+/// Formats the first rows as they arrive, so that no batch is held, and counts the others.
 pub(super) struct Table {
     to: OutputWriter,
     schema: SchemaRef,
@@ -30,7 +30,7 @@ impl Table {
     pub(super) fn new(schema: &SchemaRef, to: OutputWriter, max_rows: usize, terminal: bool) -> Self {
         let mut drawn = Drawn::new();
         drawn.load_preset(presets::UTF8_FULL_CONDENSED);
-        // Wrapped to the terminal's width; as wide as it is anywhere else.
+        // Wrapped to the terminal's width; unlimited elsewhere.
         let arrangement = if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
         drawn.set_content_arrangement(arrangement);
         drawn.set_header(schema.fields().iter().map(|field| printable(field.name(), TERMINAL_CELL)));
@@ -48,7 +48,7 @@ impl BatchWriter for Table {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
         let wanted = batch.num_rows().min(self.max_rows - self.shown);
         if wanted > 0 {
-            // A value that cannot be displayed says so in its cell.
+            // A value that cannot be displayed shows the error in its cell.
             let options = FormatOptions::new().with_null("NULL").with_display_error(true);
             let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
             let columns = columns.collect::<Result<Vec<_>, _>>()?;
@@ -97,7 +97,7 @@ fn is_number(data_type: &DataType) -> bool {
     }
 }
 
-/// Data must neither break the table's lines nor give orders to the terminal.
+/// Escapes characters that would break the table's lines or control the terminal.
 fn printable(text: &str, max: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(max));
     for (i, c) in text.chars().enumerate() {
@@ -105,7 +105,7 @@ fn printable(text: &str, max: usize) -> String {
             shown.push('…');
             break;
         }
-        // Marks that turn the direction of writing hide what stands there.
+        // Marks that change the direction of writing would hide the text.
         if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
             // Writing to a String cannot fail.
             let _ = write!(shown, "{}", c.escape_default());
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn data_gives_no_orders() {
+    fn data_does_not_control_the_terminal() {
         assert_eq!(printable("a\nb\u{1b}[31m\u{202e}é", 100), "a\\nb\\u{1b}[31m\\u{202e}é");
         assert_eq!(printable("abcdef", 3), "abc…");
         assert_eq!(printable("abc", 3), "abc");

@@ -17,14 +17,14 @@ struct Csv {
     writer: csv::Writer<OutputWriter>,
 }
 
-/// A writer of CSV with a header. Nested columns are refused.
+/// A writer of CSV with a header. It refuses nested columns.
 pub(super) fn csv(schema: &SchemaRef, to: OutputWriter, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
     if let Some(field) = schema.fields().iter().find(|field| is_nested(field.data_type())) {
         let (name, data_type) = (field.name(), field.data_type());
         return Err(refusal(Format::Csv, &format!("column {name:?} is nested ({data_type})")));
     }
     let mut writer = csv::WriterBuilder::new().with_header(true).build(to);
-    // The header is written with the first batch; a result may have none.
+    // The header is written with the first batch, and a result may have none.
     let header = writer.write(&RecordBatch::new_empty(schema.clone()));
     header.map_err(|error| failure(Format::Csv, error.into(), output))?;
     Ok(Box::new(Csv { writer }))
@@ -39,7 +39,7 @@ fn is_nested(data_type: &DataType) -> bool {
 
 impl BatchWriter for Csv {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
-        // Run ends count as nested for arrow-csv, whatever their values are.
+        // arrow-csv treats run ends as nested, whatever their values are.
         let mut columns = Vec::with_capacity(batch.num_columns());
         let mut fields = Vec::with_capacity(batch.num_columns());
         for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
@@ -66,10 +66,10 @@ struct Json {
     plain: Plain,
 }
 
-/// A writer of JSON, an object a line; nulls are written, so that every line has every column.
+/// A writer of JSON, one object per line. Nulls are written, so that every line has every column.
 pub(super) fn json(schema: &SchemaRef, to: OutputWriter) -> Result<Box<dyn BatchWriter>, Failure> {
     names_are_unique(schema.fields())?;
-    // arrow-json panics where a dictionary's or a run's values are nulls by their type (59.3).
+    // arrow-json panics if the values of a dictionary or a run have the null type (59.3).
     let plain = Plain::new(schema, |values| {
         matches!(values, DataType::Null | DataType::Dictionary(..) | DataType::RunEndEncoded(..))
     });
@@ -86,12 +86,12 @@ pub(super) fn json(schema: &SchemaRef, to: OutputWriter) -> Result<Box<dyn Batch
     Ok(Box::new(Json { writer: WriterBuilder::new().with_explicit_nulls(true).build(to), plain }))
 }
 
-/// Most readers of JSON keep one of two values of the same name, and lose the other silently.
+/// Most readers of JSON keep one of two values of the same name, and drop the other silently.
 fn names_are_unique(fields: &Fields) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
     match fields.iter().find(|field| !seen.insert(field.name())) {
         Some(twice) => {
-            Err(refusal(Format::Json, &format!("two columns are called {:?}; name them apart with AS", twice.name())))
+            Err(refusal(Format::Json, &format!("two columns are called {:?}; rename one with AS", twice.name())))
         }
         None => Ok(()),
     }

@@ -1,6 +1,6 @@
-//! Results without a server, and directories of their own.
+//! Results without a server, and temporary directories.
 
-// Each test program takes what it needs.
+// Each test program uses only a part of this module.
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
@@ -33,16 +33,16 @@ pub(crate) fn numbers(from: i64, rows: i64) -> RecordBatch {
     .unwrap()
 }
 
-/// Seven rows, in batches of which one is empty and one a slice.
+/// Seven rows in three batches: one is empty, and one is a slice.
 pub(crate) fn batches() -> Vec<RecordBatch> {
     vec![numbers(0, 5), numbers(5, 0), numbers(5, 4).slice(1, 2)]
 }
 
-/// A result made up by a test.
+/// A result that a test defines.
 pub(crate) struct Synthetic {
     schema: SchemaRef,
     items: VecDeque<Result<RecordBatch, ClientError>>,
-    /// Whether it ends, or says nothing any more.
+    /// Whether the stream ends after its items. If not, it stays pending.
     ends: bool,
     rows: u64,
     drained: watch::Sender<bool>,
@@ -117,7 +117,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// Delivers a result, and checks that the last report has what came.
+/// Delivers a result, and checks that the last report counts all rows.
 pub(crate) fn run(result: Synthetic, options: FormatOptions, path: &Path) -> Result<(), Failure> {
     let expected: u64 = result.items.iter().flatten().map(|batch| batch.num_rows() as u64).sum();
     let output = Output::file(path)?;
@@ -127,7 +127,7 @@ pub(crate) fn run(result: Synthetic, options: FormatOptions, path: &Path) -> Res
     outcome
 }
 
-/// Delivers a result that falls silent, and then interrupts.
+/// Delivers a result that never ends, and interrupts the delivery after the last item.
 pub(crate) fn run_interrupted(
     result: Synthetic,
     options: FormatOptions,
@@ -146,7 +146,7 @@ pub(crate) fn run_interrupted(
     outcome
 }
 
-/// A directory that goes with its test.
+/// A temporary directory, removed on drop.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
@@ -162,7 +162,7 @@ impl Scratch {
         self.0.join(name)
     }
 
-    /// All that is in it, hidden or not.
+    /// Names of all entries, also of hidden ones.
     pub(crate) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.0).unwrap();
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();

@@ -1,8 +1,8 @@
 //! Choices from a seed, for generators of arrays.
 
-use crate::random::SplitMix64;
+use thallus_protocol::random::SplitMix64;
 
-/// Draws choices, the same for the same seed, on every machine.
+/// Draws choices. The same seed gives the same choices on every machine.
 #[derive(Clone, Debug)]
 pub struct Dice(SplitMix64);
 
@@ -23,7 +23,7 @@ impl Dice {
         (self.number() % bound as u64) as usize
     }
 
-    /// True once in `n` times.
+    /// True with a probability of 1 in `n`.
     pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
@@ -38,7 +38,7 @@ impl Dice {
         bytes
     }
 
-    /// How many elements to put around those that count: often none, sometimes more than a byte has bits.
+    /// Number of elements to put around the used ones: often none, sometimes more than a byte has bits.
     pub fn padding(&mut self) -> usize {
         if self.one_in(2) { 0 } else { self.below(11) }
     }

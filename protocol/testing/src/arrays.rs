@@ -10,10 +10,10 @@ use arrow_schema::{DataType, Field, UnionFields, UnionMode};
 
 use super::dice::Dice;
 
-/// An array of `len` elements for a field, cut from a longer one, with nulls where the field may have them.
+/// An array of `len` elements for a field, cut from a longer one, with nulls if the field is nullable.
 ///
 /// # Panics
-/// Where the field's type is one that arrays cannot have.
+/// If the field's type is one that arrays cannot have.
 pub fn array(field: &Field, len: usize, dice: &mut Dice) -> ArrayRef {
     let (before, after) = (dice.padding(), dice.padding());
     let whole = build(field.data_type(), field.is_nullable(), before + len + after, dice);
@@ -25,7 +25,8 @@ fn nulls(nullable: bool, len: usize, dice: &mut Dice) -> Option<NullBuffer> {
         return None;
     }
     let first = dice.below(9);
-    // Longer than need be, because arrow's validation of a boolean child adds the offset of the values to that of the nulls.
+    // The buffer is longer than necessary, because arrow's validation of a boolean child adds the offset of the values
+    // to that of the nulls.
     let bits = Buffer::from_vec(dice.bytes((first + len).div_ceil(8) + 2));
     Some(NullBuffer::new(BooleanBuffer::new(bits, first, len)))
 }
@@ -130,7 +131,7 @@ fn offsets<T: Number>(len: usize, dice: &mut Dice) -> (Buffer, usize) {
     (numbers::<T>(ends.into_iter()), end)
 }
 
-/// Offset and size of a list view; an empty one may point anywhere within.
+/// Offset and size of a list view. An empty one may have any offset within the items.
 fn range(items: usize, dice: &mut Dice) -> (usize, usize) {
     let offset = dice.below(items + 1);
     (offset, dice.below((items - offset).min(4) + 1))
@@ -145,7 +146,7 @@ fn bytes<T: Number>(data: Builder, utf8: bool, nulls: Option<NullBuffer>, len: u
     let mut values = if utf8 { text(dice).into_bytes() } else { dice.bytes(3) };
     let mut ends = vec![values.len()];
     for _ in 0..len {
-        // Elements that are null have bytes too: that is allowed, and must survive.
+        // Null elements have bytes too. This is allowed, and the bytes must be preserved.
         if utf8 {
             values.extend(text(dice).into_bytes());
         } else {
@@ -157,13 +158,13 @@ fn bytes<T: Number>(data: Builder, utf8: bool, nulls: Option<NullBuffer>, len: u
     data.add_buffer(numbers::<T>(ends.into_iter())).add_buffer(Buffer::from_vec(values)).nulls(nulls)
 }
 
-/// Views as scans, filters, joins and sorts leave them: into data buffers that are shared, referenced in part, here and
-/// there, or not at all; some parts of strings of others. Those of nulls point somewhere, too.
+/// Views as scans, filters, joins and sorts leave them. They point into shared data buffers, of which they reference a
+/// part, several parts, or nothing; some strings are parts of other strings. The views of nulls point somewhere, too.
 ///
 /// # Panics
-/// Where `data_type` is no type of views.
+/// If `data_type` is not a type of views.
 pub fn shared_views(data_type: &DataType, nullable: bool, len: usize, dice: &mut Dice) -> ArrayRef {
-    // Far apart in part, so that they are not lent as one.
+    // Some strings are far apart, so that they are not lent as one extent.
     let data: Vec<Vec<u8>> = (0..1 + dice.below(3))
         .map(|_| {
             let word = ["plain letters only. ", "Ä and € and 🦀. "][dice.below(2)];
@@ -175,7 +176,7 @@ pub fn shared_views(data_type: &DataType, nullable: bool, len: usize, dice: &mut
         let buffer = dice.below(data.len());
         let bytes = &data[buffer];
         let begins = |at: &usize| bytes.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
-        // A few places of which most strings are: the same, or close to each other.
+        // Most strings come from a few places: equal strings, or strings close to each other.
         let near = if dice.one_in(3) { bytes.len() } else { 50 };
         let start = (dice.below(near.min(bytes.len()))..).find(begins).expect("the end at least");
         let end = (start + dice.below(40)..).find(begins).expect("the end at least").min(bytes.len());
@@ -203,7 +204,7 @@ fn views(data_type: &DataType, nullable: bool, len: usize, dice: &mut Dice) -> A
     if dice.one_in(4) {
         return shared_views(data_type, nullable, len, dice);
     }
-    // Small blocks make for several data buffers, of which a slice uses few.
+    // Small blocks give several data buffers, of which a slice uses few.
     let valid: Vec<bool> = (0..len).map(|_| !nullable || !dice.one_in(4)).collect();
     if *data_type == DataType::Utf8View {
         let mut builder = StringViewBuilder::new().with_fixed_block_size(64);

@@ -1,10 +1,10 @@
-//! An engine for tests: it plays scripts, lazily, and counts what it plays.
+//! An engine for tests: it plays scripts, lazily, and counts queries and batches.
 //!
-//! It needs no query engine, no files and no threads of its own, and takes its time from tokio, so that simulated time
-//! works with it.
+//! It needs no query engine, no files and no threads. Its clock is tokio's, so that it works in simulated time.
 //!
 //! ```
-//! # use thallus_server::engine::{Engine, QueryRequest, scripted::{Script, ScriptedEngine}};
+//! # use thallus_scripted_engine::{Script, ScriptedEngine};
+//! # use thallus_server::engine::{Engine, QueryRequest};
 //! # use futures::TryStreamExt;
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let engine = ScriptedEngine::new().on("big", Script::synthetic(3, 1000));
@@ -13,6 +13,8 @@
 //! assert_eq!(batches.iter().map(|b| b.num_rows()).sum::<usize>(), 3000);
 //! # });
 //! ```
+
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,10 +27,11 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use thallus_protocol::message::SortKey;
+use thallus_server::engine::{
+    Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo, slices,
+};
 
-use super::{Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
-
-/// Makes the batch of a given number.
+/// Makes the batch with a given number.
 pub type Generator = Arc<dyn Fn(u64) -> RecordBatch + Send + Sync>;
 
 #[derive(Clone)]
@@ -40,7 +43,7 @@ enum Step {
     Fail(EngineError),
 }
 
-/// What happens when a query is executed: steps, one after the other, as the stream is polled.
+/// The steps of a query, which run in order as the stream is polled.
 #[derive(Clone)]
 pub struct Script {
     schema: SchemaRef,
@@ -49,7 +52,7 @@ pub struct Script {
 }
 
 impl Script {
-    /// A result without rows, so far.
+    /// A result without rows.
     #[must_use]
     pub fn new(schema: SchemaRef) -> Self {
         Script { schema, refusal: None, steps: Vec::new() }
@@ -61,10 +64,10 @@ impl Script {
         Script { schema: Arc::new(Schema::empty()), refusal: Some(error), steps: Vec::new() }
     }
 
-    /// A result of just these batches, which share the schema of the first.
+    /// A result of these batches, which share the schema of the first.
     ///
     /// # Panics
-    /// If there is none.
+    /// If `batches` is empty.
     #[must_use]
     pub fn batches(batches: impl IntoIterator<Item = RecordBatch>) -> Self {
         let mut batches = batches.into_iter();
@@ -72,41 +75,41 @@ impl Script {
         batches.fold(Script::new(first.schema()).batch(first), Script::batch)
     }
 
-    /// `batches` batches of `rows` rows each of [`synthetic_batch`], made only as they are asked for.
+    /// `batches` batches of `rows` rows each of [`synthetic_batch`], made on demand.
     #[must_use]
     pub fn synthetic(batches: u64, rows: usize) -> Self {
         Script::new(synthetic_schema()).generate(batches, move |number| synthetic_batch(number, rows))
     }
 
-    /// Then this batch.
+    /// Adds a batch.
     #[must_use]
     pub fn batch(mut self, batch: RecordBatch) -> Self {
         self.steps.push(Step::Batch(batch));
         self
     }
 
-    /// Then as many batches, numbered from zero, made only as they are asked for.
+    /// Adds `batches` batches, numbered from zero and made on demand.
     #[must_use]
     pub fn generate(mut self, batches: u64, generator: impl Fn(u64) -> RecordBatch + Send + Sync + 'static) -> Self {
         self.steps.push(Step::Generate { batches, generator: Arc::new(generator) });
         self
     }
 
-    /// Then nothing for a while.
+    /// Adds a pause.
     #[must_use]
     pub fn sleep(mut self, time: Duration) -> Self {
         self.steps.push(Step::Sleep(time));
         self
     }
 
-    /// Then nothing, ever.
+    /// Adds a pause without end.
     #[must_use]
     pub fn hang(mut self) -> Self {
         self.steps.push(Step::Hang);
         self
     }
 
-    /// Then this error, which ends the result.
+    /// Adds an error, which ends the result.
     #[must_use]
     pub fn fail(mut self, error: EngineError) -> Self {
         self.steps.push(Step::Fail(error));
@@ -127,39 +130,39 @@ struct Counters {
     batches: AtomicU64,
 }
 
-/// What a table for uploads does with them.
+/// The behaviour of a table during uploads.
 #[derive(Clone, Debug, Default)]
 pub struct SinkScript {
-    /// It does not even begin.
+    /// Error at the begin of the upload.
     refusal: Option<EngineError>,
-    /// It takes this long for each batch, and for the end.
+    /// Time for each batch, and for the end.
     pace: Duration,
-    /// It fails when it is given the batch of this number, or at the end if there is none.
+    /// Error at the batch with this number, or at the end if there are fewer batches.
     failure: Option<(u64, EngineError)>,
 }
 
 impl SinkScript {
-    /// A table that keeps what it is given.
+    /// A table that accepts every upload.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, which takes no upload.
+    /// Refuses every upload.
     #[must_use]
     pub fn refuse(mut self, error: EngineError) -> Self {
         self.refusal = Some(error);
         self
     }
 
-    /// The same, which takes this long for each batch, and for the end.
+    /// Takes this time for each batch, and for the end.
     #[must_use]
     pub fn pace(mut self, pace: Duration) -> Self {
         self.pace = pace;
         self
     }
 
-    /// The same, which fails at the batch of this number, from 0, or at the end if there are fewer.
+    /// Fails at the batch with this number, from 0, or at the end if there are fewer batches.
     #[must_use]
     pub fn fail_at(mut self, batch: u64, error: EngineError) -> Self {
         self.failure = Some((batch, error));
@@ -167,10 +170,10 @@ impl SinkScript {
     }
 }
 
-/// Uploads that were completed, by table, in the order of their ends.
+/// Completed uploads, by table, in the order of their completion.
 type Uploads = Arc<Mutex<BTreeMap<String, Vec<Vec<RecordBatch>>>>>;
 
-/// Plays a script for each SQL text that it knows. Clones share scripts and counters.
+/// Plays a script for each known SQL text. Clones share scripts and counters.
 #[derive(Clone, Debug, Default)]
 pub struct ScriptedEngine {
     scripts: BTreeMap<String, Script>,
@@ -181,41 +184,42 @@ pub struct ScriptedEngine {
 }
 
 impl ScriptedEngine {
-    /// An engine that knows no query yet.
+    /// An engine without scripts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same, which plays `script` when it is asked `sql`, word for word.
+    /// Plays `script` for the query with exactly this text.
     #[must_use]
     pub fn on(mut self, sql: impl Into<String>, script: Script) -> Self {
         self.scripts.insert(sql.into(), script);
         self
     }
 
-    /// The same, which plays one of `parts` in each partition when it is asked `sql` in as many, each sorted by
-    /// `order`.
+    /// Plays one of `parts` in each partition of the query with this text, if it is requested in that many partitions.
+    /// Each is sorted by `order`.
     #[must_use]
     pub fn on_partitioned(mut self, sql: impl Into<String>, order: Vec<SortKey>, parts: Vec<Script>) -> Self {
         self.partitioned.insert(sql.into(), (order, parts));
         self
     }
 
-    /// The same, which takes uploads for `table`, as the script says.
+    /// Accepts uploads to `table`, with the behaviour of `sink`.
     #[must_use]
     pub fn taking(mut self, table: impl Into<String>, sink: SinkScript) -> Self {
         self.sinks.insert(table.into(), sink);
         self
     }
 
-    /// The uploads for `table` that were completed, each with its batches, in the order of their ends.
+    /// Completed uploads to `table`, each with its batches, in the order of their completion.
     #[must_use]
     pub fn uploads(&self, table: &str) -> Vec<Vec<RecordBatch>> {
         self.lock_uploads().get(table).cloned().unwrap_or_default()
     }
 
-    /// The same, and lets go of them: their arrays may lie in memory that the server has registered.
+    /// Removes and returns the completed uploads to `table`. Their arrays may be in memory that the server has
+    /// registered.
     pub fn take_uploads(&self, table: &str) -> Vec<Vec<RecordBatch>> {
         self.lock_uploads().remove(table).unwrap_or_default()
     }
@@ -224,26 +228,26 @@ impl ScriptedEngine {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queries started so far; one in partitions is one for each.
+    /// Number of queries started so far. A query in partitions counts once for each.
     #[must_use]
     pub fn started(&self) -> u64 {
         self.counters.started.load(Ordering::Relaxed)
     }
 
-    /// Queries and uploads that are still alive: neither ended, nor failed, nor dropped.
+    /// Number of running queries and uploads: not ended, failed or dropped.
     #[must_use]
     pub fn running(&self) -> u64 {
         self.counters.running.load(Ordering::Relaxed)
     }
 
-    /// Batches handed out so far, by all queries.
+    /// Number of batches delivered so far, by all queries.
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.counters.batches.load(Ordering::Relaxed)
     }
 }
 
-/// Counts a query as running for as long as it lives.
+/// Counts a query as running while it exists.
 struct Running(Arc<Counters>);
 
 impl Running {
@@ -290,7 +294,7 @@ impl Player {
     }
 }
 
-/// An upload on its way.
+/// A running upload.
 struct Sink {
     engine: ScriptedEngine,
     table: String,
@@ -301,7 +305,7 @@ struct Sink {
 }
 
 impl Sink {
-    /// Whether it fails at the batch of this number.
+    /// Waits for the pace of the table. Fails if the script fails at the batch with this number.
     async fn step(&self, number: u64, last: bool) -> Result<(), EngineError> {
         if !self.script.pace.is_zero() {
             tokio::time::sleep(self.script.pace).await;
@@ -344,7 +348,7 @@ impl ScriptedEngine {
             let item = player.next().await?;
             Some((item, player))
         })
-        .flat_map(move |item| stream::iter(super::slices(item, rows)));
+        .flat_map(move |item| stream::iter(slices(item, rows)));
         let counters = Arc::clone(&self.counters);
         let batches = batches.inspect(move |item| {
             counters.batches.fetch_add(u64::from(item.is_ok()), Ordering::Relaxed);
@@ -409,9 +413,9 @@ pub fn synthetic_schema() -> SchemaRef {
     ]))
 }
 
-/// A batch of which every value follows from its number and row, so that a receiver can check each one by making the
-/// batch again: `id` counts all rows; `value` is null in every seventh row, else half of `id`; `payload` is 100 bytes
-/// of the low byte of `id`. About 124 bytes a row.
+/// A batch of which every value follows from its number and row, so that a receiver can check each value by making the
+/// batch again. `id` counts all rows; `value` is null in every seventh row, else half of `id`; `payload` is 100 bytes
+/// of the low byte of `id`. About 124 bytes per row.
 #[must_use]
 pub fn synthetic_batch(number: u64, rows: usize) -> RecordBatch {
     let first = number.wrapping_mul(rows as u64);
@@ -426,6 +430,7 @@ pub fn synthetic_batch(number: u64, rows: usize) -> RecordBatch {
 #[cfg(test)]
 mod tests {
     use futures::{FutureExt, TryStreamExt};
+    use thallus_server::engine::EngineErrorKind;
 
     use super::*;
 
@@ -441,7 +446,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plays_batches_in_order_and_cuts_them_to_the_rows_asked_for() {
+    async fn plays_batches_in_order_and_cuts_them_to_the_requested_rows() {
         let engine = engine();
         let query = QueryRequest { sql: "ten".to_owned(), batch_rows: Some(64) };
         let batches: Vec<_> = engine.execute(query).await.unwrap().batches.try_collect().await.unwrap();
@@ -480,9 +485,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_what_it_is_told_to_and_what_it_does_not_know() {
+    async fn refuses_queries_by_script_and_unknown_queries() {
         let kind = async |sql| engine().execute(QueryRequest::new(sql)).await.unwrap_err().kind();
-        assert_eq!(kind("refused").await, super::super::EngineErrorKind::Execution);
-        assert_eq!(kind("nonsense").await, super::super::EngineErrorKind::UnknownTable);
+        assert_eq!(kind("refused").await, EngineErrorKind::Execution);
+        assert_eq!(kind("nonsense").await, EngineErrorKind::UnknownTable);
     }
 }

@@ -1,4 +1,4 @@
-//! Types to make arrays of.
+//! Data types for generated arrays.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ fn union_of(fields: Vec<FieldRef>, mode: UnionMode) -> DataType {
     DataType::Union(ids.zip(fields).collect::<UnionFields>(), mode)
 }
 
-/// One of every type that Arrow has: each parameter at least once, nested types around a child with nulls.
+/// Every type of Arrow: each parameter at least once, nested types around a child with nulls.
 pub fn all_types() -> Vec<DataType> {
     let item = |data_type| Arc::new(Field::new("item", data_type, true));
     let mut types = leaves();
@@ -93,13 +93,13 @@ pub fn all_types() -> Vec<DataType> {
 
 /// Any type, nested up to three levels below the top.
 pub fn arb_data_type() -> impl Strategy<Value = DataType> {
-    // Leaves that take part in everything are more frequent than the many temporal ones.
+    // Leaves that nested types commonly contain are more frequent than the many temporal types.
     let common = vec![DataType::Int32, DataType::Utf8, DataType::Boolean, DataType::Utf8View, DataType::Null];
     let leaf = prop_oneof![select(leaves()), select(common)];
     leaf.prop_recursive(3, 12, 3, |inner| {
         let field = (inner.clone(), any::<bool>()).prop_map(|(data_type, nullable)| field("item", data_type, nullable));
         let fields = vec(field.clone(), 0..4);
-        // A union without a variant cannot have an element, so that nothing could be cut from it.
+        // A union without a variant cannot have an element, so that no slice could be cut from it.
         let variants = vec(field.clone(), 1..4);
         prop_oneof![
             field.clone().prop_map(DataType::List),
@@ -119,7 +119,7 @@ pub fn arb_data_type() -> impl Strategy<Value = DataType> {
 }
 
 fn field(name: &str, data_type: DataType, nullable: bool) -> FieldRef {
-    // `StructArray::try_new`, and so Arrow IPC, holds a field that is not nullable to be free of these nulls too.
+    // `StructArray::try_new`, and so Arrow IPC, also counts these nulls as nulls of the field.
     let nullable = nullable || holds_nulls(&data_type);
     Arc::new(Field::new(name, data_type, nullable))
 }
@@ -135,7 +135,7 @@ fn holds_nulls(data_type: &DataType) -> bool {
     }
 }
 
-/// A column of any type, with metadata (that of an extension type, say) now and then.
+/// A column of any type, sometimes with metadata (for example of an extension type).
 pub fn arb_field() -> impl Strategy<Value = FieldRef> {
     let metadata = select(vec![
         vec![],

@@ -1,11 +1,11 @@
-//! What a hostile or broken peer would send.
+//! Mutations of descriptors and bytes, as from a hostile or broken peer.
 
 use proptest::prelude::*;
+use thallus_protocol::layout::{BatchDescriptor, Detail, Extent};
 
 use super::dice::Dice;
-use crate::layout::{BatchDescriptor, Detail, Extent};
 
-/// The descriptor with one to four things about it changed: lengths, counts, bits, bases, nodes or buffers more or less.
+/// The descriptor with one to four changes: of lengths, counts, bits or bases, or of the number of nodes or buffers.
 pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = BatchDescriptor> {
     (any::<u64>(), 1..5).prop_map(move |(seed, changes)| {
         let (mut dice, mut descriptor) = (Dice::new(seed), descriptor.clone());
@@ -14,7 +14,7 @@ pub fn mutate_descriptor(descriptor: BatchDescriptor) -> impl Strategy<Value = B
     })
 }
 
-/// Flips one to four bits or bytes of a buffer, if it has any.
+/// Changes one to four bytes of a buffer, unless it is empty.
 pub fn mutate_bytes(bytes: &mut [u8], dice: &mut Dice) {
     if bytes.is_empty() {
         return;

@@ -1,16 +1,16 @@
-//! Equality of batches by value, written independently of Arrow's own, which is part of what is tested.
+//! Equality of batches by value. It is independent of Arrow's own equality, which is a part of the tested code.
 
 use arrow_array::{Array, RecordBatch};
 use arrow_data::{ArrayData, ByteView};
 use arrow_schema::{DataType, UnionMode};
 
-/// Whether two batches are the same to whoever reads them: schema with all metadata, number of rows, nulls, values.
+/// Whether two batches have the same content: schema with all metadata, number of rows, nulls, values.
 ///
-/// Floating-point values are compared by their bits, so that a NaN equals itself. How values are laid out (offsets,
+/// Floating-point values are compared by their bits, so that a NaN equals itself. The layout of values (offsets,
 /// dictionaries, runs, views) does not matter.
 ///
 /// # Errors
-/// What differs first.
+/// The first difference.
 pub fn same_batch(a: &RecordBatch, b: &RecordBatch) -> Result<(), String> {
     if a.schema() != b.schema() {
         return Err(format!("schemas differ:\n{:#?}\n{:#?}", a.schema(), b.schema()));
@@ -27,7 +27,7 @@ pub fn same_batch(a: &RecordBatch, b: &RecordBatch) -> Result<(), String> {
 /// Whether two arrays have the same type, nulls and values.
 ///
 /// # Errors
-/// What differs first.
+/// The first difference.
 pub fn same_array(a: &dyn Array, b: &dyn Array) -> Result<(), String> {
     if a.data_type() != b.data_type() || a.len() != b.len() {
         return Err(format!("{} of {} against {} of {}", a.len(), a.data_type(), b.len(), b.data_type()));
@@ -46,7 +46,7 @@ pub fn same_array(a: &dyn Array, b: &dyn Array) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes an element in a form that two elements share exactly if they are equal.
+/// Writes an element in a canonical form: two elements have the same form exactly if they are equal.
 fn value(data: &ArrayData, row: usize, out: &mut Vec<u8>) {
     use DataType::*;
     if data.is_null(row) {
