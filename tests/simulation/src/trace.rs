@@ -152,7 +152,9 @@ impl Subscriber for Listener {
         if words.message == "state"
             && let (Some(from), Some(to)) = (words.from, words.to)
         {
-            self.0.count("transition", format!("{who} {from} -> {to}"));
+            // Both ends have one driver: which end it is, is in the event.
+            let end = words.end.as_deref().unwrap_or(who).trim_matches('"');
+            self.0.count("transition", format!("{end} {from} -> {to}"));
         }
         if words.line.contains("bug:") {
             self.0.violated("no bug is logged", &words.line);
@@ -168,6 +170,7 @@ impl Subscriber for Listener {
 struct Words {
     message: String,
     line: String,
+    end: Option<String>,
     from: Option<String>,
     to: Option<String>,
 }
@@ -177,6 +180,7 @@ impl Visit for Words {
         let text = format!("{value:?}");
         match field.name() {
             "message" => self.message.clone_from(&text),
+            "end" => self.end = Some(text.clone()),
             "from" => self.from = Some(text.clone()),
             "to" => self.to = Some(text.clone()),
             _ => {}
