@@ -165,8 +165,8 @@ pub struct TableInfo {
     pub files: usize,
 }
 
-/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines with a limit of
-/// rows per batch.
+/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines with a limit
+/// of rows per batch.
 pub fn slices(
     item: Result<RecordBatch, EngineError>,
     rows: usize,
