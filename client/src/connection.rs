@@ -334,7 +334,7 @@ impl Client {
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
-            part: None,
+            partition: None,
         })
     }
 
@@ -446,7 +446,7 @@ async fn link<S: ControlIo>(
         max_leases: MAX_LEASES,
         word_nonce: word_nonce(options, tasks.number())?,
         lease_timeout: options.upload_lease,
-        thresholds: Thresholds::same(DEFAULT_THRESHOLD),
+        thresholds: Thresholds::uniform(DEFAULT_THRESHOLD),
     };
     let (commands, received) = mpsc::unbounded_channel();
     let (ready, connected) = oneshot::channel();

@@ -188,20 +188,20 @@ impl Settings {
         MachineConfig {
             name: self.name.clone(),
             fabrics: fabrics.available.iter().map(|fabric| fabric.kind()).collect(),
-            no_fabric: fabrics.reason.clone(),
+            no_fabric_reason: fabrics.reason.clone(),
             limits: self.limits.clone(),
             frame: FrameLimits {
                 message: frame.message.min(self.max_message_bytes),
                 payload: frame.payload.min(self.max_message_bytes),
             },
             checksum: true,
-            thresholds: Thresholds::same(self.inline_threshold),
+            thresholds: Thresholds::uniform(self.inline_threshold),
             max_leases: MAX_LEASES,
             word_nonce: 0,
             timeouts,
             lease_timeout: self.lease_timeout,
             drain_timeout: self.drain_timeout,
-            borrow: MachineConfig::borrowing(self.limits.max_loan_bytes, self.upload_read_timeout),
+            borrow: MachineConfig::borrower_config(self.limits.max_loan_bytes, self.upload_read_timeout),
         }
     }
 }

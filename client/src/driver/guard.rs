@@ -43,7 +43,7 @@ impl LoanGuard {
 
 impl Drop for LoanGuard {
     fn drop(&mut self) {
-        let give_up = BorrowerCommand::GiveUp { stream: self.stream, seq: self.seq };
+        let give_up = BorrowerCommand::ReleaseBatch { stream: self.stream, seq: self.seq };
         let command = Command::Machine(ClientCommand::Borrower(give_up));
         // The end of a connection ends its loans. Only mapped loans remain: the server keeps their memory until this
         // process ends.

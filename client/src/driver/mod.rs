@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane, Proof};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LentWords};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{FabricChoice, LendFrom};
 use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId};
@@ -287,8 +287,8 @@ impl<S: ControlIo> Driver<S> {
             (Packed::Inline { ipc, rows }, _) => {
                 self.connection.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            (Packed::Lent { loan, effort, rows }, Some(plane)) => {
-                let loan = plane.lend(loan, effort, None);
+            (Packed::Lent { loan, cost, rows }, Some(plane)) => {
+                let loan = plane.lend(loan, cost, None);
                 self.connection.lender(LenderCommand::Lend { stream, loan, rows });
             }
             // Without a plane there is no pool, so no batch is lent.
@@ -358,7 +358,9 @@ impl<S: ControlIo> Driver<S> {
         }
         let opened = self.connection.plane.as_mut().map(|plane| plane.open_words(MAX_LEASES));
         let lending = match opened {
-            Some(Ok(OpenedWords { fencing, words, probe_value })) => Some(LentWords { fencing, words, probe_value }),
+            Some(Ok(OpenedWords { fencing, words, probe_value })) => {
+                Some(LeaseWordRegion { fencing, words, probe_value })
+            }
             Some(Err(error)) => {
                 warn!(%error, "this client cannot lend: uploads travel inline");
                 None
@@ -478,7 +480,7 @@ impl<S: ControlIo> Driver<S> {
                     let guard = LoanGuard::on_demand(running.commands.clone(), stream, seq);
                     Ok(Delivered::OnDemand { guard, descriptor })
                 }
-                None => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
+                None => return self.connection.borrower(BorrowerCommand::ReleaseBatch { stream, seq }),
             },
             Payload::Mapped { read, descriptor } => {
                 let commands = self.results.get(&stream).and_then(|running| running.commands.upgrade());
@@ -489,7 +491,7 @@ impl<S: ControlIo> Driver<S> {
                         Ok(Delivered::Mapped(MappedBatch { buffers, descriptor, guard }))
                     }
                     // The application has dropped the result.
-                    _ => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
+                    _ => return self.connection.borrower(BorrowerCommand::ReleaseBatch { stream, seq }),
                 }
             }
             Payload::Lent { read, descriptor } => {

@@ -108,7 +108,7 @@ pub(crate) async fn begin(
     let group = random_group()?;
     let ask = |(index, link): (u32, &Link)| {
         let part = Some(Partition { group, index, count });
-        link.query(sql, OpenOptions { part, ..options.clone() }, started)
+        link.query(sql, OpenOptions { partition: part, ..options.clone() }, started)
     };
     // Send all requests before waiting for any: the server begins when it has received the last.
     let asked: Vec<_> = (0..count).zip(links.iter().cycle()).map(ask).collect::<Result<_, _>>()?;

@@ -274,7 +274,7 @@ impl Lent {
             let step = projection.step_with(&UncheckedAssembler);
             lock(&self.account).decode += stepped.elapsed();
             match step.map_err(|error| self.invalid(&error.to_string()))? {
-                Step::Read(pieces) => projection.give(self.ask(pieces).await?),
+                Step::Read(pieces) => projection.supply(self.ask(pieces).await?),
                 Step::Done(batch) => {
                     let (mut account, now) = (lock(&self.account), Instant::now());
                     account.lazy.asks += 1;

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadProblem};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadError};
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::{ApiMisuse, ConnectionError};
@@ -178,7 +178,7 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         let answer = match (&mut self.plane, task) {
             (Some(plane), task) => plane.borrower_task(now, task),
             (None, BorrowerTask::Read(batch) | BorrowerTask::Map(batch)) => {
-                let result = Err(ReadProblem::failed("there is no data plane"));
+                let result = Err(ReadError::failed("there is no data plane"));
                 Some(BorrowerCommand::ReadDone { read: batch.read, result })
             }
             (None, _) => None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
-use thallus_protocol::lender::{LenderCommand, Loan, LoanEffort};
+use thallus_protocol::lender::{LenderCommand, Loan, LoanCost};
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::{error, warn};
@@ -119,13 +119,13 @@ impl Lending {
     }
 
     /// Creates the loan of a batch for the machine, under a new lease. `keep`: see [`KeepLoan`].
-    pub(crate) fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
+    pub(crate) fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
         let PreparedLoan { descriptor, parts, staged, held } = loan;
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         let memory = LoanMemory { held: Some(held), keep };
         self.loans.insert(lease, ActiveLoan { parts, regions: Vec::new(), memory });
-        Loan { lease, descriptor, staged, effort }
+        Loan { lease, descriptor, staged, cost }
     }
 
     /// A lease begins: sets its lease word and exposes its memory to the peer.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{SlabPool, TrustedPeer};
 use thallus_fabric::{Capabilities, Endpoint, FabricError, Transport};
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadProblem};
-use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanEffort};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadError};
+use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanCost};
 use thallus_protocol::message::{self, Region, Thresholds};
 use thallus_protocol::{Cause, ReadId, RemoteRange, StreamId, Timestamp};
 use tracing::error;
@@ -143,8 +143,8 @@ impl Plane {
 
     /// Creates the loan of a batch for the machine, under a new lease. `keep` receives the loan's memory if the loan is
     /// torn down.
-    pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
-        self.lending.lend(loan, effort, keep)
+    pub fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
+        self.lending.lend(loan, cost, keep)
     }
 
     /// Carries out a task of the lender's half if it is the data plane's task; otherwise returns it. Appends the
@@ -174,7 +174,7 @@ impl Plane {
     pub(crate) fn borrower_task(&mut self, now: Timestamp, task: BorrowerTask) -> Option<BorrowerCommand> {
         match task {
             BorrowerTask::Import(region) => self.reads.import(&region),
-            BorrowerTask::Forget(region) => self.reads.forget(region),
+            BorrowerTask::UnimportRegion(region) => self.reads.forget(region),
             BorrowerTask::Read(batch) => {
                 self.read_begins(now, batch.stream);
                 self.reads.read_batch(batch);
@@ -194,7 +194,7 @@ impl Plane {
     }
 
     /// Maps all ranges of a batch, or none.
-    fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadProblem> {
+    fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadError> {
         self.reads.ring();
         // Only streams with `Access::Map` reach this. The documentation of that option states the application's
         // promise.
@@ -203,7 +203,7 @@ impl Plane {
         let mut buffers = vec![Buffer::from(&[][..]); batch.layout.ranges.len()];
         for (index, place) in &batch.places {
             let mapped =
-                peer.map(self.reads.endpoint(), *place).map_err(|error| ReadProblem::Failed(Cause::new(error)))?;
+                peer.map(self.reads.endpoint(), *place).map_err(|error| ReadError::Failed(Cause::new(error)))?;
             if let Some(buffer) = buffers.get_mut(*index) {
                 *buffer = mapped;
             }
@@ -329,7 +329,7 @@ impl Plane {
                 Done::Rate(measured) => {
                     let rate = |(bytes, took): (u64, Duration)| (bytes as f64 / took.as_secs_f64().max(1e-9)) as u64;
                     let proof = measured.map(|measured| self.proof(Some(rate(measured))));
-                    let failed = |problem: ReadProblem| format!("the path could not be measured: {}", problem.cause());
+                    let failed = |problem: ReadError| format!("the path could not be measured: {}", problem.cause());
                     self.events.push_back(PlaneEvent::Proven(proof.map_err(failed)));
                 }
                 Done::Batch { read, stream, result, word_took } => {
@@ -350,7 +350,7 @@ impl Plane {
         Proof { transport: self.transport().map(|transport| transport.name).unwrap_or_default(), rate }
     }
 
-    fn proven(&self, found: Result<u64, ReadProblem>) -> Result<(), String> {
+    fn proven(&self, found: Result<u64, ReadError>) -> Result<(), String> {
         match found {
             Ok(found) if Some(found) == self.probe_value => Ok(()),
             Ok(_) => Err("the probe does not have the value that the peer announced".into()),

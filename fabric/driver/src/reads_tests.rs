@@ -148,7 +148,7 @@ fn ask(reads: &mut Reads, read: u64) {
         stream: StreamId(1),
         layout,
         places: vec![(0, place(1, 4096 * read, MIB))],
-        then_word: Some(place(0, 8 * read, 8)),
+        lease_word: Some(place(0, 8 * read, 8)),
     });
 }
 

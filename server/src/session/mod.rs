@@ -262,10 +262,10 @@ impl<S: ControlIo> Session<S> {
             QueryEvent::Batch(Packed::Inline { ipc, rows }) => {
                 self.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            QueryEvent::Batch(Packed::Lent { loan, effort, rows }) => {
+            QueryEvent::Batch(Packed::Lent { loan, cost, rows }) => {
                 let keep = self.keeps.get(&stream).cloned();
                 let Some(plane) = &mut self.connection.plane else { return };
-                let loan = plane.lend(loan, effort, keep);
+                let loan = plane.lend(loan, cost, keep);
                 self.lender(LenderCommand::Lend { stream, loan, rows });
             }
             QueryEvent::Finish { execute } => {
@@ -307,7 +307,7 @@ impl<S: ControlIo> Session<S> {
     fn event(&mut self, event: ServerEvent) {
         match event {
             ServerEvent::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
-            ServerEvent::Prove(lending) => {
+            ServerEvent::ProbeClient(lending) => {
                 if let Some(plane) = &mut self.connection.plane {
                     plane.prove(&lending, false, false);
                 }
@@ -329,7 +329,7 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn execute(&mut self, stream: StreamId, sql: String, options: &OpenOptions) {
-        debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
+        debug!(%stream, %sql, part = ?options.partition.map(|part| (part.index, part.count)), "query");
         match self.keep_mapped(options) {
             Ok(keep) => self.keeps.extend(keep.map(|keep| (stream, keep))),
             Err(message) => {
@@ -337,7 +337,7 @@ impl<S: ControlIo> Session<S> {
                 return self.fail(stream, Failure::new(StreamCode::MappingRefused, message));
             }
         }
-        let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
+        let seat = match options.partition.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
             Ok(seat) => seat.map(Arc::new),
             Err(failure) => {
                 self.keeps.remove(&stream);
@@ -421,7 +421,7 @@ impl<S: ControlIo> Session<S> {
             UploadEvent::Accepted => {
                 let most = self.shared.upload_window;
                 let window = FIRST_UPLOAD_WINDOW.min(most);
-                self.command(ServerCommand::Accept { stream, window, most });
+                self.command(ServerCommand::Accept { stream, window, max_window: most });
             }
             UploadEvent::Consumed { cost } => self.connection.borrower(BorrowerCommand::Consumed { stream, cost }),
             UploadEvent::Rejected { seq, reason } => {

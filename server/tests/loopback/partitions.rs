@@ -367,13 +367,21 @@ fn a_mismatched_request_is_refused_without_harm_to_the_group() {
         .await;
         let other = OpenOptions { credit: 1 << 20, batch_rows: Some(1), ..OpenOptions::default() };
         for (sql, options, words) in [
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
-            ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "requested before"),
-            ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
-            ("q", OpenOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
-            ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "1 to 64"),
-            ("q", OpenOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "1 to 64"),
+            ("q", OpenOptions { partition: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
+            (
+                "another",
+                OpenOptions { partition: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() },
+                "another query",
+            ),
+            (
+                "q",
+                OpenOptions { partition: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() },
+                "requested before",
+            ),
+            ("q", OpenOptions { partition: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
+            ("q", OpenOptions { partition: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
+            ("q", OpenOptions { partition: Some(part(2, 0, 0)), ..other.clone() }, "1 to 64"),
+            ("q", OpenOptions { partition: Some(part(2, 0, u32::MAX)), ..other.clone() }, "1 to 64"),
         ] {
             let stream = other_client.open(sql, options).await;
             let (code, message) = other_client.begun(stream).await.unwrap_err();
