@@ -66,12 +66,12 @@ pub struct UploadReport {
 struct Upload<'a> {
     handle: &'a Handle,
     stream: StreamId,
-    over: bool,
+    ended: bool,
 }
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.ended {
             self.handle.send(Command::Machine(ClientCommand::Withdraw { stream: self.stream }));
         }
     }
@@ -91,7 +91,7 @@ pub(crate) async fn run(
     let (answer, mut answered) = oneshot::channel();
     let feed = Feed { begun, pulls, answer };
     let stream = handle.upload(table.to_owned(), options, feed).ok_or_else(ClientError::gone)?;
-    let mut upload = Upload { handle, stream, over: false };
+    let mut upload = Upload { handle, stream, ended: false };
     let pool = has_begun.await.map_err(|_| ClientError::gone())?;
     let context = PackingContext { pool, max_loan_bytes, access: Access::Read, page_faults: || 0 };
     let (mut packing, schema_message) = Packing::new(&schema, context)?;
@@ -127,7 +127,7 @@ pub(crate) async fn run(
             }
             Some(Err(source)) => {
                 let failure = Failure::new(StreamCode::Source, source.to_string());
-                upload.over = true;
+                upload.ended = true;
                 handle.lender(LenderCommand::Fail { stream, failure });
                 return Err(ClientError::Source { source });
             }
@@ -137,7 +137,7 @@ pub(crate) async fn run(
             }
         }
     };
-    upload.over = true;
+    upload.ended = true;
     report.rows = answer.map_err(|_| ClientError::gone())??;
     Ok(report)
 }

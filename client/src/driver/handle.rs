@@ -82,7 +82,7 @@ pub(crate) enum Item {
 #[derive(Debug)]
 pub(crate) enum Delivered {
     /// The batch is in this process's memory.
-    Here(Arrived),
+    Local(Arrived),
     /// The batch is in the server's memory, to be read on demand.
     OnDemand { guard: LoanGuard, descriptor: Arc<CheckedDescriptor> },
     /// The batch is in the server's memory, mapped.

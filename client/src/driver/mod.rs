@@ -31,7 +31,7 @@ use crate::report::{Carrier, ConnectionInfo};
 
 /// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered
 /// batch occupies cache that other connections could reuse.
-const TURN: u64 = 2 << 20;
+const YIELD_BYTES: u64 = 2 << 20;
 /// Time for which memory without a batch is kept for reuse.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// Most leases of uploads at a time on one connection: one page of lease words.
@@ -165,7 +165,7 @@ impl<S: ControlIo> Driver<S> {
                 drop(done);
                 return;
             }
-            if self.delivered >= self.turn() {
+            if self.delivered >= self.yield_after() {
                 self.delivered = 0;
                 yield_to_reader().await;
             }
@@ -188,8 +188,8 @@ impl<S: ControlIo> Driver<S> {
     }
 
     /// Delivered bytes after which the driver yields to readers.
-    fn turn(&self) -> u64 {
-        if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { TURN }
+    fn yield_after(&self) -> u64 {
+        if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { YIELD_BYTES }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -224,7 +224,7 @@ impl<S: ControlIo> Driver<S> {
                     self.proven(proven);
                 }
             }
-            Event::Command(Some(command)) => self.asked(command),
+            Event::Command(Some(command)) => self.command_from_handle(command),
             // Every handle is dropped: the application needs no further result.
             Event::Command(None) => {
                 self.commands = None;
@@ -244,7 +244,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    fn asked(&mut self, command: Command) {
+    fn command_from_handle(&mut self, command: Command) {
         match command {
             Command::Machine(command) => self.command(command),
             Command::Query { stream, sql, mut options, items, commands } => {
@@ -474,7 +474,7 @@ impl<S: ControlIo> Driver<S> {
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         self.delivered += cost;
         let batch = match payload {
-            Payload::Inline(ipc) => Ok(Delivered::Here(Arrived::Inline(ipc))),
+            Payload::Inline(ipc) => Ok(Delivered::Local(Arrived::Inline(ipc))),
             Payload::OnDemand { descriptor } => match self.results.get(&stream) {
                 Some(running) => {
                     let guard = LoanGuard::on_demand(running.commands.clone(), stream, seq);
@@ -497,7 +497,7 @@ impl<S: ControlIo> Driver<S> {
             Payload::Lent { read, descriptor } => {
                 let read = self.connection.plane.as_mut().and_then(|plane| plane.take(read));
                 let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());
-                read.map(|read| Delivered::Here(Arrived::Read { read, descriptor }))
+                read.map(|read| Delivered::Local(Arrived::Read { read, descriptor }))
             }
         };
         match batch {
