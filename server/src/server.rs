@@ -262,7 +262,7 @@ impl Server {
     /// Bytes of registered memory that are kept for later loans: memory for copies, and registrations of buffers that
     /// were lent in place and may be lent again.
     #[must_use]
-    pub fn kept_bytes(&self) -> usize {
+    pub fn idle_registered_bytes(&self) -> usize {
         self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
     }
 
@@ -330,7 +330,7 @@ impl Server {
                             ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
                             ended => info!(%ended, "connection ended"),
                         }
-                        let (registrations, kept) = (server.registrations(), server.kept_bytes());
+                        let (registrations, kept) = (server.registrations(), server.idle_registered_bytes());
                         debug!(registrations, kept, on_loan = server.bytes_on_loan(), "memory of all connections");
                         for pool in server.shared.pools.iter().filter(|pool| pool.registers_elsewhere()) {
                             debug!(?pool, "buffers outside of registered memory");

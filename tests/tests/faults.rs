@@ -218,7 +218,7 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         println!("an idle server ended after {:.2} s", sent.elapsed().as_secs_f64());
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         let error = client.query("SELECT 1").await.unwrap_err();
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Refused { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Refused { .. }), "{error:?}");
     });
 
     let mut server = TestServer::start::<&str>([]);
@@ -232,7 +232,7 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         assert_eq!(server.process().wait(PATIENCE).code(), Some(130));
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         let error = until_failure(result).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{error:?}");
     });
 }
 

@@ -137,7 +137,7 @@ fn servers(seed: u64) {
                 }
             };
             assert!(
-                matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }),
+                matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }),
                 "round {round}: {error:?}"
             );
             // Delivered batches do not change.

@@ -175,7 +175,7 @@ fn a_lost_connection_is_one_error_and_the_client_goes_on() {
             println!("{lend_from:?}: {error}, after {:.3} s", cut.elapsed().as_secs_f64());
             let known = matches!(
                 error,
-                ClientError::ServerGone { .. }
+                ClientError::ConnectionLost { .. }
                     | ClientError::Read { .. }
                     | ClientError::ReadTimeout { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }

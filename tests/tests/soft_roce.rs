@@ -187,9 +187,9 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
         assert!(resources().queue_pairs > before.queue_pairs);
         victim.process().kill();
         let error = failure(result, Instant::now()).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{error:?}");
         let error = client.query("SELECT 1").await.unwrap_err();
-        assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. }), "{error:?}");
         drop(client);
         until_no_more_than(before);
         works(&bystander).await;

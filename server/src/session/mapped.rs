@@ -15,23 +15,23 @@ use tracing::{info, warn};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns whether a process exists.
-type Look = fn(ProcessId) -> Presence;
+type PresenceCheck = fn(ProcessId) -> Presence;
 
 /// Memory that processes have mapped and whose connections have ended. It is never freed before these processes end,
 /// not even at the end of the server's process, because freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
-    look: Look,
+    presence: PresenceCheck,
     kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,
 }
 
 impl OrphanedLoans {
-    pub(crate) fn new(look: Look) -> Arc<Self> {
-        Arc::new(OrphanedLoans { look, kept: Mutex::default() })
+    pub(crate) fn new(presence: PresenceCheck) -> Arc<Self> {
+        Arc::new(OrphanedLoans { presence, kept: Mutex::default() })
     }
 
     /// Whether this process is visible, so that its end can be detected.
-    pub(crate) fn sees(&self, process: ProcessId) -> bool {
-        (self.look)(process) == Presence::There
+    pub(crate) fn is_visible(&self, process: ProcessId) -> bool {
+        (self.presence)(process) == Presence::There
     }
 
     fn keep(self: &Arc<Self>, process: ProcessId, held: Held) {
@@ -57,7 +57,7 @@ impl OrphanedLoans {
     /// Frees the memory of ended processes. Returns whether any memory is left.
     fn sweep(&self) -> bool {
         let watched: Vec<_> = self.lock().keys().copied().collect();
-        for process in watched.into_iter().filter(|process| (self.look)(*process) == Presence::Gone) {
+        for process in watched.into_iter().filter(|process| (self.presence)(*process) == Presence::Gone) {
             let freed = self.lock().remove(&process).unwrap_or_default();
             info!(pid = process.pid, batches = freed.len(), "a process is gone, and what it had mapped is free again");
         }

@@ -52,14 +52,14 @@ impl<S: ControlIo> Session<S> {
             return Err(format!("fabric {} maps no memory here: {reason}", fabric.kind()));
         }
         let orphans = Arc::clone(&self.shared.orphans);
-        if self.seen != Some(process) && !orphans.sees(process) {
+        if self.visible_process != Some(process) && !orphans.is_visible(process) {
             return Err(format!(
                 "the server does not see the client's process {}: both must be on one host and in one namespace of \
                  processes (containers have their own unless told otherwise)",
                 process.pid
             ));
         }
-        self.seen = Some(process);
+        self.visible_process = Some(process);
         Ok(Some(mapped::keep_for(process, orphans)))
     }
 }

@@ -196,15 +196,15 @@ pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let endless = scripted::Script::synthetic(u64::MAX, 50);
     let error = EngineError::Execution { message: "as scripted".to_owned() };
     let engine = ScriptedEngine::new()
-        .on(ENDLESS, endless)
-        .taking(table(Sink::Takes), SinkScript::new())
-        .taking(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
-        .taking(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))
-        .taking(table(Sink::Refuses), SinkScript::new().refuse(error));
+        .with_query(ENDLESS, endless)
+        .with_sink(table(Sink::Takes), SinkScript::new())
+        .with_sink(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
+        .with_sink(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))
+        .with_sink(table(Sink::Refuses), SinkScript::new().refuse(error));
     indexed.fold(engine, |engine, (index, script)| {
-        let engine = engine.on(sql(index), script.play());
+        let engine = engine.with_query(sql(index), script.play());
         PARTITIONS.iter().fold(engine, |engine, &count| {
-            engine.on_partitioned(sql_of_parts(index, count), Vec::new(), script.play_parts(count))
+            engine.with_partitioned_query(sql_of_parts(index, count), Vec::new(), script.play_parts(count))
         })
     })
 }

@@ -146,7 +146,7 @@ impl App {
             let [start, end] = [from, to].map(|part| sent.num_rows() * *part as usize / 1000);
             let ask = || batch.columns_in(columns, start..end);
             let found = if asks.twice { join(ask(), ask()).await.0? } else { ask().await? };
-            trace.count("lazy", if batch.is_here() { "was here" } else { "asked" });
+            trace.count("lazy", if batch.is_inline() { "was here" } else { "asked" });
             let part = sent.project(columns).map(|part| part.slice(start, end - start));
             if part.ok().as_ref() != Some(&found) {
                 return wrong(&format!("rows {start}..{end} of columns {columns:?}"));

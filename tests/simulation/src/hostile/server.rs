@@ -149,7 +149,7 @@ pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
         match asked {
             Ok(Err(ClientError::Protocol { .. })) => {}
             // The client may find this lie after the whole result. Then the connection ends.
-            Ok(Err(ClientError::ServerGone { .. })) if lie == Lie::AfterTheEnd => {}
+            Ok(Err(ClientError::ConnectionLost { .. })) if lie == Lie::AfterTheEnd => {}
             // Without one-sided reads the client does not check lent batches.
             Ok(Err(ClientError::Read { .. } | ClientError::Query { .. })) if !one_sided => {}
             Ok(Err(_)) if !lie.breaks_the_protocol() => {}

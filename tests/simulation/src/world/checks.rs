@@ -79,7 +79,7 @@ impl World {
                 return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
             }
             if let Some(fabric) = &state.server_fabric {
-                let (registered, kept) = (fabric.inner().registered_bytes(), server.kept_bytes());
+                let (registered, kept) = (fabric.inner().registered_bytes(), server.idle_registered_bytes());
                 if registered != kept {
                     return Some(format!(
                         "{registered} bytes registered at the server, {kept} of them kept for later loans"
