@@ -120,8 +120,8 @@ pub(crate) async fn run(
                 }
                 let packed = packing.pack(&batch, lend_from)?;
                 match &packed {
-                    thallus_driver::Packed::Lent { .. } => report.batches_lent += 1,
-                    thallus_driver::Packed::Inline { .. } => report.batches_inline += 1,
+                    thallus_driver::PreparedBatch::Lent { .. } => report.batches_lent += 1,
+                    thallus_driver::PreparedBatch::Inline { .. } => report.batches_inline += 1,
                 }
                 handle.send(Command::Packed { stream, packed });
             }

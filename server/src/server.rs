@@ -332,7 +332,7 @@ impl Server {
                         }
                         let (registrations, kept) = (server.registrations(), server.idle_registered_bytes());
                         debug!(registrations, kept, on_loan = server.bytes_on_loan(), "memory of all connections");
-                        for pool in server.shared.pools.iter().filter(|pool| pool.registers_elsewhere()) {
+                        for pool in server.shared.pools.iter().filter(|pool| pool.has_unregistered_buffers()) {
                             debug!(?pool, "buffers outside of registered memory");
                         }
                     };

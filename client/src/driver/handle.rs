@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use thallus_driver::{Arrived, LoanPool, Packed};
+use thallus_driver::{Arrived, LoanPool, PreparedBatch};
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
 use thallus_protocol::layout::{CheckedDescriptor, Piece};
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// A batch of an upload is ready to send.
     Packed {
         stream: StreamId,
-        packed: Packed,
+        packed: PreparedBatch,
     },
     /// Read a part of a batch on demand.
     ReadPart {

@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane, Proof};
+use thallus_driver::{
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, LendingParameters, Plane, PreparedBatch, Proof,
+};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
@@ -119,7 +121,7 @@ pub(crate) struct Parts<S> {
 }
 
 enum Event {
-    Connection(Happened),
+    Connection(ConnectionInput),
     Command(Option<Command>),
     ProbeTimeout,
     Tidy,
@@ -189,7 +191,7 @@ impl<S: ControlIo> Driver<S> {
 
     /// Delivered bytes after which the driver yields to readers.
     fn yield_after(&self) -> u64 {
-        if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { YIELD_BYTES }
+        if self.connection.plane.as_ref().is_some_and(Plane::is_at_read_limit) { 1 } else { YIELD_BYTES }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -279,20 +281,20 @@ impl<S: ControlIo> Driver<S> {
     }
 
     /// Sends a batch of an upload.
-    fn packed(&mut self, stream: StreamId, packed: Packed) {
+    fn packed(&mut self, stream: StreamId, packed: PreparedBatch) {
         if !self.connection.machine().is_open(stream) {
             return;
         }
         match (packed, &mut self.connection.plane) {
-            (Packed::Inline { ipc, rows }, _) => {
+            (PreparedBatch::Inline { ipc, rows }, _) => {
                 self.connection.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            (Packed::Lent { loan, cost, rows }, Some(plane)) => {
+            (PreparedBatch::Lent { loan, cost, rows }, Some(plane)) => {
                 let loan = plane.lend(loan, cost, None);
                 self.connection.lender(LenderCommand::Lend { stream, loan, rows });
             }
             // Without a plane there is no pool, so no batch is lent.
-            (Packed::Lent { .. }, None) => {}
+            (PreparedBatch::Lent { .. }, None) => {}
         }
     }
 
@@ -358,7 +360,7 @@ impl<S: ControlIo> Driver<S> {
         }
         let opened = self.connection.plane.as_mut().map(|plane| plane.open_words(MAX_LEASES));
         let lending = match opened {
-            Some(Ok(OpenedWords { fencing, words, probe_value })) => {
+            Some(Ok(LendingParameters { fencing, words, probe_value })) => {
                 Some(LeaseWordRegion { fencing, words, probe_value })
             }
             Some(Err(error)) => {

@@ -32,7 +32,7 @@ pub struct PackingContext {
 
 /// A batch that is ready to be sent.
 #[derive(Debug)]
-pub enum Packed {
+pub enum PreparedBatch {
     /// A batch to be lent.
     Lent {
         /// The memory of the batch.
@@ -95,15 +95,15 @@ impl Packing {
     ///
     /// # Errors
     /// Arrow IPC cannot carry the batch, or it cannot be described.
-    pub fn pack(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<Packed, Failure> {
+    pub fn pack(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<PreparedBatch, Failure> {
         let rows = batch.num_rows() as u64;
         let page_faults = self.context.page_faults;
         let before = (thread_registrations(), page_faults());
         let loan = self.prepare(batch, lend_from).map_err(unencodable)?;
         let (registrations, page_faults) = (thread_registrations() - before.0, page_faults() - before.1);
         Ok(match loan {
-            Some(loan) => Packed::Lent { loan, cost: LoanCost { registrations, page_faults }, rows },
-            None => Packed::Inline { ipc: self.encoder.encode(batch).map_err(unencodable)?.into(), rows },
+            Some(loan) => PreparedBatch::Lent { loan, cost: LoanCost { registrations, page_faults }, rows },
+            None => PreparedBatch::Inline { ipc: self.encoder.encode(batch).map_err(unencodable)?.into(), rows },
         })
     }
 

@@ -14,7 +14,7 @@ use thallus_protocol::message::{self, Region, Thresholds};
 use thallus_protocol::{Cause, ReadId, RemoteRange, StreamId, Timestamp};
 use tracing::error;
 
-use crate::lending::{KeepLoan, Lending, OpenedWords};
+use crate::lending::{KeepLoan, Lending, LendingParameters};
 use crate::loans::{LoanPool, PreparedLoan};
 use crate::pools::Pools;
 use crate::reads::{Done, ReadSlab, Reads};
@@ -40,7 +40,7 @@ pub enum PlaneEvent {
     /// Reads have ended.
     Read(Vec<BorrowerCommand>),
     /// The peer's probe was read: the proof, or the reason for which the data plane does not work.
-    Proven(Result<Proof, String>),
+    ProofCompleted(Result<Proof, String>),
     /// The endpoint failed as a whole.
     Failed(String),
     /// The endpoint is closed.
@@ -109,7 +109,7 @@ impl Plane {
         self.reads.endpoint().transport()
     }
 
-    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::Proven`] reports the
+    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::ProofCompleted`] reports the
     /// result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is available.
     /// `measure`: then reads the region repeatedly, to find the rate in the proof.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {
@@ -124,7 +124,7 @@ impl Plane {
     ///
     /// # Errors
     /// There is no memory for lease words, or it cannot be exposed to the peer.
-    pub fn open_words(&mut self, max_leases: u32) -> Result<OpenedWords, FabricError> {
+    pub fn open_words(&mut self, max_leases: u32) -> Result<LendingParameters, FabricError> {
         self.reads.ring();
         self.lending.open(self.reads.endpoint(), max_leases)
     }
@@ -260,8 +260,8 @@ impl Plane {
 
     /// Whether the connections over the same memory together have reached the limit of bytes in flight.
     #[must_use]
-    pub fn is_crowded(&self) -> bool {
-        self.reads.is_crowded()
+    pub fn is_at_read_limit(&self) -> bool {
+        self.reads.is_at_read_limit()
     }
 
     /// Frees memory that was idle for this time. Returns whether any is left.
@@ -323,14 +323,14 @@ impl Plane {
                     (Ok(()), Some(region)) => self.reads.measure(region),
                     (proven, _) => {
                         let proof = proven.map(|()| self.proof(None));
-                        self.events.push_back(PlaneEvent::Proven(proof));
+                        self.events.push_back(PlaneEvent::ProofCompleted(proof));
                     }
                 },
                 Done::Rate(measured) => {
                     let rate = |(bytes, took): (u64, Duration)| (bytes as f64 / took.as_secs_f64().max(1e-9)) as u64;
                     let proof = measured.map(|measured| self.proof(Some(rate(measured))));
                     let failed = |problem: ReadError| format!("the path could not be measured: {}", problem.cause());
-                    self.events.push_back(PlaneEvent::Proven(proof.map_err(failed)));
+                    self.events.push_back(PlaneEvent::ProofCompleted(proof.map_err(failed)));
                 }
                 Done::Batch { read, stream, result, word_took } => {
                     self.read_ends(now, stream);

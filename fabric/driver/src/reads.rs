@@ -28,10 +28,10 @@ use crate::pools::Pools;
 const POST_BYTES: u64 = 1 << 20;
 /// Maximum number of bytes in flight. More does not fill any link faster (400 Gb/s for 80 us are 4 MB), and needs more
 /// memory; less memory stays in the cache.
-const UNDER_WAY: u64 = 4 << 20;
+const MAX_IN_FLIGHT: u64 = 4 << 20;
 /// While the connections over the same memory together have this many bytes in flight, a connection with nothing in
 /// flight may read one batch, and no more: many connections keep a host busy with a little each.
-const UNDER_WAY_OF_ALL: u64 = 8 << 20;
+const MAX_IN_FLIGHT_OF_ALL: u64 = 8 << 20;
 
 /// Bytes that [`Reads::measure`] reads: enough to distinguish a copy or a device from messages that the peer's
 /// processor answers.
@@ -114,9 +114,9 @@ pub(crate) struct Reads {
     slabs: BTreeMap<ReadId, ReadSlab>,
     /// Outstanding reads, with their lengths in bytes.
     tokens: BTreeMap<ReadToken, (Target, u64)>,
-    under_way: u64,
+    in_flight: u64,
     /// Bytes in flight of all connections over the same memory.
-    under_way_of_all: Arc<AtomicU64>,
+    in_flight_of_all: Arc<AtomicU64>,
     queue: VecDeque<Piece>,
     last_token: u64,
     /// Results that need no completion.
@@ -128,7 +128,7 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn new(endpoint: Box<dyn Endpoint>, pools: Pools, max_read: u64, max_outstanding: usize) -> Self {
-        let Pools { batches: pool, words, under_way } = pools;
+        let Pools { batches: pool, words, bytes_in_flight } = pools;
         Reads {
             endpoint,
             bell: Doorbell::new(),
@@ -139,8 +139,8 @@ impl Reads {
             reading: BTreeMap::new(),
             slabs: BTreeMap::new(),
             tokens: BTreeMap::new(),
-            under_way: 0,
-            under_way_of_all: under_way,
+            in_flight: 0,
+            in_flight_of_all: bytes_in_flight,
             queue: VecDeque::new(),
             last_token: 0,
             done: Vec::new(),
@@ -284,7 +284,7 @@ impl Reads {
         self.bell.ring();
         self.closing = true;
         // Other connections must not wait for reads whose peer is gone.
-        self.set_under_way(0);
+        self.set_in_flight(0);
         self.fail_queued(&CLOSED.into());
         self.endpoint.close();
     }
@@ -333,7 +333,7 @@ impl Reads {
             let polled = self.endpoint.poll(cx, &mut completions);
             for Completion { token, result } in completions.drain(..) {
                 if let Some((target, len)) = self.tokens.remove(&token) {
-                    self.set_under_way(self.under_way.saturating_sub(len));
+                    self.set_in_flight(self.in_flight.saturating_sub(len));
                     self.piece_done(target, result.map_err(|error| ReadError::Failed(Cause::new(error))));
                 }
             }
@@ -368,7 +368,7 @@ impl Reads {
                 Ok(()) => {
                     self.last_token += 1;
                     self.tokens.insert(token, (piece.target, piece.from.len));
-                    self.set_under_way(self.under_way + piece.from.len);
+                    self.set_in_flight(self.in_flight + piece.from.len);
                     posted += piece.from.len;
                 }
                 Err(FabricError::TooManyReads { .. }) if !self.tokens.is_empty() => {
@@ -392,17 +392,17 @@ impl Reads {
             let next = self.queue.front().and_then(|piece| self.reading.get(&piece.target));
             next.is_some_and(|reading| reading.slab.is_some())
         };
-        self.tokens.is_empty() || (self.under_way < UNDER_WAY && (begun() || !self.is_crowded()))
+        self.tokens.is_empty() || (self.in_flight < MAX_IN_FLIGHT && (begun() || !self.is_at_read_limit()))
     }
 
     /// Whether the connections over the same memory together have reached the limit of bytes in flight.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.under_way_of_all.load(Ordering::Relaxed) >= UNDER_WAY_OF_ALL
+    pub(crate) fn is_at_read_limit(&self) -> bool {
+        self.in_flight_of_all.load(Ordering::Relaxed) >= MAX_IN_FLIGHT_OF_ALL
     }
 
-    fn set_under_way(&mut self, bytes: u64) {
-        self.under_way_of_all.fetch_add(bytes.wrapping_sub(self.under_way), Ordering::Relaxed);
-        self.under_way = bytes;
+    fn set_in_flight(&mut self, bytes: u64) {
+        self.in_flight_of_all.fetch_add(bytes.wrapping_sub(self.in_flight), Ordering::Relaxed);
+        self.in_flight = bytes;
     }
 
     /// The local range for a piece, or the reason why it need not be read.
@@ -468,7 +468,7 @@ impl Reads {
 
 impl Drop for Reads {
     fn drop(&mut self) {
-        self.set_under_way(0);
+        self.set_in_flight(0);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_driver::{
-    Arrived, Clock, Connection, ControlIo, EndTask, Happened, KeepLoan, LoanPool, Packed, PackingContext,
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanPool, PackingContext, PreparedBatch,
 };
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
@@ -66,7 +66,7 @@ const FIRST_UPLOAD_WINDOW: u64 = 4 << 20;
 
 /// An event of the connection's task.
 enum Event {
-    Connection(Happened),
+    Connection(ConnectionInput),
     Query(StreamId, QueryEvent),
     Upload(StreamId, UploadEvent),
     /// The backlog is small enough for deferred pulls.
@@ -259,10 +259,10 @@ impl<S: ControlIo> Session<S> {
         }
         match event {
             QueryEvent::Schema { schema, order } => self.lender(LenderCommand::Schema { stream, schema, order }),
-            QueryEvent::Batch(Packed::Inline { ipc, rows }) => {
+            QueryEvent::Batch(PreparedBatch::Inline { ipc, rows }) => {
                 self.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            QueryEvent::Batch(Packed::Lent { loan, cost, rows }) => {
+            QueryEvent::Batch(PreparedBatch::Lent { loan, cost, rows }) => {
                 let keep = self.keeps.get(&stream).cloned();
                 let Some(plane) = &mut self.connection.plane else { return };
                 let loan = plane.lend(loan, cost, keep);

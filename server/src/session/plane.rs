@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use thallus_driver::{ControlIo, KeepLoan, LoanPool, OpenedWords, Plane, Pools, Proof};
+use thallus_driver::{ControlIo, KeepLoan, LendingParameters, LoanPool, Plane, Pools, Proof};
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::{FabricError, Maps};
 use thallus_protocol::FabricKind;
@@ -75,6 +75,6 @@ fn open(pool: Arc<LoanPool>, max_leases: u32, peer: &[u8]) -> Result<(Plane, Ope
     drop(pools.words.take(8));
     let capabilities = fabric.capabilities();
     let mut plane = Plane::new(endpoint, pools, &capabilities, pool);
-    let OpenedWords { fencing, words, probe_value } = plane.open_words(max_leases)?;
+    let LendingParameters { fencing, words, probe_value } = plane.open_words(max_leases)?;
     Ok((plane, OpenedFabric { address, fencing, words, probe_value }))
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
-use thallus_driver::{Packed, Packing, PackingContext};
+use thallus_driver::{Packing, PackingContext, PreparedBatch};
 use thallus_protocol::StreamId;
 use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::message::{Failure, SortKey};
@@ -40,7 +40,7 @@ pub(crate) struct Pull {
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
-    Batch(Packed),
+    Batch(PreparedBatch),
     Finish { execute: Duration },
     Fail(Failure),
 }

@@ -166,7 +166,8 @@ static ENDS: AtomicUsize = AtomicUsize::new(0);
 fn after_a_cut_the_server_keeps_mapped_memory_until_the_client_process_is_gone() {
     block_on(async {
         let world = World::mapping(engine(), |settings| {
-            settings.presence = |_| [Presence::There, Presence::Unknown, Presence::Gone][ENDS.load(Ordering::Relaxed)];
+            settings.presence =
+                |_| [Presence::Running, Presence::Unknown, Presence::Ended][ENDS.load(Ordering::Relaxed)];
         });
         let client = world.client().await;
         let batches: Vec<_> = client.query_with("q", mapped()).await.unwrap().try_collect().await.unwrap();
@@ -260,7 +261,7 @@ fn mapping_is_refused_with_a_reason_unless_all_conditions_hold() {
         };
         check(&refusal(&World::over(engine(), Some(Fencing::LeaseWord))).await, "start it with --allow-mapped");
         check(
-            &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Gone)).await,
+            &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Ended)).await,
             "does not see",
         );
         let device = World::over_with(engine(), Some(Fencing::Revocation), |settings| settings.allow_mapped = true);

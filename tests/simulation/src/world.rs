@@ -148,7 +148,7 @@ thread_local! {
 
 fn presence(process: ProcessId) -> Presence {
     let is_there = LIVES.with_borrow(|lives| lives.get(&process.pid) == Some(&process.started));
-    if is_there { Presence::There } else { Presence::Gone }
+    if is_there { Presence::Running } else { Presence::Ended }
 }
 
 /// Registers the process of a client that has just started.

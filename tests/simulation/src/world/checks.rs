@@ -1,7 +1,7 @@
 //! Invariants that are checked after every step, and at the end of a run.
 
 use thallus_fabric::STANDING_LEASE;
-use thallus_fabric_sim::core::What;
+use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
 
 use super::{Faulty, World};
@@ -23,9 +23,9 @@ impl World {
     pub(super) fn collect_network_events(&mut self) {
         let trace = &self.shared.trace;
         for event in self.shared.network.take_events() {
-            trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
-            match event.what {
-                What::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
+            trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.kind));
+            match event.kind {
+                EventKind::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
                     trace.count("lease", "opened");
                     let loans = self.loans.entry(event.endpoint).or_default();
                     loans.host = event.host;
@@ -35,7 +35,7 @@ impl World {
                         trace.violated("bytes on loan <= limit", format!("{on_loan} > {limit} at {lease:?}"));
                     }
                 }
-                What::Ended(lease, end) => {
+                EventKind::Ended(lease, end) => {
                     trace.count("lease", format!("{end:?}"));
                     self.loans.entry(event.endpoint).or_default().bytes.remove(&lease);
                     if self.shared.options.calm && matches!(end, LeaseEnd::Revoked) {
@@ -99,7 +99,7 @@ impl World {
     }
 
     pub(super) fn count_strikes(&self, fabric: Option<&Faulty>) {
-        for (strike, times) in fabric.iter().flat_map(|fabric| fabric.strikes()) {
+        for (strike, times) in fabric.iter().flat_map(|fabric| fabric.injected()) {
             self.shared.trace.count_many("strike", format!("{strike:?}"), times);
         }
     }

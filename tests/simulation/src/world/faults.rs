@@ -197,7 +197,7 @@ impl World {
         self.start_server();
         self.shared.network.change(|options| {
             options.straggler_one_in = 0;
-            options.early_one_in = 0;
+            options.early_completion_one_in = 0;
             // Fast enough for the shortest lease timeout.
             options.latency = 0..=2;
             options.completion_lag = 0..=1;
