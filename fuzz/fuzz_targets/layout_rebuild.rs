@@ -11,7 +11,7 @@ use thallus_protocol::layout::{
     BatchDescriptor, CheckedDescriptor, KeptDictionaries, LayoutError, LayoutLimits, Plan, Projection, Step, check,
     describe, describe_compact, rebuild_after,
 };
-use thallus_protocol_testing::{Dice, CheckingAssembler, batch};
+use thallus_protocol_testing::{CheckingAssembler, Dice, batch};
 
 static PLANS: LazyLock<Vec<Plan>> =
     LazyLock::new(|| schemas().iter().map(|schema| Plan::new(schema).expect("supported types")).collect());

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerConfig};
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion, UploadOptions};
+use thallus_protocol::client::{
+    ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion, UploadOptions,
+};
 use thallus_protocol::message::{Access, FabricOffer, Fencing, LendFrom, OpenOptions, Request, Thresholds};
 use thallus_protocol::{FabricKind, StreamId};
 
@@ -54,7 +56,7 @@ impl Client {
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
-            step => self.peer.happen(&step),
+            step => self.peer.apply(&step),
         }
         self.look();
     }
@@ -62,7 +64,7 @@ impl Client {
     /// Closes the control connection. All uploads, streams and leases must end.
     pub fn finish(mut self) {
         self.connecting = false;
-        self.peer.lost();
+        self.peer.lose_control();
         self.peer.finish();
         self.look();
         assert!(self.uploads.is_empty());

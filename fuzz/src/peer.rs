@@ -87,7 +87,7 @@ impl<M: Machine> Peer<M> {
     }
 
     /// Applies received bytes or the passing of time.
-    pub fn happen(&mut self, step: &Step) {
+    pub fn apply(&mut self, step: &Step) {
         match step {
             Step::Bytes(bytes) => self.input(Input::Received(bytes)),
             Step::Pass(time) => {
@@ -99,7 +99,7 @@ impl<M: Machine> Peer<M> {
     }
 
     /// Closes the control connection from the other end.
-    pub fn lost(&mut self) {
+    pub fn lose_control(&mut self) {
         self.input(Input::ControlLost("gone".into()));
     }
 

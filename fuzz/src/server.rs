@@ -63,14 +63,14 @@ impl Server {
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
-            step => self.peer.happen(&step),
+            step => self.peer.apply(&step),
         }
         self.look();
     }
 
     /// Closes the control connection. All streams and leases must end.
     pub fn finish(mut self) {
-        self.peer.lost();
+        self.peer.lose_control();
         self.look();
         // The machine always waits for the answer to `OpenFabric`.
         if self.asked.iter().any(|asked| matches!(asked, Asked::Open)) {

@@ -60,5 +60,5 @@ fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
             assert!(now.1 <= shared, "{} bytes of shared memory, {shared} before", now.1);
         }
     }
-    orphans.until_no_more();
+    orphans.wait_until_gone();
 }

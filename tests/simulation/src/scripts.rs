@@ -42,8 +42,10 @@ impl fmt::Debug for Script {
 
 impl Script {
     /// Draws some scripts. The first always succeeds.
-    pub fn draw_all(dice: &mut Dice, calm: bool) -> Vec<Script> {
-        (0..dice.within(2, 4)).map(|index| Script::draw(dice, u64::from(index) << 20, calm || index == 0)).collect()
+    pub fn draw_all(dice: &mut Dice, fault_free: bool) -> Vec<Script> {
+        (0..dice.within(2, 4))
+            .map(|index| Script::draw(dice, u64::from(index) << 20, fault_free || index == 0))
+            .collect()
     }
 
     fn draw(dice: &mut Dice, first: u64, works: bool) -> Self {
