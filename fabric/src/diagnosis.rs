@@ -40,7 +40,7 @@ impl Finding {
     }
 }
 
-/// The limits of this process and host that affect fabrics, compared with `registered_bytes` bytes of registered memory.
+/// The limits of this process and host that affect fabrics, compared with `registered_bytes` of registered memory.
 #[must_use]
 pub fn host_limits(registered_bytes: u64) -> Vec<Finding> {
     [

@@ -23,7 +23,8 @@
 //! # let config = ServerConfig {
 //! #     name: "doc".into(), fabrics: vec![], no_fabric_reason: "none here".into(),
 //! #     limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 },
-//! #     frame: Default::default(), checksum: true, thresholds: Thresholds::uniform(65536), max_leases: 8, word_nonce: 7,
+//! #     frame: Default::default(), checksum: true, thresholds: Thresholds::uniform(65536), max_leases: 8,
+//! #     word_nonce: 7,
 //! #     timeouts: Default::default(), lease_timeout: timeout, drain_timeout: timeout,
 //! #     borrow: ServerConfig::borrower_config(1 << 20, timeout),
 //! # };

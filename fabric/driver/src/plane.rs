@@ -109,9 +109,9 @@ impl Plane {
         self.reads.endpoint().transport()
     }
 
-    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::ProofCompleted`] reports the
-    /// result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is available.
-    /// `measure`: then reads the region repeatedly, to find the rate in the proof.
+    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::ProofCompleted`]
+    /// reports the result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is
+    /// available. `measure`: then reads the region repeatedly, to find the rate in the proof.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {
         self.reads.import(&lending.words);
         let Region { id: region, base: address, len, .. } = lending.words;

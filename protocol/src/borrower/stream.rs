@@ -53,7 +53,8 @@ pub(super) struct BorrowedStream {
 }
 
 impl BorrowedStream {
-    /// A stream whose window begins as `window` and grows to `max_window`. Without a `window` the stream is not admitted yet.
+    /// A stream whose window begins as `window` and grows to `max_window`. Without a `window` the stream is not
+    /// admitted yet.
     pub(super) fn new(id: StreamId, window: Option<u64>, max_window: u64, access: Access) -> Self {
         let (admitted, window) = (window.is_some(), window.unwrap_or(0));
         BorrowedStream {

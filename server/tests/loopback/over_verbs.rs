@@ -98,7 +98,8 @@ proptest! {
     fn any_batches_survive_verbs(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let got = block_on(async {
-            let options = serve(ScriptedEngine::new().with_query("q", Script::batches(batches)), ExposureChoice::Auto).await;
+            let engine = ScriptedEngine::new().with_query("q", Script::batches(batches));
+            let options = serve(engine, ExposureChoice::Auto).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = client.query_with("q", lent).await.unwrap();
