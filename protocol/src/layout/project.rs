@@ -53,7 +53,7 @@ pub enum Step {
 ///             read.extend(pieces.iter().map(|piece| piece.len));
 ///             let bytes = |piece: &_| { let thallus_protocol::layout::Piece { buffer, offset, len } = *piece;
 ///                 lent[buffer].slice_with_length(offset as usize, len as usize) };
-///             projection.give(pieces.iter().map(bytes).collect());
+///             projection.supply(pieces.iter().map(bytes).collect());
 ///         }
 ///         Step::Done(batch) => break batch,
 ///     }
