@@ -30,7 +30,7 @@ def gigabytes_a_second(library, contender):
     server = start(["serve", "thallus"], library)
     port = server.stdout.readline().split()[1]
     client = start(["client", contender, port], library)
-    request = {"query": QUERY, "bytes": ROWS * 64, "touch": False, "streams": 1, "iterations": 4}
+    request = {"query": QUERY, "bytes": ROWS * 64, "read_every_byte": False, "streams": 1, "iterations": 4}
     client.stdin.write(json.dumps(request) + "\n")
     client.stdin.flush()
     answer = json.loads(client.stdout.readline())

@@ -8,8 +8,8 @@ mod query;
 pub mod run;
 pub mod serve;
 pub mod tables;
+mod thallus_config;
 mod wire;
-mod wiring;
 pub mod worker;
 
 /// The allocator of all contenders in Rust: mimalloc, as in query engines. Only a Thallus server has it grow in

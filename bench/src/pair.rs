@@ -67,28 +67,28 @@ impl Pair {
             frame: Default::default(),
             checksum: true,
             first_window: u64::MAX,
-            borrow: ServerConfig::borrowing(LOANS, TIMEOUT),
+            borrow: ServerConfig::borrower_config(LOANS, TIMEOUT),
             timeouts: Default::default(),
             max_loan_bytes: LOANS,
             max_leases: LEASES,
             word_nonce: 43,
             lease_timeout: TIMEOUT,
-            thresholds: Thresholds::same(0),
+            thresholds: Thresholds::uniform(0),
         };
         let server = ServerConfig {
             name: "server".into(),
             fabrics: vec![FabricKind::SIM],
-            no_fabric: String::new(),
+            no_fabric_reason: String::new(),
             limits: ServerLimits { max_streams: 16, max_loan_bytes: LOANS, max_sql_bytes: 1024 },
             frame: Default::default(),
             checksum: true,
-            thresholds: Thresholds::same(0),
+            thresholds: Thresholds::uniform(0),
             max_leases: LEASES,
             word_nonce: 42,
             timeouts: Default::default(),
             lease_timeout: TIMEOUT,
             drain_timeout: TIMEOUT,
-            borrow: ServerConfig::borrowing(LOANS, TIMEOUT),
+            borrow: ServerConfig::borrower_config(LOANS, TIMEOUT),
         };
         let mut pair = Pair {
             client: ClientConnection::new(client, NOW).expect("a short hello"),
@@ -141,7 +141,7 @@ impl Pair {
                     self.tell_client(ClientCommand::FabricUp { transport: "none".into(), lending: None });
                 }
                 ClientOutput::Borrower(BorrowerTask::Read(batch)) => {
-                    let word = batch.then_word.map(|at| self.words.get(&slot(at.address)).copied().unwrap_or(0));
+                    let word = batch.lease_word.map(|at| self.words.get(&slot(at.address)).copied().unwrap_or(0));
                     self.borrower(BorrowerCommand::ReadDone { read: batch.read, result: Ok(word) });
                 }
                 ClientOutput::Stream(BorrowerEvent::Batch { stream, cost, .. }) => {
@@ -196,7 +196,7 @@ impl Pair {
         self.left -= 1;
         self.last_lease += 1;
         let Lent { descriptor, rows, .. } = self.lent.clone().expect("a query runs");
-        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, staged: 0, effort: Default::default() };
+        let loan = Loan { lease: LeaseId(self.last_lease), descriptor, staged: 0, cost: Default::default() };
         self.lender(LenderCommand::Lend { stream, loan, rows });
     }
 

@@ -10,7 +10,7 @@ pub struct Request {
     /// Bytes of the result, for contenders that only move bytes.
     pub bytes: u64,
     /// Whether the client reads every byte of the result, instead of counting rows only.
-    pub touch: bool,
+    pub read_every_byte: bool,
     /// Queries at once, each over a connection of its own.
     pub streams: usize,
     /// Number of iterations, one after the other.

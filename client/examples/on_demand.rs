@@ -30,7 +30,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = result.report();
     println!("{rows} rows\n{report}");
     if let Some(lazy) = report.lazy {
-        println!("read {} of {} bytes: {:.0}% saved", lazy.bytes_read, lazy.bytes_offered, lazy.saved() * 100.0);
+        println!(
+            "read {} of {} bytes: {:.0}% saved",
+            lazy.bytes_read,
+            lazy.bytes_offered,
+            lazy.saved_fraction() * 100.0
+        );
     }
     client.close().await;
     Ok(())

@@ -253,10 +253,10 @@ impl LazyBatch {
         self.batch.column_bytes()
     }
 
-    /// See [`crate::LazyBatch::is_here`].
+    /// See [`crate::LazyBatch::is_inline`].
     #[must_use]
-    pub fn is_here(&self) -> bool {
-        self.batch.is_here()
+    pub fn is_inline(&self) -> bool {
+        self.batch.is_inline()
     }
 
     /// See [`crate::LazyBatch::columns`].

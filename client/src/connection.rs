@@ -177,7 +177,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
-    /// [`ClientError::ServerGone`], [`ClientError::TooManyPartitions`] beyond
+    /// [`ClientError::ConnectionLost`], [`ClientError::TooManyPartitions`] beyond
     /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection
     /// without one-sided reads. A result in partitions may need further connections, so it can also fail as
     /// [`Client::connect_with`] does.
@@ -185,12 +185,12 @@ impl Client {
         let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
         if count == 1 {
-            let part = self.links.first().query(sql, open, started)?.begun().await?;
-            return Ok(ResultStream::of_one(part));
+            let part = self.links.first().query(sql, open, started)?.after_schema().await?;
+            return Ok(ResultStream::from_single(part));
         }
-        let links = self.links.several(count as usize).await?;
-        let parts = partitions::begin(&links, sql, &open, count, started).await?;
-        ResultStream::of_many(parts, options.unordered, options.batch_rows, started)
+        let links = self.links.open_links(count as usize).await?;
+        let parts = partitions::open_partitions(&links, sql, &open, count, started).await?;
+        ResultStream::from_partitions(parts, options.unordered, options.batch_rows, started)
     }
 
     /// Runs a query, and returns each of `partitions` partitions of its result as a separate stream, for readers on
@@ -219,9 +219,9 @@ impl Client {
     ) -> Result<Vec<ResultStream>, ClientError> {
         let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
-        let links = self.links.several(count as usize).await?;
-        let parts = partitions::begin(&links, sql, &open, count, started).await?;
-        Ok(parts.into_iter().map(ResultStream::of_one).collect())
+        let links = self.links.open_links(count as usize).await?;
+        let parts = partitions::open_partitions(&links, sql, &open, count, started).await?;
+        Ok(parts.into_iter().map(ResultStream::from_single).collect())
     }
 
     /// Uploads batches to a table of the server, which reads them from this client's memory. Returns when the server
@@ -249,7 +249,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] with the server's reason: [`StreamCode::Unsupported`](crate::StreamCode::Unsupported) if
     /// its engine does not support uploads; [`ClientError::Source`] if `batches` yields an error;
-    /// [`ClientError::ServerGone`], after which the rows may or may not have been accepted.
+    /// [`ClientError::ConnectionLost`], after which the rows may or may not have been accepted.
     pub async fn upload<B>(&self, table: &str, schema: SchemaRef, batches: B) -> Result<UploadReport, ClientError>
     where
         B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
@@ -312,7 +312,7 @@ impl Client {
         let read = QueryOptions { deadline, lend_from, batch_rows, window, ..QueryOptions::default() };
         let open = OpenOptions { access: message::Access::OnDemand, ..self.open_options(&read)? };
         let window = open.credit;
-        let part = self.links.first().query(sql, open, started)?.begun().await?;
+        let part = self.links.first().query(sql, open, started)?.after_schema().await?;
         Ok(LazyStream::new(part, window))
     }
 
@@ -334,7 +334,7 @@ impl Client {
             batch_rows: options.batch_rows,
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
-            part: None,
+            partition: None,
         })
     }
 
@@ -367,7 +367,7 @@ impl Client {
     /// Pings the server, and returns the round-trip time.
     ///
     /// # Errors
-    /// [`ClientError::ServerGone`].
+    /// [`ClientError::ConnectionLost`].
     pub async fn ping(&self) -> Result<Duration, ClientError> {
         let started = Instant::now();
         let (pong, answered) = oneshot::channel();
@@ -446,7 +446,7 @@ async fn link<S: ControlIo>(
         max_leases: MAX_LEASES,
         word_nonce: word_nonce(options, tasks.number())?,
         lease_timeout: options.upload_lease,
-        thresholds: Thresholds::same(DEFAULT_THRESHOLD),
+        thresholds: Thresholds::uniform(DEFAULT_THRESHOLD),
     };
     let (commands, received) = mpsc::unbounded_channel();
     let (ready, connected) = oneshot::channel();

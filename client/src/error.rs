@@ -169,7 +169,7 @@ pub enum ClientError {
     },
     /// The connection broke.
     #[error("the server is gone: {message}")]
-    ServerGone {
+    ConnectionLost {
         /// The symptom.
         message: String,
     },
@@ -187,7 +187,7 @@ pub enum ClientError {
 impl ClientError {
     /// The connection's task has ended, so its reason is not available.
     pub(crate) fn gone() -> Self {
-        ClientError::ServerGone { message: "the connection has ended".into() }
+        ClientError::ConnectionLost { message: "the connection has ended".into() }
     }
 
     /// The fabric's own error, if a fabric is the cause.
@@ -222,7 +222,7 @@ impl ClientError {
             | ClientError::ReadTimeout { .. }
             | ClientError::LeaseExpired { .. }
             | ClientError::OutOfMemory { .. }
-            | ClientError::ServerGone { .. } => true,
+            | ClientError::ConnectionLost { .. } => true,
             _ => false,
         }
     }
@@ -235,7 +235,7 @@ impl ClientError {
             ClientError::Connect { .. } | ClientError::Refused { .. } => "08001",
             ClientError::Timeout { .. } => StreamCode::DeadlineExceeded.sqlstate(),
             ClientError::Version { .. } | ClientError::Protocol { .. } => "08P01",
-            ClientError::Read { .. } | ClientError::ReadTimeout { .. } | ClientError::ServerGone { .. } => "08006",
+            ClientError::Read { .. } | ClientError::ReadTimeout { .. } | ClientError::ConnectionLost { .. } => "08006",
             ClientError::LeaseExpired { .. } => StreamCode::LeaseExpired.sqlstate(),
             ClientError::BatchTooLarge { .. } | ClientError::SqlTooLong { .. } => "54000",
             ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => StreamCode::InvalidBatch.sqlstate(),
@@ -264,7 +264,7 @@ impl From<&ConnectionError> for ClientError {
             ConnectionError::HandshakeTimeout(after) => {
                 ClientError::Timeout { what: "the server's answer to the hello".into(), after: *after }
             }
-            _ => ClientError::ServerGone { message },
+            _ => ClientError::ConnectionLost { message },
         }
     }
 }

@@ -79,15 +79,15 @@ pub struct LazyReport {
     /// Bytes of these batches that were read.
     pub bytes_read: u64,
     /// Partial reads that were completed.
-    pub asks: u64,
+    pub partial_reads: u64,
     /// Time from each partial read's request to its completion. Concurrent reads all count.
-    pub asking: Duration,
+    pub partial_read_time: Duration,
 }
 
 impl LazyReport {
     /// The share of the offered bytes that was never moved, from 0 to 1. Bytes that are read twice count twice.
     #[must_use]
-    pub fn saved(&self) -> f64 {
+    pub fn saved_fraction(&self) -> f64 {
         if self.bytes_offered == 0 {
             return 0.0;
         }
@@ -232,7 +232,7 @@ impl TransferReport {
             bytes_mapped: self.bytes_mapped,
             bytes_inline: self.bytes_inline,
             bytes_offered: self.lazy.map(|lazy| lazy.bytes_offered),
-            asks: self.lazy.map(|lazy| lazy.asks),
+            partial_reads: self.lazy.map(|lazy| lazy.partial_reads),
             bytes_copied_client: self.bytes_copied,
             bytes_copied_server: self.server.map(|s| s.bytes_copied),
             registrations_client: self.registrations,
@@ -242,7 +242,7 @@ impl TransferReport {
             first_answer_seconds: self.first_answer.as_secs_f64(),
             wait_seconds: self.wait.as_secs_f64(),
             read_seconds: self.read.as_secs_f64(),
-            asking_seconds: self.lazy.map(|lazy| lazy.asking.as_secs_f64()),
+            partial_read_seconds: self.lazy.map(|lazy| lazy.partial_read_time.as_secs_f64()),
             decode_seconds: self.decode.as_secs_f64(),
             total_seconds: self.total.as_secs_f64(),
             server_first_batch_seconds: self.server.map(|s| s.first_batch.as_secs_f64()),
@@ -270,7 +270,7 @@ struct Json<'a> {
     bytes_mapped: u64,
     bytes_inline: u64,
     bytes_offered: Option<u64>,
-    asks: Option<u64>,
+    partial_reads: Option<u64>,
     bytes_copied_client: u64,
     bytes_copied_server: Option<u64>,
     registrations_client: u64,
@@ -280,7 +280,7 @@ struct Json<'a> {
     first_answer_seconds: f64,
     wait_seconds: f64,
     read_seconds: f64,
-    asking_seconds: Option<f64>,
+    partial_read_seconds: Option<f64>,
     decode_seconds: f64,
     total_seconds: f64,
     server_first_batch_seconds: Option<f64>,
@@ -303,8 +303,12 @@ impl fmt::Display for TransferReport {
         line(f, "inline", batches(self.batches_inline, self.bytes_inline))?;
         if let Some(lazy) = self.lazy {
             let (offered, read) = (human_size(lazy.bytes_offered), human_size(lazy.bytes_read));
-            let (asks, saved) = (grouped(lazy.asks), lazy.saved() * 100.0);
-            line(f, "lazy", format!("{read} read of {offered} on offer, in {asks} partial reads: {saved:.1}% saved"))?;
+            let (partial_reads, saved) = (grouped(lazy.partial_reads), lazy.saved_fraction() * 100.0);
+            line(
+                f,
+                "lazy",
+                format!("{read} read of {offered} on offer, in {partial_reads} partial reads: {saved:.1}% saved"),
+            )?;
         }
         let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
         line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;

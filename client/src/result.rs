@@ -42,7 +42,7 @@ pub(crate) struct PartStream {
     started: Instant,
     waiting_since: Option<Instant>,
     report: TransferReport,
-    over: bool,
+    ended: bool,
     /// The carrier of the lent batches.
     lent_by: Option<Carrier>,
 }
@@ -69,13 +69,13 @@ impl PartStream {
             started,
             waiting_since: None,
             report: TransferReport::default(),
-            over: false,
+            ended: false,
             lent_by: None,
         }
     }
 
     /// Waits for the schema.
-    pub(crate) async fn begun(mut self) -> Result<Self, ClientError> {
+    pub(crate) async fn after_schema(mut self) -> Result<Self, ClientError> {
         let first = self.items.recv().await;
         self.report.first_answer = self.started.elapsed();
         match first {
@@ -87,11 +87,11 @@ impl PartStream {
                 Ok(self)
             }
             Some(Item::Failed(error)) => {
-                self.over = true;
+                self.ended = true;
                 Err(error.into())
             }
             _ => {
-                self.over = true;
+                self.ended = true;
                 Err(ClientError::gone())
             }
         }
@@ -106,21 +106,21 @@ impl PartStream {
         &self.order
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        self.over
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
     }
 
     /// Cancels the stream. Further items are discarded.
-    pub(crate) fn give_up(&mut self) {
-        if !self.over {
-            self.ended();
+    pub(crate) fn cancel(&mut self) {
+        if !self.ended {
+            self.end();
             self.handle.borrower(BorrowerCommand::Cancel { stream: self.stream });
         }
     }
 
     pub(crate) fn report(&self) -> TransferReport {
         let mut report = self.report.clone();
-        if !self.over {
+        if !self.ended {
             report.total = self.started.elapsed();
         }
         report.carrier = self.carrier();
@@ -143,8 +143,8 @@ impl PartStream {
         self.lent_by.get_or_insert_with(carrier);
     }
 
-    fn ended(&mut self) {
-        self.over = true;
+    fn end(&mut self) {
+        self.ended = true;
         if let Some(rebuilder) = &mut self.rebuilder {
             rebuilder.forget_dictionaries();
         }
@@ -153,7 +153,7 @@ impl PartStream {
 
     fn decode(&mut self, batch: Delivered) -> Result<RecordBatch, String> {
         let arrived = match batch {
-            Delivered::Here(arrived) => arrived,
+            Delivered::Local(arrived) => arrived,
             Delivered::OnDemand { .. } => return Err("bug: a batch on demand of a result that is read whole".into()),
             Delivered::Mapped(batch) => {
                 self.was_lent();
@@ -188,7 +188,7 @@ impl PartStream {
             }
             Err(reason) => {
                 self.handle.borrower(BorrowerCommand::Rejected { stream, seq, reason: reason.clone() });
-                self.ended();
+                self.end();
                 Err(ClientError::InvalidBatch { batch: seq, reason })
             }
         }
@@ -201,7 +201,7 @@ type Numbered = (u64, u64, Delivered);
 impl PartStream {
     fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Numbered, ClientError>>> {
         let this = self;
-        if this.over {
+        if this.ended {
             return Poll::Ready(None);
         }
         let polled = this.items.poll_recv(cx);
@@ -215,7 +215,7 @@ impl PartStream {
         Poll::Ready(match item {
             Some(Item::Batch { seq, cost, batch }) => Some(Ok((seq, cost, batch))),
             Some(Item::End { stats, read, registrations }) => {
-                this.ended();
+                this.end();
                 this.report.complete = true;
                 this.report.read = read;
                 this.report.registrations = registrations;
@@ -237,11 +237,11 @@ impl PartStream {
                 }
             }
             Some(Item::Failed(error)) => {
-                this.ended();
+                this.end();
                 Some(Err(error.into()))
             }
             Some(Item::Schema { .. }) | None => {
-                this.ended();
+                this.end();
                 Some(Err(ClientError::gone()))
             }
         })
@@ -262,6 +262,6 @@ impl Stream for PartStream {
 
 impl Drop for PartStream {
     fn drop(&mut self) {
-        self.give_up();
+        self.cancel();
     }
 }

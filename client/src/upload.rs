@@ -66,12 +66,12 @@ pub struct UploadReport {
 struct Upload<'a> {
     handle: &'a Handle,
     stream: StreamId,
-    over: bool,
+    ended: bool,
 }
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        if !self.over {
+        if !self.ended {
             self.handle.send(Command::Machine(ClientCommand::Withdraw { stream: self.stream }));
         }
     }
@@ -91,7 +91,7 @@ pub(crate) async fn run(
     let (answer, mut answered) = oneshot::channel();
     let feed = Feed { begun, pulls, answer };
     let stream = handle.upload(table.to_owned(), options, feed).ok_or_else(ClientError::gone)?;
-    let mut upload = Upload { handle, stream, over: false };
+    let mut upload = Upload { handle, stream, ended: false };
     let pool = has_begun.await.map_err(|_| ClientError::gone())?;
     let context = PackingContext { pool, max_loan_bytes, access: Access::Read, page_faults: || 0 };
     let (mut packing, schema_message) = Packing::new(&schema, context)?;
@@ -120,14 +120,14 @@ pub(crate) async fn run(
                 }
                 let packed = packing.pack(&batch, lend_from)?;
                 match &packed {
-                    thallus_driver::Packed::Lent { .. } => report.batches_lent += 1,
-                    thallus_driver::Packed::Inline { .. } => report.batches_inline += 1,
+                    thallus_driver::PreparedBatch::Lent { .. } => report.batches_lent += 1,
+                    thallus_driver::PreparedBatch::Inline { .. } => report.batches_inline += 1,
                 }
                 handle.send(Command::Packed { stream, packed });
             }
             Some(Err(source)) => {
                 let failure = Failure::new(StreamCode::Source, source.to_string());
-                upload.over = true;
+                upload.ended = true;
                 handle.lender(LenderCommand::Fail { stream, failure });
                 return Err(ClientError::Source { source });
             }
@@ -137,7 +137,7 @@ pub(crate) async fn run(
             }
         }
     };
-    upload.over = true;
+    upload.ended = true;
     report.rows = answer.map_err(|_| ClientError::gone())??;
     Ok(report)
 }

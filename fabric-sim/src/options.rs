@@ -19,7 +19,7 @@ pub struct SimOptions {
     /// Whether reads overtake each other. If not, they are copied and completed in the order of their posting.
     pub reorder: bool,
     /// Time from the end of the peer until this end notices it.
-    pub notice: RangeInclusive<u32>,
+    pub peer_death_delay: RangeInclusive<u32>,
     /// Maximum length of one read in bytes.
     pub max_read: u64,
     /// Maximum number of outstanding reads of an endpoint.
@@ -41,7 +41,7 @@ pub struct SimOptions {
     /// Additional time until the bytes of a straggler are copied.
     pub straggler: RangeInclusive<u32>,
     /// One read in this many completes before its bytes are in place, as no device should. 0: none.
-    pub early_one_in: u32,
+    pub early_completion_one_in: u32,
     /// Number of steps without a path after which a read and its endpoint fail.
     pub retry: u32,
     /// Whether lenders report their leases ([`LoanObserver`](thallus_fabric::observe::LoanObserver)). Then a read of
@@ -70,7 +70,7 @@ impl Default for SimOptions {
             latency: 0..=4,
             completion_lag: 0..=2,
             reorder: true,
-            notice: 0..=8,
+            peer_death_delay: 0..=8,
             max_read: 1 << 30,
             max_outstanding_reads: 16,
             exposes_ranges: true,
@@ -80,7 +80,7 @@ impl Default for SimOptions {
             bytes_per_step: 0,
             straggler_one_in: 0,
             straggler: 0..=0,
-            early_one_in: 0,
+            early_completion_one_in: 0,
             retry: 1000,
             loans: false,
             record: false,

@@ -21,7 +21,10 @@ mod revocation {
 mod lease_word {
     use super::*;
 
-    thallus_fabric::conformance_suite!(|| hosts(2, SimOptions { notice: 0..=200, ..SimOptions::shared_memory() }));
+    thallus_fabric::conformance_suite!(|| hosts(
+        2,
+        SimOptions { peer_death_delay: 0..=200, ..SimOptions::shared_memory() }
+    ));
 }
 
 mod lease_word_and_ranges {
@@ -53,8 +56,12 @@ fn every_network_conforms() {
     for seed in 10..12 {
         for fencing in [Fencing::Revocation, Fencing::LeaseWord] {
             for reorder in [false, true] {
-                let slow =
-                    SimOptions { latency: 0..=40, completion_lag: 0..=10, notice: 0..=3, ..SimOptions::default() };
+                let slow = SimOptions {
+                    latency: 0..=40,
+                    completion_lag: 0..=10,
+                    peer_death_delay: 0..=3,
+                    ..SimOptions::default()
+                };
                 thallus_fabric::conformance::run_all(|| {
                     hosts(seed, SimOptions { fencing, reorder, foreign_memory: seed % 2 == 0, ..slow.clone() })
                 });

@@ -144,7 +144,7 @@ fn a_lease_begins_and_ends_once() {
     fixture.lend(1, 0, 100);
     fixture.core.lease_ended(fixture.lender, LeaseId(1), LeaseEnd::Released);
     fixture.core.lease_ended(fixture.lender, LeaseId(1), LeaseEnd::Released);
-    assert_eq!(fixture.accesses(), [Access::Ledger, Access::Ledger]);
+    assert_eq!(fixture.accesses(), [Access::LeaseMisuse, Access::LeaseMisuse]);
     fixture.core.lease_ended(fixture.lender, LeaseId(2), LeaseEnd::Withdrawn);
     assert_eq!(fixture.accesses().len(), 2, "a withdrawn lease was never lent");
 }
@@ -186,7 +186,7 @@ fn without_a_path_a_read_fails_and_its_endpoint_with_it() {
 
 #[test]
 fn a_completion_that_comes_too_early_shows_in_the_slab() {
-    let options = SimOptions { completion_lag: 3..=3, early_one_in: 1, ..SimOptions::default() };
+    let options = SimOptions { completion_lag: 3..=3, early_completion_one_in: 1, ..SimOptions::default() };
     let mut fixture = Fixture::new(options);
     fixture.lend(1, 0, 4096);
     let slab = fixture.post(0, 100);

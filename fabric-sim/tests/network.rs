@@ -104,12 +104,12 @@ fn the_protection_refuses_memory_that_was_not_lent() {
     let mut accesses: Vec<_> = fixture.core.violations().iter().map(|violation| violation.access).collect();
     accesses.sort_by_key(|access| format!("{access:?}"));
     let outside = Access::OutsideMemory;
-    assert_eq!(accesses, [Access::NotThisPeer, outside, outside, outside, Access::UnknownKey]);
+    assert_eq!(accesses, [outside, outside, outside, Access::UnknownKey, Access::WrongPeer]);
 }
 
 #[test]
 fn revocation_cuts_off_reads_under_way() {
-    let mut fixture = Fixture::new(1, SimOptions { notice: 500..=500, ..options(Fencing::Revocation) });
+    let mut fixture = Fixture::new(1, SimOptions { peer_death_delay: 500..=500, ..options(Fencing::Revocation) });
     let (memory, key) = fixture.lend(&[1; 100]);
     fixture.post(1, key, memory.address(), 100);
     assert_eq!(fixture.core.close(fixture.lender), Some(fixture.borrower));
@@ -119,7 +119,7 @@ fn revocation_cuts_off_reads_under_way() {
 
 #[test]
 fn without_revocation_reads_go_on_until_the_end_is_noticed() {
-    let mut fixture = Fixture::new(1, SimOptions { notice: 50..=50, ..options(Fencing::LeaseWord) });
+    let mut fixture = Fixture::new(1, SimOptions { peer_death_delay: 50..=50, ..options(Fencing::LeaseWord) });
     let (memory, key) = fixture.lend(&[1; 100]);
     fixture.core.close(fixture.lender);
     fixture.post(1, key, memory.address(), 100);
@@ -133,7 +133,8 @@ fn without_revocation_reads_go_on_until_the_end_is_noticed() {
 
 #[test]
 fn a_crash_takes_every_endpoint_of_the_host() {
-    let mut fixture = Fixture::new(1, SimOptions { latency: 100..=100, notice: 3..=3, ..SimOptions::default() });
+    let mut fixture =
+        Fixture::new(1, SimOptions { latency: 100..=100, peer_death_delay: 3..=3, ..SimOptions::default() });
     let (memory, key) = fixture.lend(&[1; 100]);
     fixture.post(1, key, memory.address(), 100);
     fixture.core.crash(thallus_fabric_sim::core::HostId(0));

@@ -236,7 +236,7 @@ fn each_defect_fails_the_case_that_is_about_it() {
         (Defect::IgnoresTheClose, cases::a_closed_endpoint_opens_and_takes_in_nothing),
         (Defect::ForgetsNothing, cases::a_region_can_be_forgotten_and_imported_again),
         (Defect::ExposesTheWhole, cases::an_exposed_range_opens_no_more_than_it_may),
-        (Defect::ExposesAnything, cases::a_range_that_is_none_is_not_exposed),
+        (Defect::ExposesAnything, cases::an_empty_or_outside_range_is_not_exposed),
         (Defect::ExposesAnything, cases::memory_of_another_fabric_is_not_exposed),
         (Defect::ExposesAnything, cases::a_closed_endpoint_opens_and_takes_in_nothing),
         (Defect::IgnoresRevoke, cases::a_revoked_key_reads_nothing),
@@ -249,7 +249,7 @@ fn each_defect_fails_the_case_that_is_about_it() {
         (Defect::AllocatesTheSameTwice, cases::allocated_memory_is_whole_pages_of_its_own),
         (Defect::ForgetsToRegisterWhatIsTouchedLater, cases::memory_touched_when_used_is_lent_and_read_into),
         (Defect::RegistersWritableMemory, cases::registered_memory_is_neither_writable_nor_claimable),
-        (Defect::RegistersWritableMemory, cases::foreign_memory_is_read_where_it_lies),
+        (Defect::RegistersWritableMemory, cases::foreign_memory_is_read_in_place),
         (Defect::HidesTheMapping, cases::mapped_bytes_are_those_of_the_lender),
     ];
     for (defect, case) in pairs {

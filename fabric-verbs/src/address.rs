@@ -44,7 +44,7 @@ pub(crate) struct Address {
     pub(crate) ethernet: bool,
     pub(crate) gid_kind: GidKind,
     pub(crate) mtu: u8,
-    pub(crate) reads_asked: u8,
+    pub(crate) max_reads_in_flight: u8,
     pub(crate) reads_served: u8,
     pub(crate) lid: u16,
     /// The queue pair with which this end reads.
@@ -68,7 +68,7 @@ impl Address {
             ethernet: port.ethernet,
             gid_kind: port.gid.kind,
             mtu: port.mtu,
-            reads_asked: reads.0,
+            max_reads_in_flight: reads.0,
             reads_served: reads.1,
             lid: port.lid,
             reading,
@@ -80,8 +80,14 @@ impl Address {
     pub(crate) fn pack(&self) -> Vec<u8> {
         let mut blob = Vec::with_capacity(ADDRESS);
         blob.extend(b"TVBA");
-        let bytes =
-            [LAYOUT, u8::from(self.ethernet), self.gid_kind.number(), self.mtu, self.reads_asked, self.reads_served];
+        let bytes = [
+            LAYOUT,
+            u8::from(self.ethernet),
+            self.gid_kind.number(),
+            self.mtu,
+            self.max_reads_in_flight,
+            self.reads_served,
+        ];
         blob.extend(bytes);
         blob.extend(self.lid.to_le_bytes());
         for side in [self.reading, self.lending] {
@@ -102,7 +108,7 @@ impl Address {
             ethernet: fields[5] != 0,
             gid_kind: GidKind::from_number(fields[6]).ok_or_else(|| format!("unknown kind of GID {}", fields[6]))?,
             mtu: fields[7],
-            reads_asked: fields[8],
+            max_reads_in_flight: fields[8],
             reads_served: fields[9],
             lid: u16::from_le_bytes([fields[10], fields[11]]),
             reading: side(12),
@@ -180,7 +186,7 @@ mod tests {
             ethernet: true,
             gid_kind: GidKind::RoceV2,
             mtu: 5,
-            reads_asked: 16,
+            max_reads_in_flight: 16,
             reads_served: 128,
             lid: 0x1234,
             reading: Side { number: 0x00AB_CDEF, packet_number: 1 },

@@ -45,7 +45,7 @@ pub(crate) struct Port {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Reads that a queue pair may have in flight as the reader.
-    pub(crate) reads_asked: u8,
+    pub(crate) max_reads_in_flight: u8,
     /// Reads that a queue pair serves at once.
     pub(crate) reads_served: u8,
     pub(crate) max_work_requests: u32,
@@ -238,7 +238,7 @@ impl Limits {
         let count = |of: i32| u32::try_from(of).unwrap_or(0);
         let flags = attributes.device_cap_flags;
         Limits {
-            reads_asked: count(attributes.max_qp_init_rd_atom).min(u8::MAX.into()) as u8,
+            max_reads_in_flight: count(attributes.max_qp_init_rd_atom).min(u8::MAX.into()) as u8,
             reads_served: count(attributes.max_qp_rd_atom).min(u8::MAX.into()) as u8,
             max_work_requests: count(attributes.max_qp_wr),
             max_completions: count(attributes.max_cqe),

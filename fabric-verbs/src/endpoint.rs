@@ -111,7 +111,7 @@ impl VerbsEndpoint {
         let [reading, lending] =
             [&pairs.reading, &pairs.lending].map(|pair| Side { number: pair.number(), packet_number: packet_number() });
         let limits = device.limits;
-        let ours = Address::new(&device.port, (limits.reads_asked, limits.reads_served), reading, lending);
+        let ours = Address::new(&device.port, (limits.max_reads_in_flight, limits.reads_served), reading, lending);
         Ok(VerbsEndpoint {
             device,
             memory_domain: Arc::clone(&fabric.domain),
@@ -316,10 +316,10 @@ impl Endpoint for VerbsEndpoint {
             lid: theirs.lid,
             gid: theirs.gid,
             mtu: theirs.mtu.min(self.ours.mtu),
-            reads_asked: self.ours.reads_asked.min(theirs.reads_served),
-            reads_served: self.ours.reads_served.min(theirs.reads_asked),
+            max_reads_in_flight: self.ours.max_reads_in_flight.min(theirs.reads_served),
+            reads_served: self.ours.reads_served.min(theirs.max_reads_in_flight),
         };
-        if path.reads_asked == 0 {
+        if path.max_reads_in_flight == 0 {
             return Err(error("one of the two devices does no reads (max_qp_rd_atom is 0)".to_owned()));
         }
         let connected = pairs
@@ -332,7 +332,8 @@ impl Endpoint for VerbsEndpoint {
             return Err(error(reason));
         }
         let kind = if port.ethernet { port.gid.kind.to_string() } else { "InfiniBand".to_owned() };
-        let name = format!("verbs {}:{} {kind}, {} reads at once", self.device.name, port.number, path.reads_asked);
+        let name =
+            format!("verbs {}:{} {kind}, {} reads at once", self.device.name, port.number, path.max_reads_in_flight);
         self.state = State::Connected(Transport { name, inferior: None });
         for key in self.exposures.unbound() {
             let Some(mut open) = self.exposures.remove(&key) else { continue };

@@ -82,7 +82,7 @@ impl VerbsFabric {
     /// As [`VerbsFabric::new`], with memory windows, whether or not the device enforces their bounds. For tests of
     /// windows on Soft-RoCE, which supports windows except for their bounds.
     #[doc(hidden)]
-    pub fn with_windows_unverified(options: VerbsOptions) -> Result<Self, FabricError> {
+    pub fn with_unverified_windows(options: VerbsOptions) -> Result<Self, FabricError> {
         Self::open(VerbsOptions { exposure: Exposure::Windows, ..options }, |_| Ok(()))
     }
 

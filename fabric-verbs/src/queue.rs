@@ -205,7 +205,7 @@ pub(crate) struct Path {
     /// `enum ibv_mtu`.
     pub(crate) mtu: u8,
     /// Reads in flight at once, as the reader and as the lender.
-    pub(crate) reads_asked: u8,
+    pub(crate) max_reads_in_flight: u8,
     pub(crate) reads_served: u8,
 }
 
@@ -317,7 +317,7 @@ impl QueuePair {
             retry_cnt: RETRIES,
             rnr_retry: RNR_RETRIES,
             sq_psn: ours.packet_number,
-            max_rd_atomic: path.reads_asked,
+            max_rd_atomic: path.max_reads_in_flight,
             ..Default::default()
         };
         self.modify(

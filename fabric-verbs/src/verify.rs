@@ -89,7 +89,8 @@ impl Loop {
         let [reader, lender] = [(); 2].map(|()| QueuePair::new(domain, &completions, 4));
         let (reader, lender) = (reader?, lender?);
         let port = &device.port;
-        let path = Path { lid: port.lid, gid: port.gid.bytes, mtu: port.mtu.min(3), reads_asked: 1, reads_served: 1 };
+        let path =
+            Path { lid: port.lid, gid: port.gid.bytes, mtu: port.mtu.min(3), max_reads_in_flight: 1, reads_served: 1 };
         let side = |pair: &QueuePair| Side { number: pair.number(), packet_number: 0 };
         reader.connect(&path, side(&reader), side(&lender))?;
         lender.connect(&path, side(&lender), side(&reader))?;

@@ -40,13 +40,19 @@ impl Finding {
     }
 }
 
-/// The limits of this process and host that affect fabrics, compared with `wanted` bytes of registered memory.
+/// The limits of this process and host that affect fabrics, compared with `registered_bytes` of registered memory.
 #[must_use]
-pub fn host(wanted: u64) -> Vec<Finding> {
-    [locked_memory(wanted), memory(wanted), rdma_cgroup(), shared_memory(wanted), open_files()]
-        .into_iter()
-        .flatten()
-        .collect()
+pub fn host_limits(registered_bytes: u64) -> Vec<Finding> {
+    [
+        locked_memory(registered_bytes),
+        memory(registered_bytes),
+        rdma_cgroup(),
+        shared_memory(registered_bytes),
+        open_files(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The limit of locked memory of this thread in bytes; `None`: unlimited or unknown.
@@ -161,9 +167,11 @@ mod tests {
 
     #[test]
     fn wanting_too_much_is_found_with_advice() {
-        let findings = host(1 << 60);
+        let findings = host_limits(1 << 60);
         let memory = findings.iter().find(|finding| finding.subject == "memory").expect("there is /proc/meminfo");
         assert!(memory.advice.is_some(), "{memory:?}");
-        assert!(host(0).iter().filter(|finding| finding.subject == "memory").all(|finding| finding.advice.is_none()));
+        assert!(
+            host_limits(0).iter().filter(|finding| finding.subject == "memory").all(|finding| finding.advice.is_none())
+        );
     }
 }

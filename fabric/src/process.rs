@@ -43,9 +43,9 @@ fn look_up() -> io::Result<ProcessId> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// The process is on the same host, in the same PID namespace, and still has memory.
-    There,
+    Running,
     /// There is no process with that id and start time, or it has no memory any more.
-    Gone,
+    Ended,
     /// The check failed, for example for want of descriptors. Nothing follows from this.
     Unknown,
 }
@@ -57,7 +57,7 @@ pub fn presence(process: ProcessId) -> Presence {
         Ok(stat) => presence_by(process, &stat),
         // The process ended before the file was opened, or before it was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
-            Presence::Gone
+            Presence::Ended
         }
         Err(_) => Presence::Unknown,
     }
@@ -67,7 +67,7 @@ fn presence_by(process: ProcessId, stat: &str) -> Presence {
     let Some(found) = fields(stat) else { return Presence::Unknown };
     // A zombie, whose parent has not waited for it, has no memory any more, unless only its first thread has ended.
     let is_dead = matches!(found.state, 'Z' | 'X' | 'x') && found.threads <= 1;
-    if found.started == process.started && !is_dead { Presence::There } else { Presence::Gone }
+    if found.started == process.started && !is_dead { Presence::Running } else { Presence::Ended }
 }
 
 /// The mapped and open files of all processes that this process may inspect: their `/proc/PID/maps`, and a line for
@@ -110,9 +110,9 @@ mod tests {
     fn this_process_is_alive_and_no_other_of_its_id_was() {
         let this = current().unwrap();
         assert_eq!(this.pid, std::process::id());
-        assert_eq!(presence(this), Presence::There);
-        assert_eq!(presence(ProcessId { started: this.started + 1, ..this }), Presence::Gone);
-        assert_eq!(presence(ProcessId { pid: u32::MAX, ..this }), Presence::Gone);
+        assert_eq!(presence(this), Presence::Running);
+        assert_eq!(presence(ProcessId { started: this.started + 1, ..this }), Presence::Ended);
+        assert_eq!(presence(ProcessId { pid: u32::MAX, ..this }), Presence::Ended);
     }
 
     #[test]
@@ -120,15 +120,15 @@ mod tests {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
         let process = ProcessId { pid: child.id(), started: fields(&stat).unwrap().started };
-        assert_eq!(presence(process), Presence::There);
+        assert_eq!(presence(process), Presence::Running);
         drop(child.stdin.take());
         let begun = std::time::Instant::now();
-        while presence(process) != Presence::Gone {
+        while presence(process) != Presence::Ended {
             assert!(begun.elapsed().as_secs() < 30, "{process:?} is a zombie by now");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         child.wait().unwrap();
-        assert_eq!(presence(process), Presence::Gone);
+        assert_eq!(presence(process), Presence::Ended);
     }
 
     #[test]
@@ -136,9 +136,9 @@ mod tests {
         let stat =
             |state, threads| format!("7 (a) Z (b)) {state} 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 4711 0 0");
         let process = ProcessId { pid: 7, started: 4711 };
-        assert_eq!(presence_by(process, &stat('S', 1)), Presence::There);
-        assert_eq!(presence_by(process, &stat('Z', 2)), Presence::There);
-        assert_eq!(presence_by(process, &stat('Z', 1)), Presence::Gone);
+        assert_eq!(presence_by(process, &stat('S', 1)), Presence::Running);
+        assert_eq!(presence_by(process, &stat('Z', 2)), Presence::Running);
+        assert_eq!(presence_by(process, &stat('Z', 1)), Presence::Ended);
         for garbage in ["", "7 (a) S", "7 a S 1 2", "7 (a) S 1 7 7 0 -1 4 0 0 0 0 0 0 0 0 20 0 x 0 4711"] {
             assert_eq!(presence_by(process, garbage), Presence::Unknown, "{garbage}");
         }

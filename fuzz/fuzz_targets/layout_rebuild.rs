@@ -11,7 +11,7 @@ use thallus_protocol::layout::{
     BatchDescriptor, CheckedDescriptor, KeptDictionaries, LayoutError, LayoutLimits, Plan, Projection, Step, check,
     describe, describe_compact, rebuild_after,
 };
-use thallus_protocol_testing::{Dice, Distrust, batch};
+use thallus_protocol_testing::{CheckingAssembler, Dice, batch};
 
 static PLANS: LazyLock<Vec<Plan>> =
     LazyLock::new(|| schemas().iter().map(|schema| Plan::new(schema).expect("supported types")).collect());
@@ -25,9 +25,9 @@ fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordB
         let good = batch(plan.schema(), 7, &mut Dice::new(7));
         let (before, lent) = describe(plan, &good).expect("a valid batch can be described");
         let before = check(plan, before, &LayoutLimits::default()).expect("a valid descriptor fits its plan");
-        rebuild_after(&before, &lent, &mut kept, &Distrust).expect("a valid batch can be rebuilt");
+        rebuild_after(&before, &lent, &mut kept, &CheckingAssembler).expect("a valid batch can be rebuilt");
     }
-    rebuild_after(descriptor, buffers, &mut kept, &Distrust)
+    rebuild_after(descriptor, buffers, &mut kept, &CheckingAssembler)
 }
 
 fuzz_target!(|input: &[u8]| {
@@ -49,7 +49,7 @@ fuzz_target!(|input: &[u8]| {
                 assert_valid(&batch);
                 break;
             }
-            Step::Read(pieces) => projection.give(
+            Step::Read(pieces) => projection.supply(
                 pieces
                     .iter()
                     .map(|piece| buffers[piece.buffer].slice_with_length(piece.offset as usize, piece.len as usize))

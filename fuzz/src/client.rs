@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerConfig};
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LentWords, UploadOptions};
+use thallus_protocol::client::{
+    ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion, UploadOptions,
+};
 use thallus_protocol::message::{Access, FabricOffer, Fencing, LendFrom, OpenOptions, Request, Thresholds};
 use thallus_protocol::{FabricKind, StreamId};
 
@@ -42,7 +44,7 @@ impl Default for Client {
             max_leases: LEASES,
             word_nonce: 1,
             lease_timeout: std::time::Duration::from_secs(9),
-            thresholds: Thresholds::same(64),
+            thresholds: Thresholds::uniform(64),
         };
         let machine = ClientConnection::new(config, START).expect("a short hello");
         Client { peer: Peer::new(machine, |_| None), last_stream: 0, uploads: Vec::new(), connecting: false }
@@ -54,7 +56,7 @@ impl Client {
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
-            step => self.peer.happen(&step),
+            step => self.peer.apply(&step),
         }
         self.look();
     }
@@ -62,7 +64,7 @@ impl Client {
     /// Closes the control connection. All uploads, streams and leases must end.
     pub fn finish(mut self) {
         self.connecting = false;
-        self.peer.lost();
+        self.peer.lose_control();
         self.peer.finish();
         self.look();
         assert!(self.uploads.is_empty());
@@ -104,7 +106,7 @@ impl Client {
 
     fn answer(&mut self, choice: u8) {
         if std::mem::take(&mut self.connecting) && !self.peer.closed {
-            let lending = LentWords { fencing: Fencing::LeaseWord, words: words(), probe_value: 7 };
+            let lending = LeaseWordRegion { fencing: Fencing::LeaseWord, words: words(), probe_value: 7 };
             let lending = (choice % 2 == 0).then_some(lending);
             return self.peer.command(ClientCommand::FabricUp { transport: String::new(), lending });
         }

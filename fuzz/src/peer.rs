@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadProblem};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadError};
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor, Piece};
@@ -87,7 +87,7 @@ impl<M: Machine> Peer<M> {
     }
 
     /// Applies received bytes or the passing of time.
-    pub fn happen(&mut self, step: &Step) {
+    pub fn apply(&mut self, step: &Step) {
         match step {
             Step::Bytes(bytes) => self.input(Input::Received(bytes)),
             Step::Pass(time) => {
@@ -99,7 +99,7 @@ impl<M: Machine> Peer<M> {
     }
 
     /// Closes the control connection from the other end.
-    pub fn lost(&mut self) {
+    pub fn lose_control(&mut self) {
         self.input(Input::ControlLost("gone".into()));
     }
 
@@ -194,12 +194,12 @@ impl<M: Machine> Peer<M> {
         match task {
             BorrowerTask::Read(batch) | BorrowerTask::Map(batch) => {
                 assert!(batch.layout.len <= BATCH);
-                assert!(batch.then_word.is_none_or(|at| (at.len, at.address % 8) == (8, 0)));
-                let is_new = self.reads.insert(batch.read, batch.then_word.is_some()).is_none();
+                assert!(batch.lease_word.is_none_or(|at| (at.len, at.address % 8) == (8, 0)));
+                let is_new = self.reads.insert(batch.read, batch.lease_word.is_some()).is_none();
                 assert!(self.slabs.insert(batch.read) && is_new);
             }
             BorrowerTask::Discard { read } => assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read)),
-            BorrowerTask::Import(_) | BorrowerTask::Forget(_) => {}
+            BorrowerTask::Import(_) | BorrowerTask::UnimportRegion(_) => {}
         }
     }
 
@@ -256,12 +256,12 @@ impl<M: Machine> Peer<M> {
                 }
             }
             2 => self.hand_over(choice / 8),
-            3 => self.complete(Err(ReadProblem::failed("as the fuzzer chose"))),
+            3 => self.complete(Err(ReadError::failed("as the fuzzer chose"))),
             4 if !self.held.is_empty() => self.read_part(usize::from(choice / 8)),
             5 if !self.held.is_empty() => {
                 let at = usize::from(choice / 8) % self.held.len();
                 let Some(&(stream, seq)) = self.held.keys().nth(at) else { return };
-                self.borrower(BorrowerCommand::GiveUp { stream, seq });
+                self.borrower(BorrowerCommand::ReleaseBatch { stream, seq });
                 assert!(self.held.remove(&(stream, seq)).is_some_and(|(_, parts)| parts.is_empty()));
             }
             _ => self.complete(Ok(u64::from(choice / 8))),
@@ -281,7 +281,7 @@ impl<M: Machine> Peer<M> {
                 self.loans.insert(lease, (len, None));
                 let node = NodeDescriptor { len: len / 8, nulls: 0, null_bit: 0, detail: Detail::None };
                 let descriptor = BatchDescriptor { rows: len / 8, nodes: vec![node], buffers: vec![len] };
-                let loan = Loan { lease, descriptor, staged: 0, effort: Default::default() };
+                let loan = Loan { lease, descriptor, staged: 0, cost: Default::default() };
                 LenderCommand::Lend { stream, loan, rows: len / 8 }
             }
             _ => LenderCommand::Inline { stream, ipc: vec![0; usize::from(choice) * 40].into(), rows: 1 },
@@ -301,7 +301,7 @@ impl<M: Machine> Peer<M> {
         self.borrower(BorrowerCommand::ReadPart { stream, seq, part, pieces });
     }
 
-    fn complete(&mut self, found: Result<u64, ReadProblem>) {
+    fn complete(&mut self, found: Result<u64, ReadError>) {
         let Some((read, word)) = self.reads.pop_first() else { return };
         let result = found.map(|found| word.then_some(found));
         self.borrower(BorrowerCommand::ReadDone { read, result });
@@ -310,7 +310,7 @@ impl<M: Machine> Peer<M> {
     fn close(&mut self) {
         if std::mem::take(&mut self.closing) {
             while !self.reads.is_empty() {
-                self.complete(Err(ReadProblem::failed("flushed")));
+                self.complete(Err(ReadError::failed("flushed")));
             }
             self.command(M::fabric_closed());
         }

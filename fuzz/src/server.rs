@@ -16,7 +16,7 @@ use crate::peer::{BATCH, CREDIT, LEASES, LOANS, Peer, words};
 /// An answer for which the machine waits.
 enum Asked {
     Open,
-    Prove,
+    ProbeClient,
     Schema(StreamId),
     Upload(StreamId),
 }
@@ -34,11 +34,11 @@ impl Default for Server {
         let config = ServerConfig {
             name: String::new(),
             fabrics: vec![FabricKind::SIM],
-            no_fabric: String::new(),
+            no_fabric_reason: String::new(),
             limits: ServerLimits { max_streams: 3, max_loan_bytes: LOANS, max_sql_bytes: 64 },
             frame: Default::default(),
             checksum: false,
-            thresholds: Thresholds::same(64),
+            thresholds: Thresholds::uniform(64),
             max_leases: LEASES,
             word_nonce: 1,
             timeouts: Default::default(),
@@ -47,7 +47,7 @@ impl Default for Server {
             borrow: BorrowerConfig {
                 max_regions: 4,
                 layout: LIMITS,
-                ..ServerConfig::borrowing(BATCH, std::time::Duration::from_secs(9))
+                ..ServerConfig::borrower_config(BATCH, std::time::Duration::from_secs(9))
             },
         };
         let peer = Peer::new(ServerConnection::new(config, START), |event| match event {
@@ -63,14 +63,14 @@ impl Server {
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
-            step => self.peer.happen(&step),
+            step => self.peer.apply(&step),
         }
         self.look();
     }
 
     /// Closes the control connection. All streams and leases must end.
     pub fn finish(mut self) {
-        self.peer.lost();
+        self.peer.lose_control();
         self.look();
         // The machine always waits for the answer to `OpenFabric`.
         if self.asked.iter().any(|asked| matches!(asked, Asked::Open)) {
@@ -84,7 +84,7 @@ impl Server {
         while let Some(event) = self.peer.events.pop_front() {
             match event {
                 ServerEvent::OpenFabric { .. } => self.asked.push_back(Asked::Open),
-                ServerEvent::Prove(_) => self.asked.push_back(Asked::Prove),
+                ServerEvent::ProbeClient(_) => self.asked.push_back(Asked::ProbeClient),
                 ServerEvent::Query { stream, .. } => self.asked.push_back(Asked::Schema(stream)),
                 ServerEvent::Upload { stream, .. } => {
                     self.uploads.insert(stream, false);
@@ -114,13 +114,13 @@ impl Server {
                 let opened = OpenedFabric { address, fencing, words: words(), probe_value: 7 };
                 self.peer.command(ServerCommand::FabricOpened(opened));
             }
-            Some(Asked::Prove) if refuses => {
+            Some(Asked::ProbeClient) if refuses => {
                 self.peer.command(ServerCommand::ReversePathDown { reason: String::new() });
             }
-            Some(Asked::Prove) => self.peer.command(ServerCommand::ReversePathUp { transport: String::new() }),
+            Some(Asked::ProbeClient) => self.peer.command(ServerCommand::ReversePathUp { transport: String::new() }),
             Some(Asked::Schema(stream)) => self.peer.schema(stream),
             Some(Asked::Upload(stream)) => {
-                self.peer.command(ServerCommand::Accept { stream, window: 1000, most: CREDIT });
+                self.peer.command(ServerCommand::Accept { stream, window: 1000, max_window: CREDIT });
             }
         }
     }

@@ -135,13 +135,13 @@ fn client_config() -> ClientConfig {
         frame: Default::default(),
         checksum: true,
         first_window: 1 << 20,
-        borrow: ServerConfig::borrowing(1 << 20, TIMEOUT),
+        borrow: ServerConfig::borrower_config(1 << 20, TIMEOUT),
         timeouts: Default::default(),
         max_loan_bytes: 1 << 20,
         max_leases: 8,
         word_nonce: 1,
         lease_timeout: TIMEOUT,
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
     }
 }
 
@@ -149,16 +149,16 @@ fn server_config() -> ServerConfig {
     ServerConfig {
         name: "server".into(),
         fabrics: Vec::new(),
-        no_fabric: "there is none in this example".into(),
+        no_fabric_reason: "there is none in this example".into(),
         limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 10 },
         frame: Default::default(),
         checksum: true,
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
         max_leases: 8,
         word_nonce: 2,
         timeouts: Default::default(),
         lease_timeout: TIMEOUT,
         drain_timeout: TIMEOUT,
-        borrow: ServerConfig::borrowing(1 << 20, TIMEOUT),
+        borrow: ServerConfig::borrower_config(1 << 20, TIMEOUT),
     }
 }

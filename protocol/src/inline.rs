@@ -80,8 +80,8 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Res
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Ok(result?),
         Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(InlineError::Panicked { said: said.unwrap_or("nothing").to_owned() })
+            let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Err(InlineError::Panicked { message: message.unwrap_or("nothing").to_owned() })
         }
     }
 }

@@ -21,11 +21,12 @@
 //! use thallus_protocol::{Timestamp, message::{ServerLimits, Thresholds}, server::*};
 //! # let timeout = std::time::Duration::from_secs(30);
 //! # let config = ServerConfig {
-//! #     name: "doc".into(), fabrics: vec![], no_fabric: "none here".into(),
+//! #     name: "doc".into(), fabrics: vec![], no_fabric_reason: "none here".into(),
 //! #     limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 },
-//! #     frame: Default::default(), checksum: true, thresholds: Thresholds::same(65536), max_leases: 8, word_nonce: 7,
+//! #     frame: Default::default(), checksum: true, thresholds: Thresholds::uniform(65536), max_leases: 8,
+//! #     word_nonce: 7,
 //! #     timeouts: Default::default(), lease_timeout: timeout, drain_timeout: timeout,
-//! #     borrow: ServerConfig::borrowing(1 << 20, timeout),
+//! #     borrow: ServerConfig::borrower_config(1 << 20, timeout),
 //! # };
 //! let now = Timestamp::ZERO;
 //! let mut connection = ServerConnection::new(config, now);

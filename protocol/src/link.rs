@@ -86,7 +86,7 @@ impl Link {
     /// The handshake is done: from now on the idle timeout applies.
     pub(crate) fn established(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.clear(Timer::Handshake);
-        self.heard(now, timers);
+        self.restart_timers(now, timers);
     }
 
     /// Appends received bytes.
@@ -100,7 +100,7 @@ impl Link {
     }
 
     /// Restarts the keepalive and idle timers, because bytes from the peer have arrived.
-    pub(crate) fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
+    pub(crate) fn restart_timers(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
         timers.set(Timer::Idle, now + self.timeouts.idle);
     }
@@ -144,7 +144,7 @@ impl Link {
 }
 
 /// Shortens a text for the peer to a length that always fits a frame.
-pub(crate) fn clip(mut message: String) -> String {
+pub(crate) fn truncate(mut message: String) -> String {
     const MAX: usize = 4096;
     if message.len() > MAX {
         let mut end = MAX;

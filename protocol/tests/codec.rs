@@ -220,17 +220,17 @@ fn server() -> ServerConnection {
     let config = ServerConfig {
         name: "s".into(),
         fabrics: vec![],
-        no_fabric: "none".into(),
+        no_fabric_reason: "none".into(),
         limits: ServerLimits { max_streams: 1, max_loan_bytes: 1, max_sql_bytes: 1 },
         frame: FrameLimits::default(),
         checksum: true,
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
         max_leases: 1,
         word_nonce: 0,
         timeouts: Default::default(),
         lease_timeout: Default::default(),
         drain_timeout: Default::default(),
-        borrow: ServerConfig::borrowing(1, Default::default()),
+        borrow: ServerConfig::borrower_config(1, Default::default()),
     };
     ServerConnection::new(config, Timestamp::ZERO)
 }
@@ -242,13 +242,13 @@ fn client() -> ClientConnection {
         frame: FrameLimits::default(),
         checksum: true,
         first_window: 0,
-        borrow: ServerConfig::borrowing(1, Default::default()),
+        borrow: ServerConfig::borrower_config(1, Default::default()),
         timeouts: Default::default(),
         max_loan_bytes: 1,
         max_leases: 1,
         word_nonce: 0,
         lease_timeout: Default::default(),
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
     };
     ClientConnection::new(config, Timestamp::ZERO).expect("a short hello")
 }

@@ -12,7 +12,7 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, Described, Detail, KeptDictionaries, LayoutError, LayoutLimits,
     LayoutProblem, LentDictionaries, NodeDescriptor, Plan, Projection, column_bytes, rebuild_after,
 };
-use thallus_protocol_testing::{Distrust, arb_batches, same_batch};
+use thallus_protocol_testing::{CheckingAssembler, arb_batches, same_batch};
 
 fn plan(batch: &RecordBatch) -> Plan {
     Plan::new(&batch.schema()).unwrap()
@@ -40,10 +40,11 @@ struct Ends {
 impl Ends {
     /// Sends a batch. Returns the received batch, the number of bytes moved, and the slab that contains them.
     fn send(&mut self, batch: &RecordBatch) -> (RecordBatch, u64, Buffer) {
-        let Described { descriptor, buffers, dictionaries, spared, .. } = describe_after(batch, &self.lent);
+        let Described { descriptor, buffers, dictionaries, omitted_dictionary_bytes, .. } =
+            describe_after(batch, &self.lent);
         let complete = describe_compact(batch).descriptor;
         assert_eq!(descriptor.is_complete(), descriptor == complete);
-        assert!(spared == 0 || !descriptor.is_complete());
+        assert!(omitted_dictionary_bytes == 0 || !descriptor.is_complete());
         self.lent = dictionaries;
         let (moved, slab) = (descriptor.live_bytes(), slab(batch, &descriptor, &buffers));
         (self.receive(batch, &descriptor, &slab).unwrap(), moved, slab)
@@ -61,7 +62,7 @@ impl Ends {
             .ranges
             .iter()
             .map(|range| slab.slice_with_length(range.offset as usize, range.len as usize));
-        rebuild_after(&checked, &cut.collect::<Vec<_>>(), &mut self.kept, &Distrust)
+        rebuild_after(&checked, &cut.collect::<Vec<_>>(), &mut self.kept, &CheckingAssembler)
     }
 }
 

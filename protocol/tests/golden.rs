@@ -118,7 +118,7 @@ fn requests() {
         batch_rows: Some(1000),
         deadline_ms: Some(5),
         credit: 1 << 16,
-        part: None,
+        partition: None,
     };
     pinned(
         open(Request::Sql("select 1".into()), options),
@@ -126,7 +126,7 @@ fn requests() {
         "1a000000 00000000 4c001330 49550e0b 0207010873656c65637420310200000001e80701058080040000",
     );
     let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
-    let parted = OpenOptions { part: Some(part), ..Default::default() };
+    let parted = OpenOptions { partition: Some(part), ..Default::default() };
     pinned(
         open(Request::Sql(String::new()), parted),
         b"",

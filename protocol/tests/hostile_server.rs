@@ -11,7 +11,7 @@ use pair::memory::{DATA_BASE, PROBE, WORDS_BASE};
 use pair::script::{descriptor, schema_message};
 use pair::{any_edge, bytes_of, config, frame, preface};
 use proptest::prelude::*;
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadProblem};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadError};
 use thallus_protocol::client::*;
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::inline::{InlineLimits, decode_schema, encode_schema};
@@ -50,7 +50,7 @@ enum ClientOp {
     Source(usize, bool),
     Withdraw(usize),
     ReadPart(usize, usize),
-    GiveUp(usize),
+    ReleaseBatch(usize),
     Take,
     Cancel(u32),
     Advance(u64),
@@ -172,7 +172,7 @@ fn arb_client_op() -> impl Strategy<Value = ClientOp> {
         6 => (0..4_usize, any::<bool>()).prop_map(|(k, ends)| ClientOp::Source(k, ends)),
         1 => (0..4_usize).prop_map(ClientOp::Withdraw),
         4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::ReadPart(k, parts)),
-        2 => (0..4_usize).prop_map(ClientOp::GiveUp),
+        2 => (0..4_usize).prop_map(ClientOp::ReleaseBatch),
         3 => Just(ClientOp::Take),
         1 => (1..4_u32).prop_map(ClientOp::Cancel),
         1 => (0..6000_u64).prop_map(ClientOp::Advance),
@@ -290,16 +290,16 @@ impl Client {
 
     fn borrower_task(&mut self, task: BorrowerTask) {
         match task {
-            BorrowerTask::Import(_) | BorrowerTask::Forget(_) => {}
+            BorrowerTask::Import(_) | BorrowerTask::UnimportRegion(_) => {}
             BorrowerTask::Read(batch) | BorrowerTask::Map(batch) => {
                 let ranges = &batch.layout.ranges;
                 assert!(batch.layout.len <= BATCH.max(LOAN), "a slab of {} bytes", batch.layout.len);
                 for (index, place) in &batch.places {
                     assert_eq!(ranges[*index].len, place.len);
                 }
-                assert!(batch.then_word.is_none_or(|at| (at.len, at.address % 8) == (8, 0)));
+                assert!(batch.lease_word.is_none_or(|at| (at.len, at.address % 8) == (8, 0)));
                 assert!(self.slabs.insert(batch.read));
-                assert!(self.reading.insert(batch.read, batch.then_word.is_some()).is_none());
+                assert!(self.reading.insert(batch.read, batch.lease_word.is_some()).is_none());
             }
             BorrowerTask::Discard { read } => {
                 assert!(!self.reading.contains_key(&read));
@@ -397,7 +397,7 @@ impl Client {
             self.last_lease += 1;
             let lease = LeaseId(self.last_lease);
             self.leases.insert(lease, None);
-            let loan = Loan { lease, descriptor: descriptor(2), staged: 0, effort: Default::default() };
+            let loan = Loan { lease, descriptor: descriptor(2), staged: 0, cost: Default::default() };
             LenderCommand::Lend { stream, loan, rows: 2 }
         } else {
             LenderCommand::Inline { stream, ipc: vec![7; 50].into(), rows: 2 }
@@ -424,7 +424,7 @@ impl Client {
             ClientOp::Bytes(bytes) => self.handle(ClientInput::Received(&bytes)),
             ClientOp::Read(k, found) => {
                 let Some(read) = self.reading.keys().nth(k % self.reading.len().max(1)).copied() else { return };
-                self.complete(read, found.map_err(|()| ReadProblem::failed("no")));
+                self.complete(read, found.map_err(|()| ReadError::failed("no")));
             }
             ClientOp::Answer => self.answer(),
             ClientOp::ReadPart(k, parts) => {
@@ -437,9 +437,9 @@ impl Client {
                 let pieces = buffers.iter().enumerate().map(whole).take(parts).collect();
                 self.borrower(BorrowerCommand::ReadPart { stream, seq, part, pieces });
             }
-            ClientOp::GiveUp(k) => {
+            ClientOp::ReleaseBatch(k) => {
                 let Some(&(stream, seq)) = self.held.keys().nth(k % self.held.len().max(1)) else { return };
-                self.borrower(BorrowerCommand::GiveUp { stream, seq });
+                self.borrower(BorrowerCommand::ReleaseBatch { stream, seq });
                 assert_eq!(self.held.remove(&(stream, seq)).map(|(_, parts)| parts.len()), Some(0));
             }
             ClientOp::Upload { lent } if self.ready || self.closed.is_some() => {
@@ -491,7 +491,7 @@ impl Client {
         self.command(ClientCommand::Borrower(command));
     }
 
-    fn complete(&mut self, read: ReadId, found: Result<u64, ReadProblem>) {
+    fn complete(&mut self, read: ReadId, found: Result<u64, ReadError>) {
         if let Some(word) = self.reading.remove(&read) {
             let result = found.map(|found| word.then_some(found));
             self.borrower(BorrowerCommand::ReadDone { read, result });
@@ -501,13 +501,13 @@ impl Client {
     fn answer(&mut self) {
         if self.closing {
             for read in self.reading.keys().copied().collect::<Vec<_>>() {
-                self.complete(read, Err(ReadProblem::failed("flushed")));
+                self.complete(read, Err(ReadError::failed("flushed")));
             }
             self.closing = false;
             self.command(ClientCommand::FabricClosed);
         } else if std::mem::take(&mut self.asked) {
             let words = Region { id: RegionId(1), base: 0, len: 1 << 12, key: Bytes::new() };
-            let lending = Some(LentWords { fencing: Fencing::LeaseWord, words, probe_value: PROBE });
+            let lending = Some(LeaseWordRegion { fencing: Fencing::LeaseWord, words, probe_value: PROBE });
             self.command(ClientCommand::FabricUp { transport: "sim".into(), lending });
         }
     }

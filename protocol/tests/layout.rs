@@ -17,8 +17,8 @@ use thallus_protocol::layout::{
     NodeDescriptor, Plan, SLAB_ALIGNMENT, SlabLayout, rebuild_with,
 };
 use thallus_protocol_testing::{
-    Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
-    same_batch, shared_views,
+    CheckingAssembler, Dice, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor,
+    same_array, same_batch, shared_views,
 };
 
 /// Limits that no batch in memory exceeds.
@@ -43,7 +43,7 @@ fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
 
 /// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild_checked(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
-    rebuild_with(descriptor, buffers, &Distrust)
+    rebuild_with(descriptor, buffers, &CheckingAssembler)
 }
 
 fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {

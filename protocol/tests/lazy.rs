@@ -83,7 +83,7 @@ fn nothing_is_read_before_a_request_and_the_lease_ends_with_the_batch() {
         turn(&mut pair);
         assert_eq!(pair.server.machine.open_leases(), 1);
     }
-    pair.apply(Op::GiveUp(0));
+    pair.apply(Op::ReleaseBatch(0));
     later(&mut pair);
     assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
     pair.finish();
@@ -93,7 +93,7 @@ fn nothing_is_read_before_a_request_and_the_lease_ends_with_the_batch() {
 fn a_batch_given_up_during_a_read_is_released_after_the_read() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     pair.apply(read_part());
-    pair.apply(Op::GiveUp(0));
+    pair.apply(Op::ReleaseBatch(0));
     assert_eq!(app(&pair).answers, [Err(StreamError::Cancelled)]);
     turn(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1, "the memory of the batch is still being read");
@@ -106,7 +106,7 @@ fn a_batch_given_up_during_a_read_is_released_after_the_read() {
 #[test]
 fn a_lease_lost_after_its_batch_was_given_up_fails_nothing() {
     let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
-    for op in [read_part(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+    for op in [read_part(), Op::Read(0), Op::ReleaseBatch(0), Op::Advance(pair::LEASE_TIMEOUT)] {
         pair.apply(op);
     }
     read(&mut pair);
@@ -122,7 +122,7 @@ fn a_borrower_that_holds_its_window_gets_no_batch_until_it_gives_one_up() {
         turn(&mut pair);
     }
     assert_eq!((app(&pair).next, app(&pair).held.len()), (2, 2));
-    pair.apply(Op::GiveUp(0));
+    pair.apply(Op::ReleaseBatch(0));
     for _ in 0..3 {
         turn(&mut pair);
     }
@@ -294,7 +294,7 @@ fn misuse() {
         (piece(0, u64::MAX, 8), outside.clone()),
         (piece(0, 8, u64::MAX), outside),
         (BorrowerCommand::ReadPart { stream: STREAM, seq: 3, part, pieces: vec![] }, unknown.clone()),
-        (BorrowerCommand::GiveUp { stream: STREAM, seq: 3 }, unknown),
+        (BorrowerCommand::ReleaseBatch { stream: STREAM, seq: 3 }, unknown),
     ];
     for (command, misuse) in cases {
         let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);

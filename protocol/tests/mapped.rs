@@ -63,7 +63,7 @@ fn a_mapped_batch_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
             turn(&mut pair);
         }
         assert_eq!(pair.server.machine.open_leases(), 2, "{fencing:?}");
-        pair.apply(Op::GiveUp(0));
+        pair.apply(Op::ReleaseBatch(0));
         later(&mut pair);
         assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::Released));
         assert_eq!(pair.server.machine.open_leases(), 1);
@@ -79,7 +79,7 @@ fn a_mapped_batch_stays_on_loan_when_its_stream_is_cancelled() {
     turn(&mut pair);
     assert!(app(&pair).over.is_some());
     assert_eq!((pair.server.machine.open_streams(), pair.server.machine.open_leases()), (0, 2));
-    pair.apply(Op::GiveUp(1));
+    pair.apply(Op::ReleaseBatch(1));
     later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 1);
     pair.finish();
@@ -91,11 +91,11 @@ fn few_releases_wait_for_the_next_message_and_many_are_sent_at_once() {
     let open = |pair: &Pair| pair.server.machine.open_leases();
     assert_eq!((app(&pair).mapped.len(), open(&pair)), (12, 12));
     for given_up in 1..9 {
-        pair.apply(Op::GiveUp(0));
+        pair.apply(Op::ReleaseBatch(0));
         turn(&mut pair);
         assert_eq!(open(&pair), if given_up < 8 { 12 } else { 4 }, "{given_up}");
     }
-    pair.apply(Op::GiveUp(0));
+    pair.apply(Op::ReleaseBatch(0));
     turn(&mut pair);
     assert_eq!(open(&pair), 4, "one release alone is not sent");
     pair.apply(Op::Execute { script: 0, options: OpenOptions::default() });
@@ -108,7 +108,7 @@ fn few_releases_wait_for_the_next_message_and_many_are_sent_at_once() {
 #[test]
 fn held_back_releases_are_sent_before_the_connection_is_closed() {
     let mut pair = begun(plain(), &[10; 3], Ending::Stall);
-    pair.apply(Op::GiveUp(0));
+    pair.apply(Op::ReleaseBatch(0));
     turn(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 3);
     pair.client(ClientInput::Command(ClientCommand::Close));
@@ -123,7 +123,7 @@ fn each_release_is_sent_at_once_when_the_lender_is_short_of_room() {
     for (max_loan_bytes, at_once) in [(4000, 1), (3 * 1280 + 3000, 0)] {
         let mut pair = begun(Knobs { max_loan_bytes, ..plain() }, &[80; 3], Ending::Stall);
         assert_eq!(pair.server.machine.open_leases(), 3);
-        pair.apply(Op::GiveUp(0));
+        pair.apply(Op::ReleaseBatch(0));
         turn(&mut pair);
         assert_eq!(3 - pair.server.machine.open_leases(), at_once, "{max_loan_bytes}");
         pair.finish();

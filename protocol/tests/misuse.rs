@@ -85,7 +85,7 @@ fn client_refuses(misuse: &ApiMisuse, command: impl Fn() -> ClientCommand) {
 }
 
 fn loan(lease: u64, rows: u64) -> Loan {
-    Loan { lease: LeaseId(lease), descriptor: descriptor(rows), staged: 0, effort: Default::default() }
+    Loan { lease: LeaseId(lease), descriptor: descriptor(rows), staged: 0, cost: Default::default() }
 }
 
 fn place(region: RegionId) -> RemoteRange {

@@ -9,11 +9,11 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use thallus_protocol::layout::{
     CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Plan, check, describe, rebuild_with,
 };
-use thallus_protocol_testing::{Distrust, same_batch};
+use thallus_protocol_testing::{CheckingAssembler, same_batch};
 
 /// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
-    rebuild_with(descriptor, buffers, &Distrust)
+    rebuild_with(descriptor, buffers, &CheckingAssembler)
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn project(
                     // In memory of its own, as for a real read.
                     Buffer::from_slice_ref(&lent[piece.buffer][piece.offset as usize..][..piece.len as usize])
                 };
-                projection.give(pieces.iter().map(bytes).collect());
+                projection.supply(pieces.iter().map(bytes).collect());
                 rounds.push(pieces);
             }
         }

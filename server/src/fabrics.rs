@@ -21,7 +21,7 @@ type Diagnose = fn(&FabricConfig) -> Vec<Finding>;
 
 /// Logs the limits of this process and host that are too low for `bytes_on_loan`.
 pub fn log_limits(bytes_on_loan: u64) {
-    log(&diagnosis::host(bytes_on_loan));
+    log(&diagnosis::host_limits(bytes_on_loan));
 }
 
 fn log(findings: &[Finding]) {

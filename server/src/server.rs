@@ -188,20 +188,20 @@ impl Settings {
         MachineConfig {
             name: self.name.clone(),
             fabrics: fabrics.available.iter().map(|fabric| fabric.kind()).collect(),
-            no_fabric: fabrics.reason.clone(),
+            no_fabric_reason: fabrics.reason.clone(),
             limits: self.limits.clone(),
             frame: FrameLimits {
                 message: frame.message.min(self.max_message_bytes),
                 payload: frame.payload.min(self.max_message_bytes),
             },
             checksum: true,
-            thresholds: Thresholds::same(self.inline_threshold),
+            thresholds: Thresholds::uniform(self.inline_threshold),
             max_leases: MAX_LEASES,
             word_nonce: 0,
             timeouts,
             lease_timeout: self.lease_timeout,
             drain_timeout: self.drain_timeout,
-            borrow: MachineConfig::borrowing(self.limits.max_loan_bytes, self.upload_read_timeout),
+            borrow: MachineConfig::borrower_config(self.limits.max_loan_bytes, self.upload_read_timeout),
         }
     }
 }
@@ -262,7 +262,7 @@ impl Server {
     /// Bytes of registered memory that are kept for later loans: memory for copies, and registrations of buffers that
     /// were lent in place and may be lent again.
     #[must_use]
-    pub fn kept_bytes(&self) -> usize {
+    pub fn idle_registered_bytes(&self) -> usize {
         self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
     }
 
@@ -330,9 +330,9 @@ impl Server {
                             ended @ ConnectionError::Peer(_) => warn!(%ended, "connection ended"),
                             ended => info!(%ended, "connection ended"),
                         }
-                        let (registrations, kept) = (server.registrations(), server.kept_bytes());
+                        let (registrations, kept) = (server.registrations(), server.idle_registered_bytes());
                         debug!(registrations, kept, on_loan = server.bytes_on_loan(), "memory of all connections");
-                        for pool in server.shared.pools.iter().filter(|pool| pool.registers_elsewhere()) {
+                        for pool in server.shared.pools.iter().filter(|pool| pool.has_unregistered_buffers()) {
                             debug!(?pool, "buffers outside of registered memory");
                         }
                     };

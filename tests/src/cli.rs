@@ -27,7 +27,7 @@ pub struct Finished {
     /// Text on standard error.
     pub stderr: String,
     /// Time from start to end.
-    pub took: Duration,
+    pub elapsed: Duration,
 }
 
 impl Cli {
@@ -68,12 +68,12 @@ impl Cli {
     /// If the process runs for longer than `limit`, or panicked.
     pub fn finish(mut self, limit: Duration) -> Finished {
         let status = self.process.wait(limit);
-        let took = self.started.elapsed();
+        let elapsed = self.started.elapsed();
         let text = |name| {
             let bytes = fs::read(self.scratch.path().join(name)).expect("the output file");
             String::from_utf8(bytes).expect("output in UTF-8")
         };
-        let finished = Finished { code: status.code(), stdout: text("stdout"), stderr: text("stderr"), took };
+        let finished = Finished { code: status.code(), stdout: text("stdout"), stderr: text("stderr"), elapsed };
         assert!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
         finished
     }

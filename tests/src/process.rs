@@ -80,7 +80,7 @@ impl Process {
     /// # Panics
     /// If the process has ended.
     pub fn signal(&mut self, signal: Signal) {
-        assert!(self.ended().is_none(), "no signal reaches {}, which has ended", self.name);
+        assert!(self.exit_status().is_none(), "no signal reaches {}, which has ended", self.name);
         let name = match signal {
             Signal::Interrupt => "INT",
             Signal::Terminate => "TERM",
@@ -104,7 +104,7 @@ impl Process {
     ///
     /// # Panics
     /// If the system does not report the status.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("the status of a child");
         }
@@ -117,7 +117,7 @@ impl Process {
     /// If the process runs for longer than `limit`.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let name = self.name.clone();
-        until(&format!("{name} to end"), limit, || self.ended())
+        wait_for(&format!("{name} to end"), limit, || self.exit_status())
     }
 
     /// CPU time that the process takes during the next `period`, as a share of one core.
@@ -142,7 +142,7 @@ impl Drop for Process {
 ///
 /// # Panics
 /// If the probe returns none within `limit`.
-pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(found) = probe() {

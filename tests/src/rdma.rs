@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use serde_json::Value;
 
 use crate::PATIENCE;
-use crate::process::until;
+use crate::process::wait_for;
 
 /// RDMA objects of user processes. Objects of the kernel itself do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl SpareDevice {
         run("ip", &["link", "set", "spare1", "up"]);
         run("ip", &["link", "set", interface, "up"]);
         run("rdma", &["link", "add", name, "type", "rxe", "netdev", interface]);
-        until("the spare device to have addresses", PATIENCE, || (gids(name) >= 3).then_some(()));
+        wait_for("the spare device to have addresses", PATIENCE, || (gids(name) >= 3).then_some(()));
         SpareDevice { name, interface, removal: None }
     }
 
@@ -84,10 +84,10 @@ impl SpareDevice {
     /// Waits until no process uses the pulled device.
     pub fn until_gone(&mut self) {
         let removal = self.removal.as_mut().expect("the device was pulled");
-        let ended = until("the device to be released", PATIENCE, || removal.try_wait().expect("a child's status"));
+        let ended = wait_for("the device to be released", PATIENCE, || removal.try_wait().expect("a child's status"));
         assert!(ended.success(), "ip link del: {ended}");
         let listed = || run("rdma", &["link"]).contains(self.name);
-        until("the device to vanish", PATIENCE, || (!listed()).then_some(()));
+        wait_for("the device to vanish", PATIENCE, || (!listed()).then_some(()));
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::PATIENCE;
-use crate::process::{Process, Signal, command, until};
+use crate::process::{Process, Signal, command, wait_for};
 
 /// A server on a free port. Dropping it kills the process, and checks that it did not panic.
 #[derive(Debug)]
@@ -91,9 +91,9 @@ impl TestServer {
     ) -> TestServer {
         let scratch = scratch();
         let mut process = prepare(scratch.path(), toml, args, environment);
-        let address = until("the server to listen", PATIENCE, || {
+        let address = wait_for("the server to listen", PATIENCE, || {
             let log = read_log(scratch.path());
-            assert!(process.ended().is_none(), "the server has ended: {log}");
+            assert!(process.exit_status().is_none(), "the server has ended: {log}");
             let (_, after) = log.split_once("listening address=")?;
             // Only a complete line.
             after.split_once('\n').map(|(address, _)| address.trim().to_owned())
@@ -106,7 +106,7 @@ impl TestServer {
     /// # Panics
     /// If the process does not end in time, or ends otherwise.
     #[must_use]
-    pub fn refusal(args: &[&str]) -> String {
+    pub fn start_error(args: &[&str]) -> String {
         let scratch = scratch();
         let mut process = prepare(scratch.path(), "", args, []);
         let status = process.wait(PATIENCE);
@@ -149,8 +149,8 @@ impl TestServer {
     ///
     /// # Panics
     /// If that does not happen in time.
-    pub fn logs(&self, text: &str) {
-        until(&format!("the server to log {text:?}"), PATIENCE, || self.log().contains(text).then_some(()));
+    pub fn wait_for_log(&self, text: &str) {
+        wait_for(&format!("the server to log {text:?}"), PATIENCE, || self.log().contains(text).then_some(()));
     }
 
     /// Number of open connections, from the log.
@@ -172,8 +172,8 @@ impl TestServer {
     ///
     /// # Panics
     /// If that does not happen in time.
-    pub fn has_data_planes(&self, least: usize) {
-        until("the data planes", PATIENCE, || {
+    pub fn wait_for_data_planes(&self, least: usize) {
+        wait_for("the data planes", PATIENCE, || {
             let log = self.log();
             let count = |what: &str| log.matches(what).count();
             let connections = count(": connected\n");
@@ -185,9 +185,9 @@ impl TestServer {
     ///
     /// # Panics
     /// If that does not happen in time.
-    pub fn is_at_rest(&self) {
-        until("the server's connections to end", PATIENCE, || (self.connections() == 0).then_some(()));
-        until("the server's queries to end", PATIENCE, || {
+    pub fn wait_until_idle(&self) {
+        wait_for("the server's connections to end", PATIENCE, || (self.connections() == 0).then_some(()));
+        wait_for("the server's queries to end", PATIENCE, || {
             (self.process.load(Duration::from_millis(200)) < 0.1).then_some(())
         });
     }

@@ -83,7 +83,7 @@ static KILLS: Mutex<()> = Mutex::new(());
 /// Prevents tests with [`Orphans`] from running until the guard is dropped. For tests that may kill a process while it
 /// creates shared memory: UCX names a POSIX segment, writes all of it, and then removes the name. A kill in between
 /// leaves the segment.
-pub fn kills_anywhere() -> MutexGuard<'static, ()> {
+pub fn lock_out_orphan_checks() -> MutexGuard<'static, ()> {
     // A failed test leaves no inconsistent state behind this lock.
     KILLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -92,22 +92,22 @@ pub fn kills_anywhere() -> MutexGuard<'static, ()> {
 #[derive(Debug)]
 pub struct Orphans {
     before: Vec<String>,
-    _alone: MutexGuard<'static, ()>,
+    _guard: MutexGuard<'static, ()>,
 }
 
 impl Orphans {
     /// Records the current orphans. Until this value is dropped, only this test kills processes.
     #[must_use]
     pub fn now() -> Self {
-        let alone = kills_anywhere();
-        Orphans { before: orphaned_shared_memory(), _alone: alone }
+        let guard = lock_out_orphan_checks();
+        Orphans { before: orphaned_shared_memory(), _guard: guard }
     }
 
     /// Waits until all orphans that appeared since [`now`](Self::now) are gone.
     ///
     /// # Panics
     /// If some remain after [`PATIENCE`].
-    pub fn until_no_more(&self) {
+    pub fn wait_until_gone(&self) {
         let start = Instant::now();
         loop {
             let mut left = orphaned_shared_memory();

@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Client, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_tests::cli::{Cli, thallus};
-use thallus_tests::process::{Process, Signal, command, until};
+use thallus_tests::process::{Process, Signal, command, wait_for};
 use thallus_tests::server::TestServer;
 use thallus_tests::usage::{self, Orphans};
 use thallus_tests::{ENDLESS, PATIENCE, block_on};
@@ -35,11 +35,11 @@ fn endless_download(server: &TestServer, directory: &Path, lend_from: &str) -> C
         "-o",
         out.to_str().unwrap(),
     ]);
-    until("a part of the result", PATIENCE, || {
+    wait_for("a part of the result", PATIENCE, || {
         let written = fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
     });
-    server.has_data_planes(before + 1);
+    server.wait_for_data_planes(before + 1);
     cli
 }
 
@@ -73,7 +73,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         );
         assert_eq!(names(directory.path()), [] as [String; 0], "{lend_from}");
     }
-    orphans.until_no_more();
+    orphans.wait_until_gone();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
                 fs::remove_file(directory.path().join(name)).unwrap();
             }
         }
-        until("queries to be stopped", PATIENCE, || {
+        wait_for("queries to be stopped", PATIENCE, || {
             let load = server_load(&server);
             (load < 0.1).then_some(())
         });
@@ -130,14 +130,14 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
         assert!(!server.log().contains("the limit of bytes on loan is reached"), "loans were leaked");
         bystander.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
-    orphans.until_no_more();
+    orphans.wait_until_gone();
 }
 
 /// Waits until the bystander's connection is the only one.
 fn until_alone(server: &TestServer) {
-    until("the killed client to be noticed", PATIENCE, || (server.connections() == 1).then_some(()));
+    wait_for("the killed client to be noticed", PATIENCE, || (server.connections() == 1).then_some(()));
 }
 
 fn server_load(server: &TestServer) -> f64 {
@@ -158,8 +158,8 @@ fn an_interrupted_client_cancels_at_the_server() {
         assert_eq!(client.code, Some(code), "{}", client.stderr);
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         assert_eq!(names(directory.path()), [] as [String; 0]);
-        server.logs("query stopped");
-        server.is_at_rest();
+        server.wait_for_log("query stopped");
+        server.wait_until_idle();
         server.stop();
     }
 }
@@ -176,7 +176,7 @@ fn a_query_that_runs_is_finished_after_sigterm() {
             // The server is at most one window ahead of the client: the query still runs.
             let first = result.try_next().await.unwrap().unwrap();
             server.process().signal(Signal::Terminate);
-            server.logs("draining");
+            server.wait_for_log("draining");
             let late = Client::connect(&server.url("connect_timeout=5s")).await.unwrap_err();
             assert!(matches!(late, ClientError::Connect { .. } | ClientError::Refused { .. }), "{late:?}");
             let more = client.query("SELECT 1").await.unwrap_err();
@@ -218,7 +218,7 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         println!("an idle server ended after {:.2} s", sent.elapsed().as_secs_f64());
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         let error = client.query("SELECT 1").await.unwrap_err();
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Refused { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Refused { .. }), "{error:?}");
     });
 
     let mut server = TestServer::start::<&str>([]);
@@ -226,13 +226,13 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
         let client = Client::connect(&server.url("")).await.unwrap();
         let result = client.query(ENDLESS).await.unwrap();
         server.process().signal(Signal::Terminate);
-        server.logs("draining");
+        server.wait_for_log("draining");
         server.process().signal(Signal::Interrupt);
         let sent = Instant::now();
         assert_eq!(server.process().wait(PATIENCE).code(), Some(130));
         assert!(sent.elapsed() < SECONDS, "{:?}", sent.elapsed());
         let error = until_failure(result).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{error:?}");
     });
 }
 
@@ -273,6 +273,6 @@ fn without_a_fabric_results_travel_inline_with_a_warning() {
         assert!(client.stderr.contains("one-sided reads are not available: "), "{}", client.stderr);
         server.stop();
     }
-    let refusal = TestServer::refusal(&[&["--fabric", "ucx"][..], &unfit].concat());
+    let refusal = TestServer::start_error(&[&["--fabric", "ucx"][..], &unfit].concat());
     assert!(refusal.contains("no_such_transport") || refusal.contains("ucp_"), "{refusal}");
 }

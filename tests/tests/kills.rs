@@ -77,7 +77,7 @@ fn kills_at_random_moments() {
     println!("{CLIENTS} clients and {SERVERS} servers killed, {} segments left", left.len());
     doctor_names(&left);
     // System V and POSIX segments that no process has mapped.
-    Orphans::now().until_no_more();
+    Orphans::now().wait_until_gone();
 }
 
 /// The server and another client's connection survive every kill of a client.
@@ -86,7 +86,7 @@ fn clients(seed: u64) {
     block_on_long(async {
         let bystander = Client::connect(&server.url("require_fabric=true")).await.unwrap();
         // Half of the kills happen while a client connects, which takes half a second with some versions of UCX.
-        let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).took;
+        let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).elapsed;
         println!("connecting takes {connecting:?}");
         for round in 0..CLIENTS {
             let access = ["read", "map"][(round % 2) as usize];
@@ -109,7 +109,7 @@ fn clients(seed: u64) {
         }
         bystander.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }
 
@@ -137,7 +137,7 @@ fn servers(seed: u64) {
                 }
             };
             assert!(
-                matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }),
+                matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }),
                 "round {round}: {error:?}"
             );
             // Delivered batches do not change.

@@ -88,7 +88,7 @@ fn a_hundred_clients_at_once_get_each_its_own_result_and_idle_ones_cost_nothing(
         assert_eq!(server.connections(), CLIENTS);
         join_all(clients.into_iter().map(Client::close)).await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }
 
@@ -125,6 +125,6 @@ fn programs_at_once_get_each_its_own_result() {
         assert_eq!(stats["fallback"], serde_json::Value::Null, "{stats}");
     }
     println!("{PROGRAMS} programs at once took {:.2} s", began.elapsed().as_secs_f64());
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }

@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions, StreamCode};
 use thallus_tests::cli::thallus;
-use thallus_tests::process::{Signal, until};
+use thallus_tests::process::{Signal, wait_for};
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 use thallus_tests::{PATIENCE, block_on, usage};
@@ -110,7 +110,7 @@ fn mapped_arrays_stay_readable_after_the_server_is_killed_or_stopped() {
                 }
             }
             assert!(batches == expected, "after {signal:?}");
-            until("the client to report the loss", PATIENCE, || {
+            wait_for("the client to report the loss", PATIENCE, || {
                 let again = futures::FutureExt::now_or_never(client.query(ALL));
                 std::thread::sleep(Duration::from_millis(50));
                 matches!(again, Some(Err(_))).then_some(())
@@ -198,8 +198,8 @@ fn memory_that_a_killed_client_had_mapped_is_freed_within_seconds() {
     assert!(!fits(&server), "held memory counts against the limit of bytes on loan");
     holder.child.kill().unwrap();
     // Without waiting for the process: a zombie has no memory.
-    until("the server to free the held memory", Duration::from_secs(20), || fits(&server).then_some(()));
-    server.logs("a process is gone, and what it had mapped is free again");
+    wait_for("the server to free the held memory", Duration::from_secs(20), || fits(&server).then_some(()));
+    server.wait_for_log("a process is gone, and what it had mapped is free again");
 }
 
 #[test]
@@ -212,6 +212,6 @@ fn the_blocking_client_releases_arrays_that_are_dropped_after_it() {
     assert!(!fits(&server), "the arrays are still held");
     writeln!(holder.stdin).unwrap();
     holder.expect("released");
-    until("the loans to be released", PATIENCE, || fits(&server).then_some(()));
+    wait_for("the loans to be released", PATIENCE, || fits(&server).then_some(()));
     assert!(!server.log().contains("a process is gone"), "the client released the loans itself");
 }

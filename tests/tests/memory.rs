@@ -58,7 +58,7 @@ fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
     let arguments = ["query", &server.url(""), &query(ROWS / 10), "--format", "arrow", "-o", "/dev/null"];
     let mut cli = Cli::start(arguments);
     let mut peak = 0;
-    while cli.process().ended().is_none() {
+    while cli.process().exit_status().is_none() {
         peak = peak.max(usage::peak_rss(cli.process().id()));
         std::thread::sleep(Duration::from_millis(20));
     }

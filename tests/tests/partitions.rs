@@ -10,7 +10,7 @@ use arrow::datatypes::Int64Type;
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Client, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_tests::cli::{Cli, thallus};
-use thallus_tests::process::until;
+use thallus_tests::process::wait_for;
 use thallus_tests::server::TestServer;
 use thallus_tests::usage::{self, Orphans};
 use thallus_tests::{PATIENCE, block_on};
@@ -70,7 +70,7 @@ fn the_command_line_merges_in_order_or_does_not_if_unordered() {
     let refused = thallus(["query", &server.url(""), &sql, "--partitions", "65"]);
     assert_eq!(refused.code, Some(4), "{}", refused.stderr);
     assert!(refused.stderr.contains("allows 1 to 64"), "{}", refused.stderr);
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }
 
@@ -90,11 +90,11 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
             "-o",
             out.to_str().unwrap(),
         ]);
-        until("a part of the result", PATIENCE, || {
+        wait_for("a part of the result", PATIENCE, || {
             let written = fs::read_dir(directory.path()).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
             (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
         });
-        server.has_data_planes(3);
+        server.wait_for_data_planes(3);
         assert_eq!(server.connections(), 3);
         server.process().kill();
         let killed = Instant::now();
@@ -104,22 +104,22 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         assert!(killed.elapsed() < SECONDS, "{lend_from}: {:?}", killed.elapsed());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{lend_from}");
     }
-    orphans.until_no_more();
+    orphans.wait_until_gone();
 }
 
 #[test]
 fn a_killed_client_leaves_nothing_behind_at_the_server() {
-    let _alone = usage::kills_anywhere();
+    let _alone = usage::lock_out_orphan_checks();
     let server = TestServer::start(["--partitions", "3"]);
     for round in 0..3 {
         let directory = tempfile::tempdir().unwrap();
         let out = directory.path().join("out.csv");
         let url = server.url("window=16MiB&partitions=3");
         let mut cli = Cli::start(["query", &url, &endless(), "-o", out.to_str().unwrap()]);
-        until("the client's connections", PATIENCE, || (server.connections() == 3).then_some(()));
+        wait_for("the client's connections", PATIENCE, || (server.connections() == 3).then_some(()));
         std::thread::sleep(Duration::from_millis(100 * round));
         cli.process().kill();
-        server.is_at_rest();
+        server.wait_until_idle();
     }
     server.stop();
 }
@@ -175,7 +175,7 @@ fn a_lost_connection_is_one_error_and_the_client_goes_on() {
             println!("{lend_from:?}: {error}, after {:.3} s", cut.elapsed().as_secs_f64());
             let known = matches!(
                 error,
-                ClientError::ServerGone { .. }
+                ClientError::ConnectionLost { .. }
                     | ClientError::Read { .. }
                     | ClientError::ReadTimeout { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }
@@ -197,7 +197,7 @@ fn a_lost_connection_is_one_error_and_the_client_goes_on() {
             assert!(values.copied().eq(1..=1_500_000), "round {round}");
             assert!(result.report().complete);
             drop((batches, result));
-            until("the lost connection to end", PATIENCE, || (server.connections() == 3).then_some(()));
+            wait_for("the lost connection to end", PATIENCE, || (server.connections() == 3).then_some(()));
             let now = level();
             // The first round creates everything that exists once per process.
             let before = *before.get_or_insert(now);
@@ -207,6 +207,6 @@ fn a_lost_connection_is_one_error_and_the_client_goes_on() {
         assert!(!server.log().contains("the limit of bytes on loan is reached"), "loans were leaked");
         client.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }

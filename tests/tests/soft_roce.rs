@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Carrier, Client, ClientError, LendFrom, QueryOptions, ResultStream};
 use thallus_tests::cli::Cli;
-use thallus_tests::process::until;
+use thallus_tests::process::wait_for;
 use thallus_tests::rdma::{LinkDown, Resources, SpareDevice, resources};
 use thallus_tests::server::TestServer;
 use thallus_tests::{ENDLESS, PATIENCE, block_on, fabric};
@@ -114,7 +114,7 @@ fn results_travel_by_rdma_and_nothing_is_left_of_a_client_that_leaves() {
         works(&first).await;
         let busy = resources();
         first.close().await;
-        server.is_at_rest();
+        server.wait_until_idle();
         let level = resources();
         println!("with a client {busy:?}, without {level:?}");
         assert!(level.queue_pairs < busy.queue_pairs && level.regions < busy.regions);
@@ -123,7 +123,7 @@ fn results_travel_by_rdma_and_nothing_is_left_of_a_client_that_leaves() {
             works(&client).await;
             client.close().await;
         }
-        server.is_at_rest();
+        server.wait_until_idle();
         until_no_more_than(level);
     });
     server.stop();
@@ -144,7 +144,7 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
             assert!(level.is_none_or(|level: Resources| resources().queue_pairs > level.queue_pairs));
             cli.process().kill();
             let killed = Instant::now();
-            until("the killed client to be noticed", BOUND, || (server.connections() == 1).then_some(()));
+            wait_for("the killed client to be noticed", BOUND, || (server.connections() == 1).then_some(()));
             println!("round {round}: noticed after {:.2} s", killed.elapsed().as_secs_f64());
             // After the first round, the server has all objects that it keeps for this number of clients.
             until_no_more_than(*level.get_or_insert_with(resources));
@@ -156,7 +156,7 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
         works(&bystander).await;
         bystander.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
     until_no_more_than(Resources::default());
 }
@@ -165,7 +165,7 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
 fn endless_download(server: &TestServer, directory: &Path) -> Cli {
     let out = directory.join("out.csv");
     let cli = Cli::start(["query", &url(server), ENDLESS, "--lend-from", "0", "-o", out.to_str().unwrap()]);
-    until("a part of the result", PATIENCE, || {
+    wait_for("a part of the result", PATIENCE, || {
         let written = std::fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 18).then_some(())
     });
@@ -187,9 +187,9 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
         assert!(resources().queue_pairs > before.queue_pairs);
         victim.process().kill();
         let error = failure(result, Instant::now()).await;
-        assert!(matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{error:?}");
         let error = client.query("SELECT 1").await.unwrap_err();
-        assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. }), "{error:?}");
         drop(client);
         until_no_more_than(before);
         works(&bystander).await;
@@ -209,7 +209,7 @@ fn a_link_that_goes_down_ends_the_stream_and_is_used_again_when_it_is_up() {
         let client = Client::connect(&on_the_spare_url(&server)).await.unwrap();
         works(&client).await;
         client.close().await;
-        server.logs("connection ended");
+        server.wait_for_log("connection ended");
         let level = resources();
 
         let client = Client::connect(&on_the_spare_url(&server)).await.unwrap();
@@ -232,7 +232,7 @@ fn a_link_that_goes_down_ends_the_stream_and_is_used_again_when_it_is_up() {
         }
         bystander.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
     until_no_more_than(Resources::default());
 }
@@ -279,7 +279,7 @@ fn a_pulled_device_ends_the_stream_and_the_server_serves_on() {
         late.close().await;
         bystander.close().await;
     });
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
     device.until_gone();
     until_no_more_than(Resources::default());

@@ -24,7 +24,7 @@ fn text(path: &Path) -> &str {
 
 /// Checks that a server with this flag does not start, and that its log has each of the texts.
 fn refuses(flag: &str, value: &str, texts: &[&str]) {
-    let message = TestServer::refusal(&[flag, value]);
+    let message = TestServer::start_error(&[flag, value]);
     assert!(message.contains("thallus-server: error: "), "{message}");
     for text in texts {
         assert!(message.contains(text), "{flag} {value}: {text:?} is not in {message}");

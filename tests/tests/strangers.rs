@@ -77,11 +77,11 @@ fn a_connection_with_garbage_is_closed_and_others_are_served() {
     }
     // The server may log after the peer sees the end of the connection.
     for part in ["message", "payload"] {
-        server.logs(&format!("a {part} of 4294967295 bytes exceeds the limit"));
+        server.wait_for_log(&format!("a {part} of 4294967295 bytes exceeds the limit"));
     }
-    server.logs("not a Thallus connection");
+    server.wait_for_log("not a Thallus connection");
     serves(&server);
-    server.is_at_rest();
+    server.wait_until_idle();
     assert!(usage::descriptors(server.id()) <= descriptors, "descriptors were leaked");
     let grown = usage::rss(server.id()).saturating_sub(resident);
     println!("the server grew by {} KiB over {} strangers", grown >> 10, garbage.len());
@@ -98,7 +98,7 @@ fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
         assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "closed after {took:?}");
     }
     serves(&server);
-    server.is_at_rest();
+    server.wait_until_idle();
     server.stop();
 }
 
@@ -106,14 +106,14 @@ fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
 fn one_connection_too_many_is_refused_until_there_is_room() {
     let server = TestServer::configured("[timeouts]\nhandshake = \"2s\"\n", ["--max-connections", "3"]);
     let silent: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
-    thallus_tests::process::until("the silent connections to be accepted", PATIENCE, || {
+    thallus_tests::process::wait_for("the silent connections to be accepted", PATIENCE, || {
         (server.connections() == 3).then_some(())
     });
     let refused = thallus(["query", &server.url(""), "SELECT 1"]);
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
     assert!(refused.stderr.contains("3 connections at most"), "{}", refused.stderr);
     drop(silent);
-    server.is_at_rest();
+    server.wait_until_idle();
     serves(&server);
     server.stop();
 }
@@ -150,7 +150,7 @@ fn another_version_is_named_on_both_ends() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     let server_preface = Preface { versions: OURS, features: FEATURES }.encode();
     assert!(answer.starts_with(&server_preface), "the server sends its versions: {answer:x?}");
-    server.logs("no protocol version in common: this end speaks 1, the peer 7 to 9");
+    server.wait_for_log("no protocol version in common: this end speaks 1, the peer 7 to 9");
     serves(&server);
     server.stop();
 }
@@ -168,7 +168,7 @@ fn a_server_that_is_not_thallus_is_a_typed_error_at_once() {
         serving.join().unwrap();
         assert_eq!(client.code, Some(3), "{what}: {}", client.stderr);
         assert!(client.stderr.starts_with("error: ") && client.stderr.contains(expected), "{what}: {}", client.stderr);
-        assert!(client.took < Duration::from_secs(5), "{what}: {:?}", client.took);
+        assert!(client.elapsed < Duration::from_secs(5), "{what}: {:?}", client.elapsed);
     }
 }
 
@@ -180,7 +180,7 @@ fn an_unreachable_server_is_a_typed_error_in_time() {
     let client = thallus(["query", &url, "SELECT 1"]);
     assert_eq!(client.code, Some(3), "{}", client.stderr);
     assert!(client.stderr.contains("longer than 500ms") && client.stderr.contains("\nhint: "), "{}", client.stderr);
-    assert!(client.took < Duration::from_secs(5), "{:?}", client.took);
+    assert!(client.elapsed < Duration::from_secs(5), "{:?}", client.elapsed);
 
     // Another address of the loopback network, on a port of this process. No process listens there.
     let closed = format!("thallus://127.0.0.2:{}", hole.local_addr().unwrap().port());
@@ -191,12 +191,12 @@ fn an_unreachable_server_is_a_typed_error_in_time() {
         "{}",
         client.stderr
     );
-    assert!(client.took < Duration::from_secs(5), "{:?}", client.took);
+    assert!(client.elapsed < Duration::from_secs(5), "{:?}", client.elapsed);
 
     let client = thallus(["query", "thallus://nobody.invalid?connect_timeout=5s", "SELECT 1"]);
     assert_eq!(client.code, Some(3), "{}", client.stderr);
     assert!(client.stderr.contains("nobody.invalid"), "{}", client.stderr);
-    assert!(client.took < Duration::from_secs(10), "{:?}", client.took);
+    assert!(client.elapsed < Duration::from_secs(10), "{:?}", client.elapsed);
 
     for wrong in
         ["http://localhost", "localhost:7807", "thallus://", "thallus://localhost:99999", "thallus://h?windows=1MiB"]
@@ -229,7 +229,7 @@ fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
         assert!(client.stderr.contains(expected), "{sql}: {}", client.stderr);
         assert!(!client.stderr.contains("failed: execution failed"), "{sql}: {}", client.stderr);
         assert_eq!(client.stdout, "", "{sql}");
-        assert!(client.took < Duration::from_secs(10), "{sql}: {:?}", client.took);
+        assert!(client.elapsed < Duration::from_secs(10), "{sql}: {:?}", client.elapsed);
     }
     block_on(async {
         let client = Client::connect(&server.url("")).await.unwrap();

@@ -30,12 +30,12 @@ async fn round(lend_from: LendFrom) -> Duration {
         }
     };
     let took = killed.elapsed();
-    let gone = matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. });
+    let gone = matches!(error, ClientError::ConnectionLost { .. } | ClientError::Read { .. });
     assert!(gone, "{lend_from:?}: {error:?}");
     assert!(result.next().await.is_none(), "{lend_from:?}: the result continued after its error");
     assert!(!result.report().complete, "{lend_from:?}");
     let error = client.query("SELECT 1").await.unwrap_err();
-    assert!(matches!(error, ClientError::ServerGone { .. }), "{lend_from:?}: {error:?}");
+    assert!(matches!(error, ClientError::ConnectionLost { .. }), "{lend_from:?}: {error:?}");
     // Batches that were delivered before are in the client's own memory, and do not change.
     assert_eq!(kept, copies);
     took
@@ -60,5 +60,5 @@ fn a_client_survives_its_servers_and_keeps_nothing_of_them() {
             assert!(now.1 <= shared, "{} bytes of shared memory, {shared} before", now.1);
         }
     }
-    orphans.until_no_more();
+    orphans.wait_until_gone();
 }

@@ -109,7 +109,7 @@ pub(super) struct Case {
     pub(super) label: String,
     pub(super) query: Query,
     pub(super) size: Size,
-    pub(super) touch: bool,
+    pub(super) read_every_byte: bool,
     pub(super) streams: usize,
     pub(super) contenders: Vec<Contender>,
 }
@@ -186,12 +186,21 @@ impl Cases<'_> {
         figure: &'static str,
         (x, label): (f64, &str),
         query: Query,
-        touch: bool,
+        read_every_byte: bool,
         contenders: &[Contender],
     ) -> Result<&mut Case, String> {
         let size = self.tables.get(&query.table)?.size(&query)?;
         let label = label.to_owned();
-        self.cases.push(Case { figure, x, label, query, size, touch, streams: 1, contenders: contenders.to_vec() });
+        self.cases.push(Case {
+            figure,
+            x,
+            label,
+            query,
+            size,
+            read_every_byte,
+            streams: 1,
+            contenders: contenders.to_vec(),
+        });
         self.cases.last_mut().ok_or_else(|| "a case was just added".into())
     }
 }

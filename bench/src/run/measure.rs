@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::cases::Case;
 use super::process::Process;
 use crate::contender::Contender;
+use crate::thallus_config;
 use crate::wire::{Report, Request};
-use crate::wiring;
 
 const SAMPLES: &str = "samples.jsonl";
 
@@ -74,7 +74,7 @@ impl Contest {
         wanted
             && match contender {
                 Contender::FlightCpp | Contender::FlightSqlCpp => self.setup.python.is_some(),
-                _ if contender.is_thallus() => wiring::client(contender, 1).is_some(),
+                _ if contender.is_thallus() => thallus_config::client(contender, 1).is_some(),
                 _ => true,
             }
     }
@@ -112,13 +112,13 @@ impl Contest {
         let request = Request {
             query: case.query.to_string(),
             bytes: case.size.bytes,
-            touch: case.touch,
+            read_every_byte: case.read_every_byte,
             streams: case.streams,
             iterations,
         };
-        client.forget_peak();
+        client.reset_peak_memory();
         let server = server.map(|(server, _)| server);
-        server.iter().for_each(|server| server.forget_peak());
+        server.iter().for_each(|server| server.reset_peak_memory());
         let server_usage = || server.map(Process::usage).unwrap_or_default();
         let before = (client.usage(), server_usage());
         let answer = client.ask(&request)?;

@@ -57,7 +57,7 @@ impl Process {
     }
 
     /// Resets the peak of resident memory.
-    pub(super) fn forget_peak(&self) {
+    pub(super) fn reset_peak_memory(&self) {
         // If the kernel does not allow this, the peak is that of the whole run.
         let _refused = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::hex;
-use crate::wiring;
+use crate::thallus_config;
 
 /// Bytes lent: the size of the table of the size ladder.
 pub const REGION: usize = 256 << 20;
@@ -27,7 +27,7 @@ pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
 /// Exchanges one line in each direction: `ADDRESS BASE KEY`, and the reader's address. Then lends until the reader is
 /// gone.
 async fn lend(mut stream: TcpStream) -> Result<(), String> {
-    let fabric = wiring::fabric()?;
+    let fabric = thallus_config::fabric()?;
     let fail = |e: thallus_fabric::FabricError| e.to_string();
     let mut end = fabric.endpoint().map_err(fail)?;
     let limits = PoolLimits { max_bytes: 2 * REGION, ..PoolLimits::default() };

@@ -10,10 +10,10 @@ use tokio::net::TcpListener;
 
 use crate::query::Query;
 use crate::tables::Tables;
-use crate::wiring;
+use crate::thallus_config;
 
 pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
-    let (fabrics, settings) = wiring::server()?;
+    let (fabrics, settings) = thallus_config::server()?;
     Server::new(Arc::new(MemoryEngine::default()), fabrics, settings).serve(listener).await.map_err(|e| e.to_string())
 }
 

@@ -43,7 +43,7 @@ impl Flight {
         let mut batches = FlightRecordBatchStream::new_from_flight_data(data);
         let mut outcome = Outcome::default();
         while let Some(batch) = batches.try_next().await? {
-            outcome.take(&batch, request.touch);
+            outcome.take(&batch, request.read_every_byte);
         }
         Ok(outcome)
     }

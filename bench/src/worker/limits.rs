@@ -13,8 +13,8 @@ use tokio::net::TcpStream;
 use super::{Connection, Outcome};
 use crate::hex;
 use crate::serve::REGION;
+use crate::thallus_config;
 use crate::wire::Request;
-use crate::wiring;
 
 /// Bytes copied or read at a time: a batch of the size ladder.
 const PIECE: usize = 1 << 20;
@@ -66,7 +66,7 @@ pub(super) struct UcxGet {
 impl UcxGet {
     pub(super) async fn connect(port: u16) -> Result<Self, String> {
         let fail = |e: FabricError| e.to_string();
-        let fabric = wiring::fabric()?;
+        let fabric = thallus_config::fabric()?;
         let mut end = fabric.endpoint().map_err(fail)?;
         let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| e.to_string())?;
         let mut stream = BufReader::new(stream);

@@ -2,8 +2,8 @@
 
 mod flight;
 mod limits;
+mod read_every_byte;
 mod thallus;
-mod touch;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,11 +34,11 @@ struct Outcome {
 }
 
 impl Outcome {
-    fn take(&mut self, batch: &RecordBatch, touch: bool) {
+    fn take(&mut self, batch: &RecordBatch, read_every_byte: bool) {
         self.rows += batch.num_rows() as u64;
         self.batches += 1;
-        if touch {
-            self.sum = self.sum.wrapping_add(touch::sum(batch));
+        if read_every_byte {
+            self.sum = self.sum.wrapping_add(read_every_byte::sum(batch));
         }
     }
 }

@@ -6,8 +6,8 @@ use thallus_client::{Client, QueryOptions, TransferReport};
 
 use super::{Connection, Outcome};
 use crate::contender::Contender;
+use crate::thallus_config;
 use crate::wire::{Report, Request};
-use crate::wiring;
 
 pub(super) struct Thallus {
     client: Client,
@@ -16,7 +16,7 @@ pub(super) struct Thallus {
 
 impl Thallus {
     pub(super) async fn connect(contender: Contender, port: u16) -> Result<Self, String> {
-        let (connect, options) = wiring::client(contender, port).ok_or("this build cannot deliver so")?;
+        let (connect, options) = thallus_config::client(contender, port).ok_or("this build cannot deliver so")?;
         let client = Client::connect_with(connect).await.map_err(|e| e.to_string())?;
         Ok(Thallus { client, options })
     }
@@ -29,7 +29,7 @@ impl Connection for Thallus {
         let mut result = result.map_err(|e| e.to_string())?;
         let mut outcome = Outcome::default();
         while let Some(batch) = result.try_next().await.map_err(|e| e.to_string())? {
-            outcome.take(&batch, request.touch);
+            outcome.take(&batch, request.read_every_byte);
         }
         outcome.report = Some(report(&result.report()));
         Ok(outcome)

@@ -18,7 +18,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<(String, bool), Failure> {
         None => ConnectOptions::new("localhost"),
     };
     let wanted = args.memory.unwrap_or(options.pool);
-    let (fabrics, host) = (thallus_client::diagnose(&options), diagnosis::host(wanted));
+    let (fabrics, host) = (thallus_client::diagnose(&options), diagnosis::host_limits(wanted));
     let works = fabrics.iter().any(|fabric| fabric.verdict.is_ok());
     let text = if args.json { as_json(&fabrics, &host) } else { as_text(&fabrics, &host) };
     Ok((text, works))

@@ -155,7 +155,7 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
         ClientError::Timeout { .. }
         | ClientError::Refused { .. }
         | ClientError::Fabric { .. }
-        | ClientError::ServerGone { .. }
+        | ClientError::ConnectionLost { .. }
         | ClientError::Protocol { .. } => by_phase,
         ClientError::Cancelled => code::INTERRUPTED,
         // A library that is newer than this.
@@ -188,7 +188,9 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
         }
         ClientError::TooManyPartitions { .. } => "request fewer --partitions",
         ClientError::SqlTooLong { .. } => "raise engine.max_sql_bytes at the server",
-        ClientError::ServerGone { .. } => "the server's log may have the reason; thallus ping shows whether it is back",
+        ClientError::ConnectionLost { .. } => {
+            "the server's log may have the reason; thallus ping shows whether it is back"
+        }
         ClientError::Protocol { .. } if phase == Phase::Connect => "is that a thallus-server? See its address and port",
         ClientError::Protocol { .. } => "this is a bug in the client or the server; their logs say more (THALLUS_LOG)",
         ClientError::Mapping { .. } => "leave out --access map",

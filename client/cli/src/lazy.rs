@@ -109,7 +109,7 @@ pub struct LazyRows {
     rows: Rows,
     /// Most rows that the output shows; further rows are counted, and not read.
     show: u64,
-    left_out: u64,
+    omitted: u64,
     reading: FuturesOrdered<BoxFuture<'static, Result<RecordBatch, ClientError>>>,
     /// The last report, once the result is dropped.
     report: TransferReport,
@@ -128,7 +128,7 @@ impl LazyRows {
         })?);
         let (report, show) = (result.report(), show.map_or(u64::MAX, |rows| rows as u64));
         let reading = FuturesOrdered::new();
-        Ok(LazyRows { result: Some(result), schema, columns, rows, show, left_out: 0, reading, report })
+        Ok(LazyRows { result: Some(result), schema, columns, rows, show, omitted: 0, reading, report })
     }
 
     /// Begins to read the requested part of a batch.
@@ -149,7 +149,7 @@ impl LazyRows {
         self.rows = Rows { from: self.rows.from - start, to };
         let shown = (end - start).min(self.show);
         self.show -= shown;
-        self.left_out += end - start - shown;
+        self.omitted += end - start - shown;
         // Within the batch, whose length is a usize.
         start as usize..(start + shown) as usize
     }
@@ -196,8 +196,8 @@ impl QueryResult for LazyRows {
         self.result.as_ref().map_or_else(|| self.report.clone(), LazyStream::report)
     }
 
-    fn rows_left_out(&self) -> u64 {
-        self.left_out
+    fn rows_omitted(&self) -> u64 {
+        self.omitted
     }
 }
 

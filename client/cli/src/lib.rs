@@ -33,7 +33,7 @@ pub fn main() -> ! {
     match run(cli) {
         Ok(()) => leave(0),
         Err(failure) => {
-            tell(&failure);
+            print_failure(&failure);
             leave(failure.exit_code())
         }
     }
@@ -93,17 +93,17 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Prints one message on stderr. If stderr is closed, the message is lost.
-fn say(message: fmt::Arguments<'_>) {
+fn print_message(message: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "{}", plain(&message.to_string()));
 }
 
-fn tell(failure: &Failure) {
+fn print_failure(failure: &Failure) {
     if matches!(failure, Failure::BrokenPipe) {
         return;
     }
-    say(format_args!("error: {failure}"));
+    print_message(format_args!("error: {failure}"));
     if let Some(hint) = failure.hint() {
-        say(format_args!("hint: {hint}"));
+        print_message(format_args!("hint: {hint}"));
     }
 }
 

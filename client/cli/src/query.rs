@@ -14,8 +14,8 @@ use super::format::{self, Format, FormatOptions};
 use super::interrupt::Interrupts;
 use super::lazy::{LazyRows, Rows};
 use super::output::Output;
+use super::print_message;
 use super::progress::Progress;
-use super::say;
 use thallus_client::{
     Access, Client, ClientError, ConnectOptions, LazyOptions, QueryOptions, ResultStream, TransferReport,
 };
@@ -30,7 +30,7 @@ pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
     /// The transfer so far.
     fn report(&self) -> TransferReport;
     /// Rows that were only counted, because the output does not show them.
-    fn rows_left_out(&self) -> u64 {
+    fn rows_omitted(&self) -> u64 {
         0
     }
 }
@@ -47,7 +47,7 @@ impl QueryResult for ResultStream {
 
 /// How to read the result.
 #[derive(Debug)]
-enum Way {
+enum ReadMode {
     /// Whole, or mapped.
     Whole(QueryOptions),
     /// On demand: these columns, these rows.
@@ -59,7 +59,7 @@ enum Way {
 pub struct Request {
     connect: ConnectOptions,
     sql: String,
-    way: Way,
+    read_mode: ReadMode,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,
     stats: Option<StatsFormat>,
@@ -83,7 +83,7 @@ impl Request {
         if sql.trim().is_empty() {
             return Err(no_sql());
         }
-        let way = way(&args)?;
+        let read_mode = read_mode(&args)?;
         let output = args.output.filter(|path| path != Path::new("-"));
         let format = match (args.format, &output) {
             (Some(format), _) => format,
@@ -93,7 +93,7 @@ impl Request {
         let stream =
             output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
-        Ok(Request { connect, sql, way, format, output, stats: args.stats, quiet: args.quiet })
+        Ok(Request { connect, sql, read_mode, format, output, stats: args.stats, quiet: args.quiet })
     }
 
     /// Runs the query and writes its result.
@@ -110,8 +110,10 @@ impl Request {
         let client = interrupts.unless(Client::connect_with(self.connect)).await?;
         let client = client.map_err(|error| Failure::Client { phase: Phase::Connect, error })?;
         if let Some(reason) = client.connection().carrier.fallback() {
-            say(format_args!("warning: one-sided reads are not available: {reason}; results travel inline over TCP"));
-            say(format_args!(
+            print_message(format_args!(
+                "warning: one-sided reads are not available: {reason}; results travel inline over TCP"
+            ));
+            print_message(format_args!(
                 "hint: fabric=none in the URL selects inline without a warning; require_fabric=true makes it an error"
             ));
         }
@@ -119,8 +121,8 @@ impl Request {
         let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
         let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
         let failed = |error| Failure::Client { phase: Phase::Transfer, error };
-        let delivered = match self.way {
-            Way::Whole(options) => {
+        let delivered = match self.read_mode {
+            ReadMode::Whole(options) => {
                 let answer = interrupts.unless(client.query_with(&self.sql, options)).await;
                 match answer.and_then(|answer| answer.map_err(failed)) {
                     Ok(result) => {
@@ -128,7 +130,7 @@ impl Request {
                         if let (None, Some(reason)) =
                             (client.connection().carrier.fallback(), result.report().carrier.fallback())
                         {
-                            say(format_args!(
+                            print_message(format_args!(
                                 "warning: a partition is not read one-sidedly: {reason}; it travels inline over TCP"
                             ));
                         }
@@ -137,7 +139,7 @@ impl Request {
                     Err(failure) => Err(failure),
                 }
             }
-            Way::OnDemand(options, columns, rows) => {
+            ReadMode::OnDemand(options, columns, rows) => {
                 let answer = interrupts.unless(client.query_lazy_with(&self.sql, options)).await;
                 // A table counts the rows that it does not show.
                 let show = (self.format.format == Format::Table).then_some(self.format.max_rows);
@@ -151,8 +153,8 @@ impl Request {
         let outcome = match delivered {
             Ok((outcome, report)) => {
                 match self.stats {
-                    Some(StatsFormat::Text) => say(format_args!("{report}")),
-                    Some(StatsFormat::Json) => say(format_args!("{}", report.to_json())),
+                    Some(StatsFormat::Text) => print_message(format_args!("{report}")),
+                    Some(StatsFormat::Json) => print_message(format_args!("{}", report.to_json())),
                     None => {}
                 }
                 outcome
@@ -190,7 +192,7 @@ async fn transfer<R: QueryResult>(
 ) -> Result<(), Failure> {
     let mut writer = format::writer(options, &result.schema(), output)?;
     for note in writer.notes() {
-        say(format_args!("note: {note}"));
+        print_message(format_args!("note: {note}"));
     }
     let failure = |error| format::failure(options.format, error, output);
     while let Some(batch) = interrupts.unless(result.next()).await? {
@@ -200,12 +202,12 @@ async fn transfer<R: QueryResult>(
         progress.update(|| result.report());
     }
     progress.clear();
-    writer.left_out(result.rows_left_out());
+    writer.add_omitted(result.rows_omitted());
     writer.finish().map_err(failure)
 }
 
 /// How to read the result, from the arguments.
-fn way(args: &QueryArgs) -> Result<Way, Failure> {
+fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
     let on_demand = args.access() == AccessArg::OnDemand;
     let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
     if !on_demand {
@@ -221,7 +223,7 @@ fn way(args: &QueryArgs) -> Result<Way, Failure> {
             .with_partitions(args.partitions)
             .with_unordered(args.unordered);
         options.lend_from = args.lend_from;
-        return Ok(Way::Whole(options));
+        return Ok(ReadMode::Whole(options));
     }
     if args.partitions.is_some() || args.unordered {
         let message = "a result that is read on demand has no partitions";
@@ -230,7 +232,7 @@ fn way(args: &QueryArgs) -> Result<Way, Failure> {
     let mut options =
         LazyOptions::new().with_deadline(args.deadline).with_batch_rows(args.batch_rows).with_window(args.window);
     options.lend_from = args.lend_from;
-    Ok(Way::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
+    Ok(ReadMode::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
 }
 
 /// Assigns the arguments: the URL may come from the environment, the query from a file.

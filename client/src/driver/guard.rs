@@ -14,7 +14,7 @@ use super::handle::Command;
 
 /// A guard's channel to its connection.
 #[derive(Clone, Debug)]
-enum Way {
+enum CommandSender {
     /// The connection closes when no handle is left, even with undelivered items, and its loans end with it.
     Weak(mpsc::WeakUnboundedSender<Command>),
     /// The connection stays open for as long as the loan: only the connection can release it.
@@ -24,7 +24,7 @@ enum Way {
 /// A batch on loan to the application. Dropping the guard, on any thread, releases the batch.
 #[derive(Debug)]
 pub(crate) struct LoanGuard {
-    way: Way,
+    commands: CommandSender,
     pub(crate) stream: StreamId,
     pub(crate) seq: u64,
 }
@@ -32,24 +32,24 @@ pub(crate) struct LoanGuard {
 impl LoanGuard {
     /// For a batch that is read on demand.
     pub(super) fn on_demand(commands: mpsc::WeakUnboundedSender<Command>, stream: StreamId, seq: u64) -> Self {
-        LoanGuard { way: Way::Weak(commands), stream, seq }
+        LoanGuard { commands: CommandSender::Weak(commands), stream, seq }
     }
 
     /// For a batch that is mapped.
     pub(super) fn mapped(commands: mpsc::UnboundedSender<Command>, stream: StreamId, seq: u64) -> Self {
-        LoanGuard { way: Way::Strong(commands), stream, seq }
+        LoanGuard { commands: CommandSender::Strong(commands), stream, seq }
     }
 }
 
 impl Drop for LoanGuard {
     fn drop(&mut self) {
-        let give_up = BorrowerCommand::GiveUp { stream: self.stream, seq: self.seq };
-        let command = Command::Machine(ClientCommand::Borrower(give_up));
+        let release = BorrowerCommand::ReleaseBatch { stream: self.stream, seq: self.seq };
+        let command = Command::Machine(ClientCommand::Borrower(release));
         // The end of a connection ends its loans. Only mapped loans remain: the server keeps their memory until this
         // process ends.
-        let _gone = match &self.way {
-            Way::Weak(commands) => commands.upgrade().map(|commands| commands.send(command).is_ok()),
-            Way::Strong(commands) => Some(commands.send(command).is_ok()),
+        let _gone = match &self.commands {
+            CommandSender::Weak(commands) => commands.upgrade().map(|commands| commands.send(command).is_ok()),
+            CommandSender::Strong(commands) => Some(commands.send(command).is_ok()),
         };
     }
 }

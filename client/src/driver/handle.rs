@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use thallus_driver::{Arrived, LoanPool, Packed};
+use thallus_driver::{Arrived, LoanPool, PreparedBatch};
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
 use thallus_protocol::layout::{CheckedDescriptor, Piece};
@@ -41,7 +41,7 @@ pub(crate) enum Command {
     /// A batch of an upload is ready to send.
     Packed {
         stream: StreamId,
-        packed: Packed,
+        packed: PreparedBatch,
     },
     /// Read a part of a batch on demand.
     ReadPart {
@@ -82,7 +82,7 @@ pub(crate) enum Item {
 #[derive(Debug)]
 pub(crate) enum Delivered {
     /// The batch is in this process's memory.
-    Here(Arrived),
+    Local(Arrived),
     /// The batch is in the server's memory, to be read on demand.
     OnDemand { guard: LoanGuard, descriptor: Arc<CheckedDescriptor> },
     /// The batch is in the server's memory, mapped.

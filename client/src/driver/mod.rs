@@ -11,9 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use thallus_driver::{Arrived, Clock, Connection, ControlIo, EndTask, Happened, OpenedWords, Packed, Plane, Proof};
+use thallus_driver::{
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, LendingParameters, Plane, PreparedBatch, Proof,
+};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LentWords};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{FabricChoice, LendFrom};
 use thallus_protocol::{ApiMisuse, ConnectionError, StreamError, StreamId};
@@ -31,7 +33,7 @@ use crate::report::{Carrier, ConnectionInfo};
 
 /// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered
 /// batch occupies cache that other connections could reuse.
-const TURN: u64 = 2 << 20;
+const YIELD_BYTES: u64 = 2 << 20;
 /// Time for which memory without a batch is kept for reuse.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// Most leases of uploads at a time on one connection: one page of lease words.
@@ -119,7 +121,7 @@ pub(crate) struct Parts<S> {
 }
 
 enum Event {
-    Connection(Happened),
+    Connection(ConnectionInput),
     Command(Option<Command>),
     ProbeTimeout,
     Tidy,
@@ -165,7 +167,7 @@ impl<S: ControlIo> Driver<S> {
                 drop(done);
                 return;
             }
-            if self.delivered >= self.turn() {
+            if self.delivered >= self.yield_after() {
                 self.delivered = 0;
                 yield_to_reader().await;
             }
@@ -188,8 +190,8 @@ impl<S: ControlIo> Driver<S> {
     }
 
     /// Delivered bytes after which the driver yields to readers.
-    fn turn(&self) -> u64 {
-        if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { TURN }
+    fn yield_after(&self) -> u64 {
+        if self.connection.plane.as_ref().is_some_and(Plane::is_at_read_limit) { 1 } else { YIELD_BYTES }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
@@ -224,7 +226,7 @@ impl<S: ControlIo> Driver<S> {
                     self.proven(proven);
                 }
             }
-            Event::Command(Some(command)) => self.asked(command),
+            Event::Command(Some(command)) => self.command_from_handle(command),
             // Every handle is dropped: the application needs no further result.
             Event::Command(None) => {
                 self.commands = None;
@@ -244,7 +246,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    fn asked(&mut self, command: Command) {
+    fn command_from_handle(&mut self, command: Command) {
         match command {
             Command::Machine(command) => self.command(command),
             Command::Query { stream, sql, mut options, items, commands } => {
@@ -279,20 +281,20 @@ impl<S: ControlIo> Driver<S> {
     }
 
     /// Sends a batch of an upload.
-    fn packed(&mut self, stream: StreamId, packed: Packed) {
+    fn packed(&mut self, stream: StreamId, packed: PreparedBatch) {
         if !self.connection.machine().is_open(stream) {
             return;
         }
         match (packed, &mut self.connection.plane) {
-            (Packed::Inline { ipc, rows }, _) => {
+            (PreparedBatch::Inline { ipc, rows }, _) => {
                 self.connection.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            (Packed::Lent { loan, effort, rows }, Some(plane)) => {
-                let loan = plane.lend(loan, effort, None);
+            (PreparedBatch::Lent { loan, cost, rows }, Some(plane)) => {
+                let loan = plane.lend(loan, cost, None);
                 self.connection.lender(LenderCommand::Lend { stream, loan, rows });
             }
             // Without a plane there is no pool, so no batch is lent.
-            (Packed::Lent { .. }, None) => {}
+            (PreparedBatch::Lent { .. }, None) => {}
         }
     }
 
@@ -358,7 +360,9 @@ impl<S: ControlIo> Driver<S> {
         }
         let opened = self.connection.plane.as_mut().map(|plane| plane.open_words(MAX_LEASES));
         let lending = match opened {
-            Some(Ok(OpenedWords { fencing, words, probe_value })) => Some(LentWords { fencing, words, probe_value }),
+            Some(Ok(LendingParameters { fencing, words, probe_value })) => {
+                Some(LeaseWordRegion { fencing, words, probe_value })
+            }
             Some(Err(error)) => {
                 warn!(%error, "this client cannot lend: uploads travel inline");
                 None
@@ -472,13 +476,13 @@ impl<S: ControlIo> Driver<S> {
     fn deliver(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         self.delivered += cost;
         let batch = match payload {
-            Payload::Inline(ipc) => Ok(Delivered::Here(Arrived::Inline(ipc))),
+            Payload::Inline(ipc) => Ok(Delivered::Local(Arrived::Inline(ipc))),
             Payload::OnDemand { descriptor } => match self.results.get(&stream) {
                 Some(running) => {
                     let guard = LoanGuard::on_demand(running.commands.clone(), stream, seq);
                     Ok(Delivered::OnDemand { guard, descriptor })
                 }
-                None => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
+                None => return self.connection.borrower(BorrowerCommand::ReleaseBatch { stream, seq }),
             },
             Payload::Mapped { read, descriptor } => {
                 let commands = self.results.get(&stream).and_then(|running| running.commands.upgrade());
@@ -489,13 +493,13 @@ impl<S: ControlIo> Driver<S> {
                         Ok(Delivered::Mapped(MappedBatch { buffers, descriptor, guard }))
                     }
                     // The application has dropped the result.
-                    _ => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
+                    _ => return self.connection.borrower(BorrowerCommand::ReleaseBatch { stream, seq }),
                 }
             }
             Payload::Lent { read, descriptor } => {
                 let read = self.connection.plane.as_mut().and_then(|plane| plane.take(read));
                 let read = read.ok_or_else(|| "bug: a batch was delivered that had not been read".to_owned());
-                read.map(|read| Delivered::Here(Arrived::Read { read, descriptor }))
+                read.map(|read| Delivered::Local(Arrived::Read { read, descriptor }))
             }
         };
         match batch {

@@ -112,7 +112,7 @@ impl Links {
     }
 
     /// Connections for `count` partitions: that many if more can be made.
-    pub(crate) async fn several(&self, count: usize) -> Result<Vec<Link>, ClientError> {
+    pub(crate) async fn open_links(&self, count: usize) -> Result<Vec<Link>, ClientError> {
         let mut links = vec![self.first.clone()];
         let Some(dial) = self.dial.as_ref().filter(|_| count > 1) else { return Ok(links) };
         // Concurrent queries wait for each other here, and share new connections.

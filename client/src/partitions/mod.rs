@@ -44,11 +44,11 @@ enum Source {
 }
 
 impl ResultStream {
-    pub(crate) fn of_one(part: PartStream) -> Self {
+    pub(crate) fn from_single(part: PartStream) -> Self {
         ResultStream(Source::One(Box::new(part)))
     }
 
-    pub(crate) fn of_many(
+    pub(crate) fn from_partitions(
         parts: Vec<PartStream>,
         unordered: bool,
         batch_rows: Option<u32>,
@@ -98,7 +98,7 @@ impl Stream for ResultStream {
 }
 
 /// Requests a result in `count` partitions, distributed over the connections, and waits for the schema of each.
-pub(crate) async fn begin(
+pub(crate) async fn open_partitions(
     links: &[Link],
     sql: &str,
     options: &OpenOptions,
@@ -108,12 +108,12 @@ pub(crate) async fn begin(
     let group = random_group()?;
     let ask = |(index, link): (u32, &Link)| {
         let part = Some(Partition { group, index, count });
-        link.query(sql, OpenOptions { part, ..options.clone() }, started)
+        link.query(sql, OpenOptions { partition: part, ..options.clone() }, started)
     };
     // Send all requests before waiting for any: the server begins when it has received the last.
     let asked: Vec<_> = (0..count).zip(links.iter().cycle()).map(ask).collect::<Result<_, _>>()?;
     // The first error drops the others, which cancels them.
-    let parts = try_join_all(asked.into_iter().map(|part| part.begun())).await?;
+    let parts = try_join_all(asked.into_iter().map(|part| part.after_schema())).await?;
     if let Some(first) = parts.first()
         && parts.iter().any(|part| part.schema() != first.schema() || part.order() != first.order())
     {
@@ -141,7 +141,7 @@ struct Merged {
     waiting_since: Option<Instant>,
     /// Figures of the whole; the sums come from the partitions.
     report: TransferReport,
-    over: bool,
+    ended: bool,
 }
 
 impl Merged {
@@ -160,11 +160,11 @@ impl Merged {
             false => Some(Merger::new(parts.len(), &schema, &order, batch_rows).map_err(cannot_merge)?),
         };
         let report = TransferReport { first_answer: started.elapsed(), ..TransferReport::default() };
-        Ok(Merged { parts, schema, merger, turn: 0, started, waiting_since: None, report, over: false })
+        Ok(Merged { parts, schema, merger, turn: 0, started, waiting_since: None, report, ended: false })
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, ClientError>>> {
-        if self.over {
+        if self.ended {
             return Poll::Ready(None);
         }
         let polled = if self.merger.is_some() { self.poll_merged(cx) } else { self.poll_any(cx) };
@@ -201,7 +201,7 @@ impl Merged {
                 Poll::Ready(None) | Poll::Pending => {}
             }
         }
-        if self.parts.iter().all(PartStream::is_over) { Poll::Ready(None) } else { Poll::Pending }
+        if self.parts.iter().all(PartStream::has_ended) { Poll::Ready(None) } else { Poll::Pending }
     }
 
     /// The next batch in the result's order.
@@ -210,7 +210,7 @@ impl Merged {
         loop {
             let mut waits = false;
             for (input, part) in self.parts.iter_mut().enumerate() {
-                while merger.wants(input) && !part.is_over() {
+                while merger.wants(input) && !part.has_ended() {
                     match part.poll_next_unpin(cx) {
                         Poll::Ready(Some(Ok(batch))) => {
                             if let Err(error) = merger.push(input, batch) {
@@ -232,8 +232,8 @@ impl Merged {
             if let Some(batch) = merger.merge() {
                 return Poll::Ready(Some(Ok(batch)));
             }
-            let all_over = self.parts.iter().enumerate().all(|(input, part)| part.is_over() && merger.wants(input));
-            if all_over {
+            let all_ended = self.parts.iter().enumerate().all(|(input, part)| part.has_ended() && merger.wants(input));
+            if all_ended {
                 return Poll::Ready(merger.flush().map(Ok));
             }
         }
@@ -249,20 +249,20 @@ impl Merged {
                 error = item.err().unwrap_or(error);
             }
         }
-        self.parts.iter_mut().for_each(PartStream::give_up);
+        self.parts.iter_mut().for_each(PartStream::cancel);
         self.report.bytes_copied = self.merger.take().map_or(0, |merger| merger.copied());
         self.ended();
         error
     }
 
     fn ended(&mut self) {
-        self.over = true;
+        self.ended = true;
         self.report.total = self.started.elapsed();
     }
 
     fn report(&self) -> TransferReport {
         let mut report = self.report.clone();
-        if !self.over {
+        if !self.ended {
             report.total = self.started.elapsed();
         }
         report.bytes_copied = self.merger.as_ref().map_or(report.bytes_copied, Merger::copied);

@@ -85,7 +85,7 @@ impl LazyStream {
             Delivered::OnDemand { guard, descriptor } => (guard, descriptor),
             here => {
                 let batch = self.result.batch(seq, cost, here)?;
-                return Ok(LazyBatch { schema, content: Content::Here(batch) });
+                return Ok(LazyBatch { schema, content: Content::Inline(batch) });
             }
         };
         let handle = Arc::clone(&self.result.handle);
@@ -163,7 +163,7 @@ pub struct LazyBatch {
 
 #[derive(Debug)]
 enum Content {
-    Here(RecordBatch),
+    Inline(RecordBatch),
     Lent(Lent),
 }
 
@@ -178,26 +178,26 @@ impl LazyBatch {
     #[must_use]
     pub fn num_rows(&self) -> usize {
         match &self.content {
-            Content::Here(batch) => batch.num_rows(),
+            Content::Inline(batch) => batch.num_rows(),
             // Checked against the limits when it was announced.
             Content::Lent(lent) => lent.descriptor.rows as usize,
         }
     }
 
-    /// Bytes of each column, including its children and dictionaries: the cost of reading all of it. A batch that [is
-    /// here](Self::is_here) costs nothing more to read.
+    /// Bytes of each column, including its children and dictionaries: the cost of reading all of it. A batch that
+    /// [is inline](Self::is_inline) costs nothing more to read.
     #[must_use]
     pub fn column_bytes(&self) -> Vec<u64> {
         match &self.content {
-            Content::Here(batch) => batch.columns().iter().map(|column| live_bytes(column)).collect(),
+            Content::Inline(batch) => batch.columns().iter().map(|column| live_bytes(column)).collect(),
             Content::Lent(lent) => lent.columns.clone(),
         }
     }
 
     /// Whether the batch travelled inline, so that nothing of it has to be read.
     #[must_use]
-    pub fn is_here(&self) -> bool {
-        matches!(self.content, Content::Here(_))
+    pub fn is_inline(&self) -> bool {
+        matches!(self.content, Content::Inline(_))
     }
 
     /// Reads these columns, by their positions in the schema, and returns them in the order of the argument.
@@ -225,7 +225,7 @@ impl LazyBatch {
             return Err(ClientError::OutOfRange { what: "row", got: rows.start.max(rows.end), count: self.num_rows() });
         }
         match &self.content {
-            Content::Here(batch) => {
+            Content::Inline(batch) => {
                 // The columns were checked against the schema above.
                 let invalid = |error: ArrowError| ClientError::InvalidBatch { batch: 0, reason: error.to_string() };
                 Ok(batch.project(columns).map_err(invalid)?.slice(rows.start, rows.len()))
@@ -274,11 +274,11 @@ impl Lent {
             let step = projection.step_with(&UncheckedAssembler);
             lock(&self.account).decode += stepped.elapsed();
             match step.map_err(|error| self.invalid(&error.to_string()))? {
-                Step::Read(pieces) => projection.give(self.ask(pieces).await?),
+                Step::Read(pieces) => projection.supply(self.ask(pieces).await?),
                 Step::Done(batch) => {
                     let (mut account, now) = (lock(&self.account), Instant::now());
-                    account.lazy.asks += 1;
-                    account.lazy.asking += now - begun;
+                    account.lazy.partial_reads += 1;
+                    account.lazy.partial_read_time += now - begun;
                     account.last = Some(now);
                     return Ok(batch);
                 }
@@ -290,7 +290,7 @@ impl Lent {
         let bytes: u64 = pieces.iter().map(|piece| piece.len).sum();
         let (answer, answered) = oneshot::channel();
         let (stream, seq) = (self.loan.stream, self.loan.seq);
-        let gone = || ClientError::ServerGone { message: "the connection has ended".into() };
+        let gone = || ClientError::ConnectionLost { message: "the connection has ended".into() };
         if !self.handle.send(Command::ReadPart { stream, seq, pieces, answer }) {
             return Err(gone());
         }

@@ -14,12 +14,12 @@ pub struct Event {
     /// That endpoint's step.
     pub step: u64,
     /// The kind of event.
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// The kind of an event. Events contain no addresses, since these differ from run to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// A read was posted: token, length in bytes.
     Posted(u64, u64),
     /// A read's bytes were copied.

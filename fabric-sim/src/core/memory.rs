@@ -13,7 +13,7 @@ pub enum Access {
     /// The key does not exist.
     UnknownKey,
     /// The key was given to the peer of another endpoint.
-    NotThisPeer,
+    WrongPeer,
     /// The range is not within the memory, or the part of it, that the key opens.
     OutsideMemory,
     /// The key was revoked. Only under [`SimOptions::exposes_ranges`](crate::SimOptions::exposes_ranges).
@@ -29,7 +29,7 @@ pub enum Access {
     /// batch.
     EndedUnfenced,
     /// The lender ended a lease that did not stand, or opened a lease twice.
-    Ledger,
+    LeaseMisuse,
     /// The endpoint that exposed it has closed. Only under
     /// [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
     Revoked,

@@ -10,7 +10,7 @@ mod memory;
 mod network;
 mod read;
 
-pub use event::{Event, What};
+pub use event::{Event, EventKind};
 pub use memory::{Access, Violation};
 pub use network::{Core, EndpointState, Mapping, Stats};
 pub use read::{Finished, Progress};

@@ -16,7 +16,7 @@ use super::memory::{Exposure, MemoryTable};
 use super::read::Read;
 pub use map::Mapping;
 
-use super::{Access, EndpointId, Event, Finished, HostId, KeyId, MemoryId, Progress, Violation, What};
+use super::{Access, EndpointId, Event, EventKind, Finished, HostId, KeyId, MemoryId, Progress, Violation};
 use crate::SimOptions;
 
 /// The simulated network.
@@ -279,7 +279,7 @@ impl Core {
             copy_at = copy_at.max(last.copy_at);
             complete_at = complete_at.max(last.complete_at);
         }
-        let early = one_in(options.early_one_in, &mut entry.random);
+        let early = one_in(options.early_completion_one_in, &mut entry.random);
         let held_until = complete_at + if early { lag + 1 } else { 0 };
         let give_up_at = copy_at + u64::from(options.retry);
         entry.reads.push(Read {
@@ -294,7 +294,7 @@ impl Core {
             copied: None,
             announced: false,
         });
-        self.note(endpoint, What::Posted(token.0, len));
+        self.note(endpoint, EventKind::Posted(token.0, len));
         Ok(())
     }
 
@@ -321,7 +321,7 @@ impl Core {
         }
         if entry.notice_at.is_some_and(|at| at <= step) && entry.state == EndpointState::Connected {
             entry.state = EndpointState::Down;
-            self.note(endpoint, What::PeerGone);
+            self.note(endpoint, EventKind::PeerGone);
         }
         self.fail_without_path(endpoint, step, finished);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return Progress::Idle };
@@ -389,13 +389,13 @@ impl Core {
                 }
                 Some(Ok(())) if read.complete_at <= step && held => {
                     self.stats.early += 1;
-                    self.note(endpoint, What::CompletedEarly(read.token.0));
+                    self.note(endpoint, EventKind::CompletedEarly(read.token.0));
                     finished
                         .push(Finished { completion: Completion { token: read.token, result: Ok(()) }, into: None });
                     left.push(Read { announced: true, ..read });
                 }
                 Some(result) if read.complete_at <= step => {
-                    self.note(endpoint, What::Completed(read.token.0, result.is_ok()));
+                    self.note(endpoint, EventKind::Completed(read.token.0, result.is_ok()));
                     finished.push(read.finish(result));
                 }
                 copied => left.push(Read { copied, ..read }),
@@ -420,7 +420,7 @@ impl Core {
         entry.state = EndpointState::Down;
         finished.push(read.finish(Err(ReadFailure::RetryExceeded)));
         self.stats.retry_exceeded += 1;
-        self.note(endpoint, What::RetryExceeded);
+        self.note(endpoint, EventKind::RetryExceeded);
     }
 
     fn has_no_path(&self, endpoint: EndpointId) -> bool {
@@ -444,11 +444,11 @@ impl Core {
         std::mem::take(&mut self.events)
     }
 
-    fn note(&mut self, endpoint: EndpointId, what: What) {
+    fn note(&mut self, endpoint: EndpointId, kind: EventKind) {
         if self.options.record {
             let entry = self.endpoints.get(&endpoint);
             let (host, step) = (entry.map(|entry| entry.host), entry.map_or(0, |entry| entry.step));
-            self.events.push(Event { endpoint, host, step, what });
+            self.events.push(Event { endpoint, host, step, kind });
         }
     }
 
@@ -465,11 +465,11 @@ impl Core {
         }
         entry.state = EndpointState::Closed;
         let peer = entry.peer;
-        self.note(endpoint, What::Closed);
+        self.note(endpoint, EventKind::Closed);
         let peer = peer?;
-        let notice = self.options.notice.clone();
+        let delay = self.options.peer_death_delay.clone();
         let peer_entry = self.endpoints.get_mut(&peer).filter(|entry| entry.peer == Some(endpoint))?;
-        peer_entry.notice_in = Some(u64::from(peer_entry.random.within(&notice)));
+        peer_entry.notice_in = Some(u64::from(peer_entry.random.within(&delay)));
         Some(peer)
     }
 
@@ -502,7 +502,7 @@ impl Core {
             Ok((Standing::Late, _)) => {
                 // The lender may have written new data since; the bytes are not those of the batch.
                 self.stats.late += 1;
-                self.note(endpoint, What::Late(token));
+                self.note(endpoint, EventKind::Late(token));
                 let junk = RegisteredMemory::foreign(vec![0xA5_u8; read.into.len()].into(), Box::new(Junk));
                 let filled = read.into.fill_from(&junk, 0);
                 return if filled { Ok(()) } else { Err(ReadFailure::RemoteAccess) };
@@ -519,11 +519,11 @@ impl Core {
                 }
                 self.stats.reads += 1;
                 self.stats.bytes += len;
-                self.note(endpoint, What::Landed(token));
+                self.note(endpoint, EventKind::Landed(token));
                 return Ok(());
             }
             Ok((Standing::OnLoan(_, true), Err(access))) => {
-                self.note(endpoint, What::Refused(token, access));
+                self.note(endpoint, EventKind::Refused(token, access));
                 return Err(ReadFailure::RemoteAccess);
             }
             Ok((_, Err(access))) | Err(access) => access,
@@ -532,7 +532,7 @@ impl Core {
             let (key, address) = (read.key, read.address);
             self.violations.push(Violation { reader: endpoint, key, address, len, access });
         }
-        self.note(endpoint, What::Refused(token, access));
+        self.note(endpoint, EventKind::Refused(token, access));
         Err(ReadFailure::RemoteAccess)
     }
 
@@ -543,7 +543,7 @@ impl Core {
         // Without either, as with UCX, a key is valid for every endpoint until the memory is deregistered.
         let is_peer = self.endpoints.get(&reader).and_then(|entry| entry.peer) == Some(exposure.by);
         if (revokes || exposes_ranges) && !is_peer {
-            return Err(Access::NotThisPeer);
+            return Err(Access::WrongPeer);
         }
         match self.state(exposure.by) {
             None | Some(EndpointState::Closed) if revokes => Err(Access::Revoked),

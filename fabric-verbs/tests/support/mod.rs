@@ -36,7 +36,7 @@ pub fn fabric(exposure: Exposure) -> Arc<VerbsFabric> {
 /// The device under test, with memory windows, whether or not it enforces their bounds.
 pub fn fabric_of_windows() -> Arc<VerbsFabric> {
     let options = VerbsOptions { device: Some(device()), ..VerbsOptions::default() };
-    Arc::new(VerbsFabric::with_windows_unverified(options).unwrap_or_else(|error| panic!("{error}")))
+    Arc::new(VerbsFabric::with_unverified_windows(options).unwrap_or_else(|error| panic!("{error}")))
 }
 
 pub fn runtime() -> tokio::runtime::Runtime {

@@ -3,7 +3,7 @@
 
 use std::task::{Context, Poll};
 
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadProblem};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadError};
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::{ApiMisuse, ConnectionError};
@@ -15,7 +15,7 @@ use crate::plane::{Plane, PlaneEvent, Proof};
 
 /// One input of a connection.
 #[derive(Debug)]
-pub enum Happened {
+pub enum ConnectionInput {
     /// A deadline has passed.
     Time,
     /// The control connection received bytes, or was lost.
@@ -74,34 +74,34 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
     }
 
     /// Writes queued bytes, and reads the bytes that have arrived.
-    pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
-        self.control.poll(cx, self.machine.receive_buffer()).map(Happened::Control)
+    pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
+        self.control.poll(cx, self.machine.receive_buffer()).map(ConnectionInput::Control)
     }
 
     /// Drives the data plane.
-    pub fn poll_plane(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
+    pub fn poll_plane(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
         match &mut self.plane {
-            Some(plane) => plane.poll(self.clock.now(), cx).map(Happened::Plane),
+            Some(plane) => plane.poll(self.clock.now(), cx).map(ConnectionInput::Plane),
             None => Poll::Pending,
         }
     }
 
     /// Waits for the next deadline.
-    pub fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
-        self.clock.poll(cx).map(|()| Happened::Time)
+    pub fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
+        self.clock.poll(cx).map(|()| ConnectionInput::Time)
     }
 
     /// Passes an input to the machine. Returns the result of the proof of the peer's memory, which the end handles
     /// itself.
-    pub fn handle(&mut self, happened: Happened) -> Option<Result<Proof, String>> {
+    pub fn handle(&mut self, happened: ConnectionInput) -> Option<Result<Proof, String>> {
         match happened {
-            Happened::Time => self.input(Input::Time),
-            Happened::Control(ControlEvent::Received) => self.input(Input::Buffered),
-            Happened::Control(ControlEvent::Lost(reason)) => self.input(Input::ControlLost(reason)),
-            Happened::Plane(PlaneEvent::Read(done)) => done.into_iter().for_each(|done| self.borrower(done)),
-            Happened::Plane(PlaneEvent::Proven(result)) => return Some(result),
-            Happened::Plane(PlaneEvent::Failed(reason)) => self.command(M::fabric_failed(reason)),
-            Happened::Plane(PlaneEvent::Closed) => self.command(M::fabric_closed()),
+            ConnectionInput::Time => self.input(Input::Time),
+            ConnectionInput::Control(ControlEvent::Received) => self.input(Input::Buffered),
+            ConnectionInput::Control(ControlEvent::Disconnected(reason)) => self.input(Input::ControlLost(reason)),
+            ConnectionInput::Plane(PlaneEvent::Read(done)) => done.into_iter().for_each(|done| self.borrower(done)),
+            ConnectionInput::Plane(PlaneEvent::ProofCompleted(result)) => return Some(result),
+            ConnectionInput::Plane(PlaneEvent::Failed(reason)) => self.command(M::fabric_failed(reason)),
+            ConnectionInput::Plane(PlaneEvent::Closed) => self.command(M::fabric_closed()),
         }
         None
     }
@@ -178,7 +178,7 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         let answer = match (&mut self.plane, task) {
             (Some(plane), task) => plane.borrower_task(now, task),
             (None, BorrowerTask::Read(batch) | BorrowerTask::Map(batch)) => {
-                let result = Err(ReadProblem::failed("there is no data plane"));
+                let result = Err(ReadError::failed("there is no data plane"));
                 Some(BorrowerCommand::ReadDone { read: batch.read, result })
             }
             (None, _) => None,

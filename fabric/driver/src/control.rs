@@ -30,7 +30,7 @@ pub enum ControlEvent {
     /// Bytes were appended to the buffer.
     Received,
     /// The connection was lost, with the reason.
-    Lost(String),
+    Disconnected(String),
 }
 
 /// A control connection with its queue of unwritten bytes.
@@ -39,7 +39,7 @@ pub struct Control<S> {
     io: S,
     queue: VecDeque<Bytes>,
     backlog: usize,
-    /// [`ControlEvent::Lost`] has been reported.
+    /// [`ControlEvent::Disconnected`] has been reported.
     lost: bool,
 }
 
@@ -73,20 +73,20 @@ impl<S: ControlIo> Control<S> {
             return Poll::Pending;
         }
         let polled = self.poll_io(cx, into);
-        self.lost = matches!(polled, Poll::Ready(ControlEvent::Lost(_)));
+        self.lost = matches!(polled, Poll::Ready(ControlEvent::Disconnected(_)));
         polled
     }
 
     fn poll_io(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<ControlEvent> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-            return Poll::Ready(ControlEvent::Lost(error.to_string()));
+            return Poll::Ready(ControlEvent::Disconnected(error.to_string()));
         }
         if self.backlog > BACKLOG {
             return Poll::Pending;
         }
         match ready!(read_to(&mut self.io, cx, into)) {
-            Err(error) => Poll::Ready(ControlEvent::Lost(error.to_string())),
-            Ok(0) => Poll::Ready(ControlEvent::Lost("the peer closed the connection".into())),
+            Err(error) => Poll::Ready(ControlEvent::Disconnected(error.to_string())),
+            Ok(0) => Poll::Ready(ControlEvent::Disconnected("the peer closed the connection".into())),
             Ok(_) => Poll::Ready(ControlEvent::Received),
         }
     }
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(first, ControlEvent::Received);
         assert_eq!(buffer, b"bye"[..]);
         let second = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
-        assert!(matches!(second, ControlEvent::Lost(_)), "{second:?}");
+        assert!(matches!(second, ControlEvent::Disconnected(_)), "{second:?}");
     }
 
     #[tokio::test]
@@ -188,7 +188,7 @@ mod tests {
         drop(theirs);
         let mut buffer = BytesMut::new();
         let first = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
-        assert!(matches!(first, ControlEvent::Lost(_)), "{first:?}");
+        assert!(matches!(first, ControlEvent::Disconnected(_)), "{first:?}");
         let idle = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
         assert!(idle);
     }

@@ -7,23 +7,23 @@ use std::sync::Arc;
 
 use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
-use thallus_protocol::lender::{LenderCommand, Loan, LoanEffort};
+use thallus_protocol::lender::{LenderCommand, Loan, LoanCost};
 use thallus_protocol::message::{self, Region};
 use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::{error, warn};
 
-use crate::loans::{Held, LoanPool, Part, PreparedLoan};
+use crate::loans::{LoanBuffers, LoanPool, Part, PreparedLoan};
 use crate::regions::Regions;
 
 /// The value of the probe: the bytes `THALLUS!`.
 pub const PROBE: u64 = u64::from_le_bytes(*b"THALLUS!");
 
 /// Keeps the memory of a loan that was torn down while its borrower may still have it mapped.
-pub type KeepLoan = Arc<dyn Fn(Held) + Send + Sync>;
+pub type KeepLoan = Arc<dyn Fn(LoanBuffers) + Send + Sync>;
 
 /// The memory of a loan, and the function that keeps it if the borrower may have it mapped after the end of the lease.
 struct LoanMemory {
-    held: Option<Held>,
+    held: Option<LoanBuffers>,
     keep: Option<KeepLoan>,
 }
 
@@ -63,7 +63,7 @@ struct ActiveLoan {
 
 /// The parameters of lending that the machine announces.
 #[derive(Clone, Debug)]
-pub struct OpenedWords {
+pub struct LendingParameters {
     /// The fencing of lent memory.
     pub fencing: message::Fencing,
     /// The region of the lease words.
@@ -89,10 +89,14 @@ impl Lending {
     }
 
     /// Starts lending: allocates the lease words, with the probe among them, and exposes them to the peer.
-    pub(crate) fn open(&mut self, endpoint: &mut dyn Endpoint, max_leases: u32) -> Result<OpenedWords, FabricError> {
+    pub(crate) fn open(
+        &mut self,
+        endpoint: &mut dyn Endpoint,
+        max_leases: u32,
+    ) -> Result<LendingParameters, FabricError> {
         let fabric = self.pool.fabric();
         let words = || LeaseWords::new(&**fabric, max_leases as usize + 1);
-        let words = self.pool.registrations().making_room(words)?;
+        let words = self.pool.registrations().retry_after_dropping_idle(words)?;
         words.open(max_leases as usize, PROBE)?;
         let whole = 0..words.memory().len();
         let (_, announcement) = self.regions.enter(endpoint, words.memory(), whole, true)?;
@@ -106,7 +110,7 @@ impl Lending {
             Fencing::LeaseWord => message::Fencing::LeaseWord,
         };
         self.words = Some(words);
-        Ok(OpenedWords { fencing, words: region, probe_value: PROBE })
+        Ok(LendingParameters { fencing, words: region, probe_value: PROBE })
     }
 
     /// The pool that makes batches readable by the peer.
@@ -119,13 +123,13 @@ impl Lending {
     }
 
     /// Creates the loan of a batch for the machine, under a new lease. `keep`: see [`KeepLoan`].
-    pub(crate) fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
+    pub(crate) fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
         let PreparedLoan { descriptor, parts, staged, held } = loan;
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         let memory = LoanMemory { held: Some(held), keep };
         self.loans.insert(lease, ActiveLoan { parts, regions: Vec::new(), memory });
-        Loan { lease, descriptor, staged, effort }
+        Loan { lease, descriptor, staged, cost }
     }
 
     /// A lease begins: sets its lease word and exposes its memory to the peer.

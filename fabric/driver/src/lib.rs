@@ -26,12 +26,12 @@ mod threshold;
 
 pub use arrived::{Arrived, Rebuilder};
 pub use clock::Clock;
-pub use connection::{Connection, EndTask, Happened};
+pub use connection::{Connection, ConnectionInput, EndTask};
 pub use control::{Control, ControlEvent, ControlIo};
 pub use doorbell::Doorbell;
-pub use lending::{KeepLoan, OpenedWords, PROBE};
-pub use loans::{Held, LoanPool, Part, PreparedLoan};
-pub use packing::{Packed, Packing, PackingContext};
+pub use lending::{KeepLoan, LendingParameters, PROBE};
+pub use loans::{LoanBuffers, LoanPool, Part, PreparedLoan};
+pub use packing::{Packing, PackingContext, PreparedBatch};
 pub use plane::{Plane, PlaneEvent, Proof};
 pub use pools::Pools;
 pub use reads::{ReadSlab, into_buffer};

@@ -57,7 +57,7 @@ pub struct Part {
 
 /// Keeps the memory of a loan alive and counted in the budget. Dropped when the lease has ended.
 #[derive(Debug)]
-pub struct Held {
+pub struct LoanBuffers {
     /// Buffers that are lent in place. While this holds them, their memory is not freed, and arrow does not write to a
     /// shared buffer.
     _buffers: Vec<Buffer>,
@@ -70,7 +70,7 @@ type Seen = HashMap<(usize, usize), Option<Arc<RegisteredMemory>>>;
 
 /// The place from which a buffer is lent.
 enum Place {
-    Here { memory: Arc<RegisteredMemory>, scope: Range<usize>, lasting: bool },
+    InPlace { memory: Arc<RegisteredMemory>, scope: Range<usize>, lasting: bool },
     Copy,
 }
 
@@ -82,7 +82,7 @@ pub struct PreparedLoan {
     pub(crate) parts: Vec<Part>,
     /// Number of copied bytes.
     pub staged: u64,
-    pub(crate) held: Held,
+    pub(crate) held: LoanBuffers,
 }
 
 impl LoanPool {
@@ -150,7 +150,7 @@ impl LoanPool {
 
     /// Whether the pool has met buffers outside of registered memory that are long enough for a registration.
     #[must_use]
-    pub fn registers_elsewhere(&self) -> bool {
+    pub fn has_unregistered_buffers(&self) -> bool {
         let stats = self.registrations.stats();
         stats.misses + stats.copies > 0
     }
@@ -188,7 +188,7 @@ impl LoanPool {
         let copied = if to_stage.is_empty() {
             Vec::new()
         } else {
-            self.registrations.making_room(|| self.staging.stage(&to_stage))?
+            self.registrations.retry_after_dropping_idle(|| self.staging.stage(&to_stage))?
         };
         let staged = to_stage.iter().map(|bytes| bytes.len() as u64).sum();
 
@@ -201,7 +201,7 @@ impl LoanPool {
         for (buffer, place) in filled.into_iter().zip(places) {
             let (address, len) = (buffer.as_ptr() as u64, buffer.len() as u64);
             parts.push(match place {
-                Place::Here { memory, scope, lasting } => {
+                Place::InPlace { memory, scope, lasting } => {
                     lent.push(buffer.clone());
                     Part { memory, address, len, scope, lasting }
                 }
@@ -212,7 +212,7 @@ impl LoanPool {
                 }
             });
         }
-        let held = Held { _buffers: lent, _staged: copied, _budget: budget };
+        let held = LoanBuffers { _buffers: lent, _staged: copied, _budget: budget };
         Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
     }
 
@@ -225,7 +225,7 @@ impl LoanPool {
         if let Some(space) = &self.space {
             if let Some((memory, offset)) = space.find(buffer) {
                 let scope = offset..offset + buffer.len();
-                return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
+                return Ok(Place::InPlace { memory: Arc::clone(memory), scope, lasting: true });
             }
             if !self.unregistered_logged.swap(true, Ordering::Relaxed) {
                 info!(?space, "a buffer lies outside of registered memory; it is registered or copied when it is lent");
@@ -236,7 +236,7 @@ impl LoanPool {
             return Ok(Place::Copy);
         }
         Ok(match self.register(buffer, seen)? {
-            Some(memory) => Place::Here { scope: 0..memory.len(), memory, lasting: false },
+            Some(memory) => Place::InPlace { scope: 0..memory.len(), memory, lasting: false },
             None => Place::Copy,
         })
     }

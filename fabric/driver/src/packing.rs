@@ -11,7 +11,7 @@ use thallus_fabric::memory::UncheckedAssembler;
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout::{self, Described, LayoutError, LentDictionaries};
-use thallus_protocol::lender::LoanEffort;
+use thallus_protocol::lender::LoanCost;
 use thallus_protocol::message::{Access, Failure};
 use tracing::warn;
 
@@ -32,13 +32,13 @@ pub struct PackingContext {
 
 /// A batch that is ready to be sent.
 #[derive(Debug)]
-pub enum Packed {
+pub enum PreparedBatch {
     /// A batch to be lent.
     Lent {
         /// The memory of the batch.
         loan: PreparedLoan,
         /// The work that preparing the loan took.
-        effort: LoanEffort,
+        cost: LoanCost,
         /// Number of rows.
         rows: u64,
     },
@@ -95,15 +95,15 @@ impl Packing {
     ///
     /// # Errors
     /// Arrow IPC cannot carry the batch, or it cannot be described.
-    pub fn pack(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<Packed, Failure> {
+    pub fn pack(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<PreparedBatch, Failure> {
         let rows = batch.num_rows() as u64;
         let page_faults = self.context.page_faults;
         let before = (thread_registrations(), page_faults());
         let loan = self.prepare(batch, lend_from).map_err(unencodable)?;
         let (registrations, page_faults) = (thread_registrations() - before.0, page_faults() - before.1);
         Ok(match loan {
-            Some(loan) => Packed::Lent { loan, effort: LoanEffort { registrations, page_faults }, rows },
-            None => Packed::Inline { ipc: self.encoder.encode(batch).map_err(unencodable)?.into(), rows },
+            Some(loan) => PreparedBatch::Lent { loan, cost: LoanCost { registrations, page_faults }, rows },
+            None => PreparedBatch::Inline { ipc: self.encoder.encode(batch).map_err(unencodable)?.into(), rows },
         })
     }
 
@@ -113,12 +113,14 @@ impl Packing {
         if self.at_most(batch) < threshold {
             return Ok(None);
         }
-        let Described { descriptor, buffers, copied, spared, dictionaries } = match &self.dictionaries {
+        let Described { descriptor, buffers, copied, omitted_dictionary_bytes, dictionaries } = match &self.dictionaries
+        {
             Some(before) => layout::describe_after(self.encoder.plan(), batch, before),
             None => layout::describe_compact(self.encoder.plan(), batch),
         }?;
         // Dictionaries that were left out count too: inline they might have to be sent, and the borrower keeps them.
-        let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()].map(|bytes| bytes.saturating_add(spared));
+        let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()]
+            .map(|bytes| bytes.saturating_add(omitted_dictionary_bytes));
         if live < threshold || all > self.context.max_loan_bytes {
             return Ok(None);
         }

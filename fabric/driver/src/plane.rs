@@ -8,13 +8,13 @@ use std::time::Duration;
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{SlabPool, TrustedPeer};
 use thallus_fabric::{Capabilities, Endpoint, FabricError, Transport};
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadProblem};
-use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanEffort};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadError};
+use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanCost};
 use thallus_protocol::message::{self, Region, Thresholds};
 use thallus_protocol::{Cause, ReadId, RemoteRange, StreamId, Timestamp};
 use tracing::error;
 
-use crate::lending::{KeepLoan, Lending, OpenedWords};
+use crate::lending::{KeepLoan, Lending, LendingParameters};
 use crate::loans::{LoanPool, PreparedLoan};
 use crate::pools::Pools;
 use crate::reads::{Done, ReadSlab, Reads};
@@ -40,7 +40,7 @@ pub enum PlaneEvent {
     /// Reads have ended.
     Read(Vec<BorrowerCommand>),
     /// The peer's probe was read: the proof, or the reason for which the data plane does not work.
-    Proven(Result<Proof, String>),
+    ProofCompleted(Result<Proof, String>),
     /// The endpoint failed as a whole.
     Failed(String),
     /// The endpoint is closed.
@@ -109,9 +109,9 @@ impl Plane {
         self.reads.endpoint().transport()
     }
 
-    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::Proven`] reports the
-    /// result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is available.
-    /// `measure`: then reads the region repeatedly, to find the rate in the proof.
+    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::ProofCompleted`]
+    /// reports the result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is
+    /// available. `measure`: then reads the region repeatedly, to find the rate in the proof.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {
         self.reads.import(&lending.words);
         let Region { id: region, base: address, len, .. } = lending.words;
@@ -124,7 +124,7 @@ impl Plane {
     ///
     /// # Errors
     /// There is no memory for lease words, or it cannot be exposed to the peer.
-    pub fn open_words(&mut self, max_leases: u32) -> Result<OpenedWords, FabricError> {
+    pub fn open_words(&mut self, max_leases: u32) -> Result<LendingParameters, FabricError> {
         self.reads.ring();
         self.lending.open(self.reads.endpoint(), max_leases)
     }
@@ -143,8 +143,8 @@ impl Plane {
 
     /// Creates the loan of a batch for the machine, under a new lease. `keep` receives the loan's memory if the loan is
     /// torn down.
-    pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
-        self.lending.lend(loan, effort, keep)
+    pub fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
+        self.lending.lend(loan, cost, keep)
     }
 
     /// Carries out a task of the lender's half if it is the data plane's task; otherwise returns it. Appends the
@@ -174,7 +174,7 @@ impl Plane {
     pub(crate) fn borrower_task(&mut self, now: Timestamp, task: BorrowerTask) -> Option<BorrowerCommand> {
         match task {
             BorrowerTask::Import(region) => self.reads.import(&region),
-            BorrowerTask::Forget(region) => self.reads.forget(region),
+            BorrowerTask::UnimportRegion(region) => self.reads.forget(region),
             BorrowerTask::Read(batch) => {
                 self.read_begins(now, batch.stream);
                 self.reads.read_batch(batch);
@@ -194,7 +194,7 @@ impl Plane {
     }
 
     /// Maps all ranges of a batch, or none.
-    fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadProblem> {
+    fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadError> {
         self.reads.ring();
         // Only streams with `Access::Map` reach this. The documentation of that option states the application's
         // promise.
@@ -203,7 +203,7 @@ impl Plane {
         let mut buffers = vec![Buffer::from(&[][..]); batch.layout.ranges.len()];
         for (index, place) in &batch.places {
             let mapped =
-                peer.map(self.reads.endpoint(), *place).map_err(|error| ReadProblem::Failed(Cause::new(error)))?;
+                peer.map(self.reads.endpoint(), *place).map_err(|error| ReadError::Failed(Cause::new(error)))?;
             if let Some(buffer) = buffers.get_mut(*index) {
                 *buffer = mapped;
             }
@@ -260,8 +260,8 @@ impl Plane {
 
     /// Whether the connections over the same memory together have reached the limit of bytes in flight.
     #[must_use]
-    pub fn is_crowded(&self) -> bool {
-        self.reads.is_crowded()
+    pub fn is_at_read_limit(&self) -> bool {
+        self.reads.is_at_read_limit()
     }
 
     /// Frees memory that was idle for this time. Returns whether any is left.
@@ -323,14 +323,14 @@ impl Plane {
                     (Ok(()), Some(region)) => self.reads.measure(region),
                     (proven, _) => {
                         let proof = proven.map(|()| self.proof(None));
-                        self.events.push_back(PlaneEvent::Proven(proof));
+                        self.events.push_back(PlaneEvent::ProofCompleted(proof));
                     }
                 },
                 Done::Rate(measured) => {
                     let rate = |(bytes, took): (u64, Duration)| (bytes as f64 / took.as_secs_f64().max(1e-9)) as u64;
                     let proof = measured.map(|measured| self.proof(Some(rate(measured))));
-                    let failed = |problem: ReadProblem| format!("the path could not be measured: {}", problem.cause());
-                    self.events.push_back(PlaneEvent::Proven(proof.map_err(failed)));
+                    let failed = |problem: ReadError| format!("the path could not be measured: {}", problem.cause());
+                    self.events.push_back(PlaneEvent::ProofCompleted(proof.map_err(failed)));
                 }
                 Done::Batch { read, stream, result, word_took } => {
                     self.read_ends(now, stream);
@@ -350,7 +350,7 @@ impl Plane {
         Proof { transport: self.transport().map(|transport| transport.name).unwrap_or_default(), rate }
     }
 
-    fn proven(&self, found: Result<u64, ReadProblem>) -> Result<(), String> {
+    fn proven(&self, found: Result<u64, ReadError>) -> Result<(), String> {
         match found {
             Ok(found) if Some(found) == self.probe_value => Ok(()),
             Ok(_) => Err("the probe does not have the value that the peer announced".into()),

@@ -15,7 +15,7 @@ pub struct Pools {
     /// For lease words, which would leave gaps between batches.
     pub words: SlabPool,
     /// Bytes in flight into both pools.
-    pub under_way: Arc<AtomicU64>,
+    pub bytes_in_flight: Arc<AtomicU64>,
 }
 
 /// Pools that may have been dropped, and their fabric.
@@ -23,7 +23,7 @@ struct Known {
     fabric: Weak<dyn Fabric>,
     batches: WeakPool,
     words: WeakPool,
-    under_way: Weak<AtomicU64>,
+    bytes_in_flight: Weak<AtomicU64>,
 }
 
 /// The pools of this process. Connections over one fabric share theirs, so that memory released by one connection is
@@ -41,9 +41,9 @@ impl Pools {
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
         pools.retain(|known| !known.batches.is_gone());
         let same = pools.iter().filter(|known| ptr::addr_eq(known.fabric.as_ptr(), Arc::as_ptr(fabric)));
-        let mut same = same.filter_map(|Known { batches, words, under_way, .. }| {
-            let (batches, words, under_way) = (batches.upgrade()?, words.upgrade()?, under_way.upgrade()?);
-            Some(Pools { batches, words, under_way })
+        let mut same = same.filter_map(|Known { batches, words, bytes_in_flight, .. }| {
+            let (batches, words, bytes_in_flight) = (batches.upgrade()?, words.upgrade()?, bytes_in_flight.upgrade()?);
+            Some(Pools { batches, words, bytes_in_flight })
         });
         let known = same.find(|pools| pools.batches.limits() == limits);
         known.unwrap_or_else(|| {
@@ -51,11 +51,11 @@ impl Pools {
             let made = Pools {
                 batches: SlabPool::new(Arc::clone(fabric), limits),
                 words: SlabPool::new(Arc::clone(fabric), small),
-                under_way: Arc::default(),
+                bytes_in_flight: Arc::default(),
             };
             let (batches, words) = (made.batches.downgrade(), made.words.downgrade());
-            let under_way = Arc::downgrade(&made.under_way);
-            pools.push(Known { fabric: Arc::downgrade(fabric), batches, words, under_way });
+            let bytes_in_flight = Arc::downgrade(&made.bytes_in_flight);
+            pools.push(Known { fabric: Arc::downgrade(fabric), batches, words, bytes_in_flight });
             made
         })
     }

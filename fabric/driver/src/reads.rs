@@ -13,7 +13,7 @@ use std::time::Duration;
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{LocalRange, Slab, SlabPool};
 use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
-use thallus_protocol::borrower::{ReadBatch, ReadProblem};
+use thallus_protocol::borrower::{ReadBatch, ReadError};
 use thallus_protocol::layout::{Range, SlabLayout};
 use thallus_protocol::message::Region;
 use thallus_protocol::{Cause, ReadId, RegionId, RemoteRange, StreamId};
@@ -28,10 +28,10 @@ use crate::pools::Pools;
 const POST_BYTES: u64 = 1 << 20;
 /// Maximum number of bytes in flight. More does not fill any link faster (400 Gb/s for 80 us are 4 MB), and needs more
 /// memory; less memory stays in the cache.
-const UNDER_WAY: u64 = 4 << 20;
+const MAX_IN_FLIGHT: u64 = 4 << 20;
 /// While the connections over the same memory together have this many bytes in flight, a connection with nothing in
 /// flight may read one batch, and no more: many connections keep a host busy with a little each.
-const UNDER_WAY_OF_ALL: u64 = 8 << 20;
+const MAX_IN_FLIGHT_OF_ALL: u64 = 8 << 20;
 
 /// Bytes that [`Reads::measure`] reads: enough to distinguish a copy or a device from messages that the peer's
 /// processor answers.
@@ -48,13 +48,13 @@ pub(crate) enum Done {
         read: ReadId,
         stream: StreamId,
         /// The lease word, if there is one.
-        result: Result<Option<u64>, ReadProblem>,
+        result: Result<Option<u64>, ReadError>,
         /// Time that the read of the word took, if it was the only read.
         word_took: Option<Duration>,
     },
-    Probe(Result<u64, ReadProblem>),
+    Probe(Result<u64, ReadError>),
     /// [`Reads::measure`] has ended: number of bytes, and the time they took.
-    Rate(Result<(u64, Duration), ReadProblem>),
+    Rate(Result<(u64, Duration), ReadError>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,7 +77,7 @@ struct Reading {
     asked: Option<Instant>,
     /// Pieces posted or queued.
     remaining: usize,
-    problem: Option<ReadProblem>,
+    problem: Option<ReadError>,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ pub struct ReadSlab {
     pub layout: SlabLayout,
     stream: StreamId,
     /// The lease word still to be read.
-    then_word: Option<RemoteRange>,
+    lease_word: Option<RemoteRange>,
 }
 
 /// The reads of one connection, over its endpoint.
@@ -114,9 +114,9 @@ pub(crate) struct Reads {
     slabs: BTreeMap<ReadId, ReadSlab>,
     /// Outstanding reads, with their lengths in bytes.
     tokens: BTreeMap<ReadToken, (Target, u64)>,
-    under_way: u64,
+    in_flight: u64,
     /// Bytes in flight of all connections over the same memory.
-    under_way_of_all: Arc<AtomicU64>,
+    in_flight_of_all: Arc<AtomicU64>,
     queue: VecDeque<Piece>,
     last_token: u64,
     /// Results that need no completion.
@@ -128,7 +128,7 @@ pub(crate) struct Reads {
 
 impl Reads {
     pub(crate) fn new(endpoint: Box<dyn Endpoint>, pools: Pools, max_read: u64, max_outstanding: usize) -> Self {
-        let Pools { batches: pool, words, under_way } = pools;
+        let Pools { batches: pool, words, bytes_in_flight } = pools;
         Reads {
             endpoint,
             bell: Doorbell::new(),
@@ -139,8 +139,8 @@ impl Reads {
             reading: BTreeMap::new(),
             slabs: BTreeMap::new(),
             tokens: BTreeMap::new(),
-            under_way: 0,
-            under_way_of_all: under_way,
+            in_flight: 0,
+            in_flight_of_all: bytes_in_flight,
             queue: VecDeque::new(),
             last_token: 0,
             done: Vec::new(),
@@ -168,13 +168,13 @@ impl Reads {
 
     pub(crate) fn read_batch(&mut self, batch: ReadBatch) {
         self.bell.ring();
-        let ReadBatch { read, stream, layout, places, then_word } = batch;
+        let ReadBatch { read, stream, layout, places, lease_word } = batch;
         let (len, runs) = (layout.len, runs(&layout.ranges, &places));
-        self.slabs.insert(read, ReadSlab { slab: None, layout, stream, then_word });
+        self.slabs.insert(read, ReadSlab { slab: None, layout, stream, lease_word });
         let len = match usize::try_from(len) {
             Ok(len) => len,
             Err(error) => {
-                return self.finished(Target::Batch(read), Err(ReadProblem::NoMemory(Cause::new(error))), None);
+                return self.finished(Target::Batch(read), Err(ReadError::NoMemory(Cause::new(error))), None);
             }
         };
         let target = Target::Batch(read);
@@ -201,22 +201,22 @@ impl Reads {
     /// The batch was mapped. Only its lease word is to be read.
     pub(crate) fn prove_mapping(&mut self, batch: &ReadBatch) {
         self.bell.ring();
-        let ReadBatch { read, stream, layout, then_word, .. } = batch;
-        let entry = ReadSlab { slab: None, layout: layout.clone(), stream: *stream, then_word: *then_word };
+        let ReadBatch { read, stream, layout, lease_word, .. } = batch;
+        let entry = ReadSlab { slab: None, layout: layout.clone(), stream: *stream, lease_word: *lease_word };
         self.slabs.insert(*read, entry);
         self.data_done(*read, Ok(None));
     }
 
     /// All data of a batch has been read, or a read failed. Next, its lease word is read, or the batch is reported.
-    fn data_done(&mut self, read: ReadId, result: Result<Option<Slab>, ReadProblem>) {
+    fn data_done(&mut self, read: ReadId, result: Result<Option<Slab>, ReadError>) {
         let Some(entry) = self.slabs.get_mut(&read) else { return };
-        let then_word = entry.then_word.take();
-        match (result, then_word) {
+        let lease_word = entry.lease_word.take();
+        match (result, lease_word) {
             (Ok(slab), Some(at)) if !self.closing => {
                 entry.slab = slab;
                 self.read_eight_bytes(Target::Word(read), at);
             }
-            (Ok(_), Some(_)) => self.report(read, Err(ReadProblem::failed(CLOSED)), None),
+            (Ok(_), Some(_)) => self.report(read, Err(ReadError::failed(CLOSED)), None),
             (Ok(slab), None) => {
                 entry.slab = slab;
                 self.report(read, Ok(None), None);
@@ -225,7 +225,7 @@ impl Reads {
         }
     }
 
-    fn report(&mut self, read: ReadId, result: Result<Option<u64>, ReadProblem>, word_took: Option<Duration>) {
+    fn report(&mut self, read: ReadId, result: Result<Option<u64>, ReadError>, word_took: Option<Duration>) {
         let Some(stream) = self.slabs.get(&read).map(|entry| entry.stream) else { return };
         self.done.push(Done::Batch { read, stream, result, word_took });
     }
@@ -284,7 +284,7 @@ impl Reads {
         self.bell.ring();
         self.closing = true;
         // Other connections must not wait for reads whose peer is gone.
-        self.set_under_way(0);
+        self.set_in_flight(0);
         self.fail_queued(&CLOSED.into());
         self.endpoint.close();
     }
@@ -299,7 +299,7 @@ impl Reads {
         let stuck: Vec<_> = self.reading.keys().copied().collect();
         for target in stuck {
             self.reading.remove(&target);
-            let problem = ReadProblem::failed("the endpoint did not close in time");
+            let problem = ReadError::failed("the endpoint did not close in time");
             self.finished(target, Err(problem), None);
         }
         self.tokens.clear();
@@ -333,8 +333,8 @@ impl Reads {
             let polled = self.endpoint.poll(cx, &mut completions);
             for Completion { token, result } in completions.drain(..) {
                 if let Some((target, len)) = self.tokens.remove(&token) {
-                    self.set_under_way(self.under_way.saturating_sub(len));
-                    self.piece_done(target, result.map_err(|error| ReadProblem::Failed(Cause::new(error))));
+                    self.set_in_flight(self.in_flight.saturating_sub(len));
+                    self.piece_done(target, result.map_err(|error| ReadError::Failed(Cause::new(error))));
                 }
             }
             match ready!(polled) {
@@ -368,14 +368,14 @@ impl Reads {
                 Ok(()) => {
                     self.last_token += 1;
                     self.tokens.insert(token, (piece.target, piece.from.len));
-                    self.set_under_way(self.under_way + piece.from.len);
+                    self.set_in_flight(self.in_flight + piece.from.len);
                     posted += piece.from.len;
                 }
                 Err(FabricError::TooManyReads { .. }) if !self.tokens.is_empty() => {
                     self.queue.push_front(piece);
                     return false;
                 }
-                Err(error) => self.piece_done(piece.target, Err(ReadProblem::Failed(Cause::new(error)))),
+                Err(error) => self.piece_done(piece.target, Err(ReadError::Failed(Cause::new(error)))),
             }
         }
         false
@@ -392,22 +392,22 @@ impl Reads {
             let next = self.queue.front().and_then(|piece| self.reading.get(&piece.target));
             next.is_some_and(|reading| reading.slab.is_some())
         };
-        self.tokens.is_empty() || (self.under_way < UNDER_WAY && (begun() || !self.is_crowded()))
+        self.tokens.is_empty() || (self.in_flight < MAX_IN_FLIGHT && (begun() || !self.is_at_read_limit()))
     }
 
     /// Whether the connections over the same memory together have reached the limit of bytes in flight.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.under_way_of_all.load(Ordering::Relaxed) >= UNDER_WAY_OF_ALL
+    pub(crate) fn is_at_read_limit(&self) -> bool {
+        self.in_flight_of_all.load(Ordering::Relaxed) >= MAX_IN_FLIGHT_OF_ALL
     }
 
-    fn set_under_way(&mut self, bytes: u64) {
-        self.under_way_of_all.fetch_add(bytes.wrapping_sub(self.under_way), Ordering::Relaxed);
-        self.under_way = bytes;
+    fn set_in_flight(&mut self, bytes: u64) {
+        self.in_flight_of_all.fetch_add(bytes.wrapping_sub(self.in_flight), Ordering::Relaxed);
+        self.in_flight = bytes;
     }
 
     /// The local range for a piece, or the reason why it need not be read.
-    fn landing(&mut self, piece: &Piece) -> Result<LocalRange, ReadProblem> {
-        let failed = ReadProblem::failed;
+    fn landing(&mut self, piece: &Piece) -> Result<LocalRange, ReadError> {
+        let failed = ReadError::failed;
         let reading = self.reading.get_mut(&piece.target).ok_or_else(|| failed("the read was given up"))?;
         if let Some(problem) = &reading.problem {
             return Err(problem.clone());
@@ -426,13 +426,13 @@ impl Reads {
                     Target::Probe => self.probe_as_batch,
                 };
                 let pool = if as_batch { &self.pool } else { &self.words };
-                none.insert(pool.take(reading.len).map_err(|error| ReadProblem::NoMemory(Cause::new(error)))?)
+                none.insert(pool.take(reading.len).map_err(|error| ReadError::NoMemory(Cause::new(error)))?)
             }
         };
-        slab.range(piece.offset, piece.from.len as usize).map_err(|error| ReadProblem::Failed(Cause::new(error)))
+        slab.range(piece.offset, piece.from.len as usize).map_err(|error| ReadError::Failed(Cause::new(error)))
     }
 
-    fn piece_done(&mut self, target: Target, result: Result<(), ReadProblem>) {
+    fn piece_done(&mut self, target: Target, result: Result<(), ReadError>) {
         let Some(reading) = self.reading.get_mut(&target) else { return };
         reading.remaining -= 1;
         if let Err(problem) = result {
@@ -443,11 +443,11 @@ impl Reads {
         }
         let Some(Reading { slab, asked, problem, .. }) = self.reading.remove(&target) else { return };
         let took = asked.filter(|_| self.reading.is_empty()).map(|asked| asked.elapsed());
-        let unread = || ReadProblem::failed("nothing was posted");
+        let unread = || ReadError::failed("nothing was posted");
         self.finished(target, problem.map_or_else(|| slab.ok_or_else(unread), Err), took);
     }
 
-    fn finished(&mut self, target: Target, result: Result<Slab, ReadProblem>, took: Option<Duration>) {
+    fn finished(&mut self, target: Target, result: Result<Slab, ReadError>, took: Option<Duration>) {
         match target {
             Target::Batch(read) => self.data_done(read, result.map(Some)),
             Target::Word(read) => self.report(read, result.and_then(eight_bytes).map(Some), took),
@@ -461,14 +461,14 @@ impl Reads {
 
     fn fail_queued(&mut self, cause: &Cause) {
         for piece in std::mem::take(&mut self.queue) {
-            self.piece_done(piece.target, Err(ReadProblem::Failed(cause.clone())));
+            self.piece_done(piece.target, Err(ReadError::Failed(cause.clone())));
         }
     }
 }
 
 impl Drop for Reads {
     fn drop(&mut self) {
-        self.set_under_way(0);
+        self.set_in_flight(0);
     }
 }
 
@@ -498,10 +498,10 @@ pub fn into_buffer(slab: Slab) -> Result<Buffer, String> {
     slab.into_buffer().map_err(|_| "the fabric reported a read as complete and still holds its memory".to_owned())
 }
 
-fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {
-    let buffer = into_buffer(slab).map_err(|held| ReadProblem::Failed(held.into()))?;
+fn eight_bytes(slab: Slab) -> Result<u64, ReadError> {
+    let buffer = into_buffer(slab).map_err(|held| ReadError::Failed(held.into()))?;
     let word = buffer.as_slice().first_chunk::<8>().copied();
-    word.map(u64::from_le_bytes).ok_or_else(|| ReadProblem::failed("fewer than eight bytes"))
+    word.map(u64::from_le_bytes).ok_or_else(|| ReadError::failed("fewer than eight bytes"))
 }
 
 #[cfg(test)]

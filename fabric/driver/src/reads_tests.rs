@@ -52,7 +52,7 @@ impl Slow {
     }
 
     /// Bytes in flight.
-    fn under_way(&self) -> u64 {
+    fn in_flight(&self) -> u64 {
         self.held().posted.iter().map(|(_, into)| into.len() as u64).sum()
     }
 
@@ -148,7 +148,7 @@ fn ask(reads: &mut Reads, read: u64) {
         stream: StreamId(1),
         layout,
         places: vec![(0, place(1, 4096 * read, MIB))],
-        then_word: Some(place(0, 8 * read, 8)),
+        lease_word: Some(place(0, 8 * read, 8)),
     });
 }
 
@@ -172,13 +172,13 @@ fn a_single_connection_has_a_few_batches_in_flight() {
     let (reads, slow) = &mut connections[0];
     (0..16).for_each(|read| ask(reads, read));
     assert_eq!(drive(reads), []);
-    assert_eq!(slow.under_way(), UNDER_WAY);
+    assert_eq!(slow.in_flight(), MAX_IN_FLIGHT);
     slow.complete(4);
     assert_eq!(drive(reads), []);
-    assert_eq!(slow.under_way(), UNDER_WAY + 8, "the lease word is read ahead of queued batches");
+    assert_eq!(slow.in_flight(), MAX_IN_FLIGHT + 8, "the lease word is read ahead of queued batches");
     slow.complete_word();
     assert_eq!(drive(reads), [ReadId(0)]);
-    assert_eq!(slow.under_way(), UNDER_WAY, "more follows");
+    assert_eq!(slow.in_flight(), MAX_IN_FLIGHT, "more follows");
 }
 
 #[test]
@@ -188,19 +188,19 @@ fn with_many_connections_each_reads_one_batch_at_a_time() {
         (0..16).for_each(|read| ask(reads, read));
         drive(reads);
     }
-    let under_way: Vec<_> = connections.iter().map(|(_, slow)| slow.under_way() / MIB).collect();
-    assert_eq!(under_way, [4, 4, 1, 1, 1, 1, 1, 1]);
+    let in_flight: Vec<_> = connections.iter().map(|(_, slow)| slow.in_flight() / MIB).collect();
+    assert_eq!(in_flight, [4, 4, 1, 1, 1, 1, 1, 1]);
     let (reads, slow) = &mut connections[7];
-    assert!(reads.is_crowded());
+    assert!(reads.is_at_read_limit());
     slow.complete(3);
     assert_eq!(drive(reads), []);
-    assert_eq!(slow.under_way(), PIECE, "the rest of the batch, and no other batch");
+    assert_eq!(slow.in_flight(), PIECE, "the rest of the batch, and no other batch");
     // The word is read although other connections have reached the limit: a batch waits for it.
     slow.complete(1);
     assert_eq!(drive(reads), []);
     slow.complete_word();
     assert_eq!(drive(reads), [ReadId(0)]);
-    assert_eq!(slow.under_way(), MIB, "the next batch");
+    assert_eq!(slow.in_flight(), MIB, "the next batch");
 }
 
 #[test]
@@ -209,19 +209,19 @@ fn reads_of_an_endpoint_that_was_given_up_do_not_count_for_other_connections() {
     for (reads, slow) in &mut connections[..2] {
         (0..16).for_each(|read| ask(reads, read));
         drive(reads);
-        assert_eq!(slow.under_way(), UNDER_WAY);
+        assert_eq!(slow.in_flight(), MAX_IN_FLIGHT);
     }
     let [(first, slow), (second, _), (third, _)] = &mut connections[..] else { unreachable!() };
-    assert!(third.is_crowded());
+    assert!(third.is_at_read_limit());
     first.close();
     let failed = first.give_up();
     assert!(failed.iter().all(|done| matches!(done, Done::Batch { result: Err(_), .. })), "{failed:?}");
     assert_eq!(failed.len(), 16);
-    assert!(!third.is_crowded());
+    assert!(!third.is_at_read_limit());
     // The reads of the first connection complete late.
     slow.complete(16);
     assert_eq!(drive(first), []);
-    assert_eq!(second.under_way_of_all.load(Ordering::Relaxed), UNDER_WAY, "the bytes of the second connection");
+    assert_eq!(second.in_flight_of_all.load(Ordering::Relaxed), MAX_IN_FLIGHT, "the bytes of the second connection");
     drop(connections.remove(1));
-    assert_eq!(connections[1].0.under_way_of_all.load(Ordering::Relaxed), 0);
+    assert_eq!(connections[1].0.in_flight_of_all.load(Ordering::Relaxed), 0);
 }

@@ -155,7 +155,7 @@ pub fn a_token_can_be_used_again_once_it_completed(bench: &Bench) {
 }
 
 /// Buffers that another part of the program allocated, of any alignment, and slices of such buffers.
-pub fn foreign_memory_is_read_where_it_lies(bench: &Bench) {
+pub fn foreign_memory_is_read_in_place(bench: &Bench) {
     bench.block_on(async {
         let mut connection = bench.connect();
         for (at, (offset, len)) in [(0, 100_000), (1, 3), (13, 77_777)].into_iter().enumerate() {

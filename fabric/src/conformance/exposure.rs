@@ -75,7 +75,7 @@ pub fn an_exposed_range_opens_no_more_than_it_may(bench: &Bench) {
 }
 
 /// Empty ranges and ranges outside the memory get no key.
-pub fn a_range_that_is_none_is_not_exposed(bench: &Bench) {
+pub fn an_empty_or_outside_range_is_not_exposed(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(32, 4096);
         let lent = bench.lend(&content);

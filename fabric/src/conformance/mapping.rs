@@ -103,7 +103,7 @@ pub fn maps_outside_their_region_are_refused(bench: &Bench) {
 }
 
 /// The lender keeps writing, as it does to its lease words: the next mapping shows the new bytes at the latest.
-pub fn a_new_mapping_shows_what_stands_there_now(bench: &Bench) {
+pub fn a_new_mapping_shows_current_bytes(bench: &Bench) {
     if !maps(bench) {
         return;
     }

@@ -165,7 +165,7 @@ pub fn a_revoked_lease_is_noticed(bench: &Bench) {
 /// The lender's endpoint and memory are dropped while the borrower's reads are outstanding. Every read ends in bounded
 /// time. Under revocation, no read posted afterwards brings bytes. Where a peer cannot be cut off, old memory may still
 /// be readable; then the lease word, or the control connection, reveals the end.
-pub fn reads_end_though_the_peer_is_gone(bench: &Bench) {
+pub fn reads_end_after_the_peer_is_dropped(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, PIECE));
         let mut connection = bench.connect();

@@ -11,9 +11,9 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-use super::injector::{REASON, strikes};
+use super::injector::{REASON, fails};
 use super::plan::{CallFaults, ReadFaults};
-use super::{Call, ReadFault, Strike};
+use super::{Call, InjectedFault, ReadFault};
 use crate::memory::{LocalRange, RangeHold, RegisteredMemory, TrustedPeer};
 use crate::{Completion, Endpoint, FabricError, MapsPeer, ReadFailure, ReadToken, Transport};
 
@@ -114,7 +114,7 @@ impl Endpoint for FaultyEndpoint {
     }
 
     fn connect(&mut self, peer: &[u8]) -> Result<(), FabricError> {
-        if strikes(&self.calls, Call::Connect) {
+        if fails(&self.calls, Call::Connect) {
             return Err(FabricError::Connect { fabric: self.kind.clone(), reason: REASON.to_owned() });
         }
         self.inner.connect(peer)
@@ -125,7 +125,7 @@ impl Endpoint for FaultyEndpoint {
     }
 
     fn expose(&mut self, memory: &Arc<RegisteredMemory>, range: Range<usize>) -> Result<Bytes, FabricError> {
-        if strikes(&self.calls, Call::Expose) {
+        if fails(&self.calls, Call::Expose) {
             let (fabric, len) = (self.kind.clone(), range.len());
             return Err(FabricError::Registration { fabric, len, reason: REASON.to_owned() });
         }
@@ -137,7 +137,7 @@ impl Endpoint for FaultyEndpoint {
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
-        if strikes(&self.calls, Call::Import) {
+        if fails(&self.calls, Call::Import) {
             return Err(FabricError::RemoteKey { fabric: self.kind.clone(), region, reason: REASON.to_owned() });
         }
         self.inner.import(region, base, len, key)
@@ -158,7 +158,7 @@ impl Endpoint for FaultyEndpoint {
         if self.outstanding.len() >= self.limit {
             return Err(FabricError::TooManyReads { limit: self.limit });
         }
-        if strikes(&self.calls, Call::Post) {
+        if fails(&self.calls, Call::Post) {
             return Err(FabricError::Post { fabric: self.kind.clone(), reason: REASON.to_owned() });
         }
         let hold = into.hold();
@@ -166,10 +166,10 @@ impl Endpoint for FaultyEndpoint {
         let (fault, dies) = {
             let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
             let fault = self.reads.next().filter(|_| !calls.is_stopped());
-            fault.iter().for_each(|fault| calls.struck(fault.strike()));
+            fault.iter().for_each(|fault| calls.count(fault.kind()));
             let dies = self.reads.is_over() && self.life == Life::Alive && !calls.is_stopped();
             if dies {
-                calls.struck(Strike::Death);
+                calls.count(InjectedFault::Death);
             }
             (fault, dies)
         };

@@ -9,7 +9,7 @@ use thallus_protocol::FabricKind;
 
 use super::endpoint::FaultyEndpoint;
 use super::plan::CallFaults;
-use super::{Call, FaultPlan, Strike};
+use super::{Call, FaultPlan, InjectedFault};
 use crate::memory::RegisteredMemory;
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
@@ -35,8 +35,8 @@ impl<F: Fabric> FaultInjector<F> {
 
     /// The number of times that each fault has happened.
     #[must_use]
-    pub fn strikes(&self) -> BTreeMap<Strike, u64> {
-        self.lock().strikes_so_far().clone()
+    pub fn injected(&self) -> BTreeMap<InjectedFault, u64> {
+        self.lock().injected().clone()
     }
 
     /// Ends the plan: no new faults happen. Reads that hang stay so until their endpoint is closed.
@@ -54,8 +54,8 @@ impl<F: Fabric> FaultInjector<F> {
 }
 
 /// Whether `call` fails this time.
-pub(super) fn strikes(faults: &Mutex<CallFaults>, call: Call) -> bool {
-    faults.lock().unwrap_or_else(PoisonError::into_inner).strikes(call)
+pub(super) fn fails(faults: &Mutex<CallFaults>, call: Call) -> bool {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).fails(call)
 }
 
 impl<F: fmt::Debug> fmt::Debug for FaultInjector<F> {
@@ -75,21 +75,21 @@ impl<F: Fabric> Fabric for FaultInjector<F> {
     }
 
     fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
-        if strikes(&self.faults, Call::Allocate) {
+        if fails(&self.faults, Call::Allocate) {
             return Err(FabricError::OutOfMemory { len, available: 0, limit: 0 });
         }
         self.inner.allocate(len, touch)
     }
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
-        if strikes(&self.faults, Call::Register) {
+        if fails(&self.faults, Call::Register) {
             return Err(self.registration(buffer.len()));
         }
         self.inner.register(buffer)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
-        if strikes(&self.faults, Call::Endpoint) {
+        if fails(&self.faults, Call::Endpoint) {
             return Err(FabricError::Unavailable { fabric: self.kind(), reason: REASON.to_owned() });
         }
         let reads = self.lock().for_endpoint();

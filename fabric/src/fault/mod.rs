@@ -25,4 +25,4 @@ mod injector;
 mod plan;
 
 pub use injector::FaultInjector;
-pub use plan::{Call, FaultPlan, ReadFault, Strike, When};
+pub use plan::{Call, FaultPlan, InjectedFault, ReadFault, When};

@@ -24,9 +24,9 @@ pub enum Call {
     Post,
 }
 
-/// A fault that happened. [`FaultInjector::strikes`](super::FaultInjector::strikes) counts it.
+/// A fault that happened. [`FaultInjector::injected`](super::FaultInjector::injected) counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Strike {
+pub enum InjectedFault {
     /// A call failed.
     Call(Call),
     /// A read completes in this failure.
@@ -107,11 +107,11 @@ impl FaultPlan {
 }
 
 impl ReadFault {
-    pub(super) fn strike(&self) -> Strike {
+    pub(super) fn kind(&self) -> InjectedFault {
         match self {
-            ReadFault::Fail(failure) => Strike::Fail(failure.name()),
-            ReadFault::Delay { .. } => Strike::Delay,
-            ReadFault::Hang => Strike::Hang,
+            ReadFault::Fail(failure) => InjectedFault::Fail(failure.name()),
+            ReadFault::Delay { .. } => InjectedFault::Delay,
+            ReadFault::Hang => InjectedFault::Hang,
         }
     }
 }
@@ -137,7 +137,7 @@ pub(super) struct CallFaults {
     endpoints: u64,
     plan: FaultPlan,
     stopped: bool,
-    strikes: BTreeMap<Strike, u64>,
+    injected: BTreeMap<InjectedFault, u64>,
 }
 
 impl CallFaults {
@@ -150,30 +150,30 @@ impl CallFaults {
             endpoints: 0,
             plan,
             stopped: false,
-            strikes: BTreeMap::new(),
+            injected: BTreeMap::new(),
         }
     }
 
     /// Whether this call fails.
-    pub(super) fn strikes(&mut self, call: Call) -> bool {
+    pub(super) fn fails(&mut self, call: Call) -> bool {
         let count = self.counts.entry(call).or_default();
         let this = *count;
         *count += 1;
         let random = &mut self.random;
-        let strikes = self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random)) && !self.stopped;
-        if strikes {
-            self.struck(Strike::Call(call));
+        let fails = self.rules.iter().any(|&(of, when)| of == call && when.applies(this, random)) && !self.stopped;
+        if fails {
+            self.count(InjectedFault::Call(call));
         }
-        strikes
+        fails
     }
 
     /// Counts a fault.
-    pub(super) fn struck(&mut self, strike: Strike) {
-        *self.strikes.entry(strike).or_default() += 1;
+    pub(super) fn count(&mut self, fault: InjectedFault) {
+        *self.injected.entry(fault).or_default() += 1;
     }
 
-    pub(super) fn strikes_so_far(&self) -> &BTreeMap<Strike, u64> {
-        &self.strikes
+    pub(super) fn injected(&self) -> &BTreeMap<InjectedFault, u64> {
+        &self.injected
     }
 
     /// Stops new faults.

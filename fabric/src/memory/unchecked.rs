@@ -15,7 +15,8 @@ impl Assemble for UncheckedAssembler {
         // would accept. They are immutable buffers, and nothing about them can be changed on the way here: a builder
         // can be made of a `ValidArray`, but no `ValidArray` of a builder. A mapped buffer lies in a lender's memory:
         // that the lender does not write to it is promised by the `TrustedPeer` that it was mapped by. The protocol's
-        // tests and its fuzz target compare its validation with Arrow's, by `Distrust` of thallus-protocol-testing.
+        // tests and its fuzz target compare its validation with Arrow's, by `CheckingAssembler` of
+        // thallus-protocol-testing.
         Ok(unsafe { array.into_builder().build_unchecked() })
     }
 }

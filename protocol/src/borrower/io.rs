@@ -17,7 +17,7 @@ pub struct BorrowOptions {
     /// Initial credit in bytes. `None`: the lender may not send before [`super::Borrower::admit`].
     pub window: Option<u64>,
     /// Maximum size of the window in bytes.
-    pub most: u64,
+    pub max_window: u64,
     /// How this end accesses lent batches.
     pub access: Access,
     /// The stream ends in an error after this time.
@@ -28,7 +28,7 @@ pub struct BorrowOptions {
 #[derive(Debug)]
 pub enum BorrowerCommand {
     /// The application took batches that cost this much credit. Not for batches on demand, see
-    /// [`BorrowerCommand::GiveUp`].
+    /// [`BorrowerCommand::ReleaseBatch`].
     Consumed {
         /// The stream.
         stream: StreamId,
@@ -53,7 +53,7 @@ pub enum BorrowerCommand {
     ///
     /// Or the application has unmapped a mapped batch: its lease is released. Its credit was granted again by
     /// [`BorrowerCommand::Consumed`].
-    GiveUp {
+    ReleaseBatch {
         /// The batch's stream.
         stream: StreamId,
         /// The batch's position in the stream.
@@ -65,7 +65,7 @@ pub enum BorrowerCommand {
         /// The id of the read.
         read: ReadId,
         /// The lease word, or the first error.
-        result: Result<Option<u64>, ReadProblem>,
+        result: Result<Option<u64>, ReadError>,
     },
     /// A delivered batch is invalid: arrays cannot be built from it.
     ///
@@ -88,31 +88,31 @@ pub enum BorrowerCommand {
 
 /// Reason why a batch's bytes could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadProblem {
+pub enum ReadError {
     /// There is no memory to read into. No read was posted.
     NoMemory(Cause),
     /// A read failed.
     Failed(Cause),
 }
 
-impl ReadProblem {
+impl ReadError {
     /// A failure that consists of a text only.
     #[must_use]
     pub fn failed(words: &str) -> Self {
-        ReadProblem::Failed(words.into())
+        ReadError::Failed(words.into())
     }
 
     /// The error.
     #[must_use]
     pub fn cause(&self) -> &Cause {
         match self {
-            ReadProblem::NoMemory(cause) | ReadProblem::Failed(cause) => cause,
+            ReadError::NoMemory(cause) | ReadError::Failed(cause) => cause,
         }
     }
 }
 
 /// A batch, or a part of one, to be read. Take a slab of `layout.len` bytes and post a read of each place into its
-/// range. When all have completed successfully, read `then_word`.
+/// range. When all have completed successfully, read `lease_word`.
 #[derive(Clone, Debug)]
 pub struct ReadBatch {
     /// Identifies the read until the batch is delivered or discarded.
@@ -125,7 +125,7 @@ pub struct ReadBatch {
     /// For each buffer or piece that is not empty: its index, and the place to read it from.
     pub places: Vec<(usize, RemoteRange)>,
     /// The eight bytes of the lease word, if the fabric's fencing is by lease word.
-    pub then_word: Option<RemoteRange>,
+    pub lease_word: Option<RemoteRange>,
 }
 
 /// The bytes of a delivered batch.
@@ -138,13 +138,13 @@ pub enum Payload {
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
-    /// In the lender's memory, on loan until [`BorrowerCommand::GiveUp`]. That command also returns its cost;
+    /// In the lender's memory, on loan until [`BorrowerCommand::ReleaseBatch`]. That command also returns its cost;
     /// [`BorrowerCommand::Consumed`] does not.
     OnDemand {
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
-    /// Mapped by this read, and on loan until [`BorrowerCommand::GiveUp`], even if its stream ends or fails.
+    /// Mapped by this read, and on loan until [`BorrowerCommand::ReleaseBatch`], even if its stream ends or fails.
     Mapped {
         /// The read.
         read: ReadId,
@@ -225,7 +225,7 @@ pub enum BorrowerTask {
     /// Import a region. A failure is not reported here: later reads of the region fail.
     Import(Region),
     /// Drop an imported region.
-    Forget(RegionId),
+    UnimportRegion(RegionId),
     /// Read a batch.
     Read(ReadBatch),
     /// Map a batch's places. No slab is needed, and only the lease word is read. [`BorrowerCommand::ReadDone`] answers,
@@ -242,9 +242,9 @@ pub enum BorrowerTask {
 #[derive(Debug)]
 pub enum BorrowerOutput {
     /// Send a message to the lender.
-    Say(FromBorrower),
+    Send(FromBorrower),
     /// A task for the driver.
-    Do(BorrowerTask),
+    Task(BorrowerTask),
     /// An event for the application.
     Event(BorrowerEvent),
 }

@@ -26,7 +26,7 @@ impl Borrower {
         self.mapped.insert((stream, seq), lease);
         let bytes = descriptor.slab_bytes();
         let payload = Payload::Mapped { read, descriptor };
-        match self.streams.get_mut(&stream).filter(|open| !open.over) {
+        match self.streams.get_mut(&stream).filter(|open| !open.ended) {
             Some(open) => {
                 open.ready(seq, bytes, payload);
                 self.deliver(stream);
@@ -38,7 +38,7 @@ impl Borrower {
     /// The application has unmapped a batch: releases its lease. `false` if there is no such batch.
     pub(super) fn unmapped(&mut self, key: BatchKey) -> bool {
         let Some(lease) = self.mapped.remove(&key) else { return false };
-        self.loans.give_back(lease);
+        self.loans.release(lease);
         true
     }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use io::{
-    BorrowOptions, BorrowerCommand, BorrowerEvent, BorrowerOutput, BorrowerTask, Payload, ReadBatch, ReadProblem,
+    BorrowOptions, BorrowerCommand, BorrowerEvent, BorrowerOutput, BorrowerTask, Payload, ReadBatch, ReadError,
 };
 use on_demand::{BatchKey, OnDemandBatch};
 use reads::Read;
@@ -34,7 +34,7 @@ use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{LeaseId, ReadId, RegionId, StreamId};
 use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{Failure, Fencing, FromBorrower, FromLender, Lending, Region};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -168,7 +168,7 @@ impl Borrower {
     ///
     /// # Errors
     /// The announced words are malformed.
-    pub fn offered(&mut self, lending: &Lending) -> Result<(), PeerMisbehaved> {
+    pub fn set_lease_words(&mut self, lending: &Lending) -> Result<(), PeerMisbehaved> {
         receive::check_lending(lending)?;
         self.fencing = Some(lending.fencing);
         self.regions.insert(lending.words.id, lending.words.clone());
@@ -181,7 +181,7 @@ impl Borrower {
         self.path = Path::Up;
         // These were announced before the path was proven. The words' region was already imported for the probe.
         for region in self.regions.values().filter(|region| Some(region.id) != self.words) {
-            self.out.push_back(BorrowerOutput::Do(BorrowerTask::Import(region.clone())));
+            self.out.push_back(BorrowerOutput::Task(BorrowerTask::Import(region.clone())));
         }
     }
 
@@ -192,10 +192,10 @@ impl Borrower {
             return false;
         }
         self.path = Path::Down;
-        let reason = clip(reason.to_owned());
+        let reason = truncate(reason.to_owned());
         // A lender that never offered its memory needs no message.
         if self.fencing.is_some() {
-            self.say(FromBorrower::PathDown { reason: reason.clone() });
+            self.send(FromBorrower::PathDown { reason: reason.clone() });
         }
         self.lose_all(&reason);
         true
@@ -207,16 +207,16 @@ impl Borrower {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
         }
-        self.streams.insert(stream, BorrowedStream::new(stream, options.window, options.most, options.access));
+        self.streams.insert(stream, BorrowedStream::new(stream, options.window, options.max_window, options.access));
     }
 
     /// Gives a window to a stream that was opened without one: from now on its lender may send.
-    pub fn admit(&mut self, stream: StreamId, window: u64, most: u64) {
+    pub fn admit(&mut self, stream: StreamId, window: u64, max_window: u64) {
         let limit = crate::credit::batch_cost(self.lender_limit);
-        if let Some(open) = self.streams.get_mut(&stream).filter(|open| !open.over && !open.remote_done)
-            && let Some(total) = open.admit(window.min(limit), most.min(limit))
+        if let Some(open) = self.streams.get_mut(&stream).filter(|open| !open.ended && !open.remote_done)
+            && let Some(total) = open.admit(window.min(limit), max_window.min(limit))
         {
-            self.say(FromBorrower::Credit { stream, total });
+            self.send(FromBorrower::Credit { stream, total });
         }
     }
 
@@ -230,7 +230,7 @@ impl Borrower {
             BorrowerCommand::ReadPart { stream, seq, part, pieces } => {
                 self.read_part(now, (stream, seq), part, &pieces)?;
             }
-            BorrowerCommand::GiveUp { stream, seq } => self.give_up((stream, seq))?,
+            BorrowerCommand::ReleaseBatch { stream, seq } => self.give_up((stream, seq))?,
             BorrowerCommand::ReadDone { read, result } => self.read_done(read, result)?,
             BorrowerCommand::Rejected { stream, seq, reason } => {
                 self.lose((stream, seq), StreamError::InvalidBatch { seq, reason }, CancelReason::InvalidBatch);
@@ -250,7 +250,7 @@ impl Borrower {
     pub(crate) fn withdraw(&mut self, stream: StreamId, failure: &Failure) -> bool {
         let ended = self.streams.get(&stream).is_some_and(|open| open.remote_done);
         if ended {
-            let failure = Failure { message: clip(failure.message.clone()), ..failure.clone() };
+            let failure = Failure { message: truncate(failure.message.clone()), ..failure.clone() };
             self.fail(stream, StreamError::Remote(failure), CancelReason::Dropped);
         }
         ended
@@ -259,7 +259,7 @@ impl Borrower {
     /// Ends a stream for the application, and cancels it at the lender if the lender has not ended it.
     pub(crate) fn fail(&mut self, stream: StreamId, error: StreamError, reason: CancelReason) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
-        if std::mem::replace(&mut open.over, true) {
+        if std::mem::replace(&mut open.ended, true) {
             return;
         }
         let done = open.remote_done;
@@ -275,7 +275,7 @@ impl Borrower {
         if done {
             self.streams.remove(&stream);
         } else {
-            self.say(FromBorrower::Cancel { stream, reason });
+            self.send(FromBorrower::Cancel { stream, reason });
         }
     }
 
@@ -323,7 +323,7 @@ impl Borrower {
             for payload in open.abandon() {
                 self.abandon(stream, payload);
             }
-            if !open.over {
+            if !open.ended {
                 self.event(BorrowerEvent::Failed { stream, error: StreamError::Connection(Arc::clone(error)) });
             }
         }
@@ -355,9 +355,9 @@ impl Borrower {
         }
     }
 
-    fn say(&mut self, message: FromBorrower) {
+    fn send(&mut self, message: FromBorrower) {
         if self.ended_by.is_none() {
-            self.out.push_back(BorrowerOutput::Say(message));
+            self.out.push_back(BorrowerOutput::Send(message));
         }
     }
 
@@ -366,14 +366,14 @@ impl Borrower {
     }
 
     fn task(&mut self, task: BorrowerTask) {
-        self.out.push_back(BorrowerOutput::Do(task));
+        self.out.push_back(BorrowerOutput::Task(task));
     }
 
     /// Processes a message of the lender.
     ///
     /// # Errors
     /// [`PeerMisbehaved`] if the message breaks the protocol.
-    pub fn heard(&mut self, now: Timestamp, message: FromLender, payload: Bytes) -> Result<(), PeerMisbehaved> {
+    pub fn receive(&mut self, now: Timestamp, message: FromLender, payload: Bytes) -> Result<(), PeerMisbehaved> {
         self.message(now, message, payload)
     }
 }

@@ -128,8 +128,8 @@ impl Borrower {
         }
         self.reads.insert(read, Read { stream, seq, lease, word, wanted: Wanted::Part(part) });
         self.timers.set(Timer::Read(read), now + self.config.read_timeout);
-        let then_word = word.map(|word| word.at);
-        self.task(BorrowerTask::Read(ReadBatch { read, stream, layout, places, then_word }));
+        let lease_word = word.map(|word| word.at);
+        self.task(BorrowerTask::Read(ReadBatch { read, stream, layout, places, lease_word }));
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl Borrower {
     }
 
     /// A read of a batch on demand has completed.
-    pub(super) fn read_less(&mut self, key: BatchKey) {
+    pub(super) fn read_completed(&mut self, key: BatchKey) {
         if let Some(batch) = self.on_demand.get_mut(&key) {
             batch.reads = batch.reads.saturating_sub(1);
         }
@@ -221,7 +221,7 @@ impl Borrower {
         }
         let (lease, given_up) = (batch.lease, batch.given_up);
         if !std::mem::replace(&mut batch.returned, true) {
-            self.loans.give_back(lease);
+            self.loans.release(lease);
         }
         if given_up {
             self.on_demand.remove(&key);
@@ -245,10 +245,10 @@ impl Borrower {
             return Err(ApiMisuse::OverConsumed(stream));
         }
         if !open.remote_done
-            && !open.over
+            && !open.ended
             && let Some(total) = open.grant()
         {
-            self.say(FromBorrower::Credit { stream, total });
+            self.send(FromBorrower::Credit { stream, total });
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Borrower, BorrowerEvent, BorrowerTask, Payload, ReadProblem};
+use super::{Borrower, BorrowerEvent, BorrowerTask, Payload, ReadError};
 use crate::codes::CancelReason;
 use crate::error::{ApiMisuse, Cause, StreamError};
 use crate::ids::{LeaseId, PartId, ReadId, StreamId};
@@ -37,11 +37,7 @@ impl Borrower {
         ReadId(self.last_read)
     }
 
-    pub(super) fn read_done(
-        &mut self,
-        read: ReadId,
-        result: Result<Option<u64>, ReadProblem>,
-    ) -> Result<(), ApiMisuse> {
+    pub(super) fn read_done(&mut self, read: ReadId, result: Result<Option<u64>, ReadError>) -> Result<(), ApiMisuse> {
         let Some(pending) = self.reads.get(&read) else { return Err(ApiMisuse::UnknownRead(read)) };
         let (stream, seq, wanted) = (pending.stream, pending.seq, self.is_wanted(pending));
         let due = pending.word.map(|word| word.value);
@@ -52,7 +48,7 @@ impl Borrower {
                 self.forget_read(read, true);
                 self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
             }
-            Err(ReadProblem::NoMemory(cause)) => {
+            Err(ReadError::NoMemory(cause)) => {
                 let error = StreamError::OutOfMemory { seq, cause };
                 match self.forget_read(read, true).map(|read| read.wanted) {
                     // The batch is still on loan: a smaller part of it may fit.
@@ -64,14 +60,14 @@ impl Borrower {
                     _ => self.fail(stream, error, CancelReason::OutOfMemory),
                 }
             }
-            Err(ReadProblem::Failed(cause)) => self.lost(read, cause),
+            Err(ReadError::Failed(cause)) => self.lost(read, cause),
         }
         Ok(())
     }
 
     fn is_wanted(&self, read: &Read) -> bool {
         match read.wanted {
-            Wanted::Batch(_) | Wanted::Mapping(_) => self.streams.get(&read.stream).is_some_and(|open| !open.over),
+            Wanted::Batch(_) | Wanted::Mapping(_) => self.streams.get(&read.stream).is_some_and(|open| !open.ended),
             Wanted::Part(part) => self.is_wanted_part((read.stream, read.seq), part),
         }
     }
@@ -88,7 +84,7 @@ impl Borrower {
             }
             Wanted::Part(_) => return self.task(BorrowerTask::Discard { read }),
         };
-        match self.streams.get_mut(&stream).filter(|open| !open.over) {
+        match self.streams.get_mut(&stream).filter(|open| !open.ended) {
             Some(open) => {
                 let bytes = descriptor.slab_bytes();
                 open.ready(seq, bytes, Payload::Lent { read, descriptor });
@@ -115,13 +111,13 @@ impl Borrower {
             self.task(BorrowerTask::Discard { read });
         }
         if let Wanted::Part(_) = ended.wanted {
-            self.read_less((ended.stream, ended.seq));
+            self.read_completed((ended.stream, ended.seq));
             return Some(ended);
         }
         if matches!(ended.wanted, Wanted::Mapping(_)) && !discard {
             return Some(ended);
         }
-        self.loans.give_back(ended.lease);
+        self.loans.release(ended.lease);
         Some(ended)
     }
 

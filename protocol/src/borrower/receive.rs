@@ -15,7 +15,7 @@ use crate::error::StreamError;
 use crate::ids::{LeaseId, RegionId, RemoteRange, StreamId};
 use crate::inline;
 use crate::layout::{self, BatchDescriptor};
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{
     Access, Extensions, Failure, Fencing, FromBorrower, FromLender, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey,
 };
@@ -68,7 +68,7 @@ impl Borrower {
                 extensions.check()?;
                 let Some(open) = self.live(stream)? else { return self.remote_done(stream) };
                 open.remote_done = true;
-                let failure = Failure { message: clip(failure.message), ..failure };
+                let failure = Failure { message: truncate(failure.message), ..failure };
                 self.fail(stream, StreamError::Remote(failure), CancelReason::Dropped);
                 Ok(())
             }
@@ -112,7 +112,7 @@ impl Borrower {
             return Err(PeerMisbehaved::UnknownRegion(region));
         }
         if self.is_up() {
-            self.task(BorrowerTask::Forget(region));
+            self.task(BorrowerTask::UnimportRegion(region));
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Borrower {
             return Err(PeerMisbehaved::LeaseReused(lease));
         }
         if self.live(stream)?.is_none() || !self.is_up() {
-            return self.give_back(stream, seq, lease);
+            return self.release_unread(stream, seq, lease);
         }
         if word.is_some() != (self.fencing == Some(Fencing::LeaseWord)) {
             return Err(PeerMisbehaved::Places { stream, what: "an unexpected lease word, or a missing one" });
@@ -175,7 +175,7 @@ impl Borrower {
             stream,
             layout: descriptor.layout().clone(),
             places,
-            then_word: word.map(|word| word.at),
+            lease_word: word.map(|word| word.at),
         };
         let (wanted, task) = match access {
             Access::Map(_) => (Wanted::Mapping(descriptor), BorrowerTask::Map(batch)),
@@ -188,9 +188,9 @@ impl Borrower {
     }
 
     /// Releases a batch that is not wanted any more, or can no longer be read.
-    fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
+    fn release_unread(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
         // The batch's bytes were not counted, because its length was not looked at.
-        self.loans.give_back(lease);
+        self.loans.release(lease);
         self.loans.flush_now();
         if self.live(stream)?.is_some() {
             let cause = "it was lent after the data plane had failed".into();
@@ -245,7 +245,7 @@ impl Borrower {
             let error = StreamError::BatchTooLarge { bytes: cost - BATCH_OVERHEAD, limit };
             self.fail(stream, error, CancelReason::BatchTooLarge);
         } else if let Some(total) = open.wanted(cost) {
-            self.say(FromBorrower::Credit { stream, total });
+            self.send(FromBorrower::Credit { stream, total });
         }
         Ok(())
     }
@@ -256,7 +256,7 @@ impl Borrower {
             Some(open) if open.remote_done => {
                 Err(PeerMisbehaved::StreamOrder { stream, what: "a message after the end" })
             }
-            Some(open) if open.over => Ok(None),
+            Some(open) if open.ended => Ok(None),
             Some(open) => Ok(Some(open)),
             None => Err(PeerMisbehaved::UnknownStream(stream)),
         }

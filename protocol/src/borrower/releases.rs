@@ -26,8 +26,8 @@ pub(super) struct Loans {
     held: BTreeMap<LeaseId, u64>,
     held_bytes: u64,
     /// Leases that are done with, but whose release has not been sent.
-    given_back: Vec<LeaseId>,
-    given_back_bytes: u64,
+    pending_releases: Vec<LeaseId>,
+    pending_bytes: u64,
     /// The releases must be sent now.
     flush: bool,
 }
@@ -43,12 +43,12 @@ impl Loans {
     }
 
     /// Marks a lease for release. The lease need not have been taken.
-    pub(super) fn give_back(&mut self, lease: LeaseId) {
+    pub(super) fn release(&mut self, lease: LeaseId) {
         if let Some(bytes) = self.held.remove(&lease) {
             self.held_bytes = self.held_bytes.saturating_sub(bytes);
-            self.given_back_bytes = self.given_back_bytes.saturating_add(bytes);
+            self.pending_bytes = self.pending_bytes.saturating_add(bytes);
         }
-        self.given_back.push(lease);
+        self.pending_releases.push(lease);
     }
 
     /// Stops holding releases back.
@@ -58,16 +58,16 @@ impl Loans {
 
     /// Drops the releases, because there is no lender any more.
     pub(super) fn forget_releases(&mut self) {
-        self.given_back.clear();
-        self.given_back_bytes = 0;
+        self.pending_releases.clear();
+        self.pending_bytes = 0;
     }
 }
 
 impl Borrower {
     fn holds_releases_back(&self) -> bool {
-        let Loans { given_back, given_back_bytes, flush, .. } = &self.loans;
-        (1..MOST_LEASES).contains(&given_back.len())
-            && *given_back_bytes < MOST_BYTES
+        let Loans { pending_releases, pending_bytes, flush, .. } = &self.loans;
+        (1..MOST_LEASES).contains(&pending_releases.len())
+            && *pending_bytes < MOST_BYTES
             && !flush
             && self.ended_by.is_none()
             && (!self.reads.is_empty() || self.has_room())
@@ -81,13 +81,13 @@ impl Borrower {
         }
         let open = self.streams.values().filter(|open| !open.remote_done);
         let to_come = open.fold(0_u64, |sum, open| sum.saturating_add(open.window()));
-        let Loans { held_bytes, given_back_bytes, .. } = self.loans;
+        let Loans { held_bytes, pending_bytes, .. } = self.loans;
         let room = self.lender_limit;
-        [held_bytes, given_back_bytes].into_iter().fold(to_come, u64::saturating_add) <= room
+        [held_bytes, pending_bytes].into_iter().fold(to_come, u64::saturating_add) <= room
     }
 
     /// Sets the time until which releases are held back. Call it after every other call.
-    pub fn time_releases(&mut self, now: Timestamp) {
+    pub fn schedule_releases(&mut self, now: Timestamp) {
         if self.holds_releases_back() && !self.timers.is_set(Timer::Releases) {
             self.timers.set(Timer::Releases, now + RELEASED_WITHIN);
         }
@@ -99,21 +99,21 @@ impl Borrower {
     }
 
     /// Sends the releases, unless they are held back. Call it after all other messages are queued.
-    pub fn say_releases(&mut self) {
+    pub fn send_due_releases(&mut self) {
         if !self.holds_releases_back() {
-            self.say_all_releases();
+            self.send_all_releases();
         }
     }
 
     /// Sends all releases. Call it also before the connection ends: otherwise the lender would keep mapped batches
     /// until this process ends.
-    pub fn say_all_releases(&mut self) {
+    pub fn send_all_releases(&mut self) {
         self.timers.clear(Timer::Releases);
-        let given_back = std::mem::take(&mut self.loans.given_back);
-        self.loans.given_back_bytes = 0;
+        let pending_releases = std::mem::take(&mut self.loans.pending_releases);
+        self.loans.pending_bytes = 0;
         // A release of this many leases always fits a frame.
-        for leases in given_back.chunks(4096) {
-            self.say(FromBorrower::Release { leases: leases.to_vec() });
+        for leases in pending_releases.chunks(4096) {
+            self.send(FromBorrower::Release { leases: leases.to_vec() });
         }
         self.loans.flush = false;
     }

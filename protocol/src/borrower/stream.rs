@@ -25,7 +25,7 @@ pub(super) struct BorrowedStream {
     /// How this end accesses lent batches.
     pub(super) access: Access,
     /// The end has been reported to the application. Batches that still arrive are released.
-    pub(super) over: bool,
+    pub(super) ended: bool,
     /// The lender has sent its last message for the stream.
     pub(super) remote_done: bool,
     end: Option<StreamStats>,
@@ -33,15 +33,15 @@ pub(super) struct BorrowedStream {
     /// Bytes granted and not consumed.
     window: u64,
     /// Maximum size of the window in bytes.
-    most: u64,
+    max_window: u64,
     /// The lender may send. A stream that is not admitted yet has no window, even if its lender requests credit.
     admitted: bool,
     /// Credit that one batch needs, if the lender requested it before the stream was admitted.
-    wanted_before: u64,
+    requested_before_admission: u64,
     /// The lender waits for credit, according to its last message.
-    waits: bool,
+    lender_waits: bool,
     /// The lender waits for more credit than the window leaves while grants are held back: grants are sent at once.
-    wanted: bool,
+    grant_at_once: bool,
     /// Bytes that the application has consumed and that are not granted again yet.
     to_grant: u64,
     /// Cost of batches that were delivered and not consumed.
@@ -53,23 +53,24 @@ pub(super) struct BorrowedStream {
 }
 
 impl BorrowedStream {
-    /// A stream whose window begins as `window` and grows to `most`. Without a `window` the stream is not admitted yet.
-    pub(super) fn new(id: StreamId, window: Option<u64>, most: u64, access: Access) -> Self {
+    /// A stream whose window begins as `window` and grows to `max_window`. Without a `window` the stream is not
+    /// admitted yet.
+    pub(super) fn new(id: StreamId, window: Option<u64>, max_window: u64, access: Access) -> Self {
         let (admitted, window) = (window.is_some(), window.unwrap_or(0));
         BorrowedStream {
             id,
             plan: None,
             access,
-            over: false,
+            ended: false,
             remote_done: false,
             end: None,
             credit: Credit::new(window),
             window,
-            most,
+            max_window,
             admitted,
-            wanted_before: 0,
-            waits: false,
-            wanted: false,
+            requested_before_admission: 0,
+            lender_waits: false,
+            grant_at_once: false,
             to_grant: 0,
             delivered: 0,
             next_arrival: 0,
@@ -92,8 +93,8 @@ impl BorrowedStream {
         }
         self.credit.spend(batch_cost(bytes))?;
         self.next_arrival += 1;
-        self.waits = false;
-        self.wanted = false;
+        self.lender_waits = false;
+        self.grant_at_once = false;
         Ok(())
     }
 
@@ -196,7 +197,7 @@ impl BorrowedStream {
     /// The new total to grant, once it is worth a message.
     pub(super) fn grant(&mut self) -> Option<u64> {
         self.grow();
-        let worth = if self.wanted { 1 } else { (self.window / 4).max(1) };
+        let worth = if self.grant_at_once { 1 } else { (self.window / 4).max(1) };
         if self.to_grant < worth {
             return None;
         }
@@ -207,21 +208,21 @@ impl BorrowedStream {
     /// consumed everything that arrived. If one end is slower than the other, this state does not occur.
     fn grow(&mut self) {
         let out_of_work = self.delivered == 0 && self.next_delivery == self.next_arrival && self.partial.is_none();
-        if !out_of_work || !std::mem::take(&mut self.waits) {
+        if !out_of_work || !std::mem::take(&mut self.lender_waits) {
             return;
         }
-        let more = self.window.min(self.most.saturating_sub(self.window));
+        let more = self.window.min(self.max_window.saturating_sub(self.window));
         self.window += more;
         self.to_grant += more;
     }
 
     /// Admits the stream: the lender may send from now on. Returns the total to grant, if there is one.
-    pub(super) fn admit(&mut self, window: u64, most: u64) -> Option<u64> {
+    pub(super) fn admit(&mut self, window: u64, max_window: u64) -> Option<u64> {
         if std::mem::replace(&mut self.admitted, true) {
             return None;
         }
-        let cost = std::mem::take(&mut self.wanted_before);
-        (self.window, self.most) = (window.max(cost).max(1), most);
+        let cost = std::mem::take(&mut self.requested_before_admission);
+        (self.window, self.max_window) = (window.max(cost).max(1), max_window);
         self.to_grant += self.window;
         self.grant()
     }
@@ -230,15 +231,15 @@ impl BorrowedStream {
     /// total, if there is one.
     pub(super) fn wanted(&mut self, cost: u64) -> Option<u64> {
         if !self.admitted {
-            self.wanted_before = cost;
+            self.requested_before_admission = cost;
             return None;
         }
         let more = cost.saturating_sub(self.window);
         self.window += more;
         self.to_grant += more;
-        self.waits = true;
+        self.lender_waits = true;
         // Less than a quarter of the window is held back, so that more than three quarters are available.
-        self.wanted = cost > self.window - self.window / 4;
+        self.grant_at_once = cost > self.window - self.window / 4;
         self.grant()
     }
 }
@@ -249,8 +250,8 @@ mod tests {
 
     const BATCH: u64 = 744;
 
-    fn stream(window: u64, most: u64) -> BorrowedStream {
-        let mut stream = BorrowedStream::new(StreamId(1), Some(window), most, Access::Read);
+    fn stream(window: u64, max_window: u64) -> BorrowedStream {
+        let mut stream = BorrowedStream::new(StreamId(1), Some(window), max_window, Access::Read);
         stream.plan = Some(Plan::new(&std::sync::Arc::new(arrow_schema::Schema::empty())).unwrap());
         stream
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{ClientConnection, ClientEvent, ClientOutput, State};
 use crate::codes::CloseCode;
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
-use crate::link::clip;
+use crate::link::truncate;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -57,7 +57,7 @@ impl ClientConnection {
         } else if !self.core.borrower.is_up() {
             return;
         }
-        let reason = clip(reason.to_owned());
+        let reason = truncate(reason.to_owned());
         self.core.borrower.path_down(&reason);
         self.core.lender.path_down(&reason);
         self.absorb();
@@ -84,12 +84,12 @@ impl ClientConnection {
             ConnectionError::Closed => Some((CloseCode::Normal, String::new())),
             _ if self.state == State::AwaitingWelcome => None,
             // The text of an error may contain text of the peer, for example a field name of megabytes.
-            _ => Some((error.close_code(), clip(error.to_string()))),
+            _ => Some((error.close_code(), truncate(error.to_string()))),
         };
         if let Some((code, message)) = goodbye {
             self.core.borrower.release_abandoned(&error);
             self.absorb();
-            self.core.borrower.say_all_releases();
+            self.core.borrower.send_all_releases();
             self.absorb();
             self.core.goodbye(code, &message);
         }

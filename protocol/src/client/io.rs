@@ -16,7 +16,7 @@ pub type ClientOutput = connection::Output<ClientEvent>;
 
 /// The lease words of this end, as the driver has prepared them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LentWords {
+pub struct LeaseWordRegion {
     /// How this end fences the memory that it lends.
     pub fencing: Fencing,
     /// The region of the lease words: eight bytes a slot, [`super::ClientConfig::max_leases`] slots, and one more for
@@ -50,7 +50,7 @@ pub enum ClientCommand {
         /// The transport that carries the reads.
         transport: String,
         /// How this end lends. `None`: uploads travel inline.
-        lending: Option<LentWords>,
+        lending: Option<LeaseWordRegion>,
     },
     /// Answers [`ClientEvent::ConnectFabric`]: the fabric does not work, or is not better than inline.
     FabricUnavailable {

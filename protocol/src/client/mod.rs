@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, LentWords, UploadOptions};
+pub use io::{ClientCommand, ClientEvent, ClientInput, ClientOutput, LeaseWordRegion, UploadOptions};
 
 use crate::borrower::{Borrower, BorrowerCommand, BorrowerConfig};
 use crate::codec::{FrameLimits, MAX_ADDRESS};
@@ -18,7 +18,7 @@ use crate::connection::{Core, Machine, unexpected};
 use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{FabricKind, StreamId};
 use crate::lender::{Lender, LenderCommand, LenderConfig};
-use crate::link::{Link, LinkTimeouts, clip};
+use crate::link::{Link, LinkTimeouts, truncate};
 use crate::message::{Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Welcome};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -255,7 +255,7 @@ impl ClientConnection {
             ClientCommand::Open { .. }
             | ClientCommand::Upload { .. }
             | ClientCommand::Lender(_)
-            | ClientCommand::Borrower(BorrowerCommand::ReadPart { .. } | BorrowerCommand::GiveUp { .. }) => {
+            | ClientCommand::Borrower(BorrowerCommand::ReadPart { .. } | BorrowerCommand::ReleaseBatch { .. }) => {
                 self.command(now, command)?;
                 self.absorb();
             }
@@ -270,7 +270,7 @@ impl ClientConnection {
             return;
         }
         if matches!(self.state, State::Connecting | State::Open) {
-            self.core.link.heard(now, &mut self.core.timers);
+            self.core.link.restart_timers(now, &mut self.core.timers);
         }
         while !self.state.is_ending() {
             match self.core.link.next() {
@@ -297,7 +297,7 @@ impl ClientConnection {
                 }
             }
             Message::Goodbye { code, message } => {
-                return Err(ConnectionError::Goodbye { code, message: clip(message) });
+                return Err(ConnectionError::Goodbye { code, message: truncate(message) });
             }
             other if !greeted => return Err(self.unexpected(&other).into()),
             Message::Answer(answer) => self.answered(answer)?,
@@ -322,7 +322,7 @@ impl ClientConnection {
         let version = self.core.link.version().unwrap_or_default();
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
-        let (server, limits) = (clip(welcome.name), welcome.limits);
+        let (server, limits) = (truncate(welcome.name), welcome.limits);
         self.core.event(ClientEvent::Welcome { server, version, limits });
         match welcome.fabric {
             Ok(choice) => {
@@ -331,9 +331,9 @@ impl ClientConnection {
                     return Err(PeerMisbehaved::Limit { what: "fabric address bytes", value, limit }.into());
                 }
                 if !offered(&self.config, &choice.kind) {
-                    return Err(PeerMisbehaved::FabricNotOffered(clip(choice.kind.to_string())).into());
+                    return Err(PeerMisbehaved::FabricNotOffered(truncate(choice.kind.to_string())).into());
                 }
-                self.core.borrower.offered(&choice.lending)?;
+                self.core.borrower.set_lease_words(&choice.lending)?;
                 self.state = State::Connecting;
                 let due = now + self.core.link.timeouts().handshake;
                 self.core.timers.set(Timer::Handshake, due);
@@ -341,7 +341,7 @@ impl ClientConnection {
             }
             Err(reason) => {
                 self.state = State::Open;
-                self.core.event(ClientEvent::FabricDown { reason: clip(reason) });
+                self.core.event(ClientEvent::FabricDown { reason: truncate(reason) });
                 self.close_fabric();
             }
         }
@@ -367,7 +367,7 @@ impl ClientConnection {
             ClientCommand::Borrower(command) => self.core.borrower.command(now, command)?,
             ClientCommand::FabricUp { transport, lending } => {
                 if self.state == State::Connecting {
-                    self.fabric_up(clip(transport), lending)?;
+                    self.fabric_up(truncate(transport), lending)?;
                 }
             }
             ClientCommand::FabricUnavailable { reason } | ClientCommand::FabricFailed { reason } => {
@@ -392,11 +392,11 @@ impl ClientConnection {
         self.core.last_stream.is_some_and(|last| stream <= last)
     }
 
-    fn fabric_up(&mut self, transport: String, lending: Option<LentWords>) -> Result<(), ApiMisuse> {
+    fn fabric_up(&mut self, transport: String, lending: Option<LeaseWordRegion>) -> Result<(), ApiMisuse> {
         let lending = match lending {
-            Some(LentWords { fencing, words, probe_value }) => {
+            Some(LeaseWordRegion { fencing, words, probe_value }) => {
                 crate::lender::within("remote key", words.key.len(), crate::codec::MAX_KEY)?;
-                Some(self.core.lender.opened(fencing, words, probe_value)?)
+                Some(self.core.lender.path_opened(fencing, words, probe_value)?)
             }
             None => None,
         };
@@ -404,7 +404,7 @@ impl ClientConnection {
         self.state = State::Open;
         self.core.borrower.path_up();
         let up = FromBorrower::PathUp { transport: transport.clone(), lending, extensions: Extensions::none() };
-        self.core.say(Message::Borrower(up));
+        self.core.send(Message::Borrower(up));
         self.core.event(ClientEvent::FabricUp { transport });
         Ok(())
     }
@@ -419,11 +419,11 @@ impl ClientConnection {
                     return Err(PeerMisbehaved::Unexpected { got: "path-up", state: self.state.name() }.into());
                 }
                 if was == "unproven" {
-                    self.core.event(ClientEvent::ReversePathUp { transport: clip(transport) });
+                    self.core.event(ClientEvent::ReversePathUp { transport: truncate(transport) });
                 }
             }
             FromBorrower::PathDown { reason } => {
-                let reason = clip(reason);
+                let reason = truncate(reason);
                 // If this end does not lend, no path exists that could fail.
                 self.core.lender.path_down(&reason);
                 if matches!(was, "unproven" | "up") {
@@ -440,7 +440,7 @@ impl ClientConnection {
         if self.state == State::Open {
             self.core.lender.pump(now);
         }
-        self.core.borrower.time_releases(now);
+        self.core.borrower.schedule_releases(now);
         self.absorb();
     }
 }

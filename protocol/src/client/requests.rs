@@ -11,7 +11,7 @@ use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, StreamError};
 use crate::ids::StreamId;
 use crate::lender::{LendOptions, LenderTask};
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -76,16 +76,16 @@ impl ClientConnection {
         // slow.
         let held = options.access != Access::Read;
         // In a merge, most partitions wait for one.
-        let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
+        let shares = options.partition.map_or(1, |part| u64::from(part.count).clamp(1, 4));
         options.credit = if held { most } else { most.min((self.config.first_window / shares).max(1)) };
         let borrow = BorrowOptions {
             window: Some(options.credit),
-            most,
+            max_window: most,
             access: options.access,
             deadline: options.deadline_ms.map(Duration::from_millis),
         };
         self.core.borrower.open(now, stream, borrow);
-        self.core.say(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        self.core.send(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl ClientConnection {
         debug_assert!(opened.is_ok(), "an initial credit of 0 is within the limit");
         let deadline_ms = deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let options = OpenOptions { deadline_ms, ..OpenOptions::default() };
-        self.core.say(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        self.core.send(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl ClientConnection {
                 self.core.event(ClientEvent::Uploaded { stream, rows });
             }
             Err(failure) => {
-                let failure = Failure { message: clip(failure.message), ..failure };
+                let failure = Failure { message: truncate(failure.message), ..failure };
                 self.upload_failed(stream, StreamError::Remote(failure));
             }
         }
@@ -187,7 +187,7 @@ impl ClientConnection {
             self.core.lender.stop(stream, failure);
         } else {
             let extensions = Extensions::none();
-            self.core.say_with(Message::Lender(FromLender::Failed { stream, failure, extensions }), Bytes::new());
+            self.core.send_with(Message::Lender(FromLender::Failed { stream, failure, extensions }), Bytes::new());
         }
     }
 

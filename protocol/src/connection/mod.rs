@@ -11,7 +11,7 @@ use crate::codes::CloseCode;
 use crate::error::{ApiMisuse, ConnectionError};
 use crate::ids::StreamId;
 use crate::lender::{Lender, LenderCommand, LenderOutput, LenderTask};
-use crate::link::{Link, clip};
+use crate::link::{Link, truncate};
 use crate::message::{Extensions, FromBorrower, Message};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -107,11 +107,11 @@ impl<E> Core<E> {
     }
 
     /// Sends a message, unless the connection has ended.
-    pub(crate) fn say(&mut self, message: Message) {
-        self.say_with(message, Bytes::new());
+    pub(crate) fn send(&mut self, message: Message) {
+        self.send_with(message, Bytes::new());
     }
 
-    pub(crate) fn say_with(&mut self, message: Message, payload: Bytes) {
+    pub(crate) fn send_with(&mut self, message: Message, payload: Bytes) {
         if self.ended_by.is_some() {
             return;
         }
@@ -137,7 +137,7 @@ impl<E> Core<E> {
     /// The next output, or the time to wait for.
     pub(crate) fn poll_output(&mut self) -> Output<E> {
         if self.out.is_empty() {
-            self.borrower.say_releases();
+            self.borrower.send_due_releases();
             while let Some(output) = self.borrower.poll() {
                 self.absorb_borrower(output);
             }
@@ -152,19 +152,19 @@ impl<E> Core<E> {
     /// it.
     pub(crate) fn absorb_lender(&mut self) -> Option<LenderTask> {
         match self.lender.poll()? {
-            LenderOutput::Say(message, payload) => {
-                self.say_with(Message::Lender(message), payload);
+            LenderOutput::Send(message, payload) => {
+                self.send_with(Message::Lender(message), payload);
                 self.absorb_lender()
             }
-            LenderOutput::Do(task) => Some(task),
+            LenderOutput::Task(task) => Some(task),
         }
     }
 
     /// Forwards an output of the borrower's half, or returns it if it is an event.
     pub(crate) fn absorb_borrower(&mut self, output: BorrowerOutput) -> Option<BorrowerEvent> {
         match output {
-            BorrowerOutput::Say(message) => self.say(Message::Borrower(message)),
-            BorrowerOutput::Do(task) => self.out.push_back(Output::Borrower(task)),
+            BorrowerOutput::Send(message) => self.send(Message::Borrower(message)),
+            BorrowerOutput::Task(task) => self.out.push_back(Output::Borrower(task)),
             BorrowerOutput::Event(event) => return Some(event),
         }
         None
@@ -178,12 +178,12 @@ impl<E> Core<E> {
         payload: Bytes,
     ) -> Result<Option<Message>, ConnectionError> {
         match message {
-            Message::Lender(message) => self.borrower.heard(now, message, payload)?,
+            Message::Lender(message) => self.borrower.receive(now, message, payload)?,
             Message::Borrower(message @ (FromBorrower::PathUp { .. } | FromBorrower::PathDown { .. })) => {
                 return Ok(Some(Message::Borrower(message)));
             }
-            Message::Borrower(message) => self.lender.heard(message)?,
-            Message::Ping(nonce) => self.say(Message::Pong(nonce)),
+            Message::Borrower(message) => self.lender.receive(message)?,
+            Message::Ping(nonce) => self.send(Message::Pong(nonce)),
             other => return Ok(Some(other)),
         }
         Ok(None)
@@ -191,12 +191,12 @@ impl<E> Core<E> {
 
     pub(crate) fn ping(&mut self, now: Timestamp) -> u64 {
         let nonce = self.link.ping(now, &mut self.timers);
-        self.say(Message::Ping(nonce));
+        self.send(Message::Ping(nonce));
         nonce
     }
 
     pub(crate) fn goodbye(&mut self, code: CloseCode, message: &str) {
-        self.say(Message::Goodbye { code, message: clip(message.to_owned()) });
+        self.send(Message::Goodbye { code, message: truncate(message.to_owned()) });
     }
 
     /// Checks the extensions of a message that concerns the whole connection.

@@ -89,7 +89,7 @@ impl InlineDecoder {
         let Some(DataType::Dictionary(_, value_type)) = field.as_ref().map(Field::data_type) else {
             return Err(InlineError::metadata(format!("no field has the dictionary {}", batch.id())));
         };
-        let column = Node::alone(Field::new("", value_type.as_ref().clone(), true))?;
+        let column = Node::single(Field::new("", value_type.as_ref().clone(), true))?;
         verify_batch::verify(values, &[column], body, self.limits.max_len)?;
         guarded(|| read_dictionary(body, batch, self.plan.schema(), &mut self.dictionaries, &MetadataVersion::V5))
     }

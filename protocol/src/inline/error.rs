@@ -65,10 +65,10 @@ pub enum InlineError {
     #[error("not a valid batch: {0}")]
     Invalid(#[from] ArrowError),
     /// arrow-ipc panicked. This is a defect of arrow-ipc, or of the verification before it: please report it.
-    #[error("arrow-ipc panicked: {said}")]
+    #[error("arrow-ipc panicked: {message}")]
     Panicked {
         /// The panic's message.
-        said: String,
+        message: String,
     },
 }
 

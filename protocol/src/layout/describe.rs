@@ -41,7 +41,7 @@ pub struct Described {
     /// Number of bytes that were copied.
     pub copied: u64,
     /// Bytes of dictionaries that are not among the buffers, because the previous batch had them.
-    pub spared: u64,
+    pub omitted_dictionary_bytes: u64,
     /// The batch's dictionaries, for the next batch, once this one is on loan.
     pub dictionaries: LentDictionaries,
 }
@@ -77,10 +77,10 @@ fn described(plan: &Plan, batch: &RecordBatch, mut lender: Lender<'_>) -> Result
         let data = column.to_data();
         lender.array(node, &data, 0, data.len()).within(name)?;
     }
-    let Lender { nodes, buffers, copied, spared, dictionaries, .. } = lender;
+    let Lender { nodes, buffers, copied, omitted_dictionary_bytes, dictionaries, .. } = lender;
     let lens = buffers.iter().map(|buffer| buffer.len() as u64).collect();
     let descriptor = BatchDescriptor { rows: batch.num_rows() as u64, nodes, buffers: lens };
-    Ok(Described { descriptor, buffers, copied, spared, dictionaries })
+    Ok(Described { descriptor, buffers, copied, omitted_dictionary_bytes, dictionaries })
 }
 
 #[derive(Default)]
@@ -92,7 +92,7 @@ struct Lender<'a> {
     copied: u64,
     /// The dictionaries that the borrower has of the previous batch, if dictionaries are lent only once.
     before: Option<&'a LentDictionaries>,
-    spared: u64,
+    omitted_dictionary_bytes: u64,
     dictionaries: LentDictionaries,
 }
 
@@ -207,7 +207,7 @@ impl Lender<'_> {
         let values = child_of(data, 0)?;
         let before = self.before.zip(number);
         if let Some(bytes) = before.and_then(|(before, number)| before.find(number, values)) {
-            self.spared = self.spared.saturating_add(bytes);
+            self.omitted_dictionary_bytes = self.omitted_dictionary_bytes.saturating_add(bytes);
             self.dictionaries.push(values.clone(), bytes);
             self.nodes[at].detail = Detail::SameValues;
             return Ok(());

@@ -63,7 +63,7 @@ impl KeptDictionaries {
 
     /// The dictionary of this number, for another batch. A dictionary that is a small part of its batch's memory is
     /// first copied out of it, because it may be kept for long.
-    pub(super) fn again<E>(
+    pub(super) fn reuse<E>(
         &mut self,
         number: usize,
         assemble: impl FnOnce(ArrayDataBuilder) -> Result<ArrayData, E>,

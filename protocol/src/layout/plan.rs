@@ -95,7 +95,7 @@ impl Node {
     }
 
     /// Compiles a single array, outside of any schema.
-    pub(crate) fn alone(field: Field) -> Result<Self, LayoutError> {
+    pub(crate) fn single(field: Field) -> Result<Self, LayoutError> {
         Node::compile(&Arc::new(field), 0, &mut 0)
     }
 

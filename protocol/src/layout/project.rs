@@ -25,7 +25,7 @@ use super::rebuild::{Assemble, ValidatingAssembler, rebuild_with};
 /// The next step of a projection.
 #[derive(Debug)]
 pub enum Step {
-    /// The bytes of these pieces must be read and passed to [`Projection::give`].
+    /// The bytes of these pieces must be read and passed to [`Projection::supply`].
     Read(Vec<Piece>),
     /// The columns and rows. Nothing more to read.
     Done(RecordBatch),
@@ -53,7 +53,7 @@ pub enum Step {
 ///             read.extend(pieces.iter().map(|piece| piece.len));
 ///             let bytes = |piece: &_| { let thallus_protocol::layout::Piece { buffer, offset, len } = *piece;
 ///                 lent[buffer].slice_with_length(offset as usize, len as usize) };
-///             projection.give(pieces.iter().map(bytes).collect());
+///             projection.supply(pieces.iter().map(bytes).collect());
 ///         }
 ///         Step::Done(batch) => break batch,
 ///     }
@@ -126,7 +126,7 @@ impl Projection {
 
     /// Passes the bytes of the pieces that [`step`](Self::step) named, in the same order. A buffer of another length is
     /// ignored.
-    pub fn give(&mut self, buffers: Vec<Buffer>) {
+    pub fn supply(&mut self, buffers: Vec<Buffer>) {
         for (piece, buffer) in std::mem::take(&mut self.asked).into_iter().zip(buffers) {
             if buffer.len() as u64 == piece.len {
                 self.have.entry(piece.buffer).or_default().push((piece.offset, buffer));

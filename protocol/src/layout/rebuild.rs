@@ -193,7 +193,7 @@ impl Borrower<'_> {
     fn shared_values(&mut self, node: &Node, number: usize, same: bool) -> Result<ArrayData, LayoutError> {
         if same {
             let kept = self.kept.as_mut().ok_or_else(|| LayoutProblem::NoDictionary)?;
-            let kept = kept.again(number, |valid| self.assemble.assemble(ValidArray(valid)))?;
+            let kept = kept.reuse(number, |valid| self.assemble.assemble(ValidArray(valid)))?;
             let kept = kept.filter(|values| values.data_type() == node.field.data_type());
             return Ok(kept.ok_or_else(|| LayoutProblem::NoDictionary)?);
         }

@@ -7,7 +7,7 @@ use crate::codes::StreamCode;
 use crate::error::ConnectionError;
 use crate::ids::{LeaseId, StreamId};
 use crate::lender::stream::{LentStream, Pending};
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{Extensions, Failure, Fencing, FromLender};
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -56,7 +56,7 @@ impl Lender {
     pub fn stop(&mut self, stream: StreamId, failure: Failure) {
         if self.streams.contains_key(&stream) {
             let told = Some(failure.clone());
-            self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: None, failure: told }));
+            self.out.push_back(LenderOutput::Task(LenderTask::Stop { stream, reason: None, failure: told }));
             self.fail(stream, failure);
         }
     }
@@ -67,8 +67,8 @@ impl Lender {
         self.timers.clear(Timer::Stream(stream));
         self.timers.clear(Timer::Room(stream));
         self.withdraw_pending(open);
-        failure.message = clip(failure.message);
-        self.say(FromLender::Failed { stream, failure, extensions: Extensions::none() }, Bytes::new());
+        failure.message = truncate(failure.message);
+        self.send(FromLender::Failed { stream, failure, extensions: Extensions::none() }, Bytes::new());
     }
 
     /// Withdraws the batch that was handed over for a stream that ends here. A batch whose memory is just being opened
@@ -90,7 +90,7 @@ impl Lender {
         self.stopped = true;
         self.timers.clear_all();
         for (stream, open) in std::mem::take(&mut self.streams) {
-            self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: None, failure: None }));
+            self.out.push_back(LenderOutput::Task(LenderTask::Stop { stream, reason: None, failure: None }));
             self.withdraw_pending(open);
         }
     }

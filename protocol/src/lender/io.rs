@@ -35,12 +35,12 @@ pub struct Loan {
     /// Bytes that were copied so that the batch can be lent.
     pub staged: u64,
     /// Other work that was needed to make the batch readable.
-    pub effort: LoanEffort,
+    pub cost: LoanCost,
 }
 
 /// Work that was needed to make a batch readable, besides copies. All 0 in steady state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoanEffort {
+pub struct LoanCost {
     /// Number of registrations of memory.
     pub registrations: u64,
     /// Number of page faults.
@@ -159,7 +159,7 @@ pub enum LenderTask {
 #[derive(Debug)]
 pub enum LenderOutput {
     /// Send a message with this payload to the borrower.
-    Say(FromLender, Bytes),
+    Send(FromLender, Bytes),
     /// A task for the driver.
-    Do(LenderTask),
+    Task(LenderTask),
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use io::{LendOptions, LenderCommand, LenderOutput, LenderTask, Loan, LoanEffort};
+pub use io::{LendOptions, LenderCommand, LenderOutput, LenderTask, Loan, LoanCost};
 pub use lease::LeaseEnd;
 use lease::LeaseTable;
 pub(crate) use send::within;
@@ -197,7 +197,7 @@ impl Lender {
     ///
     /// # Errors
     /// [`ApiMisuse::Region`] if the region has no room for the words, or is not aligned.
-    pub fn opened(&mut self, fencing: Fencing, words: Region, probe_value: u64) -> Result<Lending, ApiMisuse> {
+    pub fn path_opened(&mut self, fencing: Fencing, words: Region, probe_value: u64) -> Result<Lending, ApiMisuse> {
         let described = Words { fencing, region: words.id, base: words.base };
         let probe_at = word_at(&described, self.config.max_leases);
         let fits = u64::from(self.config.max_leases).saturating_add(1).saturating_mul(8) <= words.len;
@@ -272,7 +272,7 @@ impl Lender {
     ///
     /// # Errors
     /// [`PeerMisbehaved`] if the message breaks the protocol.
-    pub fn heard(&mut self, message: FromBorrower) -> Result<(), PeerMisbehaved> {
+    pub fn receive(&mut self, message: FromBorrower) -> Result<(), PeerMisbehaved> {
         match message {
             FromBorrower::Credit { stream, total } => {
                 let limit = self.max_credit();
@@ -296,7 +296,7 @@ impl Lender {
     }
 
     fn cancelled(&mut self, stream: StreamId, reason: CancelReason) {
-        self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: Some(reason), failure: None }));
+        self.out.push_back(LenderOutput::Task(LenderTask::Stop { stream, reason: Some(reason), failure: None }));
         self.fail(stream, Failure::cancelled(reason));
     }
 
@@ -319,14 +319,14 @@ impl Lender {
         }
     }
 
-    fn say(&mut self, message: FromLender, payload: Bytes) {
+    fn send(&mut self, message: FromLender, payload: Bytes) {
         if !self.stopped {
-            self.out.push_back(LenderOutput::Say(message, payload));
+            self.out.push_back(LenderOutput::Send(message, payload));
         }
     }
 
     fn end_lease(&mut self, lease: LeaseId, slot: Option<u32>, end: LeaseEnd) {
-        self.out.push_back(LenderOutput::Do(LenderTask::EndLease { lease, slot, end }));
+        self.out.push_back(LenderOutput::Task(LenderTask::EndLease { lease, slot, end }));
     }
 }
 

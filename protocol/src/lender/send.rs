@@ -55,7 +55,7 @@ impl Lender {
                     if !self.regions.remove(&region) {
                         return Err(ApiMisuse::Region(region));
                     }
-                    self.say(FromLender::RegionGone(region), Bytes::new());
+                    self.send(FromLender::RegionGone(region), Bytes::new());
                 }
                 Ok(())
             }
@@ -94,7 +94,7 @@ impl Lender {
             return Ok(());
         }
         open.running();
-        self.say(FromLender::Schema { stream, order, extensions: Extensions::none() }, schema);
+        self.send(FromLender::Schema { stream, order, extensions: Extensions::none() }, schema);
         Ok(())
     }
 
@@ -210,7 +210,7 @@ impl Lender {
                 self.timers.clear(Timer::Room(stream));
             }
             self.served = Some(stream);
-            self.send(now, stream);
+            self.send_pending(now, stream);
         }
         let room = self.loan_room(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
@@ -221,12 +221,12 @@ impl Lender {
         } else if room != LoanRoom::MayFreeUp && open.pull() {
             let lends = matches!(self.path, super::Path::Up(_)) && room == LoanRoom::Available;
             let lend_from = if lends { open.lend_from(self.config.thresholds) } else { None };
-            self.out.push_back(LenderOutput::Do(LenderTask::Pull { stream, lend_from }));
+            self.out.push_back(LenderOutput::Task(LenderTask::Pull { stream, lend_from }));
         } else if open.finished && open.pending.is_none() && open.exposing.is_none() {
             let (batches, stats) = (open.seq, open.stats);
             self.streams.remove(&stream);
             self.timers.clear(Timer::Stream(stream));
-            self.say(FromLender::End { stream, batches, stats, extensions: Extensions::none() }, Bytes::new());
+            self.send(FromLender::End { stream, batches, stats, extensions: Extensions::none() }, Bytes::new());
         }
     }
 
@@ -234,11 +234,11 @@ impl Lender {
     fn want_credit(&mut self, stream: StreamId, bytes: u64) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if !std::mem::replace(&mut open.credit_request_sent, true) {
-            self.say(FromLender::CreditWanted { stream, bytes }, Bytes::new());
+            self.send(FromLender::CreditWanted { stream, bytes }, Bytes::new());
         }
     }
 
-    fn send(&mut self, now: Timestamp, stream: StreamId) {
+    fn send_pending(&mut self, now: Timestamp, stream: StreamId) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         let Some(pending) = open.pending.take() else { return };
         let spent = open.credit.spend(pending.cost());
@@ -255,7 +255,7 @@ impl Lender {
         loop {
             let piece = ipc.split_to(ipc.len().min(PIECE).min(self.config.frame.payload as usize));
             let more = !ipc.is_empty();
-            self.say(FromLender::Inline { stream, seq, bytes, more }, piece);
+            self.send(FromLender::Inline { stream, seq, bytes, more }, piece);
             if !more {
                 return;
             }
@@ -276,7 +276,7 @@ impl Lender {
             self.timers.set(Timer::Lease(lease), now + self.config.lease_timeout);
         }
         let word = slot.map(|slot| (slot, value));
-        self.out.push_back(LenderOutput::Do(LenderTask::OpenLease { lease, word }));
+        self.out.push_back(LenderOutput::Task(LenderTask::OpenLease { lease, word }));
     }
 
     fn announce(&mut self, regions: Vec<Region>) -> Result<(), ApiMisuse> {
@@ -288,7 +288,7 @@ impl Lender {
             if !self.regions.insert(region.id) {
                 return Err(ApiMisuse::Region(region.id));
             }
-            self.say(FromLender::Region(region), Bytes::new());
+            self.send(FromLender::Region(region), Bytes::new());
         }
         Ok(())
     }
@@ -311,7 +311,7 @@ impl Lender {
         let Exposing { loan, seq, word } = exposing;
         self.leases.announce(lease);
         let batch = LentBatch { lease, word, descriptor: loan.descriptor, places };
-        self.say(FromLender::Lent { stream, seq, batch }, Bytes::new());
+        self.send(FromLender::Lent { stream, seq, batch }, Bytes::new());
         Ok(())
     }
 

@@ -145,7 +145,7 @@ impl LentStream {
         match self.options.lend_from {
             LendFrom::Never => None,
             LendFrom::Bytes(bytes) => Some(bytes),
-            LendFrom::Auto => Some(self.options.measured.unwrap_or(default).of(self.seq)),
+            LendFrom::Auto => Some(self.options.measured.unwrap_or(default).for_batch(self.seq)),
         }
     }
 
@@ -172,8 +172,8 @@ impl LentStream {
                 self.largest = self.largest.max(loan.descriptor.slab_bytes());
                 self.stats.bytes_lent += loan.descriptor.live_bytes();
                 self.stats.bytes_staged += loan.staged;
-                self.stats.registrations += loan.effort.registrations;
-                self.stats.page_faults += loan.effort.page_faults;
+                self.stats.registrations += loan.cost.registrations;
+                self.stats.page_faults += loan.cost.page_faults;
             }
             Pending::Inline(ipc) => {
                 self.stats.batches_inline += 1;

@@ -69,13 +69,13 @@ pub struct Thresholds {
 impl Thresholds {
     /// The same size for all batches.
     #[must_use]
-    pub fn same(bytes: u64) -> Self {
+    pub fn uniform(bytes: u64) -> Self {
         Thresholds { first: bytes, later: bytes }
     }
 
     /// The size for the batch with this position.
     #[must_use]
-    pub fn of(self, seq: u64) -> u64 {
+    pub fn for_batch(self, seq: u64) -> u64 {
         if seq < FIRST_BATCHES { self.first } else { self.later }
     }
 }
@@ -97,7 +97,7 @@ pub struct OpenOptions {
     /// Initial credit in bytes.
     pub credit: u64,
     /// The partition of the result that this stream has. `None`: the whole result.
-    pub part: Option<Partition>,
+    pub partition: Option<Partition>,
 }
 
 /// One partition of a result whose other partitions travel on other streams, of this connection or of others to the

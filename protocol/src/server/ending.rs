@@ -75,7 +75,7 @@ impl ServerConnection {
             ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. } | ConnectionError::Closed
         );
         self.absorb();
-        self.core.borrower.say_all_releases();
+        self.core.borrower.send_all_releases();
         self.absorb();
         // Before the hello the peer may speak any version. It has received this end's preface, the only part that is
         // the same in every version.

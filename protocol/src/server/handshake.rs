@@ -5,7 +5,7 @@ use crate::codec::{MAX_ADDRESS, MAX_KEY};
 use crate::codes::CloseCode;
 use crate::error::{ApiMisuse, ConnectionError};
 use crate::lender::within;
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{Extensions, FabricChoice, FromBorrower, Hello, Lending, Message, Welcome};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -32,11 +32,11 @@ impl ServerConnection {
             None => {
                 let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.as_str()).collect();
                 let reason = match (self.config.fabrics.is_empty(), offered.is_empty()) {
-                    (true, _) => self.config.no_fabric.clone(),
+                    (true, _) => self.config.no_fabric_reason.clone(),
                     (false, true) => "the client offered no fabric".into(),
                     (false, false) => format!(
                         "no fabric in common: the client offered {}, the server has {:?}",
-                        clip(offered.join(", ")),
+                        truncate(offered.join(", ")),
                         self.config.fabrics
                     ),
                 };
@@ -53,7 +53,7 @@ impl ServerConnection {
             self.core.event(ServerEvent::FabricDown { reason: reason.clone() });
         }
         let (name, limits) = (self.config.name.clone(), self.config.limits.clone());
-        self.core.say(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
+        self.core.send(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
         if self.draining {
             self.core.goodbye(CloseCode::ShuttingDown, "");
         }
@@ -67,11 +67,11 @@ impl ServerConnection {
                 self.welcome(now, Ok(choice));
             }
             ServerCommand::FabricUnavailable { reason } if self.state == State::OpeningFabric => {
-                self.welcome(now, Err(clip(reason)));
+                self.welcome(now, Err(truncate(reason)));
             }
             // The connection ended while the fabric was being opened: close the fabric again.
             ServerCommand::FabricOpened(fabric) if self.is_closing_unopened() => {
-                let _described = self.core.lender.opened(fabric.fencing, fabric.words, fabric.probe_value);
+                let _described = self.core.lender.path_opened(fabric.fencing, fabric.words, fabric.probe_value);
                 self.core.output(ServerOutput::CloseFabric);
             }
             ServerCommand::FabricUnavailable { .. } if self.is_closing_unopened() => self.torn_down(),
@@ -81,13 +81,13 @@ impl ServerConnection {
                 self.torn_down();
                 reported?;
             }
-            ServerCommand::FabricFailed { reason } => self.fabric_failed(&clip(reason)),
+            ServerCommand::FabricFailed { reason } => self.fabric_failed(&truncate(reason)),
             ServerCommand::ReversePathUp { transport } => {
                 if self.state == State::Open && self.core.borrower.path_name() == "none" {
                     self.core.borrower.path_up();
                     let extensions = Extensions::none();
-                    let up = FromBorrower::PathUp { transport: clip(transport), lending: None, extensions };
-                    self.core.say(Message::Borrower(up));
+                    let up = FromBorrower::PathUp { transport: truncate(transport), lending: None, extensions };
+                    self.core.send(Message::Borrower(up));
                 }
             }
             ServerCommand::ReversePathDown { reason } => {
@@ -108,7 +108,7 @@ impl ServerConnection {
         let OpenedFabric { address, fencing, words, probe_value } = fabric;
         let key = words.key.len();
         // This comes first: the fabric is open and must be closed, even if one of the checks below fails.
-        let lending = self.core.lender.opened(fencing, words, probe_value)?;
+        let lending = self.core.lender.path_opened(fencing, words, probe_value)?;
         within("fabric address", address.len(), MAX_ADDRESS)?;
         within("remote key", key, MAX_KEY)?;
         Ok(FabricChoice { kind, address, lending })
@@ -128,17 +128,17 @@ impl ServerConnection {
         if was != "unproven" {
             return Ok(());
         }
-        self.core.event(ServerEvent::FabricUp { transport: clip(transport) });
+        self.core.event(ServerEvent::FabricUp { transport: truncate(transport) });
         if let Some(lending) = lending {
-            self.core.borrower.offered(&lending)?;
-            self.core.event(ServerEvent::Prove(lending));
+            self.core.borrower.set_lease_words(&lending)?;
+            self.core.event(ServerEvent::ProbeClient(lending));
         }
         Ok(())
     }
 
     pub(super) fn path_down(&mut self, reason: String) -> Result<(), PeerMisbehaved> {
         let was = self.core.lender.path_name();
-        let reason = clip(reason);
+        let reason = truncate(reason);
         if !self.core.lender.path_down(&reason) {
             return Err(PeerMisbehaved::Unexpected { got: "path-down", state: self.state.name() });
         }

@@ -44,12 +44,12 @@ pub enum ServerCommand {
         /// The reason.
         reason: String,
     },
-    /// Answers [`ServerEvent::Prove`]: the client's probe was read and had the expected value.
+    /// Answers [`ServerEvent::ProbeClient`]: the client's probe was read and had the expected value.
     ReversePathUp {
         /// The transport that carries the reads.
         transport: String,
     },
-    /// Answers [`ServerEvent::Prove`]: the client's memory cannot be read.
+    /// Answers [`ServerEvent::ProbeClient`]: the client's memory cannot be read.
     ReversePathDown {
         /// The reason.
         reason: String,
@@ -69,7 +69,7 @@ pub enum ServerCommand {
         /// Initial window of the client, in bytes.
         window: u64,
         /// Maximum size of the window in bytes.
-        most: u64,
+        max_window: u64,
     },
     /// The engine is done with an upload: after its end, with all its rows; or at any time, with an error.
     Answer {
@@ -101,7 +101,7 @@ pub enum ServerEvent {
     },
     /// The client lends too: import the region of its lease words, and read the probe. Uploads are lent only after a
     /// successful answer.
-    Prove(Lending),
+    ProbeClient(Lending),
     /// The client reports a working data plane.
     FabricUp {
         /// The transport that carries the reads, as the client reports it.

@@ -22,7 +22,7 @@ use crate::ids::{FabricKind, StreamId};
 use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::lender::{Lender, LenderCommand, LenderConfig};
-use crate::link::{Link, LinkTimeouts, clip};
+use crate::link::{Link, LinkTimeouts, truncate};
 use crate::message::{FromBorrower, Message, ServerLimits, Thresholds};
 use crate::time::Timestamp;
 use crate::timers::Timers;
@@ -35,7 +35,7 @@ pub struct ServerConfig {
     /// Fabrics that work on this host.
     pub fabrics: Vec<FabricKind>,
     /// If there are none: the reason, which the client reports.
-    pub no_fabric: String,
+    pub no_fabric_reason: String,
     /// Limits that the client must keep.
     pub limits: ServerLimits,
     /// Limits of frames, both ways.
@@ -62,7 +62,7 @@ pub struct ServerConfig {
 impl ServerConfig {
     /// Limits for uploads of batches of `max_batch_bytes`, suitable for most servers.
     #[must_use]
-    pub fn borrowing(max_batch_bytes: u64, read_timeout: Duration) -> BorrowerConfig {
+    pub fn borrower_config(max_batch_bytes: u64, read_timeout: Duration) -> BorrowerConfig {
         BorrowerConfig {
             max_batch_bytes,
             max_regions: 1 << 14,
@@ -154,8 +154,8 @@ impl ServerConnection {
     /// A newly accepted connection.
     #[must_use]
     pub fn new(mut config: ServerConfig, now: Timestamp) -> Self {
-        config.name = clip(config.name);
-        config.no_fabric = clip(config.no_fabric);
+        config.name = truncate(config.name);
+        config.no_fabric_reason = truncate(config.no_fabric_reason);
         let mut timers = Timers::default();
         let (link, preface) = Link::new(config.frame, config.timeouts, config.checksum, now, &mut timers);
         let lender = Lender::new(LenderConfig {
@@ -285,7 +285,7 @@ impl ServerConnection {
             return;
         }
         if self.state == State::Open {
-            self.core.link.heard(now, &mut self.core.timers);
+            self.core.link.restart_timers(now, &mut self.core.timers);
         }
         while !self.is_ending() {
             match self.core.link.next() {
@@ -305,7 +305,7 @@ impl ServerConnection {
     fn message(&mut self, now: Timestamp, message: Message, payload: Bytes) -> Result<(), ConnectionError> {
         match message {
             Message::Goodbye { code, message } => {
-                return Err(ConnectionError::Goodbye { code, message: clip(message) });
+                return Err(ConnectionError::Goodbye { code, message: truncate(message) });
             }
             Message::Hello(hello) if self.state == State::AwaitingHello => return self.hello(now, hello),
             other if self.state != State::Open => return Err(unexpected(&other, self.state.name()).into()),
@@ -328,8 +328,8 @@ impl ServerConnection {
         match command {
             ServerCommand::Lender(command) => self.core.lender.command(now, command),
             ServerCommand::Borrower(command) => self.core.borrower.command(now, command),
-            ServerCommand::Accept { stream, window, most } => {
-                self.core.borrower.admit(stream, window, most);
+            ServerCommand::Accept { stream, window, max_window } => {
+                self.core.borrower.admit(stream, window, max_window);
                 Ok(())
             }
             ServerCommand::Answer { stream, result } => self.answer(stream, result),
@@ -370,7 +370,7 @@ impl ServerConnection {
         if self.state == State::Open {
             self.core.lender.pump(now);
         }
-        self.core.borrower.time_releases(now);
+        self.core.borrower.schedule_releases(now);
         self.absorb();
     }
 }

@@ -8,7 +8,7 @@ use crate::codes::{CancelReason, StreamCode};
 use crate::error::{ApiMisuse, StreamError};
 use crate::ids::StreamId;
 use crate::lender::LendOptions;
-use crate::link::clip;
+use crate::link::truncate;
 use crate::message::{Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -77,7 +77,7 @@ impl ServerConnection {
         }
         if let Some(failure) = refusal {
             let extensions = Extensions::none();
-            self.core.say(Message::Lender(FromLender::Failed { stream, failure, extensions }));
+            self.core.send(Message::Lender(FromLender::Failed { stream, failure, extensions }));
             return Ok(());
         }
         let lend = LendOptions {
@@ -125,8 +125,8 @@ impl ServerConnection {
         if self.uploads.remove(&stream).is_none() {
             return false;
         }
-        let result = result.map_err(|failure| Failure { message: clip(failure.message), ..failure });
-        self.core.say(Message::Answer(Answer { stream, result, extensions: Extensions::none() }));
+        let result = result.map_err(|failure| Failure { message: truncate(failure.message), ..failure });
+        self.core.send(Message::Answer(Answer { stream, result, extensions: Extensions::none() }));
         true
     }
 

@@ -27,9 +27,9 @@ pub use types::{all_types, arb_data_type, arb_field};
 
 /// Makes arrays with Arrow's own validation, and so checks the validation of the protocol.
 #[derive(Clone, Copy, Debug)]
-pub struct Distrust;
+pub struct CheckingAssembler;
 
-impl Assemble for Distrust {
+impl Assemble for CheckingAssembler {
     /// # Panics
     /// If Arrow refuses the array: an unchecked assembly of it would have been unsound.
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use thallus_protocol::borrower::{
-    Borrower, BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadBatch, ReadProblem,
+    Borrower, BorrowerCommand, BorrowerEvent, BorrowerTask, Payload, ReadBatch, ReadError,
 };
 use thallus_protocol::credit::batch_cost;
 use thallus_protocol::layout::Piece as Part;
@@ -61,7 +61,7 @@ struct Piece {
 /// One piece that was read: index of the buffer or piece, offset in the lender's buffer, length, and content.
 type Found = (usize, u64, u64, u64);
 /// A read that has completed.
-pub(crate) type Completed = (ReadId, Result<Option<u64>, ReadProblem>);
+pub(crate) type Completed = (ReadId, Result<Option<u64>, ReadError>);
 
 #[derive(Debug)]
 struct Reading {
@@ -133,13 +133,13 @@ impl Borrowing {
 
     /// Whether a task needs no data plane.
     pub(crate) fn is_tidying(&self, task: &BorrowerTask) -> bool {
-        matches!(task, BorrowerTask::Discard { .. } | BorrowerTask::Import(_) | BorrowerTask::Forget(_))
+        matches!(task, BorrowerTask::Discard { .. } | BorrowerTask::Import(_) | BorrowerTask::UnimportRegion(_))
     }
 
     pub(crate) fn task(&mut self, task: BorrowerTask, memory: &Memory) {
         match task {
             BorrowerTask::Import(region) => self.import(&region),
-            BorrowerTask::Forget(region) => {
+            BorrowerTask::UnimportRegion(region) => {
                 assert!(self.regions.remove(&region), "{region:?} is forgotten, but was not imported");
             }
             BorrowerTask::Read(batch) => self.read(batch, memory),
@@ -157,7 +157,7 @@ impl Borrowing {
     }
 
     fn read(&mut self, batch: ReadBatch, memory: &Memory) {
-        let ReadBatch { read, stream, layout, places, then_word } = batch;
+        let ReadBatch { read, stream, layout, places, lease_word } = batch;
         assert!(layout.len <= self.knobs.max_batch_bytes.max(self.knobs.max_loan_bytes), "{} bytes", layout.len);
         let on_demand = self.apps[&stream].options.access == Access::OnDemand;
         for (index, from) in &places {
@@ -170,9 +170,9 @@ impl Borrowing {
             Piece { buffer, from, lease: memory.lease_at(from.address), found: None }
         };
         let pieces = places.into_iter().map(piece).collect();
-        assert!(then_word.is_none_or(|word| self.regions.contains(&word.region)));
+        assert!(lease_word.is_none_or(|word| self.regions.contains(&word.region)));
         self.slabs.insert(read, (stream, Vec::new()));
-        let reading = Reading { stream, pieces, word: then_word, word_found: None, failed: false };
+        let reading = Reading { stream, pieces, word: lease_word, word_found: None, failed: false };
         assert!(self.reading.insert(read, reading).is_none(), "{read:?} is read twice");
     }
 
@@ -325,7 +325,7 @@ impl Borrowing {
         let unread = reading.pieces.iter().any(|piece| piece.found.is_none());
         let unproven = reading.word.is_some() && reading.word_found.is_none();
         if reading.failed || unread || unproven {
-            return (read, Err(ReadProblem::failed("flushed")));
+            return (read, Err(ReadError::failed("flushed")));
         }
         let found = |piece: &Piece| (piece.buffer, piece.from.address % CELL, piece.from.len, piece.found.unwrap_or(0));
         let found = reading.pieces.iter().map(found).collect();
@@ -336,7 +336,7 @@ impl Borrowing {
     /// Completes all reads with an error, as a closing endpoint does.
     pub(crate) fn flush(&mut self) -> Vec<Completed> {
         let reading = std::mem::take(&mut self.reading);
-        reading.into_keys().map(|read| (read, Err(ReadProblem::failed("flushed")))).collect()
+        reading.into_keys().map(|read| (read, Err(ReadError::failed("flushed")))).collect()
     }
 
     /// Loses all reads without completing them.
@@ -349,7 +349,7 @@ impl Borrowing {
         let fresh: Vec<_> = self.reading.iter().filter(|(_, r)| !r.has_begun()).map(|(read, _)| *read).collect();
         let read = *fresh.get(k % fresh.len().max(1))?;
         self.reading.remove(&read);
-        Some((read, Err(ReadProblem::NoMemory("the pool is empty".into()))))
+        Some((read, Err(ReadError::NoMemory("the pool is empty".into()))))
     }
 
     /// Checks that a released lease is not being read. Memory may be reused before a read begins, but never by the same
@@ -405,7 +405,7 @@ impl Borrowing {
             let found = memory.read(*place);
             assert_eq!(found, tag(stream, seq, *buffer), "{stream:?}: batch {seq} changed while it was mapped");
         }
-        BorrowerCommand::GiveUp { stream, seq }
+        BorrowerCommand::ReleaseBatch { stream, seq }
     }
 
     /// Removes a batch that was given up. All its parts must have an answer.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use thallus_protocol::borrower::BorrowerCommand;
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, LentWords};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, LeaseWordRegion};
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::layout::LayoutLimits;
 use thallus_protocol::lender::Lender;
@@ -77,7 +77,7 @@ impl Driver<ServerConnection> {
         let config = ServerConfig {
             name: "server".into(),
             fabrics,
-            no_fabric: "none on this host".into(),
+            no_fabric_reason: "none on this host".into(),
             limits: ServerLimits {
                 max_streams: knobs.max_streams,
                 max_loan_bytes: knobs.max_loan_bytes,
@@ -85,13 +85,13 @@ impl Driver<ServerConnection> {
             },
             frame: super::frame(),
             checksum: true,
-            thresholds: Thresholds::same(64),
+            thresholds: Thresholds::uniform(64),
             max_leases: knobs.max_leases,
             word_nonce: 42,
             timeouts: timeouts(),
             lease_timeout: LEASE_TIMEOUT,
             drain_timeout: DRAIN_TIMEOUT,
-            borrow: ServerConfig::borrowing(knobs.max_batch_bytes, READ_TIMEOUT),
+            borrow: ServerConfig::borrower_config(knobs.max_batch_bytes, READ_TIMEOUT),
         };
         Self::over(ServerConnection::new(config, Timestamp::ZERO), knobs, scripts)
     }
@@ -109,7 +109,7 @@ impl Driver<ServerConnection> {
         let app = self.borrow.apps.get_mut(&stream)?;
         Some(if app.over.is_none() {
             app.accepted = true;
-            ServerCommand::Accept { stream, window: 1500, most: 6000 }
+            ServerCommand::Accept { stream, window: 1500, max_window: 6000 }
         } else {
             app.answered = Some(true);
             ServerCommand::Answer { stream, result: Ok(app.next) }
@@ -145,7 +145,7 @@ pub(crate) fn client_config(knobs: &Knobs) -> ClientConfig {
         max_leases: knobs.max_leases,
         word_nonce: 43,
         lease_timeout: LEASE_TIMEOUT,
-        thresholds: Thresholds::same(64),
+        thresholds: Thresholds::uniform(64),
     }
 }
 
@@ -295,7 +295,7 @@ impl End for ServerConnection {
                 assert_eq!((kind, driver.plane), (FabricKind::SIM, Plane::None));
                 driver.plane = Plane::Asked;
             }
-            ServerEvent::Prove(lending) => {
+            ServerEvent::ProbeClient(lending) => {
                 driver.borrow.import(&lending.words);
                 driver.prove = Some(lending);
             }
@@ -375,7 +375,7 @@ impl End for ClientConnection {
         let right = !memories.theirs.refuses && memories.theirs.read(lending.probe_at) == lending.probe_value;
         if driver.knobs.connect_works && right && !driver.broken {
             driver.plane = Plane::Open;
-            let lending = driver.knobs.client_lends.then(|| LentWords {
+            let lending = driver.knobs.client_lends.then(|| LeaseWordRegion {
                 fencing: driver.knobs.fencing,
                 words: words(&driver.knobs),
                 probe_value: PROBE,

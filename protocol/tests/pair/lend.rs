@@ -208,7 +208,7 @@ impl Lending {
         let addresses: Vec<_> =
             (0..if rows > 0 { 2 } else { 0 }).map(|i| memory.put(lease, tag(stream, seq, i))).collect();
         self.held.insert(lease, Held { stream, rows, addresses, own_region, region: None, slot: None });
-        let loan = Loan { lease, descriptor: descriptor(rows), staged: 0, effort: Default::default() };
+        let loan = Loan { lease, descriptor: descriptor(rows), staged: 0, cost: Default::default() };
         [LenderCommand::Lend { stream, loan, rows }].into()
     }
 }

@@ -191,7 +191,7 @@ impl Pair {
                     self.borrower_command(At::Client, command);
                 }
             }
-            Op::GiveUp(k) => {
+            Op::ReleaseBatch(k) => {
                 if let Some(batch) = self.client.borrow.pick_held(k) {
                     self.give_up(batch);
                 }

@@ -15,7 +15,7 @@ pub(crate) enum Op {
     Take(usize),
     /// The application reads parts of the buffers of a batch on demand.
     ReadPart(usize, Vec<(usize, u64, u64)>),
-    GiveUp(usize),
+    ReleaseBatch(usize),
     AnswerServer,
     AnswerClient,
     Execute {
@@ -70,7 +70,7 @@ impl Op {
                 | Op::Read(_)
                 | Op::Take(_)
                 | Op::ReadPart(..)
-                | Op::GiveUp(_)
+                | Op::ReleaseBatch(_)
                 | Op::AnswerServer
                 | Op::AnswerClient
                 | Op::Execute { .. }

@@ -7,7 +7,7 @@
 //! # use thallus_server::engine::{Engine, QueryRequest};
 //! # use futures::TryStreamExt;
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! let engine = ScriptedEngine::new().on("big", Script::synthetic(3, 1000));
+//! let engine = ScriptedEngine::new().with_query("big", Script::synthetic(3, 1000));
 //! let query = engine.execute(QueryRequest::new("big")).await.unwrap();
 //! let batches: Vec<_> = query.batches.try_collect().await.unwrap();
 //! assert_eq!(batches.iter().map(|b| b.num_rows()).sum::<usize>(), 3000);
@@ -192,7 +192,7 @@ impl ScriptedEngine {
 
     /// Plays `script` for the query with exactly this text.
     #[must_use]
-    pub fn on(mut self, sql: impl Into<String>, script: Script) -> Self {
+    pub fn with_query(mut self, sql: impl Into<String>, script: Script) -> Self {
         self.scripts.insert(sql.into(), script);
         self
     }
@@ -200,14 +200,14 @@ impl ScriptedEngine {
     /// Plays one of `parts` in each partition of the query with this text, if it is requested in that many partitions.
     /// Each is sorted by `order`.
     #[must_use]
-    pub fn on_partitioned(mut self, sql: impl Into<String>, order: Vec<SortKey>, parts: Vec<Script>) -> Self {
+    pub fn with_partitioned_query(mut self, sql: impl Into<String>, order: Vec<SortKey>, parts: Vec<Script>) -> Self {
         self.partitioned.insert(sql.into(), (order, parts));
         self
     }
 
     /// Accepts uploads to `table`, with the behaviour of `sink`.
     #[must_use]
-    pub fn taking(mut self, table: impl Into<String>, sink: SinkScript) -> Self {
+    pub fn with_sink(mut self, table: impl Into<String>, sink: SinkScript) -> Self {
         self.sinks.insert(table.into(), sink);
         self
     }
@@ -437,12 +437,15 @@ mod tests {
     fn engine() -> ScriptedEngine {
         let broken = EngineError::Execution { message: "as told".to_owned() };
         ScriptedEngine::new()
-            .on("ten", Script::synthetic(10, 100))
-            .on("endless", Script::synthetic(u64::MAX, 1000))
-            .on("fails", Script::synthetic(2, 10).fail(broken.clone()).batch(synthetic_batch(9, 1)))
-            .on("hangs", Script::synthetic(1, 10).hang())
-            .on("sleeps", Script::new(synthetic_schema()).sleep(Duration::from_millis(20)).batch(synthetic_batch(0, 1)))
-            .on("refused", Script::refuse(broken))
+            .with_query("ten", Script::synthetic(10, 100))
+            .with_query("endless", Script::synthetic(u64::MAX, 1000))
+            .with_query("fails", Script::synthetic(2, 10).fail(broken.clone()).batch(synthetic_batch(9, 1)))
+            .with_query("hangs", Script::synthetic(1, 10).hang())
+            .with_query(
+                "sleeps",
+                Script::new(synthetic_schema()).sleep(Duration::from_millis(20)).batch(synthetic_batch(0, 1)),
+            )
+            .with_query("refused", Script::refuse(broken))
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ pub(super) struct Allowance {
     budget_ns: i64,
     /// Batches since the last stall.
     batches_since_stall: u32,
-    held_up: bool,
+    stalled: bool,
 }
 
 impl Allowance {
@@ -35,26 +35,26 @@ impl Allowance {
             batches: 0,
             budget_ns: BUDGET_PER_BATCH_NS * INITIAL_BUDGET_BATCHES,
             batches_since_stall: MAX_SAVED_BATCHES,
-            held_up: false,
+            stalled: false,
         }
     }
 
     /// Records a call of the engine that planned for `took`.
     pub(super) fn planned(&mut self, took: Duration) {
-        self.held_up |= took > STALL;
+        self.stalled |= took > STALL;
     }
 
     /// Records a call of the engine for the next batch that took `took`.
-    pub(super) fn searched(&mut self, took: Duration) {
+    pub(super) fn polled(&mut self, took: Duration) {
         if took <= STALL {
             return self.spend(took);
         }
-        self.held_up |= self.batches == 0 || self.batches_since_stall < MAX_SAVED_BATCHES || took > STALL_ALWAYS_COUNTS;
+        self.stalled |= self.batches == 0 || self.batches_since_stall < MAX_SAVED_BATCHES || took > STALL_ALWAYS_COUNTS;
         self.batches_since_stall = 0;
     }
 
     /// Records the packing of a batch, which took `took`.
-    pub(super) fn handed_over(&mut self, took: Duration) {
+    pub(super) fn packed(&mut self, took: Duration) {
         self.spend(took.min(STALL));
         self.budget_ns = (self.budget_ns + BUDGET_PER_BATCH_NS).min(BUDGET_PER_BATCH_NS * i64::from(MAX_SAVED_BATCHES));
         self.batches = self.batches.saturating_add(1);
@@ -67,8 +67,8 @@ impl Allowance {
     }
 
     /// Whether the query has stalled its connection.
-    pub(super) fn has_held_up(&self) -> bool {
-        self.held_up
+    pub(super) fn has_stalled(&self) -> bool {
+        self.stalled
     }
 
     /// Whether the query has used up its budget. Never before the second batch: a result of one batch is not worth a
@@ -87,8 +87,8 @@ mod tests {
     }
 
     fn batch(account: &mut Allowance, took: u64) {
-        account.searched(us(took - took / 2));
-        account.handed_over(us(took / 2));
+        account.polled(us(took - took / 2));
+        account.packed(us(took / 2));
     }
 
     #[test]
@@ -96,12 +96,12 @@ mod tests {
         let mut account = Allowance::new();
         for _ in 0..10_000 {
             batch(&mut account, 40);
-            assert!(!account.is_overdrawn() && !account.has_held_up());
+            assert!(!account.is_overdrawn() && !account.has_stalled());
         }
         let mut account = Allowance::new();
-        account.searched(us(900));
+        account.polled(us(900));
         assert!(!account.is_overdrawn(), "the first batch never overdraws");
-        account.handed_over(us(1));
+        account.packed(us(1));
         assert!(account.is_overdrawn());
     }
 
@@ -121,17 +121,17 @@ mod tests {
     fn a_rare_stall_is_tolerated() {
         let mut account = Allowance::new();
         batch(&mut account, 10);
-        account.searched(us(3000));
-        assert!(!account.has_held_up());
+        account.polled(us(3000));
+        assert!(!account.has_stalled());
         let mut again = account;
         for _ in 0..MAX_SAVED_BATCHES {
             batch(&mut account, 10);
         }
-        account.searched(us(3000));
-        assert!(!account.has_held_up() && !account.is_overdrawn(), "one stall in 256 batches");
+        account.polled(us(3000));
+        assert!(!account.has_stalled() && !account.is_overdrawn(), "one stall in 256 batches");
         batch(&mut again, 10);
-        again.searched(us(3000));
-        assert!(again.has_held_up(), "two stalls in two batches");
+        again.polled(us(3000));
+        assert!(again.has_stalled(), "two stalls in two batches");
     }
 
     #[test]
@@ -139,14 +139,14 @@ mod tests {
         let with = |account: &dyn Fn(&mut Allowance)| {
             let mut new = Allowance::new();
             account(&mut new);
-            new.has_held_up()
+            new.has_stalled()
         };
         assert!(with(&|account| account.planned(us(1001))));
         assert!(!with(&|account| account.planned(us(1000))));
-        assert!(with(&|account| account.searched(us(1001))), "a stall before the first batch");
+        assert!(with(&|account| account.polled(us(1001))), "a stall before the first batch");
         assert!(with(&|account| {
             batch(account, 10);
-            account.searched(us(20_001));
+            account.polled(us(20_001));
         }));
     }
 }

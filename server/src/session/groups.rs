@@ -35,14 +35,14 @@ pub struct GroupLimits {
 /// Progress of a group.
 #[derive(Clone, Debug, Default)]
 struct Stage {
-    all_came: bool,
+    all_joined: bool,
     planned: bool,
     failed: Option<Failure>,
 }
 
 struct Members {
-    came: Vec<bool>,
-    /// Members that hold their seats.
+    joined: Vec<bool>,
+    /// Members that have not left.
     present: usize,
     plan: Option<Plan>,
 }
@@ -84,7 +84,7 @@ fn invalid(what: String) -> Failure {
 
 /// The options that all members must have in common. The others may differ by connection.
 fn common(options: &OpenOptions) -> OpenOptions {
-    OpenOptions { part: None, measured: None, credit: 0, ..options.clone() }
+    OpenOptions { partition: None, measured: None, credit: 0, ..options.clone() }
 }
 
 impl Groups {
@@ -106,7 +106,7 @@ impl Groups {
         partition: Partition,
         sql: &str,
         options: &OpenOptions,
-    ) -> Result<Seat, Failure> {
+    ) -> Result<GroupMember, Failure> {
         let Partition { group: id, index, count } = partition;
         let limit = self.limits.max_partitions;
         if count == 0 || count > limit {
@@ -127,7 +127,7 @@ impl Groups {
             }
         };
         group.join(index, count, sql, options)?;
-        Ok(Seat { groups: Arc::clone(self), id, group, index, plans })
+        Ok(GroupMember { groups: Arc::clone(self), id, group, index, plans })
     }
 
     fn make_room(&self, groups: &mut BTreeMap<GroupId, Arc<Group>>) -> Result<(), Failure> {
@@ -152,7 +152,7 @@ impl Groups {
 
 impl Group {
     fn new(sql: String, options: OpenOptions, count: u32, rendezvous: Duration) -> Self {
-        let members = Members { came: vec![false; count as usize], present: 0, plan: None };
+        let members = Members { joined: vec![false; count as usize], present: 0, plan: None };
         let until = Instant::now() + rendezvous;
         Group { sql, options, count, until, stage: watch::Sender::default(), members: Mutex::new(members) }
     }
@@ -172,19 +172,19 @@ impl Group {
             return Err(invalid("the other partitions have another query or other options".into()));
         }
         let mut members = lock(&self.members);
-        let came =
-            members.came.get_mut(index as usize).ok_or_else(|| invalid(format!("there is no partition {index}")))?;
-        if *came {
+        let joined =
+            members.joined.get_mut(index as usize).ok_or_else(|| invalid(format!("there is no partition {index}")))?;
+        if *joined {
             return Err(invalid(format!("partition {index} was requested before")));
         }
         if let Some(failed) = self.stage.borrow().failed.clone() {
             return Err(failed);
         }
-        *came = true;
+        *joined = true;
         members.present += 1;
-        let all_came = members.came.iter().all(|came| *came);
+        let all_joined = members.joined.iter().all(|joined| *joined);
         drop(members);
-        self.stage.send_modify(|stage| stage.all_came |= all_came);
+        self.stage.send_modify(|stage| stage.all_joined |= all_joined);
         Ok(())
     }
 
@@ -220,8 +220,8 @@ impl Group {
     }
 
     fn missing(&self, rendezvous: Duration) -> Failure {
-        let came = lock(&self.members).came.iter().filter(|came| **came).count();
-        let message = format!("{came} of {} partitions were requested within {rendezvous:?}", self.count);
+        let joined = lock(&self.members).joined.iter().filter(|joined| **joined).count();
+        let message = format!("{joined} of {} partitions were requested within {rendezvous:?}", self.count);
         Failure::new(StreamCode::PartitionMissing, message)
     }
 }
@@ -237,7 +237,7 @@ impl fmt::Debug for Group {
 
 /// A member's place in its group. Held by the stream and by its query's task.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct GroupMember {
     groups: Arc<Groups>,
     id: GroupId,
     group: Arc<Group>,
@@ -246,7 +246,7 @@ pub(crate) struct Seat {
     plans: bool,
 }
 
-impl Seat {
+impl GroupMember {
     /// Returns this member's partition, once all members have joined and the query runs.
     pub(crate) async fn part(&self, engine: &dyn Engine, request: QueryRequest) -> Result<Source, Failure> {
         let group = &self.group;
@@ -262,8 +262,8 @@ impl Seat {
         };
         let rendezvous = async {
             // The group, which this member holds, owns the sender.
-            let all_came = stage.wait_for(|stage| stage.all_came);
-            let late = tokio::time::timeout_at(group.until, all_came).await.is_err();
+            let all_joined = stage.wait_for(|stage| stage.all_joined);
+            let late = tokio::time::timeout_at(group.until, all_joined).await.is_err();
             if late { Err(group.missing(self.groups.limits.rendezvous)) } else { Ok(()) }
         };
         tokio::try_join!(plan, rendezvous)?;
@@ -302,13 +302,13 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for GroupMember {
     fn drop(&mut self) {
         let mut groups = lock(&self.groups.groups);
         let mut members = lock(&self.group.members);
         members.present -= 1;
         // A failed group with missing members stays: late members receive its error, and do not begin another group.
-        let done = members.present == 0 && members.came.iter().all(|came| *came);
+        let done = members.present == 0 && members.joined.iter().all(|joined| *joined);
         if done && groups.get(&self.id).is_some_and(|group| Arc::ptr_eq(group, &self.group)) {
             groups.remove(&self.id);
         }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use thallus_driver::{Held, KeepLoan};
+use thallus_driver::{KeepLoan, LoanBuffers};
 use thallus_fabric::process::Presence;
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
@@ -15,26 +15,26 @@ use tracing::{info, warn};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Returns whether a process exists.
-type Look = fn(ProcessId) -> Presence;
+type PresenceCheck = fn(ProcessId) -> Presence;
 
 /// Memory that processes have mapped and whose connections have ended. It is never freed before these processes end,
 /// not even at the end of the server's process, because freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
-    look: Look,
-    kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,
+    presence: PresenceCheck,
+    kept: Mutex<BTreeMap<ProcessId, Vec<LoanBuffers>>>,
 }
 
 impl OrphanedLoans {
-    pub(crate) fn new(look: Look) -> Arc<Self> {
-        Arc::new(OrphanedLoans { look, kept: Mutex::default() })
+    pub(crate) fn new(presence: PresenceCheck) -> Arc<Self> {
+        Arc::new(OrphanedLoans { presence, kept: Mutex::default() })
     }
 
     /// Whether this process is visible, so that its end can be detected.
-    pub(crate) fn sees(&self, process: ProcessId) -> bool {
-        (self.look)(process) == Presence::There
+    pub(crate) fn is_visible(&self, process: ProcessId) -> bool {
+        (self.presence)(process) == Presence::Running
     }
 
-    fn keep(self: &Arc<Self>, process: ProcessId, held: Held) {
+    fn keep(self: &Arc<Self>, process: ProcessId, held: LoanBuffers) {
         let is_first = {
             let mut kept = self.lock();
             let is_first = kept.is_empty();
@@ -57,14 +57,14 @@ impl OrphanedLoans {
     /// Frees the memory of ended processes. Returns whether any memory is left.
     fn sweep(&self) -> bool {
         let watched: Vec<_> = self.lock().keys().copied().collect();
-        for process in watched.into_iter().filter(|process| (self.look)(*process) == Presence::Gone) {
+        for process in watched.into_iter().filter(|process| (self.presence)(*process) == Presence::Ended) {
             let freed = self.lock().remove(&process).unwrap_or_default();
             info!(pid = process.pid, batches = freed.len(), "a process is gone, and what it had mapped is free again");
         }
         !self.lock().is_empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Vec<Held>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Vec<LoanBuffers>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

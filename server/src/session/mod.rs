@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_driver::{
-    Arrived, Clock, Connection, ControlIo, EndTask, Happened, KeepLoan, LoanPool, Packed, PackingContext,
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanPool, PackingContext, PreparedBatch,
 };
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
@@ -66,7 +66,7 @@ const FIRST_UPLOAD_WINDOW: u64 = 4 << 20;
 
 /// An event of the connection's task.
 enum Event {
-    Connection(Happened),
+    Connection(ConnectionInput),
     Query(StreamId, QueryEvent),
     Upload(StreamId, UploadEvent),
     /// The backlog is small enough for deferred pulls.
@@ -89,9 +89,9 @@ pub(crate) struct Session<S> {
     /// Query events since the control connection was polled.
     query_events: usize,
     /// Pulls that are deferred until the backlog is smaller.
-    put_off: Vec<(StreamId, Pull)>,
+    deferred_pulls: Vec<(StreamId, Pull)>,
     /// The process that mapped batches last. It was visible, so its end will be detected.
-    seen: Option<ProcessId>,
+    visible_process: Option<ProcessId>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
     upload_events: mpsc::UnboundedReceiver<(StreamId, UploadEvent)>,
@@ -121,8 +121,8 @@ pub(crate) async fn serve<S: ControlIo>(
         inline: None,
         cooldown: 0,
         query_events: 0,
-        put_off: Vec::new(),
-        seen: None,
+        deferred_pulls: Vec::new(),
+        visible_process: None,
         events,
         report,
         upload_events,
@@ -176,7 +176,7 @@ impl<S: ControlIo> Session<S> {
         if let Poll::Ready(happened) = self.connection.poll_control(cx) {
             return Poll::Ready(Event::Connection(happened));
         }
-        if !self.put_off.is_empty() && self.connection.backlog() <= MAX_BACKLOG {
+        if !self.deferred_pulls.is_empty() && self.connection.backlog() <= MAX_BACKLOG {
             return Poll::Ready(Event::Relieved);
         }
         if let Poll::Ready((stream, event)) = self.poll_queries(cx) {
@@ -199,8 +199,8 @@ impl<S: ControlIo> Session<S> {
                 return self.poll_spawned(cx);
             };
             let progress = query.poll(cx);
-            let held_up = query.has_held_up();
-            if held_up || matches!(progress, Poll::Ready(Progress::Grown)) {
+            let held_up = query.has_stalled();
+            if held_up || matches!(progress, Poll::Ready(Progress::MustSpawn)) {
                 trace!(stream = stream.0, held_up, ?query, "query is spawned");
                 self.inline = None;
                 self.cooldown = if held_up { SPAWN_COOLDOWN_QUERIES } else { self.cooldown };
@@ -208,7 +208,7 @@ impl<S: ControlIo> Session<S> {
                     query.spawn(stream, self.report.clone());
                 }
             }
-            if let Poll::Ready(Progress::Said(event)) = progress {
+            if let Poll::Ready(Progress::Event(event)) = progress {
                 return Poll::Ready((stream, event));
             }
         }
@@ -226,7 +226,7 @@ impl<S: ControlIo> Session<S> {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Relieved => {
-                for (stream, pull) in std::mem::take(&mut self.put_off) {
+                for (stream, pull) in std::mem::take(&mut self.deferred_pulls) {
                     self.pull(stream, pull);
                 }
             }
@@ -259,13 +259,13 @@ impl<S: ControlIo> Session<S> {
         }
         match event {
             QueryEvent::Schema { schema, order } => self.lender(LenderCommand::Schema { stream, schema, order }),
-            QueryEvent::Batch(Packed::Inline { ipc, rows }) => {
+            QueryEvent::Batch(PreparedBatch::Inline { ipc, rows }) => {
                 self.lender(LenderCommand::Inline { stream, ipc, rows });
             }
-            QueryEvent::Batch(Packed::Lent { loan, effort, rows }) => {
+            QueryEvent::Batch(PreparedBatch::Lent { loan, cost, rows }) => {
                 let keep = self.keeps.get(&stream).cloned();
                 let Some(plane) = &mut self.connection.plane else { return };
-                let loan = plane.lend(loan, effort, keep);
+                let loan = plane.lend(loan, cost, keep);
                 self.lender(LenderCommand::Lend { stream, loan, rows });
             }
             QueryEvent::Finish { execute } => {
@@ -307,7 +307,7 @@ impl<S: ControlIo> Session<S> {
     fn event(&mut self, event: ServerEvent) {
         match event {
             ServerEvent::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
-            ServerEvent::Prove(lending) => {
+            ServerEvent::ProbeClient(lending) => {
                 if let Some(plane) = &mut self.connection.plane {
                     plane.prove(&lending, false, false);
                 }
@@ -322,14 +322,14 @@ impl<S: ControlIo> Session<S> {
 
     fn pull(&mut self, stream: StreamId, pull: Pull) {
         if self.connection.backlog() > MAX_BACKLOG {
-            self.put_off.push((stream, pull));
+            self.deferred_pulls.push((stream, pull));
         } else if let Some(query) = self.queries.get_mut(&stream) {
             query.pull(pull);
         }
     }
 
     fn execute(&mut self, stream: StreamId, sql: String, options: &OpenOptions) {
-        debug!(%stream, %sql, part = ?options.part.map(|part| (part.index, part.count)), "query");
+        debug!(%stream, %sql, part = ?options.partition.map(|part| (part.index, part.count)), "query");
         match self.keep_mapped(options) {
             Ok(keep) => self.keeps.extend(keep.map(|keep| (stream, keep))),
             Err(message) => {
@@ -337,8 +337,8 @@ impl<S: ControlIo> Session<S> {
                 return self.fail(stream, Failure::new(StreamCode::MappingRefused, message));
             }
         }
-        let seat = match options.part.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
-            Ok(seat) => seat.map(Arc::new),
+        let member = match options.partition.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
+            Ok(member) => member.map(Arc::new),
             Err(failure) => {
                 self.keeps.remove(&stream);
                 return self.fail(stream, failure);
@@ -353,8 +353,8 @@ impl<S: ControlIo> Session<S> {
         let context = QueryContext { engine: Arc::clone(&self.shared.engine), packing };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         // The partitions of a result wait for each other.
-        let is_partition = seat.is_some();
-        let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, seat);
+        let is_partition = member.is_some();
+        let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, member);
         if !is_partition && self.cooldown == 0 && self.inline.is_none() {
             self.inline = Some(stream);
         } else {
@@ -421,7 +421,7 @@ impl<S: ControlIo> Session<S> {
             UploadEvent::Accepted => {
                 let most = self.shared.upload_window;
                 let window = FIRST_UPLOAD_WINDOW.min(most);
-                self.command(ServerCommand::Accept { stream, window, most });
+                self.command(ServerCommand::Accept { stream, window, max_window: most });
             }
             UploadEvent::Consumed { cost } => self.connection.borrower(BorrowerCommand::Consumed { stream, cost }),
             UploadEvent::Rejected { seq, reason } => {

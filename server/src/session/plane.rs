@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use thallus_driver::{ControlIo, KeepLoan, LoanPool, OpenedWords, Plane, Pools, Proof};
+use thallus_driver::{ControlIo, KeepLoan, LendingParameters, LoanPool, Plane, Pools, Proof};
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::{FabricError, Maps};
 use thallus_protocol::FabricKind;
@@ -52,14 +52,14 @@ impl<S: ControlIo> Session<S> {
             return Err(format!("fabric {} maps no memory here: {reason}", fabric.kind()));
         }
         let orphans = Arc::clone(&self.shared.orphans);
-        if self.seen != Some(process) && !orphans.sees(process) {
+        if self.visible_process != Some(process) && !orphans.is_visible(process) {
             return Err(format!(
                 "the server does not see the client's process {}: both must be on one host and in one namespace of \
                  processes (containers have their own unless told otherwise)",
                 process.pid
             ));
         }
-        self.seen = Some(process);
+        self.visible_process = Some(process);
         Ok(Some(mapped::keep_for(process, orphans)))
     }
 }
@@ -75,6 +75,6 @@ fn open(pool: Arc<LoanPool>, max_leases: u32, peer: &[u8]) -> Result<(Plane, Ope
     drop(pools.words.take(8));
     let capabilities = fabric.capabilities();
     let mut plane = Plane::new(endpoint, pools, &capabilities, pool);
-    let OpenedWords { fencing, words, probe_value } = plane.open_words(max_leases)?;
+    let LendingParameters { fencing, words, probe_value } = plane.open_words(max_leases)?;
     Ok((plane, OpenedFabric { address, fencing, words, probe_value }))
 }

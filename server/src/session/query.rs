@@ -16,7 +16,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
-use thallus_driver::{Packed, Packing, PackingContext};
+use thallus_driver::{Packing, PackingContext, PreparedBatch};
 use thallus_protocol::StreamId;
 use thallus_protocol::codes::{CancelReason, StreamCode};
 use thallus_protocol::message::{Failure, SortKey};
@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::allowance::Allowance;
-use super::groups::Seat;
+use super::groups::GroupMember;
 use super::source::{Source, failure};
 use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream};
 
@@ -40,7 +40,7 @@ pub(crate) struct Pull {
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
-    Batch(Packed),
+    Batch(PreparedBatch),
     Finish { execute: Duration },
     Fail(Failure),
 }
@@ -59,8 +59,8 @@ pub(crate) type Events = mpsc::UnboundedSender<(StreamId, QueryEvent)>;
 #[derive(Debug)]
 pub(crate) struct RunningQuery {
     execution: Execution,
-    /// If the query is one partition of another: its seat, until it has ended.
-    seat: Option<Arc<Seat>>,
+    /// If the query is one partition of another: its place in the group, until it has ended.
+    member: Option<Arc<GroupMember>>,
 }
 
 /// The task that runs a query.
@@ -75,31 +75,31 @@ enum Execution {
 /// The result of polling a query.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    Said(QueryEvent),
+    Event(QueryEvent),
     /// The query must be spawned.
-    Grown,
+    MustSpawn,
 }
 
 impl RunningQuery {
-    /// A query for its connection to poll; or, if it has a seat, to spawn.
-    pub(crate) fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
-        RunningQuery { execution: Execution::Inline(Box::new(Query::new(context, request, seat.clone()))), seat }
+    /// A query for its connection to poll; or, if it is a member of a group, to spawn.
+    pub(crate) fn new(context: QueryContext, request: QueryRequest, member: Option<Arc<GroupMember>>) -> Self {
+        RunningQuery { execution: Execution::Inline(Box::new(Query::new(context, request, member.clone()))), member }
     }
 
     /// Ends the query well: its end is in the connection's queue, so a loss of the connection no longer affects the
     /// other partitions.
     pub(crate) fn finish(mut self) {
-        self.seat = None;
+        self.member = None;
     }
 
     /// Stops the query before its end. `failure` is its error, as reported to the client; `reason` is the client's
     /// reason for cancelling. Without both, the connection ends.
     pub(crate) fn stop(mut self, reason: Option<CancelReason>, failure: Option<Failure>) {
-        let Some(seat) = self.seat.take() else { return };
+        let Some(member) = self.member.take() else { return };
         match (failure, reason) {
-            (Some(failure), _) => seat.fail(failure),
-            (None, Some(reason)) => seat.leave(&format!("the client cancelled it: {reason}")),
-            (None, None) => seat.leave("its connection ended"),
+            (Some(failure), _) => member.fail(failure),
+            (None, Some(reason)) => member.leave(&format!("the client cancelled it: {reason}")),
+            (None, None) => member.leave("its connection ended"),
         }
     }
 
@@ -129,22 +129,22 @@ impl RunningQuery {
             // The receiver still exists.
             let _sent = pulls.send(pull);
         }
-        let member = self.seat.clone();
+        let member = self.member.clone();
         let task = tokio::spawn(async move {
             let mut report = Report { stream, events, done: false };
             let ran = match &member {
                 None => run(query, wanted, &report).await,
-                Some(seat) => tokio::select! {
+                Some(member) => tokio::select! {
                     biased;
-                    failed = seat.failed() => Err(failed),
+                    failed = member.failed() => Err(failed),
                     ran = run(query, wanted, &report) => ran,
                 },
             };
             if let Err(failure) = ran {
-                if let Some(seat) = &member {
-                    seat.fail(failure.clone());
+                if let Some(member) = &member {
+                    member.fail(failure.clone());
                 }
-                report.say(QueryEvent::Fail(failure));
+                report.send(QueryEvent::Fail(failure));
             }
             report.done = true;
         });
@@ -154,8 +154,8 @@ impl RunningQuery {
 
 impl Drop for RunningQuery {
     fn drop(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            seat.leave("its connection ended");
+        if let Some(member) = self.member.take() {
+            member.leave("its connection ended");
         }
     }
 }
@@ -218,11 +218,11 @@ impl fmt::Debug for Query {
 }
 
 impl Query {
-    fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
+    fn new(context: QueryContext, request: QueryRequest, member: Option<Arc<GroupMember>>) -> Self {
         let engine = Arc::clone(&context.engine);
         let planning = Box::pin(async move {
-            if let Some(seat) = seat {
-                return seat.part(&*engine, request).await;
+            if let Some(member) = member {
+                return member.part(&*engine, request).await;
             }
             let QueryStream { schema, batches } = engine.execute(request).await.map_err(failure)?;
             Ok(Source { schema, order: Vec::new(), batches })
@@ -248,12 +248,12 @@ impl Query {
             Err(_panic) => Failure::new(StreamCode::Internal, PANICKED),
         };
         self.stage = Stage::Over;
-        Poll::Ready(Progress::Said(QueryEvent::Fail(failure)))
+        Poll::Ready(Progress::Event(QueryEvent::Fail(failure)))
     }
 
     /// Whether a call of the engine took too long, with or without a result.
-    pub(crate) fn has_held_up(&self) -> bool {
-        self.allowance.has_held_up()
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.allowance.has_stalled()
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Result<Progress, Failure>> {
@@ -265,12 +265,12 @@ impl Query {
                 let now = Instant::now();
                 self.allowance.planned(now - began);
                 let source = ready!(planned)?;
-                return Poll::Ready(self.begin(source, now - since).map(Progress::Said));
+                return Poll::Ready(self.begin(source, now - since).map(Progress::Event));
             }
             Stage::Running(running) if self.pull.is_some() => {
                 let next = running.batches.as_mut().poll_next(cx);
                 let now = Instant::now();
-                self.allowance.searched(now - began);
+                self.allowance.polled(now - began);
                 let next = ready!(next);
                 running.execute += now - since;
                 next
@@ -285,18 +285,18 @@ impl Query {
         if item.is_none() {
             let execute = running.execute;
             self.stage = Stage::Over;
-            return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
+            return Poll::Ready(Ok(Progress::Event(QueryEvent::Finish { execute })));
         }
         if self.allowance.is_overdrawn() {
             running.next = item;
-            return Poll::Ready(Ok(Progress::Grown));
+            return Poll::Ready(Ok(Progress::MustSpawn));
         }
         let Some(batch) = item else { return Poll::Pending };
         self.pull = None;
         let began = Instant::now();
         let packed = running.packing.pack(&batch.map_err(failure)?, pull.lend_from)?;
-        self.allowance.handed_over(began.elapsed());
-        Poll::Ready(Ok(Progress::Said(QueryEvent::Batch(packed))))
+        self.allowance.packed(began.elapsed());
+        Poll::Ready(Ok(Progress::Event(QueryEvent::Batch(packed))))
     }
 
     /// Begins to deliver the engine's rows: returns the event with their schema.
@@ -319,7 +319,7 @@ struct Report {
 }
 
 impl Report {
-    fn say(&self, event: QueryEvent) {
+    fn send(&self, event: QueryEvent) {
         // A connection that has ended has dropped its queries, and receives no events.
         let _gone = self.events.send((self.stream, event));
     }
@@ -328,7 +328,7 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.done && std::thread::panicking() {
-            self.say(QueryEvent::Fail(Failure::new(StreamCode::Internal, PANICKED)));
+            self.send(QueryEvent::Fail(Failure::new(StreamCode::Internal, PANICKED)));
         }
     }
 }
@@ -338,7 +338,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
     if let Stage::Planning(planning) = &mut query.stage {
         let since = query.since.unwrap_or_else(Instant::now);
         let source = planning.await?;
-        report.say(query.begin(source, since.elapsed())?);
+        report.send(query.begin(source, since.elapsed())?);
     }
     let Query { stage: Stage::Running(running), .. } = query else { return Ok(()) };
     let Running { batches, mut next, mut packing, execute } = *running;
@@ -353,10 +353,10 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
             return Err(Failure::new(StreamCode::Internal, PANICKED));
         }
         let Some(batch) = item else {
-            report.say(QueryEvent::Finish { execute: ahead.execute_time() });
+            report.send(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
         };
-        report.say(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
+        report.send(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ fn batches() -> (Vec<RecordBatch>, u64) {
 }
 
 fn world(fencing: Fencing) -> World {
-    World::over(ScriptedEngine::new().on("q", Script::batches(batches().0)), Some(fencing))
+    World::over(ScriptedEngine::new().with_query("q", Script::batches(batches().0)), Some(fencing))
 }
 
 async fn run(client: Client, options: QueryOptions) -> TransferReport {
@@ -76,7 +76,7 @@ fn inline_batches_leave_the_lent_dictionaries_unchanged() {
             batch(&a, 4).slice(0, 9),
             batch(&b, 5),
         ];
-        let engine = ScriptedEngine::new().on("mixed", Script::batches(sent.clone()));
+        let engine = ScriptedEngine::new().with_query("mixed", Script::batches(sent.clone()));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let words = size(&a);
         let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(words + 1000))).await;
@@ -128,7 +128,7 @@ fn lazy_batches_are_complete() {
 #[test]
 fn mapped_batches_are_complete() {
     block_on(async {
-        let engine = ScriptedEngine::new().on("q", Script::batches(batches().0));
+        let engine = ScriptedEngine::new().with_query("q", Script::batches(batches().0));
         let world = World::mapping(engine, |_| {});
         let report = run(world.client().await, QueryOptions::default().with_access(Access::Map)).await;
         assert_eq!(report.batches_mapped, 7, "{report}");

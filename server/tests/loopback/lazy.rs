@@ -46,13 +46,13 @@ async fn only(mut result: LazyStream) -> LazyBatch {
 fn only_requested_columns_and_rows_are_read() {
     for fencing in FENCINGS {
         block_on(async {
-            let world = World::over(ScriptedEngine::new().on("wide", wide_script(4, 10_000)), Some(fencing));
+            let world = World::over(ScriptedEngine::new().with_query("wide", wide_script(4, 10_000)), Some(fencing));
             let client = world.client().await;
             let mut result = client.query_lazy("wide").await.unwrap();
             let mut number = 0;
             while let Some(batch) = result.try_next().await.unwrap() {
                 let sent = wide(number, 10_000);
-                assert_eq!((batch.num_rows(), batch.schema(), batch.is_here()), (10_000, sent.schema(), false));
+                assert_eq!((batch.num_rows(), batch.schema(), batch.is_inline()), (10_000, sent.schema(), false));
                 assert_eq!(batch.column_bytes()[7], 80_000);
                 assert_eq!(batch.columns(&[7]).await.unwrap(), sent.project(&[7]).unwrap());
                 // Repeated reads of fewer rows, in another order and at the same time.
@@ -70,8 +70,8 @@ fn only_requested_columns_and_rows_are_read() {
             assert_eq!(lazy.bytes_read, 4 * (80_000 + 800 + 1200 + 101 * 4 + 8));
             // Bytes of fifty columns of numbers; of the names and their offsets.
             assert_eq!(lazy.bytes_offered, 4 * (50 * 80_000 + 120_000 + 40_004));
-            assert_eq!((lazy.asks, report.bytes_lent), (16, lazy.bytes_read));
-            assert!(lazy.saved() > 0.97, "{report}");
+            assert_eq!((lazy.partial_reads, report.bytes_lent), (16, lazy.bytes_read));
+            assert!(lazy.saved_fraction() > 0.97, "{report}");
             drop((result, client));
             world.is_at_rest().await;
         });
@@ -98,7 +98,7 @@ proptest! {
         ][way];
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let compared = block_on(async {
-            let world = World::over(ScriptedEngine::new().on("q", Script::batches(batches)), fencing);
+            let world = World::over(ScriptedEngine::new().with_query("q", Script::batches(batches)), fencing);
             let client = world.client().await;
             let options = LazyOptions::default().with_lend_from(lend_from);
             let compared = match client.query_lazy_with("q", options).await {
@@ -148,11 +148,12 @@ async fn compare(
 #[test]
 fn small_batches_are_local_already() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(2, 10)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("q", Script::synthetic(2, 10)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let mut result = client.query_lazy("q").await.unwrap();
         let batch = next(&mut result).await;
-        assert!(batch.is_here());
+        assert!(batch.is_inline());
         assert_eq!(
             batch.columns_in(&[1, 0], 3..5).await.unwrap(),
             synthetic_batch(0, 10).project(&[1, 0]).unwrap().slice(3, 2)
@@ -169,11 +170,13 @@ fn small_batches_are_local_already() {
 fn a_column_or_row_out_of_range_is_an_error() {
     block_on(async {
         for (rows, here) in [(10, true), (20_000, false)] {
-            let world =
-                World::over(ScriptedEngine::new().on("q", Script::synthetic(1, rows)), Some(Fencing::LeaseWord));
+            let world = World::over(
+                ScriptedEngine::new().with_query("q", Script::synthetic(1, rows)),
+                Some(Fencing::LeaseWord),
+            );
             let client = world.client().await;
             let batch = only(client.query_lazy("q").await.unwrap()).await;
-            assert_eq!(batch.is_here(), here);
+            assert_eq!(batch.is_inline(), here);
             let count = batch.schema().fields().len();
             let refused = batch.columns(&[0, count]).await.unwrap_err();
             assert!(
@@ -189,7 +192,7 @@ fn a_column_or_row_out_of_range_is_an_error() {
 /// An engine with a result that never ends.
 fn waits() -> ScriptedEngine {
     let script = wide_script(2, 10_000).hang();
-    ScriptedEngine::new().on("waits", script).on("next", Script::synthetic(1, 10))
+    ScriptedEngine::new().with_query("waits", script).with_query("next", Script::synthetic(1, 10))
 }
 
 /// Waits until no query runs, and checks that the connection is still usable.
@@ -224,7 +227,8 @@ fn held_batches_of_a_dropped_result_cannot_be_read() {
 #[test]
 fn held_batches_outlive_the_end_of_their_result_and_the_client() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("wide", wide_script(3, 10_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("wide", wide_script(3, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let batches: Vec<_> = client.query_lazy("wide").await.unwrap().try_collect().await.unwrap();
         drop(client);
@@ -240,7 +244,9 @@ fn held_batches_outlive_the_end_of_their_result_and_the_client() {
 fn an_unread_result_releases_its_loans_when_it_is_dropped() {
     block_on(async {
         let world = World::over(
-            ScriptedEngine::new().on("wide", wide_script(3, 10_000)).on("next", Script::synthetic(1, 10)),
+            ScriptedEngine::new()
+                .with_query("wide", wide_script(3, 10_000))
+                .with_query("next", Script::synthetic(1, 10)),
             Some(Fencing::LeaseWord),
         );
         let client = world.client().await;
@@ -263,7 +269,8 @@ fn an_unread_result_releases_its_loans_when_it_is_dropped() {
 #[test]
 fn a_reader_that_holds_its_window_gets_no_batch_until_it_drops_one() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         // A window for two batches of about 4.2 million bytes.
         let options = LazyOptions::default().with_window(Some(10_000_000));
@@ -287,7 +294,7 @@ fn a_reader_that_holds_its_window_gets_no_batch_until_it_drops_one() {
 #[test]
 fn a_reader_that_holds_batches_for_too_long_gets_an_error_with_the_cause() {
     block_on(async {
-        let engine = ScriptedEngine::new().on("wide", wide_script(20, 10_000));
+        let engine = ScriptedEngine::new().with_query("wide", wide_script(20, 10_000));
         let world = World::impatient(engine, Duration::from_millis(400));
         let client = world.client().await;
         let options = LazyOptions::default().with_window(Some(10_000_000));
@@ -303,7 +310,8 @@ fn a_reader_that_holds_batches_for_too_long_gets_an_error_with_the_cause() {
 #[test]
 fn a_deadline_ends_the_wait_for_room_and_the_held_batches() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let options =
             LazyOptions::default().with_window(Some(10_000_000)).with_deadline(Some(Duration::from_millis(600)));
@@ -334,7 +342,7 @@ fn a_deadline_ends_the_wait_for_room_and_the_held_batches() {
 fn a_server_that_is_cut_off_between_two_reads() {
     for fencing in FENCINGS {
         block_on(async {
-            let world = World::over(ScriptedEngine::new().on("wide", wide_script(2, 10_000)), Some(fencing));
+            let world = World::over(ScriptedEngine::new().with_query("wide", wide_script(2, 10_000)), Some(fencing));
             let client = world.client().await;
             let batches: Vec<_> = client.query_lazy("wide").await.unwrap().try_collect().await.unwrap();
             batches[0].columns(&[0]).await.unwrap();
@@ -349,7 +357,7 @@ fn a_server_that_is_cut_off_between_two_reads() {
                 }
             })
             .await;
-            assert!(matches!(lost, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{lost:?}");
+            assert!(matches!(lost, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{lost:?}");
             assert!(batches[0].columns(&[0]).await.is_err());
             drop((batches, client));
             world.is_at_rest().await;
@@ -362,7 +370,7 @@ fn an_engine_failure_also_fails_the_held_batches() {
     block_on(async {
         let error = EngineError::Execution { message: "the third batch is bad".into() };
         let world = World::over(
-            ScriptedEngine::new().on("breaks", wide_script(2, 10_000).fail(error)),
+            ScriptedEngine::new().with_query("breaks", wide_script(2, 10_000).fail(error)),
             Some(Fencing::LeaseWord),
         );
         let client = world.client().await;
@@ -386,7 +394,8 @@ fn an_engine_failure_also_fails_the_held_batches() {
 #[test]
 fn dropped_reads_do_no_harm() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let batch = only(client.query_lazy("wide").await.unwrap()).await;
         for _ in 0..20 {
@@ -403,12 +412,13 @@ fn dropped_reads_do_no_harm() {
 #[test]
 fn closing_the_client_fails_the_held_batches() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
+        let world =
+            World::over(ScriptedEngine::new().with_query("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let batches: Vec<_> = client.query_lazy("wide").await.unwrap().try_collect().await.unwrap();
         client.close().await;
         let error = batches[0].read_all().await.unwrap_err();
-        assert!(matches!(error, ClientError::Cancelled | ClientError::ServerGone { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::Cancelled | ClientError::ConnectionLost { .. }), "{error:?}");
         world.is_at_rest().await;
     });
 }

@@ -28,8 +28,9 @@ use world::{World, block_on, within};
 #[test]
 fn a_small_result_comes_inline_and_a_large_one_lent() {
     block_on(async {
-        let engine =
-            ScriptedEngine::new().on("small", Script::synthetic(1, 3)).on("large", Script::synthetic(5, 20_000));
+        let engine = ScriptedEngine::new()
+            .with_query("small", Script::synthetic(1, 3))
+            .with_query("large", Script::synthetic(5, 20_000));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         let mut small = client.query("small").await.unwrap();
@@ -57,12 +58,15 @@ fn an_engine_that_panics_or_blocks_does_not_harm_the_connection() {
             synthetic_batch(number, 7)
         };
         let engine = ScriptedEngine::new()
-            .on("panics", Script::new(synthetic_schema()).generate(1, |_| panic!("as told")))
-            .on("panics later", Script::synthetic(1, 3).generate(1, |_| panic!("as told")))
-            .on("blocks", Script::new(synthetic_schema()).generate(5, blocks))
-            .on("sleeps", Script::new(synthetic_schema()).sleep(Duration::from_millis(2)).batch(synthetic_batch(0, 1)))
-            .on("none", Script::new(synthetic_schema()))
-            .on("few", Script::synthetic(3, 3));
+            .with_query("panics", Script::new(synthetic_schema()).generate(1, |_| panic!("as told")))
+            .with_query("panics later", Script::synthetic(1, 3).generate(1, |_| panic!("as told")))
+            .with_query("blocks", Script::new(synthetic_schema()).generate(5, blocks))
+            .with_query(
+                "sleeps",
+                Script::new(synthetic_schema()).sleep(Duration::from_millis(2)).batch(synthetic_batch(0, 1)),
+            )
+            .with_query("none", Script::new(synthetic_schema()))
+            .with_query("few", Script::synthetic(3, 3));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         let rows = async |sql: &str| -> Result<usize, ClientError> {
@@ -97,7 +101,7 @@ proptest! {
             (None, LendFrom::Never),
         ][way];
         let got = block_on(async {
-            let engine = ScriptedEngine::new().on("q", Script::batches(batches.clone()));
+            let engine = ScriptedEngine::new().with_query("q", Script::batches(batches.clone()));
             let world = World::over(engine, fencing);
             let client = world.client().await;
             let options = QueryOptions::default().with_lend_from(lend_from);
@@ -131,9 +135,9 @@ fn registrations_and_copies_are_counted_and_a_warm_server_registers_nothing() {
         // Small buffers are copied. This fabric registers each large buffer in place.
         let table: Vec<_> = (0..3).map(|n| synthetic_batch(n, 20_000)).collect();
         let engine = ScriptedEngine::new()
-            .on("small", Script::synthetic(5, 250))
-            .on("large", Script::synthetic(3, 20_000))
-            .on("table", Script::batches(table.clone()));
+            .with_query("small", Script::synthetic(5, 250))
+            .with_query("large", Script::synthetic(3, 20_000))
+            .with_query("table", Script::batches(table.clone()));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         let run = async |sql| {
@@ -171,9 +175,9 @@ fn registrations_and_copies_are_counted_and_a_warm_server_registers_nothing() {
         world.is_at_rest().await;
         let table: usize = table.iter().map(arrow_array::RecordBatch::get_array_memory_size).sum();
         assert!(
-            world.server.kept_bytes() < 3 * table,
+            world.server.idle_registered_bytes() < 3 * table,
             "{} bytes kept, {table} in the table",
-            world.server.kept_bytes()
+            world.server.idle_registered_bytes()
         );
     });
 }
@@ -183,7 +187,7 @@ fn many_results_at_once_on_one_connection() {
     block_on(async {
         let mut engine = ScriptedEngine::new();
         for n in 0..40_u64 {
-            engine = engine.on(format!("q{n}"), Script::synthetic(n % 7, 100 * n as usize + 1));
+            engine = engine.with_query(format!("q{n}"), Script::synthetic(n % 7, 100 * n as usize + 1));
         }
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -202,9 +206,9 @@ fn many_results_at_once_on_one_connection() {
 fn a_dropped_result_is_cancelled_at_the_server() {
     block_on(async {
         let engine = ScriptedEngine::new()
-            .on("endless", Script::synthetic(u64::MAX, 20_000))
-            .on("hangs", Script::synthetic(1, 10).hang())
-            .on("next", Script::synthetic(1, 10));
+            .with_query("endless", Script::synthetic(u64::MAX, 20_000))
+            .with_query("hangs", Script::synthetic(1, 10).hang())
+            .with_query("next", Script::synthetic(1, 10));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         for sql in ["endless", "hangs"] {
@@ -229,7 +233,7 @@ fn a_dropped_result_is_cancelled_at_the_server() {
 fn a_slow_reader_stops_the_engine_at_its_window() {
     block_on(async {
         let world = World::over(
-            ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)),
+            ScriptedEngine::new().with_query("endless", Script::synthetic(u64::MAX, 20_000)),
             Some(Fencing::LeaseWord),
         );
         let client = world.client().await;
@@ -250,7 +254,7 @@ fn a_slow_reader_stops_the_engine_at_its_window() {
 fn an_error_in_the_middle_is_an_error_and_not_an_end() {
     block_on(async {
         let error = EngineError::Execution { message: "the third batch is bad".into() };
-        let engine = ScriptedEngine::new().on("breaks", Script::synthetic(2, 20_000).fail(error));
+        let engine = ScriptedEngine::new().with_query("breaks", Script::synthetic(2, 20_000).fail(error));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client().await;
         let mut result = client.query("breaks").await.unwrap();
@@ -272,7 +276,7 @@ fn an_error_in_the_middle_is_an_error_and_not_an_end() {
 #[test]
 fn a_deadline_ends_a_query_that_hangs() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("hangs", Script::synthetic(1, 10).hang()), None);
+        let world = World::over(ScriptedEngine::new().with_query("hangs", Script::synthetic(1, 10).hang()), None);
         let client = world.client().await;
         let options = QueryOptions::default().with_deadline(Some(Duration::from_millis(200)));
         let result = client.query_with("hangs", options).await.unwrap();
@@ -289,8 +293,10 @@ fn a_deadline_ends_a_query_that_hangs() {
 #[test]
 fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not() {
     block_on(async {
-        let world =
-            World::over(ScriptedEngine::new().on("big", Script::synthetic(3, 200_000)), Some(Fencing::LeaseWord));
+        let world = World::over(
+            ScriptedEngine::new().with_query("big", Script::synthetic(3, 200_000)),
+            Some(Fencing::LeaseWord),
+        );
         let client = world.client().await;
         for lend_from in [LendFrom::Bytes(0), LendFrom::Never] {
             let options = QueryOptions::default().with_window(Some(100_000)).with_lend_from(lend_from);
@@ -307,7 +313,7 @@ fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not(
 fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
     block_on(async {
         let world = World::over(
-            ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)),
+            ScriptedEngine::new().with_query("endless", Script::synthetic(u64::MAX, 20_000)),
             Some(Fencing::LeaseWord),
         );
         let client = world.client().await;
@@ -325,7 +331,7 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
         })
         .await;
         // The client notices first either the lost connection or the missing endpoint during a read.
-        assert!(matches!(failure, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{failure:?}");
+        assert!(matches!(failure, ClientError::ConnectionLost { .. } | ClientError::Read { .. }), "{failure:?}");
         world.is_at_rest().await;
     });
 }
@@ -334,7 +340,7 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
 fn a_draining_server_finishes_running_queries_and_refuses_new_ones() {
     block_on(async {
         let script = Script::synthetic(3, 20_000).sleep(Duration::from_millis(300)).batch(synthetic_batch(9, 5));
-        let world = World::over(ScriptedEngine::new().on("slow", script), Some(Fencing::LeaseWord));
+        let world = World::over(ScriptedEngine::new().with_query("slow", script), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let running = client.query("slow").await.unwrap();
         world.server.drain();
@@ -364,7 +370,7 @@ fn one_connection_too_many_is_refused_with_a_message() {
 #[test]
 fn a_connection_that_sends_garbage_is_closed_and_others_are_served() {
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(1, 10)), None);
+        let world = World::over(ScriptedEngine::new().with_query("q", Script::synthetic(1, 10)), None);
         let client = world.client().await;
         for garbage in
             [&b"GET / HTTP/1.1\r\n\r\n"[..], b"THALLUS\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", &[0xff; 4096]]
@@ -386,7 +392,7 @@ fn a_client_that_grants_much_and_never_reads_does_not_fill_the_server() {
     use thallus_protocol::message::{Extensions, Hello, Message, Open, OpenOptions, Request};
 
     block_on(async {
-        let world = World::over(ScriptedEngine::new().on("endless", Script::synthetic(u64::MAX, 20_000)), None);
+        let world = World::over(ScriptedEngine::new().with_query("endless", Script::synthetic(u64::MAX, 20_000)), None);
         let mut greedy = world.pipe();
         greedy.write_all(&Preface { versions: VERSIONS, features: FEATURES }.encode()).await.unwrap();
         let mut messages = vec![Message::Hello(Hello { name: "greedy".into(), ..Hello::default() })];

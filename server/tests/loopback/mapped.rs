@@ -22,10 +22,10 @@ fn mapped() -> QueryOptions {
 
 fn engine() -> ScriptedEngine {
     ScriptedEngine::new()
-        .on("q", Script::synthetic(5, ROWS))
-        .on("many", Script::synthetic(40, ROWS))
-        .on("waits", Script::synthetic(2, ROWS).hang())
-        .on("small", Script::synthetic(1, 3))
+        .with_query("q", Script::synthetic(5, ROWS))
+        .with_query("many", Script::synthetic(40, ROWS))
+        .with_query("waits", Script::synthetic(2, ROWS).hang())
+        .with_query("small", Script::synthetic(1, 3))
 }
 
 fn assert_right(batches: &[RecordBatch]) {
@@ -135,7 +135,7 @@ fn unread_mapped_batches_are_released() {
 fn partitions_are_mapped_each_over_its_connection() {
     block_on(async {
         let parts = (0..3).map(|_| Script::synthetic(5, ROWS)).collect();
-        let world = World::mapping(ScriptedEngine::new().on_partitioned("q", Vec::new(), parts), |_| {});
+        let world = World::mapping(ScriptedEngine::new().with_partitioned_query("q", Vec::new(), parts), |_| {});
         for shared in [false, true] {
             let client = if shared { world.client().await } else { world.client_of_many().await };
             let options = mapped().with_partitions(Some(3));
@@ -166,7 +166,8 @@ static ENDS: AtomicUsize = AtomicUsize::new(0);
 fn after_a_cut_the_server_keeps_mapped_memory_until_the_client_process_is_gone() {
     block_on(async {
         let world = World::mapping(engine(), |settings| {
-            settings.presence = |_| [Presence::There, Presence::Unknown, Presence::Gone][ENDS.load(Ordering::Relaxed)];
+            settings.presence =
+                |_| [Presence::Running, Presence::Unknown, Presence::Ended][ENDS.load(Ordering::Relaxed)];
         });
         let client = world.client().await;
         let batches: Vec<_> = client.query_with("q", mapped()).await.unwrap().try_collect().await.unwrap();
@@ -174,7 +175,7 @@ fn after_a_cut_the_server_keeps_mapped_memory_until_the_client_process_is_gone()
         // The server's task of the connection is aborted.
         world.cut();
         let error = within("the client to notice", client.query("q")).await.map(drop).unwrap_err();
-        assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
+        assert!(matches!(error, ClientError::ConnectionLost { .. }), "{error:?}");
         drop(client);
         // A client closes its connection while arrays are held.
         let closed = world.client().await;
@@ -225,7 +226,7 @@ fn a_client_that_keeps_all_batches_gets_the_rest_inline() {
 fn a_batch_that_never_finds_room_fails_its_stream_with_the_reason() {
     block_on(async {
         let large = Script::batches([ROWS, 4 * ROWS].map(|rows| synthetic_batch(0, rows)));
-        let world = World::mapping(ScriptedEngine::new().on("grows", large), |settings| {
+        let world = World::mapping(ScriptedEngine::new().with_query("grows", large), |settings| {
             settings.limits.max_loan_bytes = 11_000_000;
             settings.lease_timeout = Duration::from_millis(300);
         });
@@ -260,7 +261,7 @@ fn mapping_is_refused_with_a_reason_unless_all_conditions_hold() {
         };
         check(&refusal(&World::over(engine(), Some(Fencing::LeaseWord))).await, "start it with --allow-mapped");
         check(
-            &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Gone)).await,
+            &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Ended)).await,
             "does not see",
         );
         let device = World::over_with(engine(), Some(Fencing::Revocation), |settings| settings.allow_mapped = true);
@@ -278,7 +279,7 @@ proptest! {
     fn any_batches_survive_being_mapped(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let compared = block_on(async {
-            let world = World::mapping(ScriptedEngine::new().on("q", Script::batches(batches)), |_| {});
+            let world = World::mapping(ScriptedEngine::new().with_query("q", Script::batches(batches)), |_| {});
             // Lends batches of any size.
             let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(0))).await;
             let different = match client.query_with("q", mapped()).await {

@@ -37,7 +37,7 @@ async fn serve_as(engine: ScriptedEngine, config: &ServerConfig) -> ConnectOptio
 #[test]
 fn a_result_crosses_shared_memory() {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let info = client.connection();
         assert!(matches!(&info.carrier, Carrier::OneSided { fabric, .. } if fabric == "ucx"), "{info:?}");
@@ -57,7 +57,7 @@ fn a_result_crosses_shared_memory() {
 #[test]
 fn some_columns_and_rows_cross_shared_memory() {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mut result = client.query_lazy("q").await.unwrap();
         let mut number = 0;
@@ -80,7 +80,7 @@ fn some_columns_and_rows_cross_shared_memory() {
 #[test]
 fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
         let reason = client.connection().carrier.fallback().map(str::to_owned).expect("a fallback");
         assert!(reason.contains("one-sided reads"), "{reason}");
@@ -94,7 +94,7 @@ fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
 #[test]
 fn without_a_fabric_results_travel_inline_without_a_fallback() {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
         assert_eq!(client.connection().carrier, Carrier::Inline { fallback: None });
         let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
@@ -109,7 +109,7 @@ proptest! {
     fn any_batches_survive_ucx(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let got = block_on(async {
-            let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
+            let options = serve(ScriptedEngine::new().with_query("q", Script::batches(batches))).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = match client.query_with("q", lent).await {
@@ -140,7 +140,7 @@ async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
 #[test]
 fn a_mapped_result_is_used_in_place() {
     block_on(async {
-        let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
+        let options = serve_mapped(ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mapped = QueryOptions::default().with_access(Access::Map);
         let mut result = client.query_with("q", mapped).await.unwrap();
@@ -171,7 +171,7 @@ fn a_mapped_result_is_used_in_place() {
 #[test]
 fn where_ucx_has_only_tcp_mapping_is_refused() {
     block_on(async {
-        let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
+        let options = serve_mapped(ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
         let mapped = QueryOptions::default().with_access(Access::Map);
         let error = client.query_with("q", mapped).await.map(drop).unwrap_err();
@@ -186,7 +186,7 @@ proptest! {
     fn any_batches_survive_being_mapped_over_ucx(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let got = block_on(async {
-            let options = serve_mapped(ScriptedEngine::new().on("q", Script::batches(batches))).await;
+            let options = serve_mapped(ScriptedEngine::new().with_query("q", Script::batches(batches))).await;
             let client = Client::connect_with(options.with_lend_from(LendFrom::Bytes(0))).await.unwrap();
             let mapped = QueryOptions::default().with_access(Access::Map);
             match client.query_with("q", mapped).await {

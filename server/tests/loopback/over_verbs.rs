@@ -35,7 +35,7 @@ async fn serve(engine: ScriptedEngine, exposure: ExposureChoice) -> ConnectOptio
 
 fn a_result_crosses(exposure: ExposureChoice) {
     block_on(async {
-        let options = serve(ScriptedEngine::new().on("q", Script::synthetic(6, 10_000)), exposure).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(6, 10_000)), exposure).await;
         let client = Client::connect_with(options).await.unwrap();
         let info = client.connection();
         assert!(matches!(&info.carrier, Carrier::OneSided { fabric, .. } if fabric == "verbs"), "{info:?}");
@@ -72,7 +72,7 @@ fn a_result_crosses_the_device_with_one_key_for_all_memory() {
 fn a_table_is_registered_once_where_one_key_opens_all() {
     block_on(async {
         let table = (0..4).map(|n| synthetic_batch(n, 20_000));
-        let options = serve(ScriptedEngine::new().on("q", Script::batches(table)), ExposureChoice::Whole).await;
+        let options = serve(ScriptedEngine::new().with_query("q", Script::batches(table)), ExposureChoice::Whole).await;
         let client = Client::connect_with(options).await.unwrap();
         let mut costs = Vec::new();
         for _ in 0..100 {
@@ -98,7 +98,8 @@ proptest! {
     fn any_batches_survive_verbs(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let got = block_on(async {
-            let options = serve(ScriptedEngine::new().on("q", Script::batches(batches)), ExposureChoice::Auto).await;
+            let engine = ScriptedEngine::new().with_query("q", Script::batches(batches));
+            let options = serve(engine, ExposureChoice::Auto).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = client.query_with("q", lent).await.unwrap();

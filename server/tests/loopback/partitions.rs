@@ -68,7 +68,7 @@ fn code(error: &ClientError) -> StreamCode {
 fn all_partitions_come_over_connections_that_are_kept() {
     block_on(async {
         for fencing in [Some(Fencing::LeaseWord), Some(Fencing::Revocation), None] {
-            let world = World::over(ScriptedEngine::new().on_partitioned("q", Vec::new(), uneven()), fencing);
+            let world = World::over(ScriptedEngine::new().with_partitioned_query("q", Vec::new(), uneven()), fencing);
             let client = world.client_of_many().await;
             for round in 1..=3 {
                 let mut result = client.query_with("q", three()).await.unwrap();
@@ -110,11 +110,9 @@ fn partitions_of_a_sorted_result_are_merged_to_its_order() {
             // One large batch whose rows all come before those of the other partitions.
             Script::batches([synthetic_batch(3, 3000)].map(|batch| reversed(&batch))),
         ];
-        let engine = ScriptedEngine::new().on_partitioned("up", by_id(false), ascending).on_partitioned(
-            "down",
-            by_id(true),
-            descending,
-        );
+        let engine = ScriptedEngine::new()
+            .with_partitioned_query("up", by_id(false), ascending)
+            .with_partitioned_query("down", by_id(true), descending);
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client_of_many().await;
 
@@ -152,8 +150,10 @@ fn reversed(batch: &RecordBatch) -> RecordBatch {
 #[test]
 fn each_partition_can_be_a_stream_of_its_own() {
     block_on(async {
-        let world =
-            World::over(ScriptedEngine::new().on_partitioned("q", by_id(false), uneven()), Some(Fencing::LeaseWord));
+        let world = World::over(
+            ScriptedEngine::new().with_partitioned_query("q", by_id(false), uneven()),
+            Some(Fencing::LeaseWord),
+        );
         let client = world.client_of_many().await;
         let parts = client.query_partitions("q", 3).await.unwrap();
         let parts = join_all(parts.into_iter().map(|part| {
@@ -176,7 +176,11 @@ fn each_partition_can_be_a_stream_of_its_own() {
 fn an_undivided_result_and_a_single_connection_work_as_well() {
     block_on(async {
         let world = World::over(
-            ScriptedEngine::new().on("whole", Script::synthetic(5, 10)).on_partitioned("q", Vec::new(), uneven()),
+            ScriptedEngine::new().with_query("whole", Script::synthetic(5, 10)).with_partitioned_query(
+                "q",
+                Vec::new(),
+                uneven(),
+            ),
             None,
         );
         for client in [world.client_of_many().await, world.client().await] {
@@ -200,9 +204,9 @@ fn an_error_of_one_partition_is_the_error_of_all() {
             Script::synthetic(u64::MAX, 20_000),
         ];
         let engine = ScriptedEngine::new()
-            .on_partitioned("breaks", Vec::new(), parts)
-            .on("refused", Script::refuse(broken))
-            .on("fine", Script::synthetic(1, 1));
+            .with_partitioned_query("breaks", Vec::new(), parts)
+            .with_query("refused", Script::refuse(broken))
+            .with_query("fine", Script::synthetic(1, 1));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client_of_many().await;
         // The error may arrive before all partitions have begun.
@@ -229,7 +233,9 @@ fn an_error_of_one_partition_is_the_error_of_all() {
 
 fn endless() -> ScriptedEngine {
     let parts = (0..3).map(|_| Script::synthetic(u64::MAX, 20_000)).collect();
-    ScriptedEngine::new().on_partitioned("endless", by_id(false), parts).on("fine", Script::synthetic(1, 1))
+    ScriptedEngine::new()
+        .with_partitioned_query("endless", by_id(false), parts)
+        .with_query("fine", Script::synthetic(1, 1))
 }
 
 #[test]
@@ -297,7 +303,7 @@ fn a_lost_connection_is_one_error_and_the_others_stay_usable() {
             // read.
             let known = matches!(
                 error,
-                ClientError::ServerGone { .. }
+                ClientError::ConnectionLost { .. }
                     | ClientError::Read { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }
             );
@@ -313,7 +319,7 @@ fn a_lost_connection_is_one_error_and_the_others_stay_usable() {
                 loop {
                     match client.query_with("fine", three()).await {
                         Ok(result) => return result.try_collect::<Vec<_>>().await.unwrap(),
-                        Err(ClientError::ServerGone { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                        Err(ClientError::ConnectionLost { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
                         Err(other) => panic!("{other}"),
                     }
                 }
@@ -356,7 +362,7 @@ fn part(group: u8, index: u32, count: u32) -> Partition {
 fn a_mismatched_request_is_refused_without_harm_to_the_group() {
     block_on(async {
         let parts = vec![Script::synthetic(2, 5), Script::synthetic(3, 5)];
-        let world = World::over(ScriptedEngine::new().on_partitioned("q", Vec::new(), parts), None);
+        let world = World::over(ScriptedEngine::new().with_partitioned_query("q", Vec::new(), parts), None);
         let (mut honest, mut other_client) = (Raw::new(&world).await, Raw::new(&world).await);
         let first = honest.open_part("q", part(1, 0, 2)).await;
         within("the first request to arrive", async {
@@ -367,13 +373,21 @@ fn a_mismatched_request_is_refused_without_harm_to_the_group() {
         .await;
         let other = OpenOptions { credit: 1 << 20, batch_rows: Some(1), ..OpenOptions::default() };
         for (sql, options, words) in [
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
-            ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "requested before"),
-            ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
-            ("q", OpenOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
-            ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "1 to 64"),
-            ("q", OpenOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "1 to 64"),
+            ("q", OpenOptions { partition: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
+            (
+                "another",
+                OpenOptions { partition: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() },
+                "another query",
+            ),
+            (
+                "q",
+                OpenOptions { partition: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() },
+                "requested before",
+            ),
+            ("q", OpenOptions { partition: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
+            ("q", OpenOptions { partition: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
+            ("q", OpenOptions { partition: Some(part(2, 0, 0)), ..other.clone() }, "1 to 64"),
+            ("q", OpenOptions { partition: Some(part(2, 0, u32::MAX)), ..other.clone() }, "1 to 64"),
         ] {
             let stream = other_client.open(sql, options).await;
             let (code, message) = other_client.begun(stream).await.unwrap_err();

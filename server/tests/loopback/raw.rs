@@ -36,7 +36,7 @@ impl Raw {
 
     /// Opens a stream for a partition.
     pub(crate) async fn open_part(&mut self, sql: &str, part: Partition) -> StreamId {
-        self.open(sql, OpenOptions { credit: 1 << 20, part: Some(part), ..OpenOptions::default() }).await
+        self.open(sql, OpenOptions { credit: 1 << 20, partition: Some(part), ..OpenOptions::default() }).await
     }
 
     pub(crate) async fn open(&mut self, sql: &str, options: OpenOptions) -> StreamId {

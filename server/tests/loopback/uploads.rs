@@ -17,7 +17,7 @@ use crate::world::{World, block_on, within};
 const TABLE: &str = "numbers";
 
 fn taking(sink: SinkScript) -> ScriptedEngine {
-    ScriptedEngine::new().taking(TABLE, sink).on("q", Script::synthetic(5, 20_000))
+    ScriptedEngine::new().with_sink(TABLE, sink).with_query("q", Script::synthetic(5, 20_000))
 }
 
 fn batches(count: u64, rows: usize) -> impl Stream<Item = Result<RecordBatch, ArrowError>> + Unpin {
@@ -166,7 +166,7 @@ fn a_server_that_is_cut_off_ends_uploads() {
             world.cut();
         };
         let (ended, ()) = within("the upload to end", async { futures::join!(endless, cut) }).await;
-        assert!(matches!(ended, Err(ClientError::ServerGone { .. } | ClientError::Query { .. })), "{ended:?}");
+        assert!(matches!(ended, Err(ClientError::ConnectionLost { .. } | ClientError::Query { .. })), "{ended:?}");
         assert_eq!(world.engine.uploads(TABLE).len(), 0);
         drop(client);
         world.is_at_rest().await;

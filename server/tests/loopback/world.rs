@@ -174,7 +174,7 @@ impl World {
         if let Some((network, host)) = &self.network {
             assert_eq!(network.violations(), [], "memory was read that was not on loan");
             // The server keeps memory for further loans, but no lease words.
-            assert_eq!(host.registered_bytes(), self.server.kept_bytes(), "registrations were leaked");
+            assert_eq!(host.registered_bytes(), self.server.idle_registered_bytes(), "registrations were leaked");
         }
     }
 }

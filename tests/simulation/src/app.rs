@@ -18,12 +18,12 @@ use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use self::lazy::Asks;
+use self::lazy::PartialReads;
 use crate::dice::Dice;
 use crate::options::Options;
 use crate::scripts::{ENDLESS, Ending, PARTITIONS, sql, sql_of_parts};
 use crate::tap::Tap;
-use crate::wire::{Side, Wire, more_wires};
+use crate::wire::{Side, Wire, connector};
 use crate::world::{PORT, Shared};
 
 /// Time limit for every operation of a connection, under any faults.
@@ -73,7 +73,7 @@ impl App {
                 let plan = Plan { index: 0, query, cancel_after: None, pace: Duration::ZERO, lazy: None };
                 // Leases may be short: a batch that waits for its turn must not outlive its lease.
                 let narrow = QueryOptions::default().with_window(Some(20_000));
-                let lazily = Plan { lazy: Some(Asks::all()), query: narrow, ..plan.clone() };
+                let lazily = Plan { lazy: Some(PartialReads::all()), query: narrow, ..plan.clone() };
                 let plain = self.plan_upload(true);
                 let options = &self.shared.options;
                 let queried = options.uploads_only()
@@ -89,7 +89,7 @@ impl App {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        self.shared.trace.violated("once healed, all ends well", format!("{} has no result", self.who));
+        self.shared.trace.violation("once healed, all ends well", format!("{} has no result", self.who));
     }
 
     /// Drops a result and checks that its query stops at the server while the connection remains.
@@ -137,7 +137,7 @@ impl App {
     async fn within<T>(&self, what: &str, done: impl Future<Output = T>) -> Option<T> {
         let done = timeout(PATIENCE, done).await.ok();
         if done.is_none() {
-            self.shared.trace.violated("nothing hangs", format!("{} waits for {what} since {PATIENCE:?}", self.who));
+            self.shared.trace.violation("nothing hangs", format!("{} waits for {what} since {PATIENCE:?}", self.who));
         }
         done
     }
@@ -156,7 +156,7 @@ impl App {
         let entropy = u64::from(self.dice.within(0, u32::MAX)) << 32 | u64::from(self.index as u32);
         let io = self.shared.sockets(&self.who).open(io);
         let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
-        let more = more_wires(wire, Arc::clone(&self.shared), dice);
+        let more = connector(wire, Arc::clone(&self.shared), dice);
         let connect = ConnectOptions::new("server")
             .with_connect_timeout(options.timeouts.handshake)
             .with_keepalive(options.timeouts.keepalive)
@@ -183,8 +183,8 @@ impl App {
 
     fn not_connected(&self, why: &dyn fmt::Display) -> Option<Client> {
         self.shared.trace.line(&self.who, &format_args!("not connected: {why}"));
-        if self.shared.options.calm {
-            self.shared.trace.violated("calm runs go well", format!("{} could not connect: {why}", self.who));
+        if self.shared.options.fault_free {
+            self.shared.trace.violation("fault-free runs go well", format!("{} could not connect: {why}", self.who));
         }
         None
     }
@@ -193,7 +193,7 @@ impl App {
         let (options, dice) = (&self.shared.options, &mut self.dice);
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
-        let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let maps = maps(options);
         let lend_from = dice.pick(&[None, None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
         let (lend_from, access) = way(lend_from, maps && index.is_multiple_of(2));
@@ -209,7 +209,10 @@ impl App {
             query,
             cancel_after: dice.percent(20).then(|| dice.within(0, 3) as usize),
             pace: if dice.percent(30) { dice.millis(1, 40) } else { Duration::ZERO },
-            lazy: dice.percent(35).then(|| Asks::draw(dice, options.calm)).filter(|_| access == Access::Read),
+            lazy: dice
+                .percent(35)
+                .then(|| PartialReads::draw(dice, options.fault_free))
+                .filter(|_| access == Access::Read),
         }
     }
 
@@ -221,14 +224,14 @@ impl App {
         let name = format!("{}.{number} {}", self.who, sql(plan.index));
         trace.line(&self.who, &format_args!("{name}: {plan:?}"));
         script.traits().for_each(|what| trace.count("engine", what));
-        if let Some(asks) = &plan.lazy {
-            return self.query_lazily(client, &name, &plan, asks).await;
+        if let Some(partial_reads) = &plan.lazy {
+            return self.query_lazily(client, &name, &plan, partial_reads).await;
         }
         let text = sql(plan.index);
         let mut options = plan.query.clone();
         // A slow network may lead to no data plane without any fault. Then the server refuses mapped results, which is
         // not a failure of this run.
-        if self.shared.options.calm && client.connection().carrier.fallback().is_some() {
+        if self.shared.options.fault_free && client.connection().carrier.fallback().is_some() {
             options.access = Access::Read;
         }
         let asked = client.query_with(&text, options);
@@ -241,7 +244,7 @@ impl App {
             }
         };
         let mut got = 0;
-        let mut kept = Kept::new(plan.query.access, self.shared.options.calm);
+        let mut kept = Kept::new(plan.query.access, self.shared.options.fault_free);
         loop {
             if plan.cancel_after == Some(got) {
                 trace.line(&self.who, &format_args!("{name}: dropped after {got} batches"));
@@ -256,7 +259,7 @@ impl App {
                 Some(Ok(batch)) => {
                     if expected.get(got) != Some(&batch) {
                         let how = format!("{name}: batch {got} of {} is not the engine's", expected.len());
-                        trace.violated("exact batches in order", how);
+                        trace.violation("exact batches in order", how);
                         return false;
                     }
                     got += 1;
@@ -272,7 +275,7 @@ impl App {
                     trace.count_many("stream", "mapped batches", result.report().batches_mapped);
                     if got != expected.len() || script.ending != Ending::Finish {
                         let how = format!("{name}: ended well after {got} of {}, {:?}", expected.len(), script.ending);
-                        trace.violated("exact batches in order", how);
+                        trace.violation("exact batches in order", how);
                     }
                     return true;
                 }
@@ -284,11 +287,11 @@ impl App {
         let (options, dice) = (&self.shared.options, &mut self.parts);
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
         let hangs = options.scripts[index].ending == Ending::Hang;
-        let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let count = dice.pick(&PARTITIONS);
         let lend_from = dice.pick(&[None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
         // Among several connections one may have no data plane without any fault.
-        let (lend_from, access) = way(lend_from, maps(options) && !options.calm && index.is_multiple_of(2));
+        let (lend_from, access) = way(lend_from, maps(options) && !options.fault_free && index.is_multiple_of(2));
         let query = lend_from
             .into_iter()
             .fold(QueryOptions::default(), QueryOptions::with_lend_from)
@@ -324,14 +327,14 @@ impl App {
         for error in ends.iter().filter_map(|end| end.as_ref().err()) {
             self.judge(&name, error);
             let as_scripted = scripted && matches!(error, ClientError::Query { kind: StreamCode::Execution, .. });
-            if self.shared.options.calm && !as_scripted && plan.dropped.is_none() {
-                trace.violated("calm runs go well", format!("{name} failed without a fault: {error}: {plan:?}"));
+            if self.shared.options.fault_free && !as_scripted && plan.dropped.is_none() {
+                trace.violation("fault-free runs go well", format!("{name} failed without a fault: {error}: {plan:?}"));
             }
         }
         let whole = ends.len() == if plan.merged { 1 } else { plan.count } && ends.iter().all(Result::is_ok);
         trace.count("partitions", if whole { "whole" } else { "not whole" });
         if whole && script.ending != Ending::Finish {
-            trace.violated("partitions are whole together", format!("{name} ended well, and {:?}", script.ending));
+            trace.violation("partitions are whole together", format!("{name} ended well, and {:?}", script.ending));
         }
     }
 
@@ -350,7 +353,7 @@ impl App {
             false => vec![script.part(part, plan.count)],
         };
         left.iter_mut().for_each(|batches| batches.reverse());
-        let mut kept = Kept::new(plan.query.access, self.shared.options.calm);
+        let mut kept = Kept::new(plan.query.access, self.shared.options.fault_free);
         for got in 0.. {
             if plan.dropped == Some((part, got)) {
                 trace.count("partitions", "dropped");
@@ -364,7 +367,7 @@ impl App {
                     }
                     None => {
                         let how = format!("{name}: batch {got} of partition {part} is not the engine's");
-                        trace.violated("exact batches in order", how);
+                        trace.violation("exact batches in order", how);
                         return None;
                     }
                 },
@@ -374,7 +377,7 @@ impl App {
         }
         trace.count_many("partitions", "mapped batches", result.report().batches_mapped);
         if left.iter().any(|batches| !batches.is_empty()) {
-            trace.violated("exact batches in order", format!("{name}: partition {part} ended well, and too soon"));
+            trace.violation("exact batches in order", format!("{name}: partition {part} ended well, and too soon"));
         }
         Some(Ok(()))
     }
@@ -382,9 +385,9 @@ impl App {
     fn query_failed(&self, name: &str, plan: &Plan, scripted: bool, error: &ClientError) {
         self.judge(name, error);
         let as_scripted = scripted && matches!(error, ClientError::Query { kind: StreamCode::Execution, .. });
-        if self.shared.options.calm && !as_scripted {
+        if self.shared.options.fault_free && !as_scripted {
             let how = format!("{name} failed without a fault: {error}: {plan:?}");
-            self.shared.trace.violated("calm runs go well", how);
+            self.shared.trace.violation("fault-free runs go well", how);
         }
     }
 
@@ -405,7 +408,7 @@ impl App {
         // After a bit was flipped in transit, the end that finds it reports a protocol error of its peer.
         let accuses = matches!(error, ClientError::Protocol { .. }) && !self.shared.has_flipped();
         if accuses || error.to_string().contains("bug:") {
-            trace.violated("honest ends do not accuse each other", format!("{what}: {error}"));
+            trace.violation("honest ends do not accuse each other", format!("{what}: {error}"));
         }
     }
 }
@@ -417,9 +420,10 @@ struct Kept {
 }
 
 impl Kept {
-    /// In calm runs no batch is kept: an application that keeps many may have to wait until its leases are revoked.
-    fn new(access: Access, calm: bool) -> Self {
-        Kept { batches: VecDeque::new(), most: if access == Access::Map && !calm { 3 } else { 0 } }
+    /// In fault-free runs no batch is kept: an application that keeps many may have to wait until its leases are
+    /// revoked.
+    fn new(access: Access, fault_free: bool) -> Self {
+        Kept { batches: VecDeque::new(), most: if access == Access::Map && !fault_free { 3 } else { 0 } }
     }
 
     fn push(&mut self, batch: RecordBatch) {
@@ -449,7 +453,7 @@ struct Plan {
     query: QueryOptions,
     cancel_after: Option<usize>,
     pace: Duration,
-    lazy: Option<Asks>,
+    lazy: Option<PartialReads>,
 }
 
 /// A query in partitions.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use turmoil::Sim;
 
-pub use server::LIARS_LEASE;
+pub use server::HOSTILE_LEASE;
 
 use crate::world::Shared;
 

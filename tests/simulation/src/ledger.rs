@@ -44,14 +44,14 @@ impl Ledger {
                 None => {
                     let rows: Vec<_> = batches.iter().map(RecordBatch::num_rows).collect();
                     let how = format!("the engine keeps an upload that no client offered, of {rows:?} rows");
-                    trace.violated("exact batches in order", how);
+                    trace.violation("exact batches in order", how);
                 }
                 Some(offered) if !offered.may_be_kept => {
-                    trace.violated("an upload that fails is not kept", "the engine keeps one");
+                    trace.violation("an upload that fails is not kept", "the engine keeps one");
                 }
                 Some(offered) => {
                     if std::mem::replace(&mut offered.kept, true) {
-                        trace.violated("an upload is kept once", "the engine keeps one twice");
+                        trace.violation("an upload is kept once", "the engine keeps one twice");
                     }
                 }
             }

@@ -47,7 +47,7 @@ fn bug(name: &str) -> Result<Bug, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    panics::keep();
+    panics::install_hook();
     if let Some(seed) = args.seed {
         let outcome = world::run(seed, args.streams, args.bug, true);
         println!("{}", outcome.lines.join("\n"));

@@ -81,7 +81,7 @@ impl Fault {
 
 /// A fault with its time and target.
 #[derive(Clone, Copy, Debug)]
-pub struct Timed {
+pub struct TimedFault {
     /// Time since the start of the run.
     pub at: Duration,
     /// Kind of fault.
@@ -89,7 +89,7 @@ pub struct Timed {
     /// Index of the affected client.
     pub client: usize,
     /// Duration of the fault, or distance of a clock's jump.
-    pub lasts: Duration,
+    pub duration: Duration,
 }
 
 /// Failure rates of a fabric's calls and completions: one in this number fails; 0: none.
@@ -207,7 +207,7 @@ pub struct Options {
     /// Kinds of streams.
     pub streams: Streams,
     /// No faults are injected. Then every request must succeed.
-    pub calm: bool,
+    pub fault_free: bool,
     /// Number of clients.
     pub clients: usize,
     /// Rounds of queries of each client.
@@ -249,9 +249,9 @@ pub struct Options {
     /// Whether there is a hostile client, and a hostile server.
     pub hostile: (bool, bool),
     /// Faults with their times.
-    pub faults: Vec<Timed>,
+    pub faults: Vec<TimedFault>,
     /// Time at which all faults end.
-    pub heal_at: Duration,
+    pub faults_end_at: Duration,
 }
 
 impl Options {
@@ -271,17 +271,17 @@ impl Options {
     #[must_use]
     pub fn draw(seed: u64, streams: Streams) -> Self {
         let dice = &mut Dice::new(seed, 0);
-        let calm = dice.percent(12);
+        let fault_free = dice.percent(12);
         let fencing = dice.pick(&[Fencing::Revocation, Fencing::LeaseWord, Fencing::LeaseWord]);
         let clients = dice.within(1, 3) as usize;
-        let stormy = |dice: &mut Dice, percent| !calm && dice.percent(percent);
+        let stormy = |dice: &mut Dice, percent| !fault_free && dice.percent(percent);
         let network = SimOptions {
             fencing,
             exposes_ranges: fencing == Fencing::Revocation,
             latency: 0..=dice.pick(&[0, 4, 40, 200]),
             completion_lag: 0..=dice.pick(&[0, 2, 30]),
             reorder: dice.percent(70),
-            notice: 0..=dice.pick(&[0, 8, 400]),
+            peer_death_delay: 0..=dice.pick(&[0, 8, 400]),
             max_read: dice.pick::<u64>(&[1 << 30, 1 << 30, 1 << 14, 4096]),
             max_outstanding_reads: dice.pick(&[1, 2, 16, 16]),
             foreign_memory: dice.percent(75),
@@ -290,7 +290,7 @@ impl Options {
             bytes_per_step: dice.pick::<u64>(&[0, 0, 100_000, 10_000]),
             straggler_one_in: if stormy(dice, 40) { dice.within(2, 12) } else { 0 },
             straggler: 20..=dice.pick(&[100, 400, 900]),
-            early_one_in: if stormy(dice, 8) { dice.within(4, 20) } else { 0 },
+            early_completion_one_in: if stormy(dice, 8) { dice.within(4, 20) } else { 0 },
             retry: dice.within(50, 300),
             loans: true,
             record: true,
@@ -315,21 +315,21 @@ impl Options {
         let (server_faults, client_faults) = (wild(dice, 30), wild(dice, 50));
         let wire = |dice: &mut Dice| if stormy(dice, 40) { WireFaults::draw(dice) } else { WireFaults::default() };
         let (server_wire, client_wire) = (wire(dice), wire(dice));
-        let heal_at = dice.millis(800, 1800);
-        let number = if calm { 0 } else { dice.within(u32::from(fencing_profile), 4) };
+        let faults_end_at = dice.millis(800, 1800);
+        let number = if fault_free { 0 } else { dice.within(u32::from(fencing_profile), 4) };
         let mut faults: Vec<_> = (0..number)
-            .map(|_| Timed {
+            .map(|_| TimedFault {
                 at: dice.millis(20, 700),
                 fault: if fencing_profile { dice.pick(&Fault::FENCING) } else { dice.pick(&Fault::ALL) },
                 client: dice.within(0, clients as u32 - 1) as usize,
-                lasts: dice.millis(10, 700),
+                duration: dice.millis(10, 700),
             })
             .collect();
         faults.sort_by_key(|timed| timed.at);
         Options {
             seed,
             streams,
-            calm,
+            fault_free,
             clients,
             rounds: dice.within(1, 3),
             concurrency: if fencing_profile { 4 } else { dice.within(1, 4) },
@@ -340,29 +340,29 @@ impl Options {
             server_wire,
             client_wire,
             latency: (Duration::ZERO, Duration::from_millis(dice.pick(&[0, 2, 20]))),
-            scripts: Script::draw_all(dice, calm),
-            max_streams: if calm { 16 } else { dice.pick(&[1, 4, 16]) },
+            scripts: Script::draw_all(dice, fault_free),
+            max_streams: if fault_free { 16 } else { dice.pick(&[1, 4, 16]) },
             max_loan_bytes: dice.pick::<u64>(&[300_000, 1 << 20, 16 << 20]),
             max_loan_total: dice.pick::<u64>(&[400_000, 64 << 20]),
-            max_connections: if calm { 64 } else { dice.pick(&[2, 64, 64, 64]) },
+            max_connections: if fault_free { 64 } else { dice.pick(&[2, 64, 64, 64]) },
             timeouts: LinkTimeouts {
                 handshake: Duration::from_millis(400),
                 keepalive: Duration::from_millis(150),
                 idle: Duration::from_millis(500),
             },
-            lease_timeout: match (calm, fencing_profile) {
+            lease_timeout: match (fault_free, fencing_profile) {
                 (true, _) => Duration::from_secs(60),
                 (_, true) => dice.millis(30, 120),
                 _ => dice.millis(150, 900),
             },
-            read_timeout: match (calm, fencing_profile) {
+            read_timeout: match (fault_free, fencing_profile) {
                 (true, _) => Duration::from_secs(60),
                 (_, true) => Duration::from_millis(600),
                 _ => dice.millis(200, 600),
             },
             hostile: (stormy(dice, 15), stormy(dice, 15)),
             faults,
-            heal_at,
+            faults_end_at,
             upload_window: dice.pick(&[20_000, 200_000, 1 << 20]),
         }
     }

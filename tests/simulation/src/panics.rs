@@ -9,7 +9,7 @@ thread_local! {
 }
 
 /// Installs the hook that records panics of runs, for each thread. Other panics, such as of failing tests, are printed.
-pub fn keep() {
+pub fn install_hook() {
     static KEPT: Once = Once::new();
     KEPT.call_once(|| {
         let print = std::panic::take_hook();
@@ -21,7 +21,7 @@ pub fn keep() {
 }
 
 /// Executes `run` as a run: its panics are recorded.
-pub fn within_run<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+pub fn run_recorded<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
     RUNS.set(true);
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
     RUNS.set(false);
@@ -29,6 +29,6 @@ pub fn within_run<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
 }
 
 /// The last panic of this thread.
-pub fn take() -> Option<String> {
+pub fn take_last() -> Option<String> {
     LAST.take()
 }

@@ -42,8 +42,10 @@ impl fmt::Debug for Script {
 
 impl Script {
     /// Draws some scripts. The first always succeeds.
-    pub fn draw_all(dice: &mut Dice, calm: bool) -> Vec<Script> {
-        (0..dice.within(2, 4)).map(|index| Script::draw(dice, u64::from(index) << 20, calm || index == 0)).collect()
+    pub fn draw_all(dice: &mut Dice, fault_free: bool) -> Vec<Script> {
+        (0..dice.within(2, 4))
+            .map(|index| Script::draw(dice, u64::from(index) << 20, fault_free || index == 0))
+            .collect()
     }
 
     fn draw(dice: &mut Dice, first: u64, works: bool) -> Self {
@@ -196,15 +198,15 @@ pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let endless = scripted::Script::synthetic(u64::MAX, 50);
     let error = EngineError::Execution { message: "as scripted".to_owned() };
     let engine = ScriptedEngine::new()
-        .on(ENDLESS, endless)
-        .taking(table(Sink::Takes), SinkScript::new())
-        .taking(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
-        .taking(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))
-        .taking(table(Sink::Refuses), SinkScript::new().refuse(error));
+        .with_query(ENDLESS, endless)
+        .with_sink(table(Sink::Takes), SinkScript::new())
+        .with_sink(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
+        .with_sink(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))
+        .with_sink(table(Sink::Refuses), SinkScript::new().refuse(error));
     indexed.fold(engine, |engine, (index, script)| {
-        let engine = engine.on(sql(index), script.play());
+        let engine = engine.with_query(sql(index), script.play());
         PARTITIONS.iter().fold(engine, |engine, &count| {
-            engine.on_partitioned(sql_of_parts(index, count), Vec::new(), script.play_parts(count))
+            engine.with_partitioned_query(sql_of_parts(index, count), Vec::new(), script.play_parts(count))
         })
     })
 }

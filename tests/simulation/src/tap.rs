@@ -121,7 +121,7 @@ impl Tap {
                 let most = account.window + account.arrived;
                 if total > most {
                     let how = format!("{stream:?} was granted {total} bytes, window and arrived batches are {most}");
-                    self.trace.violated("bytes on the way <= window", how);
+                    self.trace.violation("bytes on the way <= window", how);
                 }
             }
             FromBorrower::Release { .. } => self.trace.count("message", format!("release to {to}")),
@@ -139,7 +139,7 @@ impl Tap {
         account.arrived += batch_cost(bytes);
         if account.arrived > account.granted {
             let how = format!("{stream:?}: {account:?}");
-            self.trace.violated("bytes sent <= credit granted", how);
+            self.trace.violation("bytes sent <= credit granted", how);
         }
     }
 }

@@ -49,7 +49,7 @@ impl Trace {
 
     /// Stops or resumes the recording of log events of server and client. A process that is being killed is not
     /// recorded.
-    pub fn mute(&self, muted: bool) {
+    pub fn set_muted(&self, muted: bool) {
         self.lock().muted = muted;
     }
 
@@ -77,7 +77,7 @@ impl Trace {
     }
 
     /// Records that an invariant does not hold.
-    pub fn violated(&self, invariant: &str, how: impl fmt::Display) {
+    pub fn violation(&self, invariant: &str, how: impl fmt::Display) {
         let failure = scrub(&format!("{invariant}: {how}"));
         self.line("CHECK", &failure);
         self.lock().failures.push(failure);
@@ -118,9 +118,9 @@ fn scrub(line: &str) -> String {
 }
 
 /// Records the log events of server and client.
-pub struct Listener(pub Trace);
+pub struct LogRecorder(pub Trace);
 
-impl Subscriber for Listener {
+impl Subscriber for LogRecorder {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         if metadata.is_event() && metadata.target().starts_with("thallus_") {
             Interest::always()
@@ -145,19 +145,19 @@ impl Subscriber for Listener {
         if self.0.lock().muted {
             return;
         }
-        let mut words = Words::default();
-        event.record(&mut words);
+        let mut fields = LogFields::default();
+        event.record(&mut fields);
         let who = event.metadata().target().trim_start_matches("thallus_").split(':').next().unwrap_or_default();
-        self.0.line(who, &words.line);
-        if words.message == "state"
-            && let (Some(from), Some(to)) = (words.from, words.to)
+        self.0.line(who, &fields.line);
+        if fields.message == "state"
+            && let (Some(from), Some(to)) = (fields.from, fields.to)
         {
             // Both ends have one driver: which end it is, is in the event.
-            let end = words.end.as_deref().unwrap_or(who).trim_matches('"');
+            let end = fields.end.as_deref().unwrap_or(who).trim_matches('"');
             self.0.count("transition", format!("{end} {from} -> {to}"));
         }
-        if words.line.contains("bug:") {
-            self.0.violated("no bug is logged", &words.line);
+        if fields.line.contains("bug:") {
+            self.0.violation("no bug is logged", &fields.line);
         }
     }
 
@@ -167,7 +167,7 @@ impl Subscriber for Listener {
 }
 
 #[derive(Default)]
-struct Words {
+struct LogFields {
     message: String,
     line: String,
     end: Option<String>,
@@ -175,7 +175,7 @@ struct Words {
     to: Option<String>,
 }
 
-impl Visit for Words {
+impl Visit for LogFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         match field.name() {

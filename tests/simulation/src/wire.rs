@@ -30,32 +30,32 @@ pub enum Side {
 
 /// The ends of all connections, which can be reset.
 #[derive(Clone, Debug, Default)]
-pub struct Gates(Arc<Mutex<BTreeMap<(IpAddr, Side), Gate>>>);
+pub struct ConnectionEnds(Arc<Mutex<BTreeMap<(IpAddr, Side), ConnectionEnd>>>);
 
 #[derive(Debug, Default)]
-struct Gate {
+struct ConnectionEnd {
     resets: u64,
     wakers: Vec<Waker>,
 }
 
-impl Gates {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(IpAddr, Side), Gate>> {
+impl ConnectionEnds {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(IpAddr, Side), ConnectionEnd>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all current connections of this client at this side, with an error.
     pub fn reset(&self, client: IpAddr, side: Side) {
         let wakers = {
-            let mut gates = self.lock();
-            let gate = gates.entry((client, side)).or_default();
-            gate.resets += 1;
-            std::mem::take(&mut gate.wakers)
+            let mut ends = self.lock();
+            let end = ends.entry((client, side)).or_default();
+            end.resets += 1;
+            std::mem::take(&mut end.wakers)
         };
         wakers.into_iter().for_each(Waker::wake);
     }
 
     fn resets(&self, key: (IpAddr, Side)) -> u64 {
-        self.lock().get(&key).map_or(0, |gate| gate.resets)
+        self.lock().get(&key).map_or(0, |end| end.resets)
     }
 }
 
@@ -66,7 +66,7 @@ pub struct Wire {
     dice: Dice,
     shared: Arc<Shared>,
     key: (IpAddr, Side),
-    born: u64,
+    resets_at_start: u64,
     waits: Option<Pin<Box<Sleep>>>,
     waited: bool,
     tap: Option<Tap>,
@@ -82,8 +82,8 @@ impl Wire {
         key: (IpAddr, Side),
         tap: Option<Tap>,
     ) -> Self {
-        let born = shared.gates.resets(key);
-        Wire { io, faults, dice, shared, key, born, waits: None, waited: false, tap }
+        let resets_at_start = shared.connection_ends.resets(key);
+        Wire { io, faults, dice, shared, key, resets_at_start, waits: None, waited: false, tap }
     }
 
     fn faults(&self) -> WireFaults {
@@ -102,21 +102,21 @@ impl Wire {
     }
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
-        let mut gates = self.shared.gates.lock();
-        let gate = gates.entry(self.key).or_default();
-        if gate.resets != self.born {
+        let mut ends = self.shared.connection_ends.lock();
+        let end = ends.entry(self.key).or_default();
+        if end.resets != self.resets_at_start {
             self.shared.trace.count("wire", "reset");
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if !gate.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            gate.wakers.push(cx.waker().clone());
+        if !end.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            end.wakers.push(cx.waker().clone());
         }
         Ok(())
     }
 }
 
 /// The connector of a client: returns `first`, then a new connection to the server for each further call.
-pub fn more_wires(
+pub fn connector(
     first: Wire,
     shared: Arc<Shared>,
     dice: Dice,

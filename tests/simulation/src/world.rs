@@ -29,12 +29,12 @@ use crate::app::App;
 use crate::dice::Dice;
 use crate::hostile;
 use crate::ledger::Ledger;
-use crate::options::{Fault, Options, Streams, Timed};
+use crate::options::{Fault, Options, Streams, TimedFault};
 use crate::planted::{Bug, plant};
 use crate::scripts;
 use crate::sockets::Sockets;
-use crate::trace::{Counts, Listener, Trace};
-use crate::wire::{Gates, Side, Wire};
+use crate::trace::{Counts, LogRecorder, Trace};
+use crate::wire::{ConnectionEnds, Side, Wire};
 
 /// Port of the server.
 pub const PORT: u16 = 7807;
@@ -53,7 +53,7 @@ pub struct Shared {
     /// The data plane.
     pub network: SimNetwork,
     /// The ends of the control connections.
-    pub gates: Gates,
+    pub connection_ends: ConnectionEnds,
     /// The server's engine, which survives restarts of the server.
     pub engine: ScriptedEngine,
     /// Uploads of the clients.
@@ -118,7 +118,7 @@ impl Shared {
     }
 
     /// Records the start of the process of this name. Returns the number of its starts so far.
-    pub fn born(&self, name: &str) -> u64 {
+    pub fn record_start(&self, name: &str) -> u64 {
         let (jump, mut jumps) = mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
             while let Some(by) = jumps.recv().await {
@@ -148,7 +148,7 @@ thread_local! {
 
 fn presence(process: ProcessId) -> Presence {
     let is_there = LIVES.with_borrow(|lives| lives.get(&process.pid) == Some(&process.started));
-    if is_there { Presence::There } else { Presence::Gone }
+    if is_there { Presence::Running } else { Presence::Ended }
 }
 
 /// Registers the process of a client that has just started.
@@ -190,7 +190,7 @@ impl Listen for Port {
 }
 
 async fn server(shared: Arc<Shared>) -> turmoil::Result {
-    let life = shared.born("server");
+    let life = shared.record_start("server");
     let options = &shared.options;
     let mut fabrics = Fabrics { reason: "the server of this run has no fabric".into(), ..Fabrics::default() };
     if options.server_fabric {
@@ -233,7 +233,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
 
 async fn client(shared: Arc<Shared>, index: usize) -> turmoil::Result {
     let name = client_name(index);
-    let life = shared.born(&name);
+    let life = shared.record_start(&name);
     let plan = shared.options.client_faults.plan(shared.options.seed ^ (index as u64 + 1) << 32 ^ life);
     let fabric = Arc::new(FaultInjector::new(shared.network.host(), plan));
     if shared.is_healed() {
@@ -275,13 +275,13 @@ pub struct Outcome {
 pub fn run(seed: u64, streams: Streams, bug: Option<Bug>, whole_trace: bool) -> Outcome {
     let trace = Trace::new(whole_trace);
     plant(bug);
-    let simulated = tracing::subscriber::with_default(Listener(trace.clone()), || {
-        let ran = crate::panics::within_run(|| World::new(Options::draw(seed, streams), trace.clone()).run());
+    let simulated = tracing::subscriber::with_default(LogRecorder(trace.clone()), || {
+        let ran = crate::panics::run_recorded(|| World::new(Options::draw(seed, streams), trace.clone()).run());
         ran.unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<String>().cloned();
             let said = said.or_else(|| panic.downcast_ref::<&str>().map(|&said| said.to_owned()));
-            let place = crate::panics::take().or(said).unwrap_or_default();
-            trace.violated("nothing panics", place);
+            let place = crate::panics::take_last().or(said).unwrap_or_default();
+            trace.violation("nothing panics", place);
             Duration::ZERO
         })
     });
@@ -293,7 +293,7 @@ pub fn run(seed: u64, streams: Streams, bug: Option<Bug>, whole_trace: bool) -> 
 impl Drop for World {
     fn drop(&mut self) {
         // All tasks are dropped now, in no particular order.
-        self.shared.trace.mute(true);
+        self.shared.trace.set_muted(true);
     }
 }
 
@@ -309,7 +309,7 @@ struct World {
     shared: Arc<Shared>,
     /// Faults to be undone, with their times and clients.
     undo: Vec<(Duration, Fault, usize)>,
-    faults: Vec<Timed>,
+    faults: Vec<TimedFault>,
     /// Loans by lender.
     loans: BTreeMap<EndpointId, Loans>,
     violations: usize,
@@ -333,7 +333,7 @@ impl World {
         let shared = Arc::new(Shared {
             trace,
             network: SimNetwork::new(options.seed, options.network.clone()),
-            gates: Gates::default(),
+            connection_ends: ConnectionEnds::default(),
             engine: scripts::engine(&options.scripts),
             ledger: Ledger::default(),
             uploads: AtomicU64::new(0),
@@ -354,9 +354,9 @@ impl World {
     }
 
     fn run(mut self) -> Duration {
-        let heal_at = self.shared.options.heal_at;
-        while self.sim.elapsed() < heal_at && self.step() {
-            self.strike();
+        let faults_end_at = self.shared.options.faults_end_at;
+        while self.sim.elapsed() < faults_end_at && self.step() {
+            self.start_due_faults();
         }
         self.heal();
         let until = self.sim.elapsed() + LIVENESS;
@@ -368,7 +368,7 @@ impl World {
                 break;
             }
             if self.sim.elapsed() > until {
-                self.shared.trace.violated("once healed, all ends well", "a client is not done");
+                self.shared.trace.violation("once healed, all ends well", "a client is not done");
                 break;
             }
         }
@@ -376,13 +376,13 @@ impl World {
         // memory.
         (0..clients).for_each(process_ends);
         let until = self.sim.elapsed() + LIVENESS;
-        while let Some(left) = self.left_over() {
+        while let Some(left) = self.unreleased_resources() {
             self.start_server();
             if !self.step() {
                 break;
             }
             if self.sim.elapsed() > until {
-                self.shared.trace.violated("nothing is left over", left);
+                self.shared.trace.violation("nothing is left over", left);
                 break;
             }
         }

@@ -13,7 +13,7 @@ fn threads() -> usize {
 }
 
 fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
-    panics::keep();
+    panics::install_hook();
     let report = swarm(seeds, Streams::All, None, threads(), budget);
     println!("{}", report.summary());
     let failed =
@@ -58,7 +58,7 @@ fn difference(first: &Outcome, second: &Outcome) -> Option<String> {
 /// Runs each seed alone, and again while others run: other work of the process must not change a run.
 #[test]
 fn a_seed_is_a_run_byte_for_byte() {
-    panics::keep();
+    panics::install_hook();
     let alone: Vec<_> = (0..300).map(|seed| world::run(seed, Streams::All, None, true)).collect();
     let (left, differences) = (Mutex::new(alone.iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {

@@ -115,7 +115,7 @@ pub trait BatchWriter: Send {
 
     /// Adds rows that were not passed to [`write`](Self::write) to the number of rows that the output reports as left
     /// out.
-    fn left_out(&mut self, _rows: u64) {}
+    fn add_omitted(&mut self, _rows: u64) {}
 
     /// Writes the end of the format, and flushes.
     ///

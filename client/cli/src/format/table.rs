@@ -62,7 +62,7 @@ impl BatchWriter for Table {
         Ok(())
     }
 
-    fn left_out(&mut self, rows: u64) {
+    fn add_omitted(&mut self, rows: u64) {
         self.rows += rows;
     }
 
@@ -77,12 +77,12 @@ impl BatchWriter for Table {
         if shown == self.rows {
             writeln!(self.to, "{}", rows(shown))?;
         } else {
-            let left_out = self.rows - shown;
+            let omitted = self.rows - shown;
             writeln!(
                 self.to,
                 "{} shown, {} more left out: see them with --max-rows {}, or write all to a file with --output",
                 rows(shown),
-                grouped(left_out),
+                grouped(omitted),
                 self.rows
             )?;
         }

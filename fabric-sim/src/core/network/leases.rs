@@ -3,7 +3,7 @@
 use thallus_fabric::{Fencing, LeaseEnd, LeaseId, RemoteRange, STANDING_LEASE};
 
 use super::super::loans::Lent;
-use super::super::{Access, EndpointId, What};
+use super::super::{Access, EndpointId, EventKind};
 use super::{Core, EndpointState};
 
 impl Core {
@@ -18,9 +18,9 @@ impl Core {
             let content = content.and_then(|(memory, offset)| memory.copy_out(offset, usize::try_from(len).ok()?));
             lent.push(Lent { address, len, content: content.filter(|_| lease != STANDING_LEASE) });
         }
-        self.note(lender, What::Lent(lease, ranges.iter().map(|range| range.len).sum()));
+        self.note(lender, EventKind::Lent(lease, ranges.iter().map(|range| range.len).sum()));
         if !self.loans.open(lender, lease, lent) {
-            self.violated(lender, Access::Ledger);
+            self.violated(lender, Access::LeaseMisuse);
         }
     }
 
@@ -29,11 +29,11 @@ impl Core {
         if !self.options.loans {
             return;
         }
-        self.note(lender, What::Ended(lease, end));
+        self.note(lender, EventKind::Ended(lease, end));
         let stood = self.loans.end(lender, lease, end);
         // A withdrawn lease never began.
         if !stood && end != LeaseEnd::Withdrawn {
-            self.violated(lender, Access::Ledger);
+            self.violated(lender, Access::LeaseMisuse);
         }
         let fenced = match (end, self.options.fencing) {
             (LeaseEnd::Released | LeaseEnd::Withdrawn, _) | (LeaseEnd::Revoked, Fencing::LeaseWord) => true,

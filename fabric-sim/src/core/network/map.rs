@@ -5,7 +5,7 @@ use std::sync::Weak;
 
 use thallus_fabric::memory::RegisteredMemory;
 
-use super::super::{Access, EndpointId, HostId, KeyId, Violation, What};
+use super::super::{Access, EndpointId, EventKind, HostId, KeyId, Violation};
 use super::{Core, EndpointState, Standing};
 
 /// A mapping of a reader.
@@ -62,7 +62,7 @@ impl Core {
                     self.violations.push(Violation { reader, key, address, len, access: Access::Reused });
                 }
                 self.stats.maps += 1;
-                self.note(reader, What::Mapped(len));
+                self.note(reader, EventKind::Mapped(len));
                 return Ok(Mapping { reader, lender, key, address, bytes, source: Some((memory, offset)) });
             }
         };

@@ -141,14 +141,15 @@ impl RegistrationCache {
         };
         // A fabric may clone the buffer: its clones are handles of the guarded buffer, and do not count as other
         // holders.
-        let memory = match self.making_room(|| self.fabric.register(buffer_with_guard(buffer.clone(), ()))) {
-            Ok(memory) => memory,
-            Err(FabricError::Unsupported { .. }) => {
-                self.registers.store(false, Ordering::Relaxed);
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
+        let memory =
+            match self.retry_after_dropping_idle(|| self.fabric.register(buffer_with_guard(buffer.clone(), ()))) {
+                Ok(memory) => memory,
+                Err(FabricError::Unsupported { .. }) => {
+                    self.registers.store(false, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                Err(error) => return Err(error),
+            };
         let mut state = self.lock();
         state.misses += 1;
         for copied in &mut state.copied {
@@ -165,7 +166,7 @@ impl RegistrationCache {
     ///
     /// # Errors
     /// The error of `take`.
-    pub fn making_room<T>(&self, take: impl Fn() -> Result<T, FabricError>) -> Result<T, FabricError> {
+    pub fn retry_after_dropping_idle<T>(&self, take: impl Fn() -> Result<T, FabricError>) -> Result<T, FabricError> {
         match take() {
             Err(FabricError::Registration { .. } | FabricError::OutOfMemory { .. }) if self.clear() > 0 => take(),
             result => result,

@@ -207,7 +207,7 @@ fn kept_registrations_are_dropped_when_the_device_is_full() {
     assert!(matches!(cache.register(&tables[4]), Err(FabricError::Registration { .. })));
     drop((all, on_loan));
     // The caller needs memory for another purpose.
-    let pages = cache.making_room(|| match registered.load(Ordering::SeqCst) {
+    let pages = cache.retry_after_dropping_idle(|| match registered.load(Ordering::SeqCst) {
         0 => Ok(()),
         len => Err(FabricError::OutOfMemory { len, available: 0, limit: len }),
     });

@@ -27,7 +27,7 @@ use thallus_protocol::message::{MAX_SORT_KEYS, SortKey};
 const MERGED_AHEAD: usize = 1;
 
 /// A plan's partitions, distributed over streams.
-pub(super) struct Dealt {
+pub(super) struct PartitionStreams {
     /// The order of each stream, if the result is sorted.
     pub(super) order: Vec<SortKey>,
     /// As many streams as requested; some may be empty.
@@ -35,40 +35,40 @@ pub(super) struct Dealt {
 }
 
 /// Starts `plan` as `count` streams, at least one.
-pub(super) fn deal(
+pub(super) fn split(
     plan: &Arc<dyn ExecutionPlan>,
     count: usize,
     context: &Arc<TaskContext>,
-) -> Result<Dealt, DataFusionError> {
-    let Apart { plan, sorted_by, order } = take_apart(plan);
-    let mut hands: Vec<Vec<SendableRecordBatchStream>> = (0..count).map(|_| Vec::new()).collect();
+) -> Result<PartitionStreams, DataFusionError> {
+    let SplitPlan { plan, sorted_by, order } = remove_merge(plan);
+    let mut assigned: Vec<Vec<SendableRecordBatchStream>> = (0..count).map(|_| Vec::new()).collect();
     for partition in 0..plan.output_partitioning().partition_count() {
-        hands[partition % count].push(plan.execute(partition, Arc::clone(context))?);
+        assigned[partition % count].push(plan.execute(partition, Arc::clone(context))?);
     }
-    let one = |(index, hand)| one_stream(&plan, sorted_by.as_ref(), index, hand, context);
-    let streams = hands.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
-    Ok(Dealt { order, streams })
+    let one = |(index, streams)| one_stream(&plan, sorted_by.as_ref(), index, streams, context);
+    let streams = assigned.into_iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    Ok(PartitionStreams { order, streams })
 }
 
 /// A plan whose partitions together are the result.
-struct Apart {
+struct SplitPlan {
     plan: Arc<dyn ExecutionPlan>,
     sorted_by: Option<LexOrdering>,
     order: Vec<SortKey>,
 }
 
 /// Leaves out a last step that only merges partitions.
-fn take_apart(plan: &Arc<dyn ExecutionPlan>) -> Apart {
+fn remove_merge(plan: &Arc<dyn ExecutionPlan>) -> SplitPlan {
     if let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>().filter(|merge| merge.fetch().is_none())
         && let Some(order) = sort_keys(merge.expr(), merge.input())
     {
-        return Apart { plan: Arc::clone(merge.input()), sorted_by: Some(merge.expr().clone()), order };
+        return SplitPlan { plan: Arc::clone(merge.input()), sorted_by: Some(merge.expr().clone()), order };
     }
     let plan = match plan.downcast_ref::<CoalescePartitionsExec>().filter(|coalesce| coalesce.fetch().is_none()) {
         Some(coalesce) => coalesce.input(),
         None => plan,
     };
-    Apart { plan: Arc::clone(plan), sorted_by: None, order: Vec::new() }
+    SplitPlan { plan: Arc::clone(plan), sorted_by: None, order: Vec::new() }
 }
 
 /// The ordering in terms of the result's columns, if the client can merge by it.
@@ -85,20 +85,20 @@ fn sort_keys(ordering: &LexOrdering, plan: &Arc<dyn ExecutionPlan>) -> Option<Ve
     (keys.len() <= MAX_SORT_KEYS).then_some(keys)
 }
 
-/// The stream of the partitions in `hand`. If there are several, each runs in its own task, as it would if the plan
+/// The stream of the partitions in `streams`. If there are several, each runs in its own task, as it would if the plan
 /// merged them.
 fn one_stream(
     plan: &Arc<dyn ExecutionPlan>,
     sorted_by: Option<&LexOrdering>,
     index: usize,
-    mut hand: Vec<SendableRecordBatchStream>,
+    mut streams: Vec<SendableRecordBatchStream>,
     context: &Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
     let schema = plan.schema();
-    if hand.len() < 2 {
-        return Ok(hand.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
+    if streams.len() < 2 {
+        return Ok(streams.pop().unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(schema))));
     }
-    let parallel = hand.into_iter().map(|stream| spawn_buffered(stream, MERGED_AHEAD));
+    let parallel = streams.into_iter().map(|stream| spawn_buffered(stream, MERGED_AHEAD));
     let Some(ordering) = sorted_by else {
         return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, select_all(parallel))));
     };

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::partitions::deal;
+use super::partitions::split;
 use super::{Shared, error, guard};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
@@ -141,15 +141,15 @@ async fn partitions(
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
     let Planned { plan, context, scanned } = plan(shared, sql, batch_rows, count).await?;
-    let dealt = deal(&plan, count, &context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
-    let schema = dealt.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
+    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
+    let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
         let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
         let (shared, scanned) = (Arc::clone(shared), scanned.clone());
         let task = tokio::spawn(async move { feed(&shared, stream, &scanned, batch_rows, rows).await });
         Box::pin(Batches { batches, task: Some(Task(task)) }) as BatchStream
     };
-    Ok(PartitionedQuery { schema, order: dealt.order, partitions: dealt.streams.into_iter().map(start).collect() })
+    Ok(PartitionedQuery { schema, order: split.order, partitions: split.streams.into_iter().map(start).collect() })
 }
 
 /// Sends the batches of a stream, up to its end or its first error.

@@ -16,9 +16,9 @@ use crate::scripts::{Ending, sql};
 
 /// The parts that are read of every batch.
 #[derive(Clone, Debug)]
-pub(super) struct Asks {
+pub(super) struct PartialReads {
     /// Columns, and the range of rows in thousandths of the batch.
-    asks: Vec<(Vec<usize>, [u32; 2])>,
+    reads: Vec<(Vec<usize>, [u32; 2])>,
     /// Pause before each read.
     pause: Duration,
     /// Number of batches to hold before the first of them is read.
@@ -27,24 +27,25 @@ pub(super) struct Asks {
     twice: bool,
 }
 
-impl Asks {
+impl PartialReads {
     /// All of each batch, without a pause.
     pub(super) fn all() -> Self {
-        Asks { asks: vec![(vec![0, 1, 2], [0, 1000])], pause: Duration::ZERO, hold: 0, twice: false }
+        PartialReads { reads: vec![(vec![0, 1, 2], [0, 1000])], pause: Duration::ZERO, hold: 0, twice: false }
     }
 
-    pub(super) fn draw(dice: &mut Dice, calm: bool) -> Self {
+    pub(super) fn draw(dice: &mut Dice, fault_free: bool) -> Self {
         let columns = [vec![], vec![0], vec![2, 0], vec![1], vec![0, 1, 2], vec![2, 2]];
         let ask = |dice: &mut Dice| {
             let mut ends = [dice.within(0, 1000), dice.within(0, 1000)];
             ends.sort_unstable();
             (dice.pick(&columns), if dice.percent(30) { [0, 1000] } else { ends })
         };
-        Asks {
-            asks: (0..dice.within(0, 3)).map(|_| ask(dice)).collect(),
+        PartialReads {
+            reads: (0..dice.within(0, 3)).map(|_| ask(dice)).collect(),
             pause: if dice.percent(40) { dice.millis(1, 60) } else { Duration::ZERO },
-            // A client that holds several batches may have to wait until its leases are revoked: not in a calm run.
-            hold: if calm { 0 } else { dice.pick(&[0, 0, 1, 3]) },
+            // A client that holds several batches may have to wait until its leases are revoked: not in a fault-free
+            // run.
+            hold: if fault_free { 0 } else { dice.pick(&[0, 0, 1, 3]) },
             twice: dice.percent(20),
         }
     }
@@ -52,7 +53,13 @@ impl Asks {
 
 impl App {
     /// Makes a query and reads its result lazily. Whether it succeeded.
-    pub(super) async fn query_lazily(&self, client: &Client, name: &str, plan: &Plan, asks: &Asks) -> bool {
+    pub(super) async fn query_lazily(
+        &self,
+        client: &Client,
+        name: &str,
+        plan: &Plan,
+        partial_reads: &PartialReads,
+    ) -> bool {
         let trace = &self.shared.trace;
         let script = &self.shared.options.scripts[plan.index];
         let expected = script.expected(plan.query.batch_rows);
@@ -81,7 +88,8 @@ impl App {
                 // Read the held batches during the teardown: each read gives an error, or the right values.
                 drop(result);
                 for (at, batch) in &held {
-                    if let Some(Err(error)) = self.within(name, self.check(name, batch, expected.get(*at), asks)).await
+                    if let Some(Err(error)) =
+                        self.within(name, self.check(name, batch, expected.get(*at), partial_reads)).await
                     {
                         self.judge(name, &error);
                     }
@@ -93,7 +101,7 @@ impl App {
                 Some(Ok(batch)) => {
                     held.push_back((got, batch));
                     got += 1;
-                    if held.len() <= asks.hold {
+                    if held.len() <= partial_reads.hold {
                         continue;
                     }
                 }
@@ -105,7 +113,7 @@ impl App {
                 None => {}
             }
             let Some((at, batch)) = held.pop_front() else { continue };
-            match self.within(name, self.check(name, &batch, expected.get(at), asks)).await {
+            match self.within(name, self.check(name, &batch, expected.get(at), partial_reads)).await {
                 None => return false,
                 Some(Ok(true)) => {}
                 Some(Ok(false)) => return false,
@@ -120,7 +128,7 @@ impl App {
         trace.count("lazy", "whole");
         if got != expected.len() || script.ending != Ending::Finish {
             let how = format!("{name}: ended well after {got} of {}, {:?}", expected.len(), script.ending);
-            trace.violated("exact batches in order", how);
+            trace.violation("exact batches in order", how);
         }
         true
     }
@@ -131,22 +139,22 @@ impl App {
         name: &str,
         batch: &LazyBatch,
         sent: Option<&RecordBatch>,
-        asks: &Asks,
+        partial_reads: &PartialReads,
     ) -> Result<bool, ClientError> {
         let trace = &self.shared.trace;
         let wrong = |how: &str| {
-            trace.violated("exact batches in order", format!("{name}: {how} is not the engine's"));
+            trace.violation("exact batches in order", format!("{name}: {how} is not the engine's"));
             Ok(false)
         };
         let Some(sent) = sent.filter(|sent| sent.num_rows() == batch.num_rows()) else {
             return wrong("a lazy batch");
         };
-        for (columns, [from, to]) in &asks.asks {
-            sleep(asks.pause).await;
+        for (columns, [from, to]) in &partial_reads.reads {
+            sleep(partial_reads.pause).await;
             let [start, end] = [from, to].map(|part| sent.num_rows() * *part as usize / 1000);
             let ask = || batch.columns_in(columns, start..end);
-            let found = if asks.twice { join(ask(), ask()).await.0? } else { ask().await? };
-            trace.count("lazy", if batch.is_here() { "was here" } else { "asked" });
+            let found = if partial_reads.twice { join(ask(), ask()).await.0? } else { ask().await? };
+            trace.count("lazy", if batch.is_inline() { "was here" } else { "asked" });
             let part = sent.project(columns).map(|part| part.slice(start, end - start));
             if part.ok().as_ref() != Some(&found) {
                 return wrong(&format!("rows {start}..{end} of columns {columns:?}"));

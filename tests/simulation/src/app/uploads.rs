@@ -39,9 +39,9 @@ impl Offer {
             2..=3 => Sink::IsSlow,
             _ => Sink::Takes,
         };
-        let source = Script::draw_source(dice, number, options.calm);
+        let source = Script::draw_source(dice, number, options.fault_free);
         let hangs = source.ending == Ending::Hang;
-        let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
+        let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let upload = UploadOptions::new().with_deadline(deadline);
         let upload = match dice.within(0, 3) {
             0 => upload,
@@ -103,7 +103,7 @@ impl App {
                 trace.count_many("upload", "inline batches", report.batches_inline);
                 if !self.shared.ledger.is_kept(upload) || report.rows != rows {
                     let how = format!("{name}: the answer is {} rows taken of {rows}", report.rows);
-                    trace.violated("an upload that is taken is kept", how);
+                    trace.violation("an upload that is taken is kept", how);
                 }
                 true
             }
@@ -113,7 +113,7 @@ impl App {
                     // The answer was lost, or came too late.
                     trace.count("upload", "kept without an answer");
                     if matches!(error, ClientError::Source { .. }) {
-                        trace.violated("an upload that fails is not kept", format!("{name}: {error}"));
+                        trace.violation("an upload that fails is not kept", format!("{name}: {error}"));
                     }
                 }
                 false
@@ -130,9 +130,9 @@ impl App {
             }
             _ => false,
         };
-        if self.shared.options.calm && !as_scripted {
+        if self.shared.options.fault_free && !as_scripted {
             let how = format!("{name} failed without a fault: {error}: {offer:?}");
-            self.shared.trace.violated("calm runs go well", how);
+            self.shared.trace.violation("fault-free runs go well", how);
         }
     }
 }

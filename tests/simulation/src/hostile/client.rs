@@ -173,7 +173,7 @@ impl Act {
 
 /// Breaks rules repeatedly until the faults are over.
 pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
-    let life = shared.born("mallory");
+    let life = shared.record_start("mallory");
     let mut dice = Dice::new(shared.options.seed, 5000 + life);
     while !shared.is_healed() {
         let act = dice.pick(&ACTS);
@@ -182,7 +182,7 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
             shared.trace.count("hostile client", format!("{act:?}"));
             let over = timeout(Duration::from_secs(20), play(stream, act)).await;
             if over.is_err() {
-                shared.trace.violated("a peer that breaks the rules is disconnected", format!("{act:?}"));
+                shared.trace.violation("a peer that breaks the rules is disconnected", format!("{act:?}"));
             }
         }
         let pause = dice.millis(1, 100);

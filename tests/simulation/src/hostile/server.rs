@@ -31,7 +31,7 @@ use crate::world::Shared;
 
 const PORT: u16 = 7808;
 /// The lease of all lent batches of this server. The checks do not count it.
-pub const LIARS_LEASE: LeaseId = LeaseId(1 << 60);
+pub const HOSTILE_LEASE: LeaseId = LeaseId(1 << 60);
 const STREAM: StreamId = StreamId(1);
 const SLOTS: usize = 8;
 
@@ -111,7 +111,7 @@ struct Plane {
 
 /// Accepts connections, and tells each of them the next lie.
 pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
-    shared.born("liar");
+    shared.record_start("liar");
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
     let fabric = shared.network.host();
     let mut number = 0;
@@ -131,7 +131,7 @@ fn lie_of(shared: &Shared, number: u64) -> Lie {
 
 /// Queries the hostile server repeatedly until the faults are over, and checks the outcome of each lie.
 pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
-    shared.born("victim");
+    shared.record_start("victim");
     let fabric = shared.network.host() as Arc<dyn Fabric>;
     let mut number = 0;
     while !shared.is_healed() {
@@ -149,11 +149,11 @@ pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
         match asked {
             Ok(Err(ClientError::Protocol { .. })) => {}
             // The client may find this lie after the whole result. Then the connection ends.
-            Ok(Err(ClientError::ServerGone { .. })) if lie == Lie::AfterTheEnd => {}
+            Ok(Err(ClientError::ConnectionLost { .. })) if lie == Lie::AfterTheEnd => {}
             // Without one-sided reads the client does not check lent batches.
             Ok(Err(ClientError::Read { .. } | ClientError::Query { .. })) if !one_sided => {}
             Ok(Err(_)) if !lie.breaks_the_protocol() => {}
-            other => shared.trace.violated("a lie is called a lie", format!("{lie:?}: {other:?}")),
+            other => shared.trace.violation("a lie is called a lie", format!("{lie:?}: {other:?}")),
         }
         sleep(Duration::from_millis(20)).await;
     }
@@ -298,7 +298,7 @@ fn lend(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Plane) -> Option<Vec<u8>>
         places.push(RemoteRange { region: id, address: memory.address(), len: buffer.len() as u64 });
         plane.memories.push(memory);
     }
-    fabric.network().lent(&plane.endpoint.address(), LIARS_LEASE, &places);
+    fabric.network().lent(&plane.endpoint.address(), HOSTILE_LEASE, &places);
     let mut word = Some(LeaseWord {
         at: RemoteRange { region: RegionId(1), address: plane.words.address(0).ok()?, len: 8 },
         value: 77,

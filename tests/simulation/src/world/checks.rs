@@ -1,7 +1,7 @@
 //! Invariants that are checked after every step, and at the end of a run.
 
 use thallus_fabric::STANDING_LEASE;
-use thallus_fabric_sim::core::What;
+use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
 
 use super::{Faulty, World};
@@ -11,7 +11,7 @@ impl World {
     /// Advances the simulation by one step. `false` means that a check has failed.
     pub(super) fn step(&mut self) -> bool {
         if let Err(error) = self.sim.step() {
-            self.shared.trace.violated("no process fails", error);
+            self.shared.trace.violation("no process fails", error);
         }
         self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.collect_network_events();
@@ -23,23 +23,23 @@ impl World {
     pub(super) fn collect_network_events(&mut self) {
         let trace = &self.shared.trace;
         for event in self.shared.network.take_events() {
-            trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
-            match event.what {
-                What::Lent(lease, bytes) if ![STANDING_LEASE, hostile::LIARS_LEASE].contains(&lease) => {
+            trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.kind));
+            match event.kind {
+                EventKind::Lent(lease, bytes) if ![STANDING_LEASE, hostile::HOSTILE_LEASE].contains(&lease) => {
                     trace.count("lease", "opened");
                     let loans = self.loans.entry(event.endpoint).or_default();
                     loans.host = event.host;
                     loans.bytes.insert(lease, bytes);
                     let (on_loan, limit) = (loans.bytes.values().sum::<u64>(), self.shared.options.max_loan_bytes);
                     if on_loan > limit {
-                        trace.violated("bytes on loan <= limit", format!("{on_loan} > {limit} at {lease:?}"));
+                        trace.violation("bytes on loan <= limit", format!("{on_loan} > {limit} at {lease:?}"));
                     }
                 }
-                What::Ended(lease, end) => {
+                EventKind::Ended(lease, end) => {
                     trace.count("lease", format!("{end:?}"));
                     self.loans.entry(event.endpoint).or_default().bytes.remove(&lease);
-                    if self.shared.options.calm && matches!(end, LeaseEnd::Revoked) {
-                        trace.violated("calm runs go well", format!("{lease:?} was not released in time"));
+                    if self.shared.options.fault_free && matches!(end, LeaseEnd::Revoked) {
+                        trace.violation("fault-free runs go well", format!("{lease:?} was not released in time"));
                     }
                 }
                 _ => {}
@@ -51,14 +51,14 @@ impl World {
             // The victim of a hostile server may read anything that the server exposes.
             if !hostile {
                 let how = format!("{:?} by {:?}", violation.access, violation.reader);
-                trace.violated("only what is on loan is read, and it does not change", how);
+                trace.violation("only what is on loan is read, and it does not change", how);
             }
         }
         self.violations = violations.len();
     }
 
     /// Resources that are still in use although no client has a request.
-    pub(super) fn left_over(&self) -> Option<String> {
+    pub(super) fn unreleased_resources(&self) -> Option<String> {
         let state = self.shared.lock();
         let engine = &self.shared.engine;
         if engine.running() > 0 {
@@ -79,7 +79,7 @@ impl World {
                 return Some(format!("{} bytes of the server's loan budget", server.bytes_on_loan()));
             }
             if let Some(fabric) = &state.server_fabric {
-                let (registered, kept) = (fabric.inner().registered_bytes(), server.kept_bytes());
+                let (registered, kept) = (fabric.inner().registered_bytes(), server.idle_registered_bytes());
                 if registered != kept {
                     return Some(format!(
                         "{registered} bytes registered at the server, {kept} of them kept for later loans"
@@ -99,7 +99,7 @@ impl World {
     }
 
     pub(super) fn count_strikes(&self, fabric: Option<&Faulty>) {
-        for (strike, times) in fabric.iter().flat_map(|fabric| fabric.strikes()) {
+        for (strike, times) in fabric.iter().flat_map(|fabric| fabric.injected()) {
             self.shared.trace.count_many("strike", format!("{strike:?}"), times);
         }
     }

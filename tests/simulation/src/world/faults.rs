@@ -7,12 +7,12 @@ use thallus_fabric_sim::core::HostId;
 use turmoil::Sim;
 
 use super::{World, client_name, process_ends};
-use crate::options::{Fault, Timed};
+use crate::options::{Fault, TimedFault};
 use crate::wire::Side;
 
 impl World {
     /// Starts the faults that are due, and ends those whose time is over.
-    pub(super) fn strike(&mut self) {
+    pub(super) fn start_due_faults(&mut self) {
         let now = self.sim.elapsed();
         let (over, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.undo).into_iter().partition(|(at, ..)| *at <= now);
@@ -20,12 +20,14 @@ impl World {
         for (_, fault, client) in over {
             self.undo_fault(fault, client);
         }
-        while let Some(&Timed { at, fault, client, lasts }) = self.faults.first().filter(|timed| timed.at <= now) {
+        while let Some(&TimedFault { at, fault, client, duration }) =
+            self.faults.first().filter(|timed| timed.at <= now)
+        {
             self.faults.remove(0);
-            self.shared.trace.line("FAULT", &format_args!("{fault:?} of client {client} for {lasts:?}"));
+            self.shared.trace.line("FAULT", &format_args!("{fault:?} of client {client} for {duration:?}"));
             self.shared.trace.count("fault", format!("{fault:?}"));
-            self.do_fault(fault, client, lasts);
-            self.undo.push((at + lasts, fault, client));
+            self.do_fault(fault, client, duration);
+            self.undo.push((at + duration, fault, client));
         }
     }
 
@@ -43,7 +45,7 @@ impl World {
         }
     }
 
-    fn do_fault(&mut self, fault: Fault, client: usize, lasts: Duration) {
+    fn do_fault(&mut self, fault: Fault, client: usize, duration: Duration) {
         let name = client_name(client);
         let ip = self.sim.lookup(name.as_str());
         let network = self.shared.network.clone();
@@ -53,16 +55,18 @@ impl World {
             Fault::OneWayToClient => self.sim.partition_oneway("server", name.as_str()),
             Fault::Hold => self.sim.hold(name.as_str(), "server"),
             Fault::Latency => {
-                self.sim.set_link_max_message_latency(name.as_str(), "server", lasts.min(Duration::from_millis(200)))
+                self.sim.set_link_max_message_latency(name.as_str(), "server", duration.min(Duration::from_millis(200)))
             }
-            Fault::Reset => [Side::Server, Side::Client].into_iter().for_each(|side| self.shared.gates.reset(ip, side)),
+            Fault::Reset => {
+                [Side::Server, Side::Client].into_iter().for_each(|side| self.shared.connection_ends.reset(ip, side))
+            }
             Fault::ControlCutAtServer => {
                 self.sim.partition_oneway("server", name.as_str());
-                self.shared.gates.reset(ip, Side::Server);
+                self.shared.connection_ends.reset(ip, Side::Server);
             }
             Fault::ControlCutAtClient => {
                 self.sim.partition_oneway(name.as_str(), "server");
-                self.shared.gates.reset(ip, Side::Client);
+                self.shared.connection_ends.reset(ip, Side::Client);
             }
             Fault::DataCut => self.set_path(client, false),
             Fault::BothCut => {
@@ -108,7 +112,7 @@ impl World {
                 let who = if fault == Fault::ClientClockJumps { name } else { "server".to_owned() };
                 if let Some(jumps) = self.shared.lock().jumps.get(&who) {
                     // The process may be down, and its clock with it.
-                    let _down = jumps.send(lasts);
+                    let _down = jumps.send(duration);
                 }
             }
         }
@@ -121,9 +125,9 @@ impl World {
         if let Some(sockets) = self.shared.lock().sockets.remove(name) {
             sockets.kill();
         }
-        self.shared.trace.mute(true);
+        self.shared.trace.set_muted(true);
         end(&mut self.sim, name);
-        self.shared.trace.mute(false);
+        self.shared.trace.set_muted(false);
         let _in_no_particular_order = self.shared.network.take_events();
     }
 
@@ -197,7 +201,7 @@ impl World {
         self.start_server();
         self.shared.network.change(|options| {
             options.straggler_one_in = 0;
-            options.early_one_in = 0;
+            options.early_completion_one_in = 0;
             // Fast enough for the shortest lease timeout.
             options.latency = 0..=2;
             options.completion_lag = 0..=1;

@@ -10,7 +10,7 @@ use thallus_fabric::memory::{LeaseWords, RegisteredMemory, Slab, SlabPool};
 use thallus_fabric::{Fabric, Fencing, ReadToken, STANDING_LEASE};
 use thallus_fabric_sim::SimFabric;
 use thallus_fabric_sim::core::{Core, EndpointId, HostId, KeyId, Progress};
-use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadBatch, ReadProblem};
+use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, ReadBatch, ReadError};
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::inline::encode_schema;
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor};
@@ -37,7 +37,7 @@ struct Reading {
     slab: Slab,
     remaining: usize,
     failed: bool,
-    then_word: Option<RemoteRange>,
+    lease_word: Option<RemoteRange>,
     /// The batch has been read, and this is the read of its word.
     word: bool,
 }
@@ -171,7 +171,7 @@ impl<M: Machine> End<M> {
         self.loans.insert(lease, (memory, false));
         let node = NodeDescriptor { len: rows, nulls: 0, null_bit: 0, detail: Detail::None };
         let descriptor = BatchDescriptor { rows, nodes: vec![node], buffers: vec![rows * 8] };
-        let loan = Loan { lease, descriptor, staged: 0, effort: Default::default() };
+        let loan = Loan { lease, descriptor, staged: 0, cost: Default::default() };
         self.lender(shared, LenderCommand::Lend { stream, loan, rows });
         true
     }
@@ -220,14 +220,14 @@ impl<M: Machine> End<M> {
     }
 
     fn read(&mut self, shared: &mut Shared, batch: ReadBatch) {
-        let ReadBatch { read, layout, places, then_word, .. } = batch;
+        let ReadBatch { read, layout, places, lease_word, .. } = batch;
         let slab = shared.pool.take(layout.len as usize).expect("there is memory");
         let remaining = places.len();
         for (index, place) in places {
             let token = self.post(shared, place, &slab, layout.ranges[index].offset as usize);
             self.tokens.insert(token, read);
         }
-        self.reading.insert(read, Reading { slab, remaining, failed: false, then_word, word: false });
+        self.reading.insert(read, Reading { slab, remaining, failed: false, lease_word, word: false });
     }
 
     /// One step of this end's endpoint.
@@ -255,9 +255,9 @@ impl<M: Machine> End<M> {
         if reading.remaining > 0 {
             return;
         }
-        let Some(Reading { slab, failed, then_word, word, .. }) = self.reading.remove(&read) else { return };
-        let result = match (failed, word, then_word) {
-            (true, ..) => Err(ReadProblem::failed("the simulated network failed the read")),
+        let Some(Reading { slab, failed, lease_word, word, .. }) = self.reading.remove(&read) else { return };
+        let result = match (failed, word, lease_word) {
+            (true, ..) => Err(ReadError::failed("the simulated network failed the read")),
             (false, true, _) => {
                 let found = slab.into_buffer().expect("its read is over");
                 Ok(Some(u64::from_le_bytes(found.as_slice()[..8].try_into().expect("eight bytes"))))
@@ -267,7 +267,7 @@ impl<M: Machine> End<M> {
                 let slab = shared.pool.take(8).expect("there is memory");
                 let token = self.post(shared, at, &slab, 0);
                 self.tokens.insert(token, read);
-                let word = Reading { slab, remaining: 1, failed: false, then_word: None, word: true };
+                let word = Reading { slab, remaining: 1, failed: false, lease_word: None, word: true };
                 self.reading.insert(read, word);
                 return;
             }
@@ -295,7 +295,7 @@ impl<M: Machine> End<M> {
                 Output::Borrower(BorrowerTask::Import(region)) => self.import(&region),
                 Output::Borrower(BorrowerTask::Read(batch)) => self.read(shared, batch),
                 Output::Borrower(BorrowerTask::Discard { read }) => drop(self.slabs.remove(&read)),
-                Output::Borrower(BorrowerTask::Forget(_) | BorrowerTask::Map(_)) => {}
+                Output::Borrower(BorrowerTask::UnimportRegion(_) | BorrowerTask::Map(_)) => {}
                 Output::Stream(event) => self.happened.push_back(Happened::Stream(event)),
                 Output::Event(event) => self.happened.push_back(Happened::Event(event)),
                 Output::CloseFabric => {

@@ -13,7 +13,7 @@ use thallus_fabric::{Fabric, Fencing};
 use thallus_fabric_sim::core::{Core, Violation};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerConfig, BorrowerEvent, Payload};
-use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, LentWords, UploadOptions};
+use thallus_protocol::client::{ClientCommand, ClientConfig, ClientEvent, LeaseWordRegion, UploadOptions};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::connection::Input;
 use thallus_protocol::message::{FabricOffer, LendFrom, OpenOptions, Request, ServerLimits, Thresholds};
@@ -67,18 +67,18 @@ fn timeouts() -> LinkTimeouts {
 const LONG: Duration = Duration::from_secs(3600);
 
 fn borrowing() -> BorrowerConfig {
-    BorrowerConfig { max_regions: 1000, ..ServerConfig::borrowing(MAX_LOAN, LONG) }
+    BorrowerConfig { max_regions: 1000, ..ServerConfig::borrower_config(MAX_LOAN, LONG) }
 }
 
 fn server_config(seed: u64) -> ServerConfig {
     ServerConfig {
         name: "server".into(),
         fabrics: vec![FabricKind::SIM],
-        no_fabric: String::new(),
+        no_fabric_reason: String::new(),
         limits: ServerLimits { max_streams: 8, max_loan_bytes: MAX_LOAN, max_sql_bytes: 100 },
         frame: FrameLimits::default(),
         checksum: true,
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
         max_leases: SLOTS,
         word_nonce: seed,
         timeouts: timeouts(),
@@ -101,7 +101,7 @@ fn client_config(seed: u64) -> ClientConfig {
         max_leases: SLOTS,
         word_nonce: !seed,
         lease_timeout: LONG,
-        thresholds: Thresholds::same(0),
+        thresholds: Thresholds::uniform(0),
     }
 }
 
@@ -188,14 +188,14 @@ impl Pair {
                 let opened = OpenedFabric { address: Bytes::new(), fencing, words, probe_value: PROBE };
                 self.serve(ServerCommand::FabricOpened(opened));
             }
-            Happened::Event(ServerEvent::Prove(lending)) => self.server.prove(&mut self.shared, &lending),
+            Happened::Event(ServerEvent::ProbeClient(lending)) => self.server.prove(&mut self.shared, &lending),
             Happened::Event(ServerEvent::Query { stream, .. }) => {
                 let rows = self.scripts[stream.0 as usize - 1].clone();
                 self.server.begin(&mut self.shared, stream, rows);
             }
             Happened::Event(ServerEvent::Upload { stream, .. }) => {
                 let window = self.apps[stream.0 as usize - 1].credit;
-                self.serve(ServerCommand::Accept { stream, window, most: window.saturating_mul(2) });
+                self.serve(ServerCommand::Accept { stream, window, max_window: window.saturating_mul(2) });
             }
             Happened::Event(_) => {}
         }
@@ -206,7 +206,7 @@ impl Pair {
             Happened::Stream(event) => self.arrived(event, false),
             Happened::Probe(true) => {
                 let (fencing, words) = self.client.open_words(&mut self.shared);
-                let lending = Some(LentWords { fencing, words, probe_value: PROBE });
+                let lending = Some(LeaseWordRegion { fencing, words, probe_value: PROBE });
                 self.ask(ClientCommand::FabricUp { transport: "core".into(), lending });
             }
             Happened::Probe(false) => self.ask(ClientCommand::FabricUnavailable { reason: "the probe".into() }),
