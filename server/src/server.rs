@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use thallus_driver::{ControlIo, LoanPool};
+use thallus_driver::{ControlIo, LoanBudget, LoanPool};
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
@@ -79,11 +79,10 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn pool(&self, fabric: &Arc<CountedFabric>, settings: &Settings) -> Arc<LoanPool> {
+    fn pool(&self, fabric: &Arc<CountedFabric>, budget: LoanBudget, settings: &Settings) -> Arc<LoanPool> {
         let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
         let space = ours.map(|registered| Arc::clone(&registered.space));
-        let (budget, clock) = (settings.max_loan_bytes_total, settings.clock);
-        let pool = LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock);
+        let pool = LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, settings.clock);
         Arc::new(pool.with_observer(settings.loan_observer.clone()))
     }
 }
@@ -95,7 +94,7 @@ pub struct Settings {
     pub name: String,
     /// Most connections at a time.
     pub max_connections: usize,
-    /// Most bytes on loan at a time, to all clients.
+    /// Most bytes on loan at a time, to all clients over all fabrics.
     pub max_loan_bytes_total: u64,
     /// Limits of one client.
     pub limits: ServerLimits,
@@ -228,11 +227,13 @@ impl Server {
         let machine = settings.machine(&fabrics);
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
-        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, &settings)).collect();
+        let budget = LoanBudget::new(settings.max_loan_bytes_total);
+        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
         Server {
             shared: Arc::new(Shared {
                 engine,
                 pools,
+                budget,
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
@@ -277,7 +278,7 @@ impl Server {
     /// Includes memory that is kept for processes that have mapped it after their connection ended.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
-        self.shared.pools.iter().map(|pool| pool.bytes_on_loan()).sum()
+        self.shared.budget.bytes_on_loan()
     }
 
     /// Accepts no more work: running queries complete within the drain timeout, and connections close.
