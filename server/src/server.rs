@@ -26,14 +26,13 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
+use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
 /// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time for which memory without a batch is kept for reuse.
-const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -217,6 +216,7 @@ pub struct Server {
     fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
+    trimming: Arc<Trimming>,
     drain: Arc<watch::Sender<bool>>,
 }
 
@@ -228,7 +228,9 @@ impl Server {
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
         let budget = LoanBudget::new(settings.max_loan_bytes_total);
-        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
+        let pools: Vec<_> = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
+        let connections = Arc::default();
+        let trimming = Trimming::new(pools.clone(), Arc::clone(&connections));
         Server {
             shared: Arc::new(Shared {
                 engine,
@@ -243,7 +245,8 @@ impl Server {
             }),
             fabrics: counted.into(),
             settings: Arc::new(settings),
-            connections: Arc::default(),
+            connections,
+            trimming,
             drain: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -290,6 +293,7 @@ impl Server {
     pub async fn handle<S: ControlIo>(&self, io: S) -> ConnectionError {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
+        self.trimming.start();
         let limit = self.settings.max_connections;
         let refused =
             (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
@@ -306,15 +310,10 @@ impl Server {
     pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
         let mut drained = self.drain.subscribe();
         let mut tasks = JoinSet::new();
-        let mut tidying = tokio::time::interval(IDLE_MEMORY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = drained.wait_for(|drain| *drain) => break,
-                _ = tidying.tick() => {
-                    self.shared.pools.iter().for_each(|pool| pool.trim(IDLE_MEMORY));
-                    continue;
-                }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "bug: a connection's task panicked");

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_buffer::Buffer;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Client, ConnectOptions, LazyBatch, LazyOptions, LendFrom};
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Touch};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Touch};
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
 use thallus_protocol::FabricKind;
 use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Fabrics, Server, Settings};
 
-use crate::world::{block_on, within};
+use crate::world::{World, block_on, within};
 
 /// A simulated fabric of another kind, so that a server can have two.
 #[derive(Debug)]
@@ -87,4 +87,40 @@ fn the_loans_of_two_fabrics_count_against_one_budget() {
             .await;
         }
     });
+}
+
+/// Here nothing but [`Server::handle`] runs: this test accepts its connections itself.
+#[tokio::test(start_paused = true)]
+async fn idle_memory_is_freed_while_and_after_connections_are_handled() {
+    let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
+    let idle = Duration::from_secs(100);
+    for _ in 0..2 {
+        let client = world.client().await;
+        let query = async || client.query("q").await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+        query().await;
+        let kept = world.server.kept_bytes();
+        tokio::time::sleep(idle).await;
+        // The connection still announces the memory that small buffers were copied to.
+        assert!(world.server.kept_bytes() < kept / 2, "{} bytes of {kept} kept", world.server.kept_bytes());
+        query().await;
+        drop(client);
+        world.is_at_rest().await;
+        tokio::time::sleep(idle).await;
+        assert_eq!(world.server.kept_bytes(), 0);
+        // The task for this has ended too, and the next connection starts a new one.
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_server_leaves_no_task_behind() {
+    let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
+    let client = world.client().await;
+    client.query("q").await.unwrap().try_collect::<Vec<_>>().await.unwrap();
+    drop(client);
+    world.is_at_rest().await;
+    assert!(world.server.kept_bytes() > 0);
+    drop(world);
+    tokio::task::yield_now().await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
 }
