@@ -355,7 +355,9 @@ impl ClientConnection {
                     LenderCommand::Fail { stream, failure } => Some((*stream, failure.clone())),
                     _ => None,
                 };
-                self.core.lender.command(now, command)?;
+                if let Some(reason) = self.core.lender_command(now, command)? {
+                    self.core.event(ClientEvent::ReversePathDown { reason });
+                }
                 // The source of an upload reported this failure itself. The event still reports how the upload ended.
                 if let Some((stream, failure)) = failed {
                     self.upload_failed(stream, StreamError::Remote(failure));

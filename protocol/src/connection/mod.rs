@@ -189,6 +189,21 @@ impl<E> Core<E> {
         Ok(None)
     }
 
+    /// Passes a command to the lender's half. Returns the reason if that half lends nothing from now on.
+    pub(crate) fn lender_command(
+        &mut self,
+        now: Timestamp,
+        command: LenderCommand,
+    ) -> Result<Option<String>, ApiMisuse> {
+        let was_up = self.lender.is_up();
+        let reason = match &command {
+            LenderCommand::NotExposed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        };
+        self.lender.command(now, command)?;
+        Ok(reason.filter(|_| was_up && !self.lender.is_up() && self.ended_by.is_none()).map(clip))
+    }
+
     pub(crate) fn ping(&mut self, now: Timestamp) -> u64 {
         let nonce = self.link.ping(now, &mut self.timers);
         self.say(Message::Ping(nonce));

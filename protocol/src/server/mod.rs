@@ -326,7 +326,12 @@ impl ServerConnection {
 
     fn command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
         match command {
-            ServerCommand::Lender(command) => self.core.lender.command(now, command),
+            ServerCommand::Lender(command) => {
+                if let Some(reason) = self.core.lender_command(now, command)? {
+                    self.core.event(ServerEvent::FabricDown { reason });
+                }
+                Ok(())
+            }
             ServerCommand::Borrower(command) => self.core.borrower.command(now, command),
             ServerCommand::Accept { stream, window, most } => {
                 self.core.borrower.admit(stream, window, most);

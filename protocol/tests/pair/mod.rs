@@ -232,6 +232,8 @@ impl Pair {
                 self.memory.blackhole = true;
                 self.client_memory.blackhole = true;
             }
+            Op::ExposureFails { at_server: true } => self.server.lend.exposure_fails = true,
+            Op::ExposureFails { at_server: false } => self.client.lend.exposure_fails = true,
             Op::ServerFabricFails => {
                 if self.server.plane == Plane::Open {
                     self.memory.refuses = true;
