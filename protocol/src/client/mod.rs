@@ -204,49 +204,6 @@ impl ClientConnection {
         &self.core.lender
     }
 
-    /// See [`Machine::state_names`]: the second is the data plane on which this end borrows.
-    #[must_use]
-    pub fn state_names(&self) -> [&'static str; 2] {
-        [self.state.name(), self.core.borrower.path_name()]
-    }
-
-    /// See [`Machine::handle`].
-    ///
-    /// # Errors
-    /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
-    pub fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
-        if self.state == State::Closed {
-            return self.handle_closed(now, input);
-        }
-        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
-        // not prevent the idle timeout, and a completed read would count as late.
-        match input {
-            ClientInput::Time => {}
-            ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
-            ClientInput::Received(bytes) => {
-                self.core.link.push(bytes);
-                self.received(now);
-            }
-            ClientInput::Buffered => self.received(now),
-            ClientInput::Command(command) => {
-                if let Err(misuse) = self.command(now, command) {
-                    self.settle(now);
-                    self.end(misuse.clone().into());
-                    return Err(misuse);
-                }
-            }
-        }
-        self.expire(now);
-        self.settle(now);
-        Ok(())
-    }
-
-    /// The next output. Call it until it returns [`ClientOutput::Wait`].
-    #[must_use]
-    pub fn poll_output(&mut self) -> ClientOutput {
-        self.core.poll_output()
-    }
-
     /// Requests on a closed connection still fail with the error that ended it. Memory that still arrives for an upload
     /// is not kept.
     fn handle_closed(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
@@ -452,19 +409,43 @@ impl Machine for ClientConnection {
     type Event = ClientEvent;
 
     fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
-        ClientConnection::handle(self, now, input)
+        if self.state == State::Closed {
+            return self.handle_closed(now, input);
+        }
+        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
+        // not prevent the idle timeout, and a completed read would count as late.
+        match input {
+            ClientInput::Time => {}
+            ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
+            ClientInput::Received(bytes) => {
+                self.core.link.push(bytes);
+                self.received(now);
+            }
+            ClientInput::Buffered => self.received(now),
+            ClientInput::Command(command) => {
+                if let Err(misuse) = self.command(now, command) {
+                    self.settle(now);
+                    self.end(misuse.clone().into());
+                    return Err(misuse);
+                }
+            }
+        }
+        self.expire(now);
+        self.settle(now);
+        Ok(())
     }
 
     fn poll_output(&mut self) -> ClientOutput {
-        ClientConnection::poll_output(self)
+        self.core.poll_output()
     }
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
     }
 
+    /// The second is the data plane on which this end borrows.
     fn state_names(&self) -> [&'static str; 2] {
-        ClientConnection::state_names(self)
+        [self.state.name(), self.core.borrower.path_name()]
     }
 
     fn lender_command(command: LenderCommand) -> ClientCommand {

@@ -53,7 +53,7 @@ pub enum Output<E> {
     Wait(Option<(Timestamp, Timer)>),
 }
 
-/// The state machine of a connection at either end, as its driver sees it.
+/// The state machine of a connection at either end, as its driver sees it. Its driver brings it into scope.
 pub trait Machine {
     /// Commands and reports of the driver.
     type Command;
@@ -67,6 +67,7 @@ pub trait Machine {
     fn handle(&mut self, now: Timestamp, input: Input<'_, Self::Command>) -> Result<(), ApiMisuse>;
 
     /// The next output. Call it until it returns [`Output::Wait`].
+    #[must_use]
     fn poll_output(&mut self) -> Output<Self::Event>;
 
     /// The buffer to append bytes of the control connection to, before [`Input::Buffered`].

@@ -10,7 +10,7 @@ use thallus_protocol::layout::Piece;
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
 use thallus_protocol::message::*;
 use thallus_protocol::{
-    ClientConnection, ConnectionError, LeaseId, PartId, ReadId, RegionId, RemoteRange, StreamId, Timestamp,
+    ClientConnection, ConnectionError, LeaseId, Machine, PartId, ReadId, RegionId, RemoteRange, StreamId, Timestamp,
 };
 
 use super::messages::{lent, lent_as, schema_of};
