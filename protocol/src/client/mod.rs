@@ -116,7 +116,7 @@ impl State {
 /// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
 ///
 /// # Timers
-/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`]. At that time
 /// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
 /// the input itself.
 #[derive(Debug)]
