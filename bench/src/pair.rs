@@ -14,7 +14,7 @@ use thallus_protocol::message::{
 };
 use thallus_protocol::server::{OpenedFabric, ServerCommand, ServerConfig, ServerEvent, ServerInput, ServerOutput};
 use thallus_protocol::{
-    ClientConnection, FabricKind, LeaseId, RegionId, RemoteRange, ServerConnection, StreamId, Timestamp,
+    ClientConnection, FabricKind, LeaseId, Machine, RegionId, RemoteRange, ServerConnection, StreamId, Timestamp,
 };
 
 const NOW: Timestamp = Timestamp::ZERO;

@@ -18,7 +18,7 @@
 //! Either error ends the connection. A connection that ends still ends every lease, each exactly once.
 //!
 //! ```
-//! use thallus_protocol::{Timestamp, message::{ServerLimits, Thresholds}, server::*};
+//! use thallus_protocol::{Machine, Timestamp, message::{ServerLimits, Thresholds}, server::*};
 //! # let timeout = std::time::Duration::from_secs(30);
 //! # let config = ServerConfig {
 //! #     name: "doc".into(), fabrics: vec![], no_fabric_reason: "none here".into(),
@@ -74,6 +74,7 @@ mod time;
 mod timers;
 
 pub use client::ClientConnection;
+pub use connection::Machine;
 pub use error::{ApiMisuse, Cause, ConnectionError, StreamError};
 pub use ids::{FabricKind, GroupId, LeaseId, PartId, ReadId, RegionId, RemoteRange, StreamId};
 pub use lender::LeaseEnd;

@@ -8,7 +8,9 @@ use thallus_protocol::codec::{
 };
 use thallus_protocol::message::{Extensions, FromLender, Message, ServerLimits, SortKey, Thresholds};
 use thallus_protocol::server::{ServerConfig, ServerInput, ServerOutput};
-use thallus_protocol::{ClientConnection, ConnectionError, PeerMisbehaved, ServerConnection, StreamId, Timestamp};
+use thallus_protocol::{
+    ClientConnection, ConnectionError, Machine, PeerMisbehaved, ServerConnection, StreamId, Timestamp,
+};
 
 const LIMITS: FrameLimits = FrameLimits { message: 1000, payload: 2000 };
 

@@ -84,6 +84,7 @@ fn arb_fault() -> impl Strategy<Value = Op> {
         3 => (0..8_usize).prop_map(Op::ReadFails),
         1 => (0..8_usize).prop_map(Op::NoMemory),
         1 => Just(Op::Blackhole),
+        2 => any::<bool>().prop_map(|at_server| Op::ExposureFails { at_server }),
         1 => Just(Op::ServerFabricFails),
         1 => Just(Op::ClientFabricFails),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(to_server, to_client)| Op::Silence { to_server, to_client }),
@@ -242,6 +243,70 @@ fn a_fabric_up_that_crosses_a_failure() {
     let well = pair.streams_end();
     assert_eq!(well, [true]);
     pair.finish();
+}
+
+/// The failure tells the borrower to repeat the request, so the repeated request must not meet the same fault. Loans of
+/// the other direction go on.
+#[test]
+fn a_request_succeeds_inline_after_memory_could_not_be_opened() {
+    for own_region in [false, true] {
+        let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region }; 3])]);
+        for op in [open(), vec![Op::ExposureFails { at_server: true }, execute(0, 1 << 20)]].concat() {
+            pair.apply(op);
+        }
+        assert_eq!(pair.streams_end(), [false]);
+        let over = pair.client.borrow.apps.values().next().and_then(|app| app.over.clone());
+        let Some(Err(StreamError::Remote(failure))) = over else { panic!("{over:?}") };
+        assert_eq!(failure.code, StreamCode::DataPlaneLost);
+        assert!(failure.message.contains("no memory windows are left; run the request again"), "{failure:?}");
+        let leases = pair.server.lend.ends.len();
+        pair.apply(execute(0, 1 << 20));
+        pair.apply(upload(0));
+        assert_eq!(pair.streams_end(), [false, true]);
+        assert_eq!(pair.server.lend.ends.len(), leases, "the repeated request was lent");
+        assert_eq!(pair.client.lend.ends.len() + pair.client.lend.leases_held(), 3, "the upload was not lent");
+        pair.finish();
+    }
+}
+
+#[test]
+fn an_upload_succeeds_inline_after_memory_could_not_be_opened() {
+    let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: true }; 3])]);
+    for op in [open(), vec![Op::ExposureFails { at_server: false }, upload(0)]].concat() {
+        pair.apply(op);
+    }
+    pair.streams_end();
+    let leases = pair.client.lend.ends.len();
+    pair.apply(upload(0));
+    pair.apply(execute(0, 1 << 20));
+    assert_eq!(pair.streams_end(), [true], "results are still lent");
+    assert!(!pair.server.lend.ends.is_empty());
+    assert_eq!(pair.client.lend.ends.len(), leases, "the repeated upload was lent");
+    let answers: Vec<_> = pair.client.uploads.values().map(|answer| answer.clone().map(|answer| answer.ok())).collect();
+    assert_eq!(answers, [Some(None), Some(Some(3))]);
+    pair.finish();
+}
+
+/// A server that has stopped lending still has to notice that the client's memory is gone.
+#[test]
+fn a_fabric_that_fails_after_memory_could_not_be_opened_is_lost_in_both_directions() {
+    for failing in [Op::ServerFabricFails, Op::ClientFabricFails] {
+        let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 3])]);
+        for op in [open(), vec![Op::ExposureFails { at_server: true }, execute(0, 1 << 20)]].concat() {
+            pair.apply(op);
+        }
+        pair.streams_end();
+        pair.apply(failing);
+        for op in [Op::ToServer(usize::MAX), Op::ToClient(usize::MAX)] {
+            pair.apply(op);
+        }
+        assert_eq!(pair.server.machine.borrower().path_name(), "down");
+        pair.apply(upload(0));
+        pair.streams_end();
+        assert_eq!(pair.client.uploads.values().next(), Some(&Some(Ok(3))));
+        assert!(pair.client.lend.ends.is_empty(), "the upload was lent");
+        pair.finish();
+    }
 }
 
 /// A batch is read, and its lease expires before the lease word is read.

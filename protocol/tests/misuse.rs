@@ -13,8 +13,8 @@ use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
 use thallus_protocol::message::{FabricOffer, Fencing, LendFrom, MAX_SORT_KEYS, OpenOptions, Region, Request, SortKey};
 use thallus_protocol::server::{ServerCommand, ServerInput, ServerOutput};
 use thallus_protocol::{
-    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseEnd, LeaseId, ReadId, RegionId, RemoteRange,
-    StreamId, Timestamp,
+    ApiMisuse, ClientConnection, ConnectionError, FabricKind, LeaseEnd, LeaseId, Machine, ReadId, RegionId,
+    RemoteRange, StreamId, Timestamp,
 };
 
 /// A stream with one batch that is being read, and one batch that waits for credit.

@@ -14,6 +14,7 @@ pub mod fabrics;
 pub mod heap;
 mod server;
 mod session;
+mod trimming;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
 pub use session::GroupLimits;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use thallus_driver::{ControlIo, LoanPool};
+use thallus_driver::{ControlIo, LoanBudget, LoanPool};
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
@@ -26,14 +26,13 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
+use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
 /// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Time for which memory without a batch is kept for reuse.
-const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -79,11 +78,10 @@ pub struct Registered {
 }
 
 impl Fabrics {
-    fn pool(&self, fabric: &Arc<CountedFabric>, settings: &Settings) -> Arc<LoanPool> {
+    fn pool(&self, fabric: &Arc<CountedFabric>, budget: LoanBudget, settings: &Settings) -> Arc<LoanPool> {
         let ours = self.registered.as_ref().filter(|registered| registered.fabric == fabric.kind());
         let space = ours.map(|registered| Arc::clone(&registered.space));
-        let (budget, clock) = (settings.max_loan_bytes_total, settings.clock);
-        let pool = LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, clock);
+        let pool = LoanPool::new(Arc::clone(fabric) as Arc<dyn Fabric>, space, budget, settings.clock);
         Arc::new(pool.with_observer(settings.loan_observer.clone()))
     }
 }
@@ -95,7 +93,7 @@ pub struct Settings {
     pub name: String,
     /// Most connections at a time.
     pub max_connections: usize,
-    /// Most bytes on loan at a time, to all clients.
+    /// Most bytes on loan at a time, to all clients over all fabrics.
     pub max_loan_bytes_total: u64,
     /// Limits of one client.
     pub limits: ServerLimits,
@@ -218,6 +216,7 @@ pub struct Server {
     fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
+    trimming: Arc<Trimming>,
     drain: Arc<watch::Sender<bool>>,
 }
 
@@ -228,11 +227,15 @@ impl Server {
         let machine = settings.machine(&fabrics);
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
-        let pools = counted.iter().map(|fabric| fabrics.pool(fabric, &settings)).collect();
+        let budget = LoanBudget::new(settings.max_loan_bytes_total);
+        let pools: Vec<_> = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
+        let connections = Arc::default();
+        let trimming = Trimming::new(pools.clone(), Arc::clone(&connections));
         Server {
             shared: Arc::new(Shared {
                 engine,
                 pools,
+                budget,
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
@@ -242,7 +245,8 @@ impl Server {
             }),
             fabrics: counted.into(),
             settings: Arc::new(settings),
-            connections: Arc::default(),
+            connections,
+            trimming,
             drain: Arc::new(watch::Sender::new(false)),
         }
     }
@@ -277,7 +281,7 @@ impl Server {
     /// Includes memory that is kept for processes that have mapped it after their connection ended.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
-        self.shared.pools.iter().map(|pool| pool.bytes_on_loan()).sum()
+        self.shared.budget.bytes_on_loan()
     }
 
     /// Accepts no more work: running queries complete within the drain timeout, and connections close.
@@ -289,6 +293,7 @@ impl Server {
     pub async fn handle<S: ControlIo>(&self, io: S) -> ConnectionError {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
+        self.trimming.start();
         let limit = self.settings.max_connections;
         let refused =
             (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
@@ -305,15 +310,10 @@ impl Server {
     pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
         let mut drained = self.drain.subscribe();
         let mut tasks = JoinSet::new();
-        let mut tidying = tokio::time::interval(IDLE_MEMORY);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = drained.wait_for(|drain| *drain) => break,
-                _ = tidying.tick() => {
-                    self.shared.pools.iter().for_each(|pool| pool.trim(IDLE_MEMORY));
-                    continue;
-                }
                 Some(ended) = tasks.join_next() => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "bug: a connection's task panicked");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use thallus_driver::{LoanPool, Pools};
+use thallus_driver::{LoanBudget, LoanPool, Pools};
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
@@ -35,15 +35,15 @@ impl Offers {
         observer: Option<Arc<dyn LoanObserver>>,
     ) -> Result<(), FabricError> {
         let endpoint = fabric.endpoint()?;
+        // Batches that wait for credit are already copied or registered. An offer needs no more than a budget of its
+        // own: a connection lends over one fabric.
+        let budget = LoanBudget::new(max_loan_bytes.saturating_mul(2));
         self.0.push(Offer {
             kind: fabric.kind(),
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
-            // Batches that wait for credit are already copied or registered.
-            loans: Arc::new(
-                LoanPool::new(Arc::clone(fabric), None, max_loan_bytes.saturating_mul(2), None).with_observer(observer),
-            ),
+            loans: Arc::new(LoanPool::new(Arc::clone(fabric), None, budget, None).with_observer(observer)),
             capabilities: fabric.capabilities(),
         });
         Ok(())

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod arrived;
+mod budget;
 mod clock;
 mod connection;
 mod control;
@@ -25,6 +26,7 @@ mod regions;
 mod threshold;
 
 pub use arrived::{Arrived, Rebuilder};
+pub use budget::LoanBudget;
 pub use clock::Clock;
 pub use connection::{Connection, ConnectionInput, EndTask};
 pub use control::{Control, ControlEvent, ControlIo};

@@ -1,5 +1,5 @@
 //! Makes a batch's buffers readable by peers: in place, if their memory is registered or can be registered, otherwise
-//! by a copy. All lenders over one fabric share a pool, with one budget of bytes on loan.
+//! by a copy. All lenders over one fabric share a pool, and all pools of a server share a budget of bytes on loan.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,15 +15,13 @@ use thallus_fabric::memory::{
 use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Fabric, FabricError};
 use thallus_protocol::layout::BatchDescriptor;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
+
+use crate::budget::{LoanBudget, Spent};
 
 /// Buffers shorter than this are copied side by side into registered memory. Exposing each one costs more than the
 /// copy: a registration or a memory window, and a remote key that the borrower has to import.
 const STAGE_BELOW: usize = 32 * 1024;
-
-/// Bytes per permit of the budget. A semaphore counts in 32 bits.
-const BUDGET_UNIT: u64 = 4096;
 
 /// Makes batches readable over one fabric. All connections that lend over the fabric share it.
 pub struct LoanPool {
@@ -33,9 +31,7 @@ pub struct LoanPool {
     staging: StagingArena,
     /// Registrations of buffers outside of `space`.
     registrations: RegistrationCache,
-    budget: Arc<Semaphore>,
-    /// Permits of the whole budget.
-    permits: usize,
+    budget: LoanBudget,
     /// Whether a log line has reported that buffers lie outside of `space`.
     unregistered_logged: AtomicBool,
     observer: Option<Arc<dyn LoanObserver>>,
@@ -62,7 +58,7 @@ pub struct LoanBuffers {
     /// shared buffer.
     _buffers: Vec<Buffer>,
     _staged: Vec<StagedRange>,
-    _budget: OwnedSemaphorePermit,
+    _spent: Spent,
 }
 
 /// The registrations of one batch's buffers, by address and length.
@@ -86,18 +82,17 @@ pub struct PreparedLoan {
 }
 
 impl LoanPool {
-    /// A pool that lends at most `budget` bytes at once over `fabric`. It lends buffers in `space`, which `fabric` has
-    /// registered, in place. At most `budget` bytes of other memory stay registered. `clock`: see
+    /// A pool that lends over `fabric` within `budget`. It lends buffers in `space`, which `fabric` has registered, in
+    /// place. Of other memory, at most as many bytes as the whole budget stay registered. `clock`: see
     /// [`CachePolicy::clock`].
     #[must_use]
     pub fn new(
         fabric: Arc<dyn Fabric>,
         space: Option<Arc<dyn RegisteredSpace>>,
-        budget: u64,
+        budget: LoanBudget,
         clock: Option<fn() -> Duration>,
     ) -> Self {
-        let permits = usize::try_from(budget / BUDGET_UNIT).unwrap_or(usize::MAX).clamp(1, Semaphore::MAX_PERMITS);
-        let max_bytes = usize::try_from(budget).unwrap_or(usize::MAX);
+        let max_bytes = usize::try_from(budget.bytes()).unwrap_or(usize::MAX);
         let limits = PoolLimits { max_bytes, ..PoolLimits::default() };
         let staging = StagingArena::new(Arc::clone(&fabric), limits);
         let policy = CachePolicy { max_bytes, clock, ..CachePolicy::default() };
@@ -106,8 +101,7 @@ impl LoanPool {
             staging,
             fabric,
             space,
-            budget: Arc::new(Semaphore::new(permits)),
-            permits,
+            budget,
             unregistered_logged: AtomicBool::new(false),
             observer: None,
         }
@@ -128,12 +122,6 @@ impl LoanPool {
     #[must_use]
     pub fn fabric(&self) -> &Arc<dyn Fabric> {
         &self.fabric
-    }
-
-    /// Bytes of the budget that are used by loans and by batches that are about to be lent.
-    #[must_use]
-    pub fn bytes_on_loan(&self) -> u64 {
-        self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
     }
 
     /// Bytes that stay registered for later loans: in the staging arena, and in other buffers that are not on loan.
@@ -172,8 +160,7 @@ impl LoanPool {
         buffers: &[Buffer],
         mapped: bool,
     ) -> Result<Option<PreparedLoan>, FabricError> {
-        let units = u32::try_from(descriptor.slab_bytes().div_ceil(BUDGET_UNIT)).unwrap_or(u32::MAX);
-        let Ok(budget) = Arc::clone(&self.budget).try_acquire_many_owned(units) else { return Ok(None) };
+        let Some(spent) = self.budget.spend(descriptor.slab_bytes()) else { return Ok(None) };
 
         let filled: Vec<&Buffer> = buffers.iter().filter(|buffer| !buffer.is_empty()).collect();
         let mut seen = HashMap::new();
@@ -212,7 +199,7 @@ impl LoanPool {
                 }
             });
         }
-        let held = LoanBuffers { _buffers: lent, _staged: copied, _budget: budget };
+        let held = LoanBuffers { _buffers: lent, _staged: copied, _spent: spent };
         Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
     }
 

@@ -122,7 +122,7 @@ pub enum ClientEvent {
         /// The transport that carries the reads.
         transport: String,
     },
-    /// The server cannot read memory that this end lends: uploads travel inline.
+    /// The server cannot read memory that this end lends, or no longer: uploads travel inline.
     ReversePathDown {
         /// The reason.
         reason: String,

@@ -116,7 +116,7 @@ impl State {
 /// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
 ///
 /// # Timers
-/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`]. At that time
 /// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
 /// the input itself.
 #[derive(Debug)]
@@ -202,49 +202,6 @@ impl ClientConnection {
     #[must_use]
     pub fn lender(&self) -> &Lender {
         &self.core.lender
-    }
-
-    /// See [`Machine::state_names`]: the second is the data plane on which this end borrows.
-    #[must_use]
-    pub fn state_names(&self) -> [&'static str; 2] {
-        [self.state.name(), self.core.borrower.path_name()]
-    }
-
-    /// See [`Machine::handle`].
-    ///
-    /// # Errors
-    /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
-    pub fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
-        if self.state == State::Closed {
-            return self.handle_closed(now, input);
-        }
-        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
-        // not prevent the idle timeout, and a completed read would count as late.
-        match input {
-            ClientInput::Time => {}
-            ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
-            ClientInput::Received(bytes) => {
-                self.core.link.push(bytes);
-                self.received(now);
-            }
-            ClientInput::Buffered => self.received(now),
-            ClientInput::Command(command) => {
-                if let Err(misuse) = self.command(now, command) {
-                    self.settle(now);
-                    self.end(misuse.clone().into());
-                    return Err(misuse);
-                }
-            }
-        }
-        self.expire(now);
-        self.settle(now);
-        Ok(())
-    }
-
-    /// The next output. Call it until it returns [`ClientOutput::Wait`].
-    #[must_use]
-    pub fn poll_output(&mut self) -> ClientOutput {
-        self.core.poll_output()
     }
 
     /// Requests on a closed connection still fail with the error that ended it. Memory that still arrives for an upload
@@ -355,7 +312,9 @@ impl ClientConnection {
                     LenderCommand::Fail { stream, failure } => Some((*stream, failure.clone())),
                     _ => None,
                 };
-                self.core.lender.command(now, command)?;
+                if let Some(reason) = self.core.lender_command(now, command)? {
+                    self.core.event(ClientEvent::ReversePathDown { reason });
+                }
                 // The source of an upload reported this failure itself. The event still reports how the upload ended.
                 if let Some((stream, failure)) = failed {
                     self.upload_failed(stream, StreamError::Remote(failure));
@@ -450,19 +409,43 @@ impl Machine for ClientConnection {
     type Event = ClientEvent;
 
     fn handle(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
-        ClientConnection::handle(self, now, input)
+        if self.state == State::Closed {
+            return self.handle_closed(now, input);
+        }
+        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
+        // not prevent the idle timeout, and a completed read would count as late.
+        match input {
+            ClientInput::Time => {}
+            ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
+            ClientInput::Received(bytes) => {
+                self.core.link.push(bytes);
+                self.received(now);
+            }
+            ClientInput::Buffered => self.received(now),
+            ClientInput::Command(command) => {
+                if let Err(misuse) = self.command(now, command) {
+                    self.settle(now);
+                    self.end(misuse.clone().into());
+                    return Err(misuse);
+                }
+            }
+        }
+        self.expire(now);
+        self.settle(now);
+        Ok(())
     }
 
     fn poll_output(&mut self) -> ClientOutput {
-        ClientConnection::poll_output(self)
+        self.core.poll_output()
     }
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
     }
 
+    /// The second is the data plane on which this end borrows.
     fn state_names(&self) -> [&'static str; 2] {
-        ClientConnection::state_names(self)
+        [self.state.name(), self.core.borrower.path_name()]
     }
 
     fn lender_command(command: LenderCommand) -> ClientCommand {

@@ -53,7 +53,7 @@ pub enum Output<E> {
     Wait(Option<(Timestamp, Timer)>),
 }
 
-/// The state machine of a connection at either end, as its driver sees it.
+/// The state machine of a connection at either end, as its driver sees it. Its driver brings it into scope.
 pub trait Machine {
     /// Commands and reports of the driver.
     type Command;
@@ -67,6 +67,7 @@ pub trait Machine {
     fn handle(&mut self, now: Timestamp, input: Input<'_, Self::Command>) -> Result<(), ApiMisuse>;
 
     /// The next output. Call it until it returns [`Output::Wait`].
+    #[must_use]
     fn poll_output(&mut self) -> Output<Self::Event>;
 
     /// The buffer to append bytes of the control connection to, before [`Input::Buffered`].
@@ -187,6 +188,21 @@ impl<E> Core<E> {
             other => return Ok(Some(other)),
         }
         Ok(None)
+    }
+
+    /// Passes a command to the lender's half. Returns the reason if that half lends nothing from now on.
+    pub(crate) fn lender_command(
+        &mut self,
+        now: Timestamp,
+        command: LenderCommand,
+    ) -> Result<Option<String>, ApiMisuse> {
+        let was_up = self.lender.is_up();
+        let reason = match &command {
+            LenderCommand::NotExposed { reason, .. } => Some(reason.clone()),
+            _ => None,
+        };
+        self.lender.command(now, command)?;
+        Ok(reason.filter(|_| was_up && !self.lender.is_up() && self.ended_by.is_none()).map(truncate))
     }
 
     pub(crate) fn ping(&mut self, now: Timestamp) -> u64 {

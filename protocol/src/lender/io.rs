@@ -100,7 +100,8 @@ pub enum LenderCommand {
         /// Places of the batch's buffers: one for each buffer that is not empty.
         places: Vec<RemoteRange>,
     },
-    /// Answers [`LenderTask::OpenLease`]: the memory cannot be opened.
+    /// Answers [`LenderTask::OpenLease`]: the memory cannot be opened. Nothing is lent from now on, as after
+    /// [`super::Lender::path_down`].
     NotExposed {
         /// The lease.
         lease: LeaseId,

@@ -45,8 +45,10 @@ impl Lender {
             }
             LenderCommand::NotExposed { lease, announce, reason } => {
                 self.announce(announce)?;
-                if let Some(stream) = self.withdraw_unannounced(lease) {
-                    self.stop(stream, Failure::new(StreamCode::DataPlaneLost, reason));
+                if self.withdraw_unannounced(lease).is_some() {
+                    // The failure tells the borrower to run the request again. On a path that is still up, the new
+                    // request would meet the same fault.
+                    self.path_down(&reason);
                 }
                 Ok(())
             }

@@ -142,21 +142,25 @@ impl ServerConnection {
         if !self.core.lender.path_down(&reason) {
             return Err(PeerMisbehaved::Unexpected { got: "path-down", state: self.state.name() });
         }
-        // Both ends may see the fabric fail at the same time.
+        // Both ends may see the fabric fail at the same time, or this end has stopped lending before.
         if was != "down" {
             self.core.event(ServerEvent::FabricDown { reason });
-            // The client has closed its endpoint, so that its memory cannot be read either.
-            self.core.borrower.path_down("the client has closed its end of the data plane");
         }
+        // The client has closed its endpoint, so that its memory cannot be read either.
+        self.core.borrower.path_down("the client has closed its end of the data plane");
         Ok(())
     }
 
     fn fabric_failed(&mut self, reason: &str) {
-        if matches!(self.core.lender.path_name(), "unproven" | "up") && !self.is_ending() {
+        if self.is_ending() || !self.core.lender.has_path() {
+            return;
+        }
+        // This end may have stopped lending before.
+        if self.core.lender.path_name() != "down" {
             self.core.lender.path_down(reason);
             self.core.event(ServerEvent::FabricDown { reason: reason.to_owned() });
-            self.core.borrower.path_down(reason);
         }
+        self.core.borrower.path_down(reason);
     }
 }
 

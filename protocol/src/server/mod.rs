@@ -226,50 +226,6 @@ impl ServerConnection {
         self.core.link.version()
     }
 
-    /// See [`Machine::state_names`]: the second is the data plane on which this end lends.
-    #[must_use]
-    pub fn state_names(&self) -> [&'static str; 2] {
-        [self.state.name(), self.core.lender.path_name()]
-    }
-
-    /// See [`Machine::handle`].
-    ///
-    /// # Errors
-    /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
-    pub fn handle(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
-        if self.state == State::Closed {
-            return self.handle_closed(now, input);
-        }
-        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
-        // not prevent the idle timeout or the expiry of a lease.
-        match input {
-            ServerInput::Time => {}
-            ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
-            ServerInput::Received(bytes) => {
-                self.core.link.push(bytes);
-                self.received(now);
-            }
-            ServerInput::Buffered => self.received(now),
-            ServerInput::Command(command) => {
-                if let Err(misuse) = self.command(now, command) {
-                    self.settle(now);
-                    self.end(misuse.clone().into());
-                    return Err(misuse);
-                }
-            }
-        }
-        self.expire(now);
-        self.settle(now);
-        self.close_when_drained();
-        Ok(())
-    }
-
-    /// The next output. Call it until it returns [`ServerOutput::Wait`].
-    #[must_use]
-    pub fn poll_output(&mut self) -> ServerOutput {
-        self.core.poll_output()
-    }
-
     /// An engine that is not informed of the end yet may still hand over memory. It is not kept.
     fn handle_closed(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
         if let ServerInput::Command(ServerCommand::Lender(command)) = input {
@@ -326,7 +282,12 @@ impl ServerConnection {
 
     fn command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
         match command {
-            ServerCommand::Lender(command) => self.core.lender.command(now, command),
+            ServerCommand::Lender(command) => {
+                if let Some(reason) = self.core.lender_command(now, command)? {
+                    self.core.event(ServerEvent::FabricDown { reason });
+                }
+                Ok(())
+            }
             ServerCommand::Borrower(command) => self.core.borrower.command(now, command),
             ServerCommand::Accept { stream, window, max_window } => {
                 self.core.borrower.admit(stream, window, max_window);
@@ -380,19 +341,44 @@ impl Machine for ServerConnection {
     type Event = ServerEvent;
 
     fn handle(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
-        ServerConnection::handle(self, now, input)
+        if self.state == State::Closed {
+            return self.handle_closed(now, input);
+        }
+        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
+        // not prevent the idle timeout or the expiry of a lease.
+        match input {
+            ServerInput::Time => {}
+            ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
+            ServerInput::Received(bytes) => {
+                self.core.link.push(bytes);
+                self.received(now);
+            }
+            ServerInput::Buffered => self.received(now),
+            ServerInput::Command(command) => {
+                if let Err(misuse) = self.command(now, command) {
+                    self.settle(now);
+                    self.end(misuse.clone().into());
+                    return Err(misuse);
+                }
+            }
+        }
+        self.expire(now);
+        self.settle(now);
+        self.close_when_drained();
+        Ok(())
     }
 
     fn poll_output(&mut self) -> ServerOutput {
-        ServerConnection::poll_output(self)
+        self.core.poll_output()
     }
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
     }
 
+    /// The second is the data plane on which this end lends.
     fn state_names(&self) -> [&'static str; 2] {
-        ServerConnection::state_names(self)
+        [self.state.name(), self.core.lender.path_name()]
     }
 
     fn lender_command(command: LenderCommand) -> ServerCommand {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use thallus_protocol::codes::StreamCode;
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
 use thallus_protocol::message::{Access, Failure, Fencing, Region};
 use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange, StreamId};
@@ -47,6 +48,10 @@ pub(crate) struct Lending {
     last_region: u32,
     /// Wrong place that is announced for all buffers of the next batch.
     pub(crate) twist: Option<RemoteRange>,
+    /// The memory of the next batch cannot be opened.
+    pub(crate) exposure_fails: bool,
+    /// A stream has failed because the path is down: nothing may be lent any more.
+    path_lost: bool,
 }
 
 impl Lending {
@@ -63,6 +68,8 @@ impl Lending {
             last_lease: 0,
             last_region: DATA.0,
             twist: None,
+            exposure_fails: false,
+            path_lost: false,
         }
     }
 
@@ -97,7 +104,10 @@ impl Lending {
                 Vec::new()
             }
             // Like a real source, this one yields one more batch, which the machine ignores.
-            LenderTask::Stop { .. } => Vec::new(),
+            LenderTask::Stop { failure, .. } => {
+                self.path_lost |= failure.is_some_and(|failure| failure.code == StreamCode::DataPlaneLost);
+                Vec::new()
+            }
             LenderTask::OpenLease { lease, word } => self.open_lease(lease, word, memory),
             LenderTask::EndLease { lease, slot, end } => self.end_lease(lease, slot, end, plane, memory),
         }
@@ -105,6 +115,7 @@ impl Lending {
 
     fn open_lease(&mut self, lease: LeaseId, word: Option<(u32, u64)>, memory: &mut Memory) -> Vec<LenderCommand> {
         let data = |id, key| Region { id, base: DATA_BASE, len: CELL * CELLS, key: Bytes::from_static(key) };
+        assert!(!self.path_lost, "{lease:?} begins after the path was lost");
         let held = self.held.get_mut(&lease).expect("a lent batch has this lease");
         assert_eq!(word.is_some(), self.knobs.fencing == Fencing::LeaseWord);
         if let Some((slot, value)) = word {
@@ -120,6 +131,9 @@ impl Lending {
             announce.push(data(RegionId(self.last_region), b"own"));
         } else if !std::mem::replace(&mut self.announced, true) {
             announce.push(data(DATA, b"data"));
+        }
+        if std::mem::take(&mut self.exposure_fails) {
+            return vec![LenderCommand::NotExposed { lease, announce, reason: "no memory windows are left".into() }];
         }
         let region = held.region.unwrap_or(DATA);
         let place = |address: &u64| RemoteRange { region, address: *address, len: held.rows * 8 };

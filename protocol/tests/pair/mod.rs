@@ -5,11 +5,13 @@
 
 pub(crate) mod borrow;
 pub(crate) mod end;
+mod finish;
 pub(crate) mod lend;
 pub(crate) mod memory;
 pub(crate) mod op;
 mod pipe;
 pub(crate) mod script;
+mod step;
 
 use std::time::Duration;
 
@@ -22,11 +24,10 @@ use thallus_protocol::codec::{FEATURES, FrameLimits, Preface, VERSIONS, encode};
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::connection::Machine;
 use thallus_protocol::lender::LenderCommand;
-use thallus_protocol::message::{Access, Failure, Message, OpenOptions};
+use thallus_protocol::message::{Access, Message, OpenOptions};
 use thallus_protocol::server::{ServerCommand, ServerInput};
 use thallus_protocol::{
-    ApiMisuse, ClientConnection, ConnectionError, LeaseEnd, LinkTimeouts, ServerConnection, StreamError, StreamId,
-    Timestamp,
+    ApiMisuse, ClientConnection, LeaseEnd, LinkTimeouts, ServerConnection, StreamError, StreamId, Timestamp,
 };
 
 use end::{Driver, Memories, Plane};
@@ -35,7 +36,7 @@ pub(crate) use op::Op;
 #[allow(unused_imports, reason = "each test binary uses a part of it")]
 pub(crate) use op::open;
 pub(crate) use pipe::Pipe;
-use script::{Batch, Ending, FAILURE, Knobs, Script};
+use script::{Ending, Knobs, Script};
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shorter than a read may take, so that leases expire during reads. A sensible configuration has a longer timeout.
@@ -232,6 +233,8 @@ impl Pair {
                 self.memory.blackhole = true;
                 self.client_memory.blackhole = true;
             }
+            Op::ExposureFails { at_server: true } => self.server.lend.exposure_fails = true,
+            Op::ExposureFails { at_server: false } => self.client.lend.exposure_fails = true,
             Op::ServerFabricFails => {
                 if self.server.plane == Plane::Open {
                     self.memory.refuses = true;
@@ -324,284 +327,6 @@ impl Pair {
             self.client_command(ClientCommand::query(stream, "x".repeat(1 << 20), OpenOptions::default()));
             assert!(matches!(self.client.borrow.apps[&stream].over, Some(Err(_))));
         }
-    }
-
-    fn reject(&mut self, k: usize) {
-        let mut taken = Vec::new();
-        for (at, borrow) in [(At::Client, &self.client.borrow), (At::Server, &self.server.borrow)] {
-            taken.extend(borrow.apps.iter().filter(|(_, app)| app.next > 0).map(|(id, app)| (at, *id, app.next - 1)));
-        }
-        if let Some((at, stream, seq)) = taken.get(k % taken.len().max(1)).copied() {
-            self.borrower_command(at, BorrowerCommand::Rejected { stream, seq, reason: "it is not UTF-8".into() });
-        }
-    }
-
-    fn deliver_to_server(&mut self, most: usize, tell: bool) -> bool {
-        let bytes = self.to_server.take(most);
-        if !bytes.is_empty() && !self.to_server.end_reported {
-            self.server(ServerInput::Received(&bytes));
-        }
-        if tell
-            && self.to_server.bytes.is_empty()
-            && self.to_server.ended
-            && !std::mem::replace(&mut self.to_server.end_reported, true)
-        {
-            self.server(ServerInput::ControlLost("end of file".into()));
-            return true;
-        }
-        !bytes.is_empty()
-    }
-
-    fn deliver_to_client(&mut self, most: usize, tell: bool) -> bool {
-        let bytes = self.to_client.take(most);
-        if !bytes.is_empty() && !self.to_client.end_reported {
-            self.client(ClientInput::Received(&bytes));
-        }
-        if tell
-            && self.to_client.bytes.is_empty()
-            && self.to_client.ended
-            && !std::mem::replace(&mut self.to_client.end_reported, true)
-        {
-            self.client(ClientInput::ControlLost("end of file".into()));
-            return true;
-        }
-        !bytes.is_empty()
-    }
-
-    /// Does a step of the `k`th source of batches of both ends.
-    fn engine(&mut self, k: usize) -> bool {
-        let at = |at: At| move |stream| (at, stream);
-        let able: Vec<_> = self.server.lend.able().into_iter().map(at(At::Server)).collect();
-        let able: Vec<_> = able.into_iter().chain(self.client.lend.able().into_iter().map(at(At::Client))).collect();
-        let Some(&(at, stream)) = able.get(k % able.len().max(1)) else { return false };
-        let commands = match at {
-            At::Server => self.server.lend.step(stream, &mut self.memory),
-            At::Client => self.client.lend.step(stream, &mut self.client_memory),
-        };
-        for command in commands.unwrap_or_default() {
-            self.lender_command(at, command);
-        }
-        true
-    }
-
-    /// Advances the `k`th read of both ends.
-    fn read(&mut self, k: usize, fail: bool) -> bool {
-        let (ours, theirs) = (self.client.borrow.readings(), self.server.borrow.readings());
-        if ours + theirs == 0 {
-            return false;
-        }
-        let k = k % (ours + theirs);
-        let at = if k < ours { At::Client } else { At::Server };
-        let (memory, broken) = match at {
-            At::Client => (&self.memory, self.client.broken),
-            At::Server => (&self.client_memory, self.server.broken),
-        };
-        if memory.blackhole {
-            return false;
-        }
-        let refused = fail || broken || memory.refuses;
-        let completed = match at {
-            At::Client => self.client.borrow.step(k, refused, memory),
-            At::Server => self.server.borrow.step(k - ours, refused, memory),
-        };
-        if let Some((read, result)) = completed {
-            self.borrower_command(at, BorrowerCommand::ReadDone { read, result });
-        }
-        true
-    }
-
-    fn no_memory(&mut self, k: usize) {
-        for at in [At::Client, At::Server] {
-            let borrow = if at == At::Client { &mut self.client.borrow } else { &mut self.server.borrow };
-            if let Some((read, result)) = borrow.no_memory(k) {
-                return self.borrower_command(at, BorrowerCommand::ReadDone { read, result });
-            }
-        }
-    }
-
-    /// Consumes a batch in the `k`th application of both ends.
-    fn take(&mut self, k: usize) -> bool {
-        let mut full = Vec::new();
-        for (at, borrow) in [(At::Client, &self.client.borrow), (At::Server, &self.server.borrow)] {
-            full.extend(borrow.apps.iter().filter(|(_, app)| !app.untaken.is_empty()).map(|(id, _)| (at, *id)));
-        }
-        let Some(&(at, stream)) = full.get(k % full.len().max(1)) else { return false };
-        let borrow = if at == At::Client { &mut self.client.borrow } else { &mut self.server.borrow };
-        let cost = borrow.apps.get_mut(&stream).and_then(|app| app.untaken.pop_front());
-        if let Some(cost) = cost {
-            self.borrower_command(at, BorrowerCommand::Consumed { stream, cost });
-        }
-        true
-    }
-
-    /// The server's engine accepts or answers the `k`th upload.
-    fn sink(&mut self, k: usize) -> bool {
-        let Some(command) = self.server.sink(k) else { return false };
-        self.server_command(command);
-        true
-    }
-
-    /// The server's engine fails the `k`th upload.
-    fn refuse(&mut self, k: usize) {
-        let open = self.server.borrow.apps.iter().filter(|(_, app)| app.answered.is_none() && !app.withdrawn);
-        let open: Vec<_> = open.map(|(id, _)| *id).collect();
-        let Some(&stream) = open.get(k % open.len().max(1)) else { return };
-        if let Some(app) = self.server.borrow.apps.get_mut(&stream) {
-            app.answered = Some(false);
-        }
-        let result = Err(Failure::new(FAILURE, "the table is full"));
-        self.server_command(ServerCommand::Answer { stream, result });
-    }
-
-    fn give_up(&mut self, batch: (StreamId, u64)) {
-        let command = self.client.borrow.giving_up(batch, &self.memory);
-        self.borrower_command(At::Client, command);
-        self.client.borrow.given_up(batch);
-        self.client.borrow.check_held(self.client.machine.borrower());
-    }
-
-    fn lazy_step(&mut self) -> bool {
-        match self.client.borrow.lazy_step() {
-            Some(Ok(command)) => self.borrower_command(At::Client, command),
-            Some(Err(batch)) => self.give_up(batch),
-            None => return false,
-        }
-        true
-    }
-
-    fn answer_server(&mut self) -> bool {
-        let mut memories = Memories { mine: &mut self.memory, theirs: &self.client_memory };
-        let answered = self.server.answer(self.now, &mut memories);
-        self.server(ServerInput::Time);
-        answered
-    }
-
-    fn answer_client(&mut self) -> bool {
-        let mut memories = Memories { mine: &mut self.client_memory, theirs: &self.memory };
-        let answered = self.client.answer(self.now, &mut memories);
-        self.client(ClientInput::Time);
-        answered
-    }
-
-    /// Does every step that needs no time to pass. Returns whether there was any.
-    fn anything(&mut self) -> bool {
-        self.execute_waiting();
-        let moved = [
-            self.deliver_to_server(usize::MAX, true),
-            self.deliver_to_client(usize::MAX, true),
-            self.answer_server(),
-            self.answer_client(),
-            self.engine(0),
-            self.read(0, false),
-            self.take(0),
-            self.lazy_step(),
-            self.sink(0),
-        ];
-        moved.contains(&true)
-    }
-
-    /// Runs both ends without further faults until `done`. Time passes only when no other step is possible.
-    fn settle(&mut self, what: &str, done: impl Fn(&Pair) -> bool) {
-        let started = self.now;
-        for _ in 0..100_000 {
-            if self.anything() {
-                continue;
-            }
-            if done(self) {
-                return;
-            }
-            let wake = [self.server.wake, self.client.wake].into_iter().flatten().min();
-            let wake = wake.unwrap_or_else(|| panic!("{what}: stuck without a timer: {}", self.state()));
-            // A lender without free leases waits until the borrower sends held-back releases.
-            let is_soon = wake <= self.now + MOMENT;
-            assert!(self.faults || is_soon, "{what}: stuck without a fault: {}", self.state());
-            self.now = self.now.max(wake);
-            self.server(ServerInput::Time);
-            self.client(ClientInput::Time);
-            let took = self.now - started;
-            assert!(took < Duration::from_secs(120), "{what}: not done after {took:?}: {}", self.state());
-        }
-        panic!("{what}: too many steps");
-    }
-
-    /// Passes the time for which releases are held back.
-    fn a_moment_passes(&mut self) {
-        self.apply(Op::Advance(MOMENT));
-        while self.anything() {}
-    }
-
-    fn state(&self) -> String {
-        let apps = (&self.client.borrow.apps, &self.server.borrow.apps, &self.client.uploads);
-        format!("{apps:#?}\n{:#?}\n{:#?}", self.client.machine, self.server.machine)
-    }
-
-    /// Runs until every stream has ended. Returns for each result whether it ended without an error.
-    pub(crate) fn streams_end(&mut self) -> Vec<bool> {
-        self.settle("streams end", |pair| {
-            let answered = pair.client.uploads.values().all(Option::is_some);
-            pair.waiting.is_empty() && pair.client.borrow.all_over() && answered
-        });
-        self.client.borrow.apps.values().map(|app| matches!(app.over, Some(Ok(())))).collect()
-    }
-
-    /// Ends all streams, closes both ends and checks that nothing is left. Returns the reasons for which the server and
-    /// the client closed.
-    pub(crate) fn finish(mut self) -> [ConnectionError; 2] {
-        // Waiting requests are sent, or fail if the connection never opens.
-        self.streams_end();
-        self.a_moment_passes();
-        if !self.faults {
-            self.all_well();
-        }
-        self.uploads_agree();
-        let connected = [&self.to_server, &self.to_client].iter().all(|pipe| !pipe.discards && !pipe.ended);
-        if connected {
-            // All bytes have arrived, so an open connection must have nothing left over.
-            let streams = [self.client.machine.open_streams(), self.server.machine.open_streams()];
-            assert_eq!(streams, [0, 0], "streams are left: {}", self.state());
-            let reads = self.client.machine.outstanding_reads() + self.server.borrow.readings();
-            let held = self.server.lend.leases_held() + self.client.lend.leases_held();
-            assert!(self.memory.blackhole || (reads, held) == (0, 0), "{}", self.state());
-        }
-        self.faults = true;
-        self.client_command(ClientCommand::Close);
-        self.settle("both close", |pair| pair.server.closed.is_some() && pair.client.closed.is_some());
-        assert_eq!(self.server.lend.leases_held() + self.client.lend.leases_held(), 0);
-        assert_eq!(self.client.machine.open_streams(), 0);
-        [self.server.closed, self.client.closed].map(|closed| closed.expect("both ends are closed"))
-    }
-
-    /// Checks that each successful upload at the client has succeeded at the server with all its batches.
-    fn uploads_agree(&self) {
-        for (stream, answer) in &self.client.uploads {
-            if let Some(Ok(rows)) = answer {
-                let app = &self.server.borrow.apps[stream];
-                assert_eq!((app.answered, &app.over, *rows), (Some(true), &Some(Ok(())), app.next), "{stream:?}");
-            }
-        }
-    }
-
-    /// Checks that, without faults, streams end as scripted, unless they exceed a limit.
-    fn all_well(&self) {
-        let knobs = &self.server.knobs;
-        let most = knobs.max_loan_bytes.min(knobs.max_batch_bytes);
-        let large = |batch: &Batch| batch.bytes(true).max(batch.bytes(false)) > most;
-        let refused = self.last_stream > knobs.max_streams;
-        let results = self.client.borrow.apps.iter().map(|(id, app)| (id, &app.script, app.over.clone()));
-        let of = |stream: &StreamId| self.server.borrow.apps.get(stream).map(|app| &app.script);
-        let uploads = self.client.uploads.iter().filter_map(|(id, answer)| {
-            let answer = answer.clone().map(|answer| answer.map(drop));
-            Some((id, of(id)?, answer))
-        });
-        for (stream, script, over) in results.chain(uploads) {
-            let large = script.batches.iter().any(large);
-            match (script.ending, &over) {
-                (Ending::Finish, Some(Ok(()))) | (Ending::Fail, Some(Err(_))) => {}
-                (_, Some(Err(error))) if large || refused || error.to_string().contains("SQL") => {}
-                (_, over) => panic!("{stream:?} ended as {over:?}: {script:?}"),
-            }
-        }
-        assert_eq!((self.server.machine.open_streams(), self.server.machine.open_leases()), (0, 0));
     }
 }
 

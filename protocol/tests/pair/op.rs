@@ -41,6 +41,10 @@ pub(crate) enum Op {
     ReadFails(usize),
     NoMemory(usize),
     Blackhole,
+    /// The server, or the client, cannot open the memory of the next batch that it lends.
+    ExposureFails {
+        at_server: bool,
+    },
     ServerFabricFails,
     ClientFabricFails,
     /// Bytes are lost, and neither end gets an error.

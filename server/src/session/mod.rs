@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use thallus_driver::{
-    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanPool, PackingContext, PreparedBatch,
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanBudget, LoanPool, PackingContext,
+    PreparedBatch,
 };
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
@@ -37,7 +38,10 @@ use crate::engine::{Engine, QueryRequest};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
+    /// One pool for each fabric.
     pub(crate) pools: Vec<Arc<LoanPool>>,
+    /// Bytes that may be on loan to all clients over all fabrics.
+    pub(crate) budget: LoanBudget,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
     /// Whether clients may map lent batches.

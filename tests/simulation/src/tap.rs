@@ -1,10 +1,12 @@
 //! Watches a client's end of a control connection and checks credit in both directions: the borrower grants no more
-//! than its window, and the lender sends no more than it was granted.
+//! than its window, and the lender sends no more than it was granted. Also checks that a lender lends nothing after it
+//! has reported that the path is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use thallus_protocol::StreamId;
 use thallus_protocol::codec::{Decoded, Decoder, FrameLimits};
+use thallus_protocol::codes::StreamCode;
 use thallus_protocol::credit::batch_cost;
 use thallus_protocol::message::{FromBorrower, FromLender, Message, Request};
 
@@ -16,6 +18,8 @@ pub struct Tap {
     from_server: Decoder,
     from_client: Decoder,
     streams: BTreeMap<StreamId, Account>,
+    /// The ends to which nothing may be lent any more.
+    path_lost: BTreeSet<&'static str>,
     /// Largest window of an upload, in bytes.
     upload_window: u64,
 }
@@ -40,7 +44,8 @@ impl Tap {
             decoder.verify_checksums(true);
             decoder
         };
-        Tap { trace, from_server: decoder(), from_client: decoder(), streams: BTreeMap::new(), upload_window }
+        let (streams, path_lost) = (BTreeMap::new(), BTreeSet::new());
+        Tap { trace, from_server: decoder(), from_client: decoder(), streams, path_lost, upload_window }
     }
 
     /// Takes bytes that the client wrote.
@@ -63,7 +68,7 @@ impl Tap {
         }
     }
 
-    fn message(&mut self, message: Message, to: &str) {
+    fn message(&mut self, message: Message, to: &'static str) {
         match message {
             Message::Open(open) => {
                 let account = match open.request {
@@ -87,10 +92,14 @@ impl Tap {
         }
     }
 
-    fn lender_message(&mut self, message: FromLender, to: &str) {
+    fn lender_message(&mut self, message: FromLender, to: &'static str) {
         match message {
             FromLender::Lent { stream, batch, .. } => {
                 self.trace.count("message", format!("lent to {to}"));
+                if self.path_lost.contains(to) {
+                    let how = format!("{stream:?} to the {to}");
+                    self.trace.violated("nothing is lent once the path is lost", how);
+                }
                 self.arrived(stream, batch.descriptor.slab_bytes());
             }
             FromLender::Inline { stream, seq, bytes, .. } => {
@@ -106,7 +115,12 @@ impl Tap {
                     account.window = account.window.max(bytes);
                 }
             }
-            FromLender::Failed { failure, .. } => self.trace.count("failed", format!("{:?}", failure.code)),
+            FromLender::Failed { failure, .. } => {
+                self.trace.count("failed", format!("{:?}", failure.code));
+                if failure.code == StreamCode::DataPlaneLost {
+                    self.path_lost.insert(to);
+                }
+            }
             FromLender::RegionGone(_) => self.trace.count("message", "region gone"),
             _ => {}
         }
