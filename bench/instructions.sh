@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Counts the instructions that each piece of a batch's path takes, by callgrind, and compares with instructions.csv.
-# Unlike time, they are the same on a busy machine: a change that shows here is a change of the code, or of the compiler.
-# usage: bench/instructions.sh [--update] [PIECE ...]     --update writes instructions.csv (all pieces)
-# Fails if a piece takes over 5 % more than it did.
+# Counts the instructions of each piece of a batch's path with callgrind, and compares them with instructions.csv.
+# Unlike times, the counts are the same on a busy machine: a difference comes from the code or from the compiler.
+# usage: bench/instructions.sh [--update] [PIECE ...]
+#   --update    count all pieces and write instructions.csv
+# Fails if a piece takes over 5 % more instructions than before.
 set -euo pipefail
 cd "$(dirname "$0")"
 update=false
@@ -24,7 +25,7 @@ counted=$(mktemp)
 trap 'rm -f "$counted" "$counted".out*' EXIT
 echo "piece,instructions_per_batch" >"$counted"
 for piece in "${pieces[@]}"; do
-    # The warm-up is not within `measured`, and so not counted.
+    # The warm-up runs outside of `measured`, and is not counted.
     batches=$(valgrind --tool=callgrind --toggle-collect='*instructions*measured*' --collect-atstart=no \
         --callgrind-out-file="$counted.out" "$program" "$piece" 4 2>"$counted.out.log") || {
         cat "$counted.out.log" >&2

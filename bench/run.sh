@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 cargo build --release --locked
 target=${CARGO_TARGET_DIR:-target}
 
-# Flight in C++ comes with pyarrow. Without Python it is left out, and the page says so.
+# Flight in C++ comes with pyarrow. Without Python this contender is left out, and the page says so.
 python=()
 if command -v python3 >/dev/null; then
     venv=$target/pyarrow

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Throughput of lent and mapped results of 1 GiB under every version of UCX, in turn: medians of some rounds, each beside the system's.
+# Measures the throughput of lent and mapped results of 1 GiB under every version of UCX, in turn: the medians of some
+# rounds, each beside that of the system's UCX.
 # usage: bench/ucx-versions.sh [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -20,14 +21,17 @@ def start(arguments, library):
     environment.pop("THALLUS_UCX_LIBRARY", None)
     if library != "system":
         environment["THALLUS_UCX_LIBRARY"] = library
-    return subprocess.Popen([program, *arguments], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [program, *arguments], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
 
 
 def gigabytes_a_second(library, contender):
     server = start(["serve", "thallus"], library)
     port = server.stdout.readline().split()[1]
     client = start(["client", contender, port], library)
-    client.stdin.write(json.dumps({"query": QUERY, "bytes": ROWS * 64, "touch": False, "streams": 1, "iterations": 4}) + "\n")
+    request = {"query": QUERY, "bytes": ROWS * 64, "touch": False, "streams": 1, "iterations": 4}
+    client.stdin.write(json.dumps(request) + "\n")
     client.stdin.flush()
     answer = json.loads(client.stdout.readline())
     for process in (client, server):
@@ -36,7 +40,7 @@ def gigabytes_a_second(library, contender):
     if answer.get("error"):
         raise SystemExit(f"{library}: {answer['error']}")
     assert answer["rows"] == ROWS and answer["report"]["bytes_inline"] == 0, answer
-    # The first fills pools.
+    # The first iteration fills pools.
     return ROWS * 64 / statistics.median(answer["seconds"][1:]) / 1e9
 
 
@@ -53,5 +57,6 @@ for contender in ("lent", "mapped"):
     print(f"{contender}, 1 GiB, {rounds} rounds in turn")
     for library in libraries:
         beside = [mine / systems for mine, systems in zip(rates[library], rates["system"])]
-        print(f"  UCX {name(library):10} {statistics.median(rates[library]):6.1f} GB/s, {statistics.median(beside):.2f} of the system's")
+        rate, ratio = statistics.median(rates[library]), statistics.median(beside)
+        print(f"  UCX {name(library):10} {rate:6.1f} GB/s, {ratio:.2f} of the system's")
 PYTHON

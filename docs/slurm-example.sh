@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Serves tables from the first node of a job, and queries them from all the others by RDMA:
+# Serves tables from the first node of a job, and queries them from all other nodes by RDMA:
 #   sbatch docs/slurm-example.sh /scratch/tables 'SELECT count(*) FROM lineitem'
-# Locked memory must be unlimited on the nodes: PropagateResourceLimitsExcept=MEMLOCK in slurm.conf, and LimitMEMLOCK=infinity
-# in the unit of slurmd.
+# Locked memory must be unlimited on the nodes: PropagateResourceLimitsExcept=MEMLOCK in slurm.conf, and
+# LimitMEMLOCK=infinity in the unit of slurmd.
 #SBATCH --job-name=thallus
 #SBATCH --nodes=3
 #SBATCH --ntasks-per-node=1
@@ -30,6 +30,6 @@ for _ in $(seq 60); do
 done
 echo "$ready"
 
-# One client on each of the other nodes, each with a file of its own.
+# One client on each of the other nodes, each with its own output file.
 srun --overlap --nodes="$((${#nodes[@]} - 1))" --ntasks-per-node=1 --nodelist="$clients" \
     bash -c 'thallus query "$1" "$2" --stats --output "result-$SLURM_PROCID.parquet"' thallus "$url" "$sql"

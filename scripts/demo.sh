@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The main job on real input: sets up, builds, makes TPC-H tables (or takes your directory of files), starts a server, runs
-# queries through the client over UCX, prints results and transfer reports, and stops what it started.
+# The demonstration: installs missing packages, builds, generates TPC-H tables (or takes your directory of files),
+# starts a server, runs queries over UCX, prints results and transfer reports, and stops the server.
 #
 #   scripts/demo.sh                  TPC-H at scale factor 1 (SCALE=0.1 for less)
 #   scripts/demo.sh DIR              every file and sub-directory of DIR is a table
-#   scripts/demo.sh DIR 'SELECT ..'  and this is the query
+#   scripts/demo.sh DIR 'SELECT ..'  runs only this query
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh
 target=${CARGO_TARGET_DIR:-target}
-echo "demo: building (the first time DataFusion takes half an hour on two cores)" >&2
+echo "demo: building (the first build of DataFusion takes about half an hour on two cores)" >&2
 cargo build --release --workspace --quiet
 PATH="$target/release:$PATH"
 
@@ -39,7 +39,7 @@ for _ in $(seq 300); do
     kill -0 "$server" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
     sleep 0.1
 done
-[ -n "${address:-}" ] || { echo "demo: the server did not come up" >&2; cat "$work/log" >&2; exit 1; }
+[ -n "${address:-}" ] || { echo "demo: the server did not start listening" >&2; cat "$work/log" >&2; exit 1; }
 url=thallus://$address
 thallus ping "$url"
 
@@ -51,13 +51,15 @@ run() {
 if [ $# -ge 2 ]; then
     run "$2"
 elif [ $# -eq 1 ]; then
-    thallus query "$url" "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'" --format csv --quiet |
+    tables="SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    thallus query "$url" "$tables" --format csv --quiet |
         tail -n +2 | while read -r table; do run "SELECT * FROM \"$table\""; done
 else
     run "$(cat tests/tpch/q01.sql)"
     run "$(cat tests/tpch/q05.sql)"
-    # A large result: every row travels, by one-sided reads and then, for comparison, inline over TCP.
-    large='SELECT l_orderkey, l_partkey, l_suppkey, l_quantity, l_extendedprice, l_discount, l_shipdate, l_comment FROM lineitem'
+    # A large result, first by one-sided reads and then, for comparison, inline over TCP.
+    large='SELECT l_orderkey, l_partkey, l_suppkey, l_quantity, l_extendedprice, l_discount, l_shipdate, l_comment'
+    large+=' FROM lineitem'
     run "$large"
     printf '\n\033[1mthe same, inline over TCP\033[0m\n'
     thallus query "$url" "$large" --lend-from never --stats --max-rows 0 --quiet

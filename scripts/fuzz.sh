@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes everything that a peer can send, each target for so many seconds: scripts/fuzz.sh [SECONDS] [TARGET ...]
+# Fuzzes the decoding of everything that a peer can send. SECONDS is the time of each target.
+# usage: scripts/fuzz.sh [SECONDS] [TARGET ...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}

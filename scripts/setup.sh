@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what a build needs and this machine lacks. Does nothing where everything is there.
+# Installs the packages that a build needs and that are missing on this machine.
 set -euo pipefail
 
 command -v cargo >/dev/null || {
@@ -12,11 +12,12 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v c++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
-# UCX is loaded when a program runs: its headers are not needed.
+# UCX is loaded at run time: its headers are not needed.
 ldconfig -p 2>/dev/null | grep -q 'libucp\.so\.0' || missing+=(libucx0)
 # bindgen loads libclang at build time.
-ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' || ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1 || missing+=(libclang-dev)
-# The bindings of ibverbs-sys are made from its own headers, which its cmake build collects; linking names libibverbs.
+ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' ||
+    ls /usr/lib/llvm-*/lib/libclang.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+# ibverbs-sys generates its bindings from its own headers, which its cmake build collects. It links with libibverbs.
 command -v cmake >/dev/null || missing+=(cmake)
 command -v python3 >/dev/null || missing+=(python3-minimal)
 pkg-config --exists libnl-3.0 libnl-route-3.0 2>/dev/null || missing+=(libnl-3-dev libnl-route-3-dev)
@@ -31,5 +32,6 @@ if [ "${#missing[@]}" -gt 0 ]; then
     as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
     "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 fi

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The tests that need an RDMA device, on Soft-RoCE: a full verbs provider in Linux, in a QEMU guest with a stock Debian kernel.
-# Needs no RDMA card, no KVM and no root, and installs nothing but what a build needs.
+# Runs the tests that need an RDMA device on Soft-RoCE, Linux's verbs provider in software, in a QEMU guest with a stock
+# Debian kernel. Needs no RDMA card, no KVM and no root, and installs only the packages of a build.
 #
 #   scripts/soft-roce.sh             all steps
-#   scripts/soft-roce.sh STEP ...    some of them (tests/soft-roce/guest.sh has the list)
+#   scripts/soft-roce.sh STEP ...    some steps (tests/soft-roce/guest.sh has the list)
 #
-# Built once and kept in ${XDG_CACHE_HOME:-~/.cache}/thallus/soft-roce. The guest computes under emulation: what it shows is
-# whether things work, never how fast they are.
+# The guest is built once and kept in ${XDG_CACHE_HOME:-~/.cache}/thallus/soft-roce. Its processor is emulated, so the
+# tests show whether functions work, and nothing about speed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 began=$SECONDS
@@ -14,12 +14,12 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/thallus/soft-roce
 limit=${SOFT_ROCE_TIMEOUT:-900}
 
 if [ "${THALLUS_SKIP_SOFT_ROCE:-}" = 1 ]; then
-    echo "soft-roce: SKIPPED, for THALLUS_SKIP_SOFT_ROCE=1: nothing was tested over RDMA" >&2
+    echo "soft-roce: SKIPPED because THALLUS_SKIP_SOFT_ROCE=1: nothing was tested over RDMA" >&2
     exit 0
 fi
 scripts/setup.sh
 
-# The guest is made of these scripts and of the host's C library.
+# The guest depends on these scripts and on the host's C library.
 key=$(cat tests/soft-roce/{image.sh,init} <(ldd --version | head -1) | sha256sum | cut -c1-16)
 image=$cache/$key
 if [ ! -d "$image" ]; then
@@ -27,8 +27,8 @@ if [ ! -d "$image" ]; then
     mkdir -p "$cache"
     rm -rf "$image.partial"
     tests/soft-roce/image.sh "$image.partial" || {
-        echo "soft-roce: the guest cannot be built on this host, for the reason above. THALLUS_SKIP_SOFT_ROCE=1 leaves" \
-            "these tests out." >&2
+        echo "soft-roce: the guest cannot be built on this host, for the reason above." \
+            "THALLUS_SKIP_SOFT_ROCE=1 leaves these tests out." >&2
         exit 1
     }
     mv "$image.partial" "$image"
@@ -37,11 +37,12 @@ fi
 echo "soft-roce: building the tests" >&2
 cargo build --release --workspace --bins --example read_bandwidth --quiet
 tests=(--test conformance --test faults --test loopback --test processes --test soft_roce --test tpch)
-executables=$(cargo test --release --workspace "${tests[@]}" --no-run --quiet --message-format=json | sed -n \
-    '/"test":true/s/.*"package_id":"[^"]*#\([a-z-]*\)@[^"]*".*"name":"\([^"]*\)".*"executable":"\([^"]*\)".*/\1 \2 \3/p')
+fields='"package_id":"[^"]*#\([a-z-]*\)@[^"]*".*"name":"\([^"]*\)".*"executable":"\([^"]*\)"'
+executables=$(cargo test --release --workspace "${tests[@]}" --no-run --quiet --message-format=json |
+    sed -n "/\"test\":true/s/.*$fields.*/\1 \2 \3/p")
 target=${CARGO_TARGET_DIR:-target}/release
 
-# What the guest mounts as /host. Its programs lie as they do in target/, where the tests look for them.
+# The guest mounts this directory as /host. The programs lie as in target/, where the tests look for them.
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 host=$work/host
@@ -60,8 +61,8 @@ while read -r package name executable; do
         ;;
     esac
 done <<<"$executables"
-# A new UCX with its InfiniBand module, which libucx-cu12 lacks: that of PyPI's nixl-cu12. It goes by the guest's own libibverbs, which
-# knows Soft-RoCE.
+# A new UCX with its InfiniBand module, which libucx-cu12 lacks: the UCX of PyPI's nixl-cu12. It uses the guest's own
+# libibverbs, which supports Soft-RoCE.
 wheel=$(scripts/ucx-versions.sh --with-rdma)
 new=$host/ucx-new
 mkdir -p "$new/ucx"
@@ -74,9 +75,9 @@ for verbs in "$wheel"/libibverbs-*; do
     ln -s /usr/lib/x86_64-linux-gnu/libibverbs.so.1 "$new/$(basename "$verbs")"
 done
 "$target/thallus-tpch-data" --scale 0.01 --out "$host/tpch" >/dev/null
-# Tests run as somebody else too.
+# Some tests run as another user.
 chmod -R a+rX "$work"
-# Libraries that the guest's own programs do not need.
+# Libraries that the guest's own programs lack.
 ldd "$host"/release/thallus* "$host"/release/deps/* "$new"/libuc* "$new"/ucx/* |
     awk -v new="$new" '$2 == "=>" && $3 ~ /^\// && index($3, new) == 0 { print $3 }' | sort -u |
     while read -r library; do install -m 755 "$(readlink -f "$library")" "$host/lib/$(basename "$library")"; done
@@ -97,10 +98,11 @@ LD_LIBRARY_PATH=${libs:-} timeout -k 5 "$limit" "$qemu" "${options[@]}" \
     -virtfs "local,path=$host,mount_tag=host,security_model=none,readonly=on,multidevs=remap" \
     -kernel "$image/vmlinux" -initrd "$image/initrd.gz" \
     -append "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off no_timer_check" </dev/null || status=$?
-# isa-debug-exit: (status << 1) | 1. Else the guest said nothing: 124 and 137 are the time-out's.
+# The status of isa-debug-exit is (status << 1) | 1. Any other status means that the guest reported none: 124 and 137
+# are those of the timeout.
 case $status in
 1) echo "soft-roce: passed, in $((SECONDS - began)) s" >&2 && exit 0 ;;
-124 | 137) echo "soft-roce: FAILED: the guest took longer than $limit s (SOFT_ROCE_TIMEOUT)" >&2 ;;
+124 | 137) echo "soft-roce: FAILED: the guest ran for longer than $limit s (SOFT_ROCE_TIMEOUT)" >&2 ;;
 *) echo "soft-roce: FAILED (QEMU ended with $status)" >&2 ;;
 esac
 exit 1

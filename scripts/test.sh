@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# All tests, set-up included: then the simulation (scripts/simulate.sh), and what needs an RDMA device, in a guest (scripts/soft-roce.sh).
-# Arguments go to cargo test, as in: scripts/test.sh --test faults
+# Runs all tests, after installing missing packages: the workspace's, the simulation (scripts/simulate.sh), and the
+# tests that need an RDMA device (scripts/soft-roce.sh). Arguments go to cargo test, which then runs alone:
+# scripts/test.sh --test faults
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-# --workspace, so that features are the same as in every other build here and DataFusion is compiled once.
+# --workspace, so that the features are the same as in every other build and DataFusion is compiled once.
 cargo test --release --workspace "$@"
-# The rest takes none of those arguments.
+# The other scripts take none of these arguments.
 if [ "$#" -eq 0 ]; then
     scripts/simulate.sh test
     scripts/soft-roce.sh

@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
-# The tests of UCX under several versions of it, and between two versions; then the bandwidth of each.
-# The versions are the system's and those of PyPI's package libucx-cu12. --long: all that are supported, otherwise some.
+# Runs the tests of UCX under several versions of UCX, and between two versions; then measures the bandwidth of each.
+# The versions are the system's and those of PyPI's package libucx-cu12. --long: all supported versions, otherwise some.
 # usage: scripts/ucx-matrix.sh [--long]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 
 versions=(1.16.0.post2 1.19.0 1.22.0)
-[ "${1:-}" != --long ] || versions=(1.14.1.post2 1.15.0.post2 1.16.0.post2 1.17.0.post1 1.18.1 1.19.0 1.20.1 1.21.0 1.22.0)
+if [ "${1:-}" = --long ]; then
+    versions=(1.14.1.post2 1.15.0.post2 1.16.0.post2 1.17.0.post1 1.18.1 1.19.0 1.20.1 1.21.0 1.22.0)
+fi
 mapfile -t libraries < <(scripts/ucx-versions.sh "${versions[@]}")
 [ "${#libraries[@]}" -eq "${#versions[@]}" ] || exit 1
 versions=(system "${versions[@]}")
 libraries=(system "${libraries[@]}")
 
-# All with the features of every other build here, so that nothing is compiled again.
+# All with the features of every other build, so that nothing is compiled again.
 messages=$(mktemp)
 trap 'rm -f "$messages"' EXIT
 cargo test --release --workspace --no-run --message-format=json >"$messages"
-program() { # PACKAGE TARGET KIND: where cargo put it
+program() { # PACKAGE TARGET KIND: prints the path of the executable
     python3 - "$messages" "$@" <<'PYTHON'
 import json, sys
 path, package, target, kind = sys.argv[1:]
@@ -33,7 +35,7 @@ failed=0
 run() { # WHAT DIRECTORY PROGRAM ARGUMENTS...
     local what=$1 directory=$2 log
     shift 2
-    [ -x "$1" ] || { echo "ucx-matrix: there is no program for $what" >&2; exit 1; }
+    [ -x "$1" ] || { echo "ucx-matrix: the program for $what is missing" >&2; exit 1; }
     log=$(mktemp)
     if (cd "$directory" && timeout 300 "$@" >"$log" 2>&1) && grep -q 'test result: ok. [1-9]' "$log"; then
         printf '%-66s %s\n' "$what" "$(grep -o '[0-9]* passed' "$log" | tail -n 1)"
@@ -44,11 +46,12 @@ run() { # WHAT DIRECTORY PROGRAM ARGUMENTS...
     fi
     rm -f "$log"
 }
-use() { # LIBRARY: of the programs that are run from here on
+use() { # LIBRARY: used by all programs from here on
     if [ "$1" = system ]; then unset THALLUS_UCX_LIBRARY; else export THALLUS_UCX_LIBRARY=$1; fi
 }
 
-# Emulation, which is for tests, does not work in some versions with the protocols that are not their default, nor between all versions.
+# Emulation serves tests only. In some versions, and between some, it does not work with protocols other than the
+# default.
 shared_memory=(--skip tcp --skip emulat)
 for index in "${!versions[@]}"; do
     version=${versions[index]}
@@ -69,20 +72,23 @@ for index in "${!versions[@]}"; do
     [ "${1:-}" != --long ] || run "UCX $version: 220 kills" tests "$(program tests kills test)" --ignored
 done
 
-# Between versions: each with the next, and all with all in the long mode.
+# Between versions: each with its neighbours, or all with all in the long mode.
 pairs=()
 for server in "${!versions[@]}"; do
     for client in "${!versions[@]}"; do
         distance=$(((client - server + ${#versions[@]}) % ${#versions[@]}))
-        [ "$distance" -eq 0 ] || { [ "${1:-}" != --long ] && [ "$distance" -ne 1 ] && [ "$distance" -ne $((${#versions[@]} - 1)) ]; } ||
+        [ "$distance" -ne 0 ] || continue
+        if [ "${1:-}" = --long ] || [ "$distance" -eq 1 ] || [ "$distance" -eq $((${#versions[@]} - 1)) ]; then
             pairs+=("$server $client")
+        fi
     done
 done
 for pair in "${pairs[@]}"; do
     read -r server client <<<"$pair"
     use "${libraries[client]}"
     what="UCX ${versions[server]} at the lender, ${versions[client]} at the borrower"
-    THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: processes" fabric-ucx "$(program fabric-ucx processes test)" "${shared_memory[@]}"
+    THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: processes" fabric-ucx \
+        "$(program fabric-ucx processes test)" "${shared_memory[@]}"
     THALLUS_TEST_SERVER_UCX=${libraries[server]} run "$what: results" tests "$(program tests ucx test)"
 done
 

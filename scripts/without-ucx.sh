@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
-# Without UCX: neither program's build without it needs the library, and a client built so runs queries, inline over TCP.
+# Checks builds without UCX: they do not depend on the UCX library, and a client built so runs queries inline over TCP.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}
 
 needs_none() { # PACKAGE FEATURES
-    if cargo tree -p "$1" --no-default-features --features "$2" -e normal,build --prefix none | grep -E '^(ucx-sys|thallus-fabric-ucx|ibverbs-sys|thallus-fabric-verbs) '; then
+    if cargo tree -p "$1" --no-default-features --features "$2" -e normal,build --prefix none |
+        grep -E '^(ucx-sys|thallus-fabric-ucx|ibverbs-sys|thallus-fabric-verbs) '; then
         echo "without-ucx: $1 without its features ucx and verbs still needs their libraries" >&2
         exit 1
     fi
 }
-needs_none thallus-client ""
-needs_none thallus-server datafusion
+needs_none thallus-cli ""
+needs_none thallus-server-cli datafusion
 
-# The development profile: other features than the workspace's, so that nothing of the release builds is replaced.
-cargo build --quiet -p thallus-client --no-default-features
+# The development profile: its features differ from the workspace's, and the release builds remain as they are.
+cargo build --quiet -p thallus-cli --no-default-features
 client=$target/debug/thallus
 if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
     echo "without-ucx: $client is linked with UCX or libibverbs" >&2
@@ -22,7 +23,7 @@ if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
 fi
 
 cargo build --quiet --release --workspace
-# With all features, too: UCX and libibverbs are loaded when they are asked for.
+# With all features too: UCX and libibverbs are loaded at run time.
 for program in thallus thallus-server; do
     if readelf -d "$target/release/$program" | grep -E 'NEEDED.*(libuc[pst]|libibverbs)'; then
         echo "without-ucx: $program does not start without UCX or libibverbs" >&2
@@ -41,9 +42,10 @@ done
 [ -n "$address" ] || { cat "$log" >&2; exit 1; }
 sql="SELECT value, value * 2 AS twice FROM generate_series(1, 1000000)"
 expected=$(seq 1000000 | awk '{ s += $1 * 3 } END { printf "%.0f", s }')
-got=$("$client" query "thallus://$address?fabric=none" "$sql" --format csv | awk -F, 'NR > 1 { s += $1 + $2 } END { printf "%.0f", s }')
+got=$("$client" query "thallus://$address?fabric=none" "$sql" --format csv |
+    awk -F, 'NR > 1 { s += $1 + $2 } END { printf "%.0f", s }')
 [ "$got" = "$expected" ] || { echo "without-ucx: got $got, expected $expected" >&2; exit 1; }
-# Unless inline is asked for, that there is no fabric is said.
+# The client must report the missing fabric, unless the URL requests inline.
 "$client" query "thallus://$address" "SELECT 1" 2>&1 >/dev/null | grep "built without UCX" ||
-    { echo "without-ucx: the client does not say that it has no fabric" >&2; exit 1; }
+    { echo "without-ucx: the client does not report that it has no fabric" >&2; exit 1; }
 echo "without UCX: builds, and $got is right"

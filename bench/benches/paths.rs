@@ -1,5 +1,5 @@
 //! Time of the pieces of a batch's path, and of whole queries through both drivers over a fabric in memory.
-//! `cargo bench` runs all, `cargo bench -- layout` those whose name has it.
+//! `cargo bench` runs all, `cargo bench -- layout` those with `layout` in their name.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,12 +13,11 @@ use thallus_client::{Client, ConnectOptions, LendFrom, QueryOptions};
 use thallus_fabric::Fabric;
 use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_sim::{SimNetwork, SimOptions};
-use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::runtime::{Builder, Runtime};
 
 fn parts(criterion: &mut Criterion) {
-    // The first to run: without this the allocator waits for a heap to be grown in a fabric, as only a server's is.
+    // Must come first: otherwise the allocator waits for a heap in a fabric, which only a server has.
     RegisteredHeap::stay_ordinary();
     let fabric = SimNetwork::new(1, SimOptions::default()).host();
     for mut piece in pieces(fabric, |_| true).expect("pieces") {
@@ -33,7 +32,7 @@ fn parts(criterion: &mut Criterion) {
 fn connected(runtime: &Runtime) -> Client {
     let network = SimNetwork::new(1, SimOptions::default());
     let fabrics = Fabrics { available: vec![network.host() as Arc<dyn Fabric>], ..Fabrics::default() };
-    let server = Server::new(Arc::new(MemoryEngine::default()), fabrics, Settings::new(&ServerConfig::default()));
+    let server = Server::new(Arc::new(MemoryEngine::default()), fabrics, Settings::default());
     runtime.block_on(async {
         let (near, far) = tokio::io::duplex(256 * 1024);
         tokio::spawn(async move { server.handle(near).await });
@@ -57,7 +56,7 @@ fn drivers(criterion: &mut Criterion) {
                     }
                 });
             };
-            // The table is made by the first query.
+            // The first query generates the table.
             run();
             group.bench_function(format!("{what}/{way}"), |bencher| bencher.iter(run));
         }

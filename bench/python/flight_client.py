@@ -1,4 +1,4 @@
-"""Arrow Flight's client in C++, by pyarrow. Answers requests on standard input, in lines of JSON, as src/wire.rs has them.
+"""Arrow Flight's client in C++, by pyarrow. Answers requests from standard input, in the lines of JSON of src/wire.rs.
 
 Usage: flight_client.py PORT [sql]    (sql: GetFlightInfo before DoGet)
 """
@@ -47,7 +47,8 @@ for line in sys.stdin:
         streams = max(request["streams"], 1)
         while len(clients) < streams:
             # Without its own pool, all clients of a process would share one connection.
-            clients.append(flight.FlightClient(f"grpc://127.0.0.1:{PORT}", generic_options=[("grpc.use_local_subchannel_pool", 1)]))
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            clients.append(flight.FlightClient(f"grpc://127.0.0.1:{PORT}", generic_options=options))
         while len(clients) > streams:
             clients.pop().close()
         answer = {"seconds": []}

@@ -1,6 +1,6 @@
 """Arrow Flight in C++, by pyarrow: the tables of a directory of Arrow IPC files, mapped into memory.
 
-Says `ready PORT` on standard output, ends with its standard input. Usage: flight_server.py DIRECTORY
+Prints `ready PORT` on standard output, ends with its standard input. Usage: flight_server.py DIRECTORY
 """
 
 import os
@@ -57,7 +57,7 @@ class Server(flight.FlightServerBase):
     def do_get(self, context, ticket):
         name, rows, most = parse(ticket.ticket)
         schema, batches = self.tables.get(name)
-        # A reader in C++ over the batches: Python only names the next one.
+        # A reader in C++ over the batches: Python only selects the next one.
         return flight.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, run(batches, rows, most)))
 
 

@@ -1,4 +1,4 @@
-//! Who is compared.
+//! The contenders of the comparison.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -7,25 +7,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Contender {
-    /// Thallus as it comes: inline below its threshold, lent above.
+    /// Thallus with its defaults: inline below its threshold, lent above.
     Thallus,
-    /// Thallus, everything lent and read one-sidedly into the client's memory.
+    /// Thallus with everything lent, and read one-sidedly into the client's memory.
     Lent,
-    /// Thallus, everything lent, and used through a pointer into the server's memory.
+    /// Thallus with everything lent, and mapped from the server's memory.
     Mapped,
-    /// Thallus, everything inline over TCP: pure RPC.
+    /// Thallus with everything inline over TCP: pure RPC.
     Inline,
     /// Arrow Flight in Rust.
     FlightRust,
-    /// Arrow Flight in Rust, `GetFlightInfo` before `DoGet`, as Flight SQL has it.
+    /// Arrow Flight in Rust, with `GetFlightInfo` before `DoGet`, as in Flight SQL.
     FlightSqlRust,
     /// Arrow Flight in C++, by pyarrow.
     FlightCpp,
-    /// Arrow Flight in C++, `GetFlightInfo` before `DoGet`, as Flight SQL has it.
+    /// Arrow Flight in C++, with `GetFlightInfo` before `DoGet`, as in Flight SQL.
     FlightSqlCpp,
     /// Limit: a copy between warm buffers of one process.
     Memcpy,
-    /// Limit: UCX reads of memory that the peer's fabric allocated, nothing else.
+    /// Limit: UCX reads of memory that the peer's fabric allocated, without batches.
     UcxGet,
 }
 
@@ -43,7 +43,7 @@ impl Contender {
         Contender::UcxGet,
     ];
 
-    /// Its name in tables and plots.
+    /// Name in tables and plots.
     pub fn name(self) -> &'static str {
         match self {
             Contender::Thallus => "thallus",
@@ -59,12 +59,12 @@ impl Contender {
         }
     }
 
-    /// Whether it is a bound rather than a rival: it moves bytes, and knows of no batches.
+    /// Whether the contender is a limit rather than a rival: it moves bytes, without batches.
     pub fn is_limit(self) -> bool {
         matches!(self, Contender::Memcpy | Contender::UcxGet)
     }
 
-    /// Whether Thallus's client reports on it.
+    /// Whether the contender is Thallus, and has reports.
     pub fn is_thallus(self) -> bool {
         matches!(self, Contender::Thallus | Contender::Lent | Contender::Mapped | Contender::Inline)
     }

@@ -1,4 +1,4 @@
-//! Bytes in a line of text.
+//! Hexadecimal text of bytes.
 
 pub fn encode(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

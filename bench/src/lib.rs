@@ -12,6 +12,7 @@ mod wire;
 mod wiring;
 pub mod worker;
 
-/// For all contenders written in Rust: mimalloc, which engines use. Only a server of Thallus lets it grow in registered memory.
+/// The allocator of all contenders in Rust: mimalloc, as in query engines. Only a Thallus server has it grow in
+/// registered memory.
 #[global_allocator]
 static HEAP: thallus_fabric::memory::RegisteredHeap = thallus_fabric::memory::RegisteredHeap::new();

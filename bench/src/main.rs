@@ -1,4 +1,4 @@
-//! The comparison. `run` is the harness; it starts this executable again as servers and clients. See README.md.
+//! The comparison. `run` is the harness, which starts this executable again as servers and clients. See README.md.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use thallus_bench::{run, serve, worker};
 use thallus_fabric::memory::RegisteredHeap;
 use thallus_fabric_ucx::exit_process;
 
-/// Compares ways to get a result from a server's memory to a client's.
+/// Compares ways to transfer a result from a server's memory to a client's.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -20,7 +20,7 @@ struct Args {
 enum Command {
     /// Runs the comparison.
     Run(run::RunArgs),
-    /// Writes figures and page anew from what was measured.
+    /// Writes figures and page again from existing measurements.
     Report(run::ReportArgs),
     /// A server of the comparison. Ends with its standard input.
     Serve { protocol: serve::Protocol },
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     let work = async {
-        // On the runtime's own threads, where an application's tasks would be.
+        // On the runtime's own threads, as an application's tasks.
         let task = match args.command {
             Command::Run(args) => return run::run(&args),
             Command::Report(args) => return run::report(&args),
@@ -55,6 +55,6 @@ fn main() -> ExitCode {
     if let Err(error) = &done {
         eprintln!("thallus-bench: error: {error}");
     }
-    // Connections may still be closing, as the programs' own may.
+    // Connections may still be closing.
     exit_process(done.is_err().into())
 }

@@ -1,5 +1,5 @@
-//! Both protocol machines in one thread, with nothing between them and nothing read: what a batch costs in the protocol
-//! alone.
+//! Both protocol machines in one thread, without a network and without reads: measures the cost of a batch in the
+//! protocol alone.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ const LEASES: u32 = 511;
 const LOANS: u64 = 1 << 30;
 const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// What a query lends: so many times the same batch.
+/// The lent batches of a query: one batch, repeated `batches` times.
 #[derive(Clone, Debug)]
 pub struct Lent {
     pub schema: Bytes,
@@ -38,14 +38,14 @@ pub struct Lent {
 pub struct Pair {
     client: ClientConnection,
     server: ServerConnection,
-    /// What stands in the lease words, by slot; the probe has none, it is answered here.
+    /// Values of the lease words, by slot, without the probe.
     words: BTreeMap<u32, u64>,
     lent: Option<Lent>,
     /// Batches of the running query that are still to be lent.
     left: u64,
     last_lease: u64,
     last_stream: u32,
-    /// The region of all that is lent has been announced.
+    /// Whether the region of the lent memory has been announced.
     announced: bool,
     delivered: u64,
     ended: bool,
@@ -58,7 +58,7 @@ impl Default for Pair {
 }
 
 impl Pair {
-    /// Connects.
+    /// Connects the two machines.
     pub fn new() -> Self {
         let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::from_static(b"client") };
         let client = ClientConfig {
@@ -119,14 +119,14 @@ impl Pair {
     }
 
     fn tell_client(&mut self, command: ClientCommand) {
-        self.client.handle(NOW, ClientInput::Command(command)).expect("this driver keeps the contract");
+        self.client.handle(NOW, ClientInput::Command(command)).expect("this driver calls the machine as specified");
     }
 
     fn tell_server(&mut self, command: ServerCommand) {
-        self.server.handle(NOW, ServerInput::Command(command)).expect("this driver keeps the contract");
+        self.server.handle(NOW, ServerInput::Command(command)).expect("this driver calls the machine as specified");
     }
 
-    /// Until neither machine has anything to do.
+    /// Steps both machines until neither has output.
     fn pump(&mut self) {
         while self.client_step() | self.server_step() {}
     }
@@ -200,7 +200,7 @@ impl Pair {
         self.lender(LenderCommand::Lend { stream, loan, rows });
     }
 
-    /// The buffers of a lease are open to the client, one after the other in the one region.
+    /// Exposes the buffers of a lease, one after the other in the single region.
     fn expose(&mut self, lease: LeaseId) {
         let buffers = &self.lent.as_ref().expect("a query runs").descriptor.buffers;
         let mut address = DATA.address;
@@ -224,13 +224,13 @@ impl Pair {
 
     fn deliver_to_server(&mut self, frame: &Frame) {
         for part in [&frame.head, &frame.payload].into_iter().filter(|part| !part.is_empty()) {
-            self.server.handle(NOW, ServerInput::Received(part)).expect("this driver keeps the contract");
+            self.server.handle(NOW, ServerInput::Received(part)).expect("this driver calls the machine as specified");
         }
     }
 
     fn deliver_to_client(&mut self, frame: &Frame) {
         for part in [&frame.head, &frame.payload].into_iter().filter(|part| !part.is_empty()) {
-            self.client.handle(NOW, ClientInput::Received(part)).expect("this driver keeps the contract");
+            self.client.handle(NOW, ClientInput::Received(part)).expect("this driver calls the machine as specified");
         }
     }
 }

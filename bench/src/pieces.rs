@@ -1,5 +1,5 @@
-//! The pieces of the path that a batch takes, each as something that can be run again and again: for time (`benches/`)
-//! and for instructions (`src/bin/instructions.rs`).
+//! The pieces of a batch's path, each of which can be run repeatedly: to measure time (`benches/`) and to count
+//! instructions (`src/bin/instructions.rs`).
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use thallus_protocol::{LeaseId, RegionId, RemoteRange, StreamId};
 use crate::pair::{Lent, Pair};
 use crate::tables::first_batch;
 
-/// Tables whose batches the layout is measured with: one for each kind of type.
+/// Tables whose batches measure the layout: one for each kind of type.
 const LAYOUTS: [&str; 7] = ["num8", "int256", "strings", "views", "nested", "dictionary", "lineitem"];
 const CODEC: &str = "codec/lent batch";
 const POOL: &str = "pool/take and return";
-/// Batches of a query of the machines.
+/// Batches of a query in the piece of the machines.
 const BATCHES: u64 = 64;
-/// A batch that is taken from the pool: 1 MiB.
+/// Size of a slab taken from the pool: 1 MiB.
 const SLAB: usize = 1 << 20;
 
-/// Something to be measured.
+/// A piece to be measured.
 pub struct Piece {
     /// `PART/WHAT`.
     pub name: String,
-    /// Batches that one run stands for.
+    /// Number of batches that one run handles.
     pub batches: u64,
     /// One run.
     pub run: Box<dyn FnMut()>,
@@ -40,7 +40,7 @@ fn piece(name: impl Into<String>, batches: u64, run: impl FnMut() + 'static) -> 
     Piece { name: name.into(), batches, run: Box::new(run) }
 }
 
-/// The pieces whose name is wanted, over memory of this fabric. Others are not even prepared.
+/// The pieces whose names are wanted, over memory of this fabric. Other pieces are not prepared.
 pub fn pieces(fabric: Arc<dyn Fabric>, wanted: impl Fn(&str) -> bool) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     for name in LAYOUTS {
@@ -71,7 +71,7 @@ fn layout(name: &str, batch: &RecordBatch) -> Result<Vec<Piece>, String> {
     let plan = Plan::new(&batch.schema()).map_err(|e| e.to_string())?;
     let (descriptor, buffers) = describe(&plan, batch).map_err(|e| e.to_string())?;
     let built = check(&plan, descriptor.clone(), &limits).map_err(|e| e.to_string())?;
-    // Each run gets the descriptor back from the one before, to be spared a copy.
+    // Each run takes the descriptor back from the previous one, which saves a copy.
     let mut unchecked = Some(descriptor);
     let (lender, lender_plan) = (batch.clone(), plan.clone());
     Ok(vec![
@@ -103,7 +103,7 @@ fn inline(batch: &RecordBatch) -> Result<Vec<Piece>, String> {
     ])
 }
 
-/// A lent batch's message, there and back.
+/// The message of a lent batch, encoded and decoded.
 fn codec(batch: &RecordBatch) -> Result<Piece, String> {
     let (descriptor, buffers) =
         describe(&Plan::new(&batch.schema()).map_err(|e| e.to_string())?, batch).map_err(|e| e.to_string())?;
@@ -128,10 +128,10 @@ fn codec(batch: &RecordBatch) -> Result<Piece, String> {
     }))
 }
 
-/// A slab taken, and given back by the last array over it.
+/// A slab taken from the pool, and returned by its last array.
 fn pool(fabric: Arc<dyn Fabric>) -> Result<Piece, String> {
     let pool = SlabPool::new(fabric, PoolLimits::default());
-    // Some slabs are always out, as in a stream.
+    // Some slabs stay in use, as in a stream.
     let held: Vec<_> = (0..8).map(|_| pool.take(SLAB)).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
     Ok(piece(POOL, 1, move || {
         black_box(&held);

@@ -1,17 +1,17 @@
-//! The queries of the comparison: which table, how many rows, and what the engine does for them. Every contender gets the
-//! same text.
+//! The queries of the comparison: the table, the number of rows, and the engine's work. Every contender gets the same
+//! text.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What the engine does for a batch.
+/// The engine's work for a batch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
-    /// Hands out the batch that it holds.
+    /// Returns the batch that it holds.
     Held,
-    /// Computes it: every buffer is new (a `take` of all rows).
+    /// Computes the batch: every buffer is new (a `take` of all rows).
     Fresh,
-    /// Filters it, and keeps this share of the rows. `rows` counts what is scanned.
+    /// Filters the batch, and keeps this share of the rows. `rows` counts the scanned rows.
     Keep(f64),
 }
 
@@ -22,14 +22,14 @@ pub struct Query {
     pub table: String,
     /// Rows of the result; scanned rows, for [`Mode::Keep`].
     pub rows: u64,
-    /// Rows of a batch, if fewer than the table's batches have.
+    /// Rows of a batch, if fewer than in the table's batches.
     pub batch: Option<usize>,
-    /// What the engine does.
+    /// The engine's work.
     pub mode: Mode,
 }
 
 impl Query {
-    /// The first `rows` rows, as they are held.
+    /// The first `rows` rows of the table, without computation.
     pub fn held(table: &str, rows: u64) -> Self {
         Query { table: table.to_owned(), rows, batch: None, mode: Mode::Held }
     }

@@ -1,4 +1,4 @@
-//! The tables: made from a seed, so that every process has the same, and held in memory as batches.
+//! The tables: generated from a seed, so that every process has the same, and held in memory as batches.
 
 mod columns;
 
@@ -18,14 +18,14 @@ use crate::query::{Mode, Query};
 
 pub use columns::NAMES;
 
-/// A table's batches. A longer result goes round them again.
+/// The batches of a table. A longer result repeats them.
 #[derive(Debug)]
 pub struct Table {
     pub schema: SchemaRef,
     pub batches: Vec<RecordBatch>,
 }
 
-/// Tables, made when first asked for.
+/// All tables, each generated at its first use.
 #[derive(Debug, Default)]
 pub struct Tables(Mutex<BTreeMap<String, Arc<Table>>>);
 
@@ -45,12 +45,12 @@ impl Tables {
 }
 
 impl Table {
-    /// Rows of all batches, each once.
+    /// Number of rows of all batches, each counted once.
     pub fn rows(&self) -> u64 {
         self.batches.iter().map(|batch| batch.num_rows() as u64).sum()
     }
 
-    /// The query's result, batch by batch, each made when it is asked for.
+    /// The batches of the query's result, each computed when it is requested.
     pub fn run(
         self: &Arc<Self>,
         query: &Query,
@@ -73,7 +73,7 @@ impl Table {
             }
             Some(compute(&cut, mode))
         })
-        // As an engine does, that never hands out a batch without rows.
+        // As an engine that never returns a batch without rows.
         .filter(|batch| batch.as_ref().map_or(true, |batch| batch.num_rows() > 0))
     }
 
@@ -101,12 +101,12 @@ impl Table {
     }
 }
 
-/// The first batch of a table, without the work of making the others.
+/// The first batch of a table. The others are not generated.
 pub fn first_batch(name: &str) -> Result<RecordBatch, String> {
     columns::table(name, 1)?.into_iter().next().ok_or_else(|| format!("{name} is empty"))
 }
 
-/// How large a result is.
+/// Size of a result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {
     pub rows: u64,
@@ -120,7 +120,7 @@ fn compute(batch: &RecordBatch, mode: Mode) -> Result<RecordBatch, ArrowError> {
         Mode::Held => Ok(batch.clone()),
         Mode::Fresh => take_record_batch(batch, &UInt32Array::from_iter_values(0..rows)),
         Mode::Keep(share) => {
-            // Fibonacci hashing of the row's number: the rows that stay are spread as by chance, and always the same.
+            // Fibonacci hashing of the row's number: the kept rows are spread evenly, and are always the same.
             let below = (share.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
             let mask: BooleanArray = (0..rows).map(|row| Some(row.wrapping_mul(0x9E37_79B1) <= below)).collect();
             filter_record_batch(batch, &mask)

@@ -1,43 +1,43 @@
-//! What the harness says to its clients, in lines of JSON: one request, one answer.
+//! Messages between the harness and its clients, in lines of JSON: one request, one answer.
 
 use serde::{Deserialize, Serialize};
 
-/// Run a query, so often, and say how long it took.
+/// A request to run a query several times and to measure it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// A [`crate::query::Query`].
     pub query: String,
-    /// Bytes of its result, for those who move bytes only.
+    /// Bytes of the result, for contenders that only move bytes.
     pub bytes: u64,
-    /// Whether every byte of the result is read, and not only its rows counted.
+    /// Whether the client reads every byte of the result, instead of counting rows only.
     pub touch: bool,
     /// Queries at once, each over a connection of its own.
     pub streams: usize,
-    /// One after the other.
+    /// Number of iterations, one after the other.
     pub iterations: usize,
 }
 
-/// What came of it.
+/// The measurements of a request.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Answer {
-    /// Of each iteration: from sending the queries until the last has its last batch.
+    /// Seconds of each iteration: from sending the queries until the last batch of the last query has arrived.
     #[serde(default)]
     pub seconds: Vec<f64>,
-    /// Of one query.
+    /// Rows of one query.
     #[serde(default)]
     pub rows: u64,
-    /// Of one query.
+    /// Batches of one query.
     #[serde(default)]
     pub batches: u64,
-    /// What Thallus says of it.
+    /// Thallus's report of the transfer.
     #[serde(default)]
     pub report: Option<Report>,
-    /// What went wrong.
+    /// The error, if the request failed.
     #[serde(default)]
     pub error: Option<String>,
 }
 
-/// What Thallus says of a transfer; of the last iteration, and the first stream. Seconds and bytes.
+/// Thallus's report of a transfer, in seconds and bytes: of the last iteration and the first stream.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     pub bytes_lent: u64,

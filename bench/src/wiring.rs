@@ -1,4 +1,4 @@
-//! How this crate uses Thallus: the one place to change when Thallus has a new way to deliver.
+//! The use of Thallus in this crate: the only place to change when Thallus has a new way of delivery.
 
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use thallus_server::{Fabrics, Settings};
 
 use crate::contender::Contender;
 
-/// The fabric of a process that lends, or reads as UCX does: with nobody to help it copy.
+/// The fabric of a lending process, and of raw UCX reads. It has no additional copying threads.
 pub fn fabric() -> Result<Arc<dyn Fabric>, String> {
     raise_descriptor_limit().map_err(|e| format!("the limit of open files cannot be raised: {e}"))?;
     let options = UcxOptions { copy_threads: 0, ..UcxOptions::default() };
     UcxFabric::new(options).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|e| e.to_string())
 }
 
-/// What a server has as fabrics and settings.
+/// Fabrics and settings of a server.
 pub fn server() -> Result<(Fabrics, Settings), String> {
     let mut fabrics = Fabrics { available: vec![fabric()?], ..Fabrics::default() };
     let mut config = ServerConfig::default();
     config.limits.max_connections = 1024;
     config.fabric.allow_mapped = true;
-    // As `thallus-server` does it: the tables are made after this, and lie there.
+    // As in `thallus-server`: the tables are generated later, in this heap.
     thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
     Ok((fabrics, Settings::new(&config)))
 }
 
-/// How a contender connects and queries. `None`: this build of Thallus cannot deliver so.
+/// Options of a contender's connection and queries. `None`: this build of Thallus does not have the contender.
 pub fn client(contender: Contender, port: u16) -> Option<(ConnectOptions, QueryOptions)> {
     let connect = ConnectOptions::new("127.0.0.1").with_port(port).with_require_fabric(true);
     let query = QueryOptions::new();

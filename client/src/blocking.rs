@@ -24,7 +24,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::partitions::Tasks;
 use crate::{ClientError, ConnectOptions, ConnectionInfo, LazyOptions, QueryOptions, TransferReport};
 
-/// A connection, driven by a thread of its own. Not to be used within an async runtime, which it would block.
+/// A connection, driven by its own threads. Do not use it within an async runtime: it blocks.
 #[derive(Debug)]
 pub struct Client {
     // Dropped before the runtime that drives it.
@@ -32,17 +32,17 @@ pub struct Client {
     runtime: Arc<Background>,
 }
 
-/// The runtime that drives a connection, for as long as somebody wants it to.
+/// The runtime that drives a connection until its last user is dropped.
 #[derive(Debug)]
 struct Background {
     runtime: Option<Runtime>,
-    /// What is left of connections when their client and its results are gone.
+    /// The tasks of connections, which may outlive the client and its results.
     connections: Tasks,
 }
 
 impl Background {
     fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        // Taken out by the drop only.
+        // Only the drop takes it out.
         match &self.runtime {
             Some(runtime) => runtime.block_on(future),
             None => unreachable!("the runtime is there until it is dropped"),
@@ -52,13 +52,14 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // Arrays that are mapped need their connection, to say when they are gone: it ends by itself once they are.
+        // Mapped arrays need their connection to release them; its task ends once all are released.
         let mapped = self.connections.take_mapped();
         if let Some(runtime) = self.runtime.take()
             && !mapped.is_empty()
         {
             let driver = std::thread::Builder::new().name("thallus-mapped".into());
-            // Without a thread the connection ends here, and the server keeps what is mapped until this process ends.
+            // Without a thread the connection ends here, and the server keeps the mapped memory until this process
+            // ends.
             let _driven = driver.spawn(move || {
                 let _ended = runtime.block_on(join_all(mapped));
             });
@@ -80,7 +81,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::connect_with`]; [`ClientError::Connect`] if no thread can be started.
     pub fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
-        // Each partition's connection is worth a thread, as far as there are cores.
+        // Each partition's connection can use a thread, up to the number of cores.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (options.partitions as usize).clamp(1, cores);
         let runtime =
@@ -109,7 +110,7 @@ impl Client {
         Ok(Batches { result, runtime: Arc::clone(&self.runtime) })
     }
 
-    /// See [`crate::Client::query_partitions_with`]. Each is to be read by a thread of its own.
+    /// See [`crate::Client::query_partitions_with`]. Read each partition on its own thread.
     ///
     /// # Errors
     /// See [`crate::Client::query_partitions_with`].
@@ -195,7 +196,7 @@ impl RecordBatchReader for Batches {
     }
 }
 
-/// A query's result that is read as far as it is asked for. See [`crate::LazyStream`].
+/// A query's result that is read on request. See [`crate::LazyStream`].
 #[derive(Debug)]
 pub struct LazyBatches {
     result: crate::LazyStream,
@@ -225,7 +226,7 @@ impl Iterator for LazyBatches {
     }
 }
 
-/// A batch that is read as far as it is asked for. See [`crate::LazyBatch`].
+/// A batch that is read on request. See [`crate::LazyBatch`].
 #[derive(Debug)]
 pub struct LazyBatch {
     // Dropped before the runtime that drives its connection.

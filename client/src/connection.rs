@@ -1,4 +1,4 @@
-//! A connection to a server, as applications have it.
+//! A connection to a server: the interface for applications.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -31,43 +31,44 @@ use crate::report::{Carrier, ConnectionInfo};
 use crate::result::LazyStream;
 use crate::upload::{self, UploadOptions, UploadReport};
 
-/// Regions that a server may have announced at once: several for each batch of many columns in flight.
+/// Most regions that a server may have announced at once. Each batch of many columns in flight may need several.
 const MAX_REGIONS: usize = 1 << 20;
 
-/// Bytes that a stream may have in flight at first: four times what is read at once, so that there is always something
-/// to read while batches are taken, granted and lent anew. A reader that does not take its batches holds this much.
+/// Initial window of a stream, in bytes. It is four times the size of one read, so that there is always something to
+/// read while batches are consumed, credit is granted and further batches are lent. A stream whose reader does not
+/// consume its batches holds this much memory.
 const FIRST_WINDOW: u64 = 16 << 20;
 
-/// Live bytes from which on a batch of an upload is lent, before anything was measured.
+/// Live bytes from which a batch of an upload is lent, before the first measurement.
 const DEFAULT_THRESHOLD: u64 = 96 << 10;
 
-/// Protocol versions that this build speaks, for people.
+/// Protocol versions that this build supports, as text.
 #[must_use]
 pub fn protocol_versions() -> String {
     VERSIONS.to_string()
 }
 
-/// A connection. Queries run on it side by side; each has its own [`ResultStream`].
+/// A connection. Queries run on it concurrently; each has its own [`ResultStream`].
 ///
-/// The connection closes when the client and every result of it have been dropped, or by [`Client::close`]. So do those
-/// that are made besides, and kept, for results in partitions.
+/// The connection closes when the client and all its results have been dropped, or by [`Client::close`]. The same holds
+/// for the additional connections that the client makes, and keeps, for results in partitions.
 ///
 /// # Mapped results
-/// With [`Access::Map`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`:
-/// nothing is copied, and what is not looked at costs nothing. Both ends trust each other then: the server opens its
-/// registered memory to this process, which relies on it not to change what it has lent: a batch is validated once,
-/// when it is delivered.
+/// With [`Access::Map`], arrays lie in the memory of a server on this host that was started with `--allow-mapped`.
+/// Nothing is copied, and data that is not accessed costs nothing. The two ends must trust each other: the server opens
+/// its registered memory to this process, and this process relies on the server not to change lent batches, because a
+/// batch is validated only once, on delivery.
 ///
-/// - The arrays are good for as long as they are held, whatever becomes of their result, the connection and the
-///   server's process. A process that is forked must not use them after its parent has ended.
-/// - The server has its memory back when the last array of a batch is dropped, and until then keeps it: no timeout
-///   applies. An open connection stays open for that. Once it is closed, by [`Client::close`] or by the server, what is
-///   held is kept by the server until this process ends. So does what was dropped just before its runtime ended:
-///   [`Client::close`] waits for that.
-/// - What is held counts against what the server may have on loan. Where that is used up, further batches come inline,
-///   or the result ends in an error that says so: drop what was used, or copy what is to be kept.
-/// - Partitions of a result are mapped each over its own connection. Merging them to the result's order copies their
-///   rows.
+/// - The arrays stay valid for as long as they are held, even after the result, the connection or the server's process
+///   has ended. A forked process must not use them after its parent has ended.
+/// - The server cannot reuse the memory of a batch until the last array of the batch is dropped; no timeout applies. An
+///   open connection stays open until then. Once the connection is closed, by [`Client::close`] or by the server, the
+///   server keeps the memory of the held arrays until this process ends. The same applies to arrays that were dropped
+///   just before their runtime ended: [`Client::close`] waits for their release.
+/// - Held arrays count against the server's limit of bytes on loan. At the limit, further batches travel inline, or the
+///   result ends in an error with that reason. Drop arrays after use, or copy those to keep.
+/// - Each partition of a result is mapped over its own connection. Merging partitions to the result's order copies
+///   their rows.
 #[derive(Debug)]
 pub struct Client {
     links: Links,
@@ -85,12 +86,12 @@ impl Client {
         Self::connect_with(url.parse()?).await
     }
 
-    /// Connects with options that were made in Rust.
+    /// Connects with options that were built in Rust.
     ///
     /// # Errors
     /// [`ClientError::Url`] for options that contradict each other, [`ClientError::Connect`], [`ClientError::Timeout`],
-    /// [`ClientError::Refused`], [`ClientError::Version`], [`ClientError::Protocol`] if something else listens there,
-    /// and [`ClientError::Fabric`] if one-sided reads were required and are not to be had.
+    /// [`ClientError::Refused`], [`ClientError::Version`], [`ClientError::Protocol`] if the peer is no Thallus server,
+    /// and [`ClientError::Fabric`] if one-sided reads are required and not available.
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         options.validate()?;
         let tasks = Tasks::default();
@@ -113,10 +114,10 @@ impl Client {
         Ok(Client { links: Links::new(first, Some(Box::new(dial)), tasks), options })
     }
 
-    /// Connects over a byte stream and fabrics of the caller's: a tunnel, or a simulation. If there are no fabrics,
-    /// `missing` says why, and is reported as the reason for results that travel inline.
+    /// Connects over a byte stream and fabrics from the caller: a tunnel, or a simulation. If `fabrics` is empty,
+    /// `missing` is the reason; reports show it as the reason for results that travel inline.
     ///
-    /// There is only this one connection: partitions of a result share it.
+    /// The client makes no further connections: partitions of a result share this one.
     ///
     /// # Errors
     /// As [`Client::connect_with`].
@@ -131,7 +132,8 @@ impl Client {
         Ok(Client { links: Links::new(first, None, tasks), options })
     }
 
-    /// Like [`Client::connect_over`], with as many byte streams of the caller's as are needed, all to the same server.
+    /// Like [`Client::connect_over`], with a function that makes byte streams, all to the same server. The client calls
+    /// it for each connection.
     ///
     /// # Errors
     /// As [`Client::connect_with`].
@@ -163,7 +165,7 @@ impl Client {
         Ok(Client { links: Links::new(first, Some(Box::new(dial)), tasks), options })
     }
 
-    /// Runs a query. Comes back when the server has planned it and sent the schema.
+    /// Runs a query. Returns when the server has planned the query and sent the schema.
     ///
     /// # Errors
     /// See [`Client::query_with`].
@@ -176,9 +178,9 @@ impl Client {
     /// # Errors
     /// [`ClientError::Query`] with the server's reason, [`ClientError::Timeout`] past the deadline,
     /// [`ClientError::ServerGone`], [`ClientError::TooManyPartitions`] beyond
-    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection that
-    /// reads nothing one-sidedly. For a result in partitions, for which more connections may have to be made, as
-    /// [`Client::connect_with`] too.
+    /// [`MAX_PARTITIONS`](crate::MAX_PARTITIONS), [`ClientError::Mapping`] for a mapped result over a connection
+    /// without one-sided reads. A result in partitions may need further connections, so it can also fail as
+    /// [`Client::connect_with`] does.
     pub async fn query_with(&self, sql: &str, options: QueryOptions) -> Result<ResultStream, ClientError> {
         let (started, open) = (Instant::now(), self.open_options(&options)?);
         let count = self.partitions(&options)?;
@@ -191,8 +193,8 @@ impl Client {
         ResultStream::of_many(parts, options.unordered, options.batch_rows, started)
     }
 
-    /// Runs a query, and gives each of `partitions` partitions of its result as a stream of its own, for readers on as
-    /// many threads.
+    /// Runs a query, and returns each of `partitions` partitions of its result as a separate stream, for readers on
+    /// several threads.
     ///
     /// # Errors
     /// See [`Client::query_partitions_with`].
@@ -200,13 +202,13 @@ impl Client {
         self.query_partitions_with(sql, QueryOptions::default().with_partitions(Some(partitions))).await
     }
 
-    /// Runs a query with options, and gives each partition of its result as a stream of its own.
+    /// Runs a query with options, and returns each partition of its result as a separate stream.
     ///
-    /// The partitions are the result only together: read all of them, and discard all if one ends in an error. The
-    /// server then ends the others, as far as they are not at their ends already. Each is read as it is polled: one
-    /// that is left alone holds up the others once what the engine keeps ready is used up. Of a result with an order
-    /// each partition is sorted, as [`ResultStream::order`] says; how much is in which is the server's choice, and some
-    /// may be empty.
+    /// The partitions form the result only together: read all of them, and discard all of them if one ends in an error.
+    /// The server then ends the other partitions that have not yet ended. A partition is read only when it is polled: a
+    /// partition that is not polled blocks the others once the batches that the engine keeps ready are used up. If the
+    /// result has an order, each partition is sorted by [`ResultStream::order`]. The server chooses the distribution of
+    /// the rows, and some partitions may be empty.
     ///
     /// # Errors
     /// See [`Client::query_with`].
@@ -222,12 +224,12 @@ impl Client {
         Ok(parts.into_iter().map(ResultStream::of_one).collect())
     }
 
-    /// Takes batches to a table of the server, which reads them from this client's memory. Comes back when the server
-    /// has taken all rows, for good, or none.
+    /// Uploads batches to a table of the server, which reads them from this client's memory. Returns when the server
+    /// has accepted all rows permanently, or none.
     ///
-    /// This is the basis of ingestion: one stream of batches to one table, by a server whose engine supports it.
-    /// Batches are asked for as the server takes them, so that a bounded number is in flight. Dropping the future
-    /// withdraws the upload.
+    /// Uploads are the basis of ingestion: one stream of batches to one table, for servers whose engine supports it.
+    /// The client polls `batches` as the server consumes them, so the number of batches in flight is bounded. Dropping
+    /// the future withdraws the upload.
     ///
     /// ```no_run
     /// use std::sync::Arc;
@@ -246,8 +248,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Query`] with the server's reason: [`StreamCode::Unsupported`](crate::StreamCode::Unsupported) if
-    /// its engine takes no uploads; [`ClientError::Source`] if `batches` gives an error; [`ClientError::ServerGone`],
-    /// after which it is not known whether the rows were taken.
+    /// its engine does not support uploads; [`ClientError::Source`] if `batches` yields an error;
+    /// [`ClientError::ServerGone`], after which the rows may or may not have been accepted.
     pub async fn upload<B>(&self, table: &str, schema: SchemaRef, batches: B) -> Result<UploadReport, ClientError>
     where
         B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
@@ -255,7 +257,7 @@ impl Client {
         self.upload_with(table, schema, batches, UploadOptions::default()).await
     }
 
-    /// Takes batches to a table of the server, with options.
+    /// Uploads batches to a table of the server, with options.
     ///
     /// # Errors
     /// See [`Client::upload`]; [`ClientError::Timeout`] past the deadline.
@@ -274,7 +276,7 @@ impl Client {
         upload::run(&self.links.first().handle, table, schema, batches, machine, self.options.max_upload_loans).await
     }
 
-    /// Runs a query of whose result nothing is read until it is asked for: which columns, which rows, batch by batch.
+    /// Runs a query and reads nothing of its result until requested: batch by batch, the requested columns and rows.
     ///
     /// ```no_run
     /// use futures::TryStreamExt;
@@ -287,7 +289,7 @@ impl Client {
     ///         let first = batch.columns_in(&[0, 15], 0..1).await?;
     ///         println!("{first:?}");
     ///     }
-    /// } // The batch is dropped: its memory goes back to the server, unread for the most part.
+    /// } // Dropping the batch releases it to the server, most of it unread.
     /// println!("{}", result.report());
     /// # Ok(())
     /// # }
@@ -299,8 +301,8 @@ impl Client {
         self.query_lazy_with(sql, LazyOptions::default()).await
     }
 
-    /// Runs a query lazily, with options. Its window bounds the batches that are held unread; its deadline applies to
-    /// them, too. The result comes over one connection.
+    /// Runs a query lazily, with options. The window bounds the unread batches that are held. The deadline applies to
+    /// held batches, too. The result travels over one connection.
     ///
     /// # Errors
     /// See [`Client::query_with`].
@@ -316,7 +318,7 @@ impl Client {
 
     fn partitions(&self, options: &QueryOptions) -> Result<u32, ClientError> {
         let got = options.partitions.unwrap_or(self.options.partitions);
-        // Every partition takes a connection: a number that cannot be meant is refused before any is made.
+        // Every partition needs a connection: an unreasonable number is refused before any connection is made.
         let limit = MAX_PARTITIONS;
         if (1..=limit).contains(&got) { Ok(got) } else { Err(ClientError::TooManyPartitions { got, limit }) }
     }
@@ -336,32 +338,33 @@ impl Client {
         })
     }
 
-    /// This process, as a server on this host knows when it is gone; or why nothing is mapped.
+    /// Identity of this process, by which a server on this host detects its end; or the reason why nothing can be
+    /// mapped.
     fn process(&self) -> Result<ProcessId, ClientError> {
         if let Carrier::Inline { fallback } = self.connection().carrier {
-            let reason = fallback.unwrap_or_else(|| "no fabric was asked for".into());
+            let reason = fallback.unwrap_or_else(|| "no fabric was requested".into());
             let message = format!("this connection's results travel inline: {reason}");
             return Err(ClientError::Mapping { message });
         }
         if let Some(process) = self.options.process {
             return Ok(process);
         }
-        let unknown = |error| format!("the server could not know when this process has ended: {error}");
+        let unknown = |error| format!("the server could not detect the end of this process: {error}");
         process::current().map_err(|error| ClientError::Mapping { message: unknown(error) })
     }
 
-    /// What drives the connections, for whoever has the runtime for it.
+    /// The tasks that drive the connections, for the owner of the runtime.
     pub(crate) fn tasks(&self) -> Tasks {
         self.links.tasks().clone()
     }
 
-    /// What was agreed on with the server, and what carries results now.
+    /// The parameters agreed with the server, and the current carrier of results.
     #[must_use]
     pub fn connection(&self) -> ConnectionInfo {
         self.links.first().info()
     }
 
-    /// Asks the server for a sign of life, and says how long it took.
+    /// Pings the server, and returns the round-trip time.
     ///
     /// # Errors
     /// [`ClientError::ServerGone`].
@@ -371,12 +374,12 @@ impl Client {
         if !self.links.first().handle.send(Command::Ping { pong }) {
             return Err(ClientError::gone());
         }
-        // The connection's own timeouts see to it that this ends.
+        // The connection's own timeouts bound this wait.
         answered.await.map_err(|_| ClientError::gone())?;
         Ok(started.elapsed())
     }
 
-    /// Closes the connection in good order. Results that are not at their end end in [`ClientError::Cancelled`].
+    /// Closes the connection in good order. Unfinished results end in [`ClientError::Cancelled`].
     pub async fn close(self) {
         self.links.close().await;
     }
@@ -406,7 +409,7 @@ async fn in_time<T>(
     timeout(limit, connected).await.map_err(late)?
 }
 
-/// A connection over these bytes, once both ends have agreed on what carries its results.
+/// A connection over `io`. Returns once both ends have agreed on the carrier of results.
 async fn link<S: ControlIo>(
     io: S,
     fabrics: &[Arc<dyn Fabric>],
@@ -473,7 +476,7 @@ async fn link<S: ControlIo>(
     }
 }
 
-/// Entropy for the lease words of a client's connection of this number: of the system, or a simulation's.
+/// Entropy for the lease words of the client's connection `number`: from the system, or from a simulation's options.
 fn word_nonce(options: &ConnectOptions, number: u64) -> Result<u64, ClientError> {
     if let Some(entropy) = options.entropy {
         return Ok(entropy.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)));

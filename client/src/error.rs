@@ -1,4 +1,4 @@
-//! Why a client could not do what it was asked.
+//! The errors of a client.
 
 use std::time::Duration;
 
@@ -13,64 +13,65 @@ use thiserror::Error;
 
 use crate::options::UrlError;
 
-/// Why a client could not do what it was asked.
+/// An error of a client.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The URL does not say where and how to connect.
+    /// The URL does not name a server or has invalid options.
     #[error(transparent)]
     Url(#[from] UrlError),
-    /// Nobody listens there, or the name or the host is not known.
+    /// No server listens on the address, or the name or the host is unknown.
     #[error("cannot connect to {address}: {source}")]
     Connect {
         /// `host:port`.
         address: String,
-        /// The operating system's words.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Something did not happen in time.
+    /// An operation exceeded its time limit.
     #[error("{what} took longer than {after:?}")]
     Timeout {
-        /// What.
+        /// The operation.
         what: String,
-        /// The time that it had.
+        /// The time limit.
         after: Duration,
     },
-    /// The server does not take this connection: it is full, or shutting down.
+    /// The server does not accept this connection: it is full, or shutting down.
     #[error("the server refused the connection: {message}")]
     Refused {
-        /// In the server's words.
+        /// The server's reason.
         message: String,
     },
-    /// No protocol version in common.
+    /// The two ends have no protocol version in common.
     #[error("this client speaks protocol {ours}, the server {theirs}")]
     Version {
-        /// What this client speaks.
+        /// Versions that this client supports.
         ours: VersionRange,
-        /// What the server speaks.
+        /// Versions that the server supports.
         theirs: VersionRange,
     },
-    /// One-sided reads were required and are not to be had.
-    #[error("no one-sided reads: {message}")]
+    /// One-sided reads are required and not available.
+    #[error("one-sided reads are not available: {message}")]
     Fabric {
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// A result was to be mapped, and cannot be.
+    /// A mapped result was requested, and the result cannot be mapped.
     #[error("results cannot be mapped: {message}")]
     Mapping {
-        /// Why, and what to do.
+        /// The reason, and what to do.
         message: String,
     },
-    /// The server does not run this request, or not to its end.
+    /// The server refused this request, or failed while it ran.
     #[error("{kind}{}", detail(message))]
     Query {
-        /// Which kind of error; [`StreamCode::sqlstate`] is its SQLSTATE.
+        /// The kind of error; [`StreamCode::sqlstate`] is its SQLSTATE.
         kind: StreamCode,
-        /// In the server's words.
+        /// The server's message.
         message: String,
     },
-    /// A one-sided read of a batch failed. [`ClientError::fabric_error`] and [`ClientError::read_failure`] say how.
+    /// A one-sided read of a batch failed. [`ClientError::fabric_error`] and [`ClientError::read_failure`] return the
+    /// cause.
     #[error("batch {batch}: a one-sided read failed: {source}")]
     Read {
         /// The batch, from 0.
@@ -78,27 +79,27 @@ pub enum ClientError {
         /// The fabric's error.
         source: Cause,
     },
-    /// The one-sided reads of a batch were not done in time; the data plane was shut down.
+    /// The one-sided reads of a batch exceeded their time limit; the data plane was shut down.
     #[error("batch {batch}: its one-sided reads were not done within {after:?}")]
     ReadTimeout {
         /// The batch, from 0.
         batch: u64,
-        /// The time that they had.
+        /// The time limit.
         after: Duration,
     },
-    /// The server took a loan back before it was read, or given back.
+    /// The server revoked a lease before the batch was read or released.
     #[error("a loan has expired: {message}")]
     LeaseExpired {
-        /// Which, and how it shows.
+        /// The lease, and the symptom.
         message: String,
     },
-    /// One batch is larger than this client takes, or the server lends.
+    /// A batch is larger than this client accepts, or than the server lends.
     #[error("a batch is too large: {message}")]
     BatchTooLarge {
-        /// How large it is, and the limit.
+        /// The size of the batch, and the limit.
         message: String,
     },
-    /// What arrived is not a valid batch. Nothing of it was delivered.
+    /// The received data is not a valid batch. No part of it was delivered.
     #[error("batch {batch} is invalid: {reason}")]
     InvalidBatch {
         /// The batch, from 0.
@@ -106,7 +107,7 @@ pub enum ClientError {
         /// The problem.
         reason: String,
     },
-    /// There is no memory to read a batch into. Of a batch on demand a smaller part may still be read.
+    /// No memory is available to read a batch into. Of a batch on demand a smaller part may still be read.
     #[error("batch {batch}: out of memory: {source}")]
     OutOfMemory {
         /// The batch, from 0.
@@ -114,68 +115,68 @@ pub enum ClientError {
         /// The pool's error.
         source: Cause,
     },
-    /// The text of a request is longer than the server takes. It was not sent.
+    /// The text of a request is longer than the server accepts. It was not sent.
     #[error("SQL text of {bytes} bytes exceeds the limit of {limit}")]
     SqlTooLong {
-        /// Its length.
+        /// Length of the text, in bytes.
         bytes: u64,
-        /// The limit.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The server said that a result is whole, and it is not.
-    #[error("{got} rows arrived of {sent} that were sent")]
+    /// The server reported the result as complete, but rows are missing.
+    #[error("received {got} of {sent} rows")]
     Incomplete {
-        /// Rows that arrived.
+        /// Rows that were received.
         got: u64,
-        /// Rows that the server says it sent.
+        /// Rows that were sent, as reported by the server.
         sent: u64,
     },
     /// The partitions of a result cannot be merged to its order.
-    #[error("the partitions cannot be merged: {source}; ask for the result unordered")]
+    #[error("the partitions cannot be merged: {source}; request the result unordered")]
     Merge {
-        /// Why.
+        /// The reason.
         source: arrow::error::ArrowError,
     },
-    /// More partitions were asked for than a client may have.
-    #[error("{got} partitions: from 1 to {limit} can be asked for")]
+    /// A query requested more partitions than a client supports.
+    #[error("{got} partitions: 1 to {limit} can be requested")]
     TooManyPartitions {
-        /// How many.
+        /// Number of requested partitions.
         got: u32,
         /// The limit.
         limit: u32,
     },
-    /// The source of an upload gave an error instead of a batch. The server has taken none of its rows.
+    /// The source of an upload yielded an error instead of a batch. The server has accepted none of its rows.
     #[error("the source of the upload failed: {source}")]
     Source {
         /// The source's error.
         source: arrow::error::ArrowError,
     },
-    /// The system gives no random numbers.
+    /// The operating system provides no random numbers.
     #[error("the system gives no random numbers: {source}")]
     Random {
-        /// Why.
+        /// The reason.
         source: Cause,
     },
-    /// A lazy batch does not have what was asked for.
+    /// A lazy batch does not have the requested column or row.
     #[error("there is no {what} {got}: the batch has {count}, counted from 0")]
     OutOfRange {
         /// `column` or `row`.
         what: &'static str,
-        /// What was asked for; of rows the end.
+        /// The requested column; of a range of rows, its end.
         got: usize,
-        /// How many there are.
+        /// Number of columns or rows in the batch.
         count: usize,
     },
     /// The connection broke.
     #[error("the server is gone: {message}")]
     ServerGone {
-        /// How it shows.
+        /// The symptom.
         message: String,
     },
     /// One of the two ends has a bug, or the other end is no Thallus server.
     #[error("protocol error: {message}")]
     Protocol {
-        /// What is wrong.
+        /// The violation.
         message: String,
     },
     /// The result was cancelled by this client.
@@ -184,18 +185,18 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The connection's task has ended, and with it the reason.
+    /// The connection's task has ended, so its reason is not available.
     pub(crate) fn gone() -> Self {
         ClientError::ServerGone { message: "the connection has ended".into() }
     }
 
-    /// The fabric's own error, where one is the cause.
+    /// The fabric's own error, if a fabric is the cause.
     #[must_use]
     pub fn fabric_error(&self) -> Option<&FabricError> {
         self.cause()?.get().downcast_ref()
     }
 
-    /// How a posted read failed, where that is the cause.
+    /// The failure of a posted read, if that is the cause.
     #[must_use]
     pub fn read_failure(&self) -> Option<&ReadFailure> {
         self.cause()?.get().downcast_ref()
@@ -208,8 +209,8 @@ impl ClientError {
         }
     }
 
-    /// The same request may succeed if it is made again, over a new connection if this one is gone. An upload
-    /// whose connection was lost may have been taken.
+    /// Whether the same request may succeed if repeated, on a new connection if this one is closed. An upload whose
+    /// connection was lost may have been accepted.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -283,7 +284,7 @@ impl From<StreamError> for ClientError {
             StreamError::BatchTooLarge { .. } => ClientError::BatchTooLarge { message: words },
             StreamError::SqlTooLong { bytes, limit } => ClientError::SqlTooLong { bytes, limit },
             StreamError::OutOfMemory { seq, cause } => ClientError::OutOfMemory { batch: seq, source: cause },
-            // What else a later version may add.
+            // Variants that a later version may add.
             _ => ClientError::Protocol { message: words },
         }
     }

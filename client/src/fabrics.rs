@@ -1,4 +1,4 @@
-//! The fabrics that this build has, opened as the options ask. The only place that knows them by name.
+//! The fabrics of this build, opened as the options request. Only this module knows them by name.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -12,12 +12,11 @@ use crate::options::{ConnectOptions, FabricPreference};
 type Opened = (Vec<Arc<dyn Fabric>>, Option<String>);
 type Open = fn(&ConnectOptions) -> Result<Arc<dyn Fabric>, String>;
 
-/// The fabrics that the options ask for, best first; or why there are none.
+/// The fabrics that the options request, best first; or the reason why there are none.
 pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     let candidates: &[(FabricKind, Open)] = match options.fabric {
         FabricPreference::None => return Ok((Vec::new(), None)),
-        // Where there is an RDMA device, verbs check every access and cost the lender nothing; UCX finds what else
-        // there is.
+        // With an RDMA device, verbs check every access and cost the lender nothing; UCX finds the other paths.
         FabricPreference::Auto => &[(FabricKind::VERBS, open_verbs), (FabricKind::UCX, open_ucx)],
         FabricPreference::Ucx => &[(FabricKind::UCX, open_ucx)],
         FabricPreference::Verbs => &[(FabricKind::VERBS, open_verbs)],
@@ -42,7 +41,7 @@ pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     Ok((fabrics, Some(message)))
 }
 
-/// What a fabric was opened with.
+/// The options that a fabric was opened with.
 #[derive(PartialEq)]
 struct Key {
     kind: FabricKind,
@@ -52,8 +51,7 @@ struct Key {
     verbs: (Option<String>, Option<u8>, Option<u8>),
 }
 
-/// The open fabrics of this process. Connections with the same options share one, and with it the memory that is
-/// registered.
+/// The open fabrics of this process. Connections with the same options share one fabric and its registered memory.
 static OPEN: Mutex<Vec<(Key, Weak<dyn Fabric>)>> = Mutex::new(Vec::new());
 
 fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
@@ -74,8 +72,10 @@ fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc
     Ok(fabric)
 }
 
-/// Whether each fabric can work on this host, best first.
-pub(crate) fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
+/// Whether each fabric works on this host, best first; if not, the reason and the remedy. The function considers the
+/// options for devices and transports, and connects to no server.
+#[must_use]
+pub fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
     vec![diagnose_verbs(options), diagnose_ucx(options)]
 }
 
@@ -166,17 +166,17 @@ mod tests {
         let (first, second) = (one(), one());
         assert!(Arc::ptr_eq(&first, &second));
         let other = open(&options.clone().with_ucx_tls(Some("posix,self".into()))).unwrap().0.remove(0);
-        assert!(!Arc::ptr_eq(&first, &other), "other options are another fabric");
+        assert!(!Arc::ptr_eq(&first, &other), "other options need another fabric");
 
         let limits = PoolLimits::default();
         let pools = [&first, &second, &other].map(|fabric| Pools::over(fabric, limits));
         drop(pools[0].batches.take(100_000).unwrap());
         assert_eq!(pools.each_ref().map(|pools| pools.batches.stats().registrations), [1, 1, 0]);
         let less = Pools::over(&first, PoolLimits { keep_bytes: 0, ..limits });
-        assert_eq!(less.batches.stats().registrations, 0, "other limits are another pool");
+        assert_eq!(less.batches.stats().registrations, 0, "other limits need another pool");
 
         let weak = Arc::downgrade(&first);
         drop((first, second, pools, less));
-        assert!(weak.upgrade().is_none(), "nobody keeps a fabric that no connection has");
+        assert!(weak.upgrade().is_none(), "a fabric without connections must be dropped");
     }
 }

@@ -1,4 +1,4 @@
-//! The Thallus client: SQL in, Apache Arrow out, read one-sidedly from the server's memory where that is possible.
+//! The Thallus client: SQL in, Apache Arrow out, read one-sidedly from the server's memory where possible.
 //!
 //! ```no_run
 //! use futures::TryStreamExt;
@@ -16,15 +16,13 @@
 //! # }
 //! ```
 //!
-//! [`Client::query_lazy`] reads only the columns and rows that are asked for, [`Client::upload`] takes batches the
-//! other way. [`blocking`] has the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
+//! [`Client::query_lazy`] reads only the requested columns and rows. [`Client::upload`] sends batches to the server.
+//! [`blocking`] offers the same without async, as a [`RecordBatchReader`](arrow::array::RecordBatchReader).
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 pub mod blocking;
-#[doc(hidden)]
-pub mod cli;
 mod connection;
 mod driver;
 mod error;
@@ -37,12 +35,19 @@ mod upload;
 
 pub use connection::{Client, protocol_versions};
 pub use error::{Cause, ClientError, StreamCode};
+pub use fabrics::diagnose;
 pub use options::{
-    Access, ConnectOptions, DEFAULT_PORT, FabricPreference, LazyOptions, LendFrom, MAX_PARTITIONS, OPTION_NAMES,
-    QueryOptions, UnitError, UrlError, parse_duration, parse_lend_from, parse_size,
+    Access, ConnectOptions, DEFAULT_PORT, FabricPreference, LazyOptions, LendFrom, MAX_PARTITIONS, QueryOptions,
+    UrlError, parse_lend_from,
 };
 pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
 pub use result::{LazyBatch, LazyStream};
+pub use thallus_fabric::diagnosis::{Diagnosis, Finding};
 pub use thallus_protocol::message::SortKey;
 pub use upload::{UploadOptions, UploadReport};
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

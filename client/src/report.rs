@@ -1,25 +1,25 @@
-//! What a transfer was: by which fabric, how much, and where the time went.
+//! Reports of transfers: the fabric, the amount of data, and the times.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::options::{grouped, human_duration, human_size};
+use thallus_fabric::units::{grouped, human_duration, human_size};
 
-/// What carries results.
+/// The carrier of results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
     /// One-sided reads through a fabric.
     OneSided {
         /// The fabric: `ucx`.
         fabric: String,
-        /// What the fabric chose below it, in its own words: `posix/memory cma/memory`.
+        /// The transport that the fabric chose, in the fabric's own words: `posix/memory cma/memory`.
         transport: String,
     },
     /// Arrow IPC over the control connection.
     Inline {
-        /// Why there are no one-sided reads. `None`: inline was asked for.
+        /// The reason why one-sided reads are not available. `None`: inline was requested.
         fallback: Option<String>,
     },
 }
@@ -31,7 +31,7 @@ impl Default for Carrier {
 }
 
 impl Carrier {
-    /// Why results travel inline although that was not asked for.
+    /// Why results travel inline although one-sided reads were requested.
     #[must_use]
     pub fn fallback(&self) -> Option<&str> {
         match self {
@@ -52,40 +52,40 @@ impl fmt::Display for Carrier {
     }
 }
 
-/// What the server says of a result at its good end.
+/// The server's figures for a result that ended well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServerReport {
-    /// Bytes that it had to copy to registered memory before it could lend them.
+    /// Bytes that the server copied to registered memory before it lent them.
     pub bytes_copied: u64,
-    /// Registrations of memory that it had to make for what it lent; none in steady state.
+    /// Registrations of memory that the server made for lent batches; none in steady state.
     pub registrations: u64,
-    /// Regions that it had to announce for what it lent; none in steady state.
+    /// Regions that the server announced for lent batches; none in steady state.
     pub regions: u64,
-    /// Page faults that it took while it made batches ready to be lent; none in steady state.
+    /// Page faults of the server while it made batches ready to be lent; none in steady state.
     pub page_faults: u64,
-    /// From the query's arrival to the first batch out of the engine.
+    /// Time from the query's arrival to the first batch out of the engine.
     pub first_batch: Duration,
-    /// In the engine, time waiting for the client left out.
+    /// Time in the engine, without time waiting for the client.
     pub execute: Duration,
-    /// With a batch ready and no credit from the client to send it.
+    /// Time with a batch ready and no credit from the client to send it.
     pub credit_wait: Duration,
 }
 
-/// What was read of a result that is read lazily. What of it came inline is apart.
+/// The amount of a lazy result that was read. Batches that came inline are not included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LazyReport {
     /// Live bytes of the batches that were on loan.
     pub bytes_offered: u64,
-    /// Bytes of them that were read.
+    /// Bytes of these batches that were read.
     pub bytes_read: u64,
-    /// Asks that were answered.
+    /// Partial reads that were completed.
     pub asks: u64,
-    /// From asking to having it. Asks side by side count each.
+    /// Time from each partial read's request to its completion. Concurrent reads all count.
     pub asking: Duration,
 }
 
 impl LazyReport {
-    /// The part of what was on offer that was never moved, from 0 to 1. What is read twice counts twice.
+    /// The share of the offered bytes that was never moved, from 0 to 1. Bytes that are read twice count twice.
     #[must_use]
     pub fn saved(&self) -> f64 {
         if self.bytes_offered == 0 {
@@ -96,61 +96,62 @@ impl LazyReport {
     }
 }
 
-/// What one result's transfer was, so far or in all.
+/// Report of one result's transfer, so far or in total.
 ///
-/// `Display` writes it as aligned lines for people, [`to_json`](TransferReport::to_json) as one line for programs.
+/// `Display` writes aligned lines for people, [`to_json`](TransferReport::to_json) one line for programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TransferReport {
-    /// What carried the result.
+    /// The carrier of the result.
     pub carrier: Carrier,
-    /// Whether the result arrived to its end.
+    /// Whether the result was received to its end.
     pub complete: bool,
     /// Rows delivered.
     pub rows: u64,
     /// Batches read one-sidedly from the server's memory.
     pub batches_lent: u64,
-    /// Batches used where they lie in the server's memory.
+    /// Batches used in place in the server's memory.
     pub batches_mapped: u64,
-    /// Batches that came inline.
+    /// Batches that travelled inline.
     pub batches_inline: u64,
-    /// Live bytes of the lent batches; of lazy ones, what was read of them.
+    /// Live bytes of the lent batches; of lazy batches, the bytes that were read.
     pub bytes_lent: u64,
     /// Live bytes of the mapped batches.
     pub bytes_mapped: u64,
     /// Bytes of the inline batches.
     pub bytes_inline: u64,
-    /// Bytes that the client copied after they had arrived.
+    /// Bytes that the client copied after their arrival.
     pub bytes_copied: u64,
-    /// Registrations of memory to read into that the result's connection made while it came, each of a piece that many batches
-    /// then share; none in steady state. Known at the result's end.
+    /// Registrations of memory for reads that the result's connection made during the transfer; none in steady state.
+    /// Many batches share each registered piece. Known at the result's end.
     pub registrations: u64,
-    /// From sending the query to the first answer to it: planning at the server, and one round trip.
+    /// Time from sending the query to the first answer to it: planning at the server, and one round trip.
     pub first_answer: Duration,
-    /// In which the client wanted a batch and none had been announced.
+    /// Time in which the client wanted a batch and none had been announced.
     pub wait: Duration,
-    /// In one-sided reads. Reads of several batches overlap, and count once.
+    /// Time in one-sided reads. Overlapping reads of several batches count once.
     pub read: Duration,
-    /// In decoding and validation.
+    /// Time in decoding and validation.
     pub decode: Duration,
-    /// From sending the query until now, or to the result's end.
+    /// Time from sending the query until now, or to the result's end.
     pub total: Duration,
-    /// What reading lazily saved. `None` for results that are read whole.
+    /// The savings of reading lazily. `None` for results that are read whole.
     pub lazy: Option<LazyReport>,
-    /// The server's side. `None` until the result is complete.
+    /// The server's figures. `None` until the result is complete.
     pub server: Option<ServerReport>,
-    /// Of a result in partitions, the report of each; what stands above is then of all of them together: sums, but for times
-    /// that pass for all at once, of which it is the longest (of the server's first batch, the shortest).
+    /// The report of each partition, for a result in partitions. The fields above then cover all partitions. They are
+    /// sums, except for times that pass concurrently: those are the longest (for the server's first batch, the
+    /// shortest).
     pub partitions: Vec<TransferReport>,
 }
 
 impl TransferReport {
-    /// Batches, whichever way they came.
+    /// Number of batches, by all carriers.
     #[must_use]
     pub fn batches(&self) -> u64 {
         self.batches_lent.saturating_add(self.batches_mapped).saturating_add(self.batches_inline)
     }
 
-    /// Bytes, whichever way they came.
+    /// Number of bytes, by all carriers.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes_lent.saturating_add(self.bytes_mapped).saturating_add(self.bytes_inline)
@@ -163,8 +164,8 @@ impl TransferReport {
         if seconds > 0.0 { self.bytes() as f64 / seconds } else { 0.0 }
     }
 
-    /// What all partitions together were, where this has only what is of the whole: times as its reader saw them, what was
-    /// copied to merge them, whether it is complete.
+    /// Merges the partitions' reports into this report. Before the call, this report has only the figures of the whole:
+    /// times as seen by the reader, bytes copied by merging, completeness.
     pub(crate) fn of_partitions(mut self, partitions: Vec<TransferReport>) -> Self {
         let sum = |of: fn(&TransferReport) -> u64| partitions.iter().map(of).fold(0, u64::saturating_add);
         self.rows = sum(|part| part.rows);
@@ -178,7 +179,7 @@ impl TransferReport {
         self.registrations = sum(|part| part.registrations);
         self.read = partitions.iter().map(|part| part.read).max().unwrap_or_default();
         self.decode = partitions.iter().map(|part| part.decode).sum();
-        // One that fell back is what is to be known.
+        // If one partition fell back to inline, the report shows its carrier.
         let carriers = || partitions.iter().map(|part| &part.carrier);
         let carrier = carriers().find(|carrier| carrier.fallback().is_some()).or_else(|| carriers().next());
         self.carrier = carrier.cloned().unwrap_or_default();
@@ -204,11 +205,11 @@ impl TransferReport {
         self
     }
 
-    /// One JSON object on one line. Sizes in bytes, durations in seconds, throughput in bytes per second; absent things are
-    /// `null`.
+    /// One JSON object on one line. Sizes are in bytes, durations in seconds, throughput in bytes per second; absent
+    /// values are `null`.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Strings, numbers that are finite, and options and lists of these: nothing that serialization could refuse.
+        // Strings, finite numbers, options and lists: serialization cannot fail.
         serde_json::to_string(&self.json()).unwrap_or_default()
     }
 
@@ -253,7 +254,7 @@ impl TransferReport {
     }
 }
 
-/// The names are an interface: programs read them.
+/// The names are an interface for programs.
 #[derive(Serialize)]
 struct Json<'a> {
     carrier: &'static str,
@@ -303,7 +304,7 @@ impl fmt::Display for TransferReport {
         if let Some(lazy) = self.lazy {
             let (offered, read) = (human_size(lazy.bytes_offered), human_size(lazy.bytes_read));
             let (asks, saved) = (grouped(lazy.asks), lazy.saved() * 100.0);
-            line(f, "lazy", format!("{read} read of {offered} on offer, in {asks} asks: {saved:.1}% saved"))?;
+            line(f, "lazy", format!("{read} read of {offered} on offer, in {asks} partial reads: {saved:.1}% saved"))?;
         }
         let by_server = self.server.map_or("unknown".into(), |s| human_size(s.bytes_copied));
         line(f, "copied", format!("by the client {}, by the server {by_server}", human_size(self.bytes_copied)))?;
@@ -322,7 +323,7 @@ impl fmt::Display for TransferReport {
             let credit = human_duration(server.credit_wait);
             line(f, "server", format!("first batch {first}, engine {execute}, waited for the client {credit}"))?;
         }
-        // A rate past u64 is past every machine; the casts saturate.
+        // A rate above u64 exceeds every machine; the casts saturate.
         for (index, part) in self.partitions.iter().enumerate() {
             let (rows, rate) = (grouped(part.rows), human_size(part.throughput() as u64));
             let text = format!("{rows} rows, {}, {rate}/s", batches(part.batches(), part.bytes()));
@@ -332,20 +333,21 @@ impl fmt::Display for TransferReport {
     }
 }
 
-/// What a client and a server agreed on when they connected.
+/// The parameters that a client and a server agreed on when they connected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    /// What the server calls itself, with its version.
+    /// Name and version of the server.
     pub server: String,
-    /// Where it is: `host:port`.
+    /// Address of the server: `host:port`.
     pub address: String,
     /// The protocol version in use.
     pub protocol: u16,
-    /// What carries results.
+    /// The carrier of results.
     pub carrier: Carrier,
-    /// How long the probe took: one word, read one-sidedly from the server's memory and checked. `None` without a fabric.
+    /// Duration of the probe: one word, read one-sidedly from the server's memory and checked. `None` without a fabric.
     pub probe: Option<Duration>,
-    /// Bytes that were read one-sidedly from the server's memory in a second, over a moment, if that was asked for.
+    /// Rate of one-sided reads from the server's memory, in bytes per second, measured for a moment. `None` unless
+    /// requested.
     pub rate: Option<u64>,
 }
 
@@ -397,7 +399,7 @@ throughput    1.50 GiB/s";
     }
 
     #[test]
-    fn a_fallback_and_an_incomplete_result_are_said() {
+    fn a_fallback_and_an_incomplete_result_are_shown() {
         let carrier = Carrier::Inline { fallback: Some("the server has no UCX".into()) };
         let text = TransferReport { carrier, rows: 3, ..Default::default() }.to_string();
         assert!(text.contains("inline over TCP (the server has no UCX)"), "{text}");

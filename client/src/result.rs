@@ -1,4 +1,4 @@
-//! What one stream of a connection brings: a query's result, or one partition of it.
+//! One stream of a connection: a query's result, or one partition of it.
 
 mod lazy;
 mod mapped;
@@ -23,7 +23,7 @@ use crate::driver::{Delivered, Handle, Item};
 use crate::error::ClientError;
 use crate::report::{Carrier, ConnectionInfo, ServerReport, TransferReport};
 
-/// A result, or one partition of it, as its connection brings it.
+/// A result, or one partition of it, as received from its connection.
 #[derive(Debug)]
 pub(crate) struct PartStream {
     handle: Arc<Handle>,
@@ -35,15 +35,15 @@ pub(crate) struct PartStream {
     info: Arc<Mutex<ConnectionInfo>>,
     /// The caller wants lent batches: a result without any is a fallback.
     pub(crate) wants_loans: bool,
-    /// The largest batch that is taken.
+    /// Size of the largest batch that is accepted, in bytes.
     pub(crate) max_batch: u64,
-    /// Inline batches of this size should have been mapped; logged once.
+    /// Inline batches above this size should have been mapped. `None` once the warning has been logged.
     pub(crate) mapped_from: Option<u64>,
     started: Instant,
     waiting_since: Option<Instant>,
     report: TransferReport,
     over: bool,
-    /// What carried the batches that were lent.
+    /// The carrier of the lent batches.
     lent_by: Option<Carrier>,
 }
 
@@ -101,7 +101,7 @@ impl PartStream {
         Arc::clone(&self.schema)
     }
 
-    /// What it is sorted by, if it is a partition of a sorted result.
+    /// The order of the rows, if this is a partition of a sorted result.
     pub(crate) fn order(&self) -> &[SortKey] {
         &self.order
     }
@@ -110,7 +110,7 @@ impl PartStream {
         self.over
     }
 
-    /// Ends it here: whatever still comes is not wanted.
+    /// Cancels the stream. Further items are discarded.
     pub(crate) fn give_up(&mut self) {
         if !self.over {
             self.ended();
@@ -127,7 +127,7 @@ impl PartStream {
         report
     }
 
-    /// How this result travelled, as far as it has: not how the connection could have carried it.
+    /// The carrier of this result so far, which may differ from the connection's carrier.
     fn carrier(&self) -> Carrier {
         let connection = self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
         match (&self.lent_by, connection) {
@@ -137,7 +137,7 @@ impl PartStream {
         }
     }
 
-    /// A batch was lent: the fabric that the connection has now carries it.
+    /// Records the connection's current carrier when the first batch is lent.
     fn was_lent(&mut self) {
         let carrier = || self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier.clone();
         self.lent_by.get_or_insert_with(carrier);
@@ -195,7 +195,7 @@ impl PartStream {
     }
 }
 
-/// A batch with its position and its cost, as it came.
+/// A batch with its sequence number and its cost.
 type Numbered = (u64, u64, Delivered);
 
 impl PartStream {

@@ -13,25 +13,23 @@ use thallus_protocol::client::{ClientCommand, UploadOptions as MachineOptions};
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::lender::LenderCommand;
 use thallus_protocol::message::{Access, Failure, LendFrom};
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Command, Feed, Handle};
 use crate::error::ClientError;
 
-/// How one upload is to be run.
+/// Options of one upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UploadOptions {
-    /// The upload ends in an error this long after it began. `None`: it may take as long as it takes.
+    /// The upload ends in an error this long after it began. `None`: no limit.
     pub deadline: Option<Duration>,
-    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`](crate::ConnectOptions::lend_from).
+    /// Size from which batches are lent. `None`: [`ConnectOptions::lend_from`](crate::ConnectOptions::lend_from).
     pub lend_from: Option<LendFrom>,
 }
 
 impl UploadOptions {
-    /// No deadline, and the connection's choice for the rest.
+    /// No deadline, and the connection's settings for the rest.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -52,15 +50,15 @@ impl UploadOptions {
     }
 }
 
-/// What one upload's transfer was.
+/// Report of one upload's transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UploadReport {
-    /// Rows that the server has taken.
+    /// Rows that the server has accepted.
     pub rows: u64,
     /// Batches that the server read one-sidedly from this client's memory.
     pub batches_lent: u64,
-    /// Batches that were sent over the control connection.
+    /// Batches that travelled over the control connection.
     pub batches_inline: u64,
 }
 
@@ -79,7 +77,7 @@ impl Drop for Upload<'_> {
     }
 }
 
-/// Takes batches to the server, as it asks for them.
+/// Sends batches to the server as it requests them.
 pub(crate) async fn run(
     handle: &Handle,
     table: &str,
@@ -105,20 +103,15 @@ pub(crate) async fn run(
             answer = &mut answered => break answer,
             pull = pulled.recv() => match pull {
                 Some(lend_from) => lend_from,
-                // The stream has ended: the answer says how.
+                // The stream has ended; the answer has the result.
                 None => break answered.await,
             },
         };
-        // A source may take as long as it likes: the upload can end meanwhile.
+        // The source may take any time, and the upload can end meanwhile.
         let next = tokio::select! {
             biased;
             answer = &mut answered => break answer,
             next = batches.next() => next,
-        };
-        #[cfg(feature = "planted-bugs")]
-        let next = match next {
-            Some(Err(_)) if is_planted(Bug::ErrorTakenForEnd) => None,
-            next => next,
         };
         match next {
             Some(Ok(batch)) => {

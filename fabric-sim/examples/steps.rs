@@ -1,4 +1,4 @@
-//! How many steps a second the bare network makes: `cargo run --release -p thallus-fabric-sim --example steps`.
+//! Steps per second of the bare network: `cargo run --release -p thallus-fabric-sim --example steps`.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -36,7 +36,7 @@ impl Blob {
         bytes
     }
 
-    /// The content of `bytes`, if they are a blob of `kind`; otherwise the reason why not.
+    /// The content of `bytes`, if they are a blob of `kind`; otherwise the reason why they are not.
     pub(crate) fn unpack(kind: Kind, bytes: &[u8]) -> Result<Self, &'static str> {
         let bytes: &[u8; LEN] = bytes.try_into().map_err(|_| "it is not 28 bytes long")?;
         let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
@@ -50,7 +50,7 @@ impl Blob {
     }
 }
 
-/// FNV-1a, 64 bits: against accidents, not against forgers, whom the network's memory protection stops.
+/// FNV-1a, 64 bits: against accidents. The network's memory protection stops forged blobs.
 fn check(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }

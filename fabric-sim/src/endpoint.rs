@@ -1,4 +1,4 @@
-//! An endpoint of the network as an [`Endpoint`]: each poll is one step.
+//! An endpoint of the network as an [`Endpoint`]. Each poll is one step.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ pub(crate) struct SimEndpoint {
     pace: Option<Pace>,
 }
 
-/// Steps by tokio's clock.
+/// Makes steps by tokio's clock.
 struct Pace {
     epoch: Instant,
     step: Duration,
@@ -42,7 +42,7 @@ impl Pace {
         u64::try_from(steps).unwrap_or(u64::MAX)
     }
 
-    /// Ready once `step` has come.
+    /// Ready when the time of `step` has come.
     fn poll_until(&mut self, step: u64, cx: &mut Context<'_>) -> Poll<()> {
         let nanos = u128::from(step).saturating_mul(self.step.as_nanos());
         let at = self.epoch + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX / 2));
@@ -72,7 +72,7 @@ impl SimEndpoint {
         Bytes::copy_from_slice(&Blob { kind, network, id }.pack())
     }
 
-    /// The id that a blob names, if it is of this network.
+    /// The id in a blob, if the blob is of this network.
     fn open_blob(&self, kind: Kind, bytes: &[u8]) -> Result<u64, &'static str> {
         let blob = Blob::unpack(kind, bytes)?;
         if blob.network == self.network.lock().core.seed() { Ok(blob.id) } else { Err("it is of another network") }
@@ -84,7 +84,7 @@ impl SimEndpoint {
     }
 
     fn state(&self) -> EndpointState {
-        // Removed only by the drop of `self`.
+        // Only the drop of `self` removes it.
         self.network.lock().core.state(self.id).unwrap_or(EndpointState::Closed)
     }
 
@@ -119,18 +119,18 @@ impl SimEndpoint {
             return Err(outside);
         }
         if self.outstanding.contains(&token) {
-            return Err(FabricError::Misuse("a read's token is that of one outstanding"));
+            return Err(FabricError::Misuse("a read's token is that of an outstanding read"));
         }
         if self.outstanding.len() >= max_outstanding {
             return Err(FabricError::TooManyReads { limit: max_outstanding });
         }
         if self.registered(into.memory()).is_none() {
-            return Err(FabricError::Misuse("a read was to land in memory that is not registered with this fabric"));
+            return Err(FabricError::Misuse("a read's target is memory that is not registered with this fabric"));
         }
         Ok(region.key)
     }
 
-    /// Hands completions on. The finished reads' memory is let go of here, where no lock is held.
+    /// Reports completions. The memory of finished reads is dropped here, where no lock is held.
     fn take(&mut self, finished: Vec<Finished>, completions: &mut Vec<Completion>) {
         for Finished { completion, into } in finished {
             drop(into);
@@ -199,13 +199,13 @@ impl Endpoint for SimEndpoint {
     }
 
     fn forget(&mut self, region: RegionId) {
-        // Reads of it that are outstanding have the key already.
+        // Outstanding reads of the region have the key already.
         self.regions.remove(&region);
     }
 
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
         let key = self.check(token, from, &into)?;
-        // Bound, so that a range that comes back is dropped after the lock.
+        // Bound to a variable, so that a returned range is dropped after the lock.
         if let Some(pace) = &self.pace {
             self.network.lock().core.set_time(self.id, pace.now());
         }

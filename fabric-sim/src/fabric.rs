@@ -18,7 +18,7 @@ use crate::blob::{Blob, Kind};
 use crate::core::{Core, EndpointId, Event, HostId, MemoryId, Stats, Violation};
 use crate::endpoint::SimEndpoint;
 
-/// A simulated network. Clones are the same network.
+/// A simulated network. Clones are handles of the same network.
 #[derive(Clone)]
 pub struct SimNetwork {
     shared: Arc<Mutex<Shared>>,
@@ -37,7 +37,7 @@ pub struct SimFabric {
     registered: Arc<AtomicUsize>,
 }
 
-/// The network's side of a registration.
+/// The network's part of a registration.
 #[derive(Debug)]
 pub(crate) struct SimRegistration {
     pub(crate) id: MemoryId,
@@ -60,14 +60,14 @@ impl SimNetwork {
         SimNetwork { shared: Arc::new(Mutex::new(shared)) }
     }
 
-    /// One more host.
+    /// Adds a host.
     #[must_use]
     pub fn host(&self) -> Arc<SimFabric> {
         let host = self.lock().core.add_host();
         Arc::new(SimFabric { network: self.clone(), host, registered: Arc::default() })
     }
 
-    /// Stops a host: all its endpoints are closed without its asking, and their peers notice.
+    /// Crashes a host: all its endpoints close without a call of their owners, and their peers notice.
     pub fn crash(&self, host: HostId) {
         let concerned = {
             let mut shared = self.lock();
@@ -77,7 +77,7 @@ impl SimNetwork {
         concerned.into_iter().for_each(Waker::wake);
     }
 
-    /// Takes away, or gives back, the path by which `reader` reads from `lender`: the data plane's partition.
+    /// Removes or restores the path by which `reader` reads from `lender`, to simulate a partition of the data plane.
     pub fn set_path(&self, reader: HostId, lender: HostId, open: bool) {
         let concerned = {
             let mut shared = self.lock();
@@ -87,7 +87,7 @@ impl SimNetwork {
         concerned.into_iter().for_each(Waker::wake);
     }
 
-    /// Makes the network another one from now on.
+    /// Changes the options of the network from now on.
     pub fn change(&self, change: impl FnOnce(&mut SimOptions)) {
         change(self.lock().core.options_mut());
     }
@@ -104,7 +104,7 @@ impl SimNetwork {
         self.lock().core.violations().to_vec()
     }
 
-    /// Its figures.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.lock().core.stats()
@@ -137,7 +137,7 @@ impl fmt::Debug for SimNetwork {
 }
 
 impl SimFabric {
-    /// Its name in the network.
+    /// The host's id in the network.
     #[must_use]
     pub fn id(&self) -> HostId {
         self.host
@@ -149,7 +149,7 @@ impl SimFabric {
         &self.network
     }
 
-    /// Bytes registered here now.
+    /// Bytes currently registered at this host.
     #[must_use]
     pub fn registered_bytes(&self) -> usize {
         self.registered.load(Ordering::Acquire)
@@ -193,7 +193,7 @@ impl Fabric for SimFabric {
             exposes_ranges: options.exposes_ranges,
             registers_when_exposed: false,
             maps: match options.fencing {
-                // As shared memory.
+                // As with shared memory.
                 Fencing::LeaseWord => Maps::Allocated,
                 Fencing::Revocation => {
                     Maps::Nothing { reason: "the simulated network plays a device that maps nothing".into() }
@@ -224,7 +224,7 @@ impl Fabric for SimFabric {
             return Err(FabricError::Unsupported { fabric: self.kind(), what: "lend memory that it did not allocate" });
         }
         if buffer.is_empty() {
-            let reason = "there is nothing in the buffer".to_owned();
+            let reason = "the buffer is empty".to_owned();
             return Err(FabricError::Registration { fabric: self.kind(), len: 0, reason });
         }
         let registration = self.registration(buffer.len())?;

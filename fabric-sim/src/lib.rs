@@ -1,12 +1,13 @@
-//! A fabric in memory, whose every choice comes from a seed.
+//! An in-memory fabric. Its seed determines every choice.
 //!
-//! For property tests and tests of whole systems without devices. Memory is registered with a simulated network, which
-//! copies a read's bytes at a later step of the reading endpoint, completes it later still, perhaps out of order, and
-//! plays the hardware's memory protection: it records the reads that it refused ([`SimNetwork::violations`]). As a
-//! [`LoanObserver`](thallus_fabric::observe::LoanObserver) it also checks each read against the leases that stand.
+//! It is for property tests and tests of whole systems without devices. Memory is registered with a simulated network.
+//! The network copies a read's bytes at a later step of the reading endpoint, completes the read at a still later step,
+//! perhaps out of order, and simulates the hardware's memory protection: it records the reads that it refused
+//! ([`SimNetwork::violations`]). As a [`LoanObserver`](thallus_fabric::observe::LoanObserver) it also checks each read
+//! against the leases that stand.
 //!
 //! [`core`] is the network itself: a plain state machine without clock, locks, tasks or entropy. [`SimNetwork`] makes
-//! it a [`Fabric`](thallus_fabric::Fabric), under any tokio runtime: there a step is a poll of an endpoint.
+//! it a [`Fabric`](thallus_fabric::Fabric), under any tokio runtime. There a step is a poll of an endpoint.
 //!
 //! ```
 //! use thallus_fabric::{Fabric, Touch};
@@ -29,3 +30,8 @@ mod options;
 
 pub use fabric::{SimFabric, SimNetwork};
 pub use options::SimOptions;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

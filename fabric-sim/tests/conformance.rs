@@ -1,4 +1,4 @@
-//! The conformance suite, in both ways of fencing, and over several seeds.
+//! The conformance suite, with both kinds of fencing, and over several seeds.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ fn every_network_conforms() {
     }
 }
 
-/// Endpoints as a server has them: many tasks, which move between threads as the runtime likes.
+/// Endpoints as in a server: many tasks, which the runtime moves between threads.
 #[test]
 fn many_tasks_share_a_network_under_a_multi_threaded_runtime() {
     let network = SimNetwork::new(4, SimOptions::default());

@@ -1,4 +1,4 @@
-//! Memory that knows what is on loan, and the ways in which a network is slow, lossy or wrong about completions.
+//! Checks of memory on loan, and networks that are slow, lossy or wrong about completions.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A lender that has exposed 4096 bytes of one kind, and lent none.
+    /// A lender that has exposed 4096 equal bytes, and lent none.
     fn new(options: SimOptions) -> Self {
         let mut core = Core::new(1, SimOptions { loans: true, ..options });
         let (here, there) = (core.add_host(), core.add_host());
@@ -51,7 +51,7 @@ impl Fixture {
         slab
     }
 
-    /// How the one read ended, and after how many steps.
+    /// The result of the one read, and the number of steps until its end.
     fn run(&mut self) -> (Result<(), ReadFailure>, usize) {
         let mut finished: Vec<Finished> = Vec::new();
         for step in 1..2000 {
@@ -69,7 +69,7 @@ impl Fixture {
 }
 
 #[test]
-fn only_what_is_on_loan_can_be_read() {
+fn only_memory_on_loan_can_be_read() {
     let mut fixture = Fixture::new(SimOptions::default());
     fixture.lend(1, 0, 100);
     let slab = fixture.post(10, 90);
@@ -85,7 +85,7 @@ fn only_what_is_on_loan_can_be_read() {
 }
 
 #[test]
-fn memory_that_changes_while_it_is_on_loan_is_found_out() {
+fn a_change_of_memory_on_loan_is_detected() {
     let mut fixture = Fixture::new(SimOptions::default());
     let mut slab = fixture.pool.take(64).unwrap();
     slab.copy_in(0, &[7; 64]).unwrap();
@@ -100,14 +100,14 @@ fn memory_that_changes_while_it_is_on_loan_is_found_out() {
     assert_eq!(fixture.accesses(), [Access::Reused]);
 }
 
-/// The registered memory that a slab lies in; it begins there, being the pool's first.
+/// The registered memory of a slab. The slab begins at offset 0, since it is the pool's first.
 fn slab_memory<'a>(slab: &'a mut Slab, pool: &SlabPool) -> &'a Arc<RegisteredMemory> {
     assert_eq!(pool.stats().slabs_in_use, 1);
     slab.memory()
 }
 
 #[test]
-fn a_late_reader_finds_something_else() {
+fn a_late_reader_gets_other_bytes() {
     let mut fixture = Fixture::new(SimOptions { fencing: Fencing::LeaseWord, ..SimOptions::default() });
     fixture.lend(1, 0, 100);
     fixture.core.lease_ended(fixture.lender, LeaseId(1), LeaseEnd::Revoked);
@@ -146,7 +146,7 @@ fn a_lease_begins_and_ends_once() {
     fixture.core.lease_ended(fixture.lender, LeaseId(1), LeaseEnd::Released);
     assert_eq!(fixture.accesses(), [Access::Ledger, Access::Ledger]);
     fixture.core.lease_ended(fixture.lender, LeaseId(2), LeaseEnd::Withdrawn);
-    assert_eq!(fixture.accesses().len(), 2, "what was withdrawn never was lent");
+    assert_eq!(fixture.accesses().len(), 2, "a withdrawn lease was never lent");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The simulated network itself: memory protection, fencing, reordering, and that a seed is a run.
+//! The simulated network itself: memory protection, fencing, reordering, and reproducible runs.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ impl Fixture {
         let (lender, borrower) = (core.add_endpoint(here), core.add_endpoint(there));
         core.connect(lender, borrower).unwrap();
         core.connect(borrower, lender).unwrap();
-        // Targets need registration with no particular network: the core trusts its caller with them.
+        // Targets of reads need a registration, but not with this network: the core does not check it.
         let elsewhere = SimNetwork::new(0, SimOptions::default()).host();
         let pool = SlabPool::new(elsewhere, PoolLimits::default());
         Fixture { core, lender, borrower, pool }
     }
 
-    /// Memory with this content, known to the core, and a key to it.
+    /// Memory with this content, added to the core, and a key to it.
     fn lend(&mut self, content: &[u8]) -> (Arc<thallus_fabric::memory::RegisteredMemory>, KeyId) {
         let fabric = SimNetwork::new(0, SimOptions::default()).host();
         let memory = fabric.register(content.to_vec().into()).unwrap();
@@ -48,7 +48,7 @@ impl Fixture {
         self.core.post(self.borrower, ReadToken(token), key, address, into).unwrap();
     }
 
-    /// Steps the borrower until nothing is outstanding; how each read ended, and in which step.
+    /// Steps the borrower until no read is outstanding. Returns the result of each read, and its step.
     fn run(&mut self) -> Vec<(u64, Result<(), ReadFailure>, usize)> {
         let mut ends = Vec::new();
         for step in 0..1000 {
@@ -68,7 +68,7 @@ fn options(fencing: Fencing) -> SimOptions {
 }
 
 #[test]
-fn memory_that_is_gone_cannot_be_read() {
+fn deregistered_memory_cannot_be_read() {
     for fencing in [Fencing::Revocation, Fencing::LeaseWord] {
         let mut fixture = Fixture::new(1, options(fencing));
         let (memory, key) = fixture.lend(&[1; 100]);
@@ -85,7 +85,7 @@ fn memory_that_is_gone_cannot_be_read() {
 }
 
 #[test]
-fn the_protection_refuses_what_was_not_lent() {
+fn the_protection_refuses_memory_that_was_not_lent() {
     let mut fixture = Fixture::new(1, options(Fencing::Revocation));
     let (memory, key) = fixture.lend(&[1; 100]);
     let stranger = fixture.core.add_endpoint(thallus_fabric_sim::core::HostId(1));
@@ -114,7 +114,7 @@ fn revocation_cuts_off_reads_under_way() {
     fixture.post(1, key, memory.address(), 100);
     assert_eq!(fixture.core.close(fixture.lender), Some(fixture.borrower));
     assert_eq!(fixture.run()[0].1, Err(ReadFailure::RemoteAccess));
-    assert!(fixture.core.violations().is_empty(), "late, but not against the rules");
+    assert!(fixture.core.violations().is_empty(), "late reads do not break the rules");
 }
 
 #[test]

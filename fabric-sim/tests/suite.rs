@@ -1,4 +1,4 @@
-//! The conformance suite finds faults: each defect here makes the case fail that is about it.
+//! The conformance suite finds faults: each defect here makes its case fail.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -32,7 +32,7 @@ enum Defect {
     ExposesTheWhole,
     ExposesAnything,
     IgnoresRevoke,
-    /// Says that it exposes ranges, and opens whole memory to everybody.
+    /// Announces that it exposes ranges, and opens whole memory to every peer.
     PromisesRanges,
     HasATransportTooEarly,
     HasAnotherAddressEachTime,

@@ -47,7 +47,7 @@ fn a_counter_counts_what_was_registered_by_all_and_by_this_thread() {
     assert_eq!((fabric.registrations(), thread_registrations() - before), (3, 2));
     assert_eq!(fabric.bytes(), (allocated.len() + registered.len() + PAGE) as u64);
     drop((allocated, registered));
-    assert_eq!(fabric.registrations(), 3, "what is gone was made all the same");
+    assert_eq!(fabric.registrations(), 3, "dropped registrations count too");
 }
 
 mod an_injector_without_faults {
@@ -56,7 +56,7 @@ mod an_injector_without_faults {
     thallus_fabric::conformance_suite!(|| faulty(FaultPlan::new(1)));
 }
 
-/// Shared memory as the simulation plays it: lease words, keys for whole memory, and mapping.
+/// Simulated shared memory: lease words, keys for whole memory, and mapping.
 fn shared_memory() -> Arc<SimFabric> {
     SimNetwork::new(2, SimOptions::shared_memory()).host()
 }
@@ -127,7 +127,7 @@ fn a_delayed_read_keeps_its_memory_and_brings_its_bytes() {
             polls > 100
         };
         assert!(drive(&mut [&mut connection.borrower], some).await);
-        // The simulated read is long done, but its completion has not been polled.
+        // The simulated read has ended, but its completion has not been polled.
         assert_eq!(connection.borrower.result(1), None);
         let slab = slab.into_buffer().expect_err("the read is outstanding");
         assert!(matches!(
@@ -203,7 +203,7 @@ fn each_call_fails_in_its_own_way_and_only_when_told() {
     assert!(matches!(nth(Call::Register).register(vec![1_u8].into()), Err(FabricError::Registration { .. })));
     let fabric = nth(Call::Endpoint);
     assert!(matches!(fabric.endpoint(), Err(FabricError::Unavailable { .. })));
-    assert!(fabric.endpoint().is_ok(), "only the first");
+    assert!(fabric.endpoint().is_ok(), "only the first endpoint fails");
 
     let fabric = nth(Call::Connect);
     let (mut one, two) = (fabric.endpoint().unwrap(), fabric.endpoint().unwrap());
@@ -251,7 +251,7 @@ fn a_plan_is_the_same_for_the_same_seed() {
 }
 
 #[test]
-fn a_trace_tells_a_connections_whole_story() {
+fn a_trace_records_all_calls_of_a_connection() {
     let traced = Arc::new(Tracer::new(host(1), 1000));
     let fabric: Arc<dyn Fabric> = traced.clone();
     with_connection(fabric, async |bench, mut connection, address| {

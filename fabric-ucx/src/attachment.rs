@@ -1,10 +1,11 @@
-//! Segments of shared memory that a peer's remote key names, attached by this crate itself: for reading only, and for
-//! as long as is needed, whatever becomes of the peer and its endpoint.
+//! Shared-memory segments that a peer's remote key names. This crate attaches them itself: for reading only, and for as
+//! long as they are needed, even after the end of the peer and its endpoint.
 //!
-//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer says,
-//! and bound to a worker and its thread; UCX before 1.19 crashes where the segment is gone, for on its way out it
-//! releases what it had not unpacked yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment cannot be
-//! shortened, so what was checked stays true. A POSIX one can: reading what its owner has cut off raises SIGBUS.
+//! UCX could attach them too (`ucp_ep_rkey_unpack`, `ucp_rkey_ptr`), but for writing, at the length that the peer
+//! announces, and bound to a worker and its thread. UCX before 1.19 crashes if the segment is gone: its error path
+//! releases entries that it had not unpacked yet (`ucp_ep_rkey_unpack_internal`, `err_destroy`). A System V segment
+//! cannot be shortened, so a length that was checked stays true. A POSIX segment can: reading a part that its owner has
+//! cut off raises SIGBUS.
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -18,14 +19,14 @@ use crate::domains::{POSIX, PROCFS, SYSTEM_V, number};
 use crate::envelope;
 use crate::mapping::Mapping;
 
-/// Flags of a POSIX segment that is named in another way, has other pages, or is of another namespace of processes.
+/// Flags of a POSIX segment that has another kind of name, other pages, or another PID namespace.
 const OTHERWISE: u64 = 0b111 << 60;
 
-/// A segment as a key names it.
+/// A segment, as a key names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     name: Name,
-    /// Where it begins in its owner's address space.
+    /// Address of its first byte in the owner's address space.
     owner: u64,
 }
 
@@ -35,8 +36,8 @@ enum Name {
     Posix { pid: u32, fd: u32 },
 }
 
-/// The segment that `key`, of a peer in the namespaces of this process, names; at most one of its memory domains has
-/// allocated the memory.
+/// The segment that `key` names. The key is of a peer in the namespaces of this process. At most one of its memory
+/// domains has allocated the memory.
 pub(crate) fn segment(key: &[u8]) -> Option<Segment> {
     envelope::entries(key).find_map(|(_, entry)| match entry.len() {
         SYSTEM_V => {
@@ -52,7 +53,7 @@ pub(crate) fn segment(key: &[u8]) -> Option<Segment> {
     })
 }
 
-/// A segment, readable in this process until it is dropped.
+/// A segment that is attached, for reading, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Attachment {
     segment: Segment,
@@ -61,11 +62,11 @@ pub(crate) struct Attachment {
     mapping: Option<Mapping>,
 }
 
-/// The System V segments that this process has attached: connections to one server share them, and with them page
-/// tables and their first touch. While a segment is attached its id is no other's.
+/// The System V segments that this process has attached. Connections to one server share them, and so share page tables
+/// and the first touch of the pages. While a segment is attached, no other segment has its id.
 static ATTACHED: Mutex<Vec<(Segment, Weak<Attachment>)>> = Mutex::new(Vec::new());
 
-// SAFETY: it is memory that this process only reads, and an address to let go of it by, from whichever thread.
+// SAFETY: it is memory that this process only reads, and an address for detaching it, which any thread may do.
 unsafe impl Send for Attachment {}
 // SAFETY: as above.
 unsafe impl Sync for Attachment {}
@@ -82,9 +83,9 @@ impl Attachment {
         Ok(Attachment { segment, start, len, mapping: Mapping::new(start.addr().get(), len) })
     }
 
-    /// As [`Attachment::new`], but the one that somebody else has, if that is sure to be of the same segment.
+    /// As [`Attachment::new`], but returns an existing attachment if that is certain to be of the same segment.
     pub(crate) fn shared(segment: Segment) -> Result<Arc<Self>, String> {
-        // A file descriptor of another process may be of one file now, and of another in a moment.
+        // A file descriptor of another process may refer to one file now, and to another later.
         if matches!(segment.name, Name::Posix { .. }) {
             return Attachment::new(segment).map(Arc::new);
         }
@@ -100,21 +101,21 @@ impl Attachment {
         Ok(new)
     }
 
-    /// Readies what is about to be read for the first time.
+    /// Touches the pages of a range that is about to be read for the first time.
     pub(crate) fn prefault(&self, address: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.prefault(address.saturating_sub(self.segment.owner), len);
         }
     }
 
-    /// Where `len` bytes at `address` in the owner's address space are in this one.
+    /// The address in this process of `len` bytes at `address` in the owner's address space.
     pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
         let offset = usize::try_from(address.checked_sub(self.segment.owner)?).ok()?;
         let len = usize::try_from(len).ok()?;
         if offset.checked_add(len)? > self.len {
             return None;
         }
-        // SAFETY: the offset lies within what is attached.
+        // SAFETY: the offset lies within the attached memory.
         Some((unsafe { self.start.add(offset) }, len))
     }
 }
@@ -123,22 +124,22 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let start = self.start.as_ptr().cast::<c_void>();
         match self.segment.name {
-            // SAFETY: attached by `new`, let go of once; whoever reads it holds `self`.
+            // SAFETY: attached by `new`, detached once; every reader holds `self`.
             Name::Sysv { .. } => unsafe { libc::shmdt(start) },
-            // SAFETY: as above, at the length at which it was mapped.
+            // SAFETY: as above, with the length of the mapping.
             Name::Posix { .. } => unsafe { libc::munmap(start, self.len) },
         };
     }
 }
 
 fn attach(id: i32) -> io::Result<(NonNull<u8>, usize)> {
-    // SAFETY: no address is asked for, so that nothing is mapped over; read-only.
+    // SAFETY: no address is requested, so that nothing is mapped over; read-only.
     let start = unsafe { libc::shmat(id, ptr::null(), libc::SHM_RDONLY) };
     if start.addr() == usize::MAX {
         return Err(io::Error::last_os_error());
     }
     let mut status = MaybeUninit::<libc::shmid_ds>::zeroed();
-    // Asked after it was attached: the id is of this segment for as long as that lasts.
+    // Queried after attaching: the id belongs to this segment while it is attached.
     // SAFETY: room for the status that the call fills in.
     let asked = unsafe { libc::shmctl(id, libc::IPC_STAT, status.as_mut_ptr()) };
     let refused = io::Error::last_os_error();
@@ -147,7 +148,7 @@ fn attach(id: i32) -> io::Result<(NonNull<u8>, usize)> {
     match NonNull::new(start.cast()) {
         Some(start) if asked == 0 => Ok((start, len)),
         _ => {
-            // SAFETY: attached above, and nobody knows it.
+            // SAFETY: attached above, and no other code has the address.
             unsafe { libc::shmdt(start) };
             Err(refused)
         }
@@ -160,8 +161,8 @@ fn map_file(path: &str) -> io::Result<(NonNull<u8>, usize)> {
     if len == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // SAFETY: no address is asked for, so that nothing is mapped over; an open descriptor; read-only. The mapping
-    // outlives it.
+    // SAFETY: no address is requested, so that nothing is mapped over; an open descriptor; read-only. The mapping stays
+    // valid after the descriptor is closed.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
@@ -175,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// A key of domain 1, as UCX packs it.
+    /// A key with one entry, for domain 1, as UCX packs it.
     fn key(packed: &[u8]) -> Vec<u8> {
         let mut key = 0b10_u64.to_ne_bytes().to_vec();
         key.push(0);
@@ -189,21 +190,21 @@ mod tests {
         // SAFETY: a new segment of this process's own.
         let id = unsafe { libc::shmget(libc::IPC_PRIVATE, 8192, libc::IPC_CREAT | 0o600) };
         assert!(id >= 0, "{}", io::Error::last_os_error());
-        // SAFETY: as the kernel chooses, for writing.
+        // SAFETY: at an address of the kernel's choice, for writing.
         let own = unsafe { libc::shmat(id, ptr::null(), 0) };
-        // SAFETY: 8192 bytes that nobody else has.
+        // SAFETY: 8192 bytes that no other code uses.
         unsafe { own.cast::<u8>().add(5000).write_bytes(7, 100) };
-        // SAFETY: marks it to go with its last attachment, as UCX does.
+        // SAFETY: marks the segment for removal with its last attachment, as UCX does.
         unsafe { libc::shmctl(id, libc::IPC_RMID, ptr::null_mut()) };
         let mut packed = id.to_ne_bytes().to_vec();
         packed.extend(0x10_0000_u64.to_ne_bytes());
         let key = key(&packed);
         let segment = segment(&key).unwrap();
         let attached = Attachment::new(segment).unwrap();
-        // SAFETY: attached above, let go of once.
+        // SAFETY: attached above, detached once.
         unsafe { libc::shmdt(own) };
         let (start, len) = attached.find(0x10_0000 + 5000, 100).unwrap();
-        // SAFETY: within the attachment, which is alive, and which nobody writes any more.
+        // SAFETY: within the attachment, which is alive, and which no code writes any more.
         assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }, [7; 100]);
         assert!(attached.find(0x10_0000, 8192).is_some());
         for (address, len) in
@@ -211,7 +212,7 @@ mod tests {
         {
             assert!(attached.find(address, len).is_none(), "{address:#x} {len}");
         }
-        // Whoever has it attached shares it, others named alike do not.
+        // Existing attachments of the segment are shared. A segment with the same id later is another segment.
         let shared = [segment, segment].map(|segment| Attachment::shared(segment).unwrap());
         assert!(Arc::ptr_eq(&shared[0], &shared[1]));
         let elsewhere = Segment { owner: 0x20_0000, ..segment };

@@ -1,4 +1,4 @@
-//! A checksum against accident.
+//! A checksum against accidental damage.
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo; draft-eastlake-fnv).
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {

@@ -1,4 +1,4 @@
-//! UCX's configuration: read from its file and the environment, and changed by options.
+//! UCX's configuration: read from its file and the environment, then changed by options.
 
 use std::ffi::CString;
 use std::ptr;
@@ -7,7 +7,7 @@ use ucx_sys::{self as sys, Ucx, Version, ucs_status_t};
 
 use crate::status::{check, failed};
 
-/// From this version on, UCX refuses options whose names it does not know.
+/// UCX from this version on refuses unknown option names.
 const REFUSES_UNKNOWN: Version = Version::new(1, 20);
 
 /// An open `ucp_config_t`.
@@ -16,10 +16,10 @@ pub(crate) struct Config {
     handle: *mut sys::ucp_config_t,
 }
 
-/// UCX did not take an option.
+/// The reason why UCX did not accept an option.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// This UCX has no option of that name, or its module for it is not installed.
+    /// This UCX has no option of that name, or its module for the option is not installed.
     Unknown(String),
     /// The value is wrong.
     Failed(String),
@@ -33,7 +33,7 @@ impl Config {
         Ok(Config { ucx, handle })
     }
 
-    /// Sets an option. UCX before 1.20 takes any name.
+    /// Sets an option. UCX before 1.20 accepts any name.
     pub(crate) fn set(&self, name: &str, value: &str) -> Result<(), Refusal> {
         let c_string = |text: &str| {
             CString::new(text).map_err(|_| Refusal::Failed(format!("UCX option {name} contains a NUL byte")))
@@ -45,7 +45,7 @@ impl Config {
             return Ok(());
         }
         let reason = failed(&format!("ucp_config_modify({name}={value})"), status);
-        // Its status is the same for a name that it does not know and for a wrong value.
+        // UCX returns the same status for an unknown name and for a wrong value.
         let is_known = match self.ucx.ucs_config_global_list_has_field {
             // SAFETY: a C string, which is only read.
             Some(has_field) => unsafe { has_field(c_name.as_ptr()) != 0 },

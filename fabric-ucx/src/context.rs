@@ -1,4 +1,4 @@
-//! The UCX context: one per fabric, shared by its endpoints and by every registration.
+//! The UCX context: one per fabric, shared by its endpoints and registrations.
 
 use std::ffi::CString;
 use std::fmt;
@@ -17,9 +17,10 @@ use crate::{UcxOptions, host, memory, quiet, stream};
 pub(crate) struct UcxContext {
     ucx: &'static Ucx,
     handle: sys::ucp_context_h,
-    /// Identity of this host, for peers.
+    /// Identity of this host, sent to peers.
     host: u64,
-    /// Workers are created one at a time: UCX documents thread safety of a context's use, not of this.
+    /// Workers are created one at a time: UCX documents that a context may be used by several threads, but not for this
+    /// call.
     creating: Mutex<()>,
 }
 
@@ -28,19 +29,20 @@ unsafe impl Send for UcxContext {}
 // SAFETY: as above.
 unsafe impl Sync for UcxContext {}
 
-/// Whether UCX's keepalive can abort this process. With it, an RDMA connection of UCX 1.13 gets a lane of datagrams
-/// (`ud_verbs`) to ask the peer by, and is set up over that lane; closing it before that is done fails an assertion
-/// (`ucp_request_send_state_ff`, "got REQ message"), which 1.14 has not: a client that came and went would end the
-/// server. Without keepalive, a dead peer is noticed by reads that RDMA gives up, and by the control connection.
+/// Whether UCX's keepalive can abort this process. With keepalive, an RDMA connection of UCX 1.13 gets a lane of
+/// datagrams (`ud_verbs`) for checking the peer, and is set up over that lane. Closing it before it is set up fails an
+/// assertion (`ucp_request_send_state_ff`, "got REQ message"), which 1.14 does not have: a client that connects and
+/// closes at once would end the server. Without keepalive, a dead peer is noticed by failed RDMA reads, and by the
+/// control connection.
 fn keepalive_aborts(version: Version, domains: Domains) -> bool {
     version < Version::new(1, 14) && domains.rdma
 }
 
 impl UcxContext {
-    /// Opens UCX, and finds out what memory of this end's own is registered with.
+    /// Opens UCX, and finds the memory domains with which memory of this end is registered.
     ///
     /// # Errors
-    /// The failing call and UCX's text.
+    /// The failed call and UCX's text.
     pub(crate) fn new(options: &UcxOptions) -> Result<(Arc<Self>, Domains), String> {
         let ucx = quiet::load(options.library.as_deref()).map_err(|error| error.to_string())?;
         let context = Arc::new(Self::open(ucx, options, None)?);
@@ -62,7 +64,7 @@ impl UcxContext {
             match config.set(name, value) {
                 Ok(()) => {}
                 Err(Refusal::Unknown(reason)) => {
-                    tracing::warn!(reason, "UCX does not have an option that was asked for")
+                    tracing::warn!(reason, "UCX does not have a requested option")
                 }
                 Err(Refusal::Failed(reason)) => return Err(reason),
             }
@@ -82,7 +84,7 @@ impl UcxContext {
         // SAFETY: the parameters' mask names the fields that are set; the name lives through the call, which copies it.
         check("ucp_init", unsafe { ucx.ucp_init(&params, config.handle(), &mut handle) }).map_err(|reason| {
             format!(
-                "{reason}; transports asked for: {}, devices: {} (`ucx_info -d` lists what there is)",
+                "{reason}; requested transports: {}, devices: {} (`ucx_info -d` lists those that exist)",
                 options.transports.as_deref().unwrap_or("default"),
                 options.net_devices.as_deref().unwrap_or("default"),
             )
@@ -107,12 +109,12 @@ impl UcxContext {
         self.handle
     }
 
-    /// Identity of this host, for peers.
+    /// Identity of this host, sent to peers.
     pub(crate) fn host(&self) -> u64 {
         self.host
     }
 
-    /// The text of `ucp_context_print_info`, to be shown to people: nothing is decided by it.
+    /// The text of `ucp_context_print_info`, for people. No decision depends on it.
     pub(crate) fn info(&self) -> Option<String> {
         // SAFETY: an open context and an open stream.
         stream::capture(|file| unsafe { self.ucx.ucp_context_print_info(self.handle, file) })
@@ -136,7 +138,7 @@ impl UcxContext {
 
 impl Drop for UcxContext {
     fn drop(&mut self) {
-        // SAFETY: workers and registrations hold the context by `Arc`, so that they are gone.
+        // SAFETY: workers and registrations hold the context by `Arc`, so that none of them is left.
         unsafe { self.ucx.ucp_cleanup(self.handle) }
     }
 }

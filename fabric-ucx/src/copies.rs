@@ -1,11 +1,11 @@
-//! Reads of memory of the peer that this process has mapped: copies, made by the endpoint's own thread and by helpers
-//! beside it.
+//! Reads of a peer's memory that this process has mapped. They are copies, made by the endpoint's own thread and by
+//! helper threads.
 //!
-//! UCX could read it too, but its way depends on its version: a `memcpy` within the call up to 1.15, messages that the
-//! lender answers from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the new protocols). And
-//! one core copies at a third to a half of the memory bandwidth of even a small machine, so several threads make large
-//! copies: the endpoint as it is polled, piece by piece, and the threads of a [`CopyPool`] that its
-//! fabric has for all of its endpoints. They sleep until an endpoint has enough work for them.
+//! UCX could read this memory too, but its method depends on its version: a `memcpy` within the call up to 1.15,
+//! messages that the lender answers from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the
+//! new protocols). One core copies at a third to a half of the memory bandwidth of even a small machine, so several
+//! threads make large copies: the endpoint when it is polled, piece by piece, and the threads of the [`CopyPool`] that
+//! all endpoints of a fabric share. These threads sleep until an endpoint has enough work for them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,11 +19,11 @@ use ucx_sys::ucs_status_t;
 use crate::operations::Shared;
 use crate::{MAX_READ, interleave};
 
-/// Shorter reads are copied at once: they take less time than it takes to share them.
+/// Shorter reads are copied at once: the copy takes less time than passing it to another thread.
 pub(crate) const SHORTEST: u64 = 4 << 10;
-/// Most bytes of short pieces that are taken from the queue at a time.
+/// Maximum number of bytes of short pieces that are taken from the queue at a time.
 const BYTES_AT_A_TIME: usize = 64 << 10;
-/// Bytes in the queue per helper that is woken. Waking a thread takes as long as copying some hundred KiB.
+/// Bytes in the queue per woken helper. Waking a thread takes as long as copying some hundred KiB.
 const BYTES_PER_HELPER: usize = 2 << 20;
 // A helper is woken for several pieces.
 const _: () = assert!(BYTES_PER_HELPER as u64 >= 8 * MAX_READ);
@@ -36,11 +36,11 @@ struct Copy {
     len: usize,
 }
 
-// SAFETY: the caller of [`Copies::post`] vouches for both pointers, on any thread, until the copy is reported.
+// SAFETY: the caller of [`Copies::post`] guarantees both pointers, on any thread, until the copy is reported.
 unsafe impl Send for Copy {}
 
 /// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was
-/// copied before: a lease word is.
+/// copied before, as a lease word must be.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap. The peer may write at
@@ -66,7 +66,7 @@ pub(crate) struct Copies {
     making: Vec<Copy>,
 }
 
-/// The copies of one endpoint that wait to be made.
+/// The queued copies of one endpoint.
 struct CopyQueue {
     shared: Arc<Shared>,
     state: Mutex<State>,
@@ -76,33 +76,33 @@ struct CopyQueue {
 struct State {
     waiting: VecDeque<Copy>,
     waiting_bytes: usize,
-    /// Copies that a thread is making.
+    /// Number of copies that a thread is making.
     underway: usize,
-    /// Helpers that were woken for this queue and have not finished it.
+    /// Number of helpers that were woken for this queue and have not finished it.
     helpers: usize,
     /// The waker of the endpoint, while it only waits for helpers.
     waker: Option<Waker>,
 }
 
 impl Copies {
-    /// The copies of an endpoint, which learns through `shared` that operations have ended.
+    /// The copies of an endpoint. `shared` receives the reports of finished operations.
     pub(crate) fn new(pool: &Arc<CopyPool>, shared: &Arc<Shared>) -> Self {
         let queue = Arc::new(CopyQueue { shared: shared.clone(), state: Mutex::default() });
         Copies { pool: pool.clone(), queue, making: Vec::new() }
     }
 
-    /// Has `len` bytes copied, and the operation reported once that is done.
+    /// Queues a copy of `len` bytes. The operation is reported when the copy is done.
     ///
     /// # Safety
     /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not
     /// overlap, and no other code accesses the bytes at `to`. (The peer may write at `from` meanwhile, as it may under
-    /// any one-sided read: the bytes are looked at only after its lease was proven.)
+    /// any one-sided read: the bytes are used only after its lease was proven.)
     pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
             let mut state = self.queue.lock();
             state.waiting.push_back(Copy { operation, from, to, len });
             state.waiting_bytes += len;
-            // The helpers that were woken before take their share of the queue.
+            // Helpers that were woken earlier take their share of the queue.
             let call = state.helpers < self.pool.most && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
             state.helpers += usize::from(call);
             call
@@ -112,7 +112,7 @@ impl Copies {
         }
     }
 
-    /// Makes a copy on this thread, or several short ones. `false` if none waits.
+    /// Makes a copy on this thread, or several short ones. Returns `false` if none is queued.
     pub(crate) fn make_some(&mut self) -> bool {
         let begun = self.queue.lock().begin_some(&mut self.making);
         if begun {
@@ -131,7 +131,7 @@ impl Copies {
         waits
     }
 
-    /// Reports the copies that no thread has begun as cancelled.
+    /// Reports the copies that no thread has started as cancelled.
     pub(crate) fn cancel(&self) {
         let cancelled = {
             let mut state = self.queue.lock();
@@ -145,7 +145,7 @@ impl Copies {
 }
 
 impl State {
-    /// Moves the copies that have waited longest to `making`, as under way. `false` if none waits.
+    /// Moves the oldest queued copies to `making`. Returns `false` if none is queued.
     fn begin_some(&mut self, making: &mut Vec<Copy>) -> bool {
         let mut bytes = 0;
         while bytes < BYTES_AT_A_TIME
@@ -165,7 +165,7 @@ impl CopyQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A helper's work: makes copies until none waits.
+    /// The work of a helper: makes copies until none is queued.
     fn help(&self) {
         let mut making = Vec::new();
         loop {
@@ -185,7 +185,7 @@ impl CopyQueue {
             // SAFETY: the contract of `post` holds until the report below.
             unsafe { interleave::copy(copy.from, copy.to, copy.len) };
         }
-        // Under the lock that `wait` takes: when nothing is under way, the report is there.
+        // Under the lock that `wait` takes: when no copy is in progress, its report has been made.
         let waker = {
             let mut state = self.lock();
             self.shared.all_ended(copies.iter().map(|copy| copy.operation));
@@ -233,14 +233,14 @@ impl CopyPool {
         Arc::new(CopyPool { most, requests: Arc::default() })
     }
 
-    /// Wakes or starts a helper for a queue. `false` if there is no helper and none can be started.
+    /// Wakes or starts a helper for a queue. Returns `false` if there is no helper and none can be started.
     fn wake_helper(&self, queue: &Arc<CopyQueue>) -> bool {
         let mut state = self.requests.lock();
         if state.idle <= state.queues.len() && state.threads < self.most {
             let requests = self.requests.clone();
             match thread::Builder::new().name("thallus-copy".into()).spawn(move || requests.run()) {
                 Ok(_detached) => state.threads += 1,
-                Err(error) => tracing::debug!(%error, "a thread that helps to copy cannot be started"),
+                Err(error) => tracing::debug!(%error, "a helper thread for copies cannot be started"),
             }
         }
         if state.threads == 0 {
@@ -268,7 +268,7 @@ impl Requests {
     fn run(&self) {
         let mut state = self.lock();
         loop {
-            // Also once the fabric is gone: the queue counts this helper until it has worked the queue off.
+            // Also after the fabric was dropped: the queue counts this helper until it has finished the queue.
             while let Some(queue) = state.queues.pop_front() {
                 drop(state);
                 queue.help();
@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// A length that is taken alone, and one of which several are taken at a time.
+    /// A length of which one copy is taken at a time, and a length of which several are.
     const LENGTHS: [usize; 2] = [256 << 10, 5 << 10];
     /// Enough for several helpers to be woken.
     const BYTES: usize = 16 << 20;
@@ -322,7 +322,7 @@ mod tests {
         let base = to.as_mut_ptr();
         for piece in 0..pieces {
             // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not
-            // touched before.
+            // accessed before.
             unsafe { copies.post(piece as u64, from[piece * len..].as_ptr(), base.add(piece * len), len) };
         }
         let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), thread::current())));
@@ -378,10 +378,10 @@ mod tests {
         let copies = Copies::new(&pool, &shared);
         let from = vec![1; BYTES_PER_HELPER];
         let mut to = vec![0; BYTES_PER_HELPER];
-        // SAFETY: alive until reported, and not touched.
+        // SAFETY: alive until reported, and not accessed before.
         unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), BYTES_PER_HELPER - 1) };
-        assert_eq!(pool.requests.lock().threads, 0, "for what this thread does sooner");
-        // SAFETY: as above, the last byte.
+        assert_eq!(pool.requests.lock().threads, 0, "no helper is started for a copy that this thread makes faster");
+        // SAFETY: as above, for the last byte.
         unsafe { copies.post(2, from[BYTES_PER_HELPER - 1..].as_ptr(), to.as_mut_ptr().add(BYTES_PER_HELPER - 1), 1) };
         assert_eq!(pool.requests.lock().threads, 1);
         let began = Instant::now();

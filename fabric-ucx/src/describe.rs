@@ -1,4 +1,4 @@
-//! UCX on this host, in text for people.
+//! A description of UCX on this host, for people.
 
 use std::fmt;
 
@@ -6,27 +6,27 @@ use ucx_sys::Ucx;
 
 use crate::{MAX_OUTSTANDING_READS, MAX_READ};
 
-/// UCX on this host: for a doctor command, through `Display`. Nothing is decided by it.
+/// A description of UCX on this host, for the `doctor` command, through `Display`. No decision depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Description {
-    /// Version of the library that is loaded.
+    /// Version of the loaded library.
     pub version: String,
-    /// The file that was loaded, or the name that the dynamic linker found it by.
+    /// The loaded file, or the name by which the dynamic linker found it.
     pub library: String,
-    /// Transports and devices that are enabled: `posix/memory`, `rc_mlx5/mlx5_0:1`. As UCX prints them.
+    /// Enabled transports and devices, as UCX prints them: `posix/memory`, `rc_mlx5/mlx5_0:1`.
     pub transports: Vec<String>,
-    /// Longest single read, in bytes.
+    /// Maximum length of one read in bytes.
     pub max_read: u64,
-    /// Most outstanding reads of an endpoint.
+    /// Maximum number of outstanding reads of an endpoint.
     pub max_outstanding_reads: usize,
     /// Whether memory from [`thallus_fabric::Fabric::register`] is read one-sidedly.
     pub reads_registered_memory: bool,
 }
 
 impl Description {
-    /// Takes the transports from the text of `ucp_context_print_info`, whose lines on them are like
-    /// `#  resource  3  :  md 2  dev 2  flags -- sysv/memory`.
+    /// Reads the transports from the text of `ucp_context_print_info`. Its lines for transports have the form `#
+    /// resource  3  :  md 2  dev 2  flags -- sysv/memory`.
     pub(crate) fn new(ucx: &Ucx, info: &str, reads_registered_memory: bool) -> Self {
         let transports = info
             .lines()

@@ -1,14 +1,14 @@
-//! The limit of file descriptors of the process: an endpoint takes about a dozen, and the usual limit is 1024.
+//! The limit of file descriptors of the process: an endpoint needs about a dozen, and the usual limit is 1024.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises this process's soft limit of open file descriptors to its hard limit, and gives the limit then in force.
+/// Raises this process's soft limit of open file descriptors to its hard limit, and returns the limit then in force.
 ///
-/// For servers, which have an endpoint for each connection; a program calls it once, at its start. The soft limit is
-/// low by default for the sake of programs that use `select(2)` (systemd.exec(5), `LimitNOFILE=`), which this crate and
-/// UCX do not.
+/// For servers, which have an endpoint for each connection. A program calls it once, at its start. The default of the
+/// soft limit is low because some programs use `select(2)` (systemd.exec(5), `LimitNOFILE=`); this crate and UCX do
+/// not.
 ///
 /// # Errors
 /// The error of setrlimit(2).
@@ -32,6 +32,6 @@ mod tests {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
         let [soft, hard, ..] = line.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{line}") };
         assert_eq!((soft, hard), (limit.to_string().as_str(), limit.to_string().as_str()));
-        assert_eq!(raise_descriptor_limit().unwrap(), limit, "again is no more");
+        assert_eq!(raise_descriptor_limit().unwrap(), limit, "a second call changes nothing");
     }
 }

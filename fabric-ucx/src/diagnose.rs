@@ -1,4 +1,4 @@
-//! What UCX has on this host, and what is missing.
+//! Diagnosis of UCX on this host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,9 +12,9 @@ use thallus_protocol::FabricKind;
 use crate::rehearse::{Rehearsal, rehearse};
 use crate::{UcxFabric, UcxOptions};
 
-/// Opens UCX, and reads between two endpoints of its own, over shared memory and over RDMA, as far as there is either.
+/// Opens UCX, and reads between two endpoints of its own, over shared memory and over RDMA, where they exist.
 ///
-/// Blocks, for some hundred milliseconds as a rule.
+/// Blocks, usually for some hundred milliseconds.
 #[must_use]
 pub fn diagnose(options: UcxOptions) -> Diagnosis {
     let fabric = match UcxFabric::new(options.clone()) {
@@ -28,7 +28,7 @@ pub fn diagnose(options: UcxOptions) -> Diagnosis {
         Finding::good("UCX", format!("{} ({})", description.version, description.library)),
         Finding::good("UCX transports", description.transports.join(", ")),
     ];
-    // Between processes of one host UCX prefers shared memory, so RDMA is tried by itself.
+    // Between processes of one host UCX prefers shared memory, so RDMA is tried separately.
     let is_chosen = options.transports.is_some() || std::env::var_os("UCX_TLS").is_some();
     let device = (fabric.domains.rdma && !is_chosen)
         .then(|| UcxFabric::new(UcxOptions { transports: Some(RDMA_ALONE.to_owned()), ..options }));
@@ -52,7 +52,7 @@ pub fn diagnose(options: UcxOptions) -> Diagnosis {
 /// All transports of RDMA devices (`UCX_TLS`).
 const RDMA_ALONE: &str = "ib,self";
 
-/// What the reads come to, on a host that has an RDMA device or not.
+/// The verdict from the results of the reads, on a host with or without an RDMA device.
 fn verdict(results: &[Result<Rehearsal, String>], has_device: bool) -> Result<String, String> {
     let texts = |one_sided| {
         let of = results.iter().flatten().filter(move |rehearsal| rehearsal.one_sided == one_sided);
@@ -72,14 +72,14 @@ fn verdict(results: &[Result<Rehearsal, String>], has_device: bool) -> Result<St
     ))
 }
 
-/// No process needs so long from naming a segment to using it.
+/// More time than any process needs between naming a segment and using it.
 const A_WHILE: Duration = Duration::from_secs(60);
 
-/// This user's POSIX segments of UCX that are so old and that no process has open. UCX gives a segment a name, writes
-/// all of it, and takes the name back (1.13 `uct_posix_mem_alloc`): of a process that is killed between, segment and
-/// name stay.
+/// This user's POSIX segments of UCX that are at least this old and that no process has open. UCX gives a segment a
+/// name, writes all of it, and removes the name (1.13 `uct_posix_mem_alloc`). If the process is killed between these
+/// steps, segment and name remain.
 fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
-    // Who has another user's files open is not for everybody to see.
+    // The list of open files of another user's processes is not readable for this process.
     let own = fs::metadata("/proc/self").ok()?.uid();
     let mut found: Vec<_> = fs::read_dir(directory)
         .ok()?
@@ -103,7 +103,8 @@ fn abandoned(directory: &Path, age: Duration) -> Option<Finding> {
             "abandoned memory",
             format!("{} KiB in {} of UCX's segments in {}", bytes >> 10, found.len(), directory.display()),
             format!(
-                "left by processes that were killed as they started; remove them if no container shares the directory: rm {}",
+                "left by processes that were killed as they started; remove them if no container shares the directory: \
+                 rm {}",
                 found.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>().join(" ")
             ),
         )
@@ -126,7 +127,7 @@ mod tests {
         make("somebody_elses");
         assert_eq!(found(0), None);
         let path = make("ucx_shm_posix_1f");
-        assert_eq!(found(60), None, "it may be about to be used");
+        assert_eq!(found(60), None, "it is new, and may be about to be used");
         let open = fs::File::open(&path).unwrap();
         assert_eq!(found(0), None, "it is in use");
         drop(open);

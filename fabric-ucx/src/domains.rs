@@ -1,15 +1,15 @@
 //! The memory domains that a packed remote key is for.
 //!
-//! A key has one entry for each memory domain of its owner that knows the memory. What an entry holds is part of UCX's
-//! wire format, by which different versions talk to each other, and has been the same since 1.13: its length and its
-//! flags tell what kind of domain packed it. Nothing else does: UCX shows the domains of a context only in text for
-//! people.
+//! A key has one entry for each memory domain of its owner that has registered the memory. The content of an entry is
+//! part of UCX's wire format between different versions, and has been the same since 1.13. The length and flags of an
+//! entry show which kind of domain packed it. There is no other way: UCX lists the domains of a context only in text
+//! for people.
 
 use crate::envelope;
 
 /// Length of the entry of a System V segment (`uct_sysv_packed_rkey_t`): its id in 4 bytes, its owner's address in 8.
 pub(crate) const SYSTEM_V: usize = 12;
-/// Least length of the entry of a POSIX segment (`uct_posix_packed_rkey_t`): file, owner's address and length in 8
+/// Minimum length of the entry of a POSIX segment (`uct_posix_packed_rkey_t`): file, owner's address and length in 8
 /// bytes each. A path may follow.
 pub(crate) const POSIX: usize = 24;
 /// A POSIX segment's file is named as `/proc/PID/fd/FD` (`UCT_POSIX_SEG_FLAG_PROCFS`).
@@ -28,12 +28,12 @@ pub(crate) struct Domains {
 }
 
 impl Domains {
-    /// Those of a packed key that the envelope let pass.
+    /// The domains of a packed key that the envelope has checked.
     pub(crate) fn of(key: &[u8]) -> Self {
         envelope::entries(key).fold(Domains::default(), |domains, (_, entry)| domains.with(entry))
     }
 
-    /// Those of either.
+    /// The union of both sets.
     pub(crate) fn and(self, other: Domains) -> Self {
         Domains {
             system_v: self.system_v || other.system_v,
@@ -46,7 +46,7 @@ impl Domains {
         match entry.len() {
             SYSTEM_V => Domains { system_v: true, ..self },
             RDMA => Domains { rdma: true, ..self },
-            // XPMEM's entry is as long, and begins with an id that has neither flag.
+            // XPMEM's entry has the same length, and begins with an id that has neither flag.
             POSIX.. if number(entry, 0).is_some_and(|file| file & (PROCFS | SHM_OPEN) != 0) => {
                 Domains { posix: true, ..self }
             }
@@ -54,13 +54,13 @@ impl Domains {
         }
     }
 
-    /// Whether peers on this host can attach to the memory.
+    /// Whether peers on this host can attach the memory.
     pub(crate) fn has_segments(self) -> bool {
         self.system_v || self.posix
     }
 }
 
-/// The eight bytes at `at` of an entry, as a number of this host's byte order.
+/// The eight bytes at `at` of an entry, as a number in this host's byte order.
 pub(crate) fn number(entry: &[u8], at: usize) -> Option<u64> {
     entry.get(at..at.checked_add(8)?)?.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn domains_are_told_apart_by_their_entries() {
         assert_eq!(Domains::of(&key(&[])), Domains::default());
-        // CMA's and TCP's are empty.
+        // The entries of CMA and TCP are empty.
         assert_eq!(Domains::of(&key(&[&[], &[]])), Domains::default());
         assert_eq!(Domains::of(&key(&[&[7; 12]])), Domains { system_v: true, ..Domains::default() });
         assert_eq!(Domains::of(&key(&[&[], &[7; 8]])), Domains { rdma: true, ..Domains::default() });

@@ -1,4 +1,4 @@
-//! One connection's end: its worker, its peer, the reads under way, and their orderly end.
+//! An endpoint: its worker, its peer, its outstanding reads, and its teardown.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,12 +30,12 @@ use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
 use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, host};
 
-/// How long dropping an endpoint that is not closed may take before it leaks what UCX still has.
+/// Maximum time for dropping an endpoint that is not closed. After it, the memory that UCX still holds is leaked.
 const DROP_BOUND: Duration = Duration::from_secs(2);
-/// How long the first reads may wait for the connection to be made. UCX begins it with the peer's address and says
-/// nothing of how it goes: if the peer is gone by then, reads wait for ever.
+/// Maximum time that the first reads wait for the connection. UCX starts the connection with the peer's address and
+/// reports no progress: if the peer is gone by then, reads would wait for ever.
 const WIREUP_BOUND: Duration = Duration::from_secs(5);
-/// How often `arm` may say "busy" before others get their turn.
+/// Maximum number of times that `arm` may report "busy" before other tasks run.
 const ARM_BUDGET: usize = 16;
 
 /// A UCX endpoint. See [`Endpoint`].
@@ -44,36 +44,36 @@ pub(crate) struct UcxEndpoint {
     state: State,
     busy_poll: bool,
     emulation: bool,
-    /// The domains with which memory of this end's own is registered.
+    /// The domains with which memory of this end is registered.
     domains: Domains,
-    /// Whether memory of a peer is mapped.
+    /// Whether the endpoint can map memory of a peer.
     maps: bool,
-    /// Whether the peer is on this host, in the same namespaces. Known once it is connected to.
+    /// Whether the peer is on this host, in the same namespaces. Known after `connect`.
     peer_is_local: bool,
     shared: Arc<Shared>,
     operations: Operations,
     /// Makes reads of mapped memory.
     copies: Copies,
-    /// Reads of mapped memory that wait for the connection to be made.
+    /// Reads of mapped memory that wait for the connection.
     waiting: Vec<Waiting>,
     regions: HashMap<RegionId, Imported>,
     wireup: Wireup,
-    /// What failed other than the peer.
+    /// A failure other than that of the peer.
     broken: Option<String>,
     /// Whether [`Endpoint::close`] was called.
     closing: bool,
     events: Option<AsyncFd<EventFd>>,
-    /// The worker was armed and not called since: there is nothing to ask it until its events are there. Arming takes a
+    /// Whether the worker is armed and not called since. Then no call is needed until it has events. Arming takes a
     /// system call or two for each of its transports.
     armed: bool,
     worker: Option<Arc<Worker>>,
 }
 
-/// Whether the connection is known to be made.
+/// The progress of the connection, as far as it is known.
 enum Wireup {
-    /// Nothing was read yet.
+    /// No read was posted yet.
     Unknown,
-    /// The first reads are waiting for it.
+    /// The first reads wait for the connection.
     Awaited(Pin<Box<Sleep>>),
     /// A read has ended.
     Done,
@@ -93,7 +93,7 @@ impl Imported {
     }
 }
 
-/// A copy that is still to be begun: its operation, and where from and to.
+/// A copy that has not started: its operation, source and target.
 struct Waiting {
     operation: u64,
     from: NonNull<u8>,
@@ -101,16 +101,17 @@ struct Waiting {
     len: usize,
 }
 
-// SAFETY: pointers to memory that the operation's entry in the table keeps.
+// SAFETY: pointers to memory that the operation's entry in the table keeps alive.
 unsafe impl Send for Waiting {}
 
-/// Where the connection stands.
+/// The state of the connection.
 enum State {
     Idle,
     Connected(Connection),
-    /// The connection was closed; its request is asked on. The connection stays for its error handler's argument.
+    /// The connection is closing, and its request has not completed. The connection is kept because the error handler
+    /// has a pointer to its state.
     Closing(Closing, Connection),
-    /// Nothing of UCX's refers to this endpoint any more, but for reads in the table.
+    /// UCX holds no reference to this endpoint any more, except for reads in the table.
     Closed,
 }
 
@@ -149,7 +150,7 @@ impl UcxEndpoint {
         })
     }
 
-    /// Why nothing more can be posted, if so.
+    /// The reason why no more reads can be posted, if there is one.
     fn failure(&self) -> Option<String> {
         if let Some(status) = self.shared.failed() {
             return Some(failed("the peer is gone", status));
@@ -171,8 +172,8 @@ impl UcxEndpoint {
         Path { transports: connection.transports(), own: self.domains, is_local: self.peer_is_local }
     }
 
-    /// How memory that a key opens is read: a segment of this host is attached, without UCX; anything else goes by
-    /// UCX's remote key.
+    /// The way to read the memory that a key opens. A segment of this host is attached, without UCX; other memory is
+    /// read with UCX's remote key.
     fn source(&self, connection: &Connection, base: u64, len: u64, key: &[u8]) -> Result<Source, String> {
         let path = self.path(connection);
         if self.peer_is_local
@@ -189,7 +190,7 @@ impl UcxEndpoint {
         Ok(Source::Key(Arc::new(unpacked)))
     }
 
-    /// Takes the teardown as far as it goes now.
+    /// Advances the teardown as far as possible now.
     fn advance_teardown(&mut self) {
         if self.failure().is_none() {
             return;
@@ -201,9 +202,9 @@ impl UcxEndpoint {
         }
         self.state = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle | State::Closed => State::Closed,
-            // Perhaps it is still being made. A worker that lives on would answer the peer's request as somebody new,
-            // upon which the peer's UCX fails an assertion (`ucp_ep_update_remote_id`): the worker's end, in one step,
-            // closes this too.
+            // The connection may not be made yet. A worker that stays open would answer the peer's request as a new
+            // endpoint, and then the peer's UCX fails an assertion (`ucp_ep_update_remote_id`). Destroying the worker
+            // closes this connection too, in one step.
             State::Connected(connection) if self.operations.is_empty() && !matches!(self.wireup, Wireup::Done) => {
                 if self.closing {
                     State::Closed
@@ -213,12 +214,12 @@ impl UcxEndpoint {
             }
             State::Connected(connection) => State::Closing(connection.close(), connection),
             State::Closing(closing, connection) => match closing.advance() {
-                // The connection is dropped when no read is under way any more, and then nothing calls its handler.
+                // The connection is dropped when no read is outstanding; then its error handler is not called any more.
                 Closing::Done if self.operations.is_empty() => State::Closed,
                 closing => State::Closing(closing, connection),
             },
         };
-        // With the worker goes the last way to reach this end by emulated reads.
+        // After the worker is destroyed, the peer cannot reach this end by emulated reads any more.
         if self.closing && matches!(self.state, State::Closed) && self.operations.is_empty() {
             self.regions.clear();
             self.events = None;
@@ -226,7 +227,7 @@ impl UcxEndpoint {
         }
     }
 
-    /// Hands over the reads that have ended, and begins those that waited for the connection.
+    /// Appends finished reads to `completions`, and starts the reads that waited for the connection.
     fn settle(&mut self, completions: &mut Vec<Completion>) {
         let before = completions.len();
         let flushed = self.operations.settle(&self.shared, completions);
@@ -247,8 +248,8 @@ impl UcxEndpoint {
         }
     }
 
-    /// Begins to copy `len` bytes, or has them wait until the connection is made: that is not needed for the bytes, but
-    /// an endpoint whose peer cannot be reached is to say so at its first read.
+    /// Starts a copy of `len` bytes, or queues it until the connection is made. The bytes do not need the connection,
+    /// but an endpoint whose peer cannot be reached must report that at its first read.
     fn copy(
         &mut self,
         token: ReadToken,
@@ -261,8 +262,8 @@ impl UcxEndpoint {
             let (copies, shared) = (&self.copies, &self.shared);
             self.operations.enter(token, into, source, |operation, _| {
                 if len as u64 >= copies::SHORTEST {
-                    // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid and nobody else's; the
-                    // table holds both until the operation was reported.
+                    // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid, and accessed by no
+                    // other code; the table holds both until the operation was reported.
                     unsafe { copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
                 } else {
                     // SAFETY: as above.
@@ -305,7 +306,7 @@ impl UcxEndpoint {
         self.worker.as_ref().map_or(Progress::Idle, |worker| worker.progress())
     }
 
-    /// Whether the worker is armed and nothing has happened since. The task is woken when something does.
+    /// Whether the worker is armed and has no events. The task is woken when it has.
     fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
         if self.waits_busily() {
             return false;
@@ -363,7 +364,7 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn revoke(&mut self, _key: &Bytes) {
-        // UCX cannot: a key stands as long as its memory is registered.
+        // UCX cannot revoke: a key is valid as long as its memory is registered.
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
@@ -388,7 +389,7 @@ impl Endpoint for UcxEndpoint {
     }
 
     fn forget(&mut self, region: RegionId) {
-        // Reads under way hold their source, and so do buffers of mapped memory.
+        // Outstanding reads and buffers of mapped memory hold their source.
         self.regions.remove(&region);
     }
 
@@ -417,15 +418,15 @@ impl Endpoint for UcxEndpoint {
             let source = source.clone();
             return self.copy(token, into, source, start);
         }
-        // A segment that is shorter than its owner said.
+        // The segment is shorter than its owner announced.
         let Source::Key(key) = source else { return Err(outside) };
         self.armed = false;
         self.operations
             .begin(&self.shared, token, into, key.clone(), |into, key, mut params| {
                 params.op_attr_mask |= sys::UCP_OP_ATTR_FIELD_MEMH;
                 params.memh = memh;
-                // SAFETY: an open endpoint and a key that was unpacked for it; `into` is valid, registered as `memh`
-                // and nobody else's until the table drops it, which is after this read's completion.
+                // SAFETY: an open endpoint and a key that was unpacked for it; `into` is valid, registered as `memh`,
+                // and accessed by no other code until the table drops it, which is after this read's completion.
                 unsafe {
                     let start = into.start().as_ptr().cast();
                     ucx.ucp_get_nbx(connection, start, into.len(), from.address, key.handle(), &params)
@@ -452,7 +453,7 @@ impl Endpoint for UcxEndpoint {
                 self.settle(completions);
             }
             if completions.len() > before {
-                // The teardown may have waited for exactly these.
+                // The teardown may have waited for these reads.
                 self.advance_teardown();
                 return Poll::Ready(Ok(()));
             }
@@ -509,7 +510,8 @@ impl MapsPeer for UcxEndpoint {
         let (start, len) =
             found.ok_or_else(|| error("the segment that its key names is shorter than that".to_owned()))?;
         // SAFETY: within the attachment, which its owner holds, so that it is valid for reads; the kernel has zeroed
-        // what nobody wrote. No part of this process writes there, and that the peer does not is what `_peer` states.
+        // the bytes that were never written. No part of this process writes there, and that the peer does not is what
+        // `_peer` states.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, attachment.clone()) })
     }
 }
@@ -533,11 +535,11 @@ impl Drop for UcxEndpoint {
             }
         }
         if !self.finished() {
-            // UCX may yet write to the memory of these reads. Forgetting a worker keeps UCX's side alive; forgetting
-            // the table keeps the memory.
+            // UCX may still write to the memory of these reads. Forgetting a worker keeps UCX's part alive; forgetting
+            // the table keeps the memory alive.
             tracing::error!(
                 reads = self.operations.reads(),
-                "UCX did not let go of an endpoint within {DROP_BOUND:?}: its memory is leaked"
+                "UCX did not close an endpoint within {DROP_BOUND:?}; its memory is leaked"
             );
             self.events = None;
             std::mem::forget(std::mem::take(&mut self.operations));

@@ -1,7 +1,8 @@
-//! The frame around what UCX packs, for UCX reads worker addresses and remote keys without bounds or checks.
+//! The frame around blobs that UCX packs. It is needed because UCX reads worker addresses and remote keys without
+//! bounds or checks.
 //!
-//! It protects from accident: a truncated or mixed-up blob, another fabric's blob, a peer with an incompatible UCX. It
-//! does **not** protect from malice: whoever can compute the checksum can put anything inside.
+//! It protects from accident: a truncated or wrong blob, another fabric's blob, a peer with an incompatible UCX. It
+//! does **not** protect from malice: a peer that computes the checksum can send any content.
 //!
 //! ```text
 //! offset  size  field
@@ -24,10 +25,10 @@ use crate::checksum::fnv1a;
 const LAYOUT: u8 = 2;
 const HEADER: usize = 28;
 const CHECKSUM: usize = 8;
-/// Longest blob, as the `Endpoint` trait has it.
+/// Maximum length of a blob, in bytes, as the `Endpoint` trait defines it.
 const LONGEST: usize = 64 * 1024;
 
-/// What is inside.
+/// The kind of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     WorkerAddress,
@@ -53,12 +54,13 @@ impl Kind {
 /// An opened envelope.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Opened<'a> {
-    /// Of a key: address and length of the memory that it opens. Of a worker address: the identity of its host, and 0.
+    /// For a key: address and length of the memory that it opens. For a worker address: the identity of its host, and
+    /// 0.
     pub(crate) about: (u64, u64),
     pub(crate) payload: &'a [u8],
 }
 
-/// Frames `payload`, which the UCX of this `version` packed; for `about` see [`Opened::about`].
+/// Frames `payload`, which UCX of this `version` packed. For `about` see [`Opened::about`].
 pub(crate) fn seal(kind: Kind, version: Version, about: (u64, u64), payload: &[u8]) -> Result<Vec<u8>, String> {
     let total = HEADER + payload.len() + CHECKSUM;
     if total > LONGEST {
@@ -77,7 +79,7 @@ pub(crate) fn seal(kind: Kind, version: Version, about: (u64, u64), payload: &[u
     Ok(blob)
 }
 
-/// Checks and opens a blob that a peer sent to an end with the UCX of this `version`.
+/// Checks and opens a blob from a peer, for an end with UCX of this `version`.
 pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'_>, String> {
     let name = kind.name();
     if !(HEADER + CHECKSUM..=LONGEST).contains(&blob.len()) {
@@ -93,12 +95,12 @@ pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'
         |at: usize, len: usize| blob[at..at + len].iter().rev().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte));
     let end = blob.len() - CHECKSUM;
     if integer(24, 4) != (end - HEADER) as u64 {
-        return Err(format!("{name} of {} bytes says that it has {}", end - HEADER, integer(24, 4)));
+        return Err(format!("{name} of {} bytes announces a payload of {}", end - HEADER, integer(24, 4)));
     }
     if integer(end, 8) != fnv1a(&blob[..end]) {
         return Err(format!("{name} is damaged: its checksum is wrong"));
     }
-    // UCX promises that minor versions talk to each other.
+    // UCX promises that minor versions are compatible with each other.
     let Version { major, minor, .. } = version;
     if u32::from(blob[5]) != major {
         return Err(format!("{name} of UCX {}.{}; this host has UCX {major}.{minor}", blob[5], integer(6, 2)));
@@ -116,8 +118,8 @@ pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'
 }
 
 /// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX's `ucp_rkey.c`): an 8-byte map
-/// of memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. What may
-/// follow, from 1.14 on, UCX reads only if it is told the key's length.
+/// of memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. From 1.14
+/// on more bytes may follow; UCX reads them only if it gets the key's length.
 pub(crate) fn remote_key_fits(payload: &[u8]) -> bool {
     let Some((domains, rest)) = payload.split_first_chunk::<8>() else { return false };
     let Some((_, mut rest)) = rest.split_first() else { return false };
@@ -129,19 +131,19 @@ pub(crate) fn remote_key_fits(payload: &[u8]) -> bool {
     true
 }
 
-/// The memory domains that a packed remote key is for, as a map of their numbers.
+/// The memory domains of a packed remote key, as a bit map of their numbers.
 pub(crate) fn domains(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
 }
 
-/// A packed remote key without the entries that are empty. UCX before 1.19 packs such for domains that need no key
-/// (TCP, CMA); UCX from 1.19 on, where these domains have no keys any more, refuses to unpack a key that has them.
+/// A packed remote key without its empty entries. UCX before 1.19 packs such entries for domains that need no key (TCP,
+/// CMA). UCX from 1.19 on, where these domains have no keys any more, refuses to unpack a key with such entries.
 pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
     let mut map = 0_u64;
     let mut kept = Vec::with_capacity(key.len());
     for (domain, entry) in entries(key).filter(|(_, entry)| !entry.is_empty()) {
         map |= 1 << domain;
-        // An entry's length is a byte.
+        // The length of an entry is a byte.
         kept.push(entry.len() as u8);
         kept.extend_from_slice(entry);
     }
@@ -149,7 +151,7 @@ pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
     [&map.to_ne_bytes()[..], &[memory_type], &kept].concat()
 }
 
-/// What a packed remote key that `open` let pass has for each memory domain, by the domain's number.
+/// The entries of a packed remote key that `open` has checked, by the numbers of their memory domains.
 pub(crate) fn entries(key: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let map = domains(key);
     let mut rest = key.get(9..).unwrap_or_default();

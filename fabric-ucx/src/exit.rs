@@ -1,19 +1,19 @@
-//! Ending a process in which threads may still be within UCX.
+//! Ends a process in which threads may still be within UCX.
 
 use std::io::{self, Write};
 
 /// Ends this process with an exit code, without running the destructors of its libraries.
 ///
-/// `exit(3)` runs libucs's destructor, which takes its tables apart while a thread that is still closing an endpoint or
-/// the context uses them: UCX then aborts (`vfs_obj.c: Assertion`), and a server that stopped in good order seems to
-/// have crashed. A program whose threads cannot all be waited for, because a query computes without end or a second
-/// signal wants an end at once, ends by this instead. What Rust's standard streams have buffered is written first; the
-/// operating system takes everything else back.
+/// `exit(3)` runs libucs's destructor, which frees its tables while a thread that is still closing an endpoint or the
+/// context uses them. UCX then aborts (`vfs_obj.c: Assertion`), and a server that stopped in good order seems to have
+/// crashed. A program that cannot wait for all its threads, because a query computes without end or a second signal
+/// demands an immediate end, ends by this function instead. The buffers of Rust's standard streams are written first;
+/// the operating system frees everything else.
 pub fn exit_process(code: u8) -> ! {
-    // There is no one left to tell that a stream is closed.
+    // An error of a closed stream cannot be reported any more.
     let _ = io::stdout().flush();
     let _ = io::stderr().flush();
-    // SAFETY: takes a number and does not return; that no destructor runs is what is wanted.
+    // SAFETY: takes a number and does not return; that no destructor runs is the purpose.
     unsafe { libc::_exit(code.into()) }
 }
 
@@ -33,7 +33,7 @@ mod tests {
     #[test]
     fn a_process_ends_with_its_code_and_without_destructors() {
         if env::var_os(ENDING).is_some() {
-            // SAFETY: a function without arguments that stays where it is.
+            // SAFETY: a function without arguments that stays at its address.
             assert_eq!(unsafe { libc::atexit(destructor) }, 0);
             print!("said without a newline");
             super::exit_process(42);

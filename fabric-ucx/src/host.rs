@@ -1,11 +1,11 @@
-//! Which host, and which of its namespaces, a process is in.
+//! Identity of the host and the namespaces of a process.
 
 use std::fs;
 
 use crate::checksum::fnv1a;
 
-/// A number that two processes share if, and by all odds only if, they run under one kernel since its last start, and
-/// see the same System V segments and process ids. 0 where the system does not tell.
+/// A number that two processes share if, and almost certainly only if, they run under one kernel since its last start,
+/// and use the same System V segments and process ids. 0 where the system does not provide it.
 pub(crate) fn identity() -> u64 {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let namespace = |name: &str| fs::read_link(format!("/proc/self/ns/{name}")).map(|link| link.display().to_string());
@@ -15,7 +15,7 @@ pub(crate) fn identity() -> u64 {
     }
 }
 
-/// Whether `identity`, of the peer, is this process's own.
+/// Whether `identity`, of the peer, is that of this process.
 pub(crate) fn is_this(identity: u64) -> bool {
     identity != 0 && identity == self::identity()
 }

@@ -1,14 +1,15 @@
-//! Copying of some hundred KiB that are likely to come from memory.
+//! Copies some hundred KiB that probably come from memory, not from a cache.
 
 use std::ptr;
 
-/// Places at which one copy goes on at once. What a core fetches ahead of a single place does not use all that it can
-/// have on its way: from memory, four take a fifth less time than `memcpy`; from a cache, as long.
+/// Number of positions at which one copy proceeds at once. The prefetches of a core for a single position do not use
+/// all requests that it can have in flight: from memory, four take a fifth less time than `memcpy`; from a cache, the
+/// same time.
 const STREAMS: usize = 4;
-/// Bytes that are copied at one place before it is the next one's turn: two cache lines, in four 32-byte registers.
+/// Number of bytes that are copied at one position before the next one: two cache lines, in four 32-byte registers.
 const STEP: usize = 128;
 
-/// Copies `len` bytes, in no order that anybody could rely on.
+/// Copies `len` bytes, in unspecified order.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
@@ -22,7 +23,7 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { interleaved(from, to, len) };
 }
 
-/// The same with registers of 32 bytes, which the compiler may not take for granted.
+/// The same with registers of 32 bytes, which the compiler may not assume.
 ///
 /// # Safety
 /// As for [`copy`], on a processor that has AVX2.

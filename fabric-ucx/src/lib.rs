@@ -1,10 +1,10 @@
-//! Thallus over [UCX](https://openucx.org): one-sided reads by RDMA or shared memory, whatever the installed UCX finds.
+//! Thallus over [UCX](https://openucx.org): one-sided reads by RDMA or shared memory, as the installed UCX provides.
 //!
 //! [`UcxFabric`] is the [`Fabric`]: one UCX context, and one UCX worker per endpoint. UCX is loaded when the first
-//! fabric is opened; a program with this crate starts without it. The project's tests run under UCX 1.13 to 1.22, also
-//! between two versions.
+//! fabric is opened, so a program with this crate starts without it. The project's tests run under UCX 1.13 to 1.22,
+//! also between two versions.
 //!
-//! # What carries the reads
+//! # Transports of the reads
 //!
 //! | between | memory from [`Fabric::allocate`] | memory from [`Fabric::register`] |
 //! |---|---|---|
@@ -12,34 +12,36 @@
 //! | processes of one host and one user | shared memory: the reader copies, by this crate's own threads | emulated |
 //! | anything else | emulated | emulated |
 //!
-//! Which of these it is, [`Endpoint::transport`] tells, and module `route` decides: by what UCX offers to programs
-//! (`ucp_rkey_ptr`, `ucp_ep_query`, packed keys), never by text that it prints. Through shared memory UCX makes the
-//! connection and shares the segments; the copies are this crate's own, since UCX from 1.16 on emulates reads even
+//! [`Endpoint::transport`] reports the transport, and module `route` decides it: by UCX's functions for programs
+//! (`ucp_rkey_ptr`, `ucp_ep_query`, packed keys), never by text that UCX prints. Through shared memory UCX makes the
+//! connection and shares the segments. The copies are this crate's own, since UCX from 1.16 on emulates reads even
 //! there.
 //!
-//! Emulated means that the lender's worker answers messages, at the cost of its CPU; UCX 1.13 to 1.19 were seen to
-//! abort a lender whose reader dies while it does (`ucp_progress_get_reply`, unchanged up to 1.22). So emulated reads
-//! are off by default ([`UcxOptions::emulation`]): memory that would need them is refused when it is registered or
-//! imported, and an endpoint that has nothing else reports itself as inferior to inline transfer. Whether registered
-//! memory is read one-sidedly is [`UcxFabric::reads_registered_memory`].
+//! Emulated means that the lender's worker answers messages, at the cost of its CPU. UCX 1.13 to 1.19 were observed to
+//! abort a lender whose reader dies during an emulated read (`ucp_progress_get_reply`, unchanged up to 1.22). So
+//! emulated reads are off by default ([`UcxOptions::emulation`]): memory that would need them is refused when it is
+//! registered or imported, and an endpoint without one-sided reads reports itself as inferior to inline transfer.
+//! [`UcxFabric::reads_registered_memory`] is whether registered memory is read one-sidedly.
 //!
 //! # Trust
-//! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
-//! ([`Fencing::LeaseWord`]), and is not built against malice. It reads worker addresses and remote keys without bounds:
-//! of 60 random worker addresses 53 ended UCX 1.13.1 by abort or segfault, and so did one of 60 with up to three bits
-//! turned, and 11 of 60 such keys. It answers emulated reads and writes for *any* address of this process, without
-//! looking at a key, whether or not this end uses them. And a shared-memory segment that its owner truncates kills its
-//! reader by SIGBUS. This crate puts both blobs into an envelope with a checksum: that protects from accident, not from
-//! malice. Who needs more takes the verbs fabric, where the hardware checks every access, or inline transfer over an
-//! encrypted control connection.
 //!
-//! # When the peer dies
-//! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices by itself; through shared
-//! memory UCX looks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process is there (one that is dead but not
-//! reaped by its parent counts as there). UCX 1.13 does not look where it has RDMA, since that can abort this process:
-//! reads that are given up and the control connection tell. Until then one-sided reads of a dead peer's segment
-//! succeed: it stays mapped, with its last contents, so no wrong byte is read. What is
-//! [mapped](thallus_fabric::MapsPeer::map) stays readable for as long as it is held.
+//! **Use UCX only between ends that trust each other, on a network that you trust.** UCX cannot revoke a key
+//! ([`Fencing::LeaseWord`]), and is not designed against malice. It reads worker addresses and remote keys without
+//! bounds: of 60 random worker addresses 53 ended UCX 1.13.1 by abort or segfault, and so did one of 60 with up to
+//! three bits flipped, and 11 of 60 such keys. It answers emulated reads and writes for *any* address of this process,
+//! without checking a key, whether or not this end uses them. And a shared-memory segment that its owner truncates
+//! kills its reader by SIGBUS. This crate puts both blobs into an envelope with a checksum, which protects from
+//! accident, not from malice. For more protection use the verbs fabric, where the hardware checks every access, or
+//! inline transfer over an encrypted control connection.
+//!
+//! # Death of the peer
+//!
+//! Endpoints are created with UCX's peer error handling. A TCP or RDMA connection notices the peer's death by itself.
+//! Through shared memory UCX checks every 2 s (`UCX_KEEPALIVE_INTERVAL`) whether the peer's process exists (a process
+//! that is dead but not reaped by its parent counts as existing). UCX 1.13 does not check where it has RDMA, since the
+//! check can abort this process; there, failed reads and the control connection show the death. Until then one-sided
+//! reads of a dead peer's segment succeed: the segment stays mapped, with its last contents, so no wrong byte is read.
+//! A [mapped](thallus_fabric::MapsPeer::map) buffer stays readable for as long as it is held.
 
 #![warn(missing_docs)]
 
@@ -89,19 +91,19 @@ pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};
 use worker::Worker;
 
-/// Longest single read. Through shared memory a read is a copy, which must not hold up the executor's thread, and is
-/// made by one thread: several share what is read in pieces.
+/// Maximum length of one read in bytes. Through shared memory a read is a copy, which must not block the executor's
+/// thread for long, and which one thread makes: several threads share the pieces of a longer read.
 const MAX_READ: u64 = 256 << 10;
-/// Most reads that an endpoint has outstanding.
+/// Maximum number of outstanding reads of an endpoint.
 const MAX_OUTSTANDING_READS: usize = 256;
 
-/// UCX on this host.
+/// The fabric over UCX.
 #[derive(Debug)]
 pub struct UcxFabric {
     context: Arc<UcxContext>,
     copy_pool: Arc<CopyPool>,
     options: UcxOptions,
-    /// What memory of this end's own is registered with.
+    /// The domains with which memory of this end is registered.
     domains: Domains,
     description: Description,
 }
@@ -110,11 +112,10 @@ impl UcxFabric {
     /// Opens UCX.
     ///
     /// # Errors
-    /// [`FabricError::Unavailable`] with the failing call, UCX's words, and what was asked for.
+    /// [`FabricError::Unavailable`] with the failed call, UCX's text, and the requested transports and devices.
     pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
         let (context, domains) = UcxContext::new(&options).map_err(unavailable)?;
-        // RDMA devices register memory where it lies; on one host only segments that UCX allocates are read
-        // one-sidedly.
+        // RDMA devices register memory in place. On one host, only segments that UCX allocates are read one-sidedly.
         let description = Description::new(context.ucx(), &context.info().unwrap_or_default(), domains.rdma);
         let copy_pool = CopyPool::new(options.copy_threads);
         let fabric = UcxFabric { context, copy_pool, options, domains, description };
@@ -122,15 +123,15 @@ impl UcxFabric {
         Ok(fabric)
     }
 
-    /// Whether a worker can have the locked memory that RDMA wants: if not, UCX 1.13 (`uct_ud_iface_complete_init`)
-    /// tries for ever.
+    /// Checks whether a worker can get the locked memory that RDMA needs. If not, UCX 1.13
+    /// (`uct_ud_iface_complete_init`) would retry for ever.
     fn check_lockable(&self) -> Result<(), FabricError> {
-        /// More than a worker registers with these settings.
+        /// More bytes than a worker registers with these settings.
         const WORKER: usize = 4 << 20;
         if self.domains.rdma { memory::allocate_pages(&self.context, WORKER).map(drop) } else { Ok(()) }
     }
 
-    /// An endpoint that reads by emulation too.
+    /// An endpoint that also reads by emulation.
     fn emulating_endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
         self.open_endpoint(&UcxOptions { emulation: true, ..self.options.clone() })
     }
@@ -141,21 +142,21 @@ impl UcxFabric {
         Ok(Box::new(UcxEndpoint::new(worker, &self.copy_pool, options, self.domains)?))
     }
 
-    /// What this host has, for a doctor command.
+    /// A description of UCX on this host, for the `doctor` command.
     #[must_use]
     pub fn describe(&self) -> &Description {
         &self.description
     }
 
-    /// Whether some transport of this host reads memory from [`Fabric::register`] one-sidedly. If not, copying it once
-    /// to memory from [`Fabric::allocate`] is the way to lend it.
+    /// Whether some transport of this host reads memory from [`Fabric::register`] one-sidedly. If not, such memory can
+    /// be lent only after a copy to memory from [`Fabric::allocate`].
     #[must_use]
     pub fn reads_registered_memory(&self) -> bool {
         self.description.reads_registered_memory
     }
 }
 
-/// What a peer can map of memory that these options allocate in these domains.
+/// The memory that a peer can map, of the memory that these options allocate in these domains.
 fn maps(options: &UcxOptions, domains: Domains) -> Maps {
     let reason = match options.allocation {
         Allocation::HugePages => {
@@ -187,7 +188,7 @@ impl Fabric for UcxFabric {
 
     fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
         match self.options.allocation {
-            // UCX pins them, or a device would: they are touched in any case.
+            // UCX or a device pins the pages, so they are touched in any case.
             Allocation::HugePages => memory::allocate_pages(&self.context, len),
             Allocation::Segment => memory::allocate_segment(&self.context, len, touch),
         }
@@ -207,3 +208,8 @@ impl Fabric for UcxFabric {
         self.open_endpoint(&self.options)
     }
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

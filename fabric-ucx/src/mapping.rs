@@ -1,4 +1,4 @@
-//! Page tables of shared memory that is about to be read.
+//! Touches pages of shared memory before they are read.
 
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
@@ -11,20 +11,20 @@ use thallus_fabric::memory::PAGE;
 pub(crate) struct Mapping {
     start: usize,
     len: usize,
-    /// Which blocks have been touched.
+    /// Whether each block has been touched.
     touched: Mutex<Vec<bool>>,
 }
 
 impl Mapping {
     const BLOCK: usize = 2 << 20;
 
-    /// A mapping of `len` bytes at `start`; `None` if that is not whole pages.
+    /// A mapping of `len` bytes at `start`; `None` if it does not consist of whole pages.
     pub(crate) fn new(start: usize, len: usize) -> Option<Self> {
         let whole = start.is_multiple_of(PAGE) && len > 0 && start.checked_add(len).is_some();
         whole.then(|| Mapping { start, len, touched: Mutex::new(vec![false; len.div_ceil(Self::BLOCK)]) })
     }
 
-    /// Maps the pages around `offset .. offset + len` that no read has touched yet.
+    /// Touches the pages around `offset .. offset + len` that no read has touched yet.
     pub(crate) fn prefault(&self, offset: u64, len: u64) {
         let (Ok(first), Ok(last)) = (usize::try_from(offset), usize::try_from(offset.saturating_add(len.max(1)) - 1))
         else {
@@ -34,12 +34,12 @@ impl Mapping {
             let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(new) = touched.get_mut(block).filter(|touched| !**touched) else { continue };
             *new = true;
-            // Other connections' reads need not wait for it.
+            // Reads of other connections need not wait for it.
             drop(touched);
             let at = block * Self::BLOCK;
-            // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not
-            // mapped, or is not what the peer said it is, the kernel answers with an error, as an older kernel does;
-            // that only costs speed.
+            // SAFETY: fills page tables for reading, as reads would, and changes no byte. If the range is not mapped,
+            // or is not what the peer announced, the kernel answers with an error, as an older kernel always does; that
+            // only costs speed.
             unsafe {
                 let start = ptr::without_provenance_mut(self.start + at);
                 libc::madvise(start, (self.len - at).min(Self::BLOCK), libc::MADV_POPULATE_READ);
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(touched(&mapped), [true, true, true, false]);
         mapped.prefault(len as u64 - 1, 1);
         assert_eq!(touched(&mapped), [true; 4]);
-        // Nothing to be read, and ranges that `post_read` refuses before.
+        // Nothing to read, and ranges that `post_read` refuses before this call.
         mapped.prefault(0, 0);
         mapped.prefault(u64::MAX, u64::MAX);
     }

@@ -1,4 +1,4 @@
-//! Memory that UCX knows: allocated for it, or registered where somebody else allocated it.
+//! Memory that is registered with UCX: allocated by UCX or this crate, or by another part of the program.
 
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -18,23 +18,23 @@ use crate::status::check;
 
 const LENDING: u32 = sys::UCP_MEM_MAP_PROT_LOCAL_READ | sys::UCP_MEM_MAP_PROT_REMOTE_READ;
 
-/// A `ucp_mem_h`, and what keeps its memory alive.
+/// A `ucp_mem_h`, and the owner of its memory.
 pub(crate) struct UcxRegistration {
     handle: sys::ucp_mem_h,
     context: Arc<UcxContext>,
-    /// Pages of this process that `drop` has to deregister before they are freed. Without, UCX allocated the memory and
-    /// frees it, or somebody else has it.
+    /// Pages of this process that `drop` has to deregister before they are freed. If `None`, UCX allocated the memory
+    /// and frees it, or another part of the program owns it.
     pages: Option<Pages>,
 }
 
 // SAFETY: the handle is used by `ucp_rkey_pack`, `ucp_get_nbx` (read only) and `ucp_mem_unmap` (once), which lock the
-// context; pages are Send and Sync, and nobody forms a reference to memory through this type.
+// context; pages are Send and Sync, and no code forms a reference to memory through this type.
 unsafe impl Send for UcxRegistration {}
 // SAFETY: as above.
 unsafe impl Sync for UcxRegistration {}
 
 impl UcxRegistration {
-    /// This crate's side of `memory`, if a fabric over `context` registered it.
+    /// This crate's part of `memory`, if a fabric over `context` registered it.
     pub(crate) fn of<'a>(memory: &'a RegisteredMemory, context: &Arc<UcxContext>) -> Option<&'a UcxRegistration> {
         let registration = memory.registration::<UcxRegistration>()?;
         Arc::ptr_eq(&registration.context, context).then_some(registration)
@@ -47,7 +47,7 @@ impl UcxRegistration {
 
 impl Drop for UcxRegistration {
     fn drop(&mut self) {
-        // SAFETY: mapped once and unmapped once, before the memory goes; a read that lands here holds the memory alive.
+        // SAFETY: mapped once and unmapped once, before the memory is freed; a read into this memory holds it alive.
         let status = unsafe { self.context.ucx().ucp_mem_unmap(self.context.handle(), self.handle) };
         if let Err(reason) = check("ucp_mem_unmap", status) {
             tracing::error!(reason, "memory could not be deregistered");
@@ -62,7 +62,7 @@ impl fmt::Debug for UcxRegistration {
     }
 }
 
-/// New memory from UCX itself, so that peers can attach to it as a shared-memory segment.
+/// New memory from UCX itself, so that peers can attach it as a shared-memory segment.
 pub(crate) fn allocate_segment(
     context: &Arc<UcxContext>,
     len: usize,
@@ -98,10 +98,10 @@ pub(crate) fn allocate_segment(
     check("ucp_mem_query", unsafe { context.ucx().ucp_mem_query(handle, &mut attributes) }).map_err(error)?;
     let start = NonNull::new(attributes.address.cast::<u8>())
         .filter(|_| attributes.length >= len)
-        .ok_or_else(|| error("UCX allocated less than was asked for".into()))?;
+        .ok_or_else(|| error("UCX allocated less than requested".into()))?;
     if touch == Touch::Now {
-        // SAFETY: `len` bytes that UCX has just allocated and nobody else knows. Segments are zeroed by the kernel;
-        // writing zeroes touches every page.
+        // SAFETY: `len` bytes that UCX has just allocated and that no other code accesses. Segments are zeroed by the
+        // kernel; writing zeroes touches every page.
         unsafe { start.write_bytes(0, len) };
     }
     // SAFETY: valid for reads and writes until the registration unmaps it.
@@ -121,12 +121,12 @@ pub(crate) fn allocate_pages(context: &Arc<UcxContext>, len: usize) -> Result<Ar
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }
 
-/// Registers foreign memory, which may be read-only (a mapped file), for being lent.
+/// Registers foreign memory for lending. It may be read-only (a mapped file).
 pub(crate) fn register(context: &Arc<UcxContext>, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
     let len = buffer.len();
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::UCX, len, reason };
     if len == 0 {
-        return Err(error("there is nothing in the buffer".into()));
+        return Err(error("the buffer is empty".into()));
     }
     let start = NonNull::new(buffer.as_ptr().cast_mut()).ok_or_else(|| error("the buffer is at address 0".into()))?;
     let registration = map(context, start, len, false).map_err(error)?;
@@ -144,7 +144,7 @@ fn map(context: &Arc<UcxContext>, start: NonNull<u8>, len: usize, writable: bool
         ),
         address: start.as_ptr().cast(),
         length: len,
-        // Without the write bits, a device that pins memory does not ask the kernel for writable pages.
+        // Without the write bits, a device that pins memory does not request writable pages from the kernel.
         prot: if writable { LENDING | sys::UCP_MEM_MAP_PROT_LOCAL_WRITE } else { LENDING },
         memory_type: sys::UCS_MEMORY_TYPE_HOST,
         ..Default::default()
@@ -154,7 +154,8 @@ fn map(context: &Arc<UcxContext>, start: NonNull<u8>, len: usize, writable: bool
     // caller keeps valid until after the unmapping; room for the handle.
     check("ucp_mem_map", unsafe { context.ucx().ucp_mem_map(context.handle(), &params, &mut handle) }).map_err(
         |reason| {
-            // UCX 1.13 asks the device for all rights, whatever `prot` says; 1.14 (`uct_ib_md_access_flags`) does not.
+            // UCX 1.13 requests all rights from the device, whatever `prot` is; 1.14 (`uct_ib_md_access_flags`) does
+            // not.
             let asks_for_all = !writable && context.ucx().version() < Version::new(1, 14);
             let pages =
                 if asks_for_all { "; UCX 1.13 cannot register read-only pages with an RDMA device" } else { "" };
@@ -187,7 +188,7 @@ fn pack(registration: &UcxRegistration) -> Result<Vec<u8>, String> {
     Ok(packed)
 }
 
-/// The kinds of memory domains that memory of this end's own is registered with.
+/// The memory domains with which memory of this end is registered.
 pub(crate) fn domains(context: &Arc<UcxContext>) -> Result<Domains, String> {
     let of = |memory: Arc<RegisteredMemory>| {
         let registration = UcxRegistration::of(&memory, context).ok_or("memory of another fabric")?;
@@ -199,12 +200,12 @@ pub(crate) fn domains(context: &Arc<UcxContext>) -> Result<Domains, String> {
         }
     };
     let registered = of(allocate_pages(context, PAGE).map_err(|error| error.to_string())?)?;
-    // There need not be any: transports of shared memory can be excluded, or out of room.
+    // There may be no segments: transports of shared memory can be excluded, or out of memory.
     let segment = allocate_segment(context, PAGE, Touch::WhenUsed).map_or(Ok(Domains::default()), of)?;
     Ok(registered.and(segment))
 }
 
-/// Whole pages; `None` for zero and for what no address space has.
+/// Rounds up to whole pages; `None` for zero and for lengths beyond the address space.
 fn round_up(len: usize) -> Option<usize> {
     if len == 0 || len > isize::MAX as usize - PAGE { None } else { Some(len.next_multiple_of(PAGE)) }
 }

@@ -1,4 +1,4 @@
-//! Operations under way, and how UCX's callbacks report back.
+//! Outstanding operations, and the reports of UCX's callbacks.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -13,8 +13,8 @@ use crate::attachment::Attachment;
 use crate::peer::RemoteKey;
 use crate::status::read_failure;
 
-/// Reports to an endpoint: by callbacks, which run inside calls into the endpoint's worker, and by the threads that
-/// copy for it.
+/// Reports to an endpoint: by callbacks, which run inside calls of the endpoint's worker, and by the threads that copy
+/// for it.
 #[derive(Debug, Default)]
 pub(crate) struct Shared(Mutex<Reported>);
 
@@ -22,7 +22,7 @@ pub(crate) struct Shared(Mutex<Reported>);
 struct Reported {
     /// Operations that ended, in order, with their status.
     ended: Vec<(u64, ucs_status_t)>,
-    /// Why UCX declared the connection dead.
+    /// The status with which UCX declared the connection dead.
     failed: Option<ucs_status_t>,
 }
 
@@ -31,7 +31,7 @@ impl Shared {
         apply(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Why UCX declared the connection dead, if it has.
+    /// The status with which UCX declared the connection dead, if it has.
     pub(crate) fn failed(&self) -> Option<ucs_status_t> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).failed
     }
@@ -41,7 +41,7 @@ impl Shared {
         self.report(|reported| reported.ended.push((operation, status)));
     }
 
-    /// Reports that operations have ended well.
+    /// Reports that operations have ended with success.
     pub(crate) fn all_ended(&self, operations: impl Iterator<Item = u64>) {
         let well = operations.map(|operation| (operation, ucs_status_t::UCS_OK));
         self.report(|reported| reported.ended.extend(well));
@@ -52,7 +52,7 @@ impl Shared {
     }
 }
 
-/// Goes through UCX with a request, as its user data; the callback, which comes exactly once, takes it back.
+/// User data of a UCX request. Its callback, which is called exactly once, takes it back.
 struct Ticket {
     ucx: &'static Ucx,
     operation: u64,
@@ -77,17 +77,17 @@ pub(crate) extern "C" fn peer_failed(shared: *mut c_void, _: sys::ucp_ep_h, stat
     });
 }
 
-/// What keeps the memory there that is read.
+/// The owner of the memory that is read.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
-    /// UCX reads with the key, or the memory is where UCX has mapped it for the key.
+    /// UCX reads with the key, or has mapped the memory for the key.
     Key(Arc<RemoteKey>),
     /// A segment that this crate has attached.
     Attachment(Arc<Attachment>),
 }
 
 impl Source {
-    /// Where `len` bytes at `address` in the owner's address space are in this one.
+    /// The address in this process of `len` bytes at `address` in the owner's address space.
     pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
         match self {
             Source::Key(key) => key.find(address, len),
@@ -95,7 +95,7 @@ impl Source {
         }
     }
 
-    /// Readies what is about to be read for the first time.
+    /// Touches the pages of a range that is about to be read for the first time.
     pub(crate) fn prefault(&self, address: u64, len: u64) {
         match self {
             Source::Key(key) => key.prefault(address, len),
@@ -104,26 +104,27 @@ impl Source {
     }
 }
 
-/// A read under way.
+/// An outstanding read.
 #[derive(Debug)]
 struct Read {
     token: ReadToken,
-    /// Where UCX writes, or a copy. Kept until the completion is handed over, whatever became of whoever asked.
+    /// The target of UCX's writes, or of a copy. Kept until the completion is reported, even if the task that posted
+    /// the read has ended.
     _into: LocalRange,
     _from: Source,
 }
 
-/// The table of operations under way. It owns the memory of reads.
+/// The table of outstanding operations. It owns the memory of reads.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
     next: u64,
     reads: HashMap<u64, Read>,
-    /// Waits for the connection to be made.
+    /// The flush that waits for the connection.
     flush: Option<u64>,
 }
 
 impl Operations {
-    /// Reads under way.
+    /// Number of outstanding reads.
     pub(crate) fn reads(&self) -> usize {
         self.reads.len()
     }
@@ -132,7 +133,7 @@ impl Operations {
         self.reads.is_empty() && self.flush.is_none()
     }
 
-    /// Enters a read which `post` begins, and whose end will be reported to [`Shared::ended`].
+    /// Adds a read that `post` starts. Its end will be reported to [`Shared::ended`].
     pub(crate) fn enter(
         &mut self,
         token: ReadToken,
@@ -145,7 +146,7 @@ impl Operations {
         self.reads.insert(operation, Read { token, _into: into, _from: from });
     }
 
-    /// Begins a read by `post`, which is given the callback's parameters. An error means that nothing was posted.
+    /// Starts a read by `post`, which gets the callback's parameters. After an error, nothing was posted.
     pub(crate) fn begin(
         &mut self,
         shared: &Arc<Shared>,
@@ -160,7 +161,7 @@ impl Operations {
         Ok(())
     }
 
-    /// Begins a flush by `post`. [`Operations::settle`] says how it ended.
+    /// Starts a flush by `post`. [`Operations::settle`] returns its status.
     pub(crate) fn begin_flush(
         &mut self,
         ucx: &'static Ucx,
@@ -178,8 +179,7 @@ impl Operations {
         self.next
     }
 
-    /// Moves reads that have ended to `completions`, and lets go of their memory. The status of a flush, if one has
-    /// ended.
+    /// Moves finished reads to `completions`, and drops their memory. Returns the status of a flush, if one has ended.
     pub(crate) fn settle(&mut self, shared: &Shared, completions: &mut Vec<Completion>) -> Option<ucs_status_t> {
         let mut flushed = None;
         for (operation, status) in shared.take_ended() {
@@ -194,8 +194,8 @@ impl Operations {
     }
 }
 
-/// Begins an operation of UCX's by `post`, which is given the callback's parameters. Its end will be reported to
-/// [`Shared::ended`]; an error means that nothing was posted.
+/// Starts an operation of UCX by `post`, which gets the callback's parameters. Its end will be reported to
+/// [`Shared::ended`]. After an error, nothing was posted.
 fn with_ticket(
     ucx: &'static Ucx,
     shared: &Arc<Shared>,
@@ -210,7 +210,7 @@ fn with_ticket(
         ..Default::default()
     }));
     if !matches!(begun, Begun::Request(_)) {
-        // SAFETY: UCX calls back for requests only, so the box is still ours.
+        // SAFETY: UCX calls back for requests only, so the box still belongs to this function.
         drop(unsafe { Box::from_raw(ticket) });
     }
     match begun {

@@ -1,52 +1,51 @@
-//! What can be set for a UCX fabric.
+//! Options of a UCX fabric.
 
 use std::path::PathBuf;
 
-/// Settings of a [`crate::UcxFabric`]. Where one is absent, UCX's environment (`UCX_*`), its configuration file and its
-/// defaults stand, in this order; where one is given, it wins over them. Nothing is written to the process's
-/// environment.
+/// Settings of a [`crate::UcxFabric`]. If a setting is absent, UCX's environment (`UCX_*`), its configuration file and
+/// its defaults apply, in this order; if it is given, it overrides them. The process's environment is not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UcxOptions {
-    /// The file of `libucp` to be loaded. `None`: the one that `THALLUS_UCX_LIBRARY` names, or the one that the dynamic
+    /// The file of `libucp` to load. `None`: the file that `THALLUS_UCX_LIBRARY` names, or the one that the dynamic
     /// linker finds. A process has one UCX: another file than that of the first fabric is refused.
     pub library: Option<PathBuf>,
     /// Transports that UCX may use, as in `UCX_TLS`: `tcp`, `posix,cma,self`, `rc,cma`.
     pub transports: Option<String>,
     /// Devices that UCX may use, as in `UCX_NET_DEVICES`: `mlx5_0:1`, `eth0`.
     pub net_devices: Option<String>,
-    /// Any other options of UCX, without the prefix `UCX_`: `("RNDV_THRESH", "8k")`. `ucx_info -c` lists them.
+    /// Other options of UCX, without the prefix `UCX_`: `("RNDV_THRESH", "8k")`. `ucx_info -c` lists them.
     pub settings: Vec<(String, String)>,
-    /// Whether [`thallus_fabric::Endpoint::poll`] asks to be polled again at once while reads are outstanding, instead
-    /// of waiting for UCX's event descriptor: saves microseconds per read, costs a core. An idle endpoint waits either
-    /// way.
+    /// Whether [`thallus_fabric::Endpoint::poll`] requests another poll immediately while reads are outstanding,
+    /// instead of waiting for UCX's event descriptor. This saves microseconds per read and costs a core. An idle
+    /// endpoint waits in both cases.
     pub busy_poll: bool,
-    /// Whether reads may be emulated by messages where UCX has no one-sided transport: over TCP, and of registered
-    /// memory through shared memory. Off, because it endangers the lender: in UCX 1.13 to 1.19
+    /// Whether reads may be emulated by messages where UCX has only two-sided transports: over TCP, and of registered
+    /// memory through shared memory. Off by default, because it endangers the lender: in UCX 1.13 to 1.19
     /// (`ucp_progress_get_reply`, unchanged up to 1.22) a process that answers an emulated read **aborts** when the
     /// reader dies meanwhile, and it answers for any address.
     ///
-    /// Off, [`thallus_fabric::Fabric::register`] is unsupported where it would need emulation, and so is importing such
-    /// a key.
+    /// If off, [`thallus_fabric::Fabric::register`] is unsupported where it would need emulation, and so is importing
+    /// such a key.
     pub emulation: bool,
-    /// Where `allocate` takes memory from.
+    /// The source of memory for `allocate`.
     pub allocation: Allocation,
-    /// Most threads that help to copy what is read through shared memory, of all endpoints of the fabric together; each
-    /// connection's own task copies too. They are begun when there is much to copy, and sleep otherwise. With 0 that
-    /// task copies alone.
+    /// Maximum number of threads that help to copy memory that is read through shared memory, for all endpoints of the
+    /// fabric together. Each connection's own task copies too. The threads are started when there is much to copy, and
+    /// sleep otherwise. With 0, only that task copies.
     pub copy_threads: usize,
     /// Name of the UCX context, in UCX's own logs.
     pub name: String,
 }
 
-/// Where [`thallus_fabric::Fabric::allocate`] takes memory from.
+/// The source of memory for [`thallus_fabric::Fabric::allocate`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Allocation {
-    /// A segment of UCX's choice: System V or POSIX shared memory, where these transports are enabled. Peers on the
-    /// same host attach to it and copy from it themselves: this is the only memory that they read one-sidedly.
+    /// A shared-memory segment, System V or POSIX as UCX chooses, where these transports are enabled. Peers on the same
+    /// host attach it and copy from it themselves. They can read no other memory one-sidedly.
     #[default]
     Segment,
-    /// Anonymous memory on transparent huge pages. Needs no room in shared memory and suits RDMA; a peer on
-    /// the same host could read it only through messages that the lender's worker answers.
+    /// Anonymous memory on transparent huge pages. Needs no space in shared memory and suits RDMA. A peer on the same
+    /// host could read it only through messages that the lender's worker answers.
     HugePages,
 }
 
@@ -60,7 +59,7 @@ impl Default for UcxOptions {
             busy_poll: false,
             emulation: false,
             allocation: Allocation::default(),
-            // A few cores fill what memory gives; the rest are the application's.
+            // A few cores use the whole memory bandwidth; the other cores are left to the application.
             copy_threads: std::thread::available_parallelism().map_or(0, |cores| (cores.get() / 2).min(4)),
             name: "thallus".into(),
         }

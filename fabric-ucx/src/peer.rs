@@ -1,4 +1,4 @@
-//! The peer as UCX knows it: the `ucp_ep_h` and remote keys unpacked for it.
+//! UCX's handles of the peer: the `ucp_ep_h`, and remote keys that were unpacked for it.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::fmt;
@@ -12,27 +12,27 @@ use crate::operations::{Shared, peer_failed};
 use crate::status::{check, failed};
 use crate::worker::Worker;
 
-/// First UCX whose `ucp_ep_query` gives transports.
+/// The first UCX whose `ucp_ep_query` returns transports.
 const TELLS_TRANSPORTS: Version = Version::new(1, 14);
 /// More lanes than any UCX gives an endpoint (`UCP_MAX_LANES`).
 const MAX_LANES: usize = 64;
 
-/// A `ucp_ep_h`. Closed by [`Connection::close`], or by the worker's end.
+/// A `ucp_ep_h`. It is closed by [`Connection::close`], or with the worker.
 pub(crate) struct Connection {
     handle: sys::ucp_ep_h,
     worker: Arc<Worker>,
-    /// What UCX passes to the error handler.
+    /// The argument that UCX passes to the error handler.
     _shared: Arc<Shared>,
 }
 
 // SAFETY: used under the worker's rule: any thread, one at a time.
 unsafe impl Send for Connection {}
 
-/// How far closing a connection has come.
+/// The progress of closing a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Closing {
     Done,
-    /// A request to be asked, and freed once it is done.
+    /// A request that has not completed yet. It is freed when it completes.
     Underway(&'static Ucx, sys::ucs_status_ptr_t),
 }
 
@@ -40,7 +40,7 @@ pub(crate) enum Closing {
 unsafe impl Send for Closing {}
 
 impl Connection {
-    /// `address` as UCX packed it. UCX reads it without bounds: it comes from an opened envelope.
+    /// `address` as UCX packed it. UCX reads it without bounds, so it must come from an opened envelope.
     pub(crate) fn new(worker: &Arc<Worker>, shared: &Arc<Shared>, address: &[u8]) -> Result<Self, String> {
         let params = sys::ucp_ep_params_t {
             field_mask: u64::from(
@@ -72,8 +72,8 @@ impl Connection {
         self.worker.ucx()
     }
 
-    /// The transports that UCX chose for this endpoint, with their devices (`sysv/memory`). `None` if UCX does not
-    /// tell: before 1.14.
+    /// The transports that UCX chose for this endpoint, with their devices (`sysv/memory`). `None` for UCX before 1.14,
+    /// which does not report them.
     pub(crate) fn transports(&self) -> Option<Vec<String>> {
         let ucx = self.worker.ucx();
         if ucx.version() < TELLS_TRANSPORTS {
@@ -81,8 +81,8 @@ impl Connection {
         }
         let mut entries = [ucp_transport_entry_t::default(); MAX_LANES];
         let mut question = EndpointTransports::into(&mut entries);
-        // SAFETY: an open endpoint; the question's mask names its one field, which has room for as many entries as it
-        // says.
+        // SAFETY: an open endpoint; the query's mask names its one field, which has room for as many entries as it
+        // announces.
         let status = unsafe { ucx.ucp_ep_query(self.handle, &mut question) };
         check("ucp_ep_query", status).inspect_err(|reason| tracing::debug!(reason, "transports are not known")).ok()?;
         let count = usize::try_from(question.transports.num_entries).unwrap_or(0).min(MAX_LANES);
@@ -97,7 +97,8 @@ impl Connection {
         Some(names.map(|(name, device)| format!("{name}/{device}")).collect())
     }
 
-    /// Cuts the peer off without asking it; outstanding reads end as cancelled. The handle is not to be used again.
+    /// Cuts the peer off without its cooperation. Outstanding reads end as cancelled. The handle must not be used
+    /// again.
     pub(crate) fn close(&self) -> Closing {
         let params = sys::ucp_request_param_t {
             op_attr_mask: sys::UCP_OP_ATTR_FIELD_FLAGS,
@@ -117,14 +118,14 @@ impl Connection {
 }
 
 impl Closing {
-    /// Asks again.
+    /// Checks the request again.
     pub(crate) fn advance(self) -> Closing {
         let Closing::Underway(ucx, request) = self else { return Closing::Done };
         // SAFETY: a request that is not freed yet.
         if unsafe { ucx.ucp_request_check_status(request) } == sys::ucs_status_t::UCS_INPROGRESS {
             return self;
         }
-        // SAFETY: done, and freed once: the caller replaces `Underway` by what this returns.
+        // SAFETY: done, and freed once: the caller replaces `Underway` by the returned value.
         unsafe { ucx.ucp_request_free(request) };
         Closing::Done
     }
@@ -141,9 +142,9 @@ pub(crate) struct RemoteKey {
     handle: sys::ucp_rkey_h,
     base: u64,
     len: u64,
-    /// Where UCX has mapped the first byte, if it has.
+    /// The address at which UCX has mapped the first byte, if it has.
     start: Option<NonNull<u8>>,
-    /// Its page tables.
+    /// The touched pages of the mapping.
     mapping: Option<Mapping>,
     /// The key lies in the worker's pools.
     worker: Arc<Worker>,
@@ -155,15 +156,15 @@ unsafe impl Send for RemoteKey {}
 unsafe impl Sync for RemoteKey {}
 
 impl RemoteKey {
-    /// Unpacks `key`, as UCX packed it. UCX reads it without bounds: it comes from an opened envelope.
+    /// Unpacks `key`, as UCX packed it. UCX reads it without bounds, so it must come from an opened envelope.
     pub(crate) fn new(connection: &Connection, base: u64, len: u64, key: &[u8]) -> Result<Self, String> {
         let mut handle = ptr::null_mut();
-        // SAFETY: an open endpoint, a key whose lengths the envelope has walked, room for the handle.
+        // SAFETY: an open endpoint, a key whose lengths the envelope has checked, room for the handle.
         check("ucp_ep_rkey_unpack", unsafe {
             connection.worker.ucx().ucp_ep_rkey_unpack(connection.handle, key.as_ptr().cast(), &mut handle)
         })?;
         let mut start = ptr::null_mut();
-        // SAFETY: an unpacked key, room for the address. UCX computes it, and touches nothing.
+        // SAFETY: an unpacked key, room for the address. UCX computes it, and accesses no memory of the peer.
         let is_mapped =
             unsafe { connection.worker.ucx().ucp_rkey_ptr(handle, base, &mut start) } == sys::ucs_status_t::UCS_OK;
         let mapping = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Mapping::new(start.addr(), len));
@@ -175,23 +176,23 @@ impl RemoteKey {
         self.worker.ucx()
     }
 
-    /// Whether UCX has mapped the memory into this process: shared memory, which reads are copies of.
+    /// Whether UCX has mapped the memory into this process. It is shared memory then, and reads are copies of it.
     pub(crate) fn is_mapped(&self) -> bool {
         self.start.is_some()
     }
 
-    /// Where `len` bytes at `address` in the owner's address space are in this one, if UCX has mapped them.
+    /// The address in this process of `len` bytes at `address` in the owner's address space, if UCX has mapped them.
     pub(crate) fn find(&self, address: u64, len: u64) -> Option<(NonNull<u8>, usize)> {
         let start = self.start?;
         let offset = address
             .checked_sub(self.base)
             .filter(|offset| offset.checked_add(len).is_some_and(|end| end <= self.len))?;
         let (offset, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
-        // SAFETY: within what was imported, whose first byte is at `start`; nothing is read yet.
+        // SAFETY: within the imported range, whose first byte is at `start`; nothing is read yet.
         Some((unsafe { start.add(offset) }, len))
     }
 
-    /// Readies mapped memory that is about to be read for the first time.
+    /// Touches the pages of mapped memory that is about to be read for the first time.
     pub(crate) fn prefault(&self, address: u64, len: u64) {
         if let Some(mapping) = &self.mapping {
             mapping.prefault(address.saturating_sub(self.base), len);
@@ -205,7 +206,7 @@ impl RemoteKey {
 
 impl Drop for RemoteKey {
     fn drop(&mut self) {
-        // SAFETY: unpacked once, destroyed once; reads under way hold the key by `Arc`.
+        // SAFETY: unpacked once, destroyed once; outstanding reads hold the key by `Arc`.
         unsafe { self.worker.ucx().ucp_rkey_destroy(self.handle) }
     }
 }

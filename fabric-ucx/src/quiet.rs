@@ -12,16 +12,17 @@ use ucx_sys::{LoadError, Ucx, ucs_status_t};
 /// UCX handles these to print a backtrace and perhaps to stop for a debugger; the last is its debug signal.
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGHUP];
 
-/// Loads UCX, and undoes, once per process, what its library constructor did, unless the environment asks for it.
+/// Loads UCX, and undoes, once per process, the effects of its library constructor, unless the environment requests
+/// them.
 ///
-/// - The signal handlers that it installed are replaced by those before them (`UCX_HANDLE_ERRORS` keeps UCX's).
-/// - It logs errors and warnings to standard output, where a program's results go. Every error comes back as a status
-///   and is reported by this crate, so the log is set to `fatal` (`UCX_LOG_LEVEL` keeps it).
+/// - The constructor installs signal handlers. The previous handlers are restored (`UCX_HANDLE_ERRORS` keeps UCX's).
+/// - The constructor sends errors and warnings to standard output, which carries a program's results. Every error is
+///   returned as a status and reported by this crate, so the log level is set to `fatal` (`UCX_LOG_LEVEL` keeps UCX's).
 ///
 /// The constructor has read the environment by then: setting variables would be too late, and is unsafe in a process
 /// with threads. `ucs_global_opts_set_value` sets the parsed options.
 pub(crate) fn load(library: Option<&Path>) -> Result<&'static Ucx, LoadError> {
-    // One at a time: what others find must be undone already.
+    // One thread at a time: when another thread returns, these effects must be undone already.
     static IS_DONE: Mutex<bool> = Mutex::new(false);
     let mut is_done = IS_DONE.lock().unwrap_or_else(PoisonError::into_inner);
     let before = SIGNALS.map(action);
@@ -43,17 +44,17 @@ fn set(ucx: &Ucx, name: &CStr, value: &CStr) {
     // holds the lock of `load`, before this crate has made a context.
     let status = unsafe { ucx.ucs_global_opts_set_value(name.as_ptr(), value.as_ptr()) };
     if status != ucs_status_t::UCS_OK {
-        tracing::debug!(?name, ?value, reason = ucx.status_string(status), "UCX did not take a global option");
+        tracing::debug!(?name, ?value, reason = ucx.status_string(status), "UCX did not accept a global option");
     }
 }
 
 fn restore_signals(ucx: &Ucx, before: &[Option<libc::sigaction>]) {
     if let Some(disable) = ucx.ucs_debug_disable_signals.filter(|_| handler_of_ucx(libc::SIGSEGV).is_some()) {
-        // SAFETY: it locks its own table and restores the actions that the constructor found; that nobody has installed
-        // another handler since was just looked up.
+        // SAFETY: it locks its own table and restores the actions that the constructor found; the lines above have
+        // checked that no other handler was installed since.
         unsafe { disable() };
     }
-    // UCX from 1.20 on keeps its debug signal.
+    // UCX from 1.20 on keeps the handler of its debug signal.
     for (signal, before) in SIGNALS.iter().zip(before) {
         if let (Some(_), Some(before)) = (handler_of_ucx(*signal), before.filter(|before| !is_of_ucx(before))) {
             // SAFETY: an action that was in force before UCX was loaded.
@@ -67,7 +68,7 @@ fn restore_signals(ucx: &Ucx, before: &[Option<libc::sigaction>]) {
     }
 }
 
-/// What is done about `signal` now.
+/// The current action of `signal`.
 fn action(signal: c_int) -> Option<libc::sigaction> {
     let mut action = MaybeUninit::<libc::sigaction>::zeroed();
     // SAFETY: a query: no new action, and room for the old one.
@@ -87,7 +88,7 @@ fn is_of_ucx(action: &libc::sigaction) -> bool {
         return false;
     }
     let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: any address may be asked for, and there is room for the answer.
+    // SAFETY: any address is allowed, and there is room for the answer.
     if unsafe { libc::dladdr(handler as *const c_void, info.as_mut_ptr()) } == 0 {
         return false;
     }

@@ -1,7 +1,8 @@
-//! A read between two endpoints of this process: shows whether UCX reads one-sidedly here, and how fast.
+//! A read between two endpoints of this process. It shows whether UCX reads one-sidedly here, and the rate of its
+//! reads.
 //!
-//! That a read is one-sided is not believed but tried: once the connection is made, the lender's worker is left alone.
-//! A read that completes meanwhile needed nobody's help; one that does not is emulated by messages.
+//! Whether a read is one-sided is tested: once the connection is made, the lender's worker is not polled any more. A
+//! read that completes meanwhile is one-sided; one that does not is emulated by messages.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,21 +19,21 @@ use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxFabric, copies};
 
 const REGION: RegionId = RegionId(1);
 const REGION_BYTES: usize = 4 << 20;
-/// Longest step: connecting, or one round of reads.
+/// Maximum time of a step: connecting, or one round of reads.
 const STEP: Duration = Duration::from_secs(5);
-/// How long reads may take without the lender's help before they count as emulated.
+/// Time that reads may take without the lender's progress before they count as emulated.
 const ALONE: Duration = Duration::from_millis(250);
-/// How long the rate is measured.
+/// Duration of the rate measurement.
 const MEASURED: Duration = Duration::from_millis(50);
 
-/// What came of it.
+/// The result of a rehearsal.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rehearsal {
-    /// What carried the reads.
+    /// The transport of the reads.
     pub(crate) transport: String,
-    /// Whether they completed without the lender's help.
+    /// Whether they completed without the lender's progress.
     pub(crate) one_sided: bool,
-    /// Bytes read in a second.
+    /// Bytes per second.
     pub(crate) rate: f64,
 }
 
@@ -43,14 +44,15 @@ impl fmt::Display for Rehearsal {
     }
 }
 
-/// Reads between two endpoints of `fabric`, emulated ones too: both ends live in this process, so that none dies alone.
+/// Reads between two endpoints of `fabric`, with emulation too: both ends are in this process, so that neither dies
+/// alone.
 ///
-/// Blocks, for milliseconds as a rule, at most for some [`STEP`]s.
+/// Blocks, usually for milliseconds, at most for a few [`STEP`]s.
 ///
 /// # Errors
-/// Which step failed, and why.
+/// The failed step and the reason.
 pub(crate) fn rehearse(fabric: &UcxFabric) -> Result<Rehearsal, String> {
-    // On a thread of its own: the caller may be within a runtime, which cannot be blocked.
+    // On a thread of its own: the caller may be within a runtime, which must not be blocked.
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -64,7 +66,7 @@ async fn run(fabric: &UcxFabric) -> Result<Rehearsal, String> {
     let mut pair = Pair::connect(fabric).map_err(|error| error.to_string())?;
     let transport = pair.reader.transport().map(|transport| transport.name).unwrap_or_default();
     pair.read(&[(0, 8)], Help::Both, STEP).await.map_err(|reason| format!("the first read: {reason}"))?;
-    // Short enough for UCX to read them itself, whatever this crate copies.
+    // Short enough for UCX to read them itself, even where this crate copies longer ones.
     let short: Vec<_> = (0..8).map(|at| (at << 16, copies::SHORTEST as usize / 2)).collect();
     let alone = pair.read(&short, Help::Reader, ALONE).await;
     let one_sided = alone.is_ok();
@@ -83,7 +85,7 @@ async fn run(fabric: &UcxFabric) -> Result<Rehearsal, String> {
     Ok(Rehearsal { transport, one_sided, rate: bytes as f64 / began.elapsed().as_secs_f64() })
 }
 
-/// Whose progress is made while reads are waited for.
+/// The ends whose workers make progress while reads are outstanding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Help {
     Reader,
@@ -106,7 +108,7 @@ impl Pair {
         reader.connect(&lender.address())?;
         let (lent, into) = (fabric.allocate(REGION_BYTES, Touch::Now)?, fabric.allocate(REGION_BYTES, Touch::Now)?);
         for at in (0..REGION_BYTES).step_by(8) {
-            // SAFETY: within fresh memory that nobody reads yet; pages are aligned.
+            // SAFETY: within fresh memory that no code reads yet; pages are aligned.
             unsafe { lent.start().add(at).cast::<u64>().write(pattern(at)) };
         }
         let key = lender.expose(&lent, 0..lent.len())?;
@@ -114,12 +116,12 @@ impl Pair {
         Ok(Pair { lender, reader, lent, into, next: 0, outstanding: 0 })
     }
 
-    /// Posts reads of `ranges` (offset and length) and waits for all that are outstanding.
+    /// Posts reads of `ranges` (offset and length) and waits for all outstanding reads.
     async fn read(&mut self, ranges: &[(usize, usize)], help: Help, bound: Duration) -> Result<(), String> {
         debug_assert!(ranges.len() <= MAX_OUTSTANDING_READS);
         for &(offset, len) in ranges {
             let from = RemoteRange { region: REGION, address: self.lent.address() + offset as u64, len: len as u64 };
-            // SAFETY: ranges of one call do not overlap, and the memory is looked at only after the reads.
+            // SAFETY: ranges of one call do not overlap, and the memory is accessed only after the reads.
             let into = unsafe { LocalRange::new(self.into.clone(), offset, len, None) };
             self.reader.post_read(ReadToken(self.next), from, into).map_err(|error| error.to_string())?;
             self.next += 1;
@@ -152,7 +154,7 @@ impl Pair {
         timeout(bound, done).await.map_err(|_| format!("not done within {bound:?}"))?
     }
 
-    /// Every byte is the lender's.
+    /// Checks that every byte is the lender's.
     fn check(&self) -> Result<(), String> {
         let read = self.into.copy_out(0, REGION_BYTES).unwrap_or_default();
         let wrong = read.chunks_exact(8).enumerate().find(|(at, word)| **word != pattern(at * 8).to_ne_bytes());

@@ -1,7 +1,7 @@
-//! How one-sided reads travel between two endpoints: which of UCX's transports carry them, or none.
+//! The route of one-sided reads between two endpoints: the UCX transport that carries them, or none.
 //!
-//! Where no transport does, UCX emulates reads by messages that the lender's worker answers. The decision rests on what
-//! UCX offers to programs, not on text that it prints:
+//! Without such a transport, UCX emulates reads by messages that the lender's worker answers. The decision uses UCX's
+//! functions for programs, not text that it prints:
 //!
 //! | UCX | question | answer |
 //! |---|---|---|
@@ -13,11 +13,11 @@ use thallus_fabric::Transport;
 
 use crate::domains::Domains;
 
-/// Transports that read a peer's memory without its help, by the first letters of their names.
+/// Transports that read a peer's memory one-sidedly, by the prefixes of their names.
 const RDMA: [&str; 4] = ["rc_", "dc_", "srd", "ugni"];
 const SHARED_MEMORY: [&str; 3] = ["sysv", "posix", "xpmem"];
 
-/// How reads of one region travel.
+/// The route of the reads of one region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     /// The region is mapped into this process.
@@ -28,20 +28,21 @@ pub(crate) enum Route {
     Emulated,
 }
 
-/// What is known of a connected endpoint.
+/// The known properties of a connected endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// Names and devices of the endpoint's transports (`sysv/memory`); `None` where UCX does not tell, before 1.14.
+    /// Names and devices of the endpoint's transports (`sysv/memory`); `None` for UCX before 1.14, which does not
+    /// report them.
     pub(crate) transports: Option<Vec<String>>,
-    /// What memory of this end's own is registered with.
+    /// The domains with which memory of this end is registered.
     pub(crate) own: Domains,
     /// Whether both ends are on one host, in the same namespaces.
     pub(crate) is_local: bool,
 }
 
 impl Path {
-    /// How reads of a region travel whose key has entries for `domains`, and which is `mapped` into this process or
-    /// not.
+    /// The route of reads of a region whose key has entries for `domains`. `mapped`: whether the region is mapped into
+    /// this process.
     pub(crate) fn route(&self, domains: Domains, mapped: bool) -> Route {
         if mapped {
             return Route::SharedMemory;
@@ -60,7 +61,7 @@ impl Path {
             .map_or(self.own.has_segments(), |names| names.iter().any(|name| is(name, &SHARED_MEMORY)))
     }
 
-    /// The transports that carry one-sided reads, and if there are none, why inline transfer is better.
+    /// The transports of one-sided reads. If there are none, also the reason why inline transfer is better.
     pub(crate) fn transport(&self) -> Transport {
         let (reading, all) = match &self.transports {
             Some(names) => {
@@ -76,7 +77,7 @@ impl Path {
         Transport { name: all, inferior }
     }
 
-    /// Why reads over `transports` would be emulated.
+    /// The reason why reads over `transports` would be emulated.
     pub(crate) fn emulated(&self, transports: &str) -> String {
         format!(
             "UCX has only {transports} between these ends, which has no one-sided reads: they would be emulated by \
@@ -84,7 +85,7 @@ impl Path {
         )
     }
 
-    /// UCX 1.13: what this end has that can reach the peer.
+    /// For UCX 1.13: the transports of this end that can reach the peer.
     fn expected(&self) -> String {
         let local = self.is_local && self.own.has_segments();
         let names = [
@@ -136,7 +137,7 @@ mod tests {
     fn a_device_reads_what_is_registered_with_one_at_both_ends() {
         let named = path(&["rc_mlx5/mlx5_0:1", "ud_mlx5/mlx5_0:1"], DEVICE, false);
         assert_eq!((named.route(DEVICE, false), named.route(SEGMENT, false)), (Route::Rdma, Route::Emulated));
-        // Datagrams carry no reads.
+        // Datagram transports do not carry one-sided reads.
         assert_eq!(path(&["ud_verbs/rxe0:1"], DEVICE, false).route(DEVICE, false), Route::Emulated);
         assert_eq!(path(&["tcp/eth0"], DEVICE, false).route(DEVICE, false), Route::Emulated);
         // UCX 1.13.

@@ -1,4 +1,4 @@
-//! UCX statuses in the terms of the fabric.
+//! Converts UCX statuses to the errors of the fabric.
 
 use thallus_fabric::{FabricError, ReadFailure};
 use thallus_protocol::FabricKind;
@@ -15,7 +15,7 @@ pub(crate) fn check(call: &str, status: ucs_status_t) -> Result<(), String> {
     if status == ucs_status_t::UCS_OK { Ok(()) } else { Err(failed(call, status)) }
 }
 
-/// Why a read ended with `status`.
+/// The failure of a read that ended with `status`.
 pub(crate) fn read_failure(status: ucs_status_t) -> ReadFailure {
     match status {
         ucs_status_t::UCS_ERR_CANCELED => ReadFailure::Flushed,

@@ -1,10 +1,10 @@
-//! Text that UCX prints to a C stream, for people.
+//! Captures text that UCX prints to a C stream, for people.
 
 use std::ffi::c_void;
 use std::ptr;
 use std::slice;
 
-/// Runs `print` with a C stream and gives back what it printed; `None` if there is no memory for it.
+/// Runs `print` with a C stream and returns the printed text; `None` if there is no memory for it.
 pub(crate) fn capture(print: impl FnOnce(*mut c_void)) -> Option<String> {
     let (mut start, mut len) = (ptr::null_mut(), 0);
     // SAFETY: room for both results, which stay where they are until after `fclose`.

@@ -1,4 +1,4 @@
-//! The UCX worker of one endpoint: what makes progress, and what tells that there is some to be made.
+//! The UCX worker of one endpoint: it makes progress, and reports when there are events.
 
 use std::fmt;
 use std::io;
@@ -13,10 +13,10 @@ use ucx_sys::{self as sys, Ucx, ucs_status_t};
 use crate::context::UcxContext;
 use crate::status::{check, failed};
 
-/// Most calls of `ucp_worker_progress` at a stretch, before others get their turn on the executor's thread.
+/// Maximum number of calls of `ucp_worker_progress` in a row, before other tasks run on the executor's thread.
 const PROGRESS_BUDGET: usize = 64;
 
-/// An open `ucp_worker_h`, destroyed when the last user is gone.
+/// An open `ucp_worker_h`. It is destroyed when its last user is dropped.
 pub(crate) struct Worker {
     handle: sys::ucp_worker_h,
     context: Arc<UcxContext>,
@@ -29,12 +29,12 @@ unsafe impl Send for Worker {}
 // SAFETY: as above: shared only within one `UcxEndpoint`.
 unsafe impl Sync for Worker {}
 
-/// What a stretch of progress came to.
+/// The result of [`Worker::progress`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// There is nothing more to be done now.
+    /// There are no more events now.
     Idle,
-    /// The budget is used up, and there may be more.
+    /// The budget is used up, and there may be more events.
     More,
 }
 
@@ -55,7 +55,7 @@ impl Worker {
         &self.context
     }
 
-    /// The packed address, as UCX has it.
+    /// The packed address, as UCX returns it.
     pub(crate) fn address(&self) -> Result<Vec<u8>, String> {
         let mut attributes =
             sys::ucp_worker_attr_t { field_mask: u64::from(sys::UCP_WORKER_ATTR_FIELD_ADDRESS), ..Default::default() };
@@ -69,8 +69,7 @@ impl Worker {
         Ok(address)
     }
 
-    /// The descriptor that becomes readable when there is progress to be made, after [`Worker::arm`]. It belongs to the
-    /// worker.
+    /// The descriptor that becomes readable when there are events, after [`Worker::arm`]. It belongs to the worker.
     pub(crate) fn event_fd(&self) -> Result<RawFd, String> {
         let mut fd = -1;
         // SAFETY: an open worker with UCP_FEATURE_WAKEUP, and room for the descriptor.
@@ -78,7 +77,7 @@ impl Worker {
         Ok(fd)
     }
 
-    /// Makes what progress can be made within the budget.
+    /// Makes progress within the budget.
     pub(crate) fn progress(&self) -> Progress {
         for _ in 0..PROGRESS_BUDGET {
             // SAFETY: an open worker, used by one thread at a time. Callbacks only touch `Shared` and their own ticket.
@@ -89,7 +88,8 @@ impl Worker {
         Progress::More
     }
 
-    /// Arms the event descriptor. `false` if something happened since the last progress, which has to be made first.
+    /// Arms the event descriptor. Returns `false` if there were events since the last progress; they must be handled
+    /// first.
     pub(crate) fn arm(&self) -> Result<bool, String> {
         // SAFETY: an open worker with UCP_FEATURE_WAKEUP.
         match unsafe { self.ucx().ucp_worker_arm(self.handle) } {
@@ -102,8 +102,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // SAFETY: created once, destroyed once; whoever has a key or an endpoint of it holds it by `Arc`, so that those
-        // are gone.
+        // SAFETY: created once, destroyed once; every owner of its keys or its endpoint holds it by `Arc`, so that
+        // those are dropped.
         unsafe { self.ucx().ucp_worker_destroy(self.handle) }
     }
 }
@@ -114,7 +114,7 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// The worker's event descriptor, for tokio to wait on. Keeps the worker, and with it the descriptor, open.
+/// The worker's event descriptor, for tokio. Keeps the worker, and with it the descriptor, open.
 #[derive(Debug)]
 pub(crate) struct EventFd {
     fd: RawFd,
@@ -122,9 +122,9 @@ pub(crate) struct EventFd {
 }
 
 impl EventFd {
-    /// Has the current tokio runtime wait for the worker's events.
+    /// Registers the worker's events with the current tokio runtime.
     pub(crate) fn register(worker: &Arc<Worker>) -> Result<AsyncFd<EventFd>, String> {
-        // Without a runtime tokio would panic.
+        // Without a runtime, tokio would panic.
         tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
         let event_fd = EventFd { fd: worker.event_fd()?, _worker: worker.clone() };
         // SAFETY: the descriptor stays open, and the same, until the worker is destroyed, and `EventFd` holds the

@@ -1,10 +1,11 @@
-//! Memory that is gone when its key comes to be used.
+//! Memory that is gone when its key is used.
 
 use thallus_fabric::{Fabric, FabricError, Touch};
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
 use thallus_protocol::RegionId;
 
-/// UCX 1.13 crashes where it cannot attach what a key names; a lender that dies at the wrong moment is enough.
+/// UCX 1.13 crashes if it cannot attach a segment that a key names. A lender that dies at the wrong moment would cause
+/// that.
 #[tokio::test]
 async fn a_key_of_memory_that_is_gone_is_refused() {
     let fabric = || UcxFabric::new(UcxOptions::default()).unwrap();

@@ -1,4 +1,5 @@
-//! What idle endpoints cost: no CPU, little memory, few descriptors. Alone in its binary, for it measures the process.
+//! The cost of idle endpoints: no CPU, little memory, few descriptors. Alone in its binary, because it measures the
+//! process.
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -48,7 +49,7 @@ async fn a_hundred_idle_endpoints_cost_little() {
                 poll_fn(|cx| end.poll(cx, &mut completions)).await
             }));
         }
-        // Wire-up, and then a second of nothing.
+        // Time for the wire-up, and then an idle second.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let each = (resident_bytes() - memory) / (2 * PAIRS);
         let fds_each = (descriptors() - fds) as f64 / (2 * PAIRS) as f64;

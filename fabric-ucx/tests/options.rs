@@ -1,4 +1,4 @@
-//! What this host has, and what asking for something else comes to.
+//! The UCX of this host, and options that it refuses.
 
 use arrow_buffer::Buffer;
 use thallus_fabric::{Fabric, FabricError, Touch};

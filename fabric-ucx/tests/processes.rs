@@ -1,4 +1,4 @@
-//! Two processes: reads of both kinds of memory, and what becomes of either end when the other is killed.
+//! Two processes: reads of both kinds of memory, and the effects on one end when the other is killed.
 
 mod support;
 
@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// The child of every test here; alone it does nothing.
+/// The child process of every test here. Without a parent it does nothing.
 #[tokio::test(flavor = "current_thread")]
 async fn lender() {
     if std::env::var_os(LENDER).is_some() {
@@ -45,7 +45,7 @@ async fn reads_everything(transports: &str, native: bool, regions: usize) {
         assert_eq!(completions.len(), ranges.len());
         for (completion, (offset, len)) in completions.iter().zip(ranges) {
             assert_eq!(completion.result, Ok(()), "{region:?} {offset}+{len}");
-            // SAFETY: the read is complete, and nobody else writes.
+            // SAFETY: the read is complete, and no other code writes.
             let bytes = unsafe { std::slice::from_raw_parts(into.start().add(offset).as_ptr(), len) };
             let wrong = (0..len).find(|&at| bytes[at] != pattern(region, offset + at));
             assert_eq!(wrong, None, "{region:?} {offset}+{len}");
@@ -61,7 +61,7 @@ fn signal(lender: &Lender, signal: libc::c_int) {
     assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
 }
 
-/// Reads 256 KiB of a region of a lender that stands still, after a first read.
+/// Reads 256 KiB of a region of a stopped lender, after a first read.
 async fn read_of_a_stopped_lender(transports: &str) -> Result<(), String> {
     let mut lender = start(transports);
     let mut reader = Reader::connect(&mut lender, transports).await;
@@ -91,20 +91,20 @@ async fn read_of_a_stopped_lender(transports: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What "one-sided" means: the lender's processor has no part in it.
+/// The meaning of "one-sided": the lender's processor has no part in the read.
 #[tokio::test]
-async fn a_lender_that_stands_still_is_read_through_shared_memory() {
+async fn a_stopped_lender_is_read_through_shared_memory() {
     read_of_a_stopped_lender("").await.unwrap();
     read_of_a_stopped_lender("posix,self").await.unwrap();
 }
 
 #[tokio::test]
-async fn a_lender_that_stands_still_is_not_read_by_emulation() {
+async fn a_stopped_lender_is_not_read_by_emulation() {
     let error = read_of_a_stopped_lender("tcp emulated").await.unwrap_err();
     assert!(error.contains("8 bytes were not read"), "{error}");
 }
 
-/// How many regions these transports lend without emulation.
+/// Number of regions that these transports lend without emulation.
 fn native_regions() -> usize {
     1 + usize::from(UcxFabric::new(support::options("")).unwrap().reads_registered_memory())
 }
@@ -162,7 +162,7 @@ async fn however_many_threads_copy_every_read_ends_once_with_its_bytes() {
             assert_eq!(wrong, None, "{what}");
             bytes.fill(0xa5);
         }
-        // What is closed in the middle answers for every read; bytes are those of the region or untouched.
+        // An endpoint that is closed in the middle completes every read; bytes are those of the region or unchanged.
         let posted = post_everything(&mut reader, &into, 3000);
         let _polled = reader.poll_once().await;
         let before = std::mem::take(&mut reader.completions);
@@ -193,7 +193,7 @@ async fn an_endpoint_that_is_dropped_while_threads_copy_leaves_nothing_behind() 
             let _polled = reader.poll_once().await;
         }
         drop(reader);
-        assert_eq!(Arc::strong_count(&into), 1, "a read still holds what it was to write to");
+        assert_eq!(Arc::strong_count(&into), 1, "a read still holds its target");
     }
 }
 
@@ -209,7 +209,7 @@ async fn without_emulation_a_key_over_tcp_is_refused() {
     assert!(matches!(error, FabricError::RemoteKey { .. }), "{error}");
 }
 
-/// Reads until something fails, and says after how long the endpoint was down.
+/// Reads until a read fails. Returns the time after which the endpoint was down.
 async fn kill_the_lender(transports: &str) -> Duration {
     let mut lender = start(transports);
     let mut reader = Reader::connect(&mut lender, transports).await;
@@ -231,7 +231,7 @@ async fn kill_the_lender(transports: &str) -> Duration {
             }
             if posted > 100 && killed.is_none() {
                 killed = Some(Instant::now());
-                // Waits too, or the zombie still looks alive to UCX.
+                // Also waits for the child; otherwise the zombie still looks alive to UCX.
                 lender.child.kill().await.unwrap();
             }
             let outcome = reader.poll_once().await;
@@ -263,7 +263,7 @@ async fn a_killed_lender_takes_the_endpoint_down_over_tcp() {
     assert!(kill_the_lender("tcp emulated").await < Duration::from_secs(10));
 }
 
-/// The reader here is a process too: the test's child lends, and a child of its own reads and is killed.
+/// Here the reader is a process too: the test's child lends, and a second child reads and is killed.
 async fn kill_the_reader(transports: &str) {
     let mut lender = start(transports);
     let mut reader = Command::new(std::env::current_exe().unwrap())
@@ -286,7 +286,7 @@ async fn kill_the_reader(transports: &str) {
         }
     };
     lender.say(&next().await).await;
-    // Reads need no help of the lender: the reader could be killed before the lender knows it.
+    // Reads need no progress of the lender: the reader could be killed before the lender has connected.
     assert_eq!(lender.line().await, "connected");
     assert_eq!(next().await, "reading");
     reader.kill().await.unwrap();
@@ -300,7 +300,7 @@ async fn kill_the_reader(transports: &str) {
 
 const VICTIM: &str = "THALLUS_UCX_VICTIM";
 
-/// The child that is killed while it reads; alone it does nothing.
+/// The child that is killed while it reads. Without a parent it does nothing.
 #[tokio::test(flavor = "current_thread")]
 async fn victim() {
     let Ok(transports) = std::env::var(VICTIM) else { return };

@@ -1,4 +1,4 @@
-//! Bandwidth of reads between two ends on one port, by size, and what opening and closing memory costs by its way.
+//! Bandwidth of reads between two ends on one port, by size, and the cost of exposing and revoking memory, by method.
 //!
 //! `THALLUS_VERBS_DEVICE=mlx5_0 cargo run --release -p thallus-fabric-verbs --example device_bandwidth [MEBIBYTES]`
 
@@ -16,7 +16,7 @@ use thallus_protocol::{RegionId, RemoteRange};
 
 /// Bytes of each memory.
 const MEMORY: usize = 16 << 20;
-/// Reads that are outstanding at once.
+/// Number of outstanding reads.
 const DEPTH: usize = 32;
 
 #[tokio::main(flavor = "current_thread")]
@@ -38,7 +38,7 @@ async fn main() {
         while ended < count {
             while posted < count && posted - ended < DEPTH {
                 let at = posted * size % MEMORY;
-                // SAFETY: nobody looks at the bytes.
+                // SAFETY: no code reads the bytes.
                 let range = unsafe { LocalRange::new(into.clone(), at, size, None) };
                 let place = RemoteRange { region: RegionId(1), address: from.address() + at as u64, len: size as u64 };
                 peers.borrower.post_read(ReadToken(posted as u64), place, range).unwrap();

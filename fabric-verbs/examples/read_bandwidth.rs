@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p thallus-fabric-verbs --example read_bandwidth LENDER_DEVICE [BORROWER_DEVICE]`
 //!
-//! To be compared with `ib_read_bw -s SIZE -o 16 --report_gbits` of perftest between the same devices.
+//! Compare with `ib_read_bw -s SIZE -o 16 --report_gbits` of perftest between the same devices.
 
 use std::env;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use thallus_protocol::RegionId;
 const REGION: RegionId = RegionId(1);
 /// Bytes for each measurement.
 const VOLUME: usize = 32 << 20;
-/// Reads kept outstanding.
+/// Number of outstanding reads.
 const DEPTH: usize = 16;
 
 fn fabric(device: &str) -> Arc<dyn Fabric> {
@@ -39,7 +39,7 @@ async fn main() {
         let started = Instant::now();
         while ended < reads {
             while posted < reads && posted - ended < DEPTH as u64 {
-                // The place of a read that has ended: reads of one queue pair end in order.
+                // The range of a completed read: reads of one queue pair complete in order.
                 let into = slab.range(posted as usize % DEPTH * size, size).expect("within the slab");
                 connection.post(posted, REGION, lent.address(), into).expect("a read is posted");
                 posted += 1;

@@ -1,7 +1,7 @@
-//! What two ends tell each other over the control connection: where their queue pairs are, and keys.
+//! The blobs that two ends exchange over the control connection: addresses of their queue pairs, and keys.
 //!
-//! Both are of fixed length, little-endian, and end in a checksum, which protects from accident. From malice nothing
-//! has to protect: whatever a peer claims here, the device checks each of its reads.
+//! Both have a fixed length, are little-endian, and end in a checksum, which protects from accident. No protection from
+//! malice is needed: the device checks each read of a peer, independent of the content of its blobs.
 //!
 //! ```text
 //! address                                          key
@@ -11,7 +11,7 @@
 //!      5     1  1 if the port is on Ethernet            8     8  first byte that it opens
 //!      6     1  kind of GID (InfiniBand, v1, v2)       16     8  bytes that it opens
 //!      7     1  path MTU (`enum ibv_mtu`)              24     8  checksum
-//!      8     1  reads that it may ask for at once
+//!      8     1  reads that it may have in flight
 //!      9     1  reads that it serves at once
 //!     10     2  LID
 //!     12     4  reading queue pair: number
@@ -31,14 +31,14 @@ const KEY: usize = 32;
 /// Queue pair and packet numbers have 24 bits.
 const MAX_NUMBER: u32 = (1 << 24) - 1;
 
-/// A queue pair, as its peer has to know it.
+/// A queue pair, as its peer addresses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Side {
     pub(crate) number: u32,
     pub(crate) packet_number: u32,
 }
 
-/// An end of a connection.
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) ethernet: bool,
@@ -47,14 +47,14 @@ pub(crate) struct Address {
     pub(crate) reads_asked: u8,
     pub(crate) reads_served: u8,
     pub(crate) lid: u16,
-    /// The queue pair by which this end reads.
+    /// The queue pair with which this end reads.
     pub(crate) reading: Side,
-    /// The queue pair by which its peer does.
+    /// The queue pair from which its peer reads.
     pub(crate) lending: Side,
     pub(crate) gid: [u8; 16],
 }
 
-/// What opens lent memory.
+/// The remote key of lent memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) rkey: u32,
@@ -132,7 +132,7 @@ impl Key {
         Ok(Key { rkey: u32_at(fields, 4), base: u64_at(fields, 8), len: u64_at(fields, 16) })
     }
 
-    /// Whether `len` bytes at `base` lie within what it opens.
+    /// Whether `len` bytes at `base` lie within the range of the key.
     pub(crate) fn opens(&self, base: u64, len: u64) -> bool {
         let end = base.checked_sub(self.base).and_then(|offset| offset.checked_add(len));
         self.base.checked_add(self.len).is_some() && end.is_some_and(|end| end <= self.len)

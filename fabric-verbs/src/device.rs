@@ -9,11 +9,12 @@ use crate::gid::{self, Gid, GidKind};
 use crate::library::{Verbs, check, last_error, verbs};
 use crate::options::VerbsOptions;
 
-/// What to do where there is no device.
-pub(crate) const NO_DEVICE: &str = "look for a card (`lspci`, `ibv_devices`), and load its kernel driver (mlx5_ib, ...) and \
-    ib_uverbs (`modprobe`); Soft-RoCE makes a device of any network interface: `rdma link add rxe0 type rxe netdev eth0`";
+/// Advice for hosts without a device.
+pub(crate) const NO_DEVICE: &str = "look for a card (`lspci`, `ibv_devices`), and load its kernel driver \
+    (mlx5_ib, ...) and ib_uverbs (`modprobe`); Soft-RoCE makes a device of any network interface: \
+    `rdma link add rxe0 type rxe netdev eth0`";
 
-/// An open `ibv_context`, and the port that was chosen.
+/// An open `ibv_context`, and the chosen port.
 pub(crate) struct Device {
     pub(crate) verbs: &'static Verbs,
     pub(crate) context: *mut sys::ibv_context,
@@ -40,25 +41,25 @@ pub(crate) struct Port {
     pub(crate) gid: Gid,
 }
 
-/// What of the device's attributes matters here.
+/// The attributes of the device that this crate uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Reads that a queue pair may have under way as the one who asks.
+    /// Reads that a queue pair may have in flight as the reader.
     pub(crate) reads_asked: u8,
     /// Reads that a queue pair serves at once.
     pub(crate) reads_served: u8,
     pub(crate) max_work_requests: u32,
     pub(crate) max_completions: u32,
-    /// Whether it has memory windows of type 2 that are bound to a queue pair.
+    /// Whether the device has memory windows of type 2 that are bound to a queue pair.
     pub(crate) windows: bool,
 }
 
-/// A device as it is found, before it is chosen.
+/// A device in the list of devices, before one is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
     pub(crate) name: String,
     pub(crate) ports: Vec<FoundPort>,
-    /// Why it cannot be opened, if so.
+    /// The reason why the device cannot be opened, if there is one.
     pub(crate) refused: Option<String>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) struct Found {
 pub(crate) struct FoundPort {
     pub(crate) number: u8,
     pub(crate) active: bool,
-    /// `PORT_DOWN` and the like.
+    /// The state of the port, such as `PORT_DOWN`.
     pub(crate) state: &'static str,
     pub(crate) ethernet: bool,
     pub(crate) gids: Vec<Gid>,
@@ -83,7 +84,7 @@ fn with_list<T>(verbs: &'static Verbs, use_it: impl FnOnce(&[*mut sys::ibv_devic
     let list = unsafe { (verbs.ibv_get_device_list)(&mut count) };
     if list.is_null() {
         let error = std::io::Error::last_os_error();
-        // So it says where the kernel has no RDMA.
+        // The library returns this error if the kernel has no RDMA.
         let advice = if error.raw_os_error() == Some(libc::ENOSYS) { NO_DEVICE } else { "look at `ibv_devices`" };
         return Err(format!("ibv_get_device_list: {error}; {advice}"));
     }
@@ -169,7 +170,7 @@ impl Context {
         Ok(port)
     }
 
-    /// Hands the context over to a [`Device`].
+    /// Passes the context to a [`Device`].
     fn keep(self) -> *mut sys::ibv_context {
         std::mem::ManuallyDrop::new(self).context
     }
@@ -177,13 +178,13 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: opened by `open`, closed once; nothing was made of it.
+        // SAFETY: opened by `open`, closed once; no other object was made of it.
         unsafe { (self.verbs.ibv_close_device)(self.context) };
     }
 }
 
 impl Device {
-    /// Opens what the options name, else the first device with an active port.
+    /// Opens the device that the options name, otherwise the first device with an active port.
     pub(crate) fn open(options: &VerbsOptions) -> Result<Self, String> {
         let verbs = verbs()?;
         let found = find(verbs)?;
@@ -210,7 +211,7 @@ impl Device {
         })?
     }
 
-    /// The verbs that are inline functions in verbs.h.
+    /// The functions that are inline functions in verbs.h.
     pub(crate) fn operations(&self) -> &sys::ibv_context_ops {
         // SAFETY: an open context, whose table of operations does not change.
         unsafe { &(*self.context).ops }
@@ -219,7 +220,7 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: opened by `open`, closed once; whatever was made of it holds the device by `Arc`.
+        // SAFETY: opened by `open`, closed once; every object that was made of it holds the device by `Arc`.
         if let Err(reason) = check("ibv_close_device", unsafe { (self.verbs.ibv_close_device)(self.context) }) {
             tracing::error!(reason, device = self.name, "an RDMA device could not be closed");
         }
@@ -246,7 +247,7 @@ impl Limits {
     }
 }
 
-/// The device and port that the options name, else the first that is active.
+/// The device and port that the options name, otherwise the first active port.
 fn choose<'a>(found: &'a [Found], options: &VerbsOptions) -> Result<(&'a Found, &'a FoundPort), String> {
     let names = || found.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let named = |device: &&Found| options.device.as_ref().is_none_or(|name| *name == device.name);
@@ -278,7 +279,7 @@ fn choose<'a>(found: &'a [Found], options: &VerbsOptions) -> Result<(&'a Found, 
     ))
 }
 
-/// Whether two ports can talk to each other at all.
+/// Checks whether two ports can be connected at all.
 pub(crate) fn same_kind(ours: &Port, peer_ethernet: bool, peer_gid: GidKind) -> Result<(), String> {
     let link = |ethernet| if ethernet { "Ethernet (RoCE)" } else { "InfiniBand" };
     if ours.ethernet != peer_ethernet {

@@ -1,4 +1,4 @@
-//! What verbs have on this host, and what is missing.
+//! Diagnosis of verbs on this host.
 
 use thallus_fabric::diagnosis::{Diagnosis, Finding};
 use thallus_protocol::FabricKind;
@@ -7,7 +7,7 @@ use crate::device::{self, Found, FoundPort};
 use crate::library::verbs;
 use crate::{VerbsFabric, VerbsOptions};
 
-/// Looks at libraries, devices, ports and GIDs, and opens what the options name.
+/// Checks libraries, devices, ports and GIDs, and opens the device that the options name.
 #[must_use]
 pub fn diagnose(options: VerbsOptions) -> Diagnosis {
     let mut findings = Vec::new();

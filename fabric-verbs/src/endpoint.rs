@@ -1,8 +1,9 @@
-//! One connection's end: two queue pairs, what is open to the peer, the reads under way, and their orderly end.
+//! An endpoint: its two queue pairs, the memory exposed to the peer, its outstanding reads, and its teardown.
 //!
-//! A queue pair for each role: by the *reading* one this end asks, by the *lending* one it is asked, each connected to
-//! the other of the peer. So a refused read of ours does not cut off the peer, the lending one can have a protection
-//! domain of its own, and what opens and closes memory never queues behind reads.
+//! Each role has a queue pair: the *reading* queue pair sends this end's reads, the *lending* one serves the peer's
+//! reads. Each is connected to the peer's queue pair of the other role. So a refused read of this end does not cut off
+//! the peer, the lending queue pair can have a protection domain of its own, and requests that expose or revoke memory
+//! are never queued behind reads.
 
 mod lending;
 
@@ -33,11 +34,11 @@ use crate::reads::{Read, Reads};
 use crate::status::{down, work_failure};
 use crate::{MAX_OUTSTANDING_READS, VerbsFabric};
 
-/// Work requests of the lending queue pair at once: one that opens or closes, and the drain's.
+/// Maximum number of work requests of the lending queue pair: one that exposes or revokes, and the drain's.
 const LENDING_REQUESTS: u32 = 4;
-/// How long flushing may take before the queue pairs are destroyed regardless.
+/// Maximum time of the flush before the queue pairs are destroyed anyway.
 const DRAIN_BOUND: Duration = Duration::from_secs(3);
-/// How often completions may turn up between arming and waiting before others get their turn.
+/// Maximum number of times that completions may arrive between arming and waiting before other tasks run.
 const ARM_BUDGET: usize = 16;
 
 /// Ids of work requests that are not reads.
@@ -48,7 +49,7 @@ const CONTROL: u64 = 1 << 63;
 /// A verbs endpoint. See [`Endpoint`].
 pub struct VerbsEndpoint {
     device: Arc<Device>,
-    /// The domain of memory from the fabric; that of the lending queue pair is the same, or the endpoint's own.
+    /// The domain of the fabric's memory. The domain of the lending queue pair is the same, or the endpoint's own.
     memory_domain: Arc<Domain>,
     lending_domain: Arc<Domain>,
     scope: Scope,
@@ -61,12 +62,12 @@ pub struct VerbsEndpoint {
     reads: Reads,
     exposures: Exposures,
     done: Vec<Completion>,
-    /// The first thing that failed.
+    /// The first failure.
     failure: Option<String>,
-    /// The device is gone: nothing more will come from it.
+    /// The device was removed: there will be no more completions.
     lost: bool,
     closing: bool,
-    /// The last work request of the lending queue pair, and how it ended.
+    /// The last work request of the lending queue pair, and its result.
     control: u64,
     control_ended: Option<(u64, Option<(u32, u32)>)>,
     armed: bool,
@@ -84,7 +85,7 @@ struct Pairs {
 enum State {
     Idle,
     Connected(Transport),
-    /// In the error state; which of the two are still to be flushed.
+    /// In the error state. The flags tell which of the two queue pairs still has to be flushed.
     Draining {
         reading: bool,
         lending: bool,
@@ -137,7 +138,7 @@ impl VerbsEndpoint {
         })
     }
 
-    /// Moves both queue pairs to the error state, as a device does that fails. For tests of what then happens.
+    /// Moves both queue pairs to the error state, as a failing device does. For tests of failures.
     #[doc(hidden)]
     pub fn force_error(&mut self) -> Result<(), String> {
         let pairs = self.pairs.as_ref().ok_or("closed")?;
@@ -145,7 +146,7 @@ impl VerbsEndpoint {
         pairs.lending.fail()
     }
 
-    /// Why nothing more can be posted, if so.
+    /// The reason why no more reads can be posted, if there is one.
     fn refusal(&self) -> Option<FabricError> {
         match &self.failure {
             Some(reason) => Some(down(reason.clone())),
@@ -159,7 +160,7 @@ impl VerbsEndpoint {
         }
     }
 
-    /// Takes what the device has completed.
+    /// Takes the completions of the device.
     fn harvest(&mut self) {
         let Some(completions) = self.completions.clone() else { return };
         let mut batch = [sys::ibv_wc::default(); 16];
@@ -197,14 +198,14 @@ impl VerbsEndpoint {
             read => {
                 self.reads.completed(read, error, &mut self.done);
                 if let Some((status, vendor)) = error {
-                    // The queue pair is in the error state now, and flushes the others.
+                    // The queue pair is in the error state now, and flushes the other reads.
                     self.fail(work_failure("RDMA READ", status, vendor).to_string());
                 }
             }
         }
     }
 
-    /// Takes the teardown as far as it goes now.
+    /// Advances the teardown as far as possible now.
     fn advance_teardown(&mut self, cx: Option<&mut Context<'_>>) {
         if self.lost || self.failure.is_some() || self.closing {
             self.reads.flush_queued(&mut self.done);
@@ -224,7 +225,7 @@ impl VerbsEndpoint {
                 self.destroy();
             }
         } else if self.lost && !self.reads.is_empty() {
-            // The kernel has taken the device away, and with it whatever wrote to our memory.
+            // The kernel has removed the device, and so the device does not write to this process's memory any more.
             self.reads.flush(&mut self.done);
         }
     }
@@ -245,26 +246,26 @@ impl VerbsEndpoint {
                     send_flags: sys::ibv_send_flags::IBV_SEND_SIGNALED.0,
                     ..Default::default()
                 };
-                // SAFETY: one request, which names no memory. It is flushed behind all that were posted before.
+                // SAFETY: one request, which names no memory. It is flushed after all requests that were posted before.
                 let posted = pair.fail().and_then(|()| unsafe { pair.post(&mut last) });
                 match posted {
                     Ok(()) => *pending = true,
-                    Err(reason) => tracing::debug!(reason, "a queue pair cannot be drained, and is destroyed"),
+                    Err(reason) => tracing::debug!(reason, "a queue pair cannot be drained; it is destroyed"),
                 }
             }
         }
         self.state = State::Draining { reading: pending[0], lending: pending[1], bound: None };
     }
 
-    /// The end: after this the peer can read nothing, and the device writes nothing.
+    /// Ends the teardown: after this the peer can read nothing, and the device writes nothing.
     fn destroy(&mut self) {
-        // Windows go first: they are bound to the queue pair. It is in the error state already.
+        // Windows are freed first: they are bound to the queue pair. It is in the error state already.
         self.exposures.clear();
         if let Some(Pairs { reading, lending }) = self.pairs.take() {
             match reading.destroy() {
                 Ok(()) => self.reads.flush(&mut self.done),
                 Err((pair, reason)) => {
-                    // The device may yet write to the memory of these reads.
+                    // The device may still write to the memory of these reads.
                     tracing::error!(
                         reason,
                         reads = self.reads.len(),
@@ -290,7 +291,7 @@ impl VerbsEndpoint {
     }
 }
 
-/// The first packet number, of 24 bits: random, so that packets of an earlier connection are told apart.
+/// The first packet number, of 24 bits. It is random, so that packets of an earlier connection are not accepted.
 fn packet_number() -> u32 {
     (RandomState::new().hash_one(0) & 0x00FF_FFFF) as u32
 }
@@ -395,7 +396,7 @@ impl Endpoint for VerbsEndpoint {
     }
 
     fn forget(&mut self, region: RegionId) {
-        // Reads under way have what they need.
+        // Outstanding reads do not need the region any more.
         self.regions.remove(&region);
     }
 
@@ -418,7 +419,7 @@ impl Endpoint for VerbsEndpoint {
             return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
         }
         if self.reads.contains(token) {
-            return Err(FabricError::Misuse("a read's token is that of one outstanding"));
+            return Err(FabricError::Misuse("a read's token is that of an outstanding read"));
         }
         let local_key = memory::pinned(into.memory())
             .filter(|pinned| pinned.is_writable())
@@ -436,7 +437,7 @@ impl Endpoint for VerbsEndpoint {
                 && let (State::Connected(_), Some(pairs)) = (&self.state, &self.pairs)
                 && let Err(reason) = self.reads.post(&pairs.reading)
             {
-                // What was posted in spite of that flushes with the queue pair.
+                // The reads that were posted before the error are flushed with the queue pair.
                 let _ = pairs.reading.fail();
                 self.fail(reason);
                 self.closing = true;
@@ -470,7 +471,7 @@ impl Endpoint for VerbsEndpoint {
                     Poll::Ready(Err(error)) => Err(format!("the runtime's reactor is gone: {error}")),
                 }
             } else {
-                // What came before the arming makes no event: look again.
+                // Completions from before the arming cause no event, so the queue is polled again.
                 self.armed = true;
                 queue.arm()
             };
@@ -495,7 +496,7 @@ impl Endpoint for VerbsEndpoint {
 
 impl Drop for VerbsEndpoint {
     fn drop(&mut self) {
-        // Destroying a queue pair waits for the device: nothing has to be flushed first.
+        // Destroying a queue pair waits for the device, so no flush is needed before.
         if !matches!(self.state, State::Closed) {
             if let Some(pairs) = &self.pairs
                 && matches!(self.state, State::Connected(_))

@@ -1,4 +1,4 @@
-//! What is open to the peer of one endpoint, and how it is closed again.
+//! The memory that is exposed to the peer of one endpoint, and its revocation.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,10 +13,10 @@ use crate::library::{check, last_error};
 use crate::memory::{Pinned, Region};
 use crate::queue::Domain;
 
-/// How many windows that are bound to nothing are kept for the next loans.
+/// Number of unbound windows that are kept for the next loans.
 const SPARE_WINDOWS: usize = 64;
 
-/// How memory is opened, after the options and the device were heard.
+/// The way in which memory is exposed, as decided from the options and the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     Windows,
@@ -25,7 +25,7 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
-    /// What regions of the fabric's domain allow, beyond local use.
+    /// The access rights of regions of the fabric's domain, besides local use.
     pub(crate) fn access(self) -> Access {
         match self {
             Scope::Windows => Access::IBV_ACCESS_MW_BIND,
@@ -52,8 +52,8 @@ impl Window {
         if handle.is_null() {
             return Err(last_error("ibv_alloc_mw"));
         }
-        // As `ibv_alloc_mw` of verbs.h does: providers leave these to it.
-        // SAFETY: allocated just now, and nobody else's.
+        // `ibv_alloc_mw` of verbs.h does the same: providers do not set these fields.
+        // SAFETY: allocated just now, and no other code has it.
         unsafe {
             (*handle).pd = domain.handle;
             (*handle).type_ = sys::IBV_MW_TYPE_2;
@@ -61,26 +61,26 @@ impl Window {
         Ok(Window { domain: Arc::clone(domain), handle })
     }
 
-    /// The key that the next binding gives it: the low byte is ours, and must change (`ibv_inc_rkey`).
+    /// The key of the next binding: the low byte belongs to the caller, and must change (`ibv_inc_rkey`).
     pub(crate) fn next_key(&self) -> u32 {
         let key = self.key();
         (key & !0xFF) | (key.wrapping_add(1) & 0xFF)
     }
 
-    /// Its key as it is bound.
+    /// The key of the current binding.
     pub(crate) fn key(&self) -> u32 {
         // SAFETY: an allocated window.
         unsafe { (*self.handle).rkey }
     }
 
-    /// The binding has taken place.
+    /// Records a binding that has completed.
     pub(crate) fn bound(&mut self, key: u32) {
-        // For windows of type 2 the caller keeps the key (`man ibv_post_send`).
+        // For windows of type 2 the caller maintains the key (`man ibv_post_send`).
         // SAFETY: an allocated window, which is ours alone.
         unsafe { (*self.handle).rkey = key };
     }
 
-    /// The work request that opens `range` of `memory` to the peer of the queue pair that it is posted to.
+    /// The work request that exposes `range` of `memory` to the peer of the queue pair to which it is posted.
     pub(crate) fn bind(&self, memory: &Pinned, range: &Range<usize>) -> Result<sys::ibv_send_wr, String> {
         let region = memory.region().ok_or("the memory is not registered")?;
         let mut request = sys::ibv_send_wr { opcode: sys::ibv_wr_opcode::IBV_WR_BIND_MW, ..Default::default() };
@@ -97,7 +97,7 @@ impl Window {
         Ok(request)
     }
 
-    /// The work request that closes it.
+    /// The work request that invalidates the window.
     pub(crate) fn invalidate(&self) -> sys::ibv_send_wr {
         let mut request = sys::ibv_send_wr { opcode: sys::ibv_wr_opcode::IBV_WR_LOCAL_INV, ..Default::default() };
         request.__bindgen_anon_1.invalidate_rkey = self.key();
@@ -115,7 +115,7 @@ impl Drop for Window {
     }
 }
 
-/// Something that is open. Fields drop in order: the window before the region that it is over.
+/// An exposed range. Fields drop in order: the window before its region.
 pub(crate) struct Open {
     pub(crate) how: How,
     pub(crate) memory: Arc<Pinned>,
@@ -123,7 +123,7 @@ pub(crate) struct Open {
 }
 
 pub(crate) enum How {
-    /// Until the endpoint is connected there is no queue pair to bind it to.
+    /// Until the endpoint is connected, there is no queue pair to which the window can be bound.
     Window {
         window: Window,
         bound: bool,
@@ -132,7 +132,7 @@ pub(crate) enum How {
     Whole,
 }
 
-/// All that is open to one peer.
+/// All ranges that are exposed to one peer.
 #[derive(Default)]
 pub(crate) struct Exposures {
     open: HashMap<Bytes, Open>,
@@ -161,7 +161,7 @@ impl Exposures {
         self.open.remove(key)
     }
 
-    /// Windows that were opened before there was a peer.
+    /// Windows that were exposed before the endpoint was connected.
     pub(crate) fn unbound(&mut self) -> Vec<Bytes> {
         let waits = |open: &Open| matches!(open.how, How::Window { bound: false, .. });
         self.open.iter().filter(|(_, open)| waits(open)).map(|(key, _)| key.clone()).collect()
@@ -171,7 +171,7 @@ impl Exposures {
         self.open.len()
     }
 
-    /// Closes everything, by freeing it.
+    /// Revokes everything, by freeing it.
     pub(crate) fn clear(&mut self) {
         self.open.clear();
         self.spare.clear();

@@ -1,4 +1,4 @@
-//! Global identifiers of ports: which there are, and which to use.
+//! Global identifiers (GIDs) of ports: the list, and the choice of one.
 
 use std::fmt;
 use std::fs;
@@ -12,7 +12,7 @@ pub(crate) struct Gid {
     pub(crate) kind: GidKind,
 }
 
-/// What packets that use a GID look like.
+/// The format of packets that use a GID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GidKind {
     InfiniBand,
@@ -51,12 +51,12 @@ impl fmt::Display for Gid {
     }
 }
 
-/// The entries of a port that are in use, from sysfs, where the kernel tells kinds as well
+/// The used entries of a port, from sysfs, where the kernel also provides their kinds
 /// (`ABI/stable/sysfs-class-infiniband`).
 pub(crate) fn of_port(device: &str, port: u8) -> Vec<Gid> {
     let base = format!("/sys/class/infiniband/{device}/ports/{port}");
     let read = |path: String| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
-    // Tables have at most 256 entries that matter; the first file that is missing is the end.
+    // Only the first 256 entries of a table are used; the first missing file ends the table.
     (0..=u8::MAX)
         .map_while(|index| Some((index, read(format!("{base}/gids/{index}"))?)))
         .filter_map(|(index, text)| {
@@ -66,7 +66,7 @@ pub(crate) fn of_port(device: &str, port: u8) -> Vec<Gid> {
             }
             let kind = match read(format!("{base}/gid_attrs/types/{index}"))?.as_str() {
                 "RoCE v2" => GidKind::RoceV2,
-                // Of both InfiniBand and RoCE v1 the kernel says this.
+                // The kernel reports this for both InfiniBand and RoCE v1.
                 _ if read(format!("{base}/link_layer")).as_deref() == Some("Ethernet") => GidKind::RoceV1,
                 _ => GidKind::InfiniBand,
             };
@@ -75,7 +75,7 @@ pub(crate) fn of_port(device: &str, port: u8) -> Vec<Gid> {
         .collect()
 }
 
-/// The entry with the index that was asked for, else the one that most networks route.
+/// The entry with the requested index, otherwise the entry that most networks route.
 pub(crate) fn choose(gids: &[Gid], ethernet: bool, wanted: Option<u8>) -> Result<Gid, String> {
     if let Some(wanted) = wanted {
         let known = || gids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -91,8 +91,8 @@ pub(crate) fn choose(gids: &[Gid], ethernet: bool, wanted: Option<u8>) -> Result
     })
 }
 
-/// Less is better: packets over UDP and IP before packets of Ethernet alone; addresses that are routed before those
-/// that are not.
+/// The lowest rank is preferred: packets over UDP and IP before packets of Ethernet alone; routed addresses before
+/// others.
 fn rank(gid: &Gid) -> (bool, u8) {
     let address = Ipv6Addr::from(gid.bytes);
     let reach = if address.to_ipv4_mapped().is_some() {

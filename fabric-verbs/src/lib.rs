@@ -3,18 +3,20 @@
 //! [`VerbsFabric`] is the [`Fabric`]: one port of one device. Each endpoint has two queue pairs and one completion
 //! queue.
 //!
-//! # What a peer can read
-//! Exactly what it has been lent, for as long as it is lent: the device checks every read. How is [`Exposure`]; which
-//! way was taken, and why, is [`VerbsFabric::describe`]. Closing an endpoint, or the end of a loan, cuts the peer off
-//! in hardware ([`Fencing::Revocation`]).
+//! # Protection of lent memory
+//!
+//! A peer can read exactly the memory that is lent to it, for as long as it is lent: the device checks every read.
+//! [`Exposure`] lists the methods; [`VerbsFabric::describe`] reports the chosen method and the reason. Closing an
+//! endpoint, or the end of a loan, cuts the peer off in hardware ([`Fencing::Revocation`]).
 //!
 //! # Libraries
-//! Types come from `ibverbs-sys`, the ffi of crate `ibverbs`; libibverbs itself is loaded when a fabric is opened. A
-//! program with this crate in it starts on hosts without rdma-core, and [`VerbsFabric::new`] then says what is missing.
+//! Types come from `ibverbs-sys`, the ffi of crate `ibverbs`. libibverbs itself is loaded when a fabric is opened. A
+//! program with this crate starts on hosts without rdma-core; there [`VerbsFabric::new`] reports the missing library.
 //!
-//! # When the peer dies
-//! The device notices by itself: outstanding reads end in "retry counter exceeded" after about a second. A lender,
-//! whose device only answers, notices by the control connection.
+//! # Death of the peer
+//!
+//! The device notices it by itself: outstanding reads end in "retry counter exceeded" after about a second. A lender,
+//! whose device only answers reads, notices it by the control connection.
 
 #![warn(missing_docs)]
 
@@ -48,19 +50,19 @@ pub use options::{Exposure, VerbsOptions};
 use queue::Domain;
 use status::{down, unavailable};
 
-/// Longest single read: long enough that the device's work per read is nothing, short enough that reads of several
-/// batches share the link.
+/// Maximum length of one read in bytes: long enough that the device's work per read is negligible, short enough that
+/// reads of several batches share the link.
 const MAX_READ: u32 = 1 << 20;
-/// Most reads that an endpoint has outstanding. The device has as many under way as both devices can (16 or so, told by
-/// [`Endpoint::transport`]); the others wait in its queue.
+/// Maximum number of outstanding reads of an endpoint. The device has as many in flight as both devices can (16 or so,
+/// reported by [`Endpoint::transport`]); the others wait in its queue.
 const MAX_OUTSTANDING_READS: usize = 128;
 
-/// A port of an RDMA device.
+/// The fabric over one port of an RDMA device.
 #[derive(Debug)]
 pub struct VerbsFabric {
     options: VerbsOptions,
     scope: Scope,
-    /// Why windows are not used, if they could have been.
+    /// The reason why windows are not used, if they were considered.
     scope_reason: Option<String>,
     max_read: u64,
     max_outstanding: usize,
@@ -69,16 +71,16 @@ pub struct VerbsFabric {
 }
 
 impl VerbsFabric {
-    /// Opens the device that the options name, or the first with an active port.
+    /// Opens the device that the options name, or the first device with an active port.
     ///
     /// # Errors
-    /// [`FabricError::Unavailable`]: what is missing, and what to do about it.
+    /// [`FabricError::Unavailable`] with the missing part and its remedy.
     pub fn new(options: VerbsOptions) -> Result<Self, FabricError> {
         Self::open(options, verify::windows_hold)
     }
 
-    /// As [`VerbsFabric::new`], with memory windows, whether or not the device keeps to their bounds. For tests of
-    /// windows on Soft-RoCE, which does all but that.
+    /// As [`VerbsFabric::new`], with memory windows, whether or not the device enforces their bounds. For tests of
+    /// windows on Soft-RoCE, which supports windows except for their bounds.
     #[doc(hidden)]
     pub fn with_windows_unverified(options: VerbsOptions) -> Result<Self, FabricError> {
         Self::open(VerbsOptions { exposure: Exposure::Windows, ..options }, |_| Ok(()))
@@ -120,7 +122,7 @@ impl VerbsFabric {
         })
     }
 
-    /// The port, and how lent memory is opened, in words.
+    /// A description of the port and of the way in which lent memory is exposed.
     #[must_use]
     pub fn describe(&self) -> String {
         let Device { name, port, .. } = &*self.device;
@@ -133,10 +135,10 @@ impl VerbsFabric {
         format!("{name} port {}, {}; {how}{why}", port.number, port.gid)
     }
 
-    /// An endpoint, as [`Fabric::endpoint`] makes one.
+    /// An endpoint, as [`Fabric::endpoint`] creates it.
     ///
     /// # Errors
-    /// [`FabricError::EndpointDown`] if the device has no resources for one more.
+    /// [`FabricError::EndpointDown`] if the device has no resources for another endpoint.
     pub fn verbs_endpoint(&self) -> Result<VerbsEndpoint, FabricError> {
         VerbsEndpoint::new(self).map_err(down)
     }
@@ -148,7 +150,7 @@ impl Fabric for VerbsFabric {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // A key for everything outlives the loan that it was given for.
+        // A key for all memory stays valid after the loan for which it was given.
         let fencing = if self.scope == Scope::Whole { Fencing::LeaseWord } else { Fencing::Revocation };
         Capabilities {
             fencing,
@@ -174,3 +176,8 @@ impl Fabric for VerbsFabric {
         Ok(Box::new(self.verbs_endpoint()?))
     }
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,7 @@
-//! libibverbs, loaded when it is asked for.
+//! libibverbs, loaded at run time.
 //!
-//! Types come from `ibverbs-sys`; none of its functions is referenced, so that the program does not depend on the
-//! shared library and starts where rdma-core is not installed. Verbs that move data are no symbols at all: they go
+//! Types come from `ibverbs-sys`. None of its functions is referenced, so the program does not depend on the shared
+//! library and starts where rdma-core is not installed. Verbs that move data are not exported symbols: they are called
 //! through the device's table of operations in its `ibv_context`, as in the inline functions of `infiniband/verbs.h`.
 
 use std::ffi::{c_int, c_void};
@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use ibverbs_sys as sys;
 use libloading::Library;
 
-/// The name under which every rdma-core since 2009 installs it.
+/// The name under which every rdma-core since 2009 installs the library.
 const NAME: &str = "libibverbs.so.1";
 
 macro_rules! symbols {
@@ -28,7 +28,10 @@ macro_rules! symbols {
             fn load() -> Result<Self, String> {
                 // SAFETY: a system library, whose initialisers set up the library only.
                 let library = unsafe { Library::new(NAME) }.map_err(|error| {
-                    format!("{NAME} cannot be loaded: {error}; install rdma-core's libibverbs (Debian: libibverbs1 ibverbs-providers)")
+                    format!(
+                        "{NAME} cannot be loaded: {error}; install rdma-core's libibverbs \
+                         (Debian: libibverbs1 ibverbs-providers)"
+                    )
                 })?;
                 Ok(Verbs {
                     $($name: {
@@ -73,18 +76,18 @@ impl fmt::Debug for Verbs {
     }
 }
 
-/// The library, loaded once for the process; why not, if it cannot be.
+/// The library, loaded once for the process; or the reason why it cannot be loaded.
 pub(crate) fn verbs() -> Result<&'static Verbs, String> {
     static VERBS: OnceLock<Result<Verbs, String>> = OnceLock::new();
     VERBS.get_or_init(Verbs::load).as_ref().map_err(Clone::clone)
 }
 
-/// `call: the system's words`, for a verb that sets `errno`.
+/// `call: the system's text`, for a verb that sets `errno`.
 pub(crate) fn last_error(call: &str) -> String {
     format!("{call}: {}", std::io::Error::last_os_error())
 }
 
-/// `Ok` for 0, else the failing call and the error number that it returned (or set, if it returned -1).
+/// `Ok` for 0, otherwise the failed call and the error number that it returned (or set, if it returned -1).
 pub(crate) fn check(call: &str, returned: c_int) -> Result<(), String> {
     match returned {
         0 => Ok(()),

@@ -1,8 +1,8 @@
-//! Limits of the process that pinning memory runs into.
+//! Limits of the process on pinned memory.
 
 use thallus_fabric::diagnosis::memlock_limit;
 
-/// What to add to an error of a registration that the kernel has no memory for.
+/// Advice to append to the error of a registration for which the kernel has no memory.
 pub(crate) fn memlock_advice() -> String {
     match memlock_limit() {
         Some(bytes) => format!(

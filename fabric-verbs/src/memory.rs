@@ -1,4 +1,4 @@
-//! Memory that the device knows: pages of our own, or somebody else's buffer.
+//! Memory that is registered with the device: pages of this crate, or a foreign buffer.
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -30,7 +30,7 @@ impl Region {
     /// Registers memory, which pins it.
     ///
     /// # Safety
-    /// The memory is mapped, for writing too if the access says so, until the region is dropped.
+    /// The memory is mapped until the region is dropped, for writing too if `access` includes it.
     pub(crate) unsafe fn register(
         domain: &Arc<Domain>,
         start: NonNull<u8>,
@@ -38,7 +38,7 @@ impl Region {
         access: Access,
     ) -> Result<Self, String> {
         let flags = i32::try_from(access.0).unwrap_or(0);
-        // SAFETY: an open domain, and memory as the caller vouches.
+        // SAFETY: an open domain, and memory that the caller guarantees.
         let handle = unsafe { (domain.device.verbs.ibv_reg_mr)(domain.handle, start.as_ptr().cast(), len, flags) };
         if handle.is_null() {
             let error = std::io::Error::last_os_error();
@@ -73,17 +73,18 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: registered once, deregistered once; windows over it are gone, for they hold what holds this.
+        // SAFETY: registered once, deregistered once; windows over it are freed, since they hold what holds this.
         if let Err(reason) = check("ibv_dereg_mr", unsafe { (self.domain.device.verbs.ibv_dereg_mr)(self.handle) }) {
             tracing::error!(reason, "memory could not be deregistered");
         }
     }
 }
 
-/// Memory and its registration in the fabric's domain. Whatever the device may still reach holds it by `Arc`.
+/// Memory and its registration in the fabric's domain. Every object through which the device may reach it holds it by
+/// `Arc`.
 pub(crate) struct Pinned {
-    /// `None` for foreign memory that each loan registers anew. Before the owner: memory is deregistered before it is
-    /// freed.
+    /// `None` for foreign memory that each loan registers separately. Before the owner: memory is deregistered before
+    /// it is freed.
     region: Option<Region>,
     start: NonNull<u8>,
     owner: Owner,
@@ -108,13 +109,13 @@ impl Pinned {
         self.start
     }
 
-    /// Whether reads may land in it.
+    /// Whether reads may write to it.
     pub(crate) fn is_writable(&self) -> bool {
         matches!(self.owner, Owner::Pages(_))
     }
 }
 
-/// This crate's side of registered memory.
+/// This crate's part of registered memory.
 pub(crate) struct VerbsRegistration(Arc<Pinned>);
 
 impl fmt::Debug for VerbsRegistration {
@@ -129,8 +130,7 @@ pub(crate) fn pinned(memory: &RegisteredMemory) -> Option<&Arc<Pinned>> {
     memory.registration::<VerbsRegistration>().map(|registration| &registration.0)
 }
 
-/// New memory from anonymous (huge) pages. `extra`: what peers, or windows, may do with it, besides the reads that land
-/// in it.
+/// New memory from anonymous (huge) pages. `extra`: the access of peers or windows, besides reads into the memory.
 pub(crate) fn allocate(domain: &Arc<Domain>, len: usize, extra: Access) -> Result<Arc<RegisteredMemory>, FabricError> {
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::VERBS, len, reason };
     let len = len
@@ -144,11 +144,11 @@ pub(crate) fn allocate(domain: &Arc<Domain>, len: usize, extra: Access) -> Resul
     let region = unsafe { Region::register(domain, start, len, Access::IBV_ACCESS_LOCAL_WRITE | extra) };
     let region = Some(region.map_err(error)?);
     let registration = VerbsRegistration(Arc::new(Pinned { region, start, owner: Owner::Pages(pages) }));
-    // SAFETY: as above; nobody else knows the pages.
+    // SAFETY: as above; no other code has the pages.
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }
 
-/// Foreign memory, which may be read-only, for being lent. Without `access` it is not registered yet.
+/// Registers foreign memory for lending. It may be read-only. Without `access` it is not registered yet.
 pub(crate) fn register(
     domain: &Arc<Domain>,
     buffer: Buffer,
@@ -157,7 +157,7 @@ pub(crate) fn register(
     let len = buffer.len();
     let error = |reason: String| FabricError::Registration { fabric: FabricKind::VERBS, len, reason };
     if len == 0 {
-        return Err(error("there is nothing in the buffer".into()));
+        return Err(error("the buffer is empty".into()));
     }
     let start = NonNull::new(buffer.as_ptr().cast_mut()).ok_or_else(|| error("the buffer is at address 0".into()))?;
     let region = access

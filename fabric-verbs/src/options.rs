@@ -1,4 +1,4 @@
-//! What can be set for a verbs fabric.
+//! Options of a verbs fabric.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,38 +6,38 @@ use std::str::FromStr;
 /// Settings of a [`crate::VerbsFabric`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerbsOptions {
-    /// The device, as `ibv_devices` lists it (`mlx5_0`); the first with an active port if not given.
+    /// The device, as `ibv_devices` lists it (`mlx5_0`). Default: the first with an active port.
     pub device: Option<String>,
-    /// The port, counted from 1; the first that is active if not given.
+    /// The port, counted from 1. Default: the first active port.
     pub port: Option<u8>,
-    /// Index into the port's table of GIDs (`show_gids`, `/sys/class/infiniband/*/ports/*/gids`). If not given: on
-    /// Ethernet the first of RoCE v2 with an IPv4 address, else of RoCE v2 with a global IPv6 address, else whatever
-    /// there is, v2 before v1; on InfiniBand, where LIDs route within a subnet, 0.
+    /// Index into the port's table of GIDs (`show_gids`, `/sys/class/infiniband/*/ports/*/gids`). Default on Ethernet:
+    /// the first of RoCE v2 with an IPv4 address, otherwise of RoCE v2 with a global IPv6 address, otherwise any entry,
+    /// v2 before v1. Default on InfiniBand, where LIDs route within a subnet: 0.
     pub gid: Option<u8>,
-    /// How lent memory is opened to a peer.
+    /// The method of exposing lent memory to a peer.
     pub exposure: Exposure,
-    /// Whether [`thallus_fabric::Endpoint::poll`] asks to be polled again at once while reads are outstanding, instead
-    /// of waiting for the completion channel: saves microseconds per read, costs a core. An idle endpoint waits either
-    /// way.
+    /// Whether [`thallus_fabric::Endpoint::poll`] requests another poll immediately while reads are outstanding,
+    /// instead of waiting for the completion channel. This saves microseconds per read and costs a core. An idle
+    /// endpoint waits in both cases.
     pub busy_poll: bool,
 }
 
-/// How lent memory is opened to a peer.
+/// The method of exposing lent memory to a peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Exposure {
-    /// [`Exposure::Windows`] on a device that has and enforces them, else [`Exposure::Registrations`].
+    /// [`Exposure::Windows`] on a device that has and enforces them, otherwise [`Exposure::Registrations`].
     #[default]
     Auto,
-    /// A memory window of type 2 over exactly what is lent, bound to the peer's queue pair and invalidated when the
+    /// A memory window of type 2 over exactly the lent range, bound to the peer's queue pair and invalidated when the
     /// loan ends. Costs two work requests per loan, and no system call: microseconds.
     Windows,
-    /// A memory region over exactly what is lent, in a protection domain of the peer's own, deregistered when the loan
-    /// ends. Costs pinning and unpinning of every page of every loan: some tens of microseconds, and more with the
-    /// size.
+    /// A memory region over exactly the lent range, in a protection domain of the peer's own, deregistered when the
+    /// loan ends. Costs pinning and unpinning of every page of every loan: some tens of microseconds, and more for
+    /// larger loans.
     Registrations,
-    /// One key for all memory that anything is lent from. Costs nothing per loan, **and every client can read whatever
-    /// any client was or will be lent**, for as long as it is connected, and the memory between. Only for clients that
-    /// may see each other's results.
+    /// One key for all memory that can be lent. Costs nothing per loan, **and every client can read all memory that any
+    /// client was or will be lent**, and the memory between, for as long as it is connected. Only for clients that may
+    /// see each other's results.
     Whole,
 }
 

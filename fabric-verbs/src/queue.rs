@@ -1,4 +1,5 @@
-//! Protection domains, completion queues and queue pairs: thin owners, each destroyed before what it was made of.
+//! Protection domains, completion queues and queue pairs: thin owners. Each is destroyed before the object it was made
+//! of.
 
 use std::fmt;
 use std::io;
@@ -16,17 +17,17 @@ use crate::address::Side;
 use crate::device::Device;
 use crate::library::{check, last_error};
 
-/// Unanswered requests are sent again this often. **Never 7**: Soft-RoCE takes that for "for ever", so that a dead peer
-/// would hang its readers.
+/// Number of retries of unanswered requests. **Never 7**: Soft-RoCE takes 7 as "for ever", so that a dead peer would
+/// hang its readers.
 const RETRIES: u8 = 6;
-/// An answer may take 4.096 us times 2 to this power: 67 ms. With [`RETRIES`] a dead peer is noticed after 0.5 s and
-/// more, since devices round up.
+/// Time to wait for an answer: 4.096 us times 2 to this power, 67 ms. With [`RETRIES`] a dead peer is noticed after 0.5
+/// s or later, since devices round up.
 const TIMEOUT: u8 = 14;
-/// Nothing is ever received, so that no peer of ours is "not ready"; the values are those of the specification's
+/// Queue pairs receive no messages, so no peer is ever "not ready"; the values are those of the specification's
 /// examples.
 const RNR_RETRIES: u8 = 6;
 const MIN_RNR_TIMER: u8 = 12;
-/// Hops of routed packets.
+/// Hop limit of routed packets.
 const HOP_LIMIT: u8 = 64;
 
 /// An `ibv_pd`.
@@ -59,14 +60,14 @@ impl fmt::Debug for Domain {
 
 impl Drop for Domain {
     fn drop(&mut self) {
-        // SAFETY: allocated once, freed once; what was made in it holds it by `Arc`.
+        // SAFETY: allocated once, freed once; every object that was made in it holds it by `Arc`.
         if let Err(reason) = check("ibv_dealloc_pd", unsafe { (self.device.verbs.ibv_dealloc_pd)(self.handle) }) {
             tracing::error!(reason, "a protection domain could not be freed");
         }
     }
 }
 
-/// The descriptor of a completion channel, for tokio to wait on. Keeps the channel, and with it the descriptor, open.
+/// The descriptor of a completion channel, for tokio. Keeps the channel, and with it the descriptor, open.
 #[derive(Debug)]
 pub(crate) struct ChannelFd {
     fd: RawFd,
@@ -74,9 +75,9 @@ pub(crate) struct ChannelFd {
 }
 
 impl ChannelFd {
-    /// Has the current tokio runtime wait for completions.
+    /// Registers the completion channel with the current tokio runtime.
     pub(crate) fn register(queue: &Arc<CompletionQueue>) -> Result<AsyncFd<ChannelFd>, String> {
-        // Without a runtime tokio would panic.
+        // Without a runtime, tokio would panic.
         tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
         let channel = ChannelFd { fd: queue.fd(), _queue: Arc::clone(queue) };
         // SAFETY: the descriptor stays open, and the same, until the queue is dropped, and `ChannelFd` holds the queue.
@@ -114,7 +115,7 @@ impl CompletionQueue {
                 last_error("ibv_create_comp_channel")
             ));
         }
-        // From here on the drop destroys what there is.
+        // From here on the drop destroys the objects that exist.
         let mut queue = CompletionQueue { device: Arc::clone(device), channel, handle: ptr::null_mut() };
         let fd = queue.fd();
         // SAFETY: the channel's own open descriptor.
@@ -139,7 +140,7 @@ impl CompletionQueue {
         unsafe { (*self.channel).fd }
     }
 
-    /// Takes completions that are there. Returns how many there were: fewer than fit means that there are no more now.
+    /// Takes completions. Returns their number. If it is less than the length of `into`, there are no more now.
     pub(crate) fn poll(&self, into: &mut [sys::ibv_wc]) -> Result<usize, String> {
         let poll = self.device.operations().poll_cq.ok_or("the provider has no poll_cq")?;
         let room = i32::try_from(into.len()).unwrap_or(i32::MAX);
@@ -148,14 +149,14 @@ impl CompletionQueue {
         usize::try_from(count).map_err(|_| format!("ibv_poll_cq: error {count}"))
     }
 
-    /// The next completion makes the channel readable.
+    /// Requests an event: the next completion makes the channel readable.
     pub(crate) fn arm(&self) -> Result<(), String> {
         let arm = self.device.operations().req_notify_cq.ok_or("the provider has no req_notify_cq")?;
         // SAFETY: an open queue.
         check("ibv_req_notify_cq", unsafe { arm(self.handle, 0) })
     }
 
-    /// Takes an event of the channel; `false` if there is none.
+    /// Takes an event of the channel. Returns `false` if there is none.
     pub(crate) fn take_event(&self) -> Result<bool, String> {
         let (mut queue, mut context) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: an open channel, which does not block, and room for both results.
@@ -195,15 +196,15 @@ impl fmt::Debug for CompletionQueue {
     }
 }
 
-/// Where the packets of a queue pair go, and what was agreed on.
+/// The destination of a queue pair's packets, and the negotiated parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
-    /// The peer's port.
+    /// LID of the peer's port.
     pub(crate) lid: u16,
     pub(crate) gid: [u8; 16],
     /// `enum ibv_mtu`.
     pub(crate) mtu: u8,
-    /// Reads under way at once, as the one who asks and as the one who serves.
+    /// Reads in flight at once, as the reader and as the lender.
     pub(crate) reads_asked: u8,
     pub(crate) reads_served: u8,
 }
@@ -221,7 +222,7 @@ unsafe impl Send for QueuePair {}
 unsafe impl Sync for QueuePair {}
 
 impl QueuePair {
-    /// A queue pair for so many outstanding work requests. Nothing is ever received.
+    /// A queue pair for this number of outstanding work requests. It receives no messages.
     pub(crate) fn new(
         domain: &Arc<Domain>,
         completions: &Arc<CompletionQueue>,
@@ -238,7 +239,7 @@ impl QueuePair {
                 max_inline_data: 0,
             },
             qp_type: sys::ibv_qp_type::IBV_QPT_RC,
-            // Only what asks for it is signalled.
+            // Only requests with the signal flag cause a completion.
             sq_sig_all: 0,
             ..Default::default()
         };
@@ -246,7 +247,8 @@ impl QueuePair {
         let handle = unsafe { (domain.device.verbs.ibv_create_qp)(domain.handle, &mut attributes) };
         if handle.is_null() {
             return Err(format!(
-                "{}; look at the resources of the device (`rdma resource`), at the cgroup's rdma.max and at `ulimit -l`",
+                "{}; look at the resources of the device (`rdma resource`), at the cgroup's rdma.max and at \
+                 `ulimit -l`",
                 last_error("ibv_create_qp")
             ));
         }
@@ -258,7 +260,7 @@ impl QueuePair {
         unsafe { (*self.handle).qp_num }
     }
 
-    /// Connects: `ours` is this queue pair's packet numbers, `theirs` the peer's queue pair that it talks to.
+    /// Connects to the peer. `ours` has the packet numbers of this queue pair; `theirs` is the peer's queue pair.
     pub(crate) fn connect(&self, path: &Path, ours: Side, theirs: Side) -> Result<(), String> {
         let port = &self.domain.device.port;
         let access = sys::ibv_access_flags::IBV_ACCESS_REMOTE_READ.0;
@@ -276,7 +278,7 @@ impl QueuePair {
         )?;
 
         let mut address = sys::ibv_ah_attr { dlid: path.lid, port_num: port.number, ..Default::default() };
-        // Within an InfiniBand subnet LIDs route; everything else needs the global header.
+        // Within an InfiniBand subnet LIDs route; all other packets need the global header.
         let same_subnet = path.gid[..8] == port.gid.bytes[..8];
         if port.ethernet || path.lid == 0 || !same_subnet {
             address.is_global = 1;
@@ -330,7 +332,8 @@ impl QueuePair {
         )
     }
 
-    /// To the error state: the device answers no more requests of the peer, and flushes ours.
+    /// Moves the queue pair to the error state: the device serves no more requests of the peer, and flushes those of
+    /// this end.
     pub(crate) fn fail(&self) -> Result<(), String> {
         let mut error = sys::ibv_qp_attr { qp_state: state::IBV_QPS_ERR, ..Default::default() };
         self.modify("ibv_modify_qp(ERR)", &mut error, Mask::IBV_QP_STATE)
@@ -345,16 +348,16 @@ impl QueuePair {
     /// Posts a chain of work requests.
     ///
     /// # Safety
-    /// The chain and its scatter lists are well-formed, and the memory that they name stays registered, and nobody
-    /// else's where it is written, until the completion of the request or the destruction of the queue pair.
+    /// The chain and its scatter lists are well-formed, and the memory that they name stays registered, and is accessed
+    /// by no other code where it is written, until the completion of the request or the destruction of the queue pair.
     pub(crate) unsafe fn post(&self, first: *mut sys::ibv_send_wr) -> Result<(), String> {
         let post = self.domain.device.operations().post_send.ok_or("the provider has no post_send")?;
         let mut refused = ptr::null_mut();
-        // SAFETY: as the caller vouches.
+        // SAFETY: the caller's promise.
         check("ibv_post_send", unsafe { post(self.handle, first, &mut refused) })
     }
 
-    /// Destroys it, after which the device touches no memory on its behalf.
+    /// Destroys the queue pair. After that the device accesses no memory for it.
     pub(crate) fn destroy(self) -> Result<(), (Self, String)> {
         // SAFETY: created once; on success the drop is skipped.
         match check("ibv_destroy_qp", unsafe { (self.domain.device.verbs.ibv_destroy_qp)(self.handle) }) {

@@ -1,4 +1,4 @@
-//! Reads of one endpoint: those that wait to be posted, and those that the device has.
+//! Reads of one endpoint: queued reads, and reads that were posted to the device.
 
 use std::collections::VecDeque;
 
@@ -10,11 +10,11 @@ use thallus_fabric::{Completion, ReadFailure, ReadToken};
 use crate::queue::QueuePair;
 use crate::status::read_failure;
 
-/// In a chain of reads, every so many ask for a completion, as does the last. The device completes reads of a queue
-/// pair in order, so that one success stands for all before it.
+/// Interval of signalled reads in a chain; the last read is signalled too. The device completes reads of a queue pair
+/// in order, so that one success also stands for all reads before it.
 const SIGNAL_EVERY: usize = 8;
 
-/// A read, and where it lands: kept until its completion is handed over, whatever became of whoever asked.
+/// A read, and its target. Kept until its completion is reported, even if the task that posted the read has ended.
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) token: ReadToken,
@@ -24,14 +24,14 @@ pub(crate) struct Read {
     pub(crate) remote_key: u32,
 }
 
-/// The table of reads under way. It owns their memory.
+/// The table of outstanding reads. It owns their memory.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
-    /// Asked for since the last poll, which posts them as one chain: one doorbell, few completions.
+    /// Reads since the last poll. The next poll posts them as one chain, with one doorbell and few completions.
     queued: VecDeque<Read>,
-    /// In the order in which the device has them.
+    /// In the order of their posting.
     posted: VecDeque<Read>,
-    /// Number of the first in `posted`, as its work request's id.
+    /// Number of the first in `posted`. The number is the id of the work request.
     first: u64,
 }
 
@@ -52,8 +52,8 @@ impl Reads {
         self.queued.push_back(read);
     }
 
-    /// Posts what waits. On an error some of it may be posted, and nothing of it is sure to complete before the queue
-    /// pair is drained.
+    /// Posts the queued reads. After an error some of them may be posted, and none of them is certain to complete
+    /// before the queue pair is drained.
     pub(crate) fn post(&mut self, pair: &QueuePair) -> Result<(), String> {
         if self.queued.is_empty() {
             return Ok(());
@@ -96,13 +96,13 @@ impl Reads {
             unsafe { (*start.add(at - 1)).next = start.add(at) };
         }
         self.posted.append(&mut self.queued);
-        // SAFETY: a chain with one place each, both of which outlive the call. The places are ranges of registered
-        // memory, nobody else's while the table has them; it lets go of them after their completion, or after the queue
-        // pair was destroyed.
+        // SAFETY: a chain with one scatter entry per request, both of which outlive the call. The entries are ranges of
+        // registered memory, which no other code accesses while the table has them; the table drops them after their
+        // completion, or after the queue pair was destroyed.
         unsafe { pair.post(start) }
     }
 
-    /// The device completed the read with this number, and with it all before.
+    /// The device completed the read with this number, and so all reads before it.
     pub(crate) fn completed(&mut self, number: u64, error: Option<(wc::Type, u32)>, done: &mut Vec<Completion>) {
         let Some(before) = number.checked_sub(self.first).filter(|&before| before < self.posted.len() as u64) else {
             return;
@@ -113,7 +113,7 @@ impl Reads {
         self.end_first(error.map_or(Ok(()), |(status, vendor)| Err(read_failure(status, vendor))), done);
     }
 
-    /// The device has none of them any more: those that were not completed never will be.
+    /// Flushes all reads. The device has none of them any more: those without a completion will never have one.
     pub(crate) fn flush(&mut self, done: &mut Vec<Completion>) {
         while !self.posted.is_empty() {
             self.end_first(Err(ReadFailure::Flushed), done);
@@ -121,10 +121,10 @@ impl Reads {
         self.flush_queued(done);
     }
 
-    /// Those that the device never had.
+    /// Flushes the reads that were never posted.
     pub(crate) fn flush_queued(&mut self, done: &mut Vec<Completion>) {
         let flushed = |read: Read| Completion { token: read.token, result: Err(ReadFailure::Flushed) };
-        // After those that were asked for earlier: nothing depends on the order.
+        // Behind reads that were posted earlier. Nothing depends on the order.
         done.extend(self.queued.drain(..).map(flushed));
     }
 

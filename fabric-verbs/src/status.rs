@@ -1,16 +1,15 @@
-//! Work-completion statuses and failing verbs, in the terms of the fabric.
+//! Converts work-completion statuses and failed verbs to the errors of the fabric.
 
 use ibverbs_sys::ibv_wc_status as wc;
 use thallus_fabric::{FabricError, ReadFailure, WorkFailure};
 use thallus_protocol::FabricKind;
 
-/// Name of the status in the InfiniBand Architecture Specification (vol. 1, section 11.6.2), and what an operator
-/// should look at.
+/// Name of the status in the InfiniBand Architecture Specification (vol. 1, section 11.6.2), and advice to an operator.
 fn explain(status: wc::Type) -> (&'static str, &'static str) {
     match status {
         wc::IBV_WC_LOC_LEN_ERR => ("local length error", "the read is longer than the port's max_msg_sz: a bug"),
         wc::IBV_WC_LOC_QP_OP_ERR => {
-            // Soft-RoCE says this when it has no route.
+            // Soft-RoCE reports this if it has no route.
             (
                 "local QP operation error",
                 "look whether the link is up (`ibv_devinfo`, `ip link`); if it is, this is a bug",
@@ -36,8 +35,8 @@ fn explain(status: wc::Type) -> (&'static str, &'static str) {
         wc::IBV_WC_REM_OP_ERR => ("remote operation error", "the peer's device failed: look at the peer's kernel log"),
         wc::IBV_WC_RETRY_EXC_ERR => (
             "transport retry counter exceeded",
-            "the peer does not answer: look whether its process lives, at the link (`ibv_devinfo`, `rdma link`), at the GID on \
-             both ends, and for RoCE at the route and at flow control (PFC, ECN)",
+            "the peer does not answer: look whether its process lives, at the link (`ibv_devinfo`, `rdma link`), \
+             at the GID on both ends, and for RoCE at the route and at flow control (PFC, ECN)",
         ),
         wc::IBV_WC_RNR_RETRY_EXC_ERR => {
             ("receiver-not-ready retry counter exceeded", "the peer's device is overloaded")
@@ -50,13 +49,13 @@ fn explain(status: wc::Type) -> (&'static str, &'static str) {
     }
 }
 
-/// How a work request failed.
+/// The failure of a work request.
 pub(crate) fn work_failure(verb: &'static str, status: wc::Type, vendor_error: u32) -> WorkFailure {
     let (name, advice) = explain(status);
     WorkFailure { verb, status, name, vendor_error, advice }
 }
 
-/// Why a read ended with `status`.
+/// The failure of a read that ended with `status`.
 pub(crate) fn read_failure(status: wc::Type, vendor_error: u32) -> ReadFailure {
     match status {
         wc::IBV_WC_WR_FLUSH_ERR => ReadFailure::Flushed,

@@ -1,7 +1,7 @@
-//! Whether a device keeps to the bounds of memory windows.
+//! Checks whether a device enforces the bounds of memory windows.
 //!
-//! It is asked, not trusted: Soft-RoCE, for one, has windows and checks reads against the region that they are over, so
-//! that a window opens the whole region. Where windows do not hold, loans are registered instead.
+//! A test is necessary: Soft-RoCE, for example, has windows and checks reads against the region below the window, so
+//! that a window exposes the whole region. On devices that do not enforce windows, loans are registered instead.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -18,9 +18,9 @@ use crate::exposure::Window;
 use crate::memory;
 use crate::queue::{CompletionQueue, Domain, Path, QueuePair};
 
-/// How long one work request of the check may take.
+/// Maximum time of one work request of the check.
 const BOUND: Duration = Duration::from_secs(3);
-/// Where the window of the check is.
+/// The range of the window of the check.
 const OPEN: Range<usize> = 1024..2048;
 
 /// Two queue pairs of this process, connected to each other through the port.
@@ -30,18 +30,18 @@ struct Loop {
     lender: QueuePair,
 }
 
-/// `Ok` if what is open can be read, and what is not is refused.
+/// `Ok` if the exposed range can be read and the rest is refused.
 pub(crate) fn windows_hold(domain: &Arc<Domain>) -> Result<(), String> {
     let device = &domain.device;
     let memory = memory::allocate(domain, PAGE, Access::IBV_ACCESS_MW_BIND).map_err(|error| error.to_string())?;
     let within = outcome_of_read(device, domain, &memory, OPEN.start)?;
     if within != sys::ibv_wc_status::IBV_WC_SUCCESS {
-        return Err(format!("what a memory window opens cannot be read (status {within})"));
+        return Err(format!("memory within a memory window cannot be read (status {within})"));
     }
     for at in [OPEN.end, OPEN.start - 8] {
         let outside = outcome_of_read(device, domain, &memory, at)?;
         if outside == sys::ibv_wc_status::IBV_WC_SUCCESS {
-            return Err("the device does not keep to the bounds of memory windows".to_owned());
+            return Err("the device does not enforce the bounds of memory windows".to_owned());
         }
     }
     Ok(())
@@ -77,7 +77,7 @@ fn outcome_of_read(
     read.wr.rdma.remote_addr = place(at).as_ptr() as u64;
     read.wr.rdma.rkey = key;
     let status = ends.run(&ends.reader, read);
-    // Windows go before the queue pairs that they are bound to.
+    // Windows are freed before the queue pairs that they are bound to.
     ends.fail();
     drop(window);
     status
@@ -99,7 +99,7 @@ impl Loop {
     /// Posts one request, and waits for its status.
     fn run(&self, pair: &QueuePair, mut request: sys::ibv_send_wr) -> Result<u32, String> {
         request.send_flags = sys::ibv_send_flags::IBV_SEND_SIGNALED.0;
-        // SAFETY: one request; its memory is a page that the caller has, which nobody else uses, and which outlives
+        // SAFETY: one request; its memory is a page that the caller has, which no other code uses, and which outlives
         // these queue pairs.
         unsafe { pair.post(&mut request) }?;
         let bound = Instant::now() + BOUND;

@@ -1,5 +1,5 @@
-//! What must fail, on a device: each read that was not lent is refused by it, and every fault ends in typed errors.
-//! Needs an RDMA device, named by `THALLUS_VERBS_DEVICE`.
+//! Operations that must fail, on a device: the device refuses each read of memory that was not lent, and every fault
+//! ends in typed errors. Needs an RDMA device, named by `THALLUS_VERBS_DEVICE`.
 
 mod support;
 
@@ -15,7 +15,7 @@ use thallus_protocol::RegionId;
 
 const LENT: std::ops::Range<usize> = 8192..16384;
 
-/// A key's own words, changed: what a hostile reader would send its device. The layout is that of `address.rs`.
+/// A key with changed fields, as a hostile reader would send to its device. The layout is that of `address.rs`.
 fn forged(key: &Bytes, base: u64, len: u64) -> Vec<u8> {
     let mut blob = key[..8].to_vec();
     blob.extend(base.to_le_bytes());
@@ -27,7 +27,8 @@ fn forged(key: &Bytes, base: u64, len: u64) -> Vec<u8> {
     blob
 }
 
-/// As the device can, and by memory windows, which are closed in time though a device may not keep to their bounds.
+/// Runs a test with the device's own method and with memory windows. Windows are revoked in time even on a device that
+/// does not enforce their bounds.
 fn in_both_ways(test: impl AsyncFn(Arc<VerbsFabric>)) {
     for fabric in [fabric(Exposure::Auto), fabric_of_windows()] {
         println!("{}", fabric.describe());
@@ -35,7 +36,7 @@ fn in_both_ways(test: impl AsyncFn(Arc<VerbsFabric>)) {
     }
 }
 
-/// Reads all of the memory, and sees to it that the device has these reads.
+/// Posts reads of all of the memory, and polls so that the device gets them.
 async fn start_reads(peers: &mut Peers, memory: &Arc<RegisteredMemory>) -> Vec<u64> {
     let pieces = (0..memory.len() as u64).step_by(1 << 20);
     let reads = pieces.map(|piece| peers.post(RegionId(1), memory.address() + piece, 1 << 20)).collect();
@@ -43,7 +44,7 @@ async fn start_reads(peers: &mut Peers, memory: &Arc<RegisteredMemory>) -> Vec<u
     reads
 }
 
-/// The server goes on: a new connection reads what is lent to it.
+/// The lender still works: a new connection reads memory that is lent to it.
 async fn lender_lives_on(fabric: &Arc<VerbsFabric>, memory: &Arc<RegisteredMemory>) {
     let mut peers = Peers::connect(fabric);
     let key = peers.lender.expose(memory, LENT).unwrap();
@@ -53,7 +54,7 @@ async fn lender_lives_on(fabric: &Arc<VerbsFabric>, memory: &Arc<RegisteredMemor
     peers.close().await;
 }
 
-/// Reads of `len` bytes at `at` of memory of which [`LENT`] is lent, by a key that claims to open all of it.
+/// Reads `len` bytes at `at` of memory of which [`LENT`] is lent, by a key that claims to open all of it.
 async fn read_outside(exposure: Exposure, at: usize, len: usize) {
     let fabric = fabric(exposure);
     let memory = fabric.allocate(64 << 10, Touch::Now).unwrap();
@@ -61,7 +62,8 @@ async fn read_outside(exposure: Exposure, at: usize, len: usize) {
     let key = peers.lender.expose(&memory, LENT).unwrap();
     let all = forged(&key, memory.address(), memory.len() as u64);
     peers.borrower.import(RegionId(1), memory.address(), memory.len() as u64, &all).unwrap();
-    assert_eq!(peers.read(RegionId(1), memory.address() + LENT.start as u64, LENT.len()).await, Ok(()), "what is lent");
+    let lent = peers.read(RegionId(1), memory.address() + LENT.start as u64, LENT.len()).await;
+    assert_eq!(lent, Ok(()), "the lent range");
     let refused = peers.read(RegionId(1), memory.address() + at as u64, len).await;
     assert_eq!(status(&refused), Some(REMOTE_ACCESS), "{len} bytes at {at}: {refused:?}");
     peers.close().await;
@@ -127,7 +129,7 @@ fn another_connections_key_is_refused_by_the_device() {
         }
         let refused = ours.read(RegionId(1), base, 8).await;
         assert_eq!(status(&refused), Some(REMOTE_ACCESS), "{refused:?}");
-        assert_eq!(theirs.read(RegionId(1), base, 8).await, Ok(()), "whose key it is");
+        assert_eq!(theirs.read(RegionId(1), base, 8).await, Ok(()), "a read by the key's own peer");
         theirs.close().await;
         ours.close().await;
     });
@@ -145,7 +147,7 @@ fn a_failed_queue_pair_in_mid_read_ends_every_read_once() {
             peers.borrower.import(RegionId(1), memory.address(), memory.len() as u64, &key).unwrap();
             let mut reads = start_reads(&mut peers, &memory).await;
             if of_the_lender { peers.lender.force_error() } else { peers.borrower.force_error() }.unwrap();
-            // However fast the device was with those: this one cannot come through.
+            // A fast device may complete the reads above. This read cannot complete.
             reads.push(peers.post(RegionId(1), memory.address(), 8));
             let results = peers.finish(&reads).await;
             let first = results.iter().find(|result| result.is_err()).expect("a read came through a failed queue pair");
@@ -166,10 +168,10 @@ fn a_failed_queue_pair_in_mid_read_ends_every_read_once() {
 
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
-fn too_little_lockable_memory_is_said() {
+fn too_little_lockable_memory_is_reported() {
     let fabric = fabric(Exposure::Auto);
     let old = getrlimit(Resource::Memlock);
-    // A limit of this process. Root is above it, unless it gives up the capability, which is a thread's own.
+    // A limit of this process. It does not apply to root, unless the thread gives up the capability.
     setrlimit(Resource::Memlock, Rlimit { current: Some(1 << 20), ..old }).unwrap();
     let refused = std::thread::spawn(move || {
         support::give_up_ipc_lock();
@@ -182,7 +184,7 @@ fn too_little_lockable_memory_is_said() {
     assert!(error.to_string().contains("1024 KiB (`ulimit -l`)"), "{error}");
 }
 
-/// Takes the link of the device away under its reads: `THALLUS_VERBS_LINK` names the network interface below it.
+/// Takes down the device's link during reads. `THALLUS_VERBS_LINK` names the network interface below the device.
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE, and its network interface, by THALLUS_VERBS_LINK"]
 fn a_link_that_goes_down_fails_reads_and_works_again_when_it_is_up() {

@@ -1,7 +1,7 @@
-//! A lender in a process of its own, killed while it is read; and a reader, killed while it reads. Needs an RDMA
+//! A lender process that is killed during reads, and a reader process that is killed while it reads. Needs an RDMA
 //! device, named by `THALLUS_VERBS_DEVICE`.
 //!
-//! The child is this executable again, with `THALLUS_VERBS_ROLE` set. Lines that are for the parent begin with `@`.
+//! The child is this executable again, with `THALLUS_VERBS_ROLE` set. Lines for the parent begin with `@`.
 
 mod support;
 
@@ -62,14 +62,14 @@ impl Other {
     async fn line(&mut self) -> String {
         timeout(DEADLINE, async {
             loop {
-                let line = self.stdout.next_line().await.unwrap().expect("the other says something");
+                let line = self.stdout.next_line().await.unwrap().expect("the other process writes a line");
                 if let Some((_, line)) = line.split_once('@') {
                     return line.to_owned();
                 }
             }
         })
         .await
-        .expect("the other answers in time")
+        .expect("the other process answers in time")
     }
 
     async fn say(&mut self, line: &str) {
@@ -83,11 +83,11 @@ async fn next_line() -> String {
     line.trim().to_owned()
 }
 
-/// An end that lends, and its memory with the pattern in it.
+/// A lending endpoint, and its memory with the pattern in it.
 fn lender(fabric: &Arc<VerbsFabric>) -> (Box<dyn Endpoint>, Arc<RegisteredMemory>) {
     let memory = fabric.allocate(LENT, Touch::Now).unwrap();
     for offset in 0..LENT {
-        // SAFETY: within the memory, which nobody reads yet.
+        // SAFETY: within the memory, which no code reads yet.
         unsafe { memory.start().add(offset).write(pattern(offset)) };
     }
     (fabric.endpoint().unwrap(), memory)
@@ -98,7 +98,7 @@ fn invitation(end: &mut dyn Endpoint, memory: &Arc<RegisteredMemory>) -> String 
     format!("{} {} {}", hex(&end.address()), memory.address(), hex(&end.expose(memory, 0..memory.len()).unwrap()))
 }
 
-/// An end that reads what an invitation names, over and over, eight pieces at once.
+/// An endpoint that reads the memory of an invitation repeatedly, eight pieces at once.
 struct Reader {
     fabric: Arc<VerbsFabric>,
     end: Box<dyn Endpoint>,
@@ -122,7 +122,7 @@ impl Reader {
 
     fn post(&mut self) -> Result<(), thallus_fabric::FabricError> {
         let at = self.posted as usize % 8 * PIECE;
-        // SAFETY: nobody looks at the memory while reads of it are outstanding.
+        // SAFETY: the memory is not accessed while reads into it are outstanding.
         let into = unsafe { LocalRange::new(self.into.clone(), at, PIECE, None) };
         let from = RemoteRange { region: RegionId(1), address: self.base + at as u64, len: PIECE as u64 };
         self.end.post_read(ReadToken(self.posted), from, into)?;
@@ -130,7 +130,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Eight reads, all good.
+    /// Eight reads, all successful.
     async fn round(&mut self) {
         (0..8).for_each(|_| self.post().unwrap());
         self.completions.clear();
@@ -139,13 +139,13 @@ impl Reader {
         }
         assert!(self.completions.iter().all(|completion| completion.result.is_ok()), "{:?}", self.completions);
         for offset in (0..8 * PIECE).step_by(4093) {
-            // SAFETY: within the memory, to which no read is outstanding.
+            // SAFETY: within the memory, into which no read is outstanding.
             assert_eq!(unsafe { self.into.start().add(offset).read() }, pattern(offset));
         }
     }
 }
 
-/// What the child does; alone it does nothing.
+/// The work of the child. Without a parent it does nothing.
 #[tokio::test(flavor = "current_thread")]
 #[ignore = "the child of the others"]
 async fn child() {
@@ -185,10 +185,10 @@ async fn a_killed_lender_ends_every_read_in_a_typed_error() {
     reader.round().await;
     (0..8).for_each(|_| reader.post().unwrap());
     reader.completions.clear();
-    // They are on their way.
+    // The device has the reads now.
     let _ = poll_fn(|cx| Poll::Ready(reader.end.poll(cx, &mut reader.completions))).await;
     lender.child.kill().await.unwrap();
-    // However fast the device was with those: this one cannot come through.
+    // A fast device may complete the reads above. This read cannot complete.
     reader.post().unwrap();
     let killed = Instant::now();
     let outcome = timeout(DEADLINE, async {
@@ -222,10 +222,10 @@ async fn a_killed_reader_leaves_the_lender_unharmed() {
         reader.child.kill().await.unwrap();
         assert_eq!(close(&mut *end).await, []);
         for offset in (0..LENT).step_by(4093) {
-            // SAFETY: within the memory, which nobody writes.
+            // SAFETY: within the memory, which no code writes.
             assert_eq!(unsafe { memory.start().add(offset).read() }, pattern(offset));
         }
-        // The next reader gets an end of its own.
+        // The next reader gets an endpoint of its own.
         end = fabric.endpoint().unwrap();
     }
 }

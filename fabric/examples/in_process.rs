@@ -1,8 +1,8 @@
-//! A complete fabric in safe code: memory within one process. It shows what [`Fabric`] and [`Endpoint`] ask for.
+//! A complete fabric in safe code, for memory within one process. It shows the requirements of [`Fabric`] and
+//! [`Endpoint`].
 //!
-//! Keys and addresses are numbers in a table of the process, so that nothing that a peer sends is trusted: a number
-//! that is not in the table is refused. A read copies its bytes as it is posted, and its completion waits until it is
-//! polled.
+//! Keys and addresses are numbers in a table of the process. No number from a peer is trusted: a number that is not in
+//! the table is refused. A read copies its bytes when it is posted. Its completion waits until the endpoint is polled.
 //!
 //! `cargo test -p thallus-fabric --example in_process` runs the conformance suite over it.
 
@@ -34,16 +34,16 @@ struct Table {
     exposed: HashMap<u64, Exposed>,
 }
 
-/// What a key opens: a range of addresses in memory, to the peer of one endpoint.
+/// The content of a key: a range of addresses in memory, exposed to the peer of one endpoint.
 #[derive(Clone, Debug)]
 struct Exposed {
-    /// Weak: a key does not keep memory. Its owner deregisters it by dropping it.
+    /// Weak, because a key does not keep memory alive. The owner deregisters the memory by dropping it.
     memory: Weak<RegisteredMemory>,
     range: Range<u64>,
     by: u64,
 }
 
-/// The registration. There is no device: it only tells memory of this fabric from other memory.
+/// The registration. There is no device: the type only distinguishes memory of this fabric from other memory.
 #[derive(Debug)]
 struct Registered;
 
@@ -53,9 +53,9 @@ struct End {
     id: u64,
     peer: Option<u64>,
     closed: bool,
-    /// Imported regions: their addresses and keys.
+    /// Imported regions, with their addresses and keys.
     regions: HashMap<RegionId, (Range<u64>, u64)>,
-    /// Reads whose completions have not been polled. Each owns its range until then.
+    /// Reads whose completions have not been polled. Each read owns its range until then.
     done: Vec<(Completion, LocalRange)>,
     waker: Option<Waker>,
 }
@@ -64,7 +64,7 @@ fn kind() -> FabricKind {
     FabricKind::new("in-process")
 }
 
-/// The number in a blob of a peer.
+/// The number in a blob from a peer.
 fn number(blob: &[u8]) -> Option<u64> {
     blob.try_into().ok().map(u64::from_le_bytes)
 }
@@ -76,7 +76,7 @@ impl InProcess {
 }
 
 impl Table {
-    /// Starts at 1: a blob of zeroes names nothing.
+    /// Starts at 1, so that a blob of zeroes is never valid.
     fn new_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
@@ -106,7 +106,7 @@ impl Fabric for InProcess {
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         if buffer.is_empty() {
-            let reason = "there is nothing in the buffer".to_owned();
+            let reason = "the buffer is empty".to_owned();
             return Err(FabricError::Registration { fabric: kind(), len: 0, reason });
         }
         Ok(Arc::new(RegisteredMemory::foreign(buffer, Box::new(Registered))))
@@ -126,7 +126,7 @@ impl End {
         if self.closed { Err(down()) } else { Ok(()) }
     }
 
-    /// Copies a read's bytes, if its key still opens them to this endpoint.
+    /// Copies the bytes of a read, if its key still opens them to this endpoint.
     fn carry_out(&self, key: u64, from: RemoteRange, into: &mut LocalRange) -> Option<()> {
         let exposed = self.fabric.table().exposed.get(&key).cloned().filter(|exposed| Some(exposed.by) == self.peer)?;
         let memory = exposed.memory.upgrade()?;
@@ -214,7 +214,7 @@ impl Endpoint for End {
         if self.done.len() >= MAX_OUTSTANDING_READS {
             return Err(FabricError::TooManyReads { limit: MAX_OUTSTANDING_READS });
         }
-        // The device's part. A read that it refuses is posted all the same, and completes with the failure.
+        // The part of a device. A read that it refuses is posted all the same, and completes with the failure.
         let result = self.carry_out(*key, from, &mut into).ok_or(ReadFailure::RemoteAccess);
         self.done.push((Completion { token, result }, into));
         self.wake();
@@ -227,7 +227,7 @@ impl Endpoint for End {
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         if !self.done.is_empty() {
-            // With each completion its range is dropped: then the owner of the memory may look at the bytes.
+            // The range is dropped with its completion. Then the owner of the memory may access the bytes.
             completions.extend(self.done.drain(..).map(|(completion, _range)| completion));
             return Poll::Ready(Ok(()));
         }
@@ -242,7 +242,7 @@ impl Endpoint for End {
         self.closed = true;
         let mut table = self.fabric.table();
         table.endpoints.remove(&self.id);
-        // From here on the peer reads nothing of this end.
+        // From here on the peer cannot read memory of this end.
         table.exposed.retain(|_, exposed| exposed.by != self.id);
         drop(table);
         self.wake();
@@ -259,7 +259,7 @@ impl Drop for End {
     }
 }
 
-/// Reads what another endpoint of this process lends.
+/// Reads memory that another endpoint of this process lends.
 fn main() -> Result<(), FabricError> {
     let fabric = InProcess::default();
     let (mut lender, mut borrower) = (fabric.endpoint()?, fabric.endpoint()?);

@@ -1,39 +1,39 @@
-//! What a fabric can do on this host, in terms that a caller can decide by.
+//! The capabilities of a fabric on this host.
 
 use std::borrow::Cow;
 
-/// How a lender keeps a late one-sided read from being taken for a good one, once a lease has ended without a release.
+/// The way in which a late one-sided read is detected after a lease has ended without a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fencing {
     /// The fabric refuses every read of an endpoint's memory once that endpoint [is
     /// closed](crate::Endpoint::is_closed).
     Revocation,
-    /// The fabric cannot cut a peer off. The borrower proves, after its reads completed and before it delivers, that
-    /// the lease still stood, by reading the lease word last (as FaRM does: Dragojevic et al., NSDI 2014, section 4).
+    /// The fabric cannot cut a peer off. After its reads completed and before it delivers, the borrower reads the lease
+    /// word last, which proves that the lease still stood (as FaRM does: Dragojevic et al., NSDI 2014, section 4).
     LeaseWord,
 }
 
-/// Which memory of a lender a peer on the same host can map, see [`MapsPeer`](crate::MapsPeer).
+/// The memory of a lender that a peer on the same host can map, see [`MapsPeer`](crate::MapsPeer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Maps {
-    /// None. [`Endpoint::mapping`](crate::Endpoint::mapping) returns `None`.
+    /// No memory. [`Endpoint::mapping`](crate::Endpoint::mapping) returns `None`.
     Nothing {
-        /// Why, and what to do about it. A user reads it: "UCX was told not to use shared memory (transports sysv,
+        /// The reason, and its remedy, as a text for users: "UCX was told not to use shared memory (transports sysv,
         /// posix)".
         reason: Cow<'static, str>,
     },
-    /// Memory from [`Fabric::allocate`](crate::Fabric::allocate). Other memory has to be copied there first.
+    /// Memory from [`Fabric::allocate`](crate::Fabric::allocate). Other memory has to be copied into it first.
     Allocated,
 }
 
-/// What a fabric can do on this host. Constant for as long as the fabric is open.
+/// The capabilities of a fabric on this host. They are constant while the fabric is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How lent memory is fenced.
+    /// The fencing of lent memory.
     pub fencing: Fencing,
-    /// Longest single read, in bytes. The caller posts longer ranges in pieces.
+    /// Maximum length of one read in bytes. The caller posts longer ranges in pieces.
     pub max_read: u64,
-    /// Most reads that one endpoint may have outstanding; one more is
+    /// Maximum number of outstanding reads of one endpoint. One read more fails with
     /// [`FabricError::TooManyReads`](crate::FabricError).
     pub max_outstanding_reads: usize,
     /// Whether a key opens exactly the range that was [exposed](crate::Endpoint::expose), to exactly the endpoint's
@@ -41,8 +41,8 @@ pub struct Capabilities {
     /// registered.
     pub exposes_ranges: bool,
     /// Whether memory from [`Fabric::register`](crate::Fabric::register) becomes known to the device only when it is
-    /// exposed, each time anew. Then keeping a registration for the next loan saves nothing.
+    /// exposed, each time again. Then a registration that is kept for the next loan saves nothing.
     pub registers_when_exposed: bool,
-    /// What a peer can map.
+    /// The memory that a peer can map.
     pub maps: Maps,
 }

@@ -14,14 +14,14 @@ thread_local! {
     static BY_THIS_THREAD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Registrations that this thread has made so far through any [`CountedFabric`]. The difference of two calls is the
-/// number made between them, independent of other threads.
+/// Number of registrations that this thread has made through any [`CountedFabric`]. The difference between two calls is
+/// the number of registrations between them, independent of other threads.
 #[must_use]
 pub fn thread_registrations() -> u64 {
     BY_THIS_THREAD.get()
 }
 
-/// A fabric that counts its registrations: of memory that it allocated, and of buffers that others allocated.
+/// A fabric that counts its registrations, of its own memory and of foreign buffers.
 #[derive(Debug)]
 pub struct CountedFabric<F = Arc<dyn Fabric>> {
     inner: F,
@@ -30,13 +30,13 @@ pub struct CountedFabric<F = Arc<dyn Fabric>> {
 }
 
 impl<F: Fabric> CountedFabric<F> {
-    /// Counts from zero.
+    /// Wraps `inner`, with a count of zero.
     #[must_use]
     pub fn new(inner: F) -> Self {
         CountedFabric { inner, registrations: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
-    /// Registrations made so far. Constant in steady state.
+    /// Number of registrations so far. Constant in steady state.
     #[must_use]
     pub fn registrations(&self) -> u64 {
         self.registrations.load(Ordering::Relaxed)

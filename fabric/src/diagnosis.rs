@@ -1,4 +1,4 @@
-//! Diagnosis of fabrics on this host, with advice: for a doctor command and a server's log.
+//! Diagnosis of the fabrics on this host, with advice, for the `doctor` command and a server's log.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use thallus_protocol::FabricKind;
 
 use crate::memory::{HostMemory, cgroup_file};
 
-/// A fabric on this host.
+/// The diagnosis of one fabric.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// Which fabric.
+    /// The fabric.
     pub fabric: FabricKind,
-    /// The transport of its reads; or why there is none, and what to do.
+    /// The transport of its reads. Or the reason why there is none, and the remedy.
     pub verdict: Result<String, String>,
-    /// What was checked on the way.
+    /// The checked properties.
     pub findings: Vec<Finding>,
 }
 
@@ -24,23 +24,23 @@ pub struct Finding {
     pub subject: String,
     /// Its state.
     pub state: String,
-    /// What to change, if its state is a problem.
+    /// The remedy, if the state is a problem.
     pub advice: Option<String>,
 }
 
 impl Finding {
-    /// A property that is as it should be.
+    /// A property without a problem.
     pub fn good(subject: impl Into<String>, state: impl Into<String>) -> Self {
         Finding { subject: subject.into(), state: state.into(), advice: None }
     }
 
-    /// A property that is a problem.
+    /// A property with a problem.
     pub fn bad(subject: impl Into<String>, state: impl Into<String>, advice: impl Into<String>) -> Self {
         Finding { subject: subject.into(), state: state.into(), advice: Some(advice.into()) }
     }
 }
 
-/// The limits of this process and host that fabrics run into, against the bytes of registered memory that are `wanted`.
+/// The limits of this process and host that affect fabrics, compared with `wanted` bytes of registered memory.
 #[must_use]
 pub fn host(wanted: u64) -> Vec<Finding> {
     [locked_memory(wanted), memory(wanted), rdma_cgroup(), shared_memory(wanted), open_files()]
@@ -49,14 +49,14 @@ pub fn host(wanted: u64) -> Vec<Finding> {
         .collect()
 }
 
-/// The limit of locked memory of this thread in bytes; `None`: unlimited, or not to be found out.
+/// The limit of locked memory of this thread in bytes; `None`: unlimited or unknown.
 #[must_use]
 pub fn memlock_limit() -> Option<u64> {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     if locks_without_limit(&status) { None } else { limit("Max locked memory") }
 }
 
-/// Whether the thread has CAP_IPC_LOCK, as root does.
+/// Whether the thread has CAP_IPC_LOCK. Root has it.
 fn locks_without_limit(status: &str) -> bool {
     const CAP_IPC_LOCK: u32 = 14;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -133,7 +133,7 @@ fn shared_memory(wanted: u64) -> Option<Finding> {
 }
 
 fn open_files() -> Option<Finding> {
-    /// A connection takes a dozen descriptors.
+    /// More than the dozen descriptors that a connection uses.
     const FEW: u64 = 1024;
     let files = limit("Max open files")?;
     Some(if files >= FEW {

@@ -1,4 +1,4 @@
-//! What can go wrong in a fabric, in terms that every fabric shares.
+//! The errors of a fabric, in terms that every fabric shares.
 
 use thallus_protocol::{FabricKind, RegionId};
 use thiserror::Error;
@@ -10,33 +10,33 @@ pub enum FabricError {
     /// The fabric cannot work on this host.
     #[error("fabric {fabric} is unavailable on this host: {reason}")]
     Unavailable {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
-        /// The missing device, library or permission, and how to get it.
+        /// The missing device, library or permission, and its remedy.
         reason: String,
     },
     /// The peer cannot be reached over this fabric.
     #[error("fabric {fabric}: cannot connect to the peer: {reason}")]
     Connect {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
-        /// The failing call and its status.
+        /// The failed call and its status.
         reason: String,
     },
     /// Memory could not be registered.
     #[error("fabric {fabric}: cannot register {len} bytes: {reason}")]
     Registration {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
-        /// The failing call, its status, and which limit to look at.
+        /// The failed call, its status, and the limit to check.
         reason: String,
     },
-    /// Memory could not be had.
+    /// No memory is left.
     #[error("out of registered memory: {len} bytes wanted, {available} of {limit} left")]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Requested bytes.
         len: usize,
         /// Bytes left.
         available: usize,
@@ -46,31 +46,31 @@ pub enum FabricError {
     /// The peer's remote key cannot be used.
     #[error("fabric {fabric}: unusable remote key for {region:?}: {reason}")]
     RemoteKey {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
         /// The region that the key should have opened.
         region: RegionId,
-        /// The failing call and its status.
+        /// The failed call and its status.
         reason: String,
     },
-    /// A read lies outside the region it names, or names none that was imported.
+    /// A read is outside the region that it names, or the region was not imported.
     #[error("read of {len} bytes at {address:#x} is outside {region:?}")]
     OutsideRegion {
-        /// The region named.
+        /// The named region.
         region: RegionId,
         /// First byte of the read.
         address: u64,
-        /// Its length.
+        /// Length in bytes.
         len: u64,
     },
     /// The peer's memory cannot be mapped.
     #[error("{len} bytes at {address:#x} of the peer's memory cannot be mapped: {reason}")]
     Map {
-        /// First byte.
+        /// Address of the first byte.
         address: u64,
-        /// How many.
+        /// Length in bytes.
         len: u64,
-        /// The obstacle, and how to remove it.
+        /// The obstacle and its remedy.
         reason: String,
     },
     /// More reads posted than [`crate::Capabilities::max_outstanding_reads`].
@@ -82,23 +82,23 @@ pub enum FabricError {
     /// A read could not be posted.
     #[error("fabric {fabric}: posting a read failed: {reason}")]
     Post {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
-        /// The failing call and its status.
+        /// The failed call and its status.
         reason: String,
     },
     /// The peer is gone, or the endpoint is closed.
     #[error("fabric {fabric}: the endpoint is down: {reason}")]
     EndpointDown {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
-        /// What ended it.
+        /// The cause.
         reason: String,
     },
-    /// This fabric does not do that.
+    /// The fabric does not support the operation.
     #[error("fabric {fabric} cannot {what}")]
     Unsupported {
-        /// Which fabric.
+        /// The fabric.
         fabric: FabricKind,
         /// The operation.
         what: &'static str,
@@ -108,7 +108,7 @@ pub enum FabricError {
     Misuse(&'static str),
 }
 
-/// Why a posted read did not bring its bytes. The names are those of the verbs work-completion statuses (InfiniBand
+/// The reason why a posted read failed. The names are those of the verbs work-completion statuses (InfiniBand
 /// Architecture Specification, vol. 1, section 11.6.2) where one fits.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -116,16 +116,17 @@ pub enum ReadFailure {
     /// The peer did not answer within the transport's retries.
     #[error("transport retry count exceeded: the peer did not answer")]
     RetryExceeded,
-    /// The peer was not ready, for as often as was tried.
+    /// The peer was not ready in any of the retries.
     #[error("receiver-not-ready retry count exceeded")]
     ReceiverNotReady,
-    /// The peer's memory protection refused the read: the key is invalid, revoked, or the range is outside it.
+    /// The peer's memory protection refused the read: the key is invalid or revoked, or the range is outside its
+    /// memory.
     #[error("remote access error: the key is revoked or does not cover the range")]
     RemoteAccess,
-    /// This side's memory protection refused to take the bytes.
+    /// The memory protection of this side refused to write the bytes.
     #[error("local protection error")]
     LocalProtection,
-    /// The endpoint went down before the read was done.
+    /// The endpoint failed or was closed before the read completed.
     #[error("flushed: the endpoint went down before the read was done")]
     Flushed,
     /// The peer is gone.
@@ -134,7 +135,7 @@ pub enum ReadFailure {
     /// The device completed the read with an error.
     #[error(transparent)]
     Device(WorkFailure),
-    /// Anything else, in the fabric's own words.
+    /// Another failure, as the fabric describes it.
     #[error("{0}")]
     Other(String),
 }
@@ -149,14 +150,14 @@ pub struct WorkFailure {
     pub status: u32,
     /// Its name in the InfiniBand Architecture Specification, vol. 1, section 11.6.2.
     pub name: &'static str,
-    /// The device's own code.
+    /// The vendor's error code.
     pub vendor_error: u32,
-    /// What an operator should look at.
+    /// Advice to an operator.
     pub advice: &'static str,
 }
 
 impl ReadFailure {
-    /// Which one, in a word or three.
+    /// A short name of the failure.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

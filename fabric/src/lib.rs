@@ -1,11 +1,11 @@
 //! The fabric of Thallus: one-sided reads of memory that a peer has lent, over any transport.
 //!
-//! - [`Fabric`] is a device or library on this host; [`Endpoint`] is one connection's end of it; [`MapsPeer`] is an
-//!   extension for fabrics that can map a peer's memory.
-//! - [`memory`] is registered memory, and the pools, arenas and caches that both roles keep it in.
+//! - [`Fabric`] is a device or library on this host; [`Endpoint`] is one end of a connection over it; [`MapsPeer`] is
+//!   an extension for fabrics that can map a peer's memory.
+//! - [`memory`] is registered memory, with the pools, arenas and caches that both roles keep it in.
 //! - [`fault::FaultInjector`], [`trace::Tracer`] and [`count::CountedFabric`] wrap any fabric.
-//! - [`diagnosis`] says whether a fabric can work on this host; [`process`] whether a process that has memory mapped
-//!   still runs; [`observe`] reports loans to a simulator.
+//! - [`diagnosis`] checks whether a fabric can work on this host; [`process`] checks whether a process that has memory
+//!   mapped still runs; [`observe`] reports loans to a simulator.
 //! - `conformance`, behind the feature of that name, is the test suite that every fabric passes.
 //!
 //! # How to write a fabric
@@ -15,7 +15,7 @@
 //!
 //! ## Order of calls
 //!
-//! Both ends do the same; which of them lends and which reads is decided per region.
+//! Both ends make the same calls. The roles of lender and borrower are decided per region.
 //!
 //! ```text
 //!   lender                                    borrower
@@ -30,29 +30,29 @@
 //!   Endpoint::close, poll until is_closed     Endpoint::close, poll until is_closed
 //! ```
 //!
-//! Both are driven, not awaited: no method waits for the peer. One task owns an endpoint, and the task may move between
-//! threads. Fabrics are shared by all connections of a process, and [`RegisteredMemory`](memory::RegisteredMemory) by
-//! everything.
+//! Both ends are driven, not awaited: no method waits for the peer. One task owns an endpoint, and the task may move
+//! between threads. All connections of a process share its fabrics, and any part of the process may share
+//! [`RegisteredMemory`](memory::RegisteredMemory).
 //!
-//! ## Who owns which memory, until when
+//! ## Ownership of memory
 //!
 //! - [`Fabric::allocate`]d memory belongs to the `Arc` that it returns. Dropping the last handle deregisters the
-//!   memory, then frees it: put what the device needs into the [`Registration`](memory::Registration).
-//! - [`Fabric::register`]ed memory belongs to the buffer's owners. The registration holds the buffer; nothing writes to
-//!   it.
-//! - A key does not keep memory. The caller keeps exposed memory until it has revoked the key, or the endpoint is
+//!   memory, then frees it: put everything that the device needs into the [`Registration`](memory::Registration).
+//! - [`Fabric::register`]ed memory belongs to the buffer's owners. The registration holds the buffer, and nothing
+//!   writes to it.
+//! - A key does not keep memory alive. The caller keeps exposed memory until it has revoked the key, or the endpoint is
 //!   closed.
 //! - A posted read owns its [`LocalRange`](memory::LocalRange) from [`Endpoint::post_read`] until its completion has
-//!   been polled. Keep the value in a table of operations, and drop it with the completion: dropping it lets others see
-//!   the bytes.
-//! - A [mapped](MapsPeer::map) buffer keeps the mapping itself, not the endpoint.
+//!   been polled. Keep the value in a table of operations, and drop it with the completion: after the drop, other code
+//!   may read the bytes.
+//! - A [mapped](MapsPeer::map) buffer keeps the mapping alive, not the endpoint.
 //!
-//! ## What is untrusted
+//! ## Untrusted input
 //!
 //! Address blobs, keys, bases and lengths come from the peer. A malformed one is a typed error, never a crash or a read
-//! outside the region. A token, a local range, a range to be exposed come from this process: misuse is
-//! [`FabricError::Misuse`]. A fabric that cannot keep up with a hostile peer (UCX reads keys without bounds) says so in
-//! its documentation.
+//! outside the region. A token, a local range, and a range to be exposed come from this process: misuse is
+//! [`FabricError::Misuse`]. A fabric that does not withstand a hostile peer (UCX reads keys without bounds) documents
+//! that.
 //!
 //! ## How to run the suite
 //!
@@ -79,6 +79,7 @@ pub mod memory;
 pub mod observe;
 pub mod process;
 pub mod trace;
+pub mod units;
 
 pub use arrow_buffer::Buffer;
 pub use bytes::Bytes;
@@ -90,3 +91,8 @@ pub use endpoint::{Completion, Endpoint, MapsPeer, ReadToken, Transport};
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Fabric, Touch};
 pub use observe::STANDING_LEASE;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

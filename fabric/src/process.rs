@@ -1,7 +1,7 @@
 //! Whether a process still runs, from Linux's `/proc/PID/stat` (proc(5)).
 //!
-//! Memory that a peer has mapped cannot be taken back: its lender keeps it until the peer gives it back, or is gone. A
-//! process is known by its id and its start time, since ids are used again.
+//! Memory that a peer has mapped cannot be revoked. Its lender keeps it until the peer releases it, or the peer's
+//! process has ended. A process is identified by its id and its start time, since ids are reused.
 
 use std::fs;
 use std::io;
@@ -17,10 +17,10 @@ const STARTED: usize = 19;
 /// This process.
 ///
 /// # Errors
-/// `/proc` is not there, or unlike any that is known.
+/// `/proc` is missing, or has an unknown format.
 pub fn current() -> io::Result<ProcessId> {
     static CURRENT: OnceLock<ProcessId> = OnceLock::new();
-    // After a fork it is the parent's.
+    // After a fork, the stored value is that of the parent process.
     match CURRENT.get().filter(|known| known.pid == std::process::id()) {
         Some(known) => Ok(*known),
         None => look_up().inspect(|found| _ = CURRENT.set(*found)),
@@ -30,7 +30,7 @@ pub fn current() -> io::Result<ProcessId> {
 fn look_up() -> io::Result<ProcessId> {
     let pid = std::process::id();
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // In another namespace of processes than that of `/proc` the two ids differ, and a server would not find this
+    // If this process is in another PID namespace than `/proc`, the two ids differ, and a server would not find this
     // process.
     let same = stat.split_once(' ').is_some_and(|(named, _)| named.parse() == Ok(pid));
     match fields(&stat).filter(|_| same) {
@@ -39,23 +39,23 @@ fn look_up() -> io::Result<ProcessId> {
     }
 }
 
-/// What can be told of a process.
+/// The state of a process, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It is of the same host and namespace of processes, and has memory still.
+    /// The process is on the same host, in the same PID namespace, and still has memory.
     There,
-    /// There is none of that id and start time, or it has no memory any more.
+    /// There is no process with that id and start time, or it has no memory any more.
     Gone,
-    /// It could not be found out now, for want of descriptors, say: nothing may be made of that.
+    /// The check failed, for example for want of descriptors. Nothing follows from this.
     Unknown,
 }
 
-/// Whether this process is there, as far as this one can see.
+/// The state of this process, as far as the calling process can see it.
 #[must_use]
 pub fn presence(process: ProcessId) -> Presence {
     match fs::read_to_string(format!("/proc/{}/stat", process.pid)) {
         Ok(stat) => presence_by(process, &stat),
-        // It ended before the file was opened, or before it was read.
+        // The process ended before the file was opened, or before it was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => {
             Presence::Gone
         }
@@ -65,18 +65,18 @@ pub fn presence(process: ProcessId) -> Presence {
 
 fn presence_by(process: ProcessId, stat: &str) -> Presence {
     let Some(found) = fields(stat) else { return Presence::Unknown };
-    // Dead, and not waited for by its parent: it has no memory any more. Unless only its first thread is.
+    // A zombie, whose parent has not waited for it, has no memory any more, unless only its first thread has ended.
     let is_dead = matches!(found.state, 'Z' | 'X' | 'x') && found.threads <= 1;
     if found.started == process.started && !is_dead { Presence::There } else { Presence::Gone }
 }
 
-/// What all processes that may be looked at have mapped or open: their `/proc/PID/maps`, and a line for each
-/// descriptor.
+/// The mapped and open files of all processes that this process may inspect: their `/proc/PID/maps`, and a line for
+/// each descriptor.
 #[must_use]
 pub fn files_in_use() -> String {
     let mut used = String::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        // Those that end meanwhile use nothing any more.
+        // Processes that end meanwhile use no files any more.
         used += &fs::read_to_string(process.path().join("maps")).unwrap_or_default();
         for descriptor in fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten() {
             if let Ok(target) = fs::read_link(descriptor.path()) {

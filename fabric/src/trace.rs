@@ -16,7 +16,7 @@ use crate::{
     Capabilities, Completion, Endpoint, Fabric, FabricError, MapsPeer, ReadFailure, ReadToken, Touch, Transport,
 };
 
-/// An endpoint of a traced fabric, numbered from 1 as they are made.
+/// An endpoint of a traced fabric. Endpoints are numbered from 1 in order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointNumber(pub u64);
 
@@ -46,15 +46,15 @@ pub enum TraceEvent {
     Mapped(EndpointNumber, RemoteRange, Result<(), FabricError>),
     /// A completion was polled.
     Completed(EndpointNumber, ReadToken, Result<(), ReadFailure>),
-    /// A poll brought the endpoint's failure.
+    /// A poll returned the endpoint's failure.
     Failed(EndpointNumber, FabricError),
     /// [`Endpoint::close`].
     Closing(EndpointNumber),
-    /// The endpoint was dropped; whether it was closed by then.
+    /// The endpoint was dropped. The flag says whether it was closed before.
     Dropped(EndpointNumber, bool),
 }
 
-/// A fabric that records every call, except polls that bring nothing: in a ring of bounded length, and as `tracing`
+/// A fabric that records every call, except polls without a result: in a ring of bounded length, and as `tracing`
 /// events at debug level.
 ///
 /// ```
@@ -86,13 +86,13 @@ struct Ring {
 }
 
 impl<F: Fabric> Tracer<F> {
-    /// Wraps `inner`. The last `capacity` events are kept; 0 is for `tracing` only.
+    /// Wraps `inner`. The last `capacity` events are kept. With 0, events go to `tracing` only.
     pub fn new(inner: F, capacity: usize) -> Self {
         let log = Log { capacity, ring: Mutex::default() };
         Tracer { inner, log: Arc::new(log), endpoints: AtomicU64::new(0) }
     }
 
-    /// The fabric inside.
+    /// The wrapped fabric.
     pub fn inner(&self) -> &F {
         &self.inner
     }
@@ -103,7 +103,7 @@ impl<F: Fabric> Tracer<F> {
         self.log.ring().events.iter().cloned().collect()
     }
 
-    /// How many events the ring was too short for.
+    /// Number of events that the ring has dropped.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.log.ring().lost

@@ -1,7 +1,7 @@
 //! Each wrapper forwards each method of the fabric and of the endpoint that it wraps.
 //!
-//! A wrapper that misses a method replaces it silently by the trait's default. So no method of these traits has one,
-//! and this test reads the traits' source: it fails if a method gets a default, or if a new method is not called here.
+//! A wrapper without a method would silently use the trait's default. So no method of these traits has a default, and
+//! this test reads the traits' source: it fails if a method gets a default, or if a new method is not called here.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -57,7 +57,7 @@ impl Fabric for Recorder {
     }
 
     fn allocate(&self, len: usize, touch: Touch) -> Result<Arc<RegisteredMemory>, FabricError> {
-        // The way of touching is forwarded too.
+        // The argument `touch` is forwarded too.
         self.record(if touch == Touch::Now { "allocate" } else { "allocate to be touched when used" });
         memory(len)
     }
@@ -173,7 +173,7 @@ fn call_all(fabric: &dyn Fabric) {
     endpoint.is_closed();
 }
 
-/// The names of the methods of a trait, as its source has them.
+/// The names of a trait's methods in its source.
 fn methods(source: &'static str, name: &str) -> BTreeSet<&'static str> {
     let start = source.find(&format!("pub trait {name}")).expect("the trait");
     let body = &source[start..];

@@ -1,4 +1,4 @@
-//! A program whose heap lies in registered memory. One test, since there is one heap.
+//! A program whose heap lies in registered memory. There is one test, since a process has one heap.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ fn byte(at: usize, seed: usize) -> u8 {
     (at / 7 + seed).to_le_bytes()[0]
 }
 
-/// Distinguishable bytes, that were moved as they grew.
+/// Distinguishable bytes in a vector that was moved as it grew.
 fn grown(len: usize, seed: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     (0..len).for_each(|at| bytes.push(byte(at, seed)));
@@ -43,13 +43,13 @@ fn is_intact(bytes: &[u8], seed: usize) -> bool {
 }
 
 #[test]
-fn what_is_allocated_lies_in_regions_up_to_the_limit() {
+fn allocations_lie_in_regions_up_to_the_limit() {
     assert_eq!(RegisteredHeap::grow_in(fabric(), MIB).unwrap_err(), HeapError::TooSmall { limit: MIB });
     let memory = RegisteredHeap::grow_in(fabric(), LIMIT).unwrap();
     assert_eq!(RegisteredHeap::grow_in(fabric(), LIMIT).unwrap_err(), HeapError::Already);
     assert_eq!((memory.stats().regions, memory.stats().bytes), (1, 64 * MIB));
 
-    // Of every size that a batch's buffers have, however it was made, on every thread.
+    // Allocations of every size of a batch's buffers, by each way of allocating, on each thread.
     for len in [64 << 10, 512 << 10, 600_000, 3 * MIB] {
         assert!(lies_in(&memory, &vec![1; len]), "{len} bytes");
         let zeroed = vec![0_u8; len];
@@ -61,7 +61,7 @@ fn what_is_allocated_lies_in_regions_up_to_the_limit() {
     assert!(memory.find(&[]).is_none());
     assert!(!lies_in(&memory, b"a constant of the program"));
 
-    // It grows while several threads allocate, and nothing that they wrote is lost.
+    // The heap grows while several threads allocate, and no written byte is lost.
     let (sender, receiver) = mpsc::channel();
     let threads: Vec<_> = (0..4)
         .map(|thread| {
@@ -69,7 +69,7 @@ fn what_is_allocated_lies_in_regions_up_to_the_limit() {
             thread::spawn(move || {
                 for at in 0..64 {
                     let seed = thread * 1000 + at;
-                    // Some of a size that the allocator puts side by side.
+                    // Some have a size that the allocator puts side by side.
                     let len = if at % 2 == 0 { MIB + at * 1000 } else { 128 << 10 };
                     sender.send((seed, grown(len, seed))).unwrap();
                 }
@@ -86,12 +86,12 @@ fn what_is_allocated_lies_in_regions_up_to_the_limit() {
     let stats = memory.stats();
     assert!(stats.regions > 1 && stats.bytes <= LIMIT && stats.full.is_none(), "{stats:?}");
 
-    // One allocation that is too long is the system's, and the heap can still grow for others.
+    // An allocation that is too long comes from the system, and the heap can still grow for other allocations.
     let too_long = grown(LIMIT, 5);
     assert!(!lies_in(&memory, &too_long) && is_intact(&too_long, 5));
     drop(too_long);
 
-    // Beyond the limit memory is the system's.
+    // Beyond the limit, memory comes from the system.
     let mut more = Vec::new();
     while memory.stats().full.is_none() {
         more.push(grown(MIB, 0));
@@ -102,7 +102,7 @@ fn what_is_allocated_lies_in_regions_up_to_the_limit() {
     let outside = grown(40 * MIB, 9);
     assert!(is_intact(&outside, 9));
 
-    // What has been freed is used again: nothing more is registered.
+    // Freed memory is reused: nothing more is registered.
     drop((blocks, more, outside));
     for seed in 0..1000 {
         assert!(lies_in(&memory, &vec![byte(0, seed); MIB]), "{memory:?}");

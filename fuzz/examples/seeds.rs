@@ -1,4 +1,4 @@
-//! Writes the seeds: small valid inputs from which the fuzzer starts. The same on every run.
+//! Writes the seeds: small valid inputs from which the fuzzer starts. Every run writes the same seeds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use thallus_protocol::codec::{FrameLimits, encode};
 use thallus_protocol::inline::{InlineEncoder, encode_schema};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor};
 use thallus_protocol::message::*;
-use thallus_protocol::testing::{Dice, all_types, batch};
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
+use thallus_protocol_testing::{Dice, all_types, batch};
 
 fn folder(target: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(target);
-    fs::create_dir_all(&folder).expect("the seeds' folder can be made");
+    fs::create_dir_all(&folder).expect("the seeds' folder can be created");
     folder
 }
 
@@ -30,11 +30,11 @@ fn open(stream: u32, request: Request) -> Message {
     Message::Open(Open { stream: StreamId(stream), request, options, extensions: none() })
 }
 
-/// What a lender says of two batches, and of one that fails.
+/// Messages of a lender: a stream of two batches, and a stream that fails.
 fn lent(stream: StreamId) -> Vec<(Message, Bytes)> {
     let range = |region, address, len| RemoteRange { region: RegionId(region), address, len };
     let schema = Schema::new(vec![Field::new("f", DataType::Int64, false)]);
-    let ipc = encode_schema(&schema).expect("IPC carries it");
+    let ipc = encode_schema(&schema).expect("IPC supports this type");
     let node = NodeDescriptor { len: 2, nulls: 0, null_bit: 0, detail: Detail::None };
     let batch = LentBatch {
         lease: LeaseId(1),
@@ -81,7 +81,7 @@ fn write(machine: &str, number: &str, answers: &[u8], said: &[(Message, Bytes)])
     fs::write(folder("frame_decode").join(number), with_part(&[24, 3, 9], &frames)).expect("seeds can be written");
 }
 
-/// A connection of each kind that goes well, for the machines and their decoder.
+/// Writes a successful connection for each machine, also as seeds for the frame decoder.
 fn connections() {
     let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::new() };
     let hello = Hello { name: "c".into(), fabrics: vec![offer], max_loan_bytes: 4096, extensions: none() };
@@ -128,11 +128,11 @@ fn main() {
         let batch = batch(schema, 5, &mut Dice::new(index as u64));
         fs::write(layout.join(format!("{index:03}")), layout_input(index, &batch)).expect("seeds can be written");
     }
-    // Several columns to a file: a schema's message is much longer than a small batch's buffers.
+    // Several columns in each file: a schema's message is much longer than the buffers of a small batch.
     for (index, types) in all_types().chunks(4).enumerate() {
         let fields = types.iter().map(|data_type| Field::new("f", data_type.clone(), true));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let (mut encoder, message) = InlineEncoder::new(&schema).expect("IPC carries these");
+        let (mut encoder, message) = InlineEncoder::new(&schema).expect("IPC supports these types");
         let encoded = encoder.encode(&batch(&schema, 3, &mut Dice::new(index as u64))).expect("valid");
         fs::write(inline.join(format!("{index:03}")), with_part(&message, &encoded)).expect("seeds can be written");
         fs::write(schema_only.join(format!("{index:03}")), message).expect("seeds can be written");

@@ -1,4 +1,4 @@
-//! A client against a server that says anything, from the first message on.
+//! A client with a server that sends arbitrary messages, from the first message on.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

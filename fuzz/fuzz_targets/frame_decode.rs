@@ -1,4 +1,4 @@
-//! The decoder: any split of the bytes gives the same messages and the same end.
+//! The frame decoder: any split of the bytes gives the same messages and the same end.
 #![no_main]
 
 use bytes::Bytes;
@@ -9,13 +9,13 @@ use thallus_protocol::message::Message;
 
 const LIMITS: FrameLimits = FrameLimits { message: 1 << 12, payload: 1 << 12 };
 
-/// Feeds pieces of the given lengths, the rest at once, until the first error.
+/// Decodes pieces of the given lengths and then the rest of the bytes, until the first error.
 fn decode<M>(bytes: &[u8], lens: &[u8]) -> (Vec<Decoded<M>>, Option<DecodeError>)
 where
     M: serde::de::DeserializeOwned,
 {
     let (mut decoder, mut found, mut rest) = (Decoder::new(LIMITS), Vec::new(), bytes);
-    // A fuzzer does not guess checksums.
+    // The fuzzer cannot produce valid checksums.
     decoder.verify_checksums(false);
     for len in lens.iter().map(|len| usize::from(*len)).chain([usize::MAX]) {
         let (piece, later) = rest.split_at(len.min(rest.len()));
@@ -25,7 +25,7 @@ where
             match decoder.decode() {
                 Ok(Some(decoded)) => found.push(decoded),
                 Ok(None) => break,
-                // It is reported with as much as had come.
+                // The error contains the bytes received so far, which depend on the split.
                 Err(DecodeError::Magic { .. }) => return (found, Some(DecodeError::Magic { found: [0; 8] })),
                 Err(error) => return (found, Some(error)),
             }
@@ -41,7 +41,7 @@ fuzz_target!(|input: &[u8]| {
     for decoded in whole.0 {
         let Decoded::Message(message, payload) = decoded else { continue };
         let frame =
-            thallus_protocol::codec::encode(&message, Bytes::clone(&payload), LIMITS).expect("what was decoded");
+            thallus_protocol::codec::encode(&message, Bytes::clone(&payload), LIMITS).expect("a decoded message fits");
         let mut decoder = Decoder::new(LIMITS);
         decoder.push(&bytes[..24]);
         decoder.push(&frame.head);

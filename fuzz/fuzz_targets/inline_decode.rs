@@ -1,4 +1,4 @@
-//! Schema and batch as Arrow IPC. The fuzzer aborts on any panic, also on one that the decoder would catch.
+//! Schema and batch as Arrow IPC. The fuzzer aborts on any panic, even on a panic that the decoder would catch.
 #![no_main]
 
 use bytes::Bytes;

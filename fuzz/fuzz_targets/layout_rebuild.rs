@@ -1,4 +1,4 @@
-//! A lent batch, whole and in part: whatever descriptor and bytes come, a batch that is accepted is valid.
+//! A lent batch, whole and in part: with any descriptor and any bytes, an accepted batch is valid.
 #![no_main]
 
 use std::sync::{Arc, LazyLock};
@@ -11,20 +11,21 @@ use thallus_protocol::layout::{
     BatchDescriptor, CheckedDescriptor, KeptDictionaries, LayoutError, LayoutLimits, Plan, Projection, Step, check,
     describe, describe_compact, rebuild_after,
 };
-use thallus_protocol::testing::{Dice, Distrust, batch};
+use thallus_protocol_testing::{Dice, Distrust, batch};
 
 static PLANS: LazyLock<Vec<Plan>> =
-    LazyLock::new(|| schemas().iter().map(|schema| Plan::new(schema).expect("types that can be")).collect());
+    LazyLock::new(|| schemas().iter().map(|schema| Plan::new(schema).expect("supported types")).collect());
 
-/// Whatever passes our own validation has to pass Arrow's. Dictionaries of a batch before come from a good batch.
+/// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted. Dictionaries of an earlier
+/// batch come from a valid batch.
 fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     let mut kept = KeptDictionaries::default();
     if !descriptor.is_complete() {
         let plan = descriptor.plan();
         let good = batch(plan.schema(), 7, &mut Dice::new(7));
-        let (before, lent) = describe(plan, &good).expect("a good batch can be described");
-        let before = check(plan, before, &LayoutLimits::default()).expect("and fits its plan");
-        rebuild_after(&before, &lent, &mut kept, &Distrust).expect("and can be rebuilt");
+        let (before, lent) = describe(plan, &good).expect("a valid batch can be described");
+        let before = check(plan, before, &LayoutLimits::default()).expect("a valid descriptor fits its plan");
+        rebuild_after(&before, &lent, &mut kept, &Distrust).expect("a valid batch can be rebuilt");
     }
     rebuild_after(descriptor, buffers, &mut kept, &Distrust)
 }
@@ -59,12 +60,12 @@ fuzz_target!(|input: &[u8]| {
     let as_it_came = rebuild(&descriptor, &buffers);
     if let Ok(batch) = &as_it_came {
         assert_valid(batch);
-        // An accepted batch can be lent on.
+        // An accepted batch can be lent again.
         let again = describe_compact(plan, batch).expect("an accepted batch can be described");
-        let checked = check(plan, again.descriptor, &LayoutLimits::default()).expect("and fits its plan");
-        rebuild(&checked, &again.buffers).expect("and rebuilt");
+        let checked = check(plan, again.descriptor, &LayoutLimits::default()).expect("its descriptor fits the plan");
+        rebuild(&checked, &again.buffers).expect("an accepted batch can be rebuilt");
     }
-    // The same, with views rebased where they lie.
+    // The same batch, with its views rebased in place.
     for rebase in descriptor.rebases() {
         let ranges = &descriptor.layout().ranges;
         let at = ranges.iter().position(|range| *range == rebase.range && range.len > 0);

@@ -1,4 +1,4 @@
-//! A server against a client that says anything, from the first message on.
+//! A server with a client that sends arbitrary messages, from the first message on.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

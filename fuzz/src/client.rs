@@ -1,4 +1,4 @@
-//! A client's machine against a server that says anything.
+//! A client's machine with a server that sends arbitrary messages.
 
 use bytes::Bytes;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerConfig};
@@ -10,14 +10,14 @@ use crate::LIMITS;
 use crate::frames::{START, Step};
 use crate::peer::{BATCH, CREDIT, LEASES, LOANS, Peer, words};
 
-/// Results, of which the last is read on demand; and then as many uploads.
+/// Number of results, of which the last is read on demand; also the number of uploads after them.
 const RESULTS: u32 = 3;
 
 /// The machine with its driver.
 pub struct Client {
     peer: Peer<ClientConnection>,
     last_stream: u32,
-    /// Uploads that run, for all that is known.
+    /// Uploads neither answered nor withdrawn.
     uploads: Vec<StreamId>,
     connecting: bool,
 }
@@ -50,7 +50,7 @@ impl Default for Client {
 }
 
 impl Client {
-    /// Does a step, and holds what comes of it against what must hold.
+    /// Applies a step and checks the invariants.
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
@@ -59,7 +59,7 @@ impl Client {
         self.look();
     }
 
-    /// The server is gone; all must end.
+    /// Closes the control connection. All uploads, streams and leases must end.
     pub fn finish(mut self) {
         self.connecting = false;
         self.peer.lost();
@@ -109,7 +109,7 @@ impl Client {
             return self.peer.command(ClientCommand::FabricUp { transport: String::new(), lending });
         }
         match choice {
-            // Otherwise a read that completes.
+            // Without a stream, `Peer::answer` completes a read.
             0xF0.. if self.last_stream > 0 => {
                 let stream = StreamId(u32::from(choice & 0x0F) % self.last_stream + 1);
                 if stream.0 <= RESULTS {

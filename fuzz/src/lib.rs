@@ -1,4 +1,4 @@
-//! How the fuzz targets cut their input into parts, so that the generator of seeds can put it together.
+//! Splits the fuzz targets' input into parts, and builds the same input for the generator of seeds.
 
 #![forbid(unsafe_code)]
 
@@ -14,9 +14,9 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use thallus_protocol::layout::{BatchDescriptor, LayoutLimits, Plan, SlabLayout, check};
-use thallus_protocol::testing::all_types;
+use thallus_protocol_testing::all_types;
 
-/// The schemas that an input of `layout_rebuild` chooses from: each type alone, and each within a list and a struct.
+/// The schemas from which an input of `layout_rebuild` chooses: each type alone, and each within a list and a struct.
 #[must_use]
 pub fn schemas() -> Vec<SchemaRef> {
     let types = all_types();
@@ -30,7 +30,7 @@ pub fn schemas() -> Vec<SchemaRef> {
     alone.chain(nested).collect()
 }
 
-/// Cuts off a part that is preceded by its length in two bytes; a part that is too long ends with the input.
+/// Splits off the first part, which follows its length in two bytes. A length beyond the input means the rest of it.
 #[must_use]
 pub fn part(input: &[u8]) -> (&[u8], &[u8]) {
     match input {
@@ -39,7 +39,7 @@ pub fn part(input: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Puts a part before others, for [`part`] to cut off.
+/// Puts a part with its length before other bytes. [`part`] splits it off again.
 ///
 /// # Panics
 /// If the part is longer than 65535 bytes.
@@ -49,10 +49,10 @@ pub fn with_part(part: &[u8], rest: &[u8]) -> Vec<u8> {
     [&len.to_le_bytes(), part, rest].concat()
 }
 
-/// What `layout_rebuild` accepts: small, so that no input costs much.
+/// Limits of `layout_rebuild`: small, so that each input takes little time.
 pub const LIMITS: LayoutLimits = LayoutLimits { max_bytes: 1 << 20, max_len: 1 << 20, max_buffers: 1 << 10 };
 
-/// A slab as `check` lays it out, with the input's bytes in its buffers, and zeros where the input ends.
+/// Buffers of a slab in this layout, filled with the input's bytes, and with zeros after the end of the input.
 #[must_use]
 pub fn slab(layout: &SlabLayout, mut bytes: &[u8]) -> Vec<Buffer> {
     let cut = |range: &thallus_protocol::layout::Range| {
@@ -80,13 +80,13 @@ pub fn layout_input(index: usize, batch: &RecordBatch) -> Vec<u8> {
     [vec![index], with_part(&descriptor, &bytes)].concat()
 }
 
-/// What must hold of every batch that was accepted.
+/// Checks an accepted batch by Arrow's full validation.
 ///
 /// # Panics
-/// If it does not hold.
+/// If the batch is not valid.
 pub fn assert_valid(batch: &RecordBatch) {
     for column in batch.columns() {
         assert_eq!(column.len(), batch.num_rows());
-        column.to_data().validate_full().expect("an array that was accepted is valid");
+        column.to_data().validate_full().expect("an accepted array is valid");
     }
 }

@@ -1,4 +1,5 @@
-//! A machine of either end with a driver that does what it must: what holds whatever the other end says.
+//! A machine of either end with a driver that keeps the machine's contract. It checks invariants that must hold for
+//! arbitrary messages from the other end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,57 +14,57 @@ use thallus_protocol::{LeaseId, PartId, ReadId, RegionId, RemoteRange, StreamId,
 
 use crate::frames::{START, Step};
 
-/// Leases at once.
+/// Largest number of open leases.
 pub const LEASES: u32 = 3;
-/// Bytes on loan at once.
+/// Limit on loan, in bytes.
 pub const LOANS: u64 = 4096;
-/// The largest batch that is borrowed.
+/// Size of the largest batch that may be borrowed, in bytes.
 pub const BATCH: u64 = 1 << 16;
-/// The window of each borrowed stream.
+/// Window of each borrowed stream, in bytes.
 pub const CREDIT: u64 = 4000;
 
-/// A stream that is borrowed.
+/// A borrowed stream: the next sequence number, and the costs of batches not consumed yet.
 #[derive(Debug, Default)]
 struct Borrowed {
     next: u64,
     untaken: Vec<u64>,
 }
 
-/// A batch on demand: its buffers, the parts that are due.
+/// A batch on demand: the lengths of its buffers, and the outstanding reads of its parts.
 type Held = (Vec<u64>, BTreeSet<PartId>);
 
-/// The machine, and what its driver knows.
+/// The machine, and the state of its driver.
 pub struct Peer<M: Machine> {
     now: Timestamp,
     pub(crate) machine: M,
-    /// Outstanding, with whether a lease word is to be read.
+    /// Outstanding reads, each with whether it includes a lease word.
     pub(crate) reads: BTreeMap<ReadId, bool>,
     slabs: BTreeSet<ReadId>,
     borrowed: BTreeMap<StreamId, Borrowed>,
     held: BTreeMap<(StreamId, u64), Held>,
     last_part: u64,
-    /// The next batch, or the end, is asked for; with whether it may be lent.
+    /// Requests for the next batch or the end, each with whether the batch may be lent.
     pulled: VecDeque<(StreamId, bool)>,
-    /// Loans: their length, and their slot once they are open.
+    /// Loans: the length in bytes, and the slot of an open lease.
     loans: BTreeMap<LeaseId, (u64, Option<u32>)>,
     slots: BTreeSet<u32>,
     last_lease: u64,
     closing: bool,
     pub(crate) closed: bool,
     pub(crate) events: VecDeque<M::Event>,
-    /// The stream that an event asks this end to borrow.
+    /// Returns the stream that this end must borrow because of an event.
     opens: fn(&M::Event) -> Option<StreamId>,
-    /// Borrowed streams that have ended well.
+    /// Borrowed streams that have ended without an error.
     ended: BTreeSet<StreamId>,
 }
 
-/// The region of the lease words, and of everything that is lent.
+/// The region of the lease words and of all lent bytes.
 pub fn words() -> Region {
     Region { id: RegionId(1), base: 0, len: 8 * u64::from(LEASES + 1), key: Bytes::new() }
 }
 
 impl<M: Machine> Peer<M> {
-    /// A machine that was just made.
+    /// Wraps a new machine.
     pub fn new(machine: M, opens: fn(&M::Event) -> Option<StreamId>) -> Self {
         Peer {
             now: START,
@@ -85,7 +86,7 @@ impl<M: Machine> Peer<M> {
         }
     }
 
-    /// Bytes come, or time passes.
+    /// Applies received bytes or the passing of time.
     pub fn happen(&mut self, step: &Step) {
         match step {
             Step::Bytes(bytes) => self.input(Input::Received(bytes)),
@@ -97,29 +98,29 @@ impl<M: Machine> Peer<M> {
         }
     }
 
-    /// The other end is gone.
+    /// Closes the control connection from the other end.
     pub fn lost(&mut self) {
         self.input(Input::ControlLost("gone".into()));
     }
 
-    /// All must end.
+    /// Closes the fabric if due, and checks that the connection, all reads, streams and loans have ended.
     pub fn finish(&mut self) {
         self.close();
         assert!(self.closed && self.reads.is_empty() && self.slabs.is_empty() && self.borrowed.is_empty());
         assert!(self.loans.is_empty() && self.slots.is_empty());
     }
 
-    /// What holds of a lender, whatever happens.
+    /// Checks that the lender stays within its limits.
     pub fn check(lender: &Lender) {
         assert!(lender.bytes_on_loan() <= LOANS && lender.open_leases() <= LEASES as usize);
     }
 
-    /// Whether a borrowed stream has ended well.
+    /// Whether a borrowed stream has ended without an error.
     pub fn has_ended(&self, stream: StreamId) -> bool {
         self.ended.contains(&stream)
     }
 
-    /// A stream is borrowed from now on.
+    /// Registers a stream that this end borrows from now on.
     pub fn borrow(&mut self, stream: StreamId) {
         assert!(self.borrowed.insert(stream, Borrowed::default()).is_none());
     }
@@ -136,7 +137,7 @@ impl<M: Machine> Peer<M> {
         self.command(M::borrower_command(command));
     }
 
-    /// The schema of a stream that is lent.
+    /// Sends the schema of a stream that this end lends.
     pub fn schema(&mut self, stream: StreamId) {
         self.lender(LenderCommand::Schema { stream, schema: Bytes::from_static(b"schema"), order: Vec::new() });
     }
@@ -178,7 +179,7 @@ impl<M: Machine> Peer<M> {
                 assert!(opened.is_some_and(|slot| self.slots.insert(slot)));
                 let place = RemoteRange { region: RegionId(1), address: 0, len: *len };
                 let places = if *len > 0 { vec![place] } else { vec![] };
-                // At once, before anything else is done.
+                // The contract: immediately, before any other input.
                 let exposed = M::lender_command(LenderCommand::Exposed { lease, announce: Vec::new(), places });
                 self.machine.handle(self.now, Input::Command(exposed)).expect("this driver keeps the contract");
             }
@@ -215,7 +216,7 @@ impl<M: Machine> Peer<M> {
                         assert!(!self.reads.contains_key(&read) && self.slabs.remove(&read));
                     }
                     Payload::OnDemand { descriptor } => {
-                        // Its credit comes back when it is given up.
+                        // Its credit returns when the application releases the batch.
                         untaken.pop();
                         let held = (descriptor.buffers.clone(), BTreeSet::new());
                         assert!(self.held.insert((stream, seq), held).is_none());
@@ -234,7 +235,7 @@ impl<M: Machine> Peer<M> {
                 assert!(self.borrowed.remove(&stream).is_some(), "{stream:?} ends twice");
                 self.ended.insert(stream);
             }
-            // Of a request that was refused at once, nothing else is said.
+            // A request refused immediately has no other event, and may not be in `borrowed`.
             BorrowerEvent::Failed { stream, .. } => {
                 self.borrowed.remove(&stream);
                 assert!(!self.ended.contains(&stream), "{stream:?} ends twice");
@@ -243,7 +244,7 @@ impl<M: Machine> Peer<M> {
         }
     }
 
-    /// Does something that the machine waits for, or that an application may do.
+    /// Answers a task of the machine, or does something that an application may do.
     pub fn answer(&mut self, choice: u8) {
         match choice % 8 {
             0 => self.close(),
@@ -288,7 +289,7 @@ impl<M: Machine> Peer<M> {
         self.lender(command);
     }
 
-    /// Asks for half of each buffer of a batch on demand.
+    /// Requests half of each buffer of a batch on demand.
     fn read_part(&mut self, at: usize) {
         let at = at % self.held.len();
         let Some((&(stream, seq), (buffers, parts))) = self.held.iter_mut().nth(at) else { return };

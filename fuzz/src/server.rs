@@ -1,4 +1,4 @@
-//! A server's machine against a client that says anything.
+//! A server's machine with a client that sends arbitrary messages.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,7 +13,7 @@ use crate::LIMITS;
 use crate::frames::{START, Step};
 use crate::peer::{BATCH, CREDIT, LEASES, LOANS, Peer, words};
 
-/// What the machine waits for.
+/// An answer for which the machine waits.
 enum Asked {
     Open,
     Prove,
@@ -25,7 +25,7 @@ enum Asked {
 pub struct Server {
     peer: Peer<ServerConnection>,
     asked: VecDeque<Asked>,
-    /// Uploads that run, with whether they were accepted.
+    /// Uploads that have neither ended nor been withdrawn.
     uploads: BTreeMap<StreamId, bool>,
 }
 
@@ -59,7 +59,7 @@ impl Default for Server {
 }
 
 impl Server {
-    /// Does a step, and holds what comes of it against what must hold.
+    /// Applies a step and checks the invariants.
     pub fn step(&mut self, step: Step) {
         match step {
             Step::Answer(choice) => self.answer(choice),
@@ -68,11 +68,11 @@ impl Server {
         self.look();
     }
 
-    /// The client is gone; all must end.
+    /// Closes the control connection. All streams and leases must end.
     pub fn finish(mut self) {
         self.peer.lost();
         self.look();
-        // The machine waits for this one, whatever happens.
+        // The machine always waits for the answer to `OpenFabric`.
         if self.asked.iter().any(|asked| matches!(asked, Asked::Open)) {
             self.peer.command(ServerCommand::FabricUnavailable { reason: String::new() });
         }
@@ -125,7 +125,7 @@ impl Server {
         }
     }
 
-    /// The engine ends an upload: well where its end was delivered, and else in an error.
+    /// Ends an upload as the engine would: with a result if its end was delivered, otherwise with an error.
     fn end_upload(&mut self, choice: u8) {
         let at = usize::from(choice & 0x0F) % self.uploads.len().max(1);
         let Some(stream) = self.uploads.keys().nth(at).copied() else { return };

@@ -1,14 +1,15 @@
 //! Bytes on the control connection: a fixed preface, then frames. All numbers are little endian.
 //!
-//! **Preface**, the same in every version, the first 24 bytes of each end: `"THALLUS\n"`, the lowest and the highest
-//! protocol version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes (`u32`), feature bits (`u64`). The
-//! version in use is the highest that both speak; a feature is in use if both ends have set its bit.
+//! **Preface**, the same in every version, the first 24 bytes of each end: `"THALLUS
+//! "`, the lowest and the highest protocol version that the end speaks (`u16` each), a CRC-32 of the other 20 bytes
+//! (`u32`), feature bits (`u64`). The connection uses the highest version that both ends speak. It uses a feature if
+//! both ends have set its bit.
 //!
 //! **Frame**: length of the message (`u32`), length of the payload (`u32`), checksum of the body (`u32`), checksum of
-//! the header (`u32`), the message in postcard, the payload. The header is checked as soon as it has arrived, before
-//! anything is allocated and before anything is waited for: its checksum, then the lengths against [`FrameLimits`]. The
-//! checksum of the body is the CRC-32 (IEEE 802.3) of the message and the payload, that of the header is the CRC-32 of
-//! the twelve bytes before it, see [`FEATURE_CHECKSUM`].
+//! the header (`u32`), the message in postcard, the payload. The decoder checks the header as soon as it has arrived,
+//! before it allocates memory or waits for more bytes: first its checksum, then the lengths against [`FrameLimits`].
+//! The checksum of the body is the CRC-32 (IEEE 802.3) of the message and the payload. The checksum of the header is
+//! the CRC-32 of the twelve bytes before it. See [`FEATURE_CHECKSUM`].
 
 use bytes::{Buf, Bytes, BytesMut};
 use serde::Serialize;
@@ -24,31 +25,33 @@ pub const MAX_KEY: usize = 4096;
 /// Payload bytes in a frame; a larger inline batch travels in pieces of this size.
 pub const PIECE: usize = 4 << 20;
 
-/// Feature bit: frames carry checksums. An end asks for them unless a layer below it (TLS) has them already.
+/// Feature bit: frames carry checksums. An end requests them unless a layer below (TLS) already has checksums.
 ///
-/// An end that asks for them computes those of every frame until it learns that its peer does not ask. The receiver of
-/// a frame verifies them if both ask. Elsewhere the eight bytes are zero, and are not looked at.
+/// An end that requests checksums computes them for every frame until the peer's preface shows that the peer does not
+/// request them. The receiver of a frame verifies them if both ends request them. Otherwise the eight bytes are zero
+/// and are ignored.
 pub const FEATURE_CHECKSUM: u64 = 1;
-/// Feature bits that this build asks for.
+/// Feature bits that this build requests.
 pub const FEATURES: u64 = FEATURE_CHECKSUM;
 
 const MAGIC: [u8; 8] = *b"THALLUS\n";
 const PREFACE: usize = 24;
 const HEADER: usize = 16;
-/// Where the checksum of the body stands in a frame's header.
+/// Position of the body's checksum in a frame's header.
 const BODY_CHECKSUM: std::ops::Range<usize> = 8..12;
-/// Where the header's own checksum stands, of all before it.
+/// Position of the header's own checksum, which covers all bytes before it.
 const HEADER_CHECKSUM: std::ops::Range<usize> = 12..16;
-/// Where the checksum stands in the preface.
+/// Position of the checksum in the preface.
 const PREFACE_CHECKSUM: std::ops::Range<usize> = 12..16;
-/// A payload shorter than this is copied out of the receive buffer: whoever keeps it must not keep the whole buffer.
+/// A payload shorter than this is copied out of the receive buffer, so that a kept payload does not keep the whole
+/// buffer.
 const SMALL_PAYLOAD: usize = 16 << 10;
-/// Least room that the receive buffer offers for the next read.
+/// Minimum room in the receive buffer for the next read.
 const RECEIVE_ROOM: usize = 64 << 10;
-/// Most room that is reserved ahead for a frame whose first bytes have come.
+/// Maximum room that is reserved ahead for a frame that has arrived in part.
 const RECEIVE_AHEAD: usize = 1 << 20;
 
-/// The protocol versions that an end speaks, both ends included.
+/// The protocol versions that an end speaks, `min` and `max` included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VersionRange {
     /// Lowest.
@@ -58,7 +61,7 @@ pub struct VersionRange {
 }
 
 impl VersionRange {
-    /// The highest version that both speak.
+    /// The highest version that both ends speak.
     #[must_use]
     pub fn common(self, other: VersionRange) -> Option<u16> {
         let version = self.max.min(other.max);
@@ -72,17 +75,17 @@ impl std::fmt::Display for VersionRange {
     }
 }
 
-/// What an end says before anything else.
+/// The first bytes that an end sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preface {
-    /// Versions it speaks.
+    /// Versions that the end speaks.
     pub versions: VersionRange,
-    /// Feature bits that it asks for, see [`FEATURES`]. Unknown ones are ignored.
+    /// Feature bits that the end requests, see [`FEATURES`]. Unknown bits are ignored.
     pub features: u64,
 }
 
 impl Preface {
-    /// The bytes.
+    /// The bytes on the wire.
     #[must_use]
     pub fn encode(self) -> [u8; PREFACE] {
         let mut bytes = [0; PREFACE];
@@ -112,12 +115,13 @@ fn body_checksum(message: &[u8], payload: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The CRC-32 of a frame's header: a length that is wrong would have the receiver wait for what does not come.
+/// The CRC-32 of a frame's header. Without it a corrupted length would make the receiver wait for bytes that never
+/// come.
 fn header_checksum(header: &[u8]) -> u32 {
     crc32fast::hash(&header[..HEADER_CHECKSUM.start])
 }
 
-/// Most that a decoder takes in one frame.
+/// The largest frame that a decoder accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameLimits {
     /// Bytes of a message.
@@ -137,7 +141,7 @@ impl Default for FrameLimits {
 pub struct Frame {
     /// Lengths, checksums and message.
     pub head: Bytes,
-    /// Bytes that follow, often none.
+    /// Bytes that follow the head. Often empty.
     pub payload: Bytes,
 }
 
@@ -148,37 +152,37 @@ impl Frame {
         self.head.len() + self.payload.len()
     }
 
-    /// Whether there is nothing to write, which is never so.
+    /// Always `false`: a frame has a head.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The bytes cannot be what a peer of ours would send.
+/// The received bytes cannot come from a correct peer.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The connection does not begin as ours do.
+    /// The connection does not begin with the preface's magic bytes.
     #[error("not a Thallus connection: it begins with {found:02x?}")]
     Magic {
         /// The first eight bytes.
         found: [u8; 8],
     },
-    /// The preface was changed on its way.
+    /// The preface was corrupted in transit.
     #[error("the preface is damaged: its checksum is not that of its bytes")]
     DamagedPreface {
-        /// Of the bytes that came.
+        /// Checksum of the bytes that arrived.
         expected: u32,
-        /// What stands in it.
+        /// Checksum in the preface.
         found: u32,
     },
-    /// A frame was changed on its way.
+    /// A frame was corrupted in transit.
     #[error("a frame is damaged: its checksum is not that of its bytes")]
     DamagedFrame {
-        /// Of the bytes that came.
+        /// Checksum of the bytes that arrived.
         expected: u32,
-        /// What stands in it.
+        /// Checksum in the frame.
         found: u32,
     },
     /// A frame is longer than the limit.
@@ -194,19 +198,19 @@ pub enum DecodeError {
     /// A message does not decode.
     #[error("malformed message: {reason}")]
     Malformed {
-        /// What postcard said.
+        /// The message of postcard's error.
         reason: String,
     },
-    /// A message decodes, and bytes are left over.
+    /// A message decodes, but bytes are left over.
     #[error("{excess} bytes follow the message within its length")]
     Trailing {
-        /// How many.
+        /// Number of bytes left over.
         excess: usize,
     },
-    /// A payload stands behind a message that has none.
+    /// A payload follows a message that has none.
     #[error("unexpected payload of {len} bytes")]
     UnexpectedPayload {
-        /// Its length.
+        /// Length of the payload in bytes.
         len: usize,
     },
 }
@@ -214,12 +218,12 @@ pub enum DecodeError {
 /// A message cannot be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    /// It would exceed what the peer takes.
+    /// It would exceed the peer's limit.
     #[error("a {part} of {len} bytes exceeds the limit of {limit}")]
     TooLong {
         /// `message` or `payload`.
         part: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         len: usize,
         /// The limit.
         limit: u32,
@@ -229,7 +233,7 @@ pub enum EncodeError {
     Serialize(String),
 }
 
-/// Encodes a message with its payload, and checksums.
+/// Encodes a message with its payload and checksums.
 ///
 /// # Errors
 /// [`EncodeError::TooLong`] against `limits`.
@@ -237,7 +241,7 @@ pub fn encode<M: Serialize>(message: &M, payload: Bytes, limits: FrameLimits) ->
     encode_checked(message, payload, limits, true)
 }
 
-/// Encodes a message with its payload, and checksums if the peer may look at them.
+/// Encodes a message with its payload, and with checksums if the peer may verify them.
 pub(crate) fn encode_checked<M: Serialize>(
     message: &M,
     payload: Bytes,
@@ -263,12 +267,12 @@ pub(crate) fn encode_checked<M: Serialize>(
     Ok(Frame { head: head.into(), payload })
 }
 
-/// Bytes that a message takes in a frame, its payload left out.
+/// Bytes of a message in a frame, without its payload.
 pub(crate) fn message_len<M: Serialize>(message: &M) -> usize {
     postcard::experimental::serialized_size(message).unwrap_or(usize::MAX)
 }
 
-/// What a [`Decoder`] found.
+/// An item that a [`Decoder`] returns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<M> {
     /// The peer's preface, always first and only once.
@@ -279,7 +283,7 @@ pub enum Decoded<M> {
 
 /// Incremental decoder: bytes in, split anywhere; preface and messages out.
 ///
-/// After an error it is spent, and repeats that error.
+/// After an error the decoder repeats that error.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
@@ -290,37 +294,39 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder for one direction of one connection. It verifies checksums until it is told otherwise.
+    /// A decoder for one direction of one connection. It verifies checksums until [`Decoder::verify_checksums`]
+    /// disables this.
     #[must_use]
     pub fn new(limits: FrameLimits) -> Self {
         Decoder { buffer: BytesMut::new(), limits, preface_seen: false, verifies: true, failed: None }
     }
 
-    /// Whether the checksums of frames are verified.
+    /// Sets whether the checksums of frames are verified.
     pub fn verify_checksums(&mut self, verifies: bool) {
         self.verifies = verifies;
     }
 
-    /// Takes in bytes as they came.
+    /// Appends received bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
             self.buffer.extend_from_slice(bytes);
         }
     }
 
-    /// The buffer that bytes are decoded from, with room for more at its end: a reader appends to it what has come, and
-    /// a payload is handed over from where it was read to.
+    /// The buffer that bytes are decoded from, with room for more at its end. A reader appends received bytes to it; a
+    /// payload is handed over without a copy.
     pub fn buffer(&mut self) -> &mut BytesMut {
         if self.failed.is_some() {
             self.buffer.clear();
         }
-        // Room follows what has come, so that a peer which only announces a long frame costs nothing.
+        // The room is at most the number of bytes that have arrived, so that a peer that only announces a long frame
+        // costs no memory.
         let ahead = self.missing().min(self.buffer.len()).min(RECEIVE_AHEAD);
         self.buffer.reserve(ahead.max(RECEIVE_ROOM));
         &mut self.buffer
     }
 
-    /// Bytes of the frame at the front that have not come. 0 if its header has not come either.
+    /// Bytes of the first frame that have not arrived. 0 if its header has not arrived either.
     fn missing(&self) -> usize {
         let lengths = self.buffer.first_chunk::<HEADER>().filter(|_| self.preface_seen).map(lengths);
         lengths.map_or(0, |[message, payload]| {
@@ -329,10 +335,10 @@ impl Decoder {
         })
     }
 
-    /// The next whole thing, or `None` until more bytes come.
+    /// The next complete item, or `None` until more bytes arrive.
     ///
     /// # Errors
-    /// [`DecodeError`], for good.
+    /// [`DecodeError`], on this and every later call.
     pub fn decode<M: DeserializeOwned>(&mut self) -> Result<Option<Decoded<M>>, DecodeError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
@@ -348,7 +354,7 @@ impl Decoder {
     }
 
     fn preface(&mut self) -> Result<Option<Preface>, DecodeError> {
-        // Refused at the first wrong byte: a stray HTTP client is not made to wait for more.
+        // Refused at the first wrong byte, so that a stray HTTP client need not send a whole preface to be refused.
         let have = self.buffer.len().min(MAGIC.len());
         if self.buffer[..have] != MAGIC[..have] {
             let mut found = [0; 8];
@@ -401,13 +407,13 @@ impl Decoder {
     }
 }
 
-/// Holds a checksum against the four bytes that were sent.
+/// Compares a checksum with the four bytes that were sent.
 fn verify(expected: u32, mut sent: &[u8]) -> Result<(), DecodeError> {
     let found = sent.get_u32_le();
     if found == expected { Ok(()) } else { Err(DecodeError::DamagedFrame { expected, found }) }
 }
 
-/// The lengths in a frame's header: of the message, of the payload.
+/// The lengths in a frame's header: message, payload.
 fn lengths(header: &[u8; HEADER]) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h, ..] = *header;
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]

@@ -1,4 +1,4 @@
-//! Reasons as they travel: numbers, so that a peer which is newer can say what this build does not know.
+//! Reasons as numbers on the wire, so that a newer peer can send reasons that this build does not know.
 
 use std::fmt;
 
@@ -53,49 +53,49 @@ codes! {
         UnknownTable = 2, "unknown table";
         /// The query does not fit the tables: columns, types, functions.
         Plan = 3, "invalid query";
-        /// The server does not do that.
+        /// The server does not support the request.
         Unsupported = 4, "unsupported";
         /// The statement would change something.
         ReadOnly = 5, "the server is read-only";
         /// The query failed while it ran.
         Execution = 6, "execution failed";
-        /// The engine ran out of what it may use.
+        /// The engine reached a limit on its resources.
         ResourcesExhausted = 7, "resources exhausted";
         /// A table's files could not be read.
         Source = 8, "table source unreadable";
         /// A bug at the server.
         Internal = 9, "internal server error";
-        /// The client asked for it.
+        /// The client cancelled it.
         Cancelled = 10, "cancelled";
         /// The stream's deadline passed.
         DeadlineExceeded = 11, "deadline exceeded";
-        /// The connection has as many streams as it may.
+        /// The connection has the maximum number of streams open.
         TooManyStreams = 12, "too many streams";
         /// The server is shutting down.
         ShuttingDown = 13, "the server is shutting down";
-        /// One batch is larger than the server may lend or the client can take.
+        /// One batch is larger than the server may lend or the client accepts.
         BatchTooLarge = 14, "batch too large";
         /// The client held a lease for longer than the server allows.
         LeaseExpired = 15, "lease expired";
-        /// The data plane went down in mid-stream.
+        /// The data plane failed in mid-stream.
         DataPlaneLost = 16, "the data plane went down";
-        /// The SQL text is longer than the server takes.
+        /// The SQL text is longer than the server accepts.
         SqlTooLong = 17, "SQL text too long";
         /// Arrow cannot carry the result.
         Unencodable = 18, "the result cannot be encoded";
-        /// What this partition asks does not fit the others, or the server's limits.
+        /// The request for this partition does not fit the others, or the server's limits.
         PartitionInvalid = 19, "invalid partition";
-        /// Not all partitions of the result were asked for in time.
+        /// Some partitions of the result were not requested in time.
         PartitionMissing = 20, "partitions are missing";
-        /// Another partition of the result did not get to its end.
+        /// Another partition of the result failed before its end.
         PartitionLost = 21, "another partition was lost";
-        /// The server maps nothing, or not for this client.
+        /// The server allows no mapping, or not for this client.
         MappingRefused = 22, "mapping refused";
-        /// A one-sided read of what the other end had lent failed.
+        /// A one-sided read of memory that the other end had lent failed.
         ReadFailed = 23, "a one-sided read failed";
-        /// A lease did not stand any more when its bytes had been read.
+        /// A lease no longer stood after its bytes had been read.
         LeaseLost = 24, "lease lost";
-        /// What was sent is not a valid batch.
+        /// The bytes that were sent are not a valid batch.
         InvalidBatch = 25, "invalid batch";
         /// There is no memory to read a batch into.
         OutOfMemory = 26, "out of memory";
@@ -103,7 +103,7 @@ codes! {
 }
 
 impl StreamCode {
-    /// The SQLSTATE of ISO/IEC 9075 and, where that has none, of PostgreSQL.
+    /// The SQLSTATE of ISO/IEC 9075 or, if that has none, of PostgreSQL.
     #[must_use]
     pub fn sqlstate(self) -> &'static str {
         match self {
@@ -131,7 +131,7 @@ impl StreamCode {
         }
     }
 
-    /// Whether the same request may succeed if it is made again, to this or another server.
+    /// Whether the same request may succeed on another attempt, at this or another server.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         matches!(
@@ -151,13 +151,13 @@ impl StreamCode {
 }
 
 codes! {
-    /// Why a connection ends, or takes no more streams.
+    /// Why a connection ends, or accepts no more streams.
     CloseCode {
-        /// Nothing is wrong.
+        /// No error.
         Normal = 0, "closed";
-        /// The server is shutting down: what runs is finished.
+        /// The server is shutting down. It finishes running streams.
         ShuttingDown = 1, "the server is shutting down";
-        /// The server has as many connections as it may.
+        /// The server has the maximum number of connections.
         TooManyConnections = 2, "too many connections";
         /// The peer broke the protocol.
         ProtocolError = 3, "protocol error";
@@ -167,31 +167,31 @@ codes! {
         HandshakeTimeout = 5, "handshake timeout";
         /// A bug at the other end.
         Internal = 6, "internal error";
-        /// A message has an extension that may not be ignored, and is not known.
+        /// A message has a critical extension that this end does not know.
         Unsupported = 7, "unsupported extension";
     }
 }
 
 codes! {
-    /// Why the borrower gave a stream up.
+    /// Why the borrower cancelled a stream.
     CancelReason {
         /// The application dropped it.
         Dropped = 0, "dropped by the application";
         /// A one-sided read failed.
         ReadFailed = 1, "a read failed";
-        /// What arrived was not a valid batch.
+        /// The bytes that arrived are not a valid batch.
         InvalidBatch = 2, "invalid batch";
-        /// The lease did not stand when its bytes had been read.
+        /// The lease no longer stood after its bytes had been read.
         LeaseLost = 3, "lease lost";
-        /// One batch is larger than the borrower can take.
+        /// One batch is larger than the borrower accepts.
         BatchTooLarge = 4, "batch too large";
         /// The borrower's deadline passed.
         DeadlineExceeded = 5, "deadline exceeded";
-        /// The borrower has no memory for it.
+        /// The borrower has no memory for a batch.
         OutOfMemory = 6, "out of memory";
-        /// The request that the stream belongs to has failed; its answer says why.
+        /// The request that the stream belongs to has failed; the answer to the request contains the reason.
         RequestFailed = 7, "the request failed";
-        /// The stream has something that the borrower does not know and may not ignore.
+        /// The stream has a critical extension that the borrower does not know.
         Unsupported = 8, "unsupported";
     }
 }

@@ -1,20 +1,20 @@
 //! Byte credits: the borrower grants, the lender spends.
 //!
-//! A batch costs its bytes, laid out as they will lie in the borrower's slab, and a little for itself, so that a stream of
-//! empty batches is bounded too. Grants are cumulative, so that a repeated or reordered one is harmless.
+//! A batch costs its bytes, laid out as in the borrower's slab, plus a small constant, so that a stream of empty
+//! batches is bounded too. Grants are cumulative, so that a repeated or reordered grant does no harm.
 
 use crate::misbehaviour::PeerMisbehaved;
 
-/// What a batch costs beyond its bytes.
+/// Credit that a batch costs beyond its bytes.
 pub const BATCH_OVERHEAD: u64 = 256;
 
-/// What a batch of `bytes` costs.
+/// Credit that a batch of `bytes` costs.
 #[must_use]
 pub const fn batch_cost(bytes: u64) -> u64 {
     bytes.saturating_add(BATCH_OVERHEAD)
 }
 
-/// One end's account of a stream's credit: both ends keep the same.
+/// The account of a stream's credit. Both ends keep the same account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Credit {
     granted: u64,
@@ -44,8 +44,8 @@ impl Credit {
         self.granted - self.spent
     }
 
-    /// Lender: the borrower's new total. A total that shrinks, or leaves more than `limit` unspent, is misbehaviour: bytes
-    /// in flight are never more than the lender set.
+    /// For the lender: records the borrower's new total. A total that shrinks, or that leaves more than `limit`
+    /// unspent, is misbehaviour: the lender sets the limit of bytes in flight.
     pub(crate) fn grant(&mut self, total: u64, limit: u64) -> Result<(), PeerMisbehaved> {
         if total < self.granted {
             return Err(PeerMisbehaved::CreditShrank { from: self.granted, to: total });
@@ -58,13 +58,13 @@ impl Credit {
         Ok(())
     }
 
-    /// Borrower: grants `more`, and says the new total.
+    /// For the borrower: grants `more` and returns the new total.
     pub(crate) fn extend(&mut self, more: u64) -> u64 {
         self.granted = self.granted.saturating_add(more);
         self.granted
     }
 
-    /// Either: spends `cost`, if there is enough.
+    /// For either end: spends `cost`, if there is enough.
     pub(crate) fn spend(&mut self, cost: u64) -> Result<(), PeerMisbehaved> {
         if cost > self.available() {
             return Err(PeerMisbehaved::CreditExceeded { cost, available: self.available() });

@@ -1,4 +1,4 @@
-//! How connections and streams end, as their users see it. What goes on the wire is apart: see [`crate::codes`].
+//! Errors that end connections and streams, as the application sees them. [`crate::codes`] has their form on the wire.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::ids::{LeaseId, PartId, ReadId, RegionId, StreamId};
 use crate::message::{Failure, UnknownExtension};
 use crate::misbehaviour::PeerMisbehaved;
 
-/// An error of a layer that this crate does not know, kept whole: a fabric's, or a pool's of memory.
+/// An error of a fabric or of a memory pool, kept whole. This crate does not know its type.
 #[derive(Clone)]
 pub struct Cause(Arc<dyn std::error::Error + Send + Sync>);
 
@@ -21,7 +21,7 @@ impl Cause {
         Cause(Arc::new(error))
     }
 
-    /// The error itself, to be downcast.
+    /// The error itself, for downcasts.
     #[must_use]
     pub fn get(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.0
@@ -29,14 +29,14 @@ impl Cause {
 }
 
 impl From<&str> for Cause {
-    /// A cause that has no error of its own.
+    /// A cause that consists of a text only.
     fn from(words: &str) -> Self {
         words.to_owned().into()
     }
 }
 
 impl From<String> for Cause {
-    /// A cause that has no error of its own.
+    /// A cause that consists of a text only.
     fn from(words: String) -> Self {
         #[derive(Debug, Error)]
         #[error("{0}")]
@@ -46,7 +46,7 @@ impl From<String> for Cause {
 }
 
 impl PartialEq for Cause {
-    /// Of the same words.
+    /// Compares the texts.
     fn eq(&self, other: &Cause) -> bool {
         self.to_string() == other.to_string()
     }
@@ -72,11 +72,11 @@ impl std::error::Error for Cause {
     }
 }
 
-/// The driver broke the contract. The connection is poisoned: it tears itself down, and takes no more commands.
+/// The driver broke the contract. The connection then tears itself down and accepts no more commands.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ApiMisuse {
-    /// A command that the connection's state does not allow.
+    /// The connection's state does not allow the command.
     #[error("command {command} is not allowed while {state}")]
     State {
         /// The command.
@@ -93,38 +93,38 @@ pub enum ApiMisuse {
     /// A lease id that is not above the last one.
     #[error("{0:?} is not above the last lease id")]
     LeaseReused(LeaseId),
-    /// A batch was handed over that had not been pulled.
-    #[error("{0:?} has not asked for a batch")]
+    /// The driver handed over a batch without a pull for it.
+    #[error("{0:?} has not pulled a batch")]
     NotPulled(StreamId),
     /// A read that is not outstanding.
     #[error("{0:?} is not outstanding")]
     UnknownRead(ReadId),
-    /// A batch that was not delivered, or has been given up.
-    #[error("{stream:?}: batch {seq} is not on loan at the application")]
+    /// A batch that was not delivered, or that the application has given up.
+    #[error("{stream:?}: batch {seq} is not on loan to the application")]
     UnknownBatch {
         /// The stream.
         stream: StreamId,
         /// The batch.
         seq: u64,
     },
-    /// A read of a part that is outstanding already.
+    /// A part id that an outstanding read already uses.
     #[error("{0:?} is outstanding")]
     PartReused(PartId),
-    /// Bytes were asked for that the batch does not have, or more at once than a batch may have.
-    #[error("{stream:?}: bytes that batch {seq} does not have")]
+    /// A request for bytes that the batch does not have, or for more bytes at once than a batch may have.
+    #[error("{stream:?}: the requested bytes are not in batch {seq}, or too many at once")]
     OutsideBatch {
         /// The stream.
         stream: StreamId,
         /// The batch.
         seq: u64,
     },
-    /// A region that is in use, or is not known.
-    #[error("{0:?}: announced twice, retired twice, or unknown")]
+    /// A region that is already in use, or unknown.
+    #[error("{0:?} is already announced, already retired, or unknown")]
     Region(RegionId),
     /// A message that the peer would refuse.
     #[error("message cannot be encoded: {0}")]
     Encode(String),
-    /// More was consumed than was delivered.
+    /// The application consumed more bytes than were delivered to it.
     #[error("{0:?}: more bytes consumed than delivered")]
     OverConsumed(StreamId),
 }
@@ -133,23 +133,23 @@ pub enum ApiMisuse {
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
-    /// This end closed it, and all was well.
+    /// This end closed the connection without an error.
     #[error("closed")]
     Closed,
-    /// No version in common.
+    /// The two ends have no protocol version in common.
     #[error("no protocol version in common: this end speaks {ours}, the peer {theirs}; upgrade the older end")]
     Version {
-        /// What this end speaks.
+        /// Versions that this end speaks.
         ours: VersionRange,
-        /// What the peer speaks.
+        /// Versions that the peer speaks.
         theirs: VersionRange,
     },
-    /// The peer said goodbye.
+    /// The peer sent a goodbye.
     #[error("the peer closed the connection: {code}{}", detail(message))]
     Goodbye {
         /// Why.
         code: CloseCode,
-        /// In the peer's words.
+        /// The peer's text.
         message: String,
     },
     /// The peer broke the protocol.
@@ -159,20 +159,20 @@ pub enum ConnectionError {
     #[error("the control connection was lost: {0}")]
     ControlLost(String),
     /// The peer was silent for too long.
-    #[error("the peer was silent for {0:?} and is taken for dead")]
+    #[error("no bytes came from the peer for {0:?}; the connection counts as dead")]
     IdleTimeout(std::time::Duration),
-    /// The peer's hello did not come.
+    /// The peer's hello did not arrive in time.
     #[error("the handshake was not done within {0:?}")]
     HandshakeTimeout(std::time::Duration),
-    /// The peer said something that this end may not ignore, and does not know.
+    /// The peer sent a critical extension that this end does not know.
     #[error("the peer's {message} is not understood: {extension}")]
     Unsupported {
-        /// Which message.
+        /// Name of the message.
         message: &'static str,
-        /// What it has.
+        /// The extension.
         extension: UnknownExtension,
     },
-    /// A lease was not given back, and this fabric can only cut off a connection as a whole.
+    /// A lease was not released in time, and this fabric can only revoke all leases of a connection at once.
     #[error("{0:?} was not released in time")]
     LeaseExpired(LeaseId),
     /// The driver broke the contract.
@@ -181,7 +181,7 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
-    /// What the peer is told.
+    /// The code that the peer receives.
     #[must_use]
     pub fn close_code(&self) -> CloseCode {
         match self {
@@ -197,11 +197,11 @@ impl ConnectionError {
     }
 }
 
-/// Why a stream, or the request that it belongs to, did not come to its good end.
+/// Why a stream, or the request that it belongs to, failed.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// The other end said so.
+    /// The other end reported the failure.
     #[error("{0}")]
     Remote(Failure),
     /// A one-sided read failed.
@@ -213,21 +213,21 @@ pub enum StreamError {
         #[source]
         cause: Cause,
     },
-    /// A one-sided read was not done in time; the data plane was shut down.
+    /// A one-sided read was not done in time. The data plane was shut down.
     #[error("batch {seq}: its one-sided reads were not done within {after:?}")]
     ReadTimeout {
         /// The batch.
         seq: u64,
-        /// The time they had.
+        /// The time limit of the reads.
         after: std::time::Duration,
     },
-    /// The lease did not stand any more when its bytes had been read: they may be anything, and were discarded.
-    #[error("batch {seq}: its lease no longer stood when it had been read; it was discarded")]
+    /// The lease no longer stood after its bytes had been read. The bytes may have changed, and were discarded.
+    #[error("batch {seq}: its lease no longer stood after the read; the batch was discarded")]
     LeaseLost {
         /// The batch.
         seq: u64,
     },
-    /// What arrived is not a valid batch.
+    /// The bytes that arrived are not a valid batch.
     #[error("batch {seq} is invalid: {reason}")]
     InvalidBatch {
         /// The batch.
@@ -235,23 +235,25 @@ pub enum StreamError {
         /// The problem.
         reason: String,
     },
-    /// One batch is larger than this end takes.
-    #[error("a batch of {bytes} bytes exceeds the limit of {limit}; raise the limit, or ask for fewer rows a batch")]
+    /// One batch is larger than this end accepts.
+    #[error(
+        "a batch of {bytes} bytes exceeds the limit of {limit} bytes; raise the limit, or use fewer rows per batch"
+    )]
     BatchTooLarge {
-        /// What it needs.
+        /// Bytes that the batch needs.
         bytes: u64,
-        /// What there is.
+        /// Bytes that are allowed.
         limit: u64,
     },
-    /// The request is longer than the server, or a message, takes. It was not sent.
-    #[error("SQL text of {bytes} bytes exceeds the limit of {limit}")]
+    /// The request is longer than the server's limit, or than a message can be. It was not sent.
+    #[error("SQL text of {bytes} bytes exceeds the limit of {limit} bytes")]
     SqlTooLong {
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
         /// The limit.
         limit: u64,
     },
-    /// No memory to read it into.
+    /// There is no memory to read the batch into.
     #[error("batch {seq}: {cause}")]
     OutOfMemory {
         /// The batch.
@@ -260,18 +262,18 @@ pub enum StreamError {
         #[source]
         cause: Cause,
     },
-    /// The stream has something that this end does not know and may not ignore.
+    /// The stream has a critical extension that this end does not know.
     #[error("the peer's {message} is not understood: {extension}")]
     Unsupported {
-        /// Which message.
+        /// Name of the message.
         message: &'static str,
-        /// What it has.
+        /// The extension.
         extension: UnknownExtension,
     },
     /// The deadline passed.
     #[error("deadline exceeded after {0:?}")]
     DeadlineExceeded(std::time::Duration),
-    /// The application cancelled it.
+    /// The application cancelled the stream.
     #[error("cancelled")]
     Cancelled,
     /// The connection ended first.
@@ -280,7 +282,7 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// The same as a code, for the other end.
+    /// The code of this error on the wire.
     #[must_use]
     pub fn code(&self) -> StreamCode {
         match self {

@@ -1,4 +1,4 @@
-//! Names for the things that both ends talk about, each its own type so that none is taken for another.
+//! Identifiers that both ends share. Each has its own type, so that the compiler tells them apart.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -26,31 +26,31 @@ macro_rules! id {
 }
 
 id! {
-    /// One stream of batches on one connection, in either direction. Chosen by the client, never reused on a
+    /// One stream of batches on one connection, in either direction. The client chooses it and never reuses it on a
     /// connection.
     StreamId(u32)
 }
 id! {
-    /// One loan of a batch's buffers. Chosen by the lender, unique among its leases on a connection, never reused.
+    /// One loan of a batch's buffers. The lender chooses it; it is unique on a connection and never reused.
     LeaseId(u64)
 }
 id! {
-    /// A piece of the lender's memory whose remote key the borrower knows. Chosen by the lender.
+    /// A piece of the lender's memory whose remote key the borrower has. The lender chooses the id.
     RegionId(u32)
 }
 id! {
-    /// One batch's reads, as the borrower's machine and its driver name them. Never on the wire.
+    /// The reads of one batch, between a borrower's state machine and its driver. Never on the wire.
     ReadId(u64)
 }
 id! {
-    /// One read of a part of a batch that is on loan on demand. Chosen by the borrower's driver. Never on the wire.
+    /// One read of a part of a batch that is on loan on demand. The borrower's driver chooses it. Never on the wire.
     PartId(u64)
 }
 
-/// A result that several streams share, each one partition of it. Chosen by the borrower: 128 bits of its system's
+/// A result that several streams share, each one partition of it. The borrower chooses it: 128 bits of the system's
 /// entropy.
 ///
-/// Whoever knows it can take a partition before its owner does, so it is a secret: its `Debug` does not tell it.
+/// It is a secret: a client that knows it can take a partition before the owner does. Its `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupId(pub [u8; 16]);
 
@@ -62,14 +62,14 @@ impl fmt::Debug for GroupId {
 
 /// Which fabric carries the data plane: `ucx`, `verbs`, `sim`.
 ///
-/// An open set, so that a peer may offer a fabric that this build does not know.
+/// The set is open: a peer may offer a fabric that this build does not know.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FabricKind(Cow<'static, str>);
 
 impl FabricKind {
     /// Shared memory of one host: memory files passed over a Unix socket.
     pub const SHM: FabricKind = FabricKind::new("shm");
-    /// UCX: RDMA, shared memory or TCP, whatever the installed UCX finds.
+    /// UCX: RDMA, shared memory or TCP, as far as the installed UCX supports them.
     pub const UCX: FabricKind = FabricKind::new("ucx");
     /// Raw InfiniBand verbs.
     pub const VERBS: FabricKind = FabricKind::new("verbs");
@@ -82,7 +82,7 @@ impl FabricKind {
         FabricKind(Cow::Borrowed(name))
     }
 
-    /// The name as it stands on the wire.
+    /// The name on the wire.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -112,7 +112,7 @@ impl fmt::Display for FabricKind {
 pub struct RemoteRange {
     /// The region whose key opens the range.
     pub region: RegionId,
-    /// First byte, in the address space that the region's key speaks of (the lender's virtual addresses).
+    /// First byte, in the address space of the region's key (the lender's virtual addresses).
     pub address: u64,
     /// Length in bytes.
     pub len: u64,

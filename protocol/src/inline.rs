@@ -1,17 +1,17 @@
-//! The other way to deliver a batch: its bytes in the control message, as standard Arrow IPC.
+//! Inline batches: the bytes of a batch in a message of the control connection, as standard Arrow IPC.
 //!
-//! The stream format of Arrow IPC, cut at the batches: [`InlineEncoder::new`] gives the schema message, and each
-//! [`encode`](InlineEncoder::encode) the dictionaries that changed and one record batch. Put together in order they are
-//! a stream that any Arrow implementation reads.
+//! The format is the stream format of Arrow IPC, cut at the batches. [`InlineEncoder::new`] returns the schema message.
+//! Each [`encode`](InlineEncoder::encode) returns the dictionaries that changed and one record batch. Put together in
+//! order, they are a stream that any Arrow implementation can read.
 //!
-//! Arrow's own reader validates values, but panics on much that a hostile peer can put into the metadata (a buffer
-//! beyond the body, a bit width that does not exist, a bitmap that is too short). So all metadata is verified here
-//! first, to the point that nothing of that is left. Compressed bodies and delta dictionaries, of which a small
-//! message could make a large allocation, are refused; the encoder never sends them.
+//! Arrow's own reader validates values, but panics on many kinds of bad metadata that a hostile peer can send (a buffer
+//! beyond the body, a bit width that does not exist, a bitmap that is too short). So this module first verifies all
+//! metadata, until none of these cases is left. Compressed bodies and delta dictionaries are refused, because a small
+//! message could make a large allocation; the encoder never sends them.
 //!
 //! Arrow IPC cannot carry a dictionary whose values are themselves dictionary-encoded: its schema has room for one
-//! dictionary per field. Such a type is refused by [`encode_schema`] with [`InlineError::Unsupported`]. And the
-//! verifier of flatbuffers allows types to be nested about 60 levels deep, a little less than
+//! dictionary per field. [`encode_schema`] refuses such a type with [`InlineError::Unsupported`]. The verifier of
+//! flatbuffers allows types to be nested about 60 levels deep, a little less than
 //! [`MAX_DEPTH`](crate::layout::MAX_DEPTH).
 
 mod decode;
@@ -32,12 +32,12 @@ pub use error::InlineError;
 
 use crate::layout::Plan;
 
-/// What a decoder accepts.
+/// Limits of a decoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InlineLimits {
-    /// Fields of a schema, nested ones included.
+    /// Maximum number of fields of a schema, nested ones included.
     pub max_fields: usize,
-    /// Elements of any one array, rows included: arrays of nulls have elements but no bytes.
+    /// Maximum number of elements of any one array, rows included: arrays of nulls have elements but no bytes.
     pub max_len: u64,
 }
 
@@ -48,8 +48,8 @@ impl Default for InlineLimits {
     }
 }
 
-/// The schema as an Arrow IPC message: what begins a stream of inline batches, and what tells a borrower the schema of
-/// lent ones.
+/// The schema as an Arrow IPC message. It begins a stream of inline batches, and gives a borrower the schema of lent
+/// ones.
 ///
 /// # Errors
 /// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
@@ -57,7 +57,7 @@ pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
     InlineEncoder::new(schema).map(|(_, message)| message)
 }
 
-/// The schema of a message that [`encode_schema`] made, or any other implementation of Arrow.
+/// The schema of a message made by [`encode_schema`] or by any other implementation of Arrow.
 ///
 /// # Errors
 /// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
@@ -66,16 +66,16 @@ pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef,
     decode_plan(message, limits).map(|plan| Arc::clone(plan.schema()))
 }
 
-/// As [`decode_schema`], compiled for the batches that follow.
+/// As [`decode_schema`], but returns the schema compiled for the batches that follow.
 pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
     decode::plan(message, limits)
 }
 
-/// Runs a part of arrow-ipc, which reports some of what it does not like by a panic.
+/// Calls a function of arrow-ipc, which reports some invalid input by a panic.
 ///
-/// What is known to make it panic is verified before. This is here because a connection must survive what is not known,
-/// and because it holds no state that a panic could leave half changed: the decoder that sees an error is not used
-/// again.
+/// All input that is known to make it panic is refused before the call. The guard is for unknown cases: a connection
+/// must survive those too. A panic leaves no half-changed state in use, because a decoder that has returned an error is
+/// not used again.
 fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Result<T, InlineError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Ok(result?),

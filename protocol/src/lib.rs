@@ -1,20 +1,21 @@
-//! The protocol of Thallus: SQL results handed from a lender's memory to a borrower's, with no I/O in here.
+//! The protocol of Thallus: a borrower reads SQL results out of a lender's memory. This crate does no I/O.
 //!
-//! A connection has two ends and two roles. The **lender** of a stream has its batches, the **borrower** reads them; a
-//! result is lent by the server, an upload by the client. [`lender::Lender`] and [`borrower::Borrower`] are the two
-//! halves, each usable and tested by itself. [`ServerConnection`] and [`ClientConnection`] are a link, requests, and
-//! both halves. They know no socket, no clock, no randomness, no thread and no pointer: time and entropy come in by
-//! argument, memory is only ever named by address. Whoever owns the socket and the fabric drives them, in production as
-//! in simulation:
+//! A connection has two ends and two roles. The **lender** of a stream has its batches, the **borrower** reads them.
+//! The server lends results, the client lends uploads. [`lender::Lender`] and [`borrower::Borrower`] are the two
+//! halves; each can be used and tested by itself. [`ServerConnection`] and [`ClientConnection`] consist of a link,
+//! requests and both halves. They use no socket, clock, randomness, thread or pointer: time and entropy are arguments,
+//! and memory is named by its address only. A driver owns the socket and the fabric, and runs the connection, in
+//! production as in simulation:
 //!
-//! **Hand every input to `handle`, then call `poll_output` until it says `Wait`, doing each output in order before
-//! anything else. `Wait` names the time at which `handle` is due with `Time`, if nothing happens before.**
+//! **Pass every input to `handle`. Then call `poll_output` until it returns `Wait`, and carry out each output, in
+//! order, before anything else. `Wait` contains the time at which `handle` is due with `Time` if no other input comes
+//! before.**
 //!
-//! The order of outputs is what keeps the promises: a lease's word is set before the descriptor that names it goes out,
-//! and cleared before the memory is reused; after a teardown leases end only once the data plane has been shut.
+//! The order of outputs is part of the contract. A lease's word is set before the descriptor that names it is sent, and
+//! cleared before the memory is reused. After a teardown, leases end only once the data plane has been shut.
 //!
-//! A peer that breaks the protocol ([`PeerMisbehaved`]) and a driver that breaks the contract ([`ApiMisuse`]) are
-//! different errors; either ends the connection, and a connection that ends still ends every lease, each exactly once.
+//! A peer that breaks the protocol causes [`PeerMisbehaved`]; a driver that breaks the contract causes [`ApiMisuse`].
+//! Either error ends the connection. A connection that ends still ends every lease, each exactly once.
 //!
 //! ```
 //! use thallus_protocol::{Timestamp, message::{ServerLimits, Thresholds}, server::*};
@@ -43,7 +44,8 @@
 //! ```
 //!
 //! # Map
-//! - [`codec`]: preface, frames, incremental decoder. [`message`]: what is said. [`codes`]: reasons as they travel.
+//! - [`codec`]: preface, frames, incremental decoder. [`message`]: the messages. [`codes`]: reasons as numbers on the
+//!   wire.
 //! - [`layout`]: a record batch as descriptor and buffers, and back. [`inline`]: a record batch as Arrow IPC.
 //! - [`lender`], [`borrower`]: the two halves, over shared timers and [`credit`].
 //! - [`server`], [`client`]: the two ends, over the part of [`connection`] that both share.
@@ -65,12 +67,8 @@ pub mod lender;
 mod link;
 pub mod message;
 mod misbehaviour;
-#[cfg(feature = "planted-bugs")]
-pub mod planted;
 pub mod random;
 pub mod server;
-#[cfg(feature = "testing")]
-pub mod testing;
 mod time;
 mod timers;
 
@@ -83,3 +81,8 @@ pub use misbehaviour::PeerMisbehaved;
 pub use server::ServerConnection;
 pub use time::Timestamp;
 pub use timers::Timer;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

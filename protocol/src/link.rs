@@ -1,4 +1,4 @@
-//! The control connection, the same at both ends: preface, frames, keepalive, silence.
+//! The control connection, the same at both ends: preface, frames, keepalive, idle timeout.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// How long things may take on a control connection.
+/// Timeouts of a control connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkTimeouts {
-    /// From the start to the end of the handshake.
+    /// Time from the start to the end of the handshake.
     pub handshake: Duration,
-    /// Silence after which the peer is pinged.
+    /// Silence after which this end sends a ping.
     pub keepalive: Duration,
-    /// Silence after which the peer is taken for dead. More than twice `keepalive` makes sense.
+    /// Silence after which the connection ends. Should be more than twice `keepalive`.
     pub idle: Duration,
 }
 
@@ -32,9 +32,9 @@ impl Default for LinkTimeouts {
     }
 }
 
-/// A frame always takes these: the longest fabric address with a remote key, a full release, clipped words.
+/// Least limits. They fit the longest fabric address with a remote key, a full release, and clipped texts.
 const LEAST: FrameLimits = FrameLimits { message: 256 << 10, payload: 4 << 10 };
-/// Pinging more often than this would do nothing else.
+/// Least keepalive interval: with a shorter one the connection would do nothing but send pings.
 const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
@@ -43,16 +43,16 @@ pub(crate) struct Link {
     limits: FrameLimits,
     timeouts: LinkTimeouts,
     version: Option<u16>,
-    /// Feature bits that this end asks for.
+    /// Feature bits that this end requests.
     features: u64,
-    /// Feature bits in use, once the peer's preface is there.
+    /// Feature bits in use, once the peer's preface has arrived.
     common: Option<u64>,
     pings: u64,
 }
 
 impl Link {
-    /// A link, its preface to be sent first, and its first deadline set. Limits and times that nothing could work with
-    /// are raised to the least that can. `checksum`: whether this end asks for checksums of frames.
+    /// Returns a link and its preface, which must be sent first, and sets the first deadline. Raises limits and times
+    /// that are too small to work to the least that do. `checksum`: whether this end requests checksums of frames.
     pub(crate) fn new(
         limits: FrameLimits,
         timeouts: LinkTimeouts,
@@ -83,33 +83,29 @@ impl Link {
         self.timeouts
     }
 
-    /// The handshake is done: from now on silence counts.
+    /// The handshake is done: from now on the idle timeout applies.
     pub(crate) fn established(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.clear(Timer::Handshake);
         self.heard(now, timers);
     }
 
-    /// Takes in bytes.
+    /// Appends received bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
     }
 
-    /// Where bytes that come can be read to.
+    /// The buffer that the driver can read bytes into.
     pub(crate) fn buffer(&mut self) -> &mut BytesMut {
         self.decoder.buffer()
     }
 
-    /// Bytes have come, which show that the peer lives.
+    /// Restarts the keepalive and idle timers, because bytes from the peer have arrived.
     pub(crate) fn heard(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::IdleTimeoutForgotten) {
-            return;
-        }
         timers.set(Timer::Idle, now + self.timeouts.idle);
     }
 
-    /// The next message and its payload, if one is there as a whole.
+    /// The next complete message and its payload.
     pub(crate) fn next(&mut self) -> Result<Option<(Message, Bytes)>, ConnectionError> {
         loop {
             match self.decoder.decode::<Message>().map_err(PeerMisbehaved::from)? {
@@ -133,21 +129,21 @@ impl Link {
         }
     }
 
-    /// The nonce of a ping that is due now, and when the next will be.
+    /// Returns the nonce of a ping that is due now, and sets the time of the next one.
     pub(crate) fn ping(&mut self, now: Timestamp, timers: &mut Timers) -> u64 {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
         self.pings += 1;
         self.pings
     }
 
-    /// A message as a frame: with a checksum, unless the peer is known not to look at it.
+    /// Encodes a message as a frame: with a checksum, unless the peer is known not to verify it.
     pub(crate) fn encode(&self, message: &Message, payload: Bytes) -> Result<Frame, ApiMisuse> {
         let checked = self.common.unwrap_or(self.features) & FEATURE_CHECKSUM != 0;
         codec::encode_checked(message, payload, self.limits, checked).map_err(|e| ApiMisuse::Encode(e.to_string()))
     }
 }
 
-/// Cuts words for the peer to a length that a frame always takes.
+/// Shortens a text for the peer to a length that always fits a frame.
 pub(crate) fn clip(mut message: String) -> String {
     const MAX: usize = 4096;
     if message.len() > MAX {

@@ -1,4 +1,4 @@
-//! What a correct peer never does. Any of it ends the connection.
+//! Errors that a correct peer never causes. Each of them ends the connection.
 
 use thiserror::Error;
 
@@ -9,21 +9,21 @@ use crate::ids::{LeaseId, RegionId, StreamId};
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
 pub enum PeerMisbehaved {
-    /// Bytes that are no message.
+    /// The bytes are not a message.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A message that does not belong here.
+    /// A message that the state does not allow.
     #[error("unexpected message: {got} while {state}")]
     Unexpected {
-        /// What came.
+        /// Name of the message.
         got: &'static str,
-        /// In which state of the connection.
+        /// State of the connection.
         state: &'static str,
     },
-    /// A field beyond its limit.
+    /// A number beyond its limit.
     #[error("{what} is {value}, the limit is {limit}")]
     Limit {
-        /// Which field.
+        /// Name of the number.
         what: &'static str,
         /// Its value.
         value: u64,
@@ -33,7 +33,7 @@ pub enum PeerMisbehaved {
     /// A stream id that is not above the last one.
     #[error("{0:?} was used before")]
     StreamReused(StreamId),
-    /// A message for a stream that never was.
+    /// A message for a stream that never existed.
     #[error("{0:?} does not exist")]
     UnknownStream(StreamId),
     /// A stream's messages are out of order.
@@ -41,36 +41,36 @@ pub enum PeerMisbehaved {
     StreamOrder {
         /// The stream.
         stream: StreamId,
-        /// What is out of order.
+        /// The violation of the order.
         what: &'static str,
     },
-    /// A batch out of its place.
-    #[error("{stream:?}: batch {got} came where {expected} was due")]
+    /// A batch out of sequence.
+    #[error("{stream:?}: batch {got} arrived, batch {expected} was expected")]
     Sequence {
         /// The stream.
         stream: StreamId,
-        /// The batch that was due.
+        /// The expected batch.
         expected: u64,
-        /// The batch that came.
+        /// The batch that arrived.
         got: u64,
     },
-    /// More bytes than were granted.
-    #[error("a batch costs {cost} bytes of credit, {available} were left")]
+    /// A batch that costs more than the credit left.
+    #[error("a batch costs {cost} bytes of credit, {available} bytes are left")]
     CreditExceeded {
-        /// What it costs.
+        /// Cost of the batch in bytes.
         cost: u64,
-        /// What was left.
+        /// Credit left, in bytes.
         available: u64,
     },
     /// A cumulative grant that went down.
     #[error("credit shrank from {from} to {to}")]
     CreditShrank {
-        /// Total before.
+        /// Previous total.
         from: u64,
-        /// Total now.
+        /// New total.
         to: u64,
     },
-    /// A lease that is not on loan to this peer, or not any more.
+    /// A lease that is not, or no longer, on loan to this peer.
     #[error("{0:?} is not on loan to this peer")]
     UnknownLease(LeaseId),
     /// A lease id used twice.
@@ -85,11 +85,11 @@ pub enum PeerMisbehaved {
     /// A range that is not within its region.
     #[error("range of {len} bytes at {address:#x} is outside {region:?}")]
     OutsideRegion {
-        /// The region it names.
+        /// The region.
         region: RegionId,
-        /// Its address.
+        /// Start of the range.
         address: u64,
-        /// Its length.
+        /// Length of the range in bytes.
         len: u64,
     },
     /// A batch's places do not match its descriptor.
@@ -97,7 +97,7 @@ pub enum PeerMisbehaved {
     Places {
         /// The stream.
         stream: StreamId,
-        /// What does not match.
+        /// The mismatch.
         what: &'static str,
     },
     /// A batch that does not fit its schema.
@@ -105,7 +105,7 @@ pub enum PeerMisbehaved {
     Layout {
         /// The stream.
         stream: StreamId,
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
     /// The schema does not decode.
@@ -116,10 +116,10 @@ pub enum PeerMisbehaved {
         /// The problem.
         reason: String,
     },
-    /// An extension that a message has twice.
-    #[error("extension {0:#06x} is given twice")]
+    /// A message contains the same extension twice.
+    #[error("extension {0:#06x} is present twice")]
     ExtensionTwice(u16),
-    /// A fabric that this end never offered.
+    /// The peer chose a fabric that this end did not offer.
     #[error("the peer chose fabric {0}, which was not offered")]
     FabricNotOffered(String),
 }

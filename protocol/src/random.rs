@@ -1,11 +1,11 @@
 //! Numbers from a seed, the same on every machine: for faults, simulation, tests and values that must differ.
 //! They are not for secrets.
 //!
-//! The seed comes in by argument: nothing in here draws entropy.
+//! The seed is an argument: this module draws no entropy.
 
 use std::ops::RangeInclusive;
 
-/// What a [`SplitMix64`] adds to its state at each step: 2^64 divided by the golden ratio, made odd.
+/// Increment of the state of a [`SplitMix64`] per step: 2^64 divided by the golden ratio, made odd.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The mixing function of SplitMix64: a bijection of 64-bit words. Every bit of the input affects every bit of the
@@ -29,7 +29,7 @@ impl SplitMix64 {
         SplitMix64(seed)
     }
 
-    /// A sequence of its own for the `index`th part of the run that `seed` stands for.
+    /// An independent sequence for the `index`th part of the run that has the seed `seed`.
     #[must_use]
     pub fn split(seed: u64, index: u64) -> Self {
         let mut parts = SplitMix64(seed ^ index.wrapping_mul(0xA24B_AED4_963E_E407));
@@ -48,7 +48,7 @@ impl SplitMix64 {
         mix(seed.wrapping_add(index.wrapping_mul(STEP)))
     }
 
-    /// A number of the range, all about equally likely. The start, if the range is empty.
+    /// A number of the range, all about equally likely. The start of the range, if the range is empty.
     pub fn within(&mut self, range: &RangeInclusive<u32>) -> u32 {
         let span = u64::from(range.end().saturating_sub(*range.start())) + 1;
         // Below `span`, which is at most 2^32: the sum fits.

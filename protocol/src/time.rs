@@ -1,11 +1,11 @@
-//! Time comes in by argument; this crate never reads a clock.
+//! Points in time. Time is an argument of every call: this crate never reads a clock.
 
 use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// A point in time, in nanoseconds since an epoch of the driver's choosing. Monotone, and the same epoch for the life of
-/// a connection.
+/// A point in time, in nanoseconds since an epoch that the driver chooses. Time is monotone, and the epoch stays the
+/// same for the life of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
 

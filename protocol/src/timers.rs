@@ -1,4 +1,4 @@
-//! One table of deadlines, so that there is one answer to "when do you want to be woken, and why".
+//! One table of all deadlines, each with the reason for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,23 +8,23 @@ use crate::time::Timestamp;
 /// Why a deadline exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The peer's hello, or the answer to ours, is due.
+    /// The peer's hello, or its answer to this end's hello, is due.
     Handshake,
-    /// Nothing came for a while: ask whether the peer is there.
+    /// No bytes came for a while: send a ping.
     KeepAlive,
-    /// Nothing came for too long: the peer is taken for dead.
+    /// No bytes came for too long: the connection ends.
     Idle,
-    /// The drain is over, whatever still runs.
+    /// The drain timeout has passed, even if streams still run.
     Drain,
     /// A stream's deadline.
     Stream(StreamId),
     /// A batch's reads are due.
     Read(ReadId),
-    /// A lease is due back.
+    /// The release of a lease is due.
     Lease(LeaseId),
-    /// A batch waits for room among loans that are mapped.
+    /// The time limit of a batch that waits for room among mapped loans.
     Room(StreamId),
-    /// Leases that are held back, to be released together, have waited long enough.
+    /// Releases that were held back, to be sent together, are due.
     Releases,
     /// The answer to an upload that has ended is due.
     Answer(StreamId),
@@ -60,7 +60,7 @@ impl Timers {
         *self = Timers::default();
     }
 
-    /// Takes the next deadline that has passed.
+    /// Removes and returns the next deadline that has passed.
     pub(crate) fn expired(&mut self, now: Timestamp) -> Option<Timer> {
         let &(at, timer) = self.by_time.first()?;
         if at > now {

@@ -1,4 +1,4 @@
-//! The decoder takes any split of the bytes, and nothing that a peer sends makes it panic, allocate or forget an error.
+//! The decoder accepts any split of the bytes. No input makes it panic, allocate announced lengths or forget an error.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn arb_key() -> impl Strategy<Value = SortKey> {
     })
 }
 
-/// A message with a payload, and its bytes.
+/// A message and its payload.
 fn arb_message() -> impl Strategy<Value = (Message, Bytes)> {
     let payload = || prop::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from);
     prop_oneof![
@@ -54,7 +54,7 @@ fn wire(messages: &[(Message, Bytes)]) -> Vec<u8> {
     bytes
 }
 
-/// Feeds pieces cut at the given places, in any order and repeated, and takes out what is there after each.
+/// Decodes bytes that arrive in pieces. The cuts may come in any order and more than once.
 fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(Message, Bytes)>, DecodeError> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).chain([0, bytes.len()]).collect();
     cuts.sort_unstable();
@@ -72,7 +72,7 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<(Message, Bytes)>, DecodeE
     Ok(messages)
 }
 
-/// A wrong preface is reported with as much of it as had come.
+/// Removes from the error for a wrong preface the bytes received so far, because they depend on the split.
 fn blurred(result: Result<Vec<(Message, Bytes)>, DecodeError>) -> Result<Vec<(Message, Bytes)>, DecodeError> {
     result.map_err(
         |error| if let DecodeError::Magic { .. } = error { DecodeError::Magic { found: [0; 8] } } else { error },
@@ -103,14 +103,14 @@ proptest! {
         bytes.extend_from_slice(&garbage);
         let at = flip.0 % bytes.len();
         bytes[at] ^= flip.1;
-        // Whole, split and byte by byte: the same end, and the same messages before it.
+        // Whole, split and byte by byte: the same messages and then the same error.
         let whole = blurred(decode(&bytes, &[]));
         prop_assert_eq!(blurred(decode(&bytes, &cuts)), whole.clone());
         prop_assert_eq!(blurred(decode(&bytes, &(0..bytes.len()).collect::<Vec<_>>())), whole);
     }
 
     #[test]
-    fn what_is_no_preface_is_refused_at_its_first_wrong_byte(bytes in prop::collection::vec(any::<u8>(), 1..30)) {
+    fn a_wrong_preface_is_refused_at_its_first_wrong_byte(bytes in prop::collection::vec(any::<u8>(), 1..30)) {
         let right = preface();
         let mut decoder = Decoder::new(LIMITS);
         decoder.push(&bytes);
@@ -124,7 +124,7 @@ fn opened() -> Decoder {
     let mut decoder = Decoder::new(LIMITS);
     decoder.push(&preface());
     assert!(matches!(decoder.decode::<Message>(), Ok(Some(Decoded::Preface(_)))));
-    // Frames below are made by hand.
+    // The frames of these tests have no checksums.
     decoder.verify_checksums(false);
     decoder
 }
@@ -133,7 +133,7 @@ fn header(message: u32, payload: u32) -> Vec<u8> {
     [message, payload, 0, 0].map(u32::to_le_bytes).concat()
 }
 
-/// An error is repeated for ever, whatever comes after it, and nothing more is kept.
+/// Checks that the decoder returns the same error again, also after further bytes.
 fn refused(mut decoder: Decoder, error: &DecodeError) {
     for _ in 0..3 {
         assert_eq!(decoder.decode::<Message>().as_ref(), Err(error));
@@ -142,7 +142,7 @@ fn refused(mut decoder: Decoder, error: &DecodeError) {
 }
 
 #[test]
-fn limits_hold_as_soon_as_the_lengths_are_there() {
+fn limits_are_checked_as_soon_as_the_lengths_have_arrived() {
     for (message, payload, part, len, limit) in [
         (1001, 0, "message", 1001, 1000),
         (u32::MAX, u32::MAX, "message", u32::MAX, 1000),
@@ -173,7 +173,7 @@ fn trailing_bytes_and_empty_messages_are_refused() {
 }
 
 #[test]
-fn what_the_peer_would_refuse_is_not_encoded() {
+fn a_frame_beyond_the_limits_is_not_encoded() {
     let long = Message::Goodbye { code: 0.into(), message: "x".repeat(1000) };
     let refused = encode(&long, Bytes::new(), LIMITS);
     assert!(matches!(refused, Err(EncodeError::TooLong { part: "message", limit: 1000, .. })), "{refused:?}");
@@ -181,7 +181,7 @@ fn what_the_peer_would_refuse_is_not_encoded() {
     assert_eq!(refused, Err(EncodeError::TooLong { part: "payload", len: 2001, limit: 2000 }));
 }
 
-/// The most that this process ever had in memory, in bytes; `None` where that is not to be had.
+/// Largest virtual memory size of this process so far, in bytes; `None` if it is not available.
 fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmPeak:"))?;
@@ -189,7 +189,7 @@ fn peak() -> Option<u64> {
 }
 
 #[test]
-fn announced_lengths_cost_nothing() {
+fn announced_lengths_allocate_no_memory() {
     let Some(before) = peak() else { return };
     let limits = FrameLimits { message: u32::MAX, payload: u32::MAX };
     let decoders: Vec<_> = (0..32)
@@ -208,7 +208,7 @@ fn announced_lengths_cost_nothing() {
     assert!(grown < 1 << 30, "{} decoders of 8 GiB each took {grown} bytes", decoders.len());
     // A vector that claims more elements than its message has bytes.
     let mut decoder = opened();
-    // Hello, no name, and fabrics without end.
+    // A hello with an empty name and a huge number of fabrics.
     let mut claim = vec![0, 0];
     claim.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
     decoder.push(&header(claim.len() as u32, 0));
@@ -253,7 +253,7 @@ fn client() -> ClientConnection {
     ClientConnection::new(config, Timestamp::ZERO).expect("a short hello")
 }
 
-/// How each end closes when these bytes come first.
+/// The error with which the server and the client close after these first bytes.
 fn endings(bytes: &[u8]) -> [ConnectionError; 2] {
     let (mut server, mut client) = (server(), client());
     server.handle(Timestamp::ZERO, ServerInput::Received(bytes)).expect("no misuse");
@@ -268,7 +268,7 @@ fn endings(bytes: &[u8]) -> [ConnectionError; 2] {
     });
     let server = server.filter_map(|output| if let ServerOutput::Closed(error) = output { Some(error) } else { None });
     let client = client.filter_map(|output| if let ClientOutput::Closed(error) = output { Some(error) } else { None });
-    [server.last().expect("it closes"), client.last().expect("it closes")]
+    [server.last().expect("the server closes"), client.last().expect("the client closes")]
 }
 
 #[test]
@@ -286,13 +286,13 @@ fn a_version_mismatch_names_both_versions() {
 }
 
 #[test]
-fn strangers_are_refused_at_once() {
+fn a_peer_of_another_protocol_is_refused_at_once() {
     for error in endings(b"GET") {
         assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Decode(DecodeError::Magic { .. }))), "{error}");
     }
 }
 
-/// Whichever bit of a frame is flipped: the frame is refused as soon as it is there.
+/// A frame with any flipped bit is refused as soon as it has arrived, before its message is decoded.
 #[test]
 fn every_flipped_bit_of_a_frame_is_found() {
     let message = Message::Lender(FromLender::Inline { stream: StreamId(1), seq: 0, bytes: 40, more: false });
@@ -301,14 +301,16 @@ fn every_flipped_bit_of_a_frame_is_found() {
         let mut damaged = frame.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
         match decode(&damaged, &[]) {
-            Ok(messages) => panic!("bit {bit} is not noticed at once: {messages:?}"),
-            Err(DecodeError::Malformed { .. } | DecodeError::Trailing { .. }) => panic!("bit {bit} was looked at"),
+            Ok(messages) => panic!("flipped bit {bit} is not noticed: {messages:?}"),
+            Err(DecodeError::Malformed { .. } | DecodeError::Trailing { .. }) => {
+                panic!("flipped bit {bit} was decoded")
+            }
             Err(_) => {}
         }
     }
 }
 
-/// An end that has checksums below it does not ask for more, and is sent none once that is known.
+/// An end whose lower layers have checksums does not request them, and receives none after its preface has arrived.
 #[test]
 fn a_peer_that_does_not_ask_for_checksums_is_sent_none() {
     let mut client = client();
@@ -319,7 +321,7 @@ fn a_peer_that_does_not_ask_for_checksums_is_sent_none() {
     while let ClientOutput::Transmit(frame) = client.poll_output() {
         frames.push(frame.head);
     }
-    // The preface, and the hello, which went out before the peer's preface came.
+    // The preface, and the hello, which was sent before the peer's preface arrived.
     assert_ne!(frames[1][8..16], [0; 8]);
     let frame = encode(&Message::Ping(7), Bytes::new(), LIMITS).expect("short");
     let mut decoder = opened();
@@ -329,7 +331,7 @@ fn a_peer_that_does_not_ask_for_checksums_is_sent_none() {
     assert_eq!(decoder.decode(), Ok(Some(Decoded::Message(Message::Ping(7), Bytes::new()))));
 }
 
-/// A driver that reads into the decoder's buffer finds the same as one that pushes.
+/// Bytes read into the decoder's buffer give the same messages as pushed bytes.
 #[test]
 fn bytes_may_be_read_into_the_decoders_buffer() {
     let message = Message::Lender(FromLender::Inline { stream: StreamId(1), seq: 0, bytes: 1500, more: false });
@@ -338,7 +340,7 @@ fn bytes_may_be_read_into_the_decoders_buffer() {
     let mut found = 0;
     for piece in bytes.chunks(777) {
         decoder.buffer().extend_from_slice(piece);
-        while let Some(decoded) = decoder.decode::<Message>().expect("it is right") {
+        while let Some(decoded) = decoder.decode::<Message>().expect("a valid frame") {
             found += usize::from(matches!(decoded, Decoded::Message(got, _) if got == message));
         }
     }

@@ -1,4 +1,4 @@
-//! Dictionaries that the batches of a stream have in common are lent once, and kept by the borrower.
+//! A dictionary that several batches of a stream share is lent once, and the borrower keeps it.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, Described, Detail, KeptDictionaries, LayoutError, LayoutLimits,
     LayoutProblem, LentDictionaries, NodeDescriptor, Plan, Projection, column_bytes, rebuild_after,
 };
-use thallus_protocol::testing::{Distrust, arb_batches, same_batch};
+use thallus_protocol_testing::{Distrust, arb_batches, same_batch};
 
 fn plan(batch: &RecordBatch) -> Plan {
     Plan::new(&batch.schema()).unwrap()
@@ -38,7 +38,7 @@ struct Ends {
 }
 
 impl Ends {
-    /// Sends a batch. What arrives, how many bytes moved, and the slab in which they landed.
+    /// Sends a batch. Returns the received batch, the number of bytes moved, and the slab that contains them.
     fn send(&mut self, batch: &RecordBatch) -> (RecordBatch, u64, Buffer) {
         let Described { descriptor, buffers, dictionaries, spared, .. } = describe_after(batch, &self.lent);
         let complete = describe_compact(batch).descriptor;
@@ -89,9 +89,12 @@ fn batch(words: &ArrayRef, rows: usize) -> RecordBatch {
 }
 
 proptest! {
-    /// Batches that share dictionaries, and such that do not, of any schema.
+    /// Batches of any schema, with shared and with different dictionaries.
     #[test]
-    fn any_stream_survives(batches in arb_batches(3), order in prop::collection::vec((0..3_usize, 0..8_usize, 0..8_usize), 1..12)) {
+    fn any_stream_survives(
+        batches in arb_batches(3),
+        order in prop::collection::vec((0..3_usize, 0..8_usize, 0..8_usize), 1..12),
+    ) {
         let mut ends = Ends::default();
         for (which, start, len) in order {
             let batch = &batches[which];
@@ -116,21 +119,21 @@ fn a_dictionary_moves_once_until_another_comes() {
     let rows = moved[1];
     assert_eq!(moved, [rows + bytes, rows, rows, rows + bytes, rows, rows + bytes]);
     assert!(rows < 1000, "{rows} bytes");
-    // A copy of it is another.
+    // An equal dictionary in other memory is another dictionary.
     let (_, moved, _) = ends.send(&batch(&words(1000, "a"), 100));
     assert_eq!(moved, rows + bytes);
 }
 
 #[test]
-fn what_is_kept_holds_no_more_than_its_memory() {
-    // A small part of its batch, and most of it.
+fn a_kept_dictionary_is_copied_out_of_a_slab_that_is_mostly_other_data() {
+    // The dictionary is a small part of its batch, or most of it.
     for (count, rows, moves_out) in [(10, 10_000, true), (10_000, 10, false)] {
         let (words, mut ends) = (words(count, "word"), Ends::default());
         let (first, _, slab) = ends.send(&batch(&words, rows));
         let (second, ..) = ends.send(&batch(&words, rows));
         let (third, ..) = ends.send(&batch(&words, rows));
         let at = |batch: &RecordBatch| batch.column(0).as_any_dictionary().values().to_data().buffers()[1].as_ptr();
-        assert_eq!(at(&second), at(&third), "it is moved once");
+        assert_eq!(at(&second), at(&third), "the dictionary is moved once");
         assert_eq!(at(&first) != at(&second), moves_out);
         drop((first, second, third));
         assert_eq!(slab.strong_count() == 1, moves_out, "{count} words, {rows} rows");
@@ -138,12 +141,12 @@ fn what_is_kept_holds_no_more_than_its_memory() {
 }
 
 #[test]
-fn a_dictionary_that_never_came_is_an_error() {
+fn a_missing_dictionary_is_an_error() {
     let batch = batch(&words(3, ""), 4);
     let mut described = describe_compact(&batch);
     described.descriptor.nodes[0].detail = Detail::SameValues;
     described.descriptor.nodes.remove(1);
-    // Validity and keys stay.
+    // Validity and keys remain.
     let values = 2..4;
     described.descriptor.buffers.drain(values.clone());
     described.buffers.drain(values);
@@ -152,19 +155,19 @@ fn a_dictionary_that_never_came_is_an_error() {
     let error = ends.receive(&batch, &described.descriptor, &slab).unwrap_err();
     assert!(matches!(error.problem(), LayoutProblem::NoDictionary), "{error}");
     assert_eq!(error.path(), "word.values");
-    // Nor is there one for whoever reads parts of a batch.
+    // Reads of parts of a batch have no dictionary either.
     let alone = Arc::new(check(&batch, &described.descriptor));
     assert!(column_bytes(&alone).is_err());
     assert!(Projection::new(&alone, &[0], 1..2).is_err());
-    // With it, keys are held against it.
+    // If a dictionary is kept, keys are checked against it.
     let (_, _, _) = ends.send(&self::batch(&words(2, ""), 4));
     let error = ends.receive(&batch, &described.descriptor, &slab).unwrap_err();
     assert!(!matches!(error.problem(), LayoutProblem::NoDictionary), "{error}");
 }
 
-/// One dictionary after another, each with a batch of its own: together they would take more than any batch may.
+/// Three dictionaries, each new in another batch: together they may exceed the limit of one batch.
 #[test]
-fn what_is_kept_is_bounded() {
+fn kept_dictionaries_are_bounded() {
     let columns = |sizes: [usize; 3]| {
         let column = |(index, count): (usize, usize)| {
             let batch = batch(&words(count, "word"), 5);
@@ -178,7 +181,7 @@ fn what_is_kept_is_bounded() {
         let mut last = columns([1, 1, 1]);
         ends.send(&last);
         for index in 0..3 {
-            // All but one are as they were.
+            // All columns but one are unchanged.
             let new = columns([1000; 3]).column(index).clone();
             let old = last.columns().to_vec();
             let mixed = (0..3).map(|i| (format!("c{i}"), if i == index { new.clone() } else { old[i].clone() }));

@@ -1,5 +1,5 @@
-//! A bit that is flipped on the control plane, wherever in a conversation, ends in an error, and never in a delivered
-//! value. The pair's borrowers compare every delivered batch with what was lent.
+//! Any flipped bit on the control connection ends in an error, and never in a wrong delivered value. The pair's
+//! borrowers compare every delivered batch with the lent bytes.
 
 mod pair;
 
@@ -11,7 +11,7 @@ use thallus_protocol::client::UploadOptions;
 use thallus_protocol::codes::CloseCode;
 use thallus_protocol::message::{Access, LendFrom, OpenOptions};
 
-/// Where a bit is flipped.
+/// Position of the flipped bit.
 #[derive(Clone, Copy, Debug)]
 struct Flip {
     to_server: bool,
@@ -19,13 +19,13 @@ struct Flip {
     bit: u8,
 }
 
-/// What a conversation came to.
+/// Outcome of a conversation.
 struct Outcome {
-    /// Why the server and the client closed.
+    /// Reasons for which the server and the client closed.
     closed: [ConnectionError; 2],
     /// Bytes to the server and to the client.
     written: [usize; 2],
-    /// Whether each result ended well, and whether each upload did.
+    /// Whether each result, and then each upload, ended without an error.
     well: Vec<bool>,
 }
 
@@ -34,7 +34,8 @@ fn scripts() -> Vec<Script> {
     vec![Script { batches, ending: Ending::Finish }]
 }
 
-/// A result and an upload, each of a lent and an inline batch, from the preface to the last byte before the close.
+/// Runs a result and an upload, each with all batches of the script, from the preface to the last byte before the
+/// close.
 fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option<Flip>) -> Outcome {
     let mut pair = Pair::new(knobs, scripts);
     if let Some(Flip { to_server, byte, bit }) = flip {
@@ -49,7 +50,7 @@ fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option
     }
     let mut well = pair.streams_end();
     well.extend(pair.client.uploads.values().map(|answer| matches!(answer, Some(Ok(_)))));
-    // A last message in each direction, so that every byte before it is looked at.
+    // A last message in each direction, so that both ends decode every byte before it.
     pair.apply(Op::Ping);
     for _ in 0..3 {
         pair.apply(Op::ToServer(usize::MAX));
@@ -59,8 +60,7 @@ fn conversation(knobs: Knobs, scripts: Vec<Script>, access: Access, flip: Option
     Outcome { closed: pair.finish(), written, well }
 }
 
-/// Whether an end says that the other has damaged something, or that it waits in vain for what a damaged length
-/// announces.
+/// Whether an end reports damage, or a timeout because a damaged length announced bytes that never arrive.
 fn is_noticed(error: &ConnectionError) -> bool {
     let normal = ConnectionError::Goodbye { code: CloseCode::Normal, message: String::new() };
     !matches!(error, ConnectionError::Closed | ConnectionError::ControlLost(_)) && *error != normal
@@ -86,7 +86,7 @@ fn every_flipped_bit_of_a_conversation_ends_in_an_error() {
 proptest! {
     #![proptest_config(config(1500, "tests/regressions/flipped.txt"))]
 
-    /// Of longer conversations, some bit.
+    /// One bit of a longer conversation.
     #[test]
     fn any_flipped_bit_ends_in_an_error(
         inline in prop::collection::vec(1..9000_usize, 0..4),

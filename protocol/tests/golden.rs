@@ -1,5 +1,5 @@
-//! The bytes on the wire, pinned; `docs/PROTOCOL.md` cites them. A change here is a change of the protocol: it needs a
-//! version or a feature bit, unless it adds a variant at an enum's end or an extension.
+//! Pins the bytes on the wire, which `docs/PROTOCOL.md` cites. A change here is a change of the protocol: it needs a
+//! version or a feature bit, unless it adds an extension, or a variant at the end of an enum.
 
 use bytes::Bytes;
 use thallus_protocol::codec::{Decoded, Decoder, FEATURES, FrameLimits, Preface, VERSIONS, VersionRange, encode};
@@ -16,7 +16,8 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).expect("hex")).collect()
 }
 
-/// Encodes to exactly these bytes (spaces left out), and decodes from them to the same message.
+/// Checks that a message encodes to exactly these bytes (spaces are ignored), and that they decode to the same message.
+#[expect(clippy::disallowed_methods, reason = "a test may read its environment, the protocol may not")]
 fn pinned(message: Message, payload: &'static [u8], golden: &str) {
     let frame = encode(&message, Bytes::from_static(payload), FrameLimits::default()).expect("encodes");
     let bytes = hex(&[&frame.head[..], &frame.payload[..]].concat());
@@ -83,12 +84,14 @@ fn handshake() {
     pinned(
         welcome(Ok(choice(Fencing::LeaseWord))),
         b"",
-        "25000000 00000000 914aaff0 6ab69417 01017300037563780461646472010380208040036b657903882008ac020480804080800400",
+        "25000000 00000000 914aaff0 6ab69417 \
+         01017300037563780461646472010380208040036b657903882008ac020480804080800400",
     );
     pinned(
         welcome(Ok(choice(Fencing::Revocation))),
         b"",
-        "25000000 00000000 b62f8a71 774b2116 01017300037563780461646472000380208040036b657903882008ac020480804080800400",
+        "25000000 00000000 b62f8a71 774b2116 \
+         01017300037563780461646472000380208040036b657903882008ac020480804080800400",
     );
     pinned(welcome(Err("none".into())), b"", "11000000 00000000 bc7d3c53 6c147466 01017301046e6f6e650480804080800400");
     pinned(Message::Ping(1), b"", "02000000 00000000 ef858460 e2ec51ec 0601");
@@ -264,25 +267,29 @@ fn a_lent_batch() {
     pinned(
         lent(None),
         b"",
-        "3b000000 00000000 7744db11 7ad56997 0404070106000207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "3b000000 00000000 7744db11 7ad56997 \
+         040407010600020702010500020105010302010502090201050302000102030201050401030201050504020105060301001002038020\
+         0103803010",
     );
     pinned(
         lent(Some(LeaseWord { at: range(1, 0x2000, 8), value: 1 << 63 })),
         b"",
-        "49000000 00000000 f77faa38 80a6e9ee 04040701060101804008808080808080808080010207020105000201050103020105020902010503020001020302010504010302010505040201050603010010020380200103803010",
+        "49000000 00000000 f77faa38 80a6e9ee \
+         040407010601018040088080808080808080800102070201050002010501030201050209020105030200010203020105040103020105\
+         05040201050603010010020380200103803010",
     );
 }
 
-/// A peer that knows more figures may send them; one that sends fewer is understood.
+/// A peer may send more figures than this build has, or fewer.
 #[test]
-fn figures_that_are_not_known_are_ignored() {
+fn unknown_figures_are_ignored() {
     let mut known = StreamStats::default();
     (known.rows, known.credit_wait_nanos) = (1, 12);
     assert_eq!(Vec::<(u16, u64)>::from(known), [(1, 1), (12, 12)]);
     assert_eq!(StreamStats::from(vec![(12, 12), (999, 5), (1, 1)]), known);
 }
 
-/// Every code that this build knows keeps its number, and numbers that it does not know survive.
+/// Every code of this build keeps its number, and unknown numbers survive.
 #[test]
 fn codes() {
     let stream: Vec<String> = (0..28).map(|code| format!("{:?}", StreamCode::from(code))).collect();
@@ -296,12 +303,14 @@ fn codes() {
     let close: Vec<String> = (0..9).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(
         close.join(" "),
-        "Normal ShuttingDown TooManyConnections ProtocolError IdleTimeout HandshakeTimeout Internal Unsupported Unknown(8)"
+        "Normal ShuttingDown TooManyConnections ProtocolError IdleTimeout HandshakeTimeout Internal Unsupported \
+         Unknown(8)"
     );
     let cancel: Vec<String> = (0..10).map(|code| format!("{:?}", CancelReason::from(code))).collect();
     assert_eq!(
         cancel.join(" "),
-        "Dropped ReadFailed InvalidBatch LeaseLost BatchTooLarge DeadlineExceeded OutOfMemory RequestFailed Unsupported Unknown(9)"
+        "Dropped ReadFailed InvalidBatch LeaseLost BatchTooLarge DeadlineExceeded OutOfMemory RequestFailed \
+         Unsupported Unknown(9)"
     );
     for code in 0..=u16::MAX {
         assert_eq!(u16::from(StreamCode::from(code)), code);

@@ -1,5 +1,5 @@
-//! The client is arbitrary. The server never panics, ends in a typed error or goes on, keeps every lease until it may
-//! end, and says no more than its limits allow.
+//! The client sends arbitrary messages. The server never panics, closes with a typed error or continues, keeps every
+//! lease until it may end, and sends no more bytes than its limits allow.
 
 mod pair;
 
@@ -14,10 +14,10 @@ use thallus_protocol::message::*;
 use thallus_protocol::server::{ServerCommand, ServerInput};
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, ServerConnection, StreamId, Timestamp};
 
-/// What happens to a server.
+/// An input to a server or an action of its driver.
 #[derive(Clone, Debug)]
 enum ServerOp {
-    Say(Message, usize),
+    Message(Message, usize),
     Schema(u32),
     Bytes(Vec<u8>),
     Engine(usize),
@@ -129,7 +129,7 @@ fn arb_to_server() -> impl Strategy<Value = (Message, usize)> {
 
 fn arb_server_op() -> impl Strategy<Value = ServerOp> {
     prop_oneof![
-        20 => arb_to_server().prop_map(|(message, payload)| ServerOp::Say(message, payload)),
+        20 => arb_to_server().prop_map(|(message, payload)| ServerOp::Message(message, payload)),
         3 => (1..7_u32).prop_map(ServerOp::Schema),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(ServerOp::Bytes),
         12 => (0..4_usize).prop_map(ServerOp::Engine),
@@ -155,7 +155,7 @@ impl Server {
     fn new(knobs: Knobs, scripts: Vec<Script>) -> Self {
         let (memory, theirs) = (Memory::new(knobs.max_leases), Memory::new(7));
         let mut driver = Driver::server(knobs, scripts);
-        // What a hostile client sends for an upload is nothing that was agreed on.
+        // The batches of a hostile client's uploads match no script.
         driver.borrow.trusts = false;
         Server { now: Timestamp::ZERO, driver, memory, theirs, pipe: Pipe::default() }
     }
@@ -172,7 +172,7 @@ impl Server {
 
     fn apply(&mut self, op: ServerOp) {
         match op {
-            ServerOp::Say(message, payload) => self.say(&message, payload),
+            ServerOp::Message(message, payload) => self.receive(&message, payload),
             ServerOp::Schema(stream) => {
                 let (stream, order, extensions) = (StreamId(stream), Vec::new(), Extensions::none());
                 let message = Message::Lender(FromLender::Schema { stream, order, extensions });
@@ -214,10 +214,10 @@ impl Server {
         }
     }
 
-    fn say(&mut self, message: &Message, payload: usize) {
+    fn receive(&mut self, message: &Message, payload: usize) {
         let before = self.pipe.len();
         self.handle(ServerInput::Received(&bytes_of(message, vec![7; payload].into())));
-        // An answer, a pull's worth of batches that waited, the ends of all streams; each clipped or within the limit.
+        // An answer, the waiting batches of a pull, the ends of all streams: each is clipped or within the limit.
         let knobs = &self.driver.knobs;
         let most = (u64::from(knobs.max_streams) + 4) * (6000 + 13_000);
         assert!(((self.pipe.len() - before) as u64) < most, "{message:?} makes {} bytes", self.pipe.len() - before);
@@ -227,7 +227,7 @@ impl Server {
         self.driver.machine.open_leases()
     }
 
-    /// The client is gone: every lease ends, and the connection with them.
+    /// Closes the control connection. All leases and the connection must end.
     fn finish(mut self) {
         self.handle(ServerInput::ControlLost("gone".into()));
         for _ in 0..3 {
@@ -238,16 +238,16 @@ impl Server {
     }
 }
 
-/// A hello, and a data plane that works.
+/// A hello, and a working data plane.
 fn greeting() -> Vec<ServerOp> {
     let offer = FabricOffer { kind: FabricKind::SIM, address: Bytes::new() };
     let hello = Hello { fabrics: vec![offer], max_loan_bytes: 1 << 20, ..Hello::default() };
     let up = FromBorrower::PathUp { transport: String::new(), lending: None, extensions: Extensions::none() };
     vec![
         ServerOp::Bytes(preface()),
-        ServerOp::Say(Message::Hello(hello), 0),
+        ServerOp::Message(Message::Hello(hello), 0),
         ServerOp::Answer,
-        ServerOp::Say(Message::Borrower(up), 0),
+        ServerOp::Message(Message::Borrower(up), 0),
     ]
 }
 
@@ -279,7 +279,7 @@ proptest! {
     }
 }
 
-/// It made the server forget its data plane: leases ended without its being closed.
+/// Regression: a second `PathUp` made the server lose its data plane, and leases ended before that was closed.
 #[test]
 fn a_second_fabric_up_does_not_end_leases_early() {
     let script = Script { batches: vec![Batch::Lent { rows: 10, own_region: false }], ending: Ending::Stall };
@@ -296,18 +296,18 @@ fn a_second_fabric_up_does_not_end_leases_early() {
         max_batch_bytes: 10_000,
     };
     let mut server = Server::new(knobs, vec![script]);
-    let run = [ServerOp::Say(execute(5000, LendFrom::Bytes(0)), 0), ServerOp::Engine(0), ServerOp::Engine(0)];
+    let run = [ServerOp::Message(execute(5000, LendFrom::Bytes(0)), 0), ServerOp::Engine(0), ServerOp::Engine(0)];
     for op in greeting().into_iter().chain(run) {
         server.apply(op);
     }
     assert_eq!(server.leases(), 1);
-    let Some(ServerOp::Say(again, _)) = greeting().pop() else { panic!("it ends with the path") };
-    server.say(&again, 0);
+    let Some(ServerOp::Message(again, _)) = greeting().pop() else { panic!("the greeting ends with PathUp") };
+    server.receive(&again, 0);
     assert_eq!(server.leases(), 1, "the data plane is not closed yet");
     server.finish();
 }
 
-/// Credit that no lender could honour is refused before it counts.
+/// Credit beyond the lender's limit is refused before it takes effect.
 #[test]
 fn credit_has_the_lenders_limit() {
     let knobs = Knobs {
@@ -337,16 +337,16 @@ fn credit_has_the_lenders_limit() {
             server.apply(op);
         }
         for message in &messages {
-            server.say(message, 0);
+            server.receive(message, 0);
         }
         assert_eq!(server.driver.closed.is_some(), ends, "{messages:?}: {:?}", server.driver.closed);
         server.finish();
     }
 }
 
-/// What is not known is refused in words, and the connection goes on.
+/// An unknown request or critical extension fails its stream, and the connection continues.
 #[test]
-fn an_unknown_request_is_refused_and_the_connection_goes_on() {
+fn an_unknown_request_is_refused_and_the_connection_continues() {
     let unknown = Request::Unknown { kind: 77, body: Bytes::from_static(b"what") };
     let critical = Extensions::none().with(CRITICAL | 3, Bytes::new());
     let ignored = Extensions::none().with(3, Bytes::from_static(b"a hint"));
@@ -363,7 +363,7 @@ fn an_unknown_request_is_refused_and_the_connection_goes_on() {
             server.apply(op);
         }
         let open = Open { stream: StreamId(1), request, options: OpenOptions::default(), extensions };
-        server.say(&Message::Open(open), 0);
+        server.receive(&Message::Open(open), 0);
         assert_eq!(server.driver.closed, None);
         assert_eq!(server.driver.machine.lender().open_streams(), usize::from(!refused));
         let next = Open {
@@ -372,13 +372,13 @@ fn an_unknown_request_is_refused_and_the_connection_goes_on() {
             options: OpenOptions::default(),
             extensions: Extensions::none(),
         };
-        server.say(&Message::Open(next), 0);
+        server.receive(&Message::Open(next), 0);
         assert_eq!(server.driver.machine.lender().open_streams(), 1 + usize::from(!refused));
         server.finish();
     }
 }
 
-/// A client that opens uploads without end, and never says that it knows of their refusal.
+/// A client that opens more and more uploads, and never acknowledges their refusal.
 #[test]
 fn refused_uploads_are_bounded() {
     let script = Script { batches: vec![], ending: Ending::Stall };
@@ -393,7 +393,7 @@ fn refused_uploads_are_bounded() {
             options: OpenOptions::default(),
             extensions: Extensions::none(),
         };
-        server.say(&Message::Open(open), 0);
+        server.receive(&Message::Open(open), 0);
         server.driver.closed.is_none() && server.driver.plane == pair::end::Plane::Open
     });
     let opened = opened.count();

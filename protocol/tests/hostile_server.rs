@@ -1,5 +1,5 @@
-//! The server is arbitrary. The client never panics, ends in a typed error or goes on, tells each stream's end once,
-//! and holds no more than it granted.
+//! The server sends arbitrary messages. The client never panics, closes with a typed error or continues, reports the
+//! end of each stream once, and holds no more bytes than it granted.
 
 mod pair;
 
@@ -18,16 +18,16 @@ use thallus_protocol::inline::{InlineLimits, decode_schema, encode_schema};
 use thallus_protocol::layout::{BatchDescriptor, Detail, NodeDescriptor, Piece};
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan};
 use thallus_protocol::message::*;
-use thallus_protocol::testing::mutate_descriptor;
 use thallus_protocol::{
     ClientConnection, ConnectionError, FabricKind, LeaseId, PartId, PeerMisbehaved, ReadId, RegionId, RemoteRange,
     StreamId, Timestamp,
 };
+use thallus_protocol_testing::mutate_descriptor;
 
-/// What happens to a client.
+/// An input to a client or an action of its driver.
 #[derive(Clone, Debug)]
 enum ClientOp {
-    Say(Message, usize),
+    Message(Message, usize),
     Schema(u32),
     Lent {
         stream: u32,
@@ -46,17 +46,17 @@ enum ClientOp {
     Upload {
         lent: bool,
     },
-    /// The source of an upload does a step.
+    /// A step of an upload's source.
     Source(usize, bool),
     Withdraw(usize),
-    Ask(usize, usize),
+    ReadPart(usize, usize),
     GiveUp(usize),
     Take,
     Cancel(u32),
     Advance(u64),
 }
 
-/// What is wrong with a lent batch.
+/// A fault in a lent batch.
 #[derive(Clone, Debug)]
 enum Twist {
     Nothing,
@@ -118,13 +118,14 @@ fn arb_extensions() -> impl Strategy<Value = Extensions> {
     prop_oneof![12 => Just(Extensions::none()), 1 => extensions]
 }
 
-/// About what the client lends.
+/// Messages about streams that the client lends.
 fn arb_from_borrower() -> impl Strategy<Value = FromBorrower> {
     let stream = || (0..8_u32).prop_map(StreamId);
     let credit = prop_oneof![3 => 0..7000_u64, 1 => any_edge()];
     prop_oneof![
         6 => (stream(), credit).prop_map(|(stream, total)| FromBorrower::Credit { stream, total }),
-        6 => prop::collection::vec((1..10_u64).prop_map(LeaseId), 0..3).prop_map(|leases| FromBorrower::Release { leases }),
+        6 => prop::collection::vec((1..10_u64).prop_map(LeaseId), 0..3)
+            .prop_map(|leases| FromBorrower::Release { leases }),
         2 => (stream(), any::<u16>())
             .prop_map(|(stream, reason)| FromBorrower::Cancel { stream, reason: reason.into() }),
         2 => Just(up()),
@@ -158,7 +159,7 @@ fn arb_to_client() -> impl Strategy<Value = (Message, usize)> {
 fn arb_client_op() -> impl Strategy<Value = ClientOp> {
     let lent = (0..4_u32, prop_oneof![9 => 0..4_u64, 1 => any::<u64>()], 0..9_u64, 0..30_u64, arb_twist());
     prop_oneof![
-        12 => arb_to_client().prop_map(|(message, payload)| ClientOp::Say(message, payload)),
+        12 => arb_to_client().prop_map(|(message, payload)| ClientOp::Message(message, payload)),
         3 => (0..4_u32).prop_map(ClientOp::Schema),
         8 => lent.prop_map(|(stream, seq, lease, rows, twist)| ClientOp::Lent { stream, seq, lease, rows, twist }),
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(ClientOp::Bytes),
@@ -170,7 +171,7 @@ fn arb_client_op() -> impl Strategy<Value = ClientOp> {
         2 => any::<bool>().prop_map(|lent| ClientOp::Upload { lent }),
         6 => (0..4_usize, any::<bool>()).prop_map(|(k, ends)| ClientOp::Source(k, ends)),
         1 => (0..4_usize).prop_map(ClientOp::Withdraw),
-        4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::Ask(k, parts)),
+        4 => (0..4_usize, 0..3_usize).prop_map(|(k, parts)| ClientOp::ReadPart(k, parts)),
         2 => (0..4_usize).prop_map(ClientOp::GiveUp),
         3 => Just(ClientOp::Take),
         1 => (1..4_u32).prop_map(ClientOp::Cancel),
@@ -191,7 +192,7 @@ fn hello(fencing: Fencing) -> Welcome {
     Welcome { name: "x".into(), fabric: Ok(choice), limits, extensions: Extensions::none() }
 }
 
-/// An upload, as its source and its application see it.
+/// State of an upload in its source and its application.
 #[derive(Debug, Default)]
 struct Source {
     lent: bool,
@@ -201,26 +202,26 @@ struct Source {
     answered: bool,
 }
 
-/// A client's driver that does what it must, and an application that believes what it is told.
+/// A client's driver that keeps the contract, and an application that follows the events.
 struct Client {
     now: Timestamp,
     machine: ClientConnection,
-    /// Whether the lease word is read at the end.
+    /// Outstanding reads, each with whether it includes a lease word.
     reading: BTreeMap<ReadId, bool>,
     slabs: BTreeSet<ReadId>,
-    /// Of each stream: the next batch, whether it is over, what was delivered and not taken.
+    /// For each stream: the next sequence number, whether it has ended, the costs of batches not consumed yet.
     apps: BTreeMap<StreamId, (u64, bool, Vec<u64>)>,
     uploads: BTreeMap<StreamId, Source>,
     leases: BTreeMap<LeaseId, Option<u32>>,
     last_lease: u64,
     last_stream: u32,
-    /// Batches on demand: their buffers, what they owe.
+    /// Batches on demand: the lengths of their buffers, and the outstanding reads of their parts.
     held: BTreeMap<(StreamId, u64), (Vec<u64>, BTreeSet<PartId>)>,
     last_part: u64,
     asked: bool,
     ready: bool,
     closing: bool,
-    said: usize,
+    sent: usize,
     closed: Option<ConnectionError>,
 }
 
@@ -247,23 +248,23 @@ impl Client {
             asked: false,
             ready: false,
             closing: false,
-            said: 0,
+            sent: 0,
             closed: None,
         }
     }
 
     fn handle(&mut self, input: ClientInput<'_>) {
         self.machine.handle(self.now, input).expect("this driver keeps the contract");
-        let (mut outputs, mut said) = (0, 0);
+        let (mut outputs, mut sent) = (0, 0);
         loop {
             outputs += 1;
-            assert!(outputs < 1000, "outputs without end");
+            assert!(outputs < 1000, "one input makes {outputs} outputs");
             match self.machine.poll_output() {
                 ClientOutput::Wait(deadline) => {
                     assert!(self.closed.is_none() || deadline.is_none());
                     break;
                 }
-                ClientOutput::Transmit(frame) => said += frame.len(),
+                ClientOutput::Transmit(frame) => sent += frame.len(),
                 ClientOutput::CloseFabric => assert!(!std::mem::replace(&mut self.closing, true)),
                 ClientOutput::Borrower(task) => self.borrower_task(task),
                 ClientOutput::Lender(task) => self.lender_task(task),
@@ -278,11 +279,11 @@ impl Client {
                 }
             }
         }
-        self.said += said;
-        assert!(said < 15_000, "one input makes {said} bytes");
+        self.sent += sent;
+        assert!(sent < 15_000, "one input makes {sent} bytes");
         assert!(self.machine.lender().bytes_on_loan() <= LOAN);
         assert_eq!(self.machine.outstanding_reads(), self.reading.len());
-        // Memory here is within what was granted: the window of each stream, or one batch if that is larger.
+        // Memory stays within the granted credit: the window of each stream, or one batch if that is larger.
         let streams = self.apps.len() as u64;
         assert!((self.slabs.len() as u64) * 256 <= streams * (LOAN + BATCH + 512));
     }
@@ -329,7 +330,7 @@ impl Client {
     fn stream_event(&mut self, event: BorrowerEvent) {
         match event {
             BorrowerEvent::Batch { stream, seq, cost, payload } => {
-                let (next, over, untaken) = self.apps.get_mut(&stream).expect("a stream that was asked for");
+                let (next, over, untaken) = self.apps.get_mut(&stream).expect("a requested stream");
                 assert!(!*over && *next == seq);
                 *next += 1;
                 untaken.push(cost);
@@ -355,7 +356,7 @@ impl Client {
                 assert!(self.held.get_mut(&(stream, seq)).is_some_and(|(_, parts)| parts.remove(&part)));
             }
             BorrowerEvent::End { stream, .. } | BorrowerEvent::Failed { stream, .. } => {
-                let (_, over, _) = self.apps.get_mut(&stream).expect("a stream that was asked for");
+                let (_, over, _) = self.apps.get_mut(&stream).expect("a requested stream");
                 assert!(!std::mem::replace(over, true), "{stream:?} ends twice");
             }
             BorrowerEvent::Schema { stream, .. } => assert!(!self.apps[&stream].1),
@@ -408,17 +409,17 @@ impl Client {
         self.handle(ClientInput::Command(command));
     }
 
-    fn say(&mut self, message: &Message, payload: Bytes) {
+    fn receive(&mut self, message: &Message, payload: Bytes) {
         self.handle(ClientInput::Received(&bytes_of(message, payload)));
     }
 
     fn apply(&mut self, op: ClientOp) {
         match op {
-            ClientOp::Say(message, payload) => self.say(&message, vec![7; payload].into()),
-            ClientOp::Schema(stream) => self.say(&schema_of(StreamId(stream), Vec::new()), schema_message()),
+            ClientOp::Message(message, payload) => self.receive(&message, vec![7; payload].into()),
+            ClientOp::Schema(stream) => self.receive(&schema_of(StreamId(stream), Vec::new()), schema_message()),
             ClientOp::Lent { stream, seq, lease, rows, twist } => {
                 let batch = lent(lease, rows, twist);
-                self.say(&lent_as(StreamId(stream), seq, batch), Bytes::new());
+                self.receive(&lent_as(StreamId(stream), seq, batch), Bytes::new());
             }
             ClientOp::Bytes(bytes) => self.handle(ClientInput::Received(&bytes)),
             ClientOp::Read(k, found) => {
@@ -426,7 +427,7 @@ impl Client {
                 self.complete(read, found.map_err(|()| ReadProblem::failed("no")));
             }
             ClientOp::Answer => self.answer(),
-            ClientOp::Ask(k, parts) => {
+            ClientOp::ReadPart(k, parts) => {
                 let k = k % self.held.len().max(1);
                 let Some((&(stream, seq), (buffers, due))) = self.held.iter_mut().nth(k) else { return };
                 self.last_part += 1;
@@ -515,7 +516,7 @@ impl Client {
         self.handle(ClientInput::ControlLost("gone".into()));
         self.answer();
         assert_eq!((self.machine.open_streams(), self.machine.outstanding_reads()), (0, 0));
-        self.closed.expect("it closes")
+        self.closed.expect("the connection closes")
     }
 }
 
@@ -548,18 +549,18 @@ fn lent(lease: u64, rows: u64, twist: Twist) -> LentBatch {
     LentBatch { lease: LeaseId(lease), word, descriptor, places }
 }
 
-/// A welcome with a data plane that works, its region, and three queries of which two run.
+/// A welcome with a working data plane, its region, an upload, and three queries, of which two have a schema.
 fn welcome() -> Vec<ClientOp> {
     let data = Region { id: RegionId(2), base: DATA_BASE, len: 1 << 20, key: Bytes::new() };
     let mut ops = vec![
         ClientOp::Bytes(preface()),
-        ClientOp::Say(Message::Welcome(hello(Fencing::LeaseWord)), 0),
-        ClientOp::Say(Message::Lender(FromLender::Region(data)), 0),
+        ClientOp::Message(Message::Welcome(hello(Fencing::LeaseWord)), 0),
+        ClientOp::Message(Message::Lender(FromLender::Region(data)), 0),
         ClientOp::Answer,
     ];
     let credits = [(5000, false), (1000, true), (u64::MAX, false)];
     ops.extend(credits.map(|(credit, lazy)| ClientOp::Execute { credit, lazy }));
-    ops.extend([ClientOp::Schema(1), ClientOp::Schema(2), ClientOp::Say(Message::Borrower(up()), 0)]);
+    ops.extend([ClientOp::Schema(1), ClientOp::Schema(2), ClientOp::Message(Message::Borrower(up()), 0)]);
     ops.push(ClientOp::Upload { lent: true });
     ops
 }
@@ -593,53 +594,53 @@ fn welcomed() -> Client {
 fn a_piece_with_the_last_sequence_number() {
     let mut client = welcomed();
     let inline = |seq| Message::Lender(FromLender::Inline { stream: StreamId(1), seq, bytes: 20, more: true });
-    client.say(&inline(0), vec![0; 5].into());
-    client.say(&inline(u64::MAX), vec![0; 5].into());
+    client.receive(&inline(0), vec![0; 5].into());
+    client.receive(&inline(u64::MAX), vec![0; 5].into());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::StreamOrder { .. })), "{error}");
 }
 
-/// The client's own goodbye quotes what is wrong, which may be longer than a message.
+/// The client's goodbye quotes the error, which may be longer than a message may be.
 #[test]
 fn an_error_that_quotes_megabytes() {
     let field = Field::new("x".repeat(300_000), DataType::Int64, false);
     let parent = Field::new("parent", DataType::Struct(vec![field].into()), false);
-    let ipc = encode_schema(&Schema::new(vec![parent])).expect("IPC carries it");
+    let ipc = encode_schema(&Schema::new(vec![parent])).expect("IPC supports the schema");
     let mut client = Client::new(FrameLimits { message: 256 << 10, payload: 4 << 20 });
     for op in welcome().into_iter().take(7) {
         client.apply(op);
     }
-    client.say(&schema_of(StreamId(1), Vec::new()), ipc.into());
+    client.receive(&schema_of(StreamId(1), Vec::new()), ipc.into());
     let mut batch = lent(1, 3, Twist::Nothing);
     batch.descriptor.nodes[0].detail = Detail::Base(0);
-    client.say(&lent_as(StreamId(1), 0, batch), Bytes::new());
+    client.receive(&lent_as(StreamId(1), 0, batch), Bytes::new());
     let error = client.finish();
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })));
     assert!(error.to_string().len() > 300_000, "{error}");
 }
 
-/// Batches that are read in parts, in whatever order, cannot have their dictionaries from others.
+/// Parts of batches are read in any order, so these batches cannot use dictionaries of other batches.
 #[test]
 fn a_batch_on_demand_with_the_dictionary_of_another() {
     for (stream, refused) in [(StreamId(1), false), (StreamId(2), true)] {
         let field = Field::new("word", DataType::Dictionary(DataType::Int8.into(), DataType::Utf8.into()), false);
-        let ipc = encode_schema(&Schema::new(vec![field])).expect("IPC carries it");
+        let ipc = encode_schema(&Schema::new(vec![field])).expect("IPC supports the schema");
         let mut client = Client::new(frame());
         for op in welcome().into_iter().take(7) {
             client.apply(op);
         }
-        client.say(&schema_of(stream, Vec::new()), ipc.into());
+        client.receive(&schema_of(stream, Vec::new()), ipc.into());
         let node = NodeDescriptor { len: 16, nulls: 0, null_bit: 0, detail: Detail::SameValues };
         let descriptor = BatchDescriptor { rows: 16, nodes: vec![node], buffers: vec![16] };
         let mut batch = lent(1, 2, Twist::Descriptor(descriptor));
         batch.places.truncate(1);
-        client.say(&lent_as(stream, 0, batch), Bytes::new());
+        client.receive(&lent_as(stream, 0, batch), Bytes::new());
         let error = client.finish();
         assert_eq!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Layout { .. })), refused, "{error}");
     }
 }
 
-/// Whoever merges partitions looks at the columns that the server says they are sorted by.
+/// A merge of partitions accesses the columns of the sort order that the server announced.
 #[test]
 fn a_result_sorted_by_columns_that_it_does_not_have() {
     let sorted_by = |column, keys| {
@@ -648,10 +649,10 @@ fn a_result_sorted_by_columns_that_it_does_not_have() {
             client.apply(op);
         }
         let order = vec![SortKey { column, descending: true, nulls_first: true }; keys];
-        client.say(&schema_of(StreamId(1), order), schema_message());
+        client.receive(&schema_of(StreamId(1), order), schema_message());
         client.finish()
     };
-    let columns = decode_schema(&schema_message(), &InlineLimits::default()).expect("it decodes").fields().len();
+    let columns = decode_schema(&schema_message(), &InlineLimits::default()).expect("a valid schema").fields().len();
     let error = sorted_by(columns as u32, 1);
     assert!(matches!(error, ConnectionError::Peer(PeerMisbehaved::Schema { .. })), "{error}");
     let error = sorted_by(0, MAX_SORT_KEYS + 1);

@@ -1,4 +1,4 @@
-//! Batches survive Arrow IPC in messages; nothing hostile does harm.
+//! Batches survive Arrow IPC in messages. Hostile input is refused or harmless.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineError, InlineLimits, decode_schema, encode_schema};
 use thallus_protocol::layout::{MAX_DEPTH, Plan, describe, describe_compact};
-use thallus_protocol::testing::{
+use thallus_protocol_testing::{
     Dice, all_types, arb_batch, arb_batches, array, batch, mutate_bytes, same_array, same_batch, shared_views,
 };
 
-/// An encoder, unless the schema has the one thing that Arrow IPC cannot carry.
+/// An encoder, or `None` for a dictionary of dictionaries, the only type that Arrow IPC does not support.
 fn encoder(schema: &Schema) -> Option<(InlineEncoder, Vec<u8>)> {
     match InlineEncoder::new(schema) {
         Ok(encoder) => Some(encoder),
         Err(InlineError::Unsupported { data_type: DataType::Dictionary(_, values), .. }) => {
-            assert!(matches!(*values, DataType::Dictionary(_, _)), "{values} is carried by IPC");
+            assert!(matches!(*values, DataType::Dictionary(_, _)), "IPC supports {values}");
             None
         }
         Err(error) => panic!("{error}"),
@@ -29,7 +29,7 @@ fn decoder(schema: &[u8]) -> InlineDecoder {
     InlineDecoder::new(schema, InlineLimits::default()).unwrap()
 }
 
-// 256 cases each; more by PROPTEST_CASES.
+// 256 cases each; PROPTEST_CASES sets another number.
 proptest! {
     #[test]
     fn any_batches_survive(batches in arb_batches(3)) {
@@ -127,16 +127,16 @@ fn a_slice_sends_its_live_range_only() {
         let (mut encoder, _) = InlineEncoder::new(&schema).unwrap();
         let slice = batch(&schema, 4_000, &mut Dice::new(1)).slice(2_345, 2);
         let (lent, _) = describe(&Plan::new(&slice.schema()).unwrap(), &slice).unwrap();
-        // What is lent, and what IPC adds for alignment and metadata.
+        // The size of the lent batch, and the size of IPC's padding and metadata.
         let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&slice).unwrap().len();
-        assert!(sent <= most, "{data_type}: {sent} bytes for two rows, not {most}");
+        assert!(sent <= most, "{data_type}: {sent} bytes for two rows, more than {most} bytes");
     }
 }
 
-/// As a scan, a join or a sort leaves them: data buffers of which little is needed, or none.
+/// After a scan, a join or a sort, views often reference little or nothing of their data buffers.
 #[test]
-fn views_send_what_they_need_of_their_buffers() {
+fn views_send_only_the_referenced_parts_of_their_buffers() {
     for seed in 0..50 {
         let array = shared_views(&DataType::Utf8View, true, 100, &mut Dice::new(seed));
         let batch = RecordBatch::try_from_iter_with_nullable([("v", array, true)]).unwrap();
@@ -144,7 +144,7 @@ fn views_send_what_they_need_of_their_buffers() {
         let lent = describe_compact(&Plan::new(&batch.schema()).unwrap(), &batch).unwrap().descriptor;
         let most = lent.live_bytes() as usize + 1024 + 160 * (lent.buffers.len() + lent.nodes.len());
         let sent = encoder.encode(&batch).unwrap();
-        assert!(sent.len() <= most, "seed {seed}: {} bytes, not {most}", sent.len());
+        assert!(sent.len() <= most, "seed {seed}: {} bytes, more than {most} bytes", sent.len());
         let back = decoder(&schema).decode(sent.into()).unwrap();
         assert_eq!(same_batch(&batch, &back), Ok(()), "seed {seed}");
     }
@@ -154,7 +154,7 @@ fn views_send_what_they_need_of_their_buffers() {
 fn aligned_messages_are_not_copied() {
     let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(0..999)) as _)]).unwrap();
     let (mut encoder, schema) = InlineEncoder::new(&batch.schema()).unwrap();
-    // The allocator of `Vec<u8>` promises no alignment; a connection's receive buffer has to.
+    // The allocator of `Vec<u8>` guarantees no alignment; a connection's receive buffer must.
     let encoded = encoder.encode(&batch).unwrap();
     let mut message = vec![0; encoded.len() + 64];
     let shift = message.as_ptr().align_offset(64);
@@ -174,9 +174,8 @@ fn exactly_one_batch_is_in_a_message() {
     let message = encoder.encode(&batch).unwrap();
     let decode = |bytes: Vec<u8>| decoder(&schema).decode(bytes.into()).unwrap_err();
     let expected = message.len();
-    assert!(
-        matches!(decode([message.clone(), message.clone()].concat()), InlineError::Trailing { extra } if extra == expected)
-    );
+    let error = decode([message.clone(), message.clone()].concat());
+    assert!(matches!(error, InlineError::Trailing { extra } if extra == expected));
     assert!(matches!(decode(Vec::new()), InlineError::CutOff { .. }));
     assert!(matches!(decode(message[..message.len() - 1].to_vec()), InlineError::CutOff { what: "the body", .. }));
     assert!(matches!(decode(schema.clone()), InlineError::Unexpected { .. }));
@@ -201,8 +200,8 @@ fn schemas_survive_and_are_bounded() {
         let list = |item, _| DataType::List(Arc::new(Field::new("item", item, true)));
         encode_schema(&Schema::new(vec![Field::new("f", (1..levels).fold(DataType::Int8, list), true)]))
     };
-    // The verifier of flatbuffers stops a little short of what layout allows; that is an error too, and not a surprise
-    // for the borrower.
+    // The verifier of flatbuffers allows slightly less depth than layout. The encoder reports that as an error, so the
+    // borrower never receives such a schema.
     assert!(nested(MAX_DEPTH - 4).is_ok(), "{:?}", nested(MAX_DEPTH - 4));
     assert!(matches!(nested(MAX_DEPTH), Err(InlineError::Flatbuffer { .. })));
     assert!(matches!(nested(MAX_DEPTH + 1), Err(InlineError::Layout(_))));

@@ -1,4 +1,4 @@
-//! Any batch survives being described, read into a slab and rebuilt; nothing hostile does harm.
+//! Any batch survives being described, read into a slab and rebuilt. Hostile input is refused or harmless.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, Described, Detail, Extent, LayoutError, LayoutLimits, LayoutProblem,
     NodeDescriptor, Plan, SLAB_ALIGNMENT, SlabLayout, rebuild_with,
 };
-use thallus_protocol::testing::{
+use thallus_protocol_testing::{
     Dice, Distrust, all_types, arb_batch, arb_schema, array, batch, mutate_bytes, mutate_descriptor, same_array,
     same_batch, shared_views,
 };
 
-/// More than any batch in memory has.
+/// Limits that no batch in memory exceeds.
 const UNLIMITED: LayoutLimits =
     LayoutLimits { max_bytes: i64::MAX as u64, max_len: i64::MAX as u64, max_buffers: usize::MAX };
 
@@ -41,7 +41,7 @@ fn describe_compact(batch: &RecordBatch) -> Result<Described, LayoutError> {
     layout::describe_compact(&Plan::new(&batch.schema())?, batch)
 }
 
-/// Whatever passes our own validation has to pass Arrow's.
+/// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild_checked(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     rebuild_with(descriptor, buffers, &Distrust)
 }
@@ -50,14 +50,14 @@ fn rebuild(schema: &SchemaRef, descriptor: &BatchDescriptor, buffers: &[Buffer])
     rebuild_checked(&check(schema, descriptor, &UNLIMITED)?, buffers)
 }
 
-/// Copies what is lent into a fresh slab, where `check` says, as a one-sided read does.
+/// Copies the lent bytes into a new slab at the offsets from `check`, as a one-sided read does.
 fn read(schema: &SchemaRef, descriptor: &BatchDescriptor, lent: &[Buffer]) -> Result<Vec<Buffer>, LayoutError> {
     let checked = check(schema, descriptor, &LayoutLimits::default())?;
     let slab = Buffer::from(slab(checked.layout(), lent));
     Ok(cut(&slab, checked.layout()))
 }
 
-/// As `read`, and rebases views where they lie.
+/// Does the same as `read`, and rebases views in place.
 fn read_and_rebase(
     schema: &SchemaRef,
     descriptor: &BatchDescriptor,
@@ -66,7 +66,7 @@ fn read_and_rebase(
     let mut checked = check(schema, descriptor, &LayoutLimits::default())?;
     let mut slab = slab(checked.layout(), lent);
     for rebase in checked.rebases() {
-        // In pieces, as it suits the owner of the slab.
+        // In pieces, because the owner of a slab may choose their size.
         let views = &mut slab[rebase.range.offset as usize..][..rebase.range.len as usize];
         views.chunks_mut(16 * 7).for_each(|views| rebase.apply(views));
     }
@@ -95,7 +95,7 @@ fn round_trip(batch: &RecordBatch) -> RecordBatch {
     let descriptor: BatchDescriptor = postcard::from_bytes(&bytes).unwrap();
     let slices = read(&batch.schema(), &descriptor, &lent).expect("an honest descriptor passes");
     let back = rebuild(&batch.schema(), &descriptor, &slices).expect("honest bytes pass");
-    // Views are rebased where they lie, too, and strings that lie scattered may have been copied side by side.
+    // Also with views rebased in place, and with scattered strings copied side by side.
     let compact = describe_compact(batch).expect("a valid batch can be described");
     for (descriptor, lent) in [(descriptor, lent), (compact.descriptor, compact.buffers)] {
         let (descriptor, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
@@ -108,11 +108,11 @@ fn round_trip(batch: &RecordBatch) -> RecordBatch {
 fn is_valid(batch: &RecordBatch) {
     for column in batch.columns() {
         assert_eq!(column.len(), batch.num_rows());
-        column.to_data().validate_full().expect("an array that was accepted is valid");
+        column.to_data().validate_full().expect("an accepted array is valid");
     }
 }
 
-// 256 cases each; more by PROPTEST_CASES.
+// 256 cases each; PROPTEST_CASES sets another number.
 proptest! {
     #[test]
     fn any_batch_survives(batch in arb_batch()) {
@@ -146,13 +146,14 @@ proptest! {
                 is_valid(&back);
             }
         }
-        // ... and whatever bytes have the lengths that it asks for.
+        // ... and arbitrary bytes of the lengths that it states.
         if let Ok(checked) = check(&schema, &descriptor, &limits) {
             let layout = checked.layout();
             prop_assert!(layout.len <= limits.max_bytes);
             let mut dice = Dice::new(seed);
             let bytes: Vec<_> = layout.ranges.iter().map(|range| {
-                let mut bytes = if dice.one_in(2) { vec![0; range.len as usize] } else { dice.bytes(range.len as usize) };
+                let len = range.len as usize;
+                let mut bytes = if dice.one_in(2) { vec![0; len] } else { dice.bytes(len) };
                 mutate_bytes(&mut bytes, &mut dice);
                 Buffer::from_vec(bytes)
             }).collect();
@@ -195,9 +196,9 @@ proptest! {
         is_valid(&back);
         prop_assert_eq!(same_batch(&batch, &back), Ok(()));
         let (descriptor, lent) = describe(&batch).unwrap();
-        prop_assert!(!lent[1..].iter().any(|buffer| buffer.is_empty()), "what is not referenced is not lent");
+        prop_assert!(!lent[1..].iter().any(|buffer| buffer.is_empty()), "an empty data buffer is lent");
 
-        // Whatever stands where a view is null.
+        // Null views contain arbitrary bytes.
         let mut dice = Dice::new(seed);
         let mut lent = lent;
         let nulls = batch.column(0).nulls().cloned();
@@ -212,14 +213,14 @@ proptest! {
         let (in_place, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
         let as_it_came = check(&batch.schema(), &descriptor, &UNLIMITED).unwrap();
         for (descriptor, lent) in [(&as_it_came, &lent), (&in_place, &read)] {
-            let back = rebuild_checked(descriptor, lent).expect("what is null does not matter");
+            let back = rebuild_checked(descriptor, lent).expect("null views are ignored");
             is_valid(&back);
             prop_assert_eq!(same_batch(&batch, &back), Ok(()));
         }
     }
 
     #[test]
-    fn buffers_at_odd_addresses_are_used_all_the_same(batch in arb_batch(), shift in 1..16_usize) {
+    fn buffers_at_odd_addresses_are_accepted(batch in arb_batch(), shift in 1..16_usize) {
         let (descriptor, lent) = describe(&batch).unwrap();
         let odd: Vec<Buffer> = lent.iter().map(|buffer| {
             let mut bytes = vec![0xaa; shift];
@@ -232,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn lent_buffers_are_the_batch_s_own(schema in arb_schema(), rows in 0..40_usize, seed in any::<u64>()) {
+    fn lent_buffers_are_no_copies(schema in arb_schema(), rows in 0..40_usize, seed in any::<u64>()) {
         let batch = batch(&schema, rows, &mut Dice::new(seed));
         let (_, lent) = describe(&batch).unwrap();
         let mut own = Vec::new();
@@ -251,7 +252,7 @@ fn addresses(data: &arrow_data::ArrayData, out: &mut Vec<(usize, usize)>) {
     data.child_data().iter().for_each(|child| addresses(child, out));
 }
 
-/// Every type by name, every slice of an array of twelve, so that a failure says which type and which slice.
+/// Tests every slice of an array of twelve for every type. A failure names the type and the slice.
 #[test]
 fn every_type_survives_every_slice() {
     for data_type in all_types() {
@@ -265,7 +266,7 @@ fn every_type_survives_every_slice() {
                     same_array(batch.column(0), back.column(0))
                         .unwrap_or_else(|e| panic!("{data_type} nullable {nullable} [{start}..][..{len}]: {e}"));
                     is_valid(&back);
-                    // Arrow's own idea of equality agrees, where NaN does not spoil it.
+                    // Arrow's equality agrees, except for NaN.
                     if !data_type.is_floating() {
                         assert_eq!(batch.column(0).to_data(), back.column(0).to_data(), "{data_type}");
                     }
@@ -315,7 +316,7 @@ fn each_nested_type_lends_its_live_range_only() {
     ];
     for (name, column, most) in columns {
         let batch = RecordBatch::try_from_iter([(name, column)]).unwrap().slice(70_000, 10);
-        assert!(lent_bytes(&batch) <= most, "{name}: {} bytes, not {most}", lent_bytes(&batch));
+        assert!(lent_bytes(&batch) <= most, "{name}: {} bytes, more than {most} bytes", lent_bytes(&batch));
         assert_eq!(same_batch(&batch, &round_trip(&batch)), Ok(()), "{name}");
     }
 }
@@ -348,7 +349,7 @@ fn rows_survive_without_columns_and_unions_without_variants() {
 }
 
 #[test]
-fn what_is_not_sliced_is_not_copied_by_either_side() {
+fn a_whole_batch_is_copied_by_neither_side() {
     for data_type in all_types() {
         let schema = Arc::new(Schema::new(vec![Field::new("column", data_type.clone(), true)]));
         let whole = batch(&schema, 20, &mut Dice::new(3));
@@ -361,14 +362,14 @@ fn what_is_not_sliced_is_not_copied_by_either_side() {
             Detail::Views(extents) => (0..).zip(extents).all(|(buffer, e)| e.buffer == buffer && e.base == 0),
             _ => true,
         });
-        // Where nothing has to be rebased, every byte of the arrays lies in the slab; values do in any case.
+        // If nothing has to be rebased, every byte of the arrays lies in the slab. Values always lie in the slab.
         let mut own = Vec::new();
         addresses(&back.column(0).to_data(), &mut own);
         let in_slab = |(low, high): &(usize, usize)| {
             slab.iter().any(|b| b.as_ptr() as usize <= *low && *high <= b.as_ptr() as usize + b.len())
         };
         let copied = own.iter().filter(|range| range.1 > range.0 && !in_slab(range)).count();
-        // Booleans may be moved to bit 0, and arrow gives an empty array an offset of its own.
+        // Booleans may be moved to bit 0, and arrow allocates the offset of an empty array.
         let moves = |node: &&NodeDescriptor| node.len == 0 || matches!(node.detail, Detail::Bits { .. });
         let moved = descriptor.nodes.iter().filter(moves).count();
         let may_copy = if bases_are_zero { moved } else { moved + descriptor.nodes.len() };
@@ -377,7 +378,7 @@ fn what_is_not_sliced_is_not_copied_by_either_side() {
 }
 
 #[test]
-fn what_is_wrong_and_where_is_said() {
+fn errors_contain_the_problem_and_the_path() {
     let item = Field::new("item", DataType::Utf8, true);
     let list = Field::new("list", DataType::List(Arc::new(item)), true);
     let schema = Arc::new(Schema::new(vec![Field::new("s", DataType::Struct(vec![list].into()), true)]));
@@ -438,7 +439,7 @@ fn fields_that_are_not_nullable_stay_free_of_nulls() {
     }
 }
 
-/// Two strings of a data buffer with much between them, and one of another; a data buffer that none needs.
+/// Three data buffers: no view references the first, two references to the second are far apart, one is to the third.
 fn sparse_views() -> RecordBatch {
     let mut text = "first string, long".to_owned();
     text.push_str(&" ".repeat(100_000));
@@ -459,7 +460,7 @@ fn sparse_views() -> RecordBatch {
 }
 
 #[test]
-fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
+fn only_the_referenced_parts_of_a_data_buffer_are_lent() {
     let batch = sparse_views();
     let (descriptor, lent) = describe(&batch).unwrap();
     let extents = [(1, 0), (1, 100_018), (2, 0)].map(|(buffer, base)| Extent { buffer, base });
@@ -467,7 +468,7 @@ fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
     assert_eq!(descriptor.buffers, [48, 18, 19, 18]);
     let back = round_trip(&batch);
     assert_eq!(same_batch(&batch, &back), Ok(()));
-    // In the slab, no byte is copied.
+    // The array uses the slab's bytes without a copy.
     let (descriptor, read) = read_and_rebase(&batch.schema(), &descriptor, &lent).unwrap();
     let back = rebuild_checked(&descriptor, &read).unwrap();
     let views = back.column(0).to_data();
@@ -478,7 +479,7 @@ fn of_a_data_buffer_that_is_needed_in_part_parts_are_lent() {
 }
 
 #[test]
-fn strings_from_all_over_are_copied_side_by_side() {
+fn scattered_strings_are_copied_side_by_side() {
     let strings: Vec<String> = (0..10_000).map(|n| format!("the string of number {n}")).collect();
     let views: ArrayRef = Arc::new(StringViewArray::from_iter_values(&strings));
     let whole = RecordBatch::try_from_iter([("s", views)]).unwrap();
@@ -495,14 +496,14 @@ fn strings_from_all_over_are_copied_side_by_side() {
     assert_eq!((compact.descriptor.live_bytes(), compact.copied), (16 * 50 + used, 16 * 50 + used));
     let back = rebuild(&batch.schema(), &compact.descriptor, &compact.buffers).unwrap();
     assert_eq!(same_batch(&batch, &back), Ok(()));
-    // Nor is anything copied of what lies one behind the other.
+    // Contiguous strings are not copied.
     assert_eq!(describe_compact(&whole).unwrap().copied, 0);
 }
 
 type Change<'a> = &'a dyn Fn(&mut Vec<Extent>, &mut Vec<u64>);
 
 #[test]
-fn extents_are_held_against_each_other_and_views_against_them() {
+fn extents_are_checked_against_each_other_and_views_against_extents() {
     let batch = sparse_views();
     let (schema, limits) = (batch.schema(), LayoutLimits::default());
     let (descriptor, lent) = describe(&batch).unwrap();
@@ -528,7 +529,7 @@ fn extents_are_held_against_each_other_and_views_against_them() {
     let fewer = with(&|extents, _| extents.truncate(2));
     assert!(matches!(check(&schema, &fewer, &limits).unwrap_err().problem(), LayoutProblem::ExtraBuffers { .. }));
 
-    // Into a gap, into a buffer that was not lent, and beyond an extent.
+    // Views into a gap, into a buffer that was not lent, and beyond an extent.
     let elsewhere: [Change<'_>; 3] =
         [&|extents, _| extents[1].base -= 100, &|extents, _| extents[2].buffer = 3, &|extents, _| extents[0].base = 1];
     for (at, change) in [1, 0, 2].into_iter().zip(elsewhere) {

@@ -1,5 +1,5 @@
-//! Batches on demand, step by step: when they are read, when their leases and their credit go back, and the answer to a
-//! question after something has happened since the one before.
+//! Batches on demand, step by step: when parts are read, when leases and credit are returned, and the answers to reads
+//! after a lease, a stream, a server or a data plane was lost.
 
 mod pair;
 
@@ -28,7 +28,7 @@ fn execute(credit: u64, deadline_ms: Option<u64>) -> Op {
     Op::Execute { script: 0, options }
 }
 
-/// A lazy stream of so many batches of ten rows, as many of them at the client as fit its window.
+/// A lazy stream of batches of ten rows. The client has received as many as fit its window.
 fn begun(knobs: Knobs, batches: usize, ending: Ending, credit: u64, deadline_ms: Option<u64>) -> Pair {
     let script = Script { batches: vec![Batch::Lent { rows: 10, own_region: false }; batches], ending };
     let mut pair = Pair::new(knobs, vec![script]);
@@ -41,25 +41,25 @@ fn begun(knobs: Knobs, batches: usize, ending: Ending, credit: u64, deadline_ms:
     pair
 }
 
-/// Everything but reads and asks.
+/// All steps except reads and requests for parts.
 fn turn(pair: &mut Pair) {
     for op in [Op::ToServer(ALL), Op::Engine(0), Op::ToClient(ALL)] {
         pair.apply(op);
     }
 }
 
-/// As [`turn`], once releases are not held back any more.
+/// Does the same as [`turn`], after the time for which releases are held back.
 fn later(pair: &mut Pair) {
     pair.apply(Op::Advance(MOMENT));
     turn(pair);
 }
 
-fn ask() -> Op {
+fn read_part() -> Op {
     // Rows 2 to 5 of the second column.
-    Op::Ask(0, vec![(1, 16, 24)])
+    Op::ReadPart(0, vec![(1, 16, 24)])
 }
 
-/// All reads that can be made.
+/// Completes all reads.
 fn read(pair: &mut Pair) {
     for _ in 0..20 {
         pair.apply(Op::Read(0));
@@ -71,15 +71,15 @@ fn app(pair: &Pair) -> &App {
 }
 
 #[test]
-fn nothing_is_read_until_it_is_asked_for_and_the_lease_goes_back_when_it_is_given_up() {
+fn nothing_is_read_before_a_request_and_the_lease_ends_with_the_batch() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     assert_eq!((pair.client.machine.outstanding_reads(), pair.server.machine.open_leases()), (0, 1));
-    assert_eq!(app(&pair).over, Some(Ok(())), "the stream is whole, and its batch is held");
-    for asks in 1..4 {
-        pair.apply(ask());
+    assert_eq!(app(&pair).over, Some(Ok(())), "the stream has ended, and its batch is held");
+    for count in 1..4 {
+        pair.apply(read_part());
         assert_eq!(pair.client.machine.outstanding_reads(), 1);
         read(&mut pair);
-        assert_eq!(app(&pair).answers, vec![Ok(()); asks]);
+        assert_eq!(app(&pair).answers, vec![Ok(()); count]);
         turn(&mut pair);
         assert_eq!(pair.server.machine.open_leases(), 1);
     }
@@ -90,13 +90,13 @@ fn nothing_is_read_until_it_is_asked_for_and_the_lease_goes_back_when_it_is_give
 }
 
 #[test]
-fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
+fn a_batch_given_up_during_a_read_is_released_after_the_read() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::GiveUp(0));
     assert_eq!(app(&pair).answers, [Err(StreamError::Cancelled)]);
     turn(&mut pair);
-    assert_eq!(pair.server.machine.open_leases(), 1, "its memory is still being read");
+    assert_eq!(pair.server.machine.open_leases(), 1, "the memory of the batch is still being read");
     read(&mut pair);
     later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 0);
@@ -104,9 +104,9 @@ fn given_up_while_it_is_read_the_lease_goes_back_when_the_read_is_over() {
 }
 
 #[test]
-fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
+fn a_lease_lost_after_its_batch_was_given_up_fails_nothing() {
     let mut pair = begun(plain(), 2, Ending::Stall, 1 << 20, Some(100_000));
-    for op in [ask(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
+    for op in [read_part(), Op::Read(0), Op::GiveUp(0), Op::Advance(pair::LEASE_TIMEOUT)] {
         pair.apply(op);
     }
     read(&mut pair);
@@ -116,7 +116,7 @@ fn a_lease_that_is_lost_after_it_was_given_up_is_nobodys_loss() {
 
 #[test]
 fn a_borrower_that_holds_its_window_gets_no_batch_until_it_gives_one_up() {
-    // Each costs 2 * 128 + 256.
+    // Each batch costs 2 * 128 + 256 bytes.
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
     for _ in 0..10 {
         turn(&mut pair);
@@ -130,34 +130,34 @@ fn a_borrower_that_holds_its_window_gets_no_batch_until_it_gives_one_up() {
     pair.finish();
 }
 
-/// A borrower that waits for a batch and gives up none does not wait forever: the server takes its leases back.
+/// A borrower that holds its whole window does not wait forever for the next batch: the server revokes its leases.
 #[test]
-fn a_borrower_that_holds_its_batches_for_too_long_is_told() {
+fn a_borrower_that_holds_its_batches_for_too_long_gets_an_error() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
     pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
     turn(&mut pair);
     let over = format!("{:?}", app(&pair).over);
     assert!(over.contains("LeaseExpired"), "{over}");
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(format!("{:?}", app(&pair).answers).contains("LeaseExpired"));
     pair.finish();
 }
 
 #[test]
-fn a_lease_that_is_revoked_between_two_asks_is_found_out() {
+fn a_lease_revoked_between_two_reads_is_detected() {
     for whole in [true, false] {
         let ending = if whole { Ending::Finish } else { Ending::Stall };
         let mut pair = begun(plain(), 2, ending, 1 << 20, Some(100_000));
-        pair.apply(ask());
+        pair.apply(read_part());
         read(&mut pair);
-        // The client does not hear of it before it asks.
+        // The client is not notified before its next read.
         pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
         assert_eq!(pair.server.machine.open_leases(), 0);
-        pair.apply(ask());
+        pair.apply(read_part());
         read(&mut pair);
         assert_eq!(app(&pair).answers, [Ok(()), Err(StreamError::LeaseLost { seq: 0 })]);
         let over = &app(&pair).over;
-        assert_eq!(over.as_ref().map(Result::is_ok), Some(whole), "what was whole stays so: {over:?}");
+        assert_eq!(over.as_ref().map(Result::is_ok), Some(whole), "a stream that has ended stays ended: {over:?}");
         pair.finish();
     }
 }
@@ -174,31 +174,31 @@ fn a_region_that_was_retired_with_the_lease_is_no_misbehaviour() {
     }
     pair.apply(Op::Advance(pair::LEASE_TIMEOUT));
     pair.apply(Op::ToClient(ALL));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert_eq!(app(&pair).answers, [Err(StreamError::LeaseLost { seq: 0 })]);
-    assert_eq!(pair.client.machine.outstanding_reads(), 0, "nothing was posted");
+    assert_eq!(pair.client.machine.outstanding_reads(), 0, "no read was posted");
     assert_eq!(pair.finish()[1], ConnectionError::Closed);
 }
 
 #[test]
-fn a_server_that_dies_between_two_asks_and_during_one() {
+fn a_server_that_dies_between_two_reads_or_during_one() {
     for during in [false, true] {
         for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
             let mut pair = begun(Knobs { fencing, ..plain() }, 2, Ending::Finish, 1 << 20, None);
-            pair.apply(ask());
+            pair.apply(read_part());
             if !during {
                 read(&mut pair);
             }
             pair.apply(Op::Cut { lose: true });
-            pair.apply(Op::ClientHearsCut);
-            pair.apply(ask());
+            pair.apply(Op::ClientNoticesCut);
+            pair.apply(read_part());
             let lost = |answer: &Result<(), _>| matches!(answer, Err(StreamError::Connection(_)));
             let answers = &app(&pair).answers;
             assert_eq!((lost(&answers[0]), lost(&answers[1])), (during, true), "{answers:?}");
-            // Long after: whoever still holds a batch is told, whenever it asks.
+            // Later reads of held batches also fail.
             pair.apply(Op::AnswerClient);
             assert!(pair.client.closed.is_some());
-            pair.apply(ask());
+            pair.apply(read_part());
             assert!(lost(&app(&pair).answers[2]));
             pair.finish();
         }
@@ -206,25 +206,25 @@ fn a_server_that_dies_between_two_asks_and_during_one() {
 }
 
 #[test]
-fn a_stream_that_is_cancelled_takes_its_batches_with_it() {
+fn a_cancelled_stream_loses_its_held_batches() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::Cancel(0));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert_eq!(app(&pair).answers, vec![Err(StreamError::Cancelled); 2]);
     turn(&mut pair);
-    assert_eq!(pair.server.machine.open_leases(), 1, "the one that is being read");
+    assert_eq!(pair.server.machine.open_leases(), 1, "only the lease of the batch that is being read is open");
     read(&mut pair);
     later(&mut pair);
-    assert_eq!(pair.server.machine.open_leases(), 0, "although the application has given up none");
+    assert_eq!(pair.server.machine.open_leases(), 0, "leases are open, although the stream was cancelled");
     pair.finish();
 }
 
 #[test]
-fn a_data_plane_that_fails_takes_what_is_held_with_it() {
+fn a_failed_data_plane_loses_all_held_batches() {
     let mut pair = begun(plain(), 2, Ending::Finish, 1 << 20, None);
     pair.apply(Op::ClientFabricFails);
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::Read { seq: 0, .. })]), "{:?}", app(&pair).answers);
     for _ in 0..2 {
         turn(&mut pair);
@@ -234,15 +234,15 @@ fn a_data_plane_that_fails_takes_what_is_held_with_it() {
 }
 
 #[test]
-fn a_read_that_fails_ends_the_stream_and_one_without_memory_only_the_ask() {
+fn a_failed_read_ends_the_stream_and_lack_of_memory_only_the_part() {
     let mut pair = begun(plain(), 5, Ending::Finish, 1100, None);
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::NoMemory(0));
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::OutOfMemory { .. })]));
-    pair.apply(ask());
+    pair.apply(read_part());
     read(&mut pair);
-    assert_eq!(app(&pair).answers[1], Ok(()), "it is still there");
-    pair.apply(ask());
+    assert_eq!(app(&pair).answers[1], Ok(()), "the batch is still readable");
+    pair.apply(read_part());
     for _ in 0..2 {
         pair.apply(Op::ReadFails(0));
     }
@@ -252,16 +252,16 @@ fn a_read_that_fails_ends_the_stream_and_one_without_memory_only_the_ask() {
 }
 
 #[test]
-fn the_deadline_of_a_stream_holds_for_what_is_held_of_it() {
+fn the_deadline_of_a_stream_also_applies_to_its_held_batches() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, Some(2000));
     assert_eq!(app(&pair).over, Some(Ok(())));
     pair.apply(Op::Advance(Duration::from_millis(1999)));
-    pair.apply(ask());
+    pair.apply(read_part());
     pair.apply(Op::Advance(Duration::from_millis(1)));
-    pair.apply(ask());
+    pair.apply(read_part());
     let late = Err(StreamError::DeadlineExceeded(Duration::from_secs(2)));
     assert_eq!(app(&pair).answers, vec![late; 2]);
-    assert_eq!(app(&pair).over, Some(Ok(())), "it was whole, and that is not taken back");
+    assert_eq!(app(&pair).over, Some(Ok(())), "the stream had ended, and its result does not change");
     read(&mut pair);
     later(&mut pair);
     assert_eq!(pair.server.machine.open_leases(), 0);
@@ -272,7 +272,7 @@ fn the_deadline_of_a_stream_holds_for_what_is_held_of_it() {
 fn a_batch_that_is_rejected_is_lost() {
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
     pair.apply(Op::Reject(0));
-    pair.apply(ask());
+    pair.apply(read_part());
     assert!(matches!(&app(&pair).answers[..], [Err(StreamError::InvalidBatch { .. })]), "{:?}", app(&pair).answers);
     pair.finish();
 }
@@ -302,7 +302,7 @@ fn misuse() {
         assert_eq!(pair.finish()[1], ConnectionError::Misuse(misuse));
     }
     let mut pair = begun(plain(), 1, Ending::Finish, 1 << 20, None);
-    pair.apply(Op::Ask(0, vec![(0, 0, 8)]));
+    pair.apply(Op::ReadPart(0, vec![(0, 0, 8)]));
     let again = BorrowerCommand::ReadPart { stream: STREAM, seq, part: PartId(1), pieces: vec![] };
     assert_eq!(pair.misuse_client(ClientCommand::Borrower(again)), Err(ApiMisuse::PartReused(PartId(1))));
     pair.finish();

@@ -1,7 +1,7 @@
-//! Both connection machines, under arbitrary interleavings and faults, against the invariants of the design.
+//! Checks the invariants of both connection machines under arbitrary interleavings and faults.
 //!
-//! A failure prints the operations that led to it, and proptest keeps its seed in `tests/regressions/`: run the test
-//! again to reproduce it, or set `PROPTEST_CASES` for more cases than the default.
+//! A failure prints the operations that led to it, and proptest stores its seed in `tests/regressions/`. Run the test
+//! again to reproduce it. Set `PROPTEST_CASES` for more cases than the default.
 
 mod pair;
 
@@ -49,12 +49,12 @@ fn arb_upload() -> impl Strategy<Value = Op> {
     })
 }
 
-fn arb_ask() -> impl Strategy<Value = Op> {
+fn arb_read_part() -> impl Strategy<Value = Op> {
     let part = (0..2_usize, 0..5000_u64, 0..3000_u64);
-    (0..8_usize, prop::collection::vec(part, 0..3)).prop_map(|(k, parts)| Op::Ask(k, parts))
+    (0..8_usize, prop::collection::vec(part, 0..3)).prop_map(|(k, parts)| Op::ReadPart(k, parts))
 }
 
-/// What a connection lives on.
+/// Operations of a connection without faults.
 fn arb_progress() -> impl Strategy<Value = Op> {
     let bytes = || prop_oneof![3 => Just(usize::MAX), 1 => 1..200_usize, 1 => 200..5000_usize];
     prop_oneof![
@@ -63,7 +63,7 @@ fn arb_progress() -> impl Strategy<Value = Op> {
         6 => (0..4_usize).prop_map(Op::Engine),
         10 => (0..8_usize).prop_map(Op::Read),
         3 => (0..4_usize).prop_map(Op::Take),
-        4 => arb_ask(),
+        4 => arb_read_part(),
         2 => (0..8_usize).prop_map(Op::GiveUp),
         2 => Just(Op::AnswerServer),
         2 => Just(Op::AnswerClient),
@@ -88,8 +88,8 @@ fn arb_fault() -> impl Strategy<Value = Op> {
         1 => Just(Op::ClientFabricFails),
         1 => (any::<bool>(), any::<bool>()).prop_map(|(to_server, to_client)| Op::Silence { to_server, to_client }),
         1 => any::<bool>().prop_map(|lose| Op::Cut { lose }),
-        1 => Just(Op::ServerHearsCut),
-        1 => Just(Op::ClientHearsCut),
+        1 => Just(Op::ServerNoticesCut),
+        1 => Just(Op::ClientNoticesCut),
         1 => Just(Op::Drain),
         1 => Just(Op::ServerCloses),
         1 => Just(Op::ClientCloses),
@@ -112,7 +112,7 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
 proptest! {
     #![proptest_config(config(3000, "tests/regressions/machines.txt"))]
 
-    /// Whatever happens, in whatever order, from the first byte on.
+    /// Any operations in any order, from the first byte on.
     #[test]
     fn invariants_hold_under_faults(
         knobs in arb_knobs(),
@@ -124,7 +124,7 @@ proptest! {
         run(knobs, scripts, begin.into_iter().chain(ops).collect());
     }
 
-    /// Without a fault every stream ends well, and no timer is ever needed for it.
+    /// Without a fault every stream ends without an error, and needs no timer for it.
     #[test]
     fn nothing_is_ever_stuck(
         knobs in arb_knobs(),
@@ -147,7 +147,7 @@ proptest! {
         run(knobs, scripts.collect(), ops.collect());
     }
 
-    /// Leases run out while they are being read, and their memory is another's at once.
+    /// Leases expire while their memory is being read, and the lender reuses the memory immediately.
     #[test]
     fn a_reused_lease_is_never_delivered(
         scripts in scripts(),
@@ -157,15 +157,15 @@ proptest! {
                 30 => arb_progress(),
                 30 => (0..2_usize).prop_map(Op::Read),
                 4 => (1000..4000_u64).prop_map(|ms| Op::Advance(Duration::from_millis(ms))),
-                1 => Just(Op::ServerHearsCut),
+                1 => Just(Op::ServerNoticesCut),
             ],
             0..150,
         ),
     ) {
         let knobs = Knobs { fencing: Fencing::LeaseWord, max_leases, ..plain() };
-        // The server hears at once, the client not yet: it goes on reading memory that is another's.
+        // The server notices the cut first, so the client continues to read memory that is lent to another stream.
         let ops = ops.into_iter().flat_map(|op| match op {
-            Op::ServerHearsCut => vec![Op::Cut { lose: false }, op],
+            Op::ServerNoticesCut => vec![Op::Cut { lose: false }, op],
             other => vec![other],
         });
         run(knobs, scripts, open().into_iter().chain(ops).collect());
@@ -181,25 +181,26 @@ fn execute(script: usize, credit: u64) -> Op {
     Op::Execute { script, options }
 }
 
-/// Held-back grants of less than a quarter of the window once kept a batch of more than three quarters waiting forever.
+/// Regression: held-back grants of less than a quarter of the window blocked a batch of more than three quarters
+/// forever.
 #[test]
-fn a_batch_nearly_as_large_as_the_window_comes_through() {
+fn a_batch_nearly_as_large_as_the_window_is_delivered() {
     for bytes in [1200, 1243, 1244, 1245, 1487, 1488, 1700, 1743, 1744, 1745, 3000] {
-        // The first costs 257, less than a quarter of the window.
+        // The first batch costs 257 bytes, less than a quarter of the window.
         let script = finite(vec![Batch::Inline { bytes: 1 }, Batch::Inline { bytes }]);
         run(plain(), vec![script], [open(), vec![execute(0, 2000)]].concat());
     }
 }
 
-/// Leases are numbered as they are handed over, and go out as credit lets them.
+/// Leases are numbered when the engine hands over a batch, and announced when credit allows.
 #[test]
-fn leases_may_come_out_of_order() {
+fn leases_may_be_announced_out_of_order() {
     let rows = |rows| Batch::Lent { rows, own_region: false };
     let (slow, fast) = (finite(vec![rows(50), rows(50)]), finite(vec![rows(10); 4]));
     run(plain(), vec![slow, fast], [open(), vec![execute(0, 1200), execute(1, 100_000)]].concat());
 }
 
-/// A small loan that is always there must not keep a large one waiting forever.
+/// A continuous sequence of small loans must not block a large loan forever.
 #[test]
 fn a_large_loan_does_not_starve() {
     let knobs = Knobs { max_loan_bytes: 6000, ..plain() };
@@ -218,18 +219,18 @@ fn a_large_loan_does_not_starve() {
         for op in [Op::ToServer(all), Op::Engine(0), Op::Engine(1), Op::ToClient(all), Op::Take(0), Op::Take(1)] {
             pair.apply(op);
         }
-        // A few reads a turn, so that something is always on loan.
+        // Few reads in each turn, so that some batch is always on loan.
         for _ in 0..3 {
             pair.apply(Op::Read(0));
         }
     }
     let ended: Vec<_> = pair.client.borrow.apps.values().map(|app| (app.over.is_some(), app.next)).collect();
-    assert!(ended[1].0, "the large one waits: {ended:?}");
-    assert!(!ended[0].0, "the small ones are done, which proves nothing: {ended:?}");
+    assert!(ended[1].0, "the large batch waits: {ended:?}");
+    assert!(!ended[0].0, "the small batches ended too early for this test: {ended:?}");
     pair.finish();
 }
 
-/// The client says that the data plane works while the server's end of it dies: results travel inline, no more.
+/// The client reports a working data plane while the server's endpoint fails. From then on results travel inline.
 #[test]
 fn a_fabric_up_that_crosses_a_failure() {
     let all = usize::MAX;
@@ -237,15 +238,15 @@ fn a_fabric_up_that_crosses_a_failure() {
     for op in [Op::ToServer(all), Op::ToClient(all), Op::ServerFabricFails, Op::ToServer(all), execute(0, 1 << 20)] {
         pair.apply(op);
     }
-    assert_eq!(pair.client.plane, Plane::Open, "the client has said so, and has not heard");
+    assert_eq!(pair.client.plane, Plane::Open, "the client has not received the failure yet");
     let well = pair.streams_end();
     assert_eq!(well, [true]);
     pair.finish();
 }
 
-/// A batch is read, its lease runs out, and its memory is lent again, before the lease word is looked at.
+/// A batch is read, and its lease expires before the lease word is read.
 #[test]
-fn a_lease_that_ran_out_is_found_out() {
+fn an_expired_lease_is_detected() {
     let all = usize::MAX;
     let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }])]);
     let run = [execute(0, 1 << 20), Op::ToServer(all), Op::Engine(0), Op::Engine(0), Op::ToClient(all)];
@@ -263,14 +264,13 @@ fn a_lease_that_ran_out_is_found_out() {
     pair.finish();
 }
 
-/// The leases once ended with the streams: what the client was told then was that a lease was lost, not that the server
-/// ended.
+/// Regression: the leases ended with the streams, so the client reported a lost lease instead of the shutdown.
 #[test]
-fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
+fn a_drain_reports_the_end_of_streams_before_it_ends_leases() {
     let script = Script { batches: vec![Batch::Lent { rows: 8, own_region: false }; 3], ending: Ending::Stall };
     let mut pair = Pair::new(plain(), vec![script]);
     let all = usize::MAX;
-    // Up to the drain's last moment, with what keeps the connection alive, and only then batches.
+    // Up to the last second of the drain, with keepalive messages. Only then the engine yields batches.
     let second = [Op::Advance(Duration::from_secs(1)), Op::ToServer(all), Op::ToClient(all), Op::ToServer(all)];
     let seconds = pair::DRAIN_TIMEOUT.as_secs() as usize - 1;
     let seconds = std::iter::repeat_n(second, seconds).flatten().collect();
@@ -286,7 +286,7 @@ fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
     }
     assert!(pair.client.machine.outstanding_reads() > 0 && pair.server.machine.open_leases() > 0);
     pair.apply(Op::Advance(Duration::from_secs(1)));
-    assert!(pair.server.machine.open_leases() > 0, "they stand while the client reads");
+    assert!(pair.server.machine.open_leases() > 0, "leases stay open while the client reads");
     for _ in 0..100 {
         pair.apply(Op::Read(0));
     }
@@ -298,13 +298,14 @@ fn a_drain_that_ends_streams_says_so_before_it_ends_leases() {
         app.over
     );
     pair.apply(Op::ToServer(usize::MAX));
-    assert_eq!(pair.server.machine.open_leases(), 0, "all were released");
+    assert_eq!(pair.server.machine.open_leases(), 0, "leases are still open");
     pair.finish();
 }
 
-/// What has been read goes back though another read hangs: its lease would run out before that read is given up.
+/// A completed batch is released although another read hangs. Otherwise its lease would expire before that read times
+/// out.
 #[test]
-fn a_read_that_hangs_holds_no_other_lease_back() {
+fn a_hanging_read_does_not_delay_other_releases() {
     let all = usize::MAX;
     let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: false }; 2])]);
     let lent = [vec![Op::ToServer(all)], vec![Op::Engine(0); 3], vec![Op::ToClient(all)]].concat();
@@ -320,19 +321,19 @@ fn a_read_that_hangs_holds_no_other_lease_back() {
         pair.apply(Op::ToServer(all));
         2 - pair.server.machine.open_leases()
     };
-    assert_eq!(released_after(&mut pair, 1), 0, "several go together");
+    assert_eq!(released_after(&mut pair, 1), 0, "releases are held back to be sent together");
     assert_eq!(released_after(&mut pair, 1), 1);
-    assert_eq!(pair.client.machine.outstanding_reads(), 1, "it hangs still");
+    assert_eq!(pair.client.machine.outstanding_reads(), 1, "the other read still hangs");
     let well = pair.streams_end();
     assert_eq!(well, [true]);
     pair.finish();
 }
 
-/// A connection that is gone answers too: nobody waits for a query that it will never run.
+/// A closed connection fails new queries immediately.
 #[test]
 fn a_query_after_the_close_is_answered() {
     let mut pair = Pair::new(plain(), vec![finite(vec![])]);
-    for op in [open(), vec![Op::Cut { lose: false }, Op::ClientHearsCut, execute(0, 1000)]].concat() {
+    for op in [open(), vec![Op::Cut { lose: false }, Op::ClientNoticesCut, execute(0, 1000)]].concat() {
         pair.apply(op);
     }
     assert!(pair.client.closed.is_some());
@@ -346,7 +347,7 @@ fn upload(script: usize) -> Op {
     Op::Upload { script, options }
 }
 
-/// An upload whose batches are with the server, and whose lender waits for an answer.
+/// Runs an upload until the server has all its batches and the client waits for the answer.
 fn uploaded(pair: &mut Pair) {
     let all = usize::MAX;
     for op in [open(), vec![upload(0)]].concat() {
@@ -367,8 +368,8 @@ fn uploaded(pair: &mut Pair) {
 fn an_upload_is_lent_by_the_client_and_complete_once_it_is_answered() {
     let mut pair = Pair::new(plain(), vec![finite(vec![Batch::Lent { rows: 10, own_region: true }; 4])]);
     uploaded(&mut pair);
-    assert_eq!(pair.client.lend.ends.len() + pair.client.lend.leases_held(), 4, "all batches were lent");
-    assert_eq!(pair.client.uploads.values().next(), Some(&None), "it is not complete before the engine says so");
+    assert_eq!(pair.client.lend.ends.len() + pair.client.lend.leases_held(), 4, "not all batches were lent");
+    assert_eq!(pair.client.uploads.values().next(), Some(&None), "complete before the engine's answer");
     pair.apply(Op::Sink(0));
     pair.apply(Op::ToClient(usize::MAX));
     assert_eq!(pair.client.uploads.values().next(), Some(&Some(Ok(4))));
@@ -385,7 +386,7 @@ fn an_upload_goes_inline_where_the_server_cannot_read() {
     pair.finish();
 }
 
-/// Nothing is sent for an upload that the engine has not accepted.
+/// The client sends no batch of an upload before the engine has accepted it.
 #[test]
 fn an_upload_that_is_refused_at_once_sends_no_batch() {
     let all = usize::MAX;
@@ -404,7 +405,7 @@ fn an_upload_that_is_refused_at_once_sends_no_batch() {
     pair.finish();
 }
 
-/// The lender may take an upload back while the engine is at its end.
+/// The client may withdraw an upload after the engine has received its end.
 #[test]
 fn an_upload_that_is_withdrawn_after_its_end_is_not_taken() {
     for late in [false, true] {
@@ -416,12 +417,12 @@ fn an_upload_that_is_withdrawn_after_its_end_is_not_taken() {
         pair.apply(Op::Withdraw(0));
         pair.apply(Op::ToServer(usize::MAX));
         let app = pair.server.borrow.apps.values().next().unwrap();
-        assert_eq!((app.withdrawn, app.answered.is_some()), (!late, late), "an answer that crosses it stands");
+        assert_eq!((app.withdrawn, app.answered.is_some()), (!late, late), "an earlier answer stays valid");
         pair.finish();
     }
 }
 
-/// Nor one whose end has been said, while its batches are being read.
+/// The end of the upload has been announced, but its batches are still being read.
 #[test]
 fn an_upload_that_is_withdrawn_while_its_batches_are_read_is_not_taken() {
     let all = usize::MAX;
@@ -430,7 +431,7 @@ fn an_upload_that_is_withdrawn_while_its_batches_are_read_is_not_taken() {
     for op in [open(), begin, vec![Op::Engine(0); 4], vec![Op::ToServer(all)]].concat() {
         pair.apply(op);
     }
-    assert!(pair.server.borrow.apps.values().all(|app| app.over.is_none()), "they have not been read");
+    assert!(pair.server.borrow.apps.values().all(|app| app.over.is_none()), "the batches have already been read");
     pair.apply(Op::Withdraw(0));
     pair.apply(Op::ToServer(all));
     let app = pair.server.borrow.apps.values().next().unwrap();
@@ -458,7 +459,7 @@ fn a_batch_of_an_upload_that_cannot_be_read_fails_it_at_both_ends() {
     pair.finish();
 }
 
-/// A server that goes away says so to both directions.
+/// A shutdown also fails uploads with `ShuttingDown`.
 #[test]
 fn a_drain_that_is_over_refuses_uploads() {
     let script = Script { batches: vec![Batch::Inline { bytes: 10 }; 2], ending: Ending::Stall };
@@ -480,7 +481,7 @@ fn a_drain_that_is_over_refuses_uploads() {
     pair.finish();
 }
 
-/// Both directions at once, over the same words' slots and regions' numbers.
+/// Both directions use the same slots of lease words and the same numbers of regions at the same time.
 #[test]
 fn a_result_and_an_upload_do_not_mix_up_their_leases() {
     let rows = finite(vec![Batch::Lent { rows: 10, own_region: true }; 6]);
@@ -490,7 +491,7 @@ fn a_result_and_an_upload_do_not_mix_up_their_leases() {
     }
 }
 
-/// A stream that its borrower gave up says why in a code, not in words.
+/// The failure of a cancelled stream contains the reason as a code, not as text.
 #[test]
 fn the_reason_of_a_cancel_is_a_code() {
     let failure = Failure::cancelled(CancelReason::Dropped);

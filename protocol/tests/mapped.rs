@@ -1,5 +1,5 @@
-//! Mapped batches, step by step: how long they stay on loan, and what becomes of those who wait meanwhile. That what is
-//! mapped does not change while it is looked at, whatever happens, is looked at by the harness when it is given up.
+//! Mapped batches, step by step: the duration of their loans, and the fate of streams that wait meanwhile. When a batch
+//! is given up, the harness checks that its memory did not change while it was mapped.
 
 mod pair;
 
@@ -15,7 +15,7 @@ use thallus_protocol::{LeaseEnd, LeaseId, StreamId};
 const ALL: usize = usize::MAX;
 const STREAM: StreamId = StreamId(1);
 
-/// A mapped stream of batches of so many rows, as many of them with the application as can be.
+/// A mapped stream of batches with these numbers of rows. The application has received as many as possible.
 fn begun(knobs: Knobs, rows: &[u64], ending: Ending) -> Pair {
     let batches = rows.iter().map(|&rows| Batch::Lent { rows, own_region: false }).collect();
     let mut pair = Pair::new(knobs, vec![Script { batches, ending }]);
@@ -34,7 +34,7 @@ fn begun(knobs: Knobs, rows: &[u64], ending: Ending) -> Pair {
     pair
 }
 
-/// Everything that goes on by itself, with an application that takes what comes.
+/// All steps that need no fault, with an application that consumes each batch.
 fn turn(pair: &mut Pair) {
     for op in [Op::ToServer(ALL), Op::Engine(0), Op::ToClient(ALL), Op::Read(0), Op::Read(0), Op::Read(0), Op::Take(0)]
     {
@@ -42,7 +42,7 @@ fn turn(pair: &mut Pair) {
     }
 }
 
-/// As [`turn`], once releases are not held back any more.
+/// Does the same as [`turn`], after the time for which releases are held back.
 fn later(pair: &mut Pair) {
     pair.apply(Op::Advance(MOMENT));
     turn(pair);
@@ -53,11 +53,11 @@ fn app(pair: &Pair) -> &App {
 }
 
 #[test]
-fn it_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
+fn a_mapped_batch_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
     for fencing in [Fencing::LeaseWord, Fencing::Revocation] {
         let mut pair = begun(Knobs { fencing, ..plain() }, &[10, 10], Ending::Finish);
-        assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream is whole");
-        // In steps, so that both ends are heard of.
+        assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream has ended");
+        // In steps, so that both ends exchange keepalive messages.
         for _ in 0..20 {
             pair.apply(Op::Advance(LEASE_TIMEOUT / 10));
             turn(&mut pair);
@@ -72,7 +72,7 @@ fn it_is_on_loan_until_it_is_given_up_and_no_timeout_applies() {
 }
 
 #[test]
-fn it_stays_on_loan_when_its_stream_is_cancelled() {
+fn a_mapped_batch_stays_on_loan_when_its_stream_is_cancelled() {
     let mut pair = begun(plain(), &[10, 10], Ending::Stall);
     assert_eq!(app(&pair).mapped.len(), 2);
     pair.apply(Op::Cancel(0));
@@ -86,7 +86,7 @@ fn it_stays_on_loan_when_its_stream_is_cancelled() {
 }
 
 #[test]
-fn few_go_back_with_the_next_message_and_many_at_once() {
+fn few_releases_wait_for_the_next_message_and_many_are_sent_at_once() {
     let mut pair = begun(Knobs { max_leases: 20, ..plain() }, &[10; 12], Ending::Finish);
     let open = |pair: &Pair| pair.server.machine.open_leases();
     assert_eq!((app(&pair).mapped.len(), open(&pair)), (12, 12));
@@ -97,16 +97,16 @@ fn few_go_back_with_the_next_message_and_many_at_once() {
     }
     pair.apply(Op::GiveUp(0));
     turn(&mut pair);
-    assert_eq!(open(&pair), 4, "it is not worth a message");
+    assert_eq!(open(&pair), 4, "one release alone is not sent");
     pair.apply(Op::Execute { script: 0, options: OpenOptions::default() });
     pair.apply(Op::ToServer(ALL));
-    assert_eq!(open(&pair), 3, "another message takes it along");
+    assert_eq!(open(&pair), 3, "the release is sent with another message");
     pair.finish();
 }
 
-/// The lender keeps what is mapped until it is given back, whatever has become of the connection.
+/// The lender keeps a mapped batch until it is released, even after the connection has closed.
 #[test]
-fn what_is_held_back_goes_before_the_connection_is_closed() {
+fn held_back_releases_are_sent_before_the_connection_is_closed() {
     let mut pair = begun(plain(), &[10; 3], Ending::Stall);
     pair.apply(Op::GiveUp(0));
     turn(&mut pair);
@@ -117,9 +117,9 @@ fn what_is_held_back_goes_before_the_connection_is_closed() {
     pair.finish();
 }
 
-/// While the lender may lend more, by its credit, than it has room for.
+/// The lender is short of room if its credit allows more than its room.
 #[test]
-fn where_room_is_short_each_goes_back_at_once() {
+fn each_release_is_sent_at_once_when_the_lender_is_short_of_room() {
     for (max_loan_bytes, at_once) in [(4000, 1), (3 * 1280 + 3000, 0)] {
         let mut pair = begun(Knobs { max_loan_bytes, ..plain() }, &[80; 3], Ending::Stall);
         assert_eq!(pair.server.machine.open_leases(), 3);
@@ -131,7 +131,7 @@ fn where_room_is_short_each_goes_back_at_once() {
 }
 
 #[test]
-fn a_server_that_drains_does_not_wait_for_it() {
+fn a_draining_server_does_not_wait_for_mapped_batches() {
     let mut pair = begun(plain(), &[10], Ending::Finish);
     pair.apply(Op::Drain);
     for op in [Op::AnswerServer, Op::ToClient(ALL), Op::AnswerClient] {
@@ -139,13 +139,13 @@ fn a_server_that_drains_does_not_wait_for_it() {
     }
     assert!(pair.server.closed.is_some());
     assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), Some(&LeaseEnd::TornDown));
-    // And it can be looked at, and given up, when all is over.
+    // `finish` checks and gives up the mapped batch after the close.
     pair.finish();
 }
 
 #[test]
-fn who_keeps_all_gets_the_rest_inline() {
-    // Each takes 1280 bytes: there is room for three.
+fn a_borrower_that_keeps_all_batches_gets_the_rest_inline() {
+    // Each batch takes 1280 bytes, so there is room for three.
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
     let pair = begun(knobs, &[80; 6], Ending::Finish);
     assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (6, 3, &Some(Ok(()))));
@@ -153,37 +153,37 @@ fn who_keeps_all_gets_the_rest_inline() {
 }
 
 #[test]
-fn credit_that_is_held_back_does_not_hold_up_who_keeps_a_large_batch() {
-    // The first fills the room. What the second takes of the window is less than is worth a grant, and leaves less than
-    // a batch like the first would cost.
+fn held_back_credit_does_not_block_a_borrower_that_keeps_a_large_batch() {
+    // The first batch fills the room. The second uses too little of the window for a grant, and leaves less credit than
+    // a batch like the first costs.
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
     let pair = begun(knobs, &[240, 10, 10], Ending::Finish);
     assert_eq!((app(&pair).next, app(&pair).mapped.len(), &app(&pair).over), (3, 1, &Some(Ok(()))));
     pair.finish();
 }
 
-/// The lender has said what the last batch needed, and waits for what the largest would: it has to say that, too, for
-/// less than a quarter of the window is held back otherwise, and the borrower waits for more.
+/// The lender has requested credit for the last batch, and now waits for credit for a batch of the largest size. It
+/// must request that too: otherwise the borrower holds back less than a quarter of the window, and both ends wait.
 #[test]
-fn what_the_next_batch_needs_is_said_though_the_last_one_had_to_wait() {
-    // Of 3200 bytes and of 128: after both there is no room for another of the first kind.
+fn the_lender_requests_credit_for_the_next_batch_even_if_the_last_one_had_to_wait() {
+    // Batches of 3200 and 128 bytes: after both there is no room for another one of 3200 bytes.
     let knobs = Knobs { max_loan_bytes: 2 * 3200 + 127, ..plain() };
     let pair = begun(knobs, &[200, 8], Ending::Finish);
-    assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream is whole");
+    assert_eq!((app(&pair).mapped.len(), &app(&pair).over), (2, &Some(Ok(()))), "the stream has ended");
     pair.finish();
 }
 
 #[test]
-fn who_waits_for_room_that_never_comes_is_told() {
+fn a_stream_that_waits_too_long_for_room_fails() {
     let knobs = Knobs { max_loan_bytes: 4000, ..plain() };
     let mut pair = begun(knobs, &[40, 240], Ending::Finish);
-    assert_eq!((app(&pair).next, &app(&pair).over), (1, &None), "the second waits for room");
+    assert_eq!((app(&pair).next, &app(&pair).over), (1, &None), "the second batch waits for room");
     for _ in 0..20 {
         pair.apply(Op::Advance(Duration::from_millis(100).max(LEASE_TIMEOUT / 15)));
         turn(&mut pair);
     }
     let over = format!("{:?}", app(&pair).over);
-    assert!(over.contains("ResourcesExhausted") && over.contains("1 batches of it mapped"), "{over}");
-    assert_eq!(app(&pair).mapped.len(), 1, "and what it has stays");
+    assert!(over.contains("ResourcesExhausted") && over.contains("mapped batches: 1"), "{over}");
+    assert_eq!(app(&pair).mapped.len(), 1, "the first batch stays mapped");
     pair.finish();
 }

@@ -1,4 +1,4 @@
-//! A driver that breaks the contract hears what it did; its connection ends, and every lease and stream with it.
+//! A driver that breaks the contract gets a typed error, and its connection ends with all leases and streams.
 
 mod pair;
 
@@ -17,7 +17,7 @@ use thallus_protocol::{
     StreamId, Timestamp,
 };
 
-/// A stream with one batch on loan and being read, and one that waits for credit.
+/// A stream with one batch that is being read, and one batch that waits for credit.
 fn busy(fencing: Fencing) -> Pair {
     let knobs = Knobs {
         fencing,
@@ -36,10 +36,10 @@ fn busy(fencing: Fencing) -> Pair {
     let all = usize::MAX;
     let options = OpenOptions { lend_from: LendFrom::Bytes(0), credit: 700, ..OpenOptions::default() };
     let open = [Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient];
-    let ask = [Op::Execute { script: 0, options }, Op::ToServer(all)];
-    // The reverse path is not proven yet: nothing else happens.
+    let request = [Op::Execute { script: 0, options }, Op::ToServer(all)];
+    // The reverse path is not proven yet, so there are no other tasks.
     let run = [Op::Engine(0), Op::Engine(0), Op::Engine(0), Op::ToClient(all)];
-    for op in open.into_iter().chain(ask).chain(run) {
+    for op in open.into_iter().chain(request).chain(run) {
         pair.apply(op);
     }
     assert_eq!((pair.server.machine.open_leases(), pair.server.lend.leases_held()), (1, 2));
@@ -49,7 +49,7 @@ fn busy(fencing: Fencing) -> Pair {
 
 const STREAM: StreamId = StreamId(1);
 
-/// Both fencings: the command is refused as `misuse`, poisons the connection, and all leases end.
+/// With both fencings the machine refuses the command as `misuse`, closes the connection and ends all leases.
 fn lender_refuses(misuse: &ApiMisuse, command: impl Fn(&mut Pair) -> LenderCommand) {
     server_refuses(misuse, |pair| ServerCommand::Lender(command(pair)));
 }
@@ -59,10 +59,10 @@ fn server_refuses(misuse: &ApiMisuse, command: impl Fn(&mut Pair) -> ServerComma
         let mut pair = busy(fencing);
         let command = command(&mut pair);
         assert_eq!(pair.misuse_server(command).as_ref(), Err(misuse));
-        // Poisoned: nothing is executed or lent any more, and what comes is ignored.
+        // The connection lends nothing more and ignores all further commands.
         assert_eq!(pair.server.machine.open_streams(), 0);
         assert_eq!(pair.server.lend.ends.get(&LeaseId(2)), Some(&LeaseEnd::Withdrawn));
-        assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), None, "while the data plane is open");
+        assert_eq!(pair.server.lend.ends.get(&LeaseId(1)), None, "the lease stands while the data plane is open");
         assert_eq!(pair.misuse_server(ServerCommand::Drain), Ok(()));
         let mut leases = pair.server.lend.ends.clone();
         pair.apply(Op::AnswerServer);
@@ -107,10 +107,10 @@ fn server_state() {
 }
 
 #[test]
-fn server_sort_keys_without_end() {
-    let said = ApiMisuse::Encode(format!("{} sort keys, the limit is {MAX_SORT_KEYS}", MAX_SORT_KEYS + 1));
+fn server_too_many_sort_keys() {
+    let misuse = ApiMisuse::Encode(format!("{} sort keys, the limit is {MAX_SORT_KEYS}", MAX_SORT_KEYS + 1));
     let key = SortKey { column: 0, descending: false, nulls_first: false };
-    lender_refuses(&said, |_| LenderCommand::Schema {
+    lender_refuses(&misuse, |_| LenderCommand::Schema {
         stream: STREAM,
         schema: schema_message(),
         order: vec![key; MAX_SORT_KEYS + 1],
@@ -165,7 +165,7 @@ fn server_encode() {
     lender_refuses(&misuse, |_| announces(9, Region { id: RegionId(5), base: 0, len: 1, key: vec![0; 4097].into() }));
 }
 
-/// An upload is whole only once its end has come.
+/// An upload is complete only after its end has arrived.
 #[test]
 fn an_upload_that_has_not_ended_is_not_taken() {
     let mut pair = busy(Fencing::LeaseWord);
@@ -177,9 +177,9 @@ fn an_upload_that_has_not_ended_is_not_taken() {
     assert_eq!(pair.finish()[0], ConnectionError::Misuse(misuse));
 }
 
-/// A loan that the client would refuse, and end the connection for, is refused here.
+/// The server refuses a loan for which the client would close the connection.
 #[test]
-fn a_loan_must_be_what_it_says() {
+fn a_loan_with_wrong_places_is_refused() {
     for (wrong, misuse) in [
         (place(RegionId(77)), ApiMisuse::Region(RegionId(77))),
         (
@@ -189,7 +189,7 @@ fn a_loan_must_be_what_it_says() {
     ] {
         let mut pair = busy(Fencing::Revocation);
         pair.server.lend.twist = Some(wrong);
-        // The first batch is taken, so that the second may go out.
+        // The client consumes the first batch, so that the server may announce the second.
         for op in [Op::Read(0), Op::Read(0), Op::Read(0), Op::Take(0)] {
             pair.apply(op);
         }
@@ -199,7 +199,7 @@ fn a_loan_must_be_what_it_says() {
             match pair.server.machine.poll_output() {
                 ServerOutput::Lender(task @ LenderTask::OpenLease { .. }) => break task,
                 ServerOutput::Lender(task) => drop(pair.server.lend.task(task, Plane::Open, &[], &mut pair.memory)),
-                ServerOutput::Wait(_) => panic!("the second batch does not go out"),
+                ServerOutput::Wait(_) => panic!("the second batch is not announced"),
                 _ => {}
             }
         };
@@ -212,7 +212,7 @@ fn a_loan_must_be_what_it_says() {
 
 #[test]
 fn client_state() {
-    let misuse = ApiMisuse::State { command: "fabric-closed", state: "nobody asked for it" };
+    let misuse = ApiMisuse::State { command: "fabric-closed", state: "no close is pending" };
     client_refuses(&misuse, || ClientCommand::FabricClosed);
     // Before the handshake is done.
     let mut pair = busy(Fencing::Revocation);
@@ -225,7 +225,7 @@ fn client_state() {
     assert_eq!(pair.finish()[1], ConnectionError::Misuse(misuse));
 }
 
-/// Reads that were never reported are given up, and the connection closes all the same.
+/// The machine gives up reads whose completion was never reported, and closes the connection.
 #[test]
 fn client_loses_its_reads() {
     let mut pair = busy(Fencing::LeaseWord);

@@ -1,4 +1,4 @@
-//! A schema is compiled once, and a descriptor is bound to the plan against which it was checked.
+//! A plan is compiled once for a schema, and a descriptor is bound to the plan that checked it.
 
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use thallus_protocol::layout::{
     CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Plan, check, describe, rebuild_with,
 };
-use thallus_protocol::testing::{Distrust, same_batch};
+use thallus_protocol_testing::{Distrust, same_batch};
 
-/// Whatever passes our own validation has to pass Arrow's.
+/// Rebuilds a batch, and panics if Arrow's validation refuses an array that ours accepted.
 fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     rebuild_with(descriptor, buffers, &Distrust)
 }
 
 #[test]
-fn nesting_is_bounded_and_types_that_cannot_be_are_refused() {
+fn nesting_is_bounded_and_invalid_types_are_refused() {
     let mut deep = DataType::Int8;
     for _ in 0..MAX_DEPTH {
         deep = DataType::List(Arc::new(Field::new("item", deep, true)));
@@ -48,14 +48,14 @@ fn plan_of(columns: &[(&str, DataType, bool)]) -> Plan {
     Plan::new(&Arc::new(Schema::new(fields))).unwrap()
 }
 
-/// A descriptor may fit many plans. It is rebuilt by the one against which it was checked, whatever that is: `rebuild`
-/// takes no other. The documentation of `CheckedDescriptor` shows that none can be made or changed otherwise.
+/// A descriptor may fit several plans. `rebuild` always uses the plan that checked the descriptor. The documentation of
+/// `CheckedDescriptor` shows that no other function can create or change one.
 #[test]
 fn a_descriptor_is_rebuilt_by_the_plan_against_which_it_was_checked() {
     let strings: ArrayRef = Arc::new(StringArray::from(vec!["one", "two"]));
     let batch = RecordBatch::try_from_iter([("c", strings)]).unwrap();
     let (descriptor, mut lent) = describe(&plan_of(&[("c", DataType::Utf8, false)]), &batch).unwrap();
-    // No UTF-8: what is a good binary column is a bad one of strings.
+    // No UTF-8: valid for a binary column, invalid for a column of strings.
     lent[1] = Buffer::from_vec(vec![0xff_u8; 6]);
     let limits = LayoutLimits::default();
     let text = check(&plan_of(&[("c", DataType::Utf8, false)]), descriptor.clone(), &limits).unwrap();
@@ -63,12 +63,12 @@ fn a_descriptor_is_rebuilt_by_the_plan_against_which_it_was_checked() {
     let error = rebuild(&text, &lent).unwrap_err();
     assert!(matches!(error.problem(), LayoutProblem::NotUtf8 { at: 0 }), "{error}");
     assert_eq!(rebuild(&binary, &lent).unwrap().column(0).data_type(), &DataType::Binary);
-    // A clone, and one whose views have been rebased, stay bound.
+    // A clone stays bound to its plan, also after its views were rebased.
     let mut again = text.clone();
     assert!(again.rebases().is_empty());
     assert!(rebuild(&again, &lent).is_err());
     assert_eq!(again.plan().schema(), text.plan().schema());
-    // To be rebuilt by another plan, the descriptor alone has to be checked against that.
+    // Another plan must check the plain descriptor before it can rebuild it.
     let numbers = plan_of(&[("c", DataType::Int32, false)]);
     assert!(check(&numbers, again.into_descriptor(), &limits).is_err());
 }
@@ -82,14 +82,13 @@ fn a_batch_of_another_schema_is_not_described() {
     assert_eq!(error.path(), "n");
     let error = describe(&plan_of(&[]), &batch).unwrap_err();
     assert!(matches!(error.problem(), LayoutProblem::Mismatch { expected: 0, got: 1, .. }), "{error}");
-    // A column that may have nulls by the schema need not by the batch.
+    // A column that is nullable in the plan need not be nullable in the batch.
     describe(&plan_of(&[("n", DataType::Int32, true)]), &batch).unwrap();
 }
 
-/// Negative keys of 8 bits, into more values than such keys can name. Without their sign they look like keys of values
-/// that are there.
+/// Negative keys of 8 bits, with more values than such keys can address. Read as unsigned, the keys would be in range.
 #[test]
-fn keys_that_are_negative_are_refused_whatever_the_dictionary_has() {
+fn negative_keys_are_refused_for_any_dictionary() {
     let values: ArrayRef = Arc::new(Int32Array::from_iter_values(0..200));
     let keys = Int8Array::from_iter_values((0..100).chain([127]));
     let column: ArrayRef = Arc::new(DictionaryArray::<Int8Type>::new(keys, values));

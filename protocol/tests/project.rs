@@ -1,5 +1,5 @@
-//! Any columns and rows of any batch are what the batch has there; no byte is read that they do not need; nothing
-//! hostile does harm.
+//! Any columns and rows of any batch are read correctly and without unneeded bytes. Hostile input is refused or
+//! harmless.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,9 +17,9 @@ use thallus_protocol::layout::{
     self, BatchDescriptor, CheckedDescriptor, LayoutError, LayoutLimits, LayoutProblem, MAX_DEPTH, Piece, Plan,
     Projection, Step, column_bytes,
 };
-use thallus_protocol::testing::{Dice, arb_batch, mutate_bytes, mutate_descriptor, same_batch};
+use thallus_protocol_testing::{Dice, arb_batch, mutate_bytes, mutate_descriptor, same_batch};
 
-/// What was read of each buffer, round by round.
+/// Pieces read in each round.
 type Rounds = Vec<Vec<Piece>>;
 
 fn describe(batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
@@ -44,12 +44,12 @@ fn project(
         match projection.step()? {
             Step::Done(batch) => return Ok((batch, rounds)),
             Step::Read(pieces) => {
-                // Each level of nesting costs one, and run ends one more.
-                assert!(rounds.len() < 2 * MAX_DEPTH, "rounds without end: {rounds:?}");
+                // Each level of nesting takes one round, and run ends take one more.
+                assert!(rounds.len() < 2 * MAX_DEPTH, "too many rounds: {rounds:?}");
                 let bytes = |piece: &Piece| {
                     assert!(piece.len > 0);
                     assert!(piece.offset + piece.len <= descriptor.buffers[piece.buffer], "{piece:?}");
-                    // As reads land: in memory of its own.
+                    // In memory of its own, as for a real read.
                     Buffer::from_slice_ref(&lent[piece.buffer][piece.offset as usize..][..piece.len as usize])
                 };
                 projection.give(pieces.iter().map(bytes).collect());
@@ -59,7 +59,7 @@ fn project(
     }
 }
 
-/// Bytes read, and in how many rounds; each at most once.
+/// Numbers of bytes and rounds. Each byte may be read only once.
 fn bytes(rounds: &Rounds) -> (u64, usize) {
     let mut seen: BTreeMap<usize, Vec<Range<u64>>> = BTreeMap::new();
     for piece in rounds.iter().flatten() {
@@ -78,7 +78,7 @@ fn of_batch(batch: &RecordBatch, columns: &[usize], rows: Range<u64>) -> (u64, u
     bytes(&rounds)
 }
 
-fn arb_ask() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
+fn arb_selection() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
     (arb_batch(), prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>())
         .prop_map(|(batch, columns, ends)| {
             let of = batch.num_columns();
@@ -89,10 +89,10 @@ fn arb_ask() -> impl Strategy<Value = (RecordBatch, Vec<usize>, Range<u64>)> {
         })
 }
 
-// 256 cases each; more by PROPTEST_CASES.
+// 256 cases each; PROPTEST_CASES sets another number.
 proptest! {
     #[test]
-    fn any_columns_and_rows_are_those_of_the_batch((batch, columns, rows) in arb_ask()) {
+    fn any_columns_and_rows_are_those_of_the_batch((batch, columns, rows) in arb_selection()) {
         let (descriptor, lent) = describe(&batch).unwrap();
         let (found, rounds) = project(&batch.schema(), &descriptor, &lent, &columns, rows.clone()).unwrap();
         for column in found.columns() {
@@ -107,19 +107,19 @@ proptest! {
     }
 
     #[test]
-    fn whole_columns_take_one_round((batch, columns, _) in arb_ask()) {
+    fn whole_columns_take_one_round((batch, columns, _) in arb_selection()) {
         let rows = batch.num_rows() as u64;
         let (_, rounds) = of_batch(&batch, &columns, 0..rows);
         prop_assert!(rounds <= 1);
     }
 
     #[test]
-    fn no_rows_take_no_round((batch, columns, rows) in arb_ask()) {
+    fn no_rows_take_no_round((batch, columns, rows) in arb_selection()) {
         prop_assert_eq!(of_batch(&batch, &columns, rows.start..rows.start), (0, 0));
     }
 
     #[test]
-    fn hostile_bytes_are_refused_or_harmless((batch, columns, rows) in arb_ask(), seed in any::<u64>()) {
+    fn hostile_bytes_are_refused_or_harmless((batch, columns, rows) in arb_selection(), seed in any::<u64>()) {
         let (descriptor, lent) = describe(&batch).unwrap();
         let mut dice = Dice::new(seed);
         let mut lent: Vec<Vec<u8>> = lent.iter().map(|buffer| buffer.to_vec()).collect();
@@ -137,7 +137,7 @@ proptest! {
 
     #[test]
     fn a_hostile_descriptor_is_refused_or_harmless(
-        (batch, columns, rows, descriptor) in arb_ask().prop_flat_map(|(batch, columns, rows)| {
+        (batch, columns, rows, descriptor) in arb_selection().prop_flat_map(|(batch, columns, rows)| {
             let (descriptor, _) = describe(&batch).unwrap();
             (Just(batch), Just(columns), Just(rows), mutate_descriptor(descriptor))
         }),
@@ -164,7 +164,7 @@ fn one(name: &str, column: impl Array + 'static) -> RecordBatch {
 }
 
 #[test]
-fn of_numbers_the_rows_are_read_and_of_bitmaps_the_bytes_that_hold_their_bits() {
+fn rows_read_their_numbers_and_the_bytes_with_their_bits() {
     let numbers = one("n", (0..1000).collect::<Int64Array>());
     assert_eq!(of_batch(&numbers, &[0], 10..20), (80, 1));
     let nulls = one("n", (0..1000).map(|n| (n % 2 == 0).then_some(n)).collect::<Int64Array>());
@@ -175,15 +175,15 @@ fn of_numbers_the_rows_are_read_and_of_bitmaps_the_bytes_that_hold_their_bits() 
 }
 
 #[test]
-fn of_strings_the_offsets_are_read_first_and_then_the_rows_letters() {
+fn strings_read_their_offsets_first_and_then_their_bytes() {
     let texts = one("t", (0..1000).map(|n| Some(format!("{n:010}"))).collect::<StringArray>());
     assert_eq!(of_batch(&texts, &[0], 500..503), (4 * 4 + 3 * 10, 2));
-    // Of a slice, whose offsets do not begin at zero.
+    // A slice, whose offsets do not begin at zero.
     assert_eq!(of_batch(&texts.slice(100, 800), &[0], 500..503), (4 * 4 + 3 * 10, 2));
 }
 
 #[test]
-fn of_views_only_the_letters_that_the_rows_refer_to_are_read() {
+fn views_read_only_the_bytes_that_the_rows_reference() {
     let mut builder = StringViewBuilder::new().with_fixed_block_size(1 << 16);
     (0..1000).for_each(|n| builder.append_value(format!("{n:020}")));
     let views = one("v", builder.finish());
@@ -206,7 +206,7 @@ fn each_level_of_lists_takes_one_round() {
 }
 
 #[test]
-fn of_runs_all_ends_are_read_and_the_values_of_the_runs_that_the_rows_touch() {
+fn runs_read_all_ends_and_the_values_of_the_runs_of_the_rows() {
     let values = Int64Array::from_iter_values(0..100);
     let ends = Int32Array::from_iter_values((1..=100).map(|run| run * 10));
     let runs = one("r", RunArray::try_new(&ends, &values).unwrap());
@@ -215,11 +215,11 @@ fn of_runs_all_ends_are_read_and_the_values_of_the_runs_that_the_rows_touch() {
 }
 
 #[test]
-fn one_column_of_many_costs_what_it_is() {
+fn one_column_of_many_reads_only_its_bytes() {
     let columns = (0..50).map(|n| (format!("c{n}"), Arc::new(Int64Array::from_iter_values(0..1000)) as ArrayRef));
     let batch = RecordBatch::try_from_iter(columns).unwrap();
     assert_eq!(of_batch(&batch, &[7], 0..1000), (8000, 1));
-    // Named twice, read once.
+    // A column requested twice is read once.
     assert_eq!(of_batch(&batch, &[7, 3, 7], 0..1000), (16_000, 1));
     assert_eq!(of_batch(&batch, &[], 0..1000), (0, 0));
     let (descriptor, _) = describe(&batch).unwrap();
@@ -227,7 +227,7 @@ fn one_column_of_many_costs_what_it_is() {
 }
 
 #[test]
-fn there_is_no_such_column_or_row() {
+fn a_column_or_row_out_of_range_is_an_error() {
     let batch = one("n", Int64Array::from_iter_values(0..10));
     let (descriptor, _) = describe(&batch).unwrap();
     let descriptor = checked(&batch.schema(), &descriptor).unwrap();

@@ -1,7 +1,7 @@
-//! Which tables there are: from what the user named to the files that hold the rows.
+//! The tables of the server: from the configured names to the files with the rows.
 //!
-//! Names and formats are settled here, once, at start-up, without a query engine; so is every mistake that shows without
-//! reading a file to its end, each as an error that names table and path.
+//! Names and formats are resolved here, once, at start-up, without a query engine. Every mistake that can be detected
+//! without reading a whole file is reported here, as an error with table and path.
 
 mod error;
 mod files;
@@ -31,12 +31,12 @@ pub enum Format {
     Csv,
     /// One JSON object a line.
     Json,
-    /// Apache Arrow IPC, file or stream format, told apart by their first bytes.
+    /// Apache Arrow IPC, file or stream format, distinguished by their first bytes.
     Arrow,
 }
 
 impl Format {
-    /// Its name in configuration and messages.
+    /// The name of the format in configuration and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl Format {
     }
 }
 
-/// Compression of a whole text file. Parquet and Arrow compress inside, which is not this.
+/// Compression of a whole text file. Not the internal compression of Parquet and Arrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Compression {
     /// None.
@@ -67,9 +67,9 @@ pub enum Compression {
 /// A table whose files were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableSpec {
-    /// Its name, in lower case, as unquoted SQL identifiers are.
+    /// Name of the table, in lower case, as unquoted SQL identifiers are.
     pub name: String,
-    /// File or directory, absolute.
+    /// Absolute path of the file or directory.
     pub path: PathBuf,
     /// Whether `path` is a directory.
     pub is_directory: bool,
@@ -77,21 +77,22 @@ pub struct TableSpec {
     pub format: Format,
     /// Compression of the files.
     pub compression: Compression,
-    /// How the files' names end; in a directory only such files belong to the table. Empty if they have no extension.
+    /// Suffix of the files' names; in a directory only files with this suffix belong to the table. Empty if they have
+    /// no extension.
     pub suffix: String,
-    /// The files at start-up, sorted by path. A directory's later files are read too.
+    /// The files at start-up, sorted by path. Files that are added to a directory later are read too.
     pub files: Vec<PathBuf>,
-    /// Columns that the directories spell out, as in `year=2024/month=01` (Hive's layout), outermost first.
+    /// Columns from the names of directories, as in `year=2024/month=01` (Hive's layout), outermost first.
     pub partition_columns: Vec<String>,
     /// Whether a CSV file's first line names its columns.
     pub header: bool,
-    /// What separates the fields of a CSV file.
+    /// Separator of the fields of a CSV file.
     pub delimiter: u8,
-    /// Whether quoted fields of a CSV file may contain ends of lines.
+    /// Whether quoted fields of a CSV file may contain line breaks.
     pub quoted_newlines: bool,
 }
 
-/// Finds every table that the configuration names, sorted by name.
+/// Finds every table of the configuration, sorted by name.
 ///
 /// # Errors
 /// The first [`CatalogError`].
@@ -127,7 +128,7 @@ pub fn resolve_table(name: &str, config: &TableConfig) -> Result<TableSpec, Cata
     let name = checked_name(name, &config.path)?;
     let found = files::find(&name, config)?;
     let delimiter = match config.delimiter {
-        // Validation of the configuration leaves only ASCII.
+        // The validated configuration contains only ASCII here.
         Some(delimiter) => u8::try_from(delimiter).unwrap_or(b','),
         None => found.kind.delimiter,
     };
@@ -159,20 +160,20 @@ fn tables_of(directory: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
         if files::is_hidden(&file_name) {
             continue;
         }
-        // Through symbolic links, which `DirEntry::metadata` does not follow.
+        // Follows symbolic links, unlike `DirEntry::metadata`.
         let metadata = fs::metadata(&path).map_err(|source| CatalogError::of_io(Some(&file_name), &path, source))?;
         if metadata.is_dir() {
             tables.push((file_name, path));
         } else if let Some((stem, _)) = FileKind::of_name(&file_name) {
             tables.push((stem.to_owned(), path));
         } else {
-            tracing::warn!(path = %path.display(), "skipped: its extension is that of no known data format");
+            tracing::warn!(path = %path.display(), "skipped: its extension is not that of a known data format");
         }
     }
     if tables.is_empty() {
         return Err(CatalogError::EmptyDirectory { table: None, path: directory.to_owned() });
     }
-    // The order of a directory is arbitrary; which of two errors is reported should not be.
+    // The order of a directory is arbitrary. Sorting makes it deterministic which of several errors is reported.
     tables.sort();
     Ok(tables)
 }

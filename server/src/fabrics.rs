@@ -1,4 +1,4 @@
-//! The fabrics that this build has, opened as configured. The only place that knows them by name.
+//! The fabrics of this build, opened as configured. Only this module knows them by name.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::config::{FabricChoice, FabricConfig};
 use crate::server::Fabrics;
 
-/// The fabric that was asked for by name does not work here.
+/// The fabric that the configuration requires does not work on this host.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct FabricUnavailable(String);
@@ -19,7 +19,7 @@ type Opened = Result<Arc<dyn Fabric>, String>;
 type Open = fn(&FabricConfig) -> Opened;
 type Diagnose = fn(&FabricConfig) -> Vec<Finding>;
 
-/// Logs the limits of this process and host that are too low for so many bytes on loan.
+/// Logs the limits of this process and host that are too low for `bytes_on_loan`.
 pub fn log_limits(bytes_on_loan: u64) {
     log(&diagnosis::host(bytes_on_loan));
 }
@@ -27,16 +27,16 @@ pub fn log_limits(bytes_on_loan: u64) {
 fn log(findings: &[Finding]) {
     for Finding { subject, state, advice } in findings {
         match advice {
-            Some(advice) => info!(subject, state, advice, "look at this"),
+            Some(advice) => info!(subject, state, advice, "needs attention"),
             None => tracing::debug!(subject, state),
         }
     }
 }
 
-/// The fabrics that work here; why not, said loudly, if none does.
+/// The fabrics that work on this host. If none does, logs the reason as a warning.
 ///
 /// # Errors
-/// [`FabricUnavailable`] if one was asked for by name.
+/// [`FabricUnavailable`] if the configuration requires one fabric and it does not work.
 pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
     let candidates: &[(Open, Diagnose)] = match config.kind {
         FabricChoice::None => {
@@ -96,7 +96,7 @@ fn diagnose_ucx(_config: &FabricConfig) -> Vec<Finding> {
 #[cfg(feature = "ucx")]
 fn open_ucx(config: &FabricConfig) -> Opened {
     use thallus_fabric_ucx::{UcxFabric, raise_descriptor_limit};
-    // A connection takes a dozen: with the usual 1024, the 80th would have no fabric.
+    // A connection needs about twelve: with the usual limit of 1024, the 80th connection would have no fabric.
     match raise_descriptor_limit() {
         Ok(limit) => tracing::debug!(limit, "file descriptors"),
         Err(error) => warn!(%error, "the limit of open files cannot be raised"),
@@ -147,7 +147,7 @@ fn open_verbs(config: &FabricConfig) -> Opened {
     let exposure = options.exposure;
     let fabric = VerbsFabric::new(options).map_err(|error| error.to_string())?;
     if exposure == Exposure::Whole {
-        warn!(verbs = fabric.describe(), "clients can read all memory that anything is lent from");
+        warn!(verbs = fabric.describe(), "clients can read all memory from which the server lends");
     } else {
         info!(verbs = fabric.describe());
     }

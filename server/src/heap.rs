@@ -8,8 +8,8 @@ use tracing::{info, warn};
 use crate::config::FabricConfig;
 use crate::server::{Fabrics, Registered};
 
-/// Lets the heap grow in memory of the first fabric, as configured. If it cannot, results are copied before they are lent, and it
-/// is said why.
+/// Lets the heap grow in memory of the first fabric, as configured. If it cannot, logs the reason; results are then
+/// copied before they are lent.
 pub fn grow_in_fabric(fabrics: &mut Fabrics, config: &FabricConfig) {
     let limit = usize::try_from(config.effective_registered_heap().bytes()).unwrap_or(usize::MAX);
     let fabric = fabrics.available.first().filter(|_| limit > 0);

@@ -1,7 +1,7 @@
-//! The Thallus server: runs SQL, and lends the result's column buffers to those who asked.
+//! The Thallus server: runs SQL, and lends the result's column buffers to clients.
 //!
-//! A [`Server`] is an [`engine`], some fabrics and some [`Settings`]; it serves whatever byte streams it is given, so that
-//! a simulation can put its own network under it.
+//! A [`Server`] consists of an [`engine`], some fabrics and some [`Settings`]. It serves any byte streams, so that a
+//! simulation can replace the network.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -17,3 +17,8 @@ mod session;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
 pub use session::GroupLimits;
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-//! The server: accepts connections within its limits, and ends in good order.
+//! The server: accepts connections within its limits, and shuts down in good order.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -27,21 +27,22 @@ use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
 
-/// Leases at once on one connection: more than any window of reasonable batches needs, and one page of lease words.
+/// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
+/// words.
 const MAX_LEASES: u32 = 511;
-/// After this an accept that failed for want of descriptors or memory is tried again.
+/// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Memory that no batch lies in is kept for this long in case of more.
+/// Time for which memory without a batch is kept for reuse.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
-/// Beyond the drain timeout, for connections to close.
+/// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
-/// Where connections come from.
+/// The source of connections.
 pub trait Listen: Send {
     /// A connection's bytes.
     type Io: ControlIo;
 
-    /// The next connection, and who it is from, in words.
+    /// The next connection, and a description of its peer.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, String)>> + Send;
 }
 
@@ -50,27 +51,28 @@ impl Listen for TcpListener {
 
     async fn accept(&mut self) -> io::Result<(Self::Io, String)> {
         let (stream, peer) = TcpListener::accept(self).await?;
-        // Control messages are small and waited for.
+        // Control messages are small, and the peer waits for them.
         stream.set_nodelay(true)?;
         Ok((stream, peer.to_string()))
     }
 }
 
-/// What carries the data plane.
+/// The fabrics of the data plane.
 #[derive(Debug, Default)]
 pub struct Fabrics {
-    /// Those that work on this host.
+    /// Fabrics that work on this host.
     pub available: Vec<Arc<dyn Fabric>>,
-    /// If there are none, why, for clients to hear.
+    /// If there are none, the reason, for clients.
     pub reason: String,
-    /// Memory that one of them has registered, in which the engine's batches may lie: what lies there is not copied.
+    /// Memory registered with one of the fabrics, from which the engine may allocate batches. Batches in it are lent
+    /// without a copy.
     pub registered: Option<Registered>,
 }
 
-/// Registered memory, and by which fabric.
+/// Registered memory, and its fabric.
 #[derive(Clone, Debug)]
 pub struct Registered {
-    /// Peers reach the memory over this one.
+    /// The fabric over which peers reach the memory.
     pub fabric: FabricKind,
     /// The memory.
     pub space: Arc<dyn RegisteredSpace>,
@@ -86,58 +88,64 @@ impl Fabrics {
     }
 }
 
-/// Limits and times of a server.
+/// Limits and timeouts of a server.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What the server calls itself.
+    /// Name of the server, sent to clients.
     pub name: String,
-    /// Connections at once.
+    /// Most connections at a time.
     pub max_connections: usize,
-    /// Bytes on loan at once, to all clients.
+    /// Most bytes on loan at a time, to all clients.
     pub max_loan_bytes_total: u64,
-    /// What one client may take.
+    /// Limits of one client.
     pub limits: ServerLimits,
-    /// What queries in partitions may take.
+    /// Limits of queries in partitions.
     pub groups: GroupLimits,
-    /// Longest control message.
+    /// Longest control message, in bytes.
     pub max_message_bytes: u32,
-    /// Live bytes from which on a batch is lent.
+    /// Live bytes from which a batch is lent.
     pub inline_threshold: u64,
-    /// Times of control connections.
+    /// Timeouts of control connections.
     pub timeouts: LinkTimeouts,
-    /// How long a lease may be kept.
+    /// Longest duration of a lease.
     pub lease_timeout: Duration,
-    /// Bytes that the window of an upload may grow to.
+    /// Most bytes of an upload's window.
     pub upload_window: u64,
-    /// How long the one-sided reads of one batch of an upload may take.
+    /// Limit for the one-sided reads of one batch of an upload.
     pub upload_read_timeout: Duration,
-    /// How long running queries may go on once the server shuts down.
+    /// Time for which running queries may continue once the server shuts down.
     pub drain_timeout: Duration,
-    /// Whether clients on this host may map what they are lent, and so reach all of this process's registered memory.
+    /// Whether clients on this host may map lent batches, and thereby reach all of this process's registered memory.
     pub allow_mapped: bool,
-    /// Entropy for lease words; a simulation puts its seed here.
+    /// Source of entropy for lease words. A simulation returns its seed.
     pub entropy: fn() -> u64,
-    /// Says whether a client's process is there; a simulation has none, and says it itself.
+    /// Returns whether a client's process exists. A simulation has no processes, and replaces this.
     pub presence: fn(ProcessId) -> Presence,
-    /// Page faults that the calling thread has taken so far. Their number goes out with a result's figures, and depends
-    /// on what else the process has done: two runs of a simulation would differ in the length of that message.
+    /// Page faults of the calling thread so far. The number is sent with a result's figures, and depends on the history
+    /// of the process: two runs of a simulation would differ in the length of that message.
     pub page_faults: fn() -> u64,
-    /// The time since some moment, by which it is measured what registering a buffer costs on this host, and what
-    /// copying it. `None`, as in simulations: buffers outside of registered memory are not copied where they can be
-    /// registered.
+    /// Clock for measuring the costs of registering and of copying a buffer on this host. `None`, as in simulations:
+    /// buffers outside of registered memory are registered wherever possible, and not copied.
     pub clock: Option<fn() -> Duration>,
-    /// Told of every lease that begins and ends; a simulation checks reads against that.
+    /// Observer of the begin and end of every lease. A simulation checks reads against it.
     pub loan_observer: Option<Arc<dyn LoanObserver>>,
 }
 
-/// The time since this was first asked for.
+/// The time since the first call.
 fn running() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     START.elapsed()
 }
 
+/// Those of an empty configuration.
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::new(&ServerConfig::default())
+    }
+}
+
 impl Settings {
-    /// As configured.
+    /// The settings of a configuration.
     #[must_use]
     pub fn new(config: &ServerConfig) -> Self {
         let (limits, times) = (&config.limits, &config.timeouts);
@@ -160,8 +168,8 @@ impl Settings {
             inline_threshold: limits.inline_threshold_bytes.bytes(),
             timeouts: LinkTimeouts { handshake: times.handshake.0, idle: times.idle.0, ..LinkTimeouts::default() },
             lease_timeout: times.lease.0,
-            upload_window: 64 << 20,
-            upload_read_timeout: Duration::from_secs(30),
+            upload_window: limits.upload_window_bytes.bytes(),
+            upload_read_timeout: times.upload_read.0,
             drain_timeout: times.drain.0,
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
@@ -175,7 +183,7 @@ impl Settings {
     fn machine(&self, fabrics: &Fabrics) -> MachineConfig {
         let frame = FrameLimits::default();
         let mut timeouts = self.timeouts;
-        // A peer must be asked before it is taken for dead.
+        // The server must ping a silent peer before it treats the peer as dead.
         timeouts.keepalive = timeouts.keepalive.min(timeouts.idle / 3);
         MachineConfig {
             name: self.name.clone(),
@@ -198,9 +206,9 @@ impl Settings {
     }
 }
 
-/// The listener is beyond use.
+/// The listener failed.
 #[derive(Debug, Error)]
-#[error("cannot accept connections any more: {0}")]
+#[error("cannot accept further connections: {0}")]
 pub struct ServeError(#[from] io::Error);
 
 /// Serves queries. Cheap to clone; all clones are the same server.
@@ -214,7 +222,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of this engine's tables.
+    /// A server for this engine's tables.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
         let machine = settings.machine(&fabrics);
@@ -239,40 +247,40 @@ impl Server {
         }
     }
 
-    /// Connections being served.
+    /// Number of connections.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Queries that run in partitions now, or wait for partitions to be asked for.
+    /// Number of queries in partitions that run, or wait for requests for further partitions.
     #[must_use]
     pub fn partitioned_queries(&self) -> usize {
         self.shared.groups.len()
     }
 
-    /// Bytes of registered memory that are kept for loans to come: for copies, and of buffers that were lent from where
-    /// they lie and may be again.
+    /// Bytes of registered memory that are kept for later loans: memory for copies, and registrations of buffers that
+    /// were lent in place and may be lent again.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
     }
 
-    /// Registrations of memory with fabrics so far, for whatever purpose. Constant in steady state, but for the lease
-    /// words of new connections.
+    /// Number of registrations of memory with fabrics so far, for all purposes. Constant in steady state, except for
+    /// the lease words of new connections.
     #[must_use]
     pub fn registrations(&self) -> u64 {
         self.fabrics.iter().map(|fabric| fabric.registrations()).sum()
     }
 
-    /// Bytes on loan to all clients now, and in batches that are about to be lent; each batch rounded up to pages. Also
-    /// what is kept for processes that have it mapped, and no connection any more.
+    /// Bytes on loan to all clients, including batches that are about to be lent; each batch rounded up to pages.
+    /// Includes memory that is kept for processes that have mapped it after their connection ended.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
         self.shared.pools.iter().map(|pool| pool.bytes_on_loan()).sum()
     }
 
-    /// Takes no more work: what runs is finished, within the drain timeout, and connections close.
+    /// Accepts no more work: running queries complete within the drain timeout, and connections close.
     pub fn drain(&self) {
         self.drain.send_replace(true);
     }
@@ -293,7 +301,7 @@ impl Server {
     /// Accepts connections until [`Server::drain`], then waits for them to end.
     ///
     /// # Errors
-    /// [`ServeError`] if the listener itself is broken.
+    /// [`ServeError`] if the listener itself fails.
     pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
         let mut drained = self.drain.subscribe();
         let mut tasks = JoinSet::new();
@@ -331,7 +339,7 @@ impl Server {
                     tasks.spawn(connection.instrument(span));
                 }
                 Err(error) => {
-                    // Out of descriptors, or a connection that was gone before it was accepted: neither is for ever.
+                    // Out of descriptors, or the connection was closed before it was accepted: both are temporary.
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -341,7 +349,7 @@ impl Server {
         info!(connections = tasks.len(), "draining");
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(self.settings.drain_timeout + CLOSE_GRACE, all_ended).await.is_err() {
-            warn!("connections were still open when the drain timeout had passed");
+            warn!("connections were still open after the drain timeout");
         }
         Ok(())
     }
@@ -353,7 +361,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A connection, counted while it lasts.
+/// Counts a connection while it lasts.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl Drop for Counted<'_> {

@@ -1,7 +1,7 @@
-# What the guest of scripts/soft-roce.sh does: makes two RDMA devices, and runs the steps below, or those that /host/steps
-# names. The exit status is the verdict.
+# Program of the guest of scripts/soft-roce.sh: creates two RDMA devices, and runs the steps below, or only those named
+# in /host/steps. The exit status is the result.
 
-# Runs a step, if it is wanted: NAME SECONDS COMMAND ..., where the command sees to it that it takes no longer than $limit.
+# Runs a step, unless /host/steps leaves it out: NAME SECONDS COMMAND ... The command must limit its time to $limit.
 step() {
     name=$1 limit=$2
     shift 2
@@ -21,24 +21,24 @@ step() {
     fi
 }
 
-# Tests of one program, one at a time: they count what the whole guest has. PROGRAM ARGUMENT ...
+# Runs the tests of one program, one at a time, since they count objects of the whole guest: PROGRAM ARGUMENT ...
 tests() {
     program=$1
     shift
     timeout "$limit" "/host/release/deps/$program" --test-threads=1 "$@" >"/tmp/$name.tests" 2>&1
     status=$?
     cat "/tmp/$name.tests"
-    # What runs no test shows nothing.
+    # A run without any test shows nothing.
     ! grep -q '^running 0 tests' "/tmp/$name.tests" && return "$status"
 }
 
-# The same without the right to lock memory, and with a limit that used to be the usual one.
+# Runs a test without the right to lock memory, and with a limit of 64 KiB, a common default in the past.
 with_little_memory() {
     timeout "$limit" su -p -s /bin/sh nobody -c \
         "ulimit -l 64; /host/release/deps/thallus-tests.soft_roce --ignored memory_that_must_not_be_locked"
 }
 
-# One-sided reads by fabric-verbs, and by perftest between the same devices.
+# Compares the throughput of one-sided reads by fabric-verbs with perftest's, between the same devices.
 throughput() {
     for size in 65536 262144; do
         timeout "$limit" ib_read_bw -F -n 128 -s $size -d rxa -x 1 >/dev/null 2>&1 &
@@ -49,13 +49,14 @@ throughput() {
         ours=$(timeout "$limit" /host/release/read_bandwidth rxa rxb | awk -v size=$size '$1 == size { print $2 }')
         awk -v size=$size -v ours="$ours" -v theirs="$theirs" 'BEGIN {
             if (ours <= 0 || theirs <= 0) exit 1
-            printf "measured: reads of %d bytes, under emulation: fabric-verbs at %.2f of ib_read_bw\n", size, ours / theirs
+            printf "measured: reads of %d bytes, under emulation: fabric-verbs at %.2f of ib_read_bw\n", \
+                size, ours / theirs
             printf "measured: (%.1f and %.1f MB/s, which say nothing of a card)\n", ours, theirs
         }' || return 1
     done
 }
 
-# Two cards with a cable between them: packets from one to the other cross a pair of interfaces.
+# Two devices connected by a link: packets from one to the other cross a pair of interfaces.
 ip=/usr/bin/ip # not busybox's
 for setting in all default; do
     conf=/proc/sys/net/ipv4/conf/$setting
@@ -64,11 +65,11 @@ for setting in all default; do
     echo 1 >$conf/arp_ignore
     echo 2 >$conf/arp_announce
 done
-# An RDMA MTU of 4096 and its headers.
+# Room for an RDMA MTU of 4096 and its headers.
 $ip link add va mtu 4200 type veth peer name vb mtu 4200
 for end in a:1 b:2; do
     $ip addr add "10.2.0.${end#*:}/24" dev "v${end%:*}"
-    # UCX 1.13 wants an IPv6 address on Soft-RoCE.
+    # UCX 1.13 needs an IPv6 address on Soft-RoCE.
     $ip -6 addr add "fd00:2::${end#*:}/64" dev "v${end%:*}" nodad
 done
 for end in a b; do
@@ -84,11 +85,11 @@ done
 
 export LD_LIBRARY_PATH=/host/lib TMPDIR=/tmp RUST_BACKTRACE=1 THALLUS_TPCH_DATA=/host/tpch
 export THALLUS_VERBS_DEVICE=rxb THALLUS_VERBS_LINK=vb
-# UCX over verbs. rxe takes a retry count of 7 for "for ever".
+# UCX over verbs. rxe treats a retry count of 7 as unlimited.
 export UCX_TLS=rc,self UCX_NET_DEVICES=rxa:1 UCX_IB_GID_INDEX=2 UCX_RC_VERBS_RETRY_COUNT=6
 cd /tmp || exit 2
 
-# By two, which is how many processors there are.
+# Two at a time, since the guest has two processors.
 step ucx-conformance 240 tests thallus-fabric-ucx.conformance &
 step verbs-conformance 240 tests thallus-fabric-verbs.conformance --ignored &
 wait
@@ -102,7 +103,7 @@ step ucx-new-processes 60 tests thallus-fabric-ucx.processes default_transports 
 wait
 unset THALLUS_UCX_LIBRARY
 step verbs-faults 120 tests thallus-fabric-verbs.faults --ignored
-# One at a time, since they count what is registered. UCX's cache of registrations keeps what nobody lends any more.
+# One at a time, since they count registrations. UCX's registration cache would keep memory that is no longer lent.
 export UCX_IB_REG_METHODS=direct
 for fabric in ucx verbs; do
     export THALLUS_TEST_FABRIC=$fabric
@@ -110,7 +111,7 @@ for fabric in ucx verbs; do
     step $fabric-memlock 60 with_little_memory
 done
 export THALLUS_TEST_FABRIC=ucx THALLUS_UCX_LIBRARY=/host/ucx-new/libucp.so.0
-# Its cache goes by another name. And it looks for a route to the peer, which two addresses of one host do not have.
+# This UCX has another variable for the cache, and looks for a route to the peer, which two addresses of one host lack.
 export UCX_RCACHE_ENABLE=n UCX_IB_ROCE_REACHABILITY_MODE=all
 step ucx-new-queries 180 tests thallus-tests.soft_roce --ignored --skip memory_that_must_not_be_locked
 unset UCX_IB_REG_METHODS THALLUS_UCX_LIBRARY UCX_RCACHE_ENABLE UCX_IB_ROCE_REACHABILITY_MODE

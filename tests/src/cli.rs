@@ -17,32 +17,32 @@ pub struct Cli {
     started: Instant,
 }
 
-/// How a `thallus` ended.
+/// The end of a `thallus` process.
 #[derive(Clone, Debug)]
 pub struct Finished {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it wrote to standard output.
+    /// Text on standard output.
     pub stdout: String,
-    /// What it wrote to standard error.
+    /// Text on standard error.
     pub stderr: String,
-    /// From start to end.
+    /// Time from start to end.
     pub took: Duration,
 }
 
 impl Cli {
-    /// Starts it with these arguments.
+    /// Starts `thallus` with these arguments.
     ///
     /// # Panics
-    /// If it cannot be started.
+    /// If the process cannot be started.
     pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Cli {
         Cli::start_with(args, [])
     }
 
-    /// Starts it with these arguments and these variables in its environment.
+    /// Starts `thallus` with these arguments and these additional environment variables.
     ///
     /// # Panics
-    /// If it cannot be started.
+    /// If the process cannot be started.
     pub fn start_with<'a, A: AsRef<OsStr>>(
         args: impl IntoIterator<Item = A>,
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -50,27 +50,27 @@ impl Cli {
         let scratch = tempfile::Builder::new().prefix("thallus-test-").tempdir().expect("a directory for a test");
         let file = |name| fs::File::create(scratch.path().join(name)).expect("a file for output");
         let mut command = command("thallus");
-        // Files take what is written whether or not someone reads; pipes would fill up.
+        // Output goes to files: a pipe that the test does not read would fill up.
         command.args(args).envs(environment).stdout(file("stdout")).stderr(file("stderr"));
         let started = Instant::now();
         let process = Process::spawn("thallus", &mut command);
         Cli { process, scratch, started }
     }
 
-    /// Its process.
+    /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     ///
     /// # Panics
-    /// If that takes longer than `limit`, or it panicked.
+    /// If the process runs for longer than `limit`, or panicked.
     pub fn finish(mut self, limit: Duration) -> Finished {
         let status = self.process.wait(limit);
         let took = self.started.elapsed();
         let text = |name| {
-            let bytes = fs::read(self.scratch.path().join(name)).expect("what was written");
+            let bytes = fs::read(self.scratch.path().join(name)).expect("the output file");
             String::from_utf8(bytes).expect("output in UTF-8")
         };
         let finished = Finished { code: status.code(), stdout: text("stdout"), stderr: text("stderr"), took };
@@ -82,7 +82,7 @@ impl Cli {
 /// Runs `thallus` to its end.
 ///
 /// # Panics
-/// If that takes too long, or it panicked.
+/// If the process runs for longer than [`PATIENCE`], or panicked.
 pub fn thallus<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Finished {
     Cli::start(args).finish(PATIENCE)
 }

@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use crate::usage;
 
-/// Kills its child when the parent is killed, which a guard in the parent cannot.
+/// setpriv(1) kills the child when the parent is killed. A guard in the parent cannot do that.
 const SETPRIV: &str = "/usr/bin/setpriv";
 
-/// What can be sent to a process, besides the end by [`Process::kill`].
+/// Signals for a process, besides SIGKILL by [`Process::kill`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// As Ctrl-C.
+    /// SIGINT, as Ctrl-C.
     Interrupt,
-    /// As service managers end a process.
+    /// SIGTERM, as service managers send.
     Terminate,
-    /// Stand still.
+    /// SIGSTOP: suspends the process.
     Stop,
 }
 
-/// Where cargo put a program of this workspace: beside the running test.
+/// Path of a program of this workspace, in the directory where cargo put the running test.
 ///
 /// # Panics
-/// If it is not there.
+/// If the program is not there.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the path of this program");
@@ -33,8 +33,8 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A command for a program of this workspace, without settings from this process's environment. Its process ends with the
-/// thread that spawns it, if the system has setpriv(1).
+/// A command for a program of this workspace. Variables that configure Thallus are removed from its environment.
+/// The process ends with the thread that spawns it, if the system has setpriv(1).
 #[must_use]
 pub fn command(name: &str) -> Command {
     let mut command = if Path::new(SETPRIV).is_file() {
@@ -63,13 +63,13 @@ impl Process {
     /// Starts a command.
     ///
     /// # Panics
-    /// If it cannot be started.
+    /// If the command cannot be started.
     pub fn spawn(name: &str, command: &mut Command) -> Process {
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name}: {e}"));
         Process { child, name: name.to_owned(), status: None }
     }
 
-    /// Its id.
+    /// Process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
@@ -78,32 +78,32 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Panics
-    /// If it has ended.
+    /// If the process has ended.
     pub fn signal(&mut self, signal: Signal) {
-        assert!(self.ended().is_none(), "{} has ended: no signal reaches it", self.name);
+        assert!(self.ended().is_none(), "no signal reaches {}, which has ended", self.name);
         let name = match signal {
             Signal::Interrupt => "INT",
             Signal::Terminate => "TERM",
             Signal::Stop => "STOP",
         };
-        // The shell's own `kill`: there may be no program of that name.
+        // The shell's built-in `kill`: a program of that name may be missing.
         let sent = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.id())]).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send {signal:?} to {}", self.name);
     }
 
-    /// Ends it with SIGKILL, and waits until it is gone.
+    /// Ends the process with SIGKILL, and waits for its end.
     pub fn kill(&mut self) {
         if self.status.is_none() {
-            // What has just ended by itself cannot be killed, and is gone all the same.
+            // This fails for a process that has just ended, which is as good.
             let _ = self.child.kill();
             self.status = self.child.wait().ok();
         }
     }
 
-    /// How it ended, if it has.
+    /// Exit status, if the process has ended.
     ///
     /// # Panics
-    /// If the system does not say.
+    /// If the system does not report the status.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("the status of a child");
@@ -111,19 +111,19 @@ impl Process {
         self.status
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     ///
     /// # Panics
-    /// If that takes longer than `limit`.
+    /// If the process runs for longer than `limit`.
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
         let name = self.name.clone();
         until(&format!("{name} to end"), limit, || self.ended())
     }
 
-    /// Computing time that it takes in a period from now, as a share of one core.
+    /// CPU time that the process takes during the next `period`, as a share of one core.
     ///
     /// # Panics
-    /// If it ends.
+    /// If the process ends.
     #[must_use]
     pub fn load(&self, period: Duration) -> f64 {
         let (before, began) = (usage::cpu(self.id()), Instant::now());
@@ -138,10 +138,10 @@ impl Drop for Process {
     }
 }
 
-/// Waits until a probe gives something.
+/// Polls a probe until it returns a value. `what` names the awaited condition in the failure message.
 ///
 /// # Panics
-/// If that takes longer than `limit`.
+/// If the probe returns none within `limit`.
 pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What processes have of RDMA devices, as the kernel counts it (rdma-resource(8)), and links that can be taken down.
+//! RDMA objects of processes, as counted by the kernel (rdma-resource(8)), and links that a test can take down.
 
 use std::fs;
 use std::process::{Child, Command};
@@ -8,36 +8,36 @@ use serde_json::Value;
 use crate::PATIENCE;
 use crate::process::until;
 
-/// RDMA objects that processes have: those of the kernel's own do not count.
+/// RDMA objects of user processes. Objects of the kernel itself do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Open devices.
     pub contexts: usize,
     /// Queue pairs.
     pub queue_pairs: usize,
-    /// Memory regions: what is pinned and registered.
+    /// Memory regions (registered and pinned memory).
     pub regions: usize,
 }
 
-/// What all processes together have now, on all devices. Of one process it cannot be told: the kernel names the thread that
-/// made an object, which may have ended.
+/// Objects of all processes together, on all devices. A count for one process is not possible: the kernel records the
+/// thread that made an object, and that thread may have ended.
 ///
 /// # Panics
-/// If `rdma` (of iproute2) is not there, or says what cannot be read.
+/// If `rdma` (of iproute2) is missing, or its output cannot be parsed.
 #[must_use]
 pub fn resources() -> Resources {
     let of = |kind: &str| {
         let text = run("rdma", &["-j", "resource", "show", kind]);
-        let all: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("rdma said {text:?}: {e}"));
+        let all: Vec<Value> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("rdma printed {text:?}: {e}"));
         all.iter().filter(|object| object.get("pid").is_some()).count()
     };
     Resources { contexts: of("ctx"), queue_pairs: of("qp"), regions: of("mr") }
 }
 
-/// Runs a program of the system to its end, and gives what it wrote.
+/// Runs a system program to its end, and returns its standard output.
 ///
 /// # Panics
-/// If it cannot be started, or fails.
+/// If the program cannot be started, or fails.
 pub fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("cannot run {program}: {e}"));
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -45,21 +45,22 @@ pub fn run(program: &str, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// An RDMA device of its own for a test that breaks it: Soft-RoCE over a pair of interfaces. Removed by its drop.
+/// A separate RDMA device for a test that breaks it: Soft-RoCE over a pair of interfaces. Dropping it removes the
+/// device.
 #[derive(Debug)]
 pub struct SpareDevice {
-    /// Its name.
+    /// Name of the RDMA device.
     pub name: &'static str,
-    /// The network interface below it.
+    /// Name of the network interface below the device.
     pub interface: &'static str,
     removal: Option<Child>,
 }
 
 impl SpareDevice {
-    /// Makes it.
+    /// Creates the device.
     ///
     /// # Panics
-    /// If that fails; so do all functions here.
+    /// If a step fails. All functions of this type panic on failure.
     #[must_use]
     pub fn new() -> Self {
         let (name, interface) = ("spare", "spare0");
@@ -73,17 +74,17 @@ impl SpareDevice {
         SpareDevice { name, interface, removal: None }
     }
 
-    /// Takes its hardware away, as if the card had been pulled. What processes still have of it keeps the kernel from finishing
-    /// until they let go.
+    /// Removes the hardware, as if the card had been pulled. The kernel finishes the removal only when processes have
+    /// closed their objects on the device.
     pub fn pull(&mut self) {
         let removal = Command::new("ip").args(["link", "del", self.interface]).spawn();
         self.removal = Some(removal.unwrap_or_else(|e| panic!("cannot run ip: {e}")));
     }
 
-    /// Waits until nothing holds the device that was pulled.
+    /// Waits until no process uses the pulled device.
     pub fn until_gone(&mut self) {
         let removal = self.removal.as_mut().expect("the device was pulled");
-        let ended = until("the device to be let go of", PATIENCE, || removal.try_wait().expect("a child's status"));
+        let ended = until("the device to be released", PATIENCE, || removal.try_wait().expect("a child's status"));
         assert!(ended.success(), "ip link del: {ended}");
         let listed = || run("rdma", &["link"]).contains(self.name);
         until("the device to vanish", PATIENCE, || (!listed()).then_some(()));
@@ -104,26 +105,26 @@ impl Drop for SpareDevice {
     }
 }
 
-/// How many addresses a device's first port has.
+/// Number of addresses (GIDs) of the device's first port.
 fn gids(device: &str) -> usize {
     let path = format!("/sys/class/infiniband/{device}/ports/1/gids");
     let read = |index| fs::read_to_string(format!("{path}/{index}")).ok();
     (0..16).map_while(read).filter(|gid| gid.contains(|c: char| c.is_ascii_hexdigit() && c != '0')).count()
 }
 
-/// A network interface that is down, and up again by this value's drop.
+/// A network interface that is down. Dropping this value brings it up again.
 #[derive(Debug)]
 pub struct LinkDown<'a> {
     interface: &'a str,
-    /// IPv6 addresses go when a link does, and come back by whoever configures the network.
+    /// IPv6 addresses of the interface. The kernel removes them with the link; the drop adds them again.
     addresses: Vec<String>,
 }
 
 impl<'a> LinkDown<'a> {
-    /// Takes it down.
+    /// Takes the interface down.
     ///
     /// # Panics
-    /// If that fails.
+    /// If a command fails.
     #[must_use]
     pub fn new(interface: &'a str) -> Self {
         let shown = run("ip", &["-6", "-o", "addr", "show", "dev", interface, "scope", "global"]);

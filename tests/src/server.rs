@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::PATIENCE;
 use crate::process::{Process, Signal, command, until};
 
-/// A server on a port of its own. Dropping it kills it, and checks that it never panicked.
+/// A server on a free port. Dropping it kills the process, and checks that it did not panic.
 #[derive(Debug)]
 pub struct TestServer {
     process: Process,
@@ -19,7 +19,7 @@ pub struct TestServer {
     address: String,
 }
 
-/// Names the UCX library of servers, where that is not to be the clients': a path, or `system`.
+/// Environment variable: UCX library of the servers, if it differs from the clients'. A path, or `system`.
 pub const SERVER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
 
 /// Starts a server that logs to a file.
@@ -30,7 +30,7 @@ fn prepare<'a, A: AsRef<OsStr>>(
     environment: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Process {
     let config = scratch.join("server.toml");
-    // In the file, where flags win over it.
+    // In the file, since flags take precedence over it.
     let settings = format!("listen = \"127.0.0.1:0\"\n{toml}\n[log]\nfilter = \"info,thallus_server=debug\"\n");
     fs::write(&config, settings).expect("a configuration file");
     let log = fs::File::create(log_path(scratch)).expect("a log file");
@@ -60,23 +60,23 @@ impl TestServer {
     /// Starts a server with these flags.
     ///
     /// # Panics
-    /// If it does not listen soon.
+    /// If the server does not listen in time.
     pub fn start<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> TestServer {
         Self::configured("", args)
     }
 
-    /// Starts a server with these flags, and a configuration file with these sections besides `log`.
+    /// Starts a server with these flags and a configuration file with these sections besides `log`.
     ///
     /// # Panics
-    /// If it does not listen soon.
+    /// If the server does not listen in time.
     pub fn configured<A: AsRef<OsStr>>(toml: &str, args: impl IntoIterator<Item = A>) -> TestServer {
         Self::prepared(toml, args, [])
     }
 
-    /// Starts a server with these flags, and these variables in its environment.
+    /// Starts a server with these flags and these additional environment variables.
     ///
     /// # Panics
-    /// If it does not listen soon.
+    /// If the server does not listen in time.
     pub fn start_with<'a, A: AsRef<OsStr>>(
         args: impl IntoIterator<Item = A>,
         environment: impl IntoIterator<Item = (&'a str, &'a str)>,
@@ -95,16 +95,16 @@ impl TestServer {
             let log = read_log(scratch.path());
             assert!(process.ended().is_none(), "the server has ended: {log}");
             let (_, after) = log.split_once("listening address=")?;
-            // A line that is there to its end.
+            // Only a complete line.
             after.split_once('\n').map(|(address, _)| address.trim().to_owned())
         });
         TestServer { process, scratch, address }
     }
 
-    /// Starts a server that cannot work, and gives what it says. Its exit code must be 1.
+    /// Starts a server that cannot start, and returns its log. Its exit code must be 1.
     ///
     /// # Panics
-    /// If it does not end soon, or otherwise.
+    /// If the process does not end in time, or ends otherwise.
     #[must_use]
     pub fn refusal(args: &[&str]) -> String {
         let scratch = scratch();
@@ -122,38 +122,38 @@ impl TestServer {
         &self.address
     }
 
-    /// The URL, with options as in `fabric=none&window=1MiB`.
+    /// URL of the server with these options, for example `fabric=none&window=1MiB`.
     #[must_use]
     pub fn url(&self, options: &str) -> String {
         format!("thallus://{}?{options}", self.address)
     }
 
-    /// Its process.
+    /// The process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
-    /// Its process's id.
+    /// Process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// What it has logged, from `debug` up.
+    /// The log so far, from level `debug` up.
     #[must_use]
     pub fn log(&self) -> String {
         read_log(self.scratch.path())
     }
 
-    /// Waits until it has logged something.
+    /// Waits until the log contains `text`.
     ///
     /// # Panics
-    /// If it does not.
+    /// If that does not happen in time.
     pub fn logs(&self, text: &str) {
         until(&format!("the server to log {text:?}"), PATIENCE, || self.log().contains(text).then_some(()));
     }
 
-    /// Connections open, by its log.
+    /// Number of open connections, from the log.
     #[must_use]
     pub fn connections(&self) -> usize {
         let log = self.log();
@@ -161,17 +161,17 @@ impl TestServer {
         begun - log.lines().filter(|line| line.contains(": connection ended ")).count()
     }
 
-    /// Connections so far, by its log.
+    /// Number of connections accepted so far, from the log.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.log().matches(": connected\n").count()
     }
 
-    /// Waits until every connection so far has had its data plane, and there were as many as `least`. Before that, an end that is
-    /// killed may be making shared memory, which it leaves behind.
+    /// Waits until at least `least` connections were accepted and every one of them has its data plane. An end that is
+    /// killed before that may be creating shared memory, which then remains.
     ///
     /// # Panics
-    /// If that does not come about.
+    /// If that does not happen in time.
     pub fn has_data_planes(&self, least: usize) {
         until("the data planes", PATIENCE, || {
             let log = self.log();
@@ -181,10 +181,10 @@ impl TestServer {
         });
     }
 
-    /// Waits until no connection is open, and nothing is computed.
+    /// Waits until no connection is open and no query runs.
     ///
     /// # Panics
-    /// If that does not come about.
+    /// If that does not happen in time.
     pub fn is_at_rest(&self) {
         until("the server's connections to end", PATIENCE, || (self.connections() == 0).then_some(()));
         until("the server's queries to end", PATIENCE, || {
@@ -192,10 +192,10 @@ impl TestServer {
         });
     }
 
-    /// Ends it by SIGTERM.
+    /// Ends the server by SIGTERM.
     ///
     /// # Panics
-    /// If it does not end soon and with exit code 0.
+    /// If the server does not end in time with exit code 0.
     pub fn stop(mut self) {
         self.process.signal(Signal::Terminate);
         let status = self.process.wait(PATIENCE);
@@ -209,10 +209,10 @@ impl Drop for TestServer {
         let log = self.log();
         if std::thread::panicking() {
             let lines: Vec<_> = log.lines().collect();
-            eprintln!("the server's log ended so:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+            eprintln!("end of the server's log:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
         } else {
             assert!(!log.contains("panicked"), "the server panicked:\n{log}");
-            assert!(!log.contains("bug:"), "the server noticed a bug:\n{log}");
+            assert!(!log.contains("bug:"), "the server logged a bug:\n{log}");
         }
     }
 }

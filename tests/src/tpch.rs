@@ -1,4 +1,4 @@
-//! TPC-H: the eight tables, made here at any scale, and the 22 queries with the specification's validation parameters.
+//! TPC-H: the eight tables, generated at any scale, and the 22 queries with the specification's validation parameters.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -28,13 +28,13 @@ use tpchgen_arrow::{
 /// Names of the tables (TPC-H specification, section 1.2).
 pub const TABLES: [&str; 8] = ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
 
-/// Largest scale factor that the specification knows.
+/// Largest scale factor of the specification.
 const MAX_SCALE: f64 = 100_000.0;
-/// Rows in a batch on the way to a file; also in a batch of an Arrow file.
+/// Rows of a generated batch; also of a batch in an Arrow file.
 const BATCH_ROWS: usize = 65_536;
-/// Rows in a row group of a Parquet file: some 10 to 30 MB, so that a scan has several to do in parallel.
+/// Rows of a Parquet row group: about 10 to 30 MB, so that a scan has several row groups to read in parallel.
 const ROW_GROUP_ROWS: usize = 262_144;
-/// Says, by its content, which data a directory holds whole. Hidden, so that no server takes it for a table.
+/// Marker file. It names the complete data of a directory. It is hidden, so that a server does not take it for a table.
 const MARKER: &str = ".thallus-tpch";
 
 /// Format of the files.
@@ -77,20 +77,20 @@ impl FromStr for Format {
     }
 }
 
-/// The data could not be made.
+/// Why the data could not be generated.
 #[derive(Debug, Error)]
 pub enum TpchError {
     /// Not a scale factor.
     #[error("scale factor {0} is not between 0 (exclusive) and {MAX_SCALE}")]
     Scale(f64),
     /// The directory holds other data, which is not overwritten.
-    #[error("{} holds other TPC-H data ({found}; wanted: {wanted}); choose another directory or remove it", path.display())]
+    #[error("{} holds other data ({found}; wanted: {wanted}); remove it or choose another directory", path.display())]
     OtherData {
         /// The directory.
         path: PathBuf,
-        /// What is there.
+        /// Scale and format of the existing data.
         found: String,
-        /// What was asked for.
+        /// Scale and format that were requested.
         wanted: String,
     },
     /// A file cannot be written.
@@ -98,24 +98,24 @@ pub enum TpchError {
     Write {
         /// File or directory.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// What [`generate`] did.
+/// Result of [`generate`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generated {
-    /// It wrote so many rows, over all tables.
+    /// Number of rows written, over all tables.
     Rows(u64),
-    /// The data was there already.
+    /// The directory already holds this data.
     AlreadyThere,
 }
 
-/// Writes the eight tables to `directory`, one file each, named by the table; makes the directory if it is missing.
+/// Writes the eight tables to `directory`, one file per table, named by the table. Creates a missing directory.
 ///
-/// Rows are written as they are made. A file appears under its name only once it is whole; a marker file, written last,
-/// makes a second call do nothing.
+/// Rows are written as they are generated. A file gets its name only when it is complete. The marker file is written
+/// last; a second call finds it and writes nothing.
 ///
 /// # Errors
 /// [`TpchError`].
@@ -132,7 +132,7 @@ pub fn generate(directory: &Path, scale: f64, format: Format) -> Result<Generate
         return Err(TpchError::OtherData { path: directory.to_owned(), found: found.trim().to_owned(), wanted });
     }
     fs::create_dir_all(directory).map_err(|e| write_error(directory, e))?;
-    // `lineitem` is most of the work; the others together fill the second core.
+    // `lineitem` is most of the work; the other tables together occupy the second core.
     let rows = thread::scope(|scope| {
         let workers = TABLES.map(|table| scope.spawn(move || write_table(directory, table, scale, format)));
         workers.into_iter().map(|worker| worker.join().expect("the writer does not panic")).sum::<Result<u64, _>>()
@@ -145,13 +145,13 @@ pub fn generate(directory: &Path, scale: f64, format: Format) -> Result<Generate
     Ok(Generated::Rows(rows))
 }
 
-/// The rows of one table, in the order of its key, made as they are asked for.
+/// The rows of one table, in the order of its key, generated as they are read.
 ///
 /// # Panics
-/// If there is no such table.
+/// If TPC-H has no such table.
 #[must_use]
 pub fn table(name: &str, scale: f64) -> Box<dyn RecordBatchReader + Send> {
-    // Nation and region have one size at every scale.
+    // Nation and region have the same size at every scale.
     match name {
         "customer" => Box::new(CustomerArrow::new(CustomerGenerator::new(scale, 1, 1)).with_batch_size(BATCH_ROWS)),
         "lineitem" => Box::new(LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)).with_batch_size(BATCH_ROWS)),
@@ -186,10 +186,10 @@ fn write_error(path: &Path, source: impl Into<AnyError>) -> TpchError {
     TpchError::Write { path: path.to_owned(), source: source.into() }
 }
 
-/// Writes a file that has its name only once it is whole and on the disk.
+/// Writes a file that gets its name only when it is complete and on the disk.
 fn whole_file(path: &Path, write: impl FnOnce(BufWriter<File>) -> Result<u64, AnyError>) -> Result<u64, TpchError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Hidden, and of this process: two that run at once do not write to one file.
+    // Hidden, and with the process id: two processes do not write to the same file.
     let partial = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
     let result = File::create(&partial)
         .map_err(AnyError::from)
@@ -200,7 +200,7 @@ fn whole_file(path: &Path, write: impl FnOnce(BufWriter<File>) -> Result<u64, An
             Ok(count)
         });
     result.map_err(|e| {
-        // The first error is the one to report.
+        // Report the first error; ignore an error of the removal.
         let _ = fs::remove_file(&partial);
         write_error(path, e)
     })
@@ -252,10 +252,13 @@ macro_rules! queries {
 }
 
 /// The 22 queries, `q01` to `q22`, with the validation parameters of the TPC-H specification (sections 2.4.1.3 to
-/// 2.4.22.3), for data of scale factor 1. At other scales they run, and their results are of other sizes.
+/// 2.4.22.3), which are for scale factor 1. At other scales the queries run, with results of other sizes.
 #[must_use]
 pub fn queries() -> [(&'static str, &'static str); 22] {
-    queries!("01" "02" "03" "04" "05" "06" "07" "08" "09" "10" "11" "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22")
+    queries!(
+        "01" "02" "03" "04" "05" "06" "07" "08" "09" "10" "11"
+        "12" "13" "14" "15" "16" "17" "18" "19" "20" "21" "22"
+    )
 }
 
 #[cfg(test)]
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_short_is_made_again() {
+    fn an_incomplete_file_is_generated_again() {
         let path = directory("again");
         generate(&path, 0.001, Format::Csv).unwrap();
         let whole = fs::read(path.join("orders.csv")).unwrap();

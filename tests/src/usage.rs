@@ -1,4 +1,4 @@
-//! What a process takes of the machine, as Linux tells in `/proc` (proc(5)).
+//! Resource usage of a process, from Linux's `/proc` (proc(5)).
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use thallus_fabric::process::files_in_use;
 
 use crate::PATIENCE;
 
-/// Unit of times in `/proc/PID/stat`: 1/100 s on every architecture that Linux still has.
+/// Unit of times in `/proc/PID/stat`: 1/100 s on every architecture that Linux supports.
 const TICK: Duration = Duration::from_millis(10);
 
 fn read(pid: u32, file: &str) -> String {
@@ -18,7 +18,7 @@ fn read(pid: u32, file: &str) -> String {
 
 fn status(pid: u32, key: &str) -> u64 {
     let status = read(pid, "status");
-    // What has ended and has not been waited for has a status, but no memory.
+    // A process that has ended and was not waited for has a status without memory.
     let Some(value) = status.lines().find_map(|line| line.strip_prefix(key)) else { return 0 };
     value
         .trim_matches([' ', '\t', ':'])
@@ -27,39 +27,39 @@ fn status(pid: u32, key: &str) -> u64 {
         .unwrap_or_else(|e| panic!("{key} {value}: {e}"))
 }
 
-/// The most memory that it ever had resident, in bytes, shared memory included. Zero once it has ended.
+/// Peak resident memory of the process in bytes, with shared memory. Zero once the process has ended.
 ///
 /// # Panics
-/// If there is no such process; so do all functions here.
+/// If the process does not exist. All functions of this module panic then.
 #[must_use]
 pub fn peak_rss(pid: u32) -> u64 {
     status(pid, "VmHWM") * 1024
 }
 
-/// Memory that it has resident, in bytes, shared memory included. Zero once it has ended.
+/// Resident memory of the process in bytes, with shared memory. Zero once the process has ended.
 #[must_use]
 pub fn rss(pid: u32) -> u64 {
     status(pid, "VmRSS") * 1024
 }
 
-/// Computing time that it has taken, in user and kernel mode, all its threads together.
+/// CPU time of all threads of the process, in user and kernel mode.
 #[must_use]
 pub fn cpu(pid: u32) -> Duration {
     let stat = read(pid, "stat");
-    // The second field is the program's name in parentheses, which may contain anything.
+    // The second field is the program's name in parentheses, which may contain any character.
     let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
     let ticks = |field: usize| fields[field].parse::<u32>().unwrap_or_else(|e| panic!("{stat}: {e}"));
-    // utime and stime are the 14th and 15th; what is left begins with the third.
+    // utime and stime are fields 14 and 15; `fields` begins with field 3.
     TICK * (ticks(11) + ticks(12))
 }
 
-/// File descriptors that it has open.
+/// Number of open file descriptors of the process.
 #[must_use]
 pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap_or_else(|e| panic!("cannot list descriptors of {pid}: {e}")).count()
 }
 
-/// Bytes of shared memory that it has mapped: POSIX, System V, and memory files.
+/// Bytes of shared memory that the process has mapped: POSIX, System V, and memory files.
 #[must_use]
 pub fn shared(pid: u32) -> u64 {
     let maps = read(pid, "maps");
@@ -75,20 +75,20 @@ fn length(mapping: &str) -> Option<u64> {
     Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
 }
 
-/// Held by whoever kills processes as they start, and by whoever looks for what killed ones have left: the machine has one
-/// table of shared memory, and nothing in it tells one test's processes from another's. (cargo runs one program of tests at a
-/// time, and the tests of a program beside each other.)
+/// Held by a test that kills processes during their start, and by a test that looks for orphaned shared memory. The
+/// machine has one table of shared memory, which does not tell the processes of two tests apart. cargo runs one test
+/// program at a time, and the tests of a program in parallel.
 static KILLS: Mutex<()> = Mutex::new(());
 
-/// No test that looks for [`Orphans`] runs until this is dropped. For tests that kill a process at a moment when it may be making
-/// shared memory: UCX gives a POSIX segment a name, writes all of it, and only then takes the name back, so that a kill
-/// between leaves the segment for good.
+/// Prevents tests with [`Orphans`] from running until the guard is dropped. For tests that may kill a process while it
+/// creates shared memory: UCX names a POSIX segment, writes all of it, and then removes the name. A kill in between
+/// leaves the segment.
 pub fn kills_anywhere() -> MutexGuard<'static, ()> {
-    // A test that failed meanwhile has left nothing half done here.
+    // A failed test leaves no inconsistent state behind this lock.
     KILLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The shared memory that nobody had mapped at some moment: what was left before is not held against the test that looks now.
+/// Orphaned shared memory at one moment. A test does not fail for segments that were there before.
 #[derive(Debug)]
 pub struct Orphans {
     before: Vec<String>,
@@ -96,17 +96,17 @@ pub struct Orphans {
 }
 
 impl Orphans {
-    /// What there is now. Only processes that this test kills are killed until this is dropped.
+    /// Records the current orphans. Until this value is dropped, only this test kills processes.
     #[must_use]
     pub fn now() -> Self {
         let alone = kills_anywhere();
         Orphans { before: orphaned_shared_memory(), _alone: alone }
     }
 
-    /// Waits until there is nothing that was not there then.
+    /// Waits until all orphans that appeared since [`now`](Self::now) are gone.
     ///
     /// # Panics
-    /// If there still is after a while.
+    /// If some remain after [`PATIENCE`].
     pub fn until_no_more(&self) {
         let start = Instant::now();
         loop {
@@ -115,14 +115,14 @@ impl Orphans {
             if left.is_empty() {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "shared memory that nobody has mapped is still there: {left:?}");
+            assert!(start.elapsed() < PATIENCE, "shared memory that no process has mapped remains: {left:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// Shared memory that nobody has mapped any more and that stays nevertheless, until someone removes it: names in `/dev/shm`
-/// and ids of System V segments.
+/// Shared memory that no process has mapped and that remains until it is removed: names in `/dev/shm` and ids of System
+/// V segments.
 fn orphaned_shared_memory() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir("/dev/shm")
         .into_iter()
@@ -134,8 +134,8 @@ fn orphaned_shared_memory() -> Vec<String> {
     names.extend(segments.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let field = |index: usize| fields.get(index).copied().unwrap_or("?");
-        // Attached by nobody, and with pages. One without pages was made by a process that was killed between `shmget` and
-        // `shmat`: an identifier is lost then, as it must be with System V, and no memory.
+        // No attachment, but pages. A segment without pages was created by a process that was killed between `shmget`
+        // and `shmat`. System V cannot prevent that; an id is lost, and no memory.
         (field(6) == "0" && field(14) != "0").then(|| format!("shmid {}", field(1)))
     }));
     if !names.is_empty() {

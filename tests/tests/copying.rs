@@ -1,4 +1,4 @@
-//! Several threads copy what is read through shared memory, also where it is one long buffer.
+//! Several threads copy the bytes of reads through shared memory, also if all bytes are one long buffer.
 
 use std::fs;
 
@@ -9,14 +9,14 @@ use thallus_tests::server::TestServer;
 
 const ROWS: u32 = 4 << 20;
 
-/// Threads of this process that help to copy.
+/// Number of copying threads of this process.
 fn helpers() -> usize {
     let threads = fs::read_dir("/proc/self/task").unwrap();
     let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
     names.filter(|name| name.trim_end() == "thallus-copy").count()
 }
 
-// One test, since threads are those of the process.
+// One test: the counted threads are those of the whole process.
 #[test]
 fn a_long_buffer_is_copied_by_several_threads() {
     let server = TestServer::start::<&str>([]);

@@ -1,4 +1,4 @@
-//! Ends that go away in the middle of a result, killed or asked to; and what is left at the end that stays.
+//! Ends that are killed or terminated in the middle of a result, and the resources of the other end afterwards.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,15 +14,15 @@ use thallus_tests::server::TestServer;
 use thallus_tests::usage::{self, Orphans};
 use thallus_tests::{ENDLESS, PATIENCE, block_on};
 
-/// Within which the end that stays must have noticed.
+/// Time limit for the other end to notice the loss.
 const SECONDS: Duration = Duration::from_secs(5);
 
-/// What is in a directory, hidden or not.
+/// Names of all entries of a directory, also hidden ones.
 fn names(directory: &Path) -> Vec<String> {
     fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Starts `thallus` with a result that does not end, on its way to a file; comes back when some of it is there.
+/// Starts `thallus` with an endless result that is written to a file. Returns once the file has some of it.
 fn endless_download(server: &TestServer, directory: &Path, lend_from: &str) -> Cli {
     let out = directory.join("out.csv");
     let before = server.accepted();
@@ -35,7 +35,7 @@ fn endless_download(server: &TestServer, directory: &Path, lend_from: &str) -> C
         "-o",
         out.to_str().unwrap(),
     ]);
-    until("some of the result", PATIENCE, || {
+    until("a part of the result", PATIENCE, || {
         let written = fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
     });
@@ -48,7 +48,7 @@ async fn until_failure(mut result: ResultStream) -> ClientError {
         match result.next().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => return error,
-            None => panic!("an end where there is none"),
+            None => panic!("an endless result has ended"),
         }
     }
 }
@@ -63,7 +63,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         server.process().kill();
         let killed = Instant::now();
         let client = cli.finish(PATIENCE);
-        println!("{lend_from}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
+        println!("{lend_from}: the client ended after {:.2} s", killed.elapsed().as_secs_f64());
         assert_eq!(client.code, Some(5), "{lend_from}: {}", client.stderr);
         assert!(killed.elapsed() < SECONDS, "{lend_from}: {:?}", killed.elapsed());
         assert!(
@@ -79,13 +79,13 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
 #[test]
 fn killed_clients_leave_nothing_behind_at_the_server() {
     let orphans = Orphans::now();
-    // Ten times as much on loan as one client may have: what is not given back shows soon.
+    // Ten times the loans of one client: bytes that are not released soon reach the limit.
     let server = TestServer::start(["--max-bytes-on-loan", "160MiB"]);
     let directory = tempfile::tempdir().unwrap();
     let bystander_url = server.url("require_fabric=true&window=16MiB");
     block_on(async {
         let bystander = Client::connect(&bystander_url).await.unwrap();
-        // Once, to fill pools and start threads that stay.
+        // The first round fills pools and starts threads that remain.
         drop(endless_download(&server, directory.path(), "0"));
         until_alone(&server);
         let level = |server: &TestServer| {
@@ -96,7 +96,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
             let lend_from = ["0", "never", "0"][round % 3];
             let mut cli = endless_download(&server, directory.path(), lend_from);
             if round % 2 == 0 {
-                // Stands still first, so that a whole window is on loan to it when it is killed.
+                // Suspend the client first, so that a whole window is on loan when it is killed.
                 cli.process().signal(Signal::Stop);
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -115,12 +115,12 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
         let after = level(&server);
         println!("descriptors, shared memory, resident: before {before:?}, after 12 killed clients {after:?}");
         assert!(after.0 <= before.0, "descriptors were leaked");
-        // The heap may have grown by a region of 64 MiB. What the killed clients had on loan, 16 MiB each time, is
-        // twice as much.
+        // The heap may have grown by one region of 64 MiB. The loans of the killed clients, 16 MiB each, are more than
+        // twice that.
         assert!(after.1 <= before.1 + (80 << 20), "registered memory was leaked");
         assert!(after.2 <= before.2 + (128 << 20), "memory was leaked");
 
-        // All of the budget is there again, and the bystander's connection is as good as it was.
+        // The whole limit of bytes on loan is available again, and the other client's connection works as before.
         let sql = "SELECT value, value + 1 AS next FROM generate_series(1, 8000000)";
         let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
         let mut result = bystander.query_with(sql, options).await.unwrap();
@@ -135,7 +135,7 @@ fn killed_clients_leave_nothing_behind_at_the_server() {
     orphans.until_no_more();
 }
 
-/// Waits until only the bystander is connected.
+/// Waits until the bystander's connection is the only one.
 fn until_alone(server: &TestServer) {
     until("the killed client to be noticed", PATIENCE, || (server.connections() == 1).then_some(()));
 }
@@ -173,7 +173,7 @@ fn a_query_that_runs_is_finished_after_sigterm() {
         block_on(async {
             let client = Client::connect(&server.url("window=1MiB")).await.unwrap();
             let mut result = client.query_with(&sql, QueryOptions::new().with_lend_from(lend_from)).await.unwrap();
-            // The server can be no further than the window: it is in the middle.
+            // The server is at most one window ahead of the client: the query still runs.
             let first = result.try_next().await.unwrap().unwrap();
             server.process().signal(Signal::Terminate);
             server.logs("draining");
@@ -236,14 +236,14 @@ fn an_idle_server_ends_at_once_after_sigterm_and_a_second_signal_is_final() {
     });
 }
 
-/// Logging to a closed pipe once panicked in whoever logged: SIGTERM was lost, and so were connections.
+/// Regression test: a log record written to a closed pipe panicked, so that SIGTERM and connections were lost.
 #[test]
-fn a_server_whose_log_nobody_reads_any_more_serves_and_ends() {
+fn a_server_whose_log_has_no_reader_serves_and_ends() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = command("thallus-server");
     command.args(["--listen", "127.0.0.1:0"]).stderr(writer);
     let mut server = Process::spawn("thallus-server", &mut command);
-    // What is left of the pipe's other end.
+    // The command holds another writing end of the pipe.
     drop(command);
     let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
     let address = lines.find_map(|line| Some(line.split_once("listening address=")?.1.trim().to_owned())).unwrap();
@@ -257,7 +257,7 @@ fn a_server_whose_log_nobody_reads_any_more_serves_and_ends() {
 }
 
 #[test]
-fn without_a_fabric_results_travel_inline_and_that_is_said() {
+fn without_a_fabric_results_travel_inline_with_a_warning() {
     let unfit = ["--ucx-transports", "no_such_transport"];
     for arguments in [&["--fabric", "none"][..], &unfit] {
         let server = TestServer::start(arguments);
@@ -265,12 +265,12 @@ fn without_a_fabric_results_travel_inline_and_that_is_said() {
         let query = |options: &str| thallus(["query", &server.url(options), sql, "--format", "csv"]);
         let client = query("");
         assert_eq!((client.code, client.stdout.as_str()), (Some(0), "s\n5000050000\n"), "{}", client.stderr);
-        assert!(client.stderr.contains("warning: no one-sided reads: "), "{}", client.stderr);
+        assert!(client.stderr.contains("warning: one-sided reads are not available: "), "{}", client.stderr);
         let client = query("fabric=none");
         assert_eq!((client.code, client.stdout.as_str(), client.stderr.as_str()), (Some(0), "s\n5000050000\n", ""));
         let client = query("require_fabric=true");
         assert_eq!((client.code, client.stdout.as_str()), (Some(3), ""), "{}", client.stderr);
-        assert!(client.stderr.contains("no one-sided reads: "), "{}", client.stderr);
+        assert!(client.stderr.contains("one-sided reads are not available: "), "{}", client.stderr);
         server.stop();
     }
     let refusal = TestServer::refusal(&[&["--fabric", "ucx"][..], &unfit].concat());

@@ -1,7 +1,7 @@
 //! Many kills at random moments, for a long run:
 //! `cargo test --release --workspace --test kills -- --ignored --nocapture`.
 //!
-//! `THALLUS_TEST_SEED` repeats the moments. `thallus doctor` must name what a kill leaves in `/dev/shm`.
+//! `THALLUS_TEST_SEED` sets the moments. `thallus doctor` must name everything that a kill leaves in `/dev/shm`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use thallus_tests::usage::Orphans;
 
 const CLIENTS: u64 = 200;
 const SERVERS: u64 = 20;
-/// Longest life of a client's result before its server is killed.
+/// Longest time from the start of a client's result to the kill of its server.
 const RESULT: Duration = Duration::from_millis(60);
 
 fn seed() -> u64 {
@@ -32,19 +32,19 @@ fn moment(seed: u64, round: u64, most: Duration) -> Duration {
     most.mul_f64((SplitMix64::nth(seed, round) >> 11) as f64 / (1_u64 << 53) as f64)
 }
 
-/// Segments of UCX in `/dev/shm`, which have a name only while UCX makes them.
+/// UCX segments in `/dev/shm`. A segment has a name only while UCX creates it.
 fn named_segments() -> Vec<PathBuf> {
     let entries = fs::read_dir("/dev/shm").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     entries.filter(|path| path.to_string_lossy().contains("ucx")).collect()
 }
 
-/// Removes segments that were left, once the doctor has named each of them.
+/// Checks that the doctor names each segment, then removes the segments.
 fn doctor_names(left: &[PathBuf]) {
     if left.is_empty() {
         return;
     }
     println!("left: {left:?}");
-    // Younger ones may be in use.
+    // The doctor does not name younger segments: they may be in use.
     std::thread::sleep(Duration::from_secs(61));
     let doctor = thallus(["doctor", "--json"]).stdout;
     for path in left {
@@ -66,7 +66,7 @@ async fn works(client: &Client) {
     assert_eq!(sum, 3 * (ROWS * (ROWS + 1) / 2));
 }
 
-// One test: what is left in shared memory is the machine's, and names no process.
+// One test: shared memory belongs to the machine, and its table does not tell which test left it.
 #[test]
 #[ignore = "takes minutes; scripts/ucx-matrix.sh --long runs it"]
 fn kills_at_random_moments() {
@@ -76,16 +76,16 @@ fn kills_at_random_moments() {
     let left: Vec<_> = named_segments().into_iter().filter(|path| !before.contains(path)).collect();
     println!("{CLIENTS} clients and {SERVERS} servers killed, {} segments left", left.len());
     doctor_names(&left);
-    // System V segments, and POSIX ones, that nobody has.
+    // System V and POSIX segments that no process has mapped.
     Orphans::now().until_no_more();
 }
 
-/// The server and a bystander's connection outlive every kill.
+/// The server and another client's connection survive every kill of a client.
 fn clients(seed: u64) {
     let server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
     block_on_long(async {
         let bystander = Client::connect(&server.url("require_fabric=true")).await.unwrap();
-        // Half of the kills strike while a client connects, which takes some versions of UCX half a second.
+        // Half of the kills happen while a client connects, which takes half a second with some versions of UCX.
         let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).took;
         println!("connecting takes {connecting:?}");
         for round in 0..CLIENTS {
@@ -113,7 +113,7 @@ fn clients(seed: u64) {
     server.stop();
 }
 
-/// A client's process outlives every server, with a typed error for each.
+/// A client's process survives every kill of a server, with a typed error for each.
 fn servers(seed: u64) {
     block_on_long(async {
         for round in 0..SERVERS {
@@ -133,14 +133,14 @@ fn servers(seed: u64) {
                 match result.next().await {
                     Some(Ok(_)) => {}
                     Some(Err(error)) => break error,
-                    None => panic!("round {round}: an end where there is none"),
+                    None => panic!("round {round}: an endless result has ended"),
                 }
             };
             assert!(
                 matches!(error, ClientError::ServerGone { .. } | ClientError::Read { .. }),
                 "round {round}: {error:?}"
             );
-            // What was delivered stays what it was.
+            // Delivered batches do not change.
             for (bytes, batch) in &kept {
                 assert_eq!(batch.column(0).to_data().buffers()[0].as_slice(), bytes, "round {round}");
             }

@@ -7,7 +7,7 @@ use thallus_tests::cli::{Finished, thallus};
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 
-/// Serves TPC-H at a fiftieth of scale factor 1: 120 000 line items, 16 columns.
+/// A server of TPC-H at a fiftieth of scale factor 1: 120 000 line items, 16 columns.
 fn server() -> (TempDir, TestServer) {
     let data = tempfile::tempdir().unwrap();
     generate(data.path(), 0.02, Format::Parquet).unwrap();
@@ -43,7 +43,7 @@ fn some_columns_of_a_result_are_the_same_whether_read_lazily_or_chosen_in_the_qu
         assert!(lazy == chosen.stdout, "{} bytes against {}", lazy.len(), chosen.stdout.len());
         assert_eq!(stats["complete"], true);
         if lent {
-            // Two columns of sixteen, and neither of them the comments.
+            // Two columns of sixteen, without the long comments.
             let (offered, read) = (number(&stats, "bytes_offered"), number(&stats, "bytes_lent"));
             assert!(read * 5 < offered, "{read} of {offered}");
         } else {
@@ -71,19 +71,19 @@ fn some_rows_are_those_of_the_whole_and_the_query_stops_after_the_last() {
 }
 
 #[test]
-fn of_a_table_only_the_rows_that_it_shows_are_read() {
+fn only_the_shown_rows_of_a_table_are_read() {
     let (_data, server) = server();
     let url = server.url("require_fabric=true");
     let (eager, _) = well(&url, &["--max-rows", "20"]);
     let (lazy, stats) = well(&url, &["--lazy", "--max-rows", "20"]);
-    assert_eq!(lazy, eager, "it looks the same, the count of what is left out included");
+    assert_eq!(lazy, eager, "both show the same table, with the same count of omitted rows");
     assert!(lazy.contains("20 rows shown, 120,") || lazy.contains("20 rows shown, 11"), "{lazy}");
     let (offered, read) = (number(&stats, "bytes_offered"), number(&stats, "bytes_lent"));
     assert!(read < 20_000 && offered > 5_000_000, "{read} of {offered}");
 }
 
 #[test]
-fn the_saving_is_said() {
+fn the_saving_is_reported() {
     let (_data, server) = server();
     let url = server.url("require_fabric=true");
     let finished = thallus(["query", &url, ALL, "--lazy", "--stats", "--max-rows", "3"]);

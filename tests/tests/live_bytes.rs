@@ -1,7 +1,7 @@
-//! What is lent of TPC-H tables that are read from Parquet: the bytes that the rows use, not all that is attached to them.
+//! Lent bytes of TPC-H tables in Parquet files: the bytes that the rows use, and not the whole buffers of the arrays.
 //!
-//! DataFusion's scans yield views into whole decoded pages, which successive batches share; a sort yields views into the
-//! whole of its input, for each of its batches.
+//! DataFusion's scans yield views into whole decoded pages, which successive batches share. Each batch of a sort has
+//! views into the whole input of the sort.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,12 +18,13 @@ use thallus_tests::tpch::{Format, TABLES, generate};
 /// Bytes of a query's result.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bytes {
-    /// Of the buffers that its arrays hold on to.
+    /// Sizes of the buffers that the arrays refer to.
     attached: u64,
-    /// Of what its rows use, each byte of a batch once.
+    /// Bytes that the rows use; each byte counts once per batch.
     live: u64,
+    /// Bytes lent.
     lent: u64,
-    /// Of what is lent: copied, for that purpose.
+    /// Lent bytes that were copied first.
     copied: u64,
 }
 
@@ -42,7 +43,7 @@ impl std::ops::AddAssign for Bytes {
     }
 }
 
-/// Bytes of an array that its elements use: values, views, bitmap, and every byte of a string that does not lie in its view.
+/// Bytes of an array that its elements use: values, views, bitmap, and the strings that are not inside their views.
 fn live(array: &dyn Array) -> u64 {
     let validity = if array.null_count() > 0 { array.len().div_ceil(8) } else { 0 };
     let DataType::Utf8View = array.data_type() else {
@@ -90,28 +91,25 @@ async fn engine(data: &Path) -> DataFusionEngine {
 }
 
 #[tokio::test]
-async fn of_a_scan_what_is_live_is_lent_and_nothing_copied() {
+async fn a_scan_lends_its_live_bytes_without_a_copy() {
     let data = tempfile::tempdir().unwrap();
     let engine = engine(data.path()).await;
     let mut all = Bytes::default();
     for table in TABLES {
         let bytes = measure(&engine, &format!("SELECT * FROM {table}")).await;
         assert_eq!(bytes.copied, 0, "{table}");
-        // A page of plain encoding has four bytes of length before each string, and those that fit into a view, too. Where a
-        // table is short strings for the most part, that is more than one byte in twenty.
+        // A page in plain encoding has a length of four bytes before each string, and also has the strings that fit
+        // into a view. In tables of short strings this is more than one byte in twenty.
         let most = if ["lineitem", "orders", "partsupp"].contains(&table) { 1.05 } else { 1.10 };
         assert!(bytes.ratio() <= most, "{table}: {}", bytes.ratio());
         all += bytes;
     }
     assert!(all.ratio() <= 1.05, "{}", all.ratio());
-    assert!(
-        all.attached as f64 > 1.05 * all.live as f64,
-        "nothing is attached that is not live: this test shows nothing"
-    );
+    assert!(all.attached as f64 > 1.05 * all.live as f64, "no buffer holds unused bytes: this test shows nothing");
 }
 
 #[tokio::test]
-async fn of_what_lies_scattered_what_is_live_is_lent_too() {
+async fn live_bytes_that_lie_scattered_are_lent_too() {
     let data = tempfile::tempdir().unwrap();
     let engine = engine(data.path()).await;
     for sql in [
@@ -122,8 +120,8 @@ async fn of_what_lies_scattered_what_is_live_is_lent_too() {
         "SELECT * FROM lineitem, orders WHERE l_orderkey = o_orderkey AND o_orderpriority = '1-URGENT'",
     ] {
         let bytes = measure(&engine, sql).await;
-        // What is copied are strings that lie side by side already, those that several rows share several times.
+        // Copied are strings that lie side by side. A string that several rows share is copied several times.
         assert!(bytes.ratio() <= 1.25, "{sql}: {}", bytes.ratio());
-        assert!(bytes.attached as f64 > 1.25 * bytes.live as f64, "{sql} shows nothing");
+        assert!(bytes.attached as f64 > 1.25 * bytes.live as f64, "{sql}: the buffers hold no unused bytes");
     }
 }

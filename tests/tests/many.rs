@@ -1,4 +1,4 @@
-//! A hundred clients at once, and a hundred that do nothing.
+//! A hundred clients at once, and a hundred idle ones.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use thallus_tests::{PATIENCE, usage};
 const CLIENTS: usize = 100;
 const PROGRAMS: usize = 10;
 
-/// Of client `n` alone, and of a size between one small batch and some large ones.
+/// A query that only client `n` makes, and its number of rows: between one small batch and several large ones.
 fn query(n: usize) -> (String, usize) {
     let rows = 10 + n * n * 40;
     (format!("SELECT value, value * {n} AS product FROM generate_series(1, {rows})"), rows)
 }
 
-/// That a result is right: every value once, with its product.
+/// Checks a result: every value once, with its product.
 fn check(n: usize, rows: usize, batches: &[RecordBatch]) {
     let mut seen = vec![false; rows + 1];
     for batch in batches {
@@ -47,7 +47,7 @@ async fn run(client: &Client, n: usize) -> TransferReport {
 
 #[test]
 fn a_hundred_clients_at_once_get_each_its_own_result_and_idle_ones_cost_nothing() {
-    // This process has as many ends of connections as the server, which does the same at its start.
+    // This process has as many ends of connections as the server, which raises its limit at start.
     raise_descriptor_limit().unwrap();
     let server = TestServer::start::<&str>([]);
     let before = usage::rss(server.id());
@@ -64,11 +64,11 @@ fn a_hundred_clients_at_once_get_each_its_own_result_and_idle_ones_cost_nothing(
         for (n, report) in reports.iter().enumerate() {
             let one_sided = matches!(report.carrier, Carrier::OneSided { .. });
             assert!(report.complete && one_sided == (report.batches_lent > 0), "client {n}: {report}");
-            // Half a megabyte and more is never small.
+            // Half a megabyte and more is always lent.
             assert!(report.batches_lent > 0 || n < 30, "client {n}: {report}");
         }
 
-        // What they did is over, and what they are still there for should cost nothing.
+        // The queries are over. Idle connections should cost nothing.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let (server_cpu, own_cpu, began) = (usage::cpu(server.id()), usage::cpu(std::process::id()), Instant::now());
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -76,7 +76,7 @@ fn a_hundred_clients_at_once_get_each_its_own_result_and_idle_ones_cost_nothing(
         let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / period;
         let server_share = share(usage::cpu(server.id()) - server_cpu);
         println!("with {CLIENTS} idle connections the server takes {server_share:.2}% of a core");
-        println!("and this process, with its ends of them, {:.2}%", share(usage::cpu(std::process::id()) - own_cpu));
+        println!("this process, with the other ends, takes {:.2}%", share(usage::cpu(std::process::id()) - own_cpu));
         println!(
             "the server has {} descriptors, {} MiB shared memory, {} MiB resident (before any client: {})",
             usage::descriptors(server.id()),
@@ -118,7 +118,7 @@ fn programs_at_once_get_each_its_own_result() {
         let expected = (1..=rows as i64).map(|value| (value, value * n as i64));
         assert!(numbers.into_iter().eq(expected), "program {n}");
         let stats: serde_json::Value = serde_json::from_str(finished.stderr.trim()).unwrap();
-        // The fabric is that which carried the result: none where all of it travelled inline.
+        // The report names a fabric only if the fabric carried batches.
         let lent = stats["batches_lent"].as_u64().unwrap() > 0;
         let fabric = if lent { "ucx".into() } else { serde_json::Value::Null };
         assert_eq!((&stats["rows"], &stats["fabric"]), (&rows.into(), &fabric), "{stats}");

@@ -1,4 +1,4 @@
-//! Mapped results between real processes: what holds when one of them is killed.
+//! Mapped results between real processes, one of which is killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -14,12 +14,12 @@ use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 use thallus_tests::{PATIENCE, block_on, usage};
 
-/// What a process of this program is told to be the holder of.
+/// Environment variable of a holder process: the URL of the server whose result it holds.
 const HOLD: &str = "THALLUS_TEST_HOLD";
 
 const ALL: &str = "SELECT * FROM lineitem ORDER BY l_orderkey, l_linenumber";
 
-/// Serves TPC-H at a fiftieth of scale factor 1: 120 000 line items, 16 columns.
+/// A server of TPC-H at a fiftieth of scale factor 1: 120 000 line items, 16 columns.
 fn server(flags: &[&str]) -> (TempDir, TestServer) {
     let data = tempfile::tempdir().unwrap();
     generate(data.path(), 0.02, Format::Parquet).unwrap();
@@ -41,7 +41,7 @@ async fn copied(client: &Client) -> Vec<RecordBatch> {
 }
 
 #[test]
-fn what_is_mapped_stays_as_it_is_while_the_server_goes_on_and_is_on_loan_no_longer() {
+fn mapped_arrays_do_not_change_while_the_server_reuses_released_memory() {
     let (_data, server) = server(&["--allow-mapped"]);
     block_on(async {
         let client = connect(&server).await;
@@ -57,7 +57,7 @@ fn what_is_mapped_stays_as_it_is_while_the_server_goes_on_and_is_on_loan_no_long
             report.bytes_mapped,
             usage::rss(std::process::id())
         );
-        // One column of one batch is kept while its neighbours' memory is used for other things.
+        // Keep one column of one batch while the server reuses the memory of its neighbours.
         let kept = batches[5].column(15).clone();
         drop((batches, result));
         for _ in 0..20 {
@@ -69,7 +69,7 @@ fn what_is_mapped_stays_as_it_is_while_the_server_goes_on_and_is_on_loan_no_long
 }
 
 #[test]
-fn it_is_refused_in_words_and_with_an_exit_code_unless_the_server_allows_it() {
+fn mapping_is_refused_with_a_hint_and_an_exit_code_unless_the_server_allows_it() {
     let (_data, server) = server(&[]);
     block_on(async {
         let client = connect(&server).await;
@@ -82,7 +82,7 @@ fn it_is_refused_in_words_and_with_an_exit_code_unless_the_server_allows_it() {
 }
 
 #[test]
-fn the_command_line_writes_what_is_mapped() {
+fn the_command_line_writes_mapped_results() {
     let (_data, server) = server(&["--allow-mapped"]);
     let url = server.url("require_fabric=true");
     let args = |access| ["query", &url, ALL, "--format", "csv", "--stats", "--access", access].map(str::to_owned);
@@ -93,7 +93,7 @@ fn the_command_line_writes_what_is_mapped() {
 }
 
 #[test]
-fn a_server_that_is_killed_or_stopped_leaves_what_is_mapped() {
+fn mapped_arrays_stay_readable_after_the_server_is_killed_or_stopped() {
     for signal in [None, Some(Signal::Terminate)] {
         let (_data, mut server) = server(&["--allow-mapped"]);
         block_on(async {
@@ -104,27 +104,27 @@ fn a_server_that_is_killed_or_stopped_leaves_what_is_mapped() {
                 None => server.process().kill(),
                 Some(signal) => {
                     server.process().signal(signal);
-                    // Held arrays do not hold it up for its drain timeout.
+                    // Held arrays do not delay the end until the drain timeout.
                     let status = server.process().wait(Duration::from_secs(20));
                     assert_eq!(status.code(), Some(0), "{}", server.log());
                 }
             }
             assert!(batches == expected, "after {signal:?}");
-            until("the client to notice", PATIENCE, || {
+            until("the client to report the loss", PATIENCE, || {
                 let again = futures::FutureExt::now_or_never(client.query(ALL));
                 std::thread::sleep(Duration::from_millis(50));
                 matches!(again, Some(Err(_))).then_some(())
             });
-            assert!(batches == expected, "after {signal:?}, and after the connection has ended");
+            assert!(batches == expected, "after {signal:?}, and after the end of the connection");
         });
     }
 }
 
-/// Another process that holds the whole result: this program again, as `hold`.
+/// Another process that holds the whole result: this program, started as its test `hold`.
 struct Holder {
     child: Child,
-    says: BufReader<ChildStdout>,
-    hears: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    stdin: ChildStdin,
 }
 
 impl Holder {
@@ -132,8 +132,8 @@ impl Holder {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["hold", "--exact", "--nocapture", "--include-ignored"]).env(HOLD, url);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (says, hears) = (BufReader::new(child.stdout.take().unwrap()), child.stdin.take().unwrap());
-        let mut holder = Holder { child, says, hears };
+        let (stdout, stdin) = (BufReader::new(child.stdout.take().unwrap()), child.stdin.take().unwrap());
+        let mut holder = Holder { child, stdout, stdin };
         holder.expect("holding");
         holder
     }
@@ -142,7 +142,7 @@ impl Holder {
         let mut line = String::new();
         while !line.contains(word) {
             line.clear();
-            assert!(self.says.read_line(&mut line).unwrap() > 0, "the holder ended before it said {word:?}");
+            assert!(self.stdout.read_line(&mut line).unwrap() > 0, "the holder ended before it printed {word:?}");
         }
     }
 }
@@ -154,7 +154,7 @@ impl Drop for Holder {
     }
 }
 
-/// Not a test by itself: what a [`Holder`] does.
+/// The program of a [`Holder`], not a test by itself.
 #[test]
 #[ignore = "runs as a process of other tests"]
 fn hold() {
@@ -166,24 +166,24 @@ fn hold() {
     assert_eq!(rows(&batches), rows(&copy));
     println!("holding");
     let mut line = String::new();
-    // Until told otherwise; then without a client, but with its arrays.
+    // Each line on standard input is one step: first the client is dropped, then its arrays.
     std::io::stdin().read_line(&mut line).unwrap();
     drop(client);
     println!("no client");
     std::io::stdin().read_line(&mut line).unwrap();
     drop(batches);
-    println!("let go");
+    println!("released");
     std::io::stdin().read_line(&mut line).unwrap();
 }
 
-/// What is left of what may be on loan, by whether the whole result can still be mapped: it takes most of it.
+/// Whether the whole result can be mapped, which takes most of the limit of bytes on loan.
 fn fits(server: &TestServer) -> bool {
     block_on(async {
         let client = connect(server).await;
         let mut result = client.query_with(ALL, mapped()).await.unwrap();
         let batches: Vec<_> = result.by_ref().try_collect().await.unwrap();
         let fits = result.report().batches_inline == 0;
-        // In this order: a client that is closed gives back what was dropped before.
+        // In this order: closing the client releases batches that were dropped before.
         drop((batches, result));
         client.close().await;
         fits
@@ -191,27 +191,27 @@ fn fits(server: &TestServer) -> bool {
 }
 
 #[test]
-fn what_a_killed_client_had_mapped_is_free_again_within_seconds() {
+fn memory_that_a_killed_client_had_mapped_is_freed_within_seconds() {
     let (_data, server) = server(&["--allow-mapped", "--max-bytes-on-loan", "40MiB"]);
     assert!(fits(&server));
     let mut holder = Holder::start(&server.url("require_fabric=true"));
-    assert!(!fits(&server), "what is held takes up what may be on loan");
+    assert!(!fits(&server), "held memory counts against the limit of bytes on loan");
     holder.child.kill().unwrap();
-    // Not waited for: a zombie has no memory.
-    until("the server to free what was held", Duration::from_secs(20), || fits(&server).then_some(()));
+    // Without waiting for the process: a zombie has no memory.
+    until("the server to free the held memory", Duration::from_secs(20), || fits(&server).then_some(()));
     server.logs("a process is gone, and what it had mapped is free again");
 }
 
 #[test]
-fn the_blocking_client_gives_back_what_is_dropped_after_it() {
+fn the_blocking_client_releases_arrays_that_are_dropped_after_it() {
     let (_data, server) = server(&["--allow-mapped", "--max-bytes-on-loan", "40MiB"]);
     let mut holder = Holder::start(&server.url("require_fabric=true"));
     assert!(!fits(&server));
-    writeln!(holder.hears).unwrap();
+    writeln!(holder.stdin).unwrap();
     holder.expect("no client");
-    assert!(!fits(&server), "its arrays are there");
-    writeln!(holder.hears).unwrap();
-    holder.expect("let go");
-    until("the loans to come back", PATIENCE, || fits(&server).then_some(()));
-    assert!(!server.log().contains("a process is gone"), "it gave them back itself");
+    assert!(!fits(&server), "the arrays are still held");
+    writeln!(holder.stdin).unwrap();
+    holder.expect("released");
+    until("the loans to be released", PATIENCE, || fits(&server).then_some(()));
+    assert!(!server.log().contains("a process is gone"), "the client released the loans itself");
 }

@@ -10,19 +10,19 @@ use thallus_tests::cli::Cli;
 use thallus_tests::server::TestServer;
 use thallus_tests::{PATIENCE, block_on, usage};
 
-/// Columns of 8 bytes.
+/// Number of columns of 8 bytes.
 const COLUMNS: i64 = 32;
 const ROWS: i64 = 40_000_000;
 const GB: u64 = 1_000_000_000;
 const LIMIT: u64 = GB;
 
-/// `value`, and what it is with a constant added, so often as the columns are wanted.
+/// A query for `value` and `value` plus each of 31 constants.
 fn query(rows: i64) -> String {
     let columns: Vec<_> = (1..COLUMNS).map(|n| format!("value + {n} AS c{n}")).collect();
     format!("SELECT value AS c0, {} FROM generate_series(1, {rows})", columns.join(", "))
 }
 
-// One test, since this process is the client whose memory is measured: another beside it would count too.
+// One test: this process is the client whose memory is measured, and a second test would add to it.
 #[test]
 fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
     let server = TestServer::start::<&str>([]);
@@ -37,7 +37,7 @@ fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
                 *sum += column.as_primitive::<Int64Type>().values().iter().sum::<i64>();
             }
         }
-        // Exact: a value that is missing, twice or wrong shows, short of a conspiracy.
+        // Exact sums: they show a value that is missing, repeated or wrong.
         let expected: Vec<_> = (0..COLUMNS).map(|n| ROWS * (ROWS + 1) / 2 + n * ROWS).collect();
         assert_eq!(sums.as_slice(), expected);
         result.report()
@@ -53,7 +53,8 @@ fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
     assert!(server_peak < LIMIT, "the server had {server_peak} bytes resident");
     assert!(client_peak < LIMIT, "the client had {client_peak} bytes resident");
 
-    // The program too, a tenth of that, as Arrow to nowhere: what it holds depends on the window, not on the result.
+    // The command line with a tenth of the rows, as Arrow to /dev/null: its memory depends on the window, not on the
+    // result.
     let arguments = ["query", &server.url(""), &query(ROWS / 10), "--format", "arrow", "-o", "/dev/null"];
     let mut cli = Cli::start(arguments);
     let mut peak = 0;

@@ -1,5 +1,5 @@
-//! Results in partitions between real processes: whole and in order, or one error; and what is left where one end goes
-//! away.
+//! Results in partitions between real processes: complete and in order, or one error; and the resources of the other
+//! end after one end is killed.
 
 use std::fs;
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,10 @@ use thallus_tests::{PATIENCE, block_on};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// Within which the end that stays must have noticed.
+/// Time limit for the other end to notice the loss.
 const SECONDS: Duration = Duration::from_secs(5);
 
-/// As many rows in each of three partitions.
+/// A union of three series with `rows` rows each.
 fn three_series(rows: u64) -> String {
     let series = |from: u64| format!("SELECT value FROM generate_series({from}, {}, 3)", 3 * rows);
     [1, 2, 3].map(series).join(" UNION ALL ")
@@ -39,13 +39,13 @@ async fn until_failure(result: &mut ResultStream) -> ClientError {
         match result.next().await {
             Some(Ok(_)) => {}
             Some(Err(error)) => return error,
-            None => panic!("an end where there is none"),
+            None => panic!("an endless result has ended"),
         }
     }
 }
 
 #[test]
-fn the_command_line_merges_to_the_order_or_does_not_on_demand() {
+fn the_command_line_merges_in_order_or_does_not_if_unordered() {
     let server = TestServer::start(["--partitions", "3"]);
     let rows = 60_000;
     let sql = format!("SELECT value FROM ({}) ORDER BY value DESC", three_series(rows / 3));
@@ -90,7 +90,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
             "-o",
             out.to_str().unwrap(),
         ]);
-        until("some of the result", PATIENCE, || {
+        until("a part of the result", PATIENCE, || {
             let written = fs::read_dir(directory.path()).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
             (written.map(|file| file.len()).sum::<u64>() > 1 << 20).then_some(())
         });
@@ -99,7 +99,7 @@ fn a_killed_server_is_exit_code_5_and_no_partial_file() {
         server.process().kill();
         let killed = Instant::now();
         let client = cli.finish(PATIENCE);
-        println!("{lend_from}: the server was missed after {:.2} s", killed.elapsed().as_secs_f64());
+        println!("{lend_from}: the client ended after {:.2} s", killed.elapsed().as_secs_f64());
         assert_eq!(client.code, Some(5), "{lend_from}: {}", client.stderr);
         assert!(killed.elapsed() < SECONDS, "{lend_from}: {:?}", killed.elapsed());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "{lend_from}");
@@ -116,7 +116,7 @@ fn a_killed_client_leaves_nothing_behind_at_the_server() {
         let out = directory.path().join("out.csv");
         let url = server.url("window=16MiB&partitions=3");
         let mut cli = Cli::start(["query", &url, &endless(), "-o", out.to_str().unwrap()]);
-        until("its connections", PATIENCE, || (server.connections() == 3).then_some(()));
+        until("the client's connections", PATIENCE, || (server.connections() == 3).then_some(()));
         std::thread::sleep(Duration::from_millis(100 * round));
         cli.process().kill();
         server.is_at_rest();
@@ -124,7 +124,7 @@ fn a_killed_client_leaves_nothing_behind_at_the_server() {
     server.stop();
 }
 
-/// Lets connections through to a server, and cuts single ones.
+/// A proxy to a server that can cut single connections.
 struct Proxy {
     address: String,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
@@ -152,7 +152,7 @@ impl Proxy {
 }
 
 #[test]
-fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
+fn a_lost_connection_is_one_error_and_the_client_goes_on() {
     let server = TestServer::start(["--partitions", "3"]);
     block_on(async {
         let proxy = Proxy::to(&server).await;
@@ -167,7 +167,7 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             for _ in 0..8 {
                 result.next().await.unwrap().unwrap();
             }
-            // The first is the client's own; what is cut is replaced by one that is made later.
+            // The first connection is the client's own. A later result replaces the connection that is cut here.
             let last = proxy.connections.lock().unwrap().len() - 1;
             proxy.cut(last);
             let cut = Instant::now();
@@ -184,7 +184,7 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             assert!(result.next().await.is_none() && !result.report().complete);
             drop(result);
 
-            // The same client goes on, in partitions, as soon as it has noticed.
+            // The same client runs another partitioned query once it has noticed the loss.
             let deadline = Instant::now() + PATIENCE;
             let mut result = loop {
                 match client.query_with(&whole, options(lend_from)).await {
@@ -199,7 +199,7 @@ fn one_lost_connection_is_one_error_and_the_rest_goes_on() {
             drop((batches, result));
             until("the lost connection to end", PATIENCE, || (server.connections() == 3).then_some(()));
             let now = level();
-            // After the first, whatever is made once has been made.
+            // The first round creates everything that exists once per process.
             let before = *before.get_or_insert(now);
             assert!(now.0 <= before.0 + 2, "round {round}: {now:?} descriptors and shared memory, {before:?} before");
             assert!(now.1 <= before.1 + (64 << 20), "round {round}: {now:?}, {before:?} before");

@@ -1,5 +1,5 @@
-//! Whole queries by RDMA, and what can befall a device, a link or a peer in the middle of one: each time the ends that
-//! stay get a typed error within a bounded time, serve others on, and keep no queue pair and no region of what is gone.
+//! Whole queries over RDMA, and failures of a device, a link or a peer in the middle of one. The other ends must get a
+//! typed error within a bounded time, serve others, and keep no queue pair and no region of the lost peer.
 //!
 //! Runs in the guest of `scripts/soft-roce.sh`, once over each fabric that has RDMA.
 
@@ -14,20 +14,20 @@ use thallus_tests::rdma::{LinkDown, Resources, SpareDevice, resources};
 use thallus_tests::server::TestServer;
 use thallus_tests::{ENDLESS, PATIENCE, block_on, fabric};
 
-/// Within which whoever stays must have noticed: a few of the device's retries, on an emulated processor.
+/// Time limit for the other end to notice a loss: a few of the device's retries, on an emulated processor.
 const BOUND: Duration = Duration::from_secs(30);
 
 fn server(args: &[&str]) -> TestServer {
     TestServer::start([&["--fabric", &fabric()], args].concat())
 }
 
-/// The URL of a client that has the fabric or nothing. A device that was pulled may never say how a read ended: then
-/// the bound is the client's own.
+/// URL of a client that requires the fabric. A device that was pulled may never complete a read; then the client's
+/// `read_timeout` ends the wait.
 fn url(server: &TestServer) -> String {
     server.url(&format!("fabric={}&require_fabric=true&window=4MiB&read_timeout=10s", fabric()))
 }
 
-/// A server's flags and a client's option for the device that tests break.
+/// The server's flags and the client's option that select the spare device.
 fn on_the_spare() -> ([&'static str; 2], &'static str) {
     match fabric().as_str() {
         "ucx" => (["--ucx-net-devices", "spare:1"], "ucx_net_devices=spare:1"),
@@ -39,7 +39,7 @@ fn on_the_spare_url(server: &TestServer) -> String {
     format!("{}&{}", url(server), on_the_spare().1)
 }
 
-/// A query that works, by one-sided reads, and is right.
+/// Runs a query over one-sided reads, and checks the result.
 async fn works(client: &Client) {
     const ROWS: i64 = 100_000;
     let sql = format!("SELECT value, value * 3 AS product FROM generate_series(1, {ROWS})");
@@ -62,7 +62,7 @@ async fn works(client: &Client) {
     }
 }
 
-/// A result in the middle, which has no end.
+/// An endless result of which some batches have been read.
 async fn endless(client: &Client) -> ResultStream {
     let options = QueryOptions::new().with_lend_from(LendFrom::Bytes(0));
     let mut result = client.query_with(ENDLESS, options).await.unwrap();
@@ -72,25 +72,25 @@ async fn endless(client: &Client) -> ResultStream {
     result
 }
 
-/// Reads on until the error that must come.
+/// Reads the result until its error, which must come within [`BOUND`].
 async fn failure(mut result: ResultStream, since: Instant) -> ClientError {
     let error = tokio::time::timeout(BOUND, async {
         loop {
             match result.next().await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return error,
-                None => panic!("an end where there is none"),
+                None => panic!("an endless result has ended"),
             }
         }
     });
     let error = error.await.unwrap_or_else(|_| panic!("no error within {BOUND:?}"));
-    assert!(result.next().await.is_none(), "something came after the error");
+    assert!(result.next().await.is_none(), "the result continued after its error");
     assert!(!result.report().complete);
     println!("after {:.2} s: {error}", since.elapsed().as_secs_f64());
     error
 }
 
-/// Waits until no more is there than was.
+/// Waits until no count of `resources` exceeds `before`.
 fn until_no_more_than(before: Resources) {
     let began = Instant::now();
     loop {
@@ -98,7 +98,7 @@ fn until_no_more_than(before: Resources) {
         if now.contexts <= before.contexts && now.queue_pairs <= before.queue_pairs && now.regions <= before.regions {
             return;
         }
-        assert!(began.elapsed() < BOUND, "leaked: there was {before:?}, and there is {now:?}");
+        assert!(began.elapsed() < BOUND, "leaked: {before:?} before, {now:?} now");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -106,10 +106,10 @@ fn until_no_more_than(before: Resources) {
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
 fn results_travel_by_rdma_and_nothing_is_left_of_a_client_that_leaves() {
-    assert_eq!(resources(), Resources::default(), "left by others");
+    assert_eq!(resources(), Resources::default(), "objects of other processes");
     let server = server(&[]);
     block_on(async {
-        // The first client leaves what is kept for the next ones.
+        // The first client leaves objects that the server keeps for later clients.
         let first = Client::connect(&url(&server)).await.unwrap();
         works(&first).await;
         let busy = resources();
@@ -146,13 +146,13 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
             let killed = Instant::now();
             until("the killed client to be noticed", BOUND, || (server.connections() == 1).then_some(()));
             println!("round {round}: noticed after {:.2} s", killed.elapsed().as_secs_f64());
-            // After the first, the server has what it keeps for as many clients.
+            // After the first round, the server has all objects that it keeps for this number of clients.
             until_no_more_than(*level.get_or_insert_with(resources));
             for file in std::fs::read_dir(directory.path()).unwrap() {
                 std::fs::remove_file(file.unwrap().path()).unwrap();
             }
         }
-        println!("with the client that lives: {level:?}");
+        println!("with the other client: {level:?}");
         works(&bystander).await;
         bystander.close().await;
     });
@@ -161,11 +161,11 @@ fn a_client_killed_in_mid_read_leaves_nothing_at_the_server() {
     until_no_more_than(Resources::default());
 }
 
-/// A client with a result that does not end, of which some has arrived.
+/// A client with an endless result, of which some has been written.
 fn endless_download(server: &TestServer, directory: &Path) -> Cli {
     let out = directory.join("out.csv");
     let cli = Cli::start(["query", &url(server), ENDLESS, "--lend-from", "0", "-o", out.to_str().unwrap()]);
-    until("some of the result", PATIENCE, || {
+    until("a part of the result", PATIENCE, || {
         let written = std::fs::read_dir(directory).unwrap().filter_map(|entry| entry.ok()?.metadata().ok());
         (written.map(|file| file.len()).sum::<u64>() > 1 << 18).then_some(())
     });
@@ -181,7 +181,7 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
         works(&bystander).await;
         let before = resources();
         let mut victim = server(&[]);
-        // With a pool of its own, which goes with it: what is shared with the bystander is kept for it.
+        // With a pool of its own, which ends with the client. A pool shared with the bystander would remain.
         let client = Client::connect(&format!("{}&pool=1MiB", url(&victim))).await.unwrap();
         let result = endless(&client).await;
         assert!(resources().queue_pairs > before.queue_pairs);
@@ -201,7 +201,7 @@ fn a_server_killed_in_mid_read_is_an_error_and_leaves_nothing_at_the_client() {
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up() {
+fn a_link_that_goes_down_ends_the_stream_and_is_used_again_when_it_is_up() {
     let device = SpareDevice::new();
     let server = server(&on_the_spare().0);
     block_on(async {
@@ -224,7 +224,7 @@ fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up()
         drop(client);
         until_no_more_than(level);
         drop(link);
-        // UCX is told the index of an address, and the address has another after its link was down.
+        // UCX was given the index of an address, which changes when the link goes down.
         if fabric() != "ucx" {
             let client = until_connected(&on_the_spare_url(&server)).await;
             works(&client).await;
@@ -237,13 +237,13 @@ fn a_link_that_goes_down_in_mid_stream_ends_it_and_is_used_again_when_it_is_up()
     until_no_more_than(Resources::default());
 }
 
-/// A link has a moment after it is up until it carries.
+/// Connects, and tries again until the link carries packets, which takes a moment after it is up.
 async fn until_connected(url: &str) -> Client {
     let began = Instant::now();
     loop {
         match Client::connect(url).await {
             Ok(client) => return client,
-            Err(error) => assert!(began.elapsed() < BOUND, "the link is up, and {error}"),
+            Err(error) => assert!(began.elapsed() < BOUND, "cannot connect although the link is up: {error}"),
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -256,7 +256,7 @@ async fn inline_works(client: &Client) {
 
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
+fn a_pulled_device_ends_the_stream_and_the_server_serves_on() {
     let mut device = SpareDevice::new();
     let server = server(&on_the_spare().0);
     block_on(async {
@@ -271,7 +271,7 @@ fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
         );
         inline_works(&bystander).await;
         drop(client);
-        // A client that insists hears why not; one that does not gets its result inline.
+        // A client that requires the fabric gets the reason. Another client gets its result inline.
         let refused = Client::connect(&on_the_spare_url(&server)).await.unwrap_err();
         assert!(matches!(refused, ClientError::Fabric { .. }), "{refused:?}");
         let late = Client::connect(&server.url(&format!("fabric={}&{}", fabric(), on_the_spare().1))).await.unwrap();
@@ -285,25 +285,25 @@ fn a_device_that_is_pulled_in_mid_stream_ends_it_and_the_server_serves_on() {
     until_no_more_than(Resources::default());
 }
 
-/// Alone, and started with a limit of 64 KiB and without the right to exceed it (`tests/soft-roce/guest.sh`).
+/// Runs alone, started with a limit of 64 KiB and without the right to exceed it (`tests/soft-roce/guest.sh`).
 #[test]
 #[ignore = "needs an RDMA device: scripts/soft-roce.sh"]
-fn memory_that_must_not_be_locked_is_said_and_results_travel_inline() {
+fn memory_that_must_not_be_locked_gives_a_hint_and_results_travel_inline() {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max locked memory")).unwrap();
     assert!(limit.split_whitespace().all(|word| word == "65536" || word == "bytes"), "limit of locked memory: {limit}");
-    // A server that may choose goes on without; who asks for the fabric by name hears what to do, here or when
-    // connecting.
+    // A server that may choose its fabric continues without one. A server or client that names the fabric gets an error
+    // with a remedy, at start or when connecting.
     let server = TestServer::start::<&str>([]);
     block_on(async {
         let client = Client::connect(&server.url(&format!("fabric={}", fabric()))).await.unwrap();
         let mut result = client.query("SELECT 42 AS answer").await.unwrap();
         while result.try_next().await.unwrap().is_some() {}
         let report = result.report();
-        let said = format!("{} {}", report.carrier.fallback().unwrap_or_default(), server.log());
+        let messages = format!("{} {}", report.carrier.fallback().unwrap_or_default(), server.log());
         println!("{report}");
         assert!(report.carrier.fallback().is_some(), "{report}");
-        assert!(said.contains("ulimit -l"), "nothing says what to do: {said}");
+        assert!(messages.contains("ulimit -l"), "no remedy: {messages}");
         client.close().await;
     });
     server.stop();

@@ -1,4 +1,4 @@
-//! Servers that cannot start, and what they say; and tables that go bad while a server runs.
+//! Error messages of servers that cannot start, and tables that become unreadable while a server runs.
 
 use std::fs;
 use std::net::TcpListener;
@@ -22,12 +22,12 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// That a server with this flag does not start, and says each of these.
-fn refuses(flag: &str, value: &str, said: &[&str]) {
+/// Checks that a server with this flag does not start, and that its log has each of the texts.
+fn refuses(flag: &str, value: &str, texts: &[&str]) {
     let message = TestServer::refusal(&[flag, value]);
     assert!(message.contains("thallus-server: error: "), "{message}");
-    for words in said {
-        assert!(message.contains(words), "{flag} {value}: {words:?} is not in {message}");
+    for text in texts {
+        assert!(message.contains(text), "{flag} {value}: {text:?} is not in {message}");
     }
 }
 
@@ -63,7 +63,7 @@ fn a_directory_that_cannot_be_read_is_named() {
     symlink(path("nowhere"), path("half").join("gone.parquet")).unwrap();
     refuses("--data", text(&path("half")), &["gone.parquet", "no such file or directory"]);
 
-    // Root may read everything: then there is no such thing as a directory that it must not.
+    // Root may read every directory: then this case cannot occur.
     use std::os::unix::fs::PermissionsExt;
     fs::create_dir(path("locked")).unwrap();
     fs::set_permissions(path("locked"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -73,7 +73,7 @@ fn a_directory_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_said_with_a_way_out() {
+fn the_error_for_a_port_in_use_names_the_port_and_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     refuses("--listen", &address, &["cannot listen on", &address, "in use", "choose another with --listen"]);
@@ -87,13 +87,13 @@ async fn failure(client: &Client, sql: &str) -> ClientError {
 }
 
 #[test]
-fn files_that_go_bad_under_a_server_fail_their_queries_and_no_others() {
+fn unreadable_files_fail_their_queries_and_no_others() {
     let data = data();
     let server = TestServer::start(["--data", text(data.path())]);
     let path = |table: &str| data.path().join(format!("{table}.parquet"));
 
     fs::remove_file(path("orders")).unwrap();
-    // Cut in half; and all data overwritten, with the footer in place.
+    // One file is cut in half. In another all data is overwritten, and the footer left in place.
     let whole = fs::read(path("customer")).unwrap();
     fs::write(path("customer"), &whole[..whole.len() / 2]).unwrap();
     let mut lineitem = fs::read(path("lineitem")).unwrap();

@@ -1,4 +1,4 @@
-//! Once memory is warm, a batch is lent without a copy, a registration, a key or a page fault.
+//! Once memory is warm, lending a batch needs no copy, no registration, no new key and no page fault.
 
 use futures::TryStreamExt;
 use thallus_client::{Client, LendFrom, QueryOptions, TransferReport};
@@ -6,9 +6,9 @@ use thallus_tests::block_on;
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 
-/// So many results in a row have to cost nothing but the reading.
+/// Number of successive results that must cost nothing but the reads.
 const IN_A_ROW: usize = 5;
-/// So many may come before that: the heap grows, threads are started, regions are announced.
+/// Most results before that. The heap grows, threads start, and regions are announced meanwhile.
 const WARMING: usize = 60;
 
 async fn run(client: &Client, sql: &str) -> TransferReport {
@@ -32,7 +32,7 @@ fn steady(format: Format) {
     block_on(async {
         let client = Client::connect(&server.url("require_fabric=true")).await.unwrap();
         for sql in [
-            // Computed, with the batches of a scan: decimals, dates, strings as views of decoded pages.
+            // Batches of a scan: decimals, dates, strings as views of decoded pages. Then a computed column.
             "SELECT * FROM lineitem",
             "SELECT l_orderkey, l_extendedprice * (1 - l_discount) AS price, l_comment FROM lineitem",
         ] {
@@ -50,8 +50,8 @@ fn steady(format: Format) {
                 }
                 assert!(
                     round < WARMING,
-                    "{format:?}: {sql}: the last of {WARMING} results still cost (bytes copied, registrations, regions, page faults at the \
-                     server; registrations at the client) {spent:?}\n{report}"
+                    "{format:?}: {sql}: the last of {WARMING} results still cost (bytes copied, registrations, \
+                     regions, page faults at the server; registrations at the client) {spent:?}\n{report}"
                 );
             }
         }

@@ -1,4 +1,5 @@
-//! Peers that are no Thallus, or another one: garbage, oversized messages, silence, other versions, too many at once.
+//! Peers that do not speak this protocol, or not its version: garbage, oversized messages, silence, too many
+//! connections.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -15,27 +16,27 @@ use thallus_tests::{PATIENCE, block_on, usage};
 const OURS: VersionRange = VersionRange { min: 1, max: 1 };
 const OTHERS: VersionRange = VersionRange { min: 7, max: 9 };
 
-/// The preface of an end that asks for no checksums, so that what it says next is judged for itself.
+/// The preface of an end that requests no checksums: later bytes are then judged by their content.
 fn preface(versions: VersionRange) -> Vec<u8> {
     Preface { versions, features: 0 }.encode().to_vec()
 }
 
-/// The header of a frame, with checksums that nobody asked for.
+/// The header of a frame without checksums.
 fn header(message: u32, payload: u32) -> Vec<u8> {
     [&message.to_le_bytes()[..], &payload.to_le_bytes(), &[0; 8]].concat()
 }
 
-/// Says something to a server, and gives what it answers until it hangs up, and after how long that is.
-fn say(server: &TestServer, bytes: &[u8]) -> (Vec<u8>, Duration) {
+/// Sends bytes to a server. Returns the answer until the server closes the connection, and the time until then.
+fn exchange(server: &TestServer, bytes: &[u8]) -> (Vec<u8>, Duration) {
     let began = Instant::now();
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    // The server may hang up before it has heard all of it.
+    // The server may close the connection before it has received everything.
     let _ = stream.write_all(bytes);
     let mut answer = Vec::new();
     if let Err(error) = stream.read_to_end(&mut answer) {
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "the server did not hang up: {error}");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "the server did not close: {error}");
     }
     (answer, began.elapsed())
 }
@@ -46,7 +47,7 @@ fn serves(server: &TestServer) {
 }
 
 #[test]
-fn garbage_is_hung_up_on_and_others_are_served() {
+fn a_connection_with_garbage_is_closed_and_others_are_served() {
     let server = TestServer::start::<&str>([]);
     serves(&server);
     let descriptors = usage::descriptors(server.id());
@@ -69,12 +70,12 @@ fn garbage_is_hung_up_on_and_others_are_served() {
         ("an unknown message", framed(&[header(4, 0), vec![0x7f; 4]].concat())),
     ];
     for (what, bytes) in &garbage {
-        let (answer, took) = say(&server, bytes);
-        assert!(took < Duration::from_secs(5), "{what}: the server hung up after {took:?}");
-        // All that may be said to a stranger is the preface, and why.
+        let (answer, took) = exchange(&server, bytes);
+        assert!(took < Duration::from_secs(5), "{what}: the server closed the connection after {took:?}");
+        // The server may answer with its preface and the reason.
         assert!(answer.len() < 1024, "{what}: {} bytes", answer.len());
     }
-    // The log may lag behind what a peer sees.
+    // The server may log after the peer sees the end of the connection.
     for part in ["message", "payload"] {
         server.logs(&format!("a {part} of 4294967295 bytes exceeds the limit"));
     }
@@ -89,12 +90,12 @@ fn garbage_is_hung_up_on_and_others_are_served() {
 }
 
 #[test]
-fn who_says_nothing_is_not_waited_for() {
+fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
     let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"500ms\"\n", []);
     let whole = preface(OURS);
     for half in [&[][..], &whole[..3], &whole[..23], &whole] {
-        let (_, took) = say(&server, half);
-        assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "hung up after {took:?}");
+        let (_, took) = exchange(&server, half);
+        assert!((Duration::from_millis(400)..Duration::from_secs(5)).contains(&took), "closed after {took:?}");
     }
     serves(&server);
     server.is_at_rest();
@@ -105,7 +106,7 @@ fn who_says_nothing_is_not_waited_for() {
 fn one_connection_too_many_is_refused_until_there_is_room() {
     let server = TestServer::configured("[timeouts]\nhandshake = \"2s\"\n", ["--max-connections", "3"]);
     let silent: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
-    thallus_tests::process::until("the silent ones to be taken in", PATIENCE, || {
+    thallus_tests::process::until("the silent connections to be accepted", PATIENCE, || {
         (server.connections() == 3).then_some(())
     });
     let refused = thallus(["query", &server.url(""), "SELECT 1"]);
@@ -117,15 +118,15 @@ fn one_connection_too_many_is_refused_until_there_is_room() {
     server.stop();
 }
 
-/// A peer that takes one connection, says this, and waits for the other end to hang up.
-fn fake_server(says: Vec<u8>) -> (String, thread::JoinHandle<()>) {
+/// A peer that accepts one connection, sends these bytes, and waits until the other end closes.
+fn fake_server(greeting: Vec<u8>) -> (String, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("thallus://{}?connect_timeout=10s", listener.local_addr().unwrap());
     let serving = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&says).unwrap();
-        let _heard = stream.read_to_end(&mut Vec::new());
+        stream.write_all(&greeting).unwrap();
+        let _received = stream.read_to_end(&mut Vec::new());
     });
     (url, serving)
 }
@@ -145,35 +146,35 @@ fn another_version_is_named_on_both_ends() {
     assert!(client.stderr.contains("protocol 1, the server 7 to 9\nhint: "), "{}", client.stderr);
 
     let server = TestServer::start::<&str>([]);
-    let (answer, took) = say(&server, &preface(OTHERS));
+    let (answer, took) = exchange(&server, &preface(OTHERS));
     assert!(took < Duration::from_secs(5), "{took:?}");
-    let server_says = Preface { versions: OURS, features: FEATURES }.encode();
-    assert!(answer.starts_with(&server_says), "the stranger is told what the server speaks: {answer:x?}");
+    let server_preface = Preface { versions: OURS, features: FEATURES }.encode();
+    assert!(answer.starts_with(&server_preface), "the server sends its versions: {answer:x?}");
     server.logs("no protocol version in common: this end speaks 1, the peer 7 to 9");
     serves(&server);
     server.stop();
 }
 
 #[test]
-fn a_server_that_is_none_is_a_typed_error_at_once() {
+fn a_server_that_is_not_thallus_is_a_typed_error_at_once() {
     let oversized = [preface(OURS), header(u32::MAX, u32::MAX)].concat();
-    for (what, says, said) in [
+    for (what, greeting, expected) in [
         ("HTTP", b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), "not a Thallus connection"),
         ("oversized", oversized, "exceeds the limit"),
         ("SSH", b"SSH-2.0-OpenSSH_9.2p1\r\n".to_vec(), "not a Thallus connection"),
     ] {
-        let (url, serving) = fake_server(says);
+        let (url, serving) = fake_server(greeting);
         let client = thallus(["query", &url, "SELECT 1"]);
         serving.join().unwrap();
         assert_eq!(client.code, Some(3), "{what}: {}", client.stderr);
-        assert!(client.stderr.starts_with("error: ") && client.stderr.contains(said), "{what}: {}", client.stderr);
+        assert!(client.stderr.starts_with("error: ") && client.stderr.contains(expected), "{what}: {}", client.stderr);
         assert!(client.took < Duration::from_secs(5), "{what}: {:?}", client.took);
     }
 }
 
 #[test]
 fn an_unreachable_server_is_a_typed_error_in_time() {
-    // Listens, so that connections come about; never answers.
+    // This listener lets connections be established, and never answers.
     let hole = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("thallus://{}?connect_timeout=500ms", hole.local_addr().unwrap());
     let client = thallus(["query", &url, "SELECT 1"]);
@@ -181,7 +182,7 @@ fn an_unreachable_server_is_a_typed_error_in_time() {
     assert!(client.stderr.contains("longer than 500ms") && client.stderr.contains("\nhint: "), "{}", client.stderr);
     assert!(client.took < Duration::from_secs(5), "{:?}", client.took);
 
-    // Another address of the loopback network, on a port that is ours: nobody listens there.
+    // Another address of the loopback network, on a port of this process. No process listens there.
     let closed = format!("thallus://127.0.0.2:{}", hole.local_addr().unwrap().port());
     let client = thallus(["query", &closed, "SELECT 1"]);
     assert_eq!(client.code, Some(3), "{}", client.stderr);
@@ -213,7 +214,7 @@ fn an_unreachable_server_is_a_typed_error_in_time() {
 #[test]
 fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
     let server = TestServer::start::<&str>([]);
-    for (sql, code, said) in [
+    for (sql, code, expected) in [
         ("SELEC 1", 4, "syntax error"),
         ("SELECT 1; SELECT 2", 4, "one statement at a time"),
         ("SELECT * FROM nowhere", 4, "table 'nowhere' not found"),
@@ -225,7 +226,7 @@ fn bad_sql_is_refused_in_words_and_the_connection_goes_on() {
     ] {
         let client = thallus(["query", &server.url(""), sql]);
         assert_eq!(client.code, Some(code), "{sql}: {}", client.stderr);
-        assert!(client.stderr.contains(said), "{sql}: {}", client.stderr);
+        assert!(client.stderr.contains(expected), "{sql}: {}", client.stderr);
         assert!(!client.stderr.contains("failed: execution failed"), "{sql}: {}", client.stderr);
         assert_eq!(client.stdout, "", "{sql}");
         assert!(client.took < Duration::from_secs(10), "{sql}: {:?}", client.took);

@@ -1,5 +1,5 @@
-//! The 22 TPC-H queries through a real server and client, each lent, as the client chooses, inline, and in partitions,
-//! against DataFusion run in this process over the same files: value for value.
+//! The 22 TPC-H queries through a real server and client: lent, by the client's choice, inline, mapped, and in
+//! partitions. Each result is compared, value for value, with DataFusion run in this process over the same files.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const SCALE: f64 = 0.05;
 const PARTITIONS: usize = 2;
 const BATCH_ROWS: usize = 65_536;
 
-/// How results travel: what is lent, and how it is got at.
+/// The ways of a result: the sizes that are lent, and the access.
 const WAYS: [(LendFrom, Access); 4] = [
     (LendFrom::Bytes(0), Access::Read),
     (LendFrom::Auto, Access::Read),
@@ -28,7 +28,7 @@ const WAYS: [(LendFrom, Access); 4] = [
     (LendFrom::Auto, Access::Map),
 ];
 
-/// DataFusion in this process, set up as the server is.
+/// DataFusion in this process, configured as in the server.
 async fn reference(data: &Path) -> SessionContext {
     let config = SessionConfig::new().with_target_partitions(PARTITIONS).with_batch_size(BATCH_ROWS);
     let context = SessionContext::new_with_config(config);
@@ -53,7 +53,7 @@ async fn received(client: &Client, sql: &str, options: QueryOptions) -> (SchemaR
     (schema.clone(), concat_batches(&schema, &batches).unwrap(), result.report())
 }
 
-/// The columns that a query's last ORDER BY names. Among rows that are equal in them, any order is right.
+/// Columns of a query's last ORDER BY. Rows that are equal in these columns may come in any order.
 fn ordered_by(sql: &str) -> Vec<String> {
     let sql = sql.to_lowercase();
     let Some((_, keys)) = sql.rsplit_once("order by") else { return Vec::new() };
@@ -62,7 +62,7 @@ fn ordered_by(sql: &str) -> Vec<String> {
     keys.split(',').map(column).collect()
 }
 
-/// Rows in an encoding in which exactly equal rows are equal, sorted.
+/// Rows in an encoding that preserves equality, sorted.
 fn sorted_rows(batch: &RecordBatch) -> Vec<Vec<u8>> {
     let fields = batch.schema().fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
     let converter = RowConverter::new(fields).unwrap();
@@ -90,11 +90,11 @@ fn assert_same(what: &str, sql: &str, got: &RecordBatch, expected: &RecordBatch)
     assert!(sorted_rows(got) == sorted_rows(expected), "{}", both());
 }
 
-/// Whatever a client finds of its path, it has no batch of more bytes sent inline unless it is told to: 256 KiB of
-/// values, and what Arrow IPC puts around them.
+/// Larger batches are always lent with `Auto`, whatever threshold the client measures: 256 KiB of values, and the
+/// overhead of Arrow IPC.
 const ALWAYS_LENT: u64 = 288 << 10;
 
-/// That a report tells of the way that was asked for.
+/// Checks that a report agrees with the requested way.
 fn assert_travelled(what: &str, way: (LendFrom, Access), report: &TransferReport) {
     assert!(report.complete, "{what}: {report}");
     let one_sided = matches!(&report.carrier, Carrier::OneSided { fabric, .. } if *fabric == thallus_tests::fabric());
@@ -121,7 +121,7 @@ fn assert_travelled(what: &str, way: (LendFrom, Access), report: &TransferReport
 #[test]
 fn all_queries_equal_datafusion_in_process_by_every_way() {
     let made;
-    // Tables that are there already, of whatever scale, for machines that are slow to make them.
+    // Existing tables of any scale, for machines that are slow at generating them.
     let data = match std::env::var_os("THALLUS_TPCH_DATA") {
         Some(path) => PathBuf::from(path),
         None => {
@@ -144,7 +144,7 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
         &rows,
         "--allow-mapped",
     ]);
-    // Whole tables too: the queries' results are small.
+    // Whole tables too, since the results of the queries are small.
     let mut all: Vec<(&str, &str)> = queries().to_vec();
     all.push(("lineitem", "SELECT * FROM lineitem"));
     all.push(("orders", "SELECT o_orderkey, o_comment, o_orderdate FROM orders WHERE o_orderkey % 3 = 0"));
@@ -159,7 +159,7 @@ fn all_queries_equal_datafusion_in_process_by_every_way() {
             let expected = expected(&context, sql).await;
             filled += usize::from(expected.num_rows() > 0);
             for (way, time) in WAYS.into_iter().zip(&mut time) {
-                // Between the two ends of a link there is nothing to map.
+                // Two ends that share no memory cannot map.
                 if way.1 == Access::Map && !shares_memory {
                     continue;
                 }

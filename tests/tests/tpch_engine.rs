@@ -1,4 +1,4 @@
-//! All 22 queries of TPC-H by the server's engine.
+//! All 22 queries of TPC-H with the server's engine.
 
 use std::path::Path;
 
@@ -23,7 +23,7 @@ async fn query(engine: &DataFusionEngine, sql: &str, batch_rows: Option<usize>) 
     concat_batches(&stream.schema, &batches).unwrap()
 }
 
-/// Cells as text.
+/// The cells of a batch as text.
 fn text(batch: &RecordBatch) -> Vec<Vec<String>> {
     let options = FormatOptions::default();
     let columns: Vec<_> =
@@ -50,14 +50,14 @@ async fn all_queries_run_and_do_not_depend_on_format_or_batches() {
         let parquet = text(&query(&engines[0], sql, None).await);
         let arrow = text(&query(&engines[1], sql, Some(1000)).await);
         assert_eq!(parquet, arrow, "{name}");
-        // CSV has numbers of other types, and so other sums in the last digits: shape only.
+        // CSV yields other number types, so sums differ in the last digits: compare the number of rows only.
         let csv = query(&engines[2], sql, Some(100)).await;
         assert_eq!(csv.num_rows(), parquet.len(), "{name}");
         println!("{name}: {} rows", parquet.len());
     }
 }
 
-/// Against the answers that the specification's generator ships for scale factor 1.
+/// Compares with the published answers for scale factor 1, which come with the specification's generator.
 #[tokio::test]
 #[ignore = "makes 6 million line items: about a minute"]
 async fn the_answers_at_scale_1_are_the_published_ones() {
@@ -75,10 +75,10 @@ async fn the_answers_at_scale_1_are_the_published_ones() {
             .collect();
         let mut actual = text(&query(&engine, sql, None).await);
         if number == 11 {
-            // The published keys, printed six characters wide, have lost the last two.
+            // The published keys were printed six characters wide, and lack the last two digits.
             actual.iter_mut().for_each(|row| row[0] = format!("{:>6}", row[0])[..4].trim().to_owned());
         }
-        // Published is 348406.02, exact 348406.05: the specification (section 2.1.3.5) lets a sum differ by $100.
+        // Published: 348406.02. Exact: 348406.05. The specification (section 2.1.3.5) allows a sum to differ by $100.
         let tolerance = if number == 17 { 100.0 / 7.0 } else { 0.0051 };
         let same_value = |expected: &str, actual: &str| same_value(expected, actual, tolerance);
         let same_row = |(expected, actual): &(&Vec<&str>, &Vec<String>)| {
@@ -94,7 +94,7 @@ async fn the_answers_at_scale_1_are_the_published_ones() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Equal as text, or as numbers but for rounding to the two decimals of the published answers.
+/// Equality as text, or as numbers rounded to the two decimals of the published answers.
 fn same_value(expected: &str, actual: &str, tolerance: f64) -> bool {
     match (expected.parse::<f64>(), actual.parse::<f64>()) {
         (Ok(expected), Ok(actual)) => (expected - actual).abs() <= tolerance,

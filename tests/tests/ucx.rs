@@ -1,6 +1,6 @@
-//! Results over UCX: what carries them, in the words of report, ping and doctor.
+//! Results over UCX: the carrier of results, as named by report, ping and doctor.
 //!
-//! The server may have another UCX than the client: the environment variable `THALLUS_TEST_SERVER_UCX` names its
+//! The server may use another UCX than the client: the environment variable `THALLUS_TEST_SERVER_UCX` names its
 //! library.
 
 use thallus_client::{Access, Client, LendFrom, QueryOptions};
@@ -11,11 +11,11 @@ use thallus_tests::{PATIENCE, block_on};
 const SQL: &str = "SELECT value, value * 3 AS thrice FROM generate_series(1, 3000000)";
 const ROWS: i64 = 3_000_000;
 
-/// Runs the query, checks every value, and gives the transport and how many batches were lent or mapped.
+/// Runs the query and checks every value. Returns the carrier, and the number of batches lent or mapped.
 async fn result(url: &str, options: QueryOptions) -> (String, u64) {
     let client = Client::connect(url).await.unwrap();
     let mut result = client.query_with(SQL, options).await.unwrap();
-    // Several threads compute it, in no order.
+    // Several threads compute the result, in no order.
     let (mut rows, mut sums) = (0, [0; 2]);
     while let Some(batch) = futures::TryStreamExt::try_next(&mut result).await.unwrap() {
         let column = |index: usize| batch.column(index).as_any().downcast_ref::<arrow::array::Int64Array>().unwrap();
@@ -52,7 +52,7 @@ fn results_are_read_one_sidedly_through_shared_memory() {
 }
 
 #[test]
-fn over_tcp_alone_results_travel_inline_and_it_is_said_why() {
+fn over_tcp_alone_results_travel_inline_and_ping_gives_the_reason() {
     let server = TestServer::start(["--fabric", "ucx"]);
     let url = server.url("ucx_tls=tcp");
     let (carrier, lent) = block_on(result(&url, QueryOptions::new()));
@@ -62,7 +62,7 @@ fn over_tcp_alone_results_travel_inline_and_it_is_said_why() {
     server.stop();
 }
 
-/// As on a host where UCX is not installed.
+/// As on a host without UCX.
 #[test]
 fn without_ucx_programs_start_and_say_what_to_install() {
     let without = [("THALLUS_UCX_LIBRARY", "/nowhere/libucp.so.0")];

@@ -1,6 +1,7 @@
-//! Runs one piece of a batch's path so often, for `instructions.sh` to count what it takes; or lists them.
+//! Runs one piece of a batch's path several times, so that `instructions.sh` can count its instructions; or lists the
+//! pieces.
 //!
-//! `instructions` lists. `instructions PIECE N` runs one N times, after a warm-up.
+//! `instructions` lists the pieces. `instructions PIECE N` runs one N times, after a warm-up.
 
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What callgrind collects in, by its name.
+/// The function within which callgrind counts, by its name.
 #[inline(never)]
 fn measured(run: &mut dyn FnMut()) {
     run();

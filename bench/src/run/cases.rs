@@ -1,4 +1,4 @@
-//! What is measured: the figures, and the cases of each.
+//! The figures of the page, and the cases of each figure.
 
 use crate::contender::Contender;
 use crate::contender::Contender::{
@@ -11,14 +11,14 @@ use crate::tables::{Size, Tables};
 pub(super) struct Figure {
     pub(super) name: &'static str,
     pub(super) title: &'static str,
-    /// What its cases differ in.
+    /// Description of the x axis: the property in which the cases differ.
     pub(super) axis: &'static str,
-    /// What is on its other axis.
+    /// Quantity on the y axis.
     pub(super) measure: Measure,
     pub(super) text: &'static str,
 }
 
-/// What a figure shows.
+/// Quantity that a figure shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     /// Bytes per second.
@@ -33,65 +33,69 @@ pub(super) const FIGURES: [Figure; 9] = [
         title: "Latency of a result of one row",
         axis: "",
         measure: Measure::Time,
-        text: "One connection, one query after the other. `flight-sql-*` asks `GetFlightInfo` first, as Flight SQL clients do.",
+        text: "One connection, one query after the other. `flight-sql-*` calls `GetFlightInfo` first, as Flight SQL \
+               clients do.",
     },
     Figure {
         name: "transport",
         title: "Transport: a result that is held in memory, delivered",
         axis: "bytes of the result",
         measure: Measure::Throughput,
-        text: "The engine hands out batches that it has; the client takes each validated batch, counts its rows and drops it. \
-               Eight columns of eight bytes, 1 MiB a batch.",
+        text: "The engine returns batches that it holds in memory. The client takes each validated batch, counts its \
+               rows and drops it. Eight columns of eight bytes, 1 MiB a batch.",
     },
     Figure {
         name: "scan",
         title: "End to end: delivered, and every byte read by the client",
         axis: "bytes of the result",
         measure: Measure::Throughput,
-        text: "As above, and the client sums every word of every buffer.",
+        text: "As above, and the client also sums every word of every buffer.",
     },
     Figure {
         name: "computed",
         title: "End to end, of batches that the engine computes",
         axis: "bytes of the result",
         measure: Measure::Throughput,
-        text: "The engine makes new buffers for every batch (a `take` of all rows), and the client sums every word.",
+        text: "The engine allocates new buffers for every batch (a `take` of all rows), and the client sums every \
+               word.",
     },
     Figure {
         name: "columns",
         title: "Number of columns",
         axis: "columns",
         measure: Measure::Throughput,
-        text: "64 MiB of 64-bit integers, 1 MiB a batch, in more and more columns.",
+        text: "64 MiB of 64-bit integers, 1 MiB a batch, in an increasing number of columns.",
     },
     Figure {
         name: "types",
         title: "Types and tables",
         axis: "",
         measure: Measure::Throughput,
-        text: "About 64 MiB of each. A dictionary is counted with each batch that has it.",
+        text: "About 64 MiB of each. A dictionary counts with each batch that uses it.",
     },
     Figure {
         name: "selectivity",
         title: "Selectivity: a filter over TPC-H's lineitem",
         axis: "share of rows kept",
         measure: Measure::Time,
-        text: "600 thousand rows are scanned and filtered in batches of 8192; the client sums every word of what is left. \
-               Time includes the filter.",
+        text: "600 thousand rows are scanned and filtered in batches of 8192. The client sums every word of the \
+               result. The time includes the filter.",
     },
     Figure {
         name: "streams",
         title: "Concurrent streams",
         axis: "streams",
         measure: Measure::Throughput,
-        text: "Each stream is a query of 16 MiB over a connection of its own; the throughput is that of all together.",
+        text: "Each stream is a query of 16 MiB over its own connection. The throughput is that of all streams \
+               together.",
     },
     Figure {
         name: "batches",
         title: "Size of batches",
         axis: "bytes of a batch",
         measure: Measure::Throughput,
-        text: "64 MiB in batches of different size: what a batch costs, and what a byte. The model below rests on it.",
+        text: "64 MiB in batches of different sizes, to find the cost of a batch and of a byte. The model below uses \
+               it.",
     },
 ];
 

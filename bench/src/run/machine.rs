@@ -1,4 +1,4 @@
-//! Where and with what it was measured.
+//! The machine and the versions of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const FILE: &str = "machine.json";
 
-/// Facts in words, by name, in the order in which they are shown.
+/// Facts as name and text, in the order of the page.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Machine(pub(super) Vec<(String, String)>);
 
@@ -29,21 +29,21 @@ impl Machine {
         let version = |name: &str| locked.get(name).cloned().unwrap_or_default();
         let pyarrow =
             python.map_or("not run: no Python with pyarrow".to_owned(), |python| {
-                said(Command::new(python).args([
+                output_of(Command::new(python).args([
                     "-c",
                     "import pyarrow, sys; print(pyarrow.__version__, 'on Python', sys.version.split()[0])",
                 ]))
             });
         let facts = [
-            ("when", said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
+            ("when", output_of(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
             ("run", if quick { "quick".to_owned() } else { "full".to_owned() }),
-            ("commit", said(Command::new("git").args(["describe", "--always", "--dirty"]))),
+            ("commit", output_of(Command::new("git").args(["describe", "--always", "--dirty"]))),
             ("processor", format!("{}, {cores} cores", model.unwrap_or("unknown"))),
             ("memory", total.map_or("unknown".to_owned(), |kb| format!("{:.0} GiB", kb as f64 / 1048576.0))),
             ("load before the run", load.split(' ').next().unwrap_or_default().to_owned()),
-            ("kernel", said(Command::new("uname").arg("-sr"))),
-            ("compiler", said(Command::new("rustc").arg("--version"))),
-            ("UCX", said(Command::new("pkg-config").args(["--modversion", "ucx"]))),
+            ("kernel", output_of(Command::new("uname").arg("-sr"))),
+            ("compiler", output_of(Command::new("rustc").arg("--version"))),
+            ("UCX", output_of(Command::new("pkg-config").args(["--modversion", "ucx"]))),
             (
                 "arrow, arrow-flight, tonic",
                 format!("{}, {}, {}", version("arrow"), version("arrow-flight"), version("tonic")),
@@ -66,13 +66,13 @@ impl Machine {
     }
 }
 
-/// What a command prints; `unknown` if it cannot.
-fn said(command: &mut Command) -> String {
+/// Standard output of a command; `unknown` if it fails.
+fn output_of(command: &mut Command) -> String {
     let output = command.output().ok().filter(|output| output.status.success());
     output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Versions of the packages that this was built with.
+/// Versions of the packages in this build.
 fn locked_versions() -> BTreeMap<String, String> {
     let value =
         |line: &str, key: &str| line.strip_prefix(key).map(|rest| rest.trim_matches([' ', '=', '"']).to_owned());

@@ -1,4 +1,4 @@
-//! Rounds: every contender in turn, again and again, so that whatever disturbs the machine disturbs all alike.
+//! Rounds: all contenders take turns repeatedly, so that a disturbance of the machine affects all of them.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,7 +17,7 @@ use crate::wiring;
 
 const SAMPLES: &str = "samples.jsonl";
 
-/// One contender's turn: a few iterations, one after the other.
+/// One turn of a contender: a few iterations, one after the other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Sample {
     pub(super) figure: String,
@@ -27,36 +27,36 @@ pub(super) struct Sample {
     pub(super) contender: Contender,
     pub(super) round: usize,
     pub(super) streams: usize,
-    /// Of the results of all streams together.
+    /// Bytes of the results of all streams together.
     pub(super) bytes: u64,
     pub(super) batches: u64,
-    /// Of each iteration.
+    /// Seconds of each iteration.
     pub(super) seconds: Vec<f64>,
-    /// Seconds of CPU, for all iterations.
+    /// CPU seconds of all iterations.
     pub(super) cpu_client: f64,
     pub(super) cpu_server: f64,
-    /// For all iterations.
+    /// Page faults of all iterations.
     pub(super) faults_client: u64,
     pub(super) faults_server: u64,
-    /// Most resident bytes during the turn.
+    /// Peak of resident memory during the turn, in bytes.
     pub(super) peak_client: u64,
     pub(super) peak_server: u64,
     pub(super) report: Option<Report>,
 }
 
-/// What the contest needs to know.
+/// Configuration of the measurements.
 #[derive(Debug)]
 pub(super) struct Setup {
     pub(super) python: Option<PathBuf>,
     pub(super) scripts: PathBuf,
-    /// Where the tables are as Arrow files.
+    /// Directory of the tables as Arrow files.
     pub(super) files: PathBuf,
     pub(super) only: Vec<Contender>,
     pub(super) quick: bool,
     pub(super) rounds: Option<usize>,
 }
 
-/// The processes of all contenders, started when first needed.
+/// The processes of all contenders, each started at its first use.
 pub(super) struct Contest {
     setup: Setup,
     servers: BTreeMap<&'static str, (Process, u16)>,
@@ -68,7 +68,7 @@ impl Contest {
         Contest { setup, servers: BTreeMap::new(), clients: BTreeMap::new() }
     }
 
-    /// Whether this build, on this machine, has the contender.
+    /// Whether this build can run the contender on this machine.
     fn has(&self, contender: Contender) -> bool {
         let wanted = self.setup.only.is_empty() || self.setup.only.contains(&contender);
         wanted
@@ -79,7 +79,7 @@ impl Contest {
             }
     }
 
-    /// Runs a case, and logs every turn.
+    /// Runs a case and logs every turn.
     pub(super) fn run(&mut self, case: &Case, log: &mut Log) -> Result<(), String> {
         let contenders: Vec<_> = case.contenders.iter().copied().filter(|&c| self.has(c)).collect();
         let bytes = case.size.bytes * case.streams as u64;
@@ -88,11 +88,11 @@ impl Contest {
         let rounds = self.setup.rounds.unwrap_or(fewer);
         let mut iterations = BTreeMap::new();
         for &contender in &contenders {
-            // Warm-up: tables are made, connections opened, pools filled; then how long an iteration takes.
+            // Warm-up: generates tables, opens connections, fills pools. Then measures the time of an iteration.
             self.turn(case, contender, 2, 0)?;
             let sample = self.turn(case, contender, 3, 0)?;
             let fastest = sample.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-            // The float is small, and not negative.
+            // The quotient is small, and not negative.
             iterations.insert(contender, ((budget / fastest) as usize).clamp(1, 400));
         }
         for round in 0..rounds {
@@ -189,7 +189,7 @@ impl Contest {
     }
 }
 
-/// Which server a contender's client talks to; none, if empty.
+/// Name of the server of a contender's client; empty if the contender has none.
 fn server_of(contender: Contender) -> &'static str {
     match contender {
         Contender::FlightRust | Contender::FlightSqlRust => "flight",
@@ -215,7 +215,7 @@ impl Log {
     }
 }
 
-/// Every sample that was logged.
+/// Reads all logged samples.
 pub(super) fn read(out: &Path) -> Result<Vec<Sample>, String> {
     let path = out.join(SAMPLES);
     let text = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?;

@@ -1,4 +1,4 @@
-//! The harness: runs every case by every contender, in turns, and writes down each measurement.
+//! The harness: runs every case with every contender in turn, and records each measurement.
 
 mod cases;
 mod machine;
@@ -17,41 +17,41 @@ use clap::Args;
 use crate::contender::Contender;
 use crate::tables::{NAMES, Tables};
 
-/// What to run.
+/// Options of a run.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Fewer cases and rounds: a few minutes.
     #[arg(long)]
     quick: bool,
-    /// Where measurements, plots and the page go.
+    /// Directory for measurements, plots and the page.
     #[arg(long, default_value = "results")]
     out: PathBuf,
-    /// A Python that has pyarrow and numpy, for Flight in C++.
+    /// Python interpreter with pyarrow and numpy, for Flight in C++.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Where the Python contender is.
+    /// Directory of the Python contender.
     #[arg(long, default_value = "python")]
     scripts: PathBuf,
-    /// Only these figures.
+    /// Run only these figures.
     #[arg(long, value_delimiter = ',')]
     figures: Vec<String>,
-    /// Only these contenders.
+    /// Run only these contenders.
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<Contender>,
-    /// Rounds of every case, instead of the usual number.
+    /// Number of rounds of every case, instead of the default.
     #[arg(long)]
     rounds: Option<usize>,
 }
 
-/// What to report on.
+/// Options of a report.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
-    /// Where the measurements are.
+    /// Directory of the measurements.
     #[arg(long, default_value = "results")]
     out: PathBuf,
 }
 
-/// Runs the comparison, and reports on it.
+/// Runs the comparison and writes its report.
 pub fn run(args: &RunArgs) -> Result<(), String> {
     fs::create_dir_all(&args.out).map_err(|e| format!("{}: {e}", args.out.display()))?;
     let known = cases::FIGURES.map(|figure| figure.name);
@@ -86,7 +86,7 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
     report_on(&args.out)
 }
 
-/// Writes figures and page from the measurements.
+/// Writes figures and page from existing measurements.
 pub fn report(args: &ReportArgs) -> Result<(), String> {
     report_on(&args.out)
 }

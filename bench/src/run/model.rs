@@ -1,12 +1,12 @@
-//! On paper: what the measured costs per batch and per byte come to on links and hosts that were not at hand.
+//! A model that predicts throughput on other links and hosts from the measured costs per batch and per byte.
 //!
-//! A contender's costs are a straight line through the figure `batches`, where the same bytes came in batches of different
-//! size: the slope is what a batch costs, the rest, over the bytes, what a byte costs.
+//! The costs of a contender are a linear fit to the figure `batches`, in which the same bytes come in batches of
+//! different sizes. The slope is the cost of a batch; the rest, divided by the bytes, is the cost of a byte.
 
 use super::summary::{Result, Summary};
 use crate::contender::Contender;
 
-/// What a batch and a byte cost, in CPU seconds of either side.
+/// Costs of a batch and of a byte, in CPU seconds, at either end.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Costs {
     pub(super) client: Line,
@@ -30,7 +30,7 @@ impl Line {
         let (x, y) = (mean(|p| p.0), mean(|p| p.1));
         let covariance: f64 = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum();
         let variance: f64 = points.iter().map(|p| (p.0 - x).powi(2)).sum();
-        // Noise can make either negative, where it is next to nothing.
+        // Noise can make a cost negative that is close to zero.
         let batch = (covariance / variance).max(0.0);
         Some(Line { batch, byte: ((y - batch * x) / bytes).max(0.0) })
     }
@@ -50,7 +50,8 @@ pub(super) fn costs(summary: &Summary, who: Contender) -> Option<Costs> {
     Some(Costs { client: line(|r| r.cpu_client)?, server: line(|r| r.cpu_server)? })
 }
 
-/// What bounds the throughput, in bytes per second: the link, the cores of the server, or those of the clients.
+/// The upper bound of the throughput in bytes per second, and its cause: the link, or the cores of the server or
+/// clients.
 pub(super) fn bound(costs: Costs, link: f64, cores: f64, clients: f64, batch: f64) -> (f64, &'static str) {
     let rate = |line: Line, cores: f64| cores / line.of(batch, 1.0).max(f64::MIN_POSITIVE);
     let bounds = [

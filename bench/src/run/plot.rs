@@ -1,4 +1,4 @@
-//! A plot of each figure, as SVG.
+//! Plots of the figures, as SVG.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use super::summary::{CaseResult, Summary};
 use crate::contender::Contender;
 
 const SIZE: (u32, u32) = (1080, 540);
-/// Width of what stands beside the chart.
+/// Width of the legend beside the chart.
 const LEGEND: u32 = 140;
 
 fn colour(contender: Contender) -> RGBColor {
@@ -29,7 +29,7 @@ fn colour(contender: Contender) -> RGBColor {
     }
 }
 
-/// Plots every figure that was measured. Returns their names.
+/// Plots every figure that has measurements. Returns their names.
 pub(super) fn plot_all(summary: &Summary, out: &Path) -> Result<Vec<&'static str>, String> {
     let mut plotted = Vec::new();
     for figure in &FIGURES {
@@ -67,7 +67,7 @@ fn present(cases: &[&CaseResult]) -> Vec<Contender> {
     Contender::ALL.into_iter().filter(|who| cases.iter().any(|case| case.results.contains_key(who))).collect()
 }
 
-/// Both axes logarithmic: sizes differ by millions, and so do times.
+/// Both axes are logarithmic: sizes and times span several orders of magnitude.
 fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     let who = present(cases);
     let points = |who: Contender| cases.iter().filter_map(move |case| Some((case.x, value(figure, case, who)?)));
@@ -113,7 +113,7 @@ fn lines(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     Ok(())
 }
 
-/// The contenders and their colours, beside the chart, where they hide nothing.
+/// The contenders and their colours, beside the chart, where they cover no curve.
 fn name_colours(area: &DrawingArea<SVGBackend<'_>, Shift>, who: &[Contender]) -> Plotted {
     for (y, who) in (50..).step_by(22).zip(who) {
         area.draw(&Rectangle::new([(4, y), (18, y + 10)], colour(*who).filled()))?;
@@ -126,7 +126,7 @@ fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(value), most.max(value)))
 }
 
-/// Groups of bars, for cases that have names and no order.
+/// Groups of bars, for cases with names instead of numbers.
 fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     let who = present(cases);
     let most = range(cases.iter().flat_map(|case| who.iter().filter_map(|&who| value(figure, case, who)))).1;
@@ -156,7 +156,7 @@ fn bars(figure: &Figure, cases: &[&CaseResult], path: &Path) -> Plotted {
     Ok(())
 }
 
-/// An axis of named groups, each one unit wide, its name in the middle.
+/// An axis of named groups, each one unit wide, with the name in the middle.
 struct Groups {
     labels: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Servers and clients as processes, and what the kernel says of them.
+//! Servers and clients as processes, and their resource usage.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::wire::{Answer, Request};
 
-/// A process that the harness talks to by its standard streams. Killed when dropped.
+/// A process that the harness controls through its standard streams. Dropping it kills the process.
 pub(super) struct Process {
     child: Child,
     stdin: ChildStdin,
@@ -33,14 +33,14 @@ impl Process {
         }
     }
 
-    /// The port that a server says it listens on.
+    /// Reads the server's port from its standard output.
     pub(super) fn port(&mut self) -> Result<u16, String> {
         let line = self.line()?;
         let port = line.trim().strip_prefix("ready ").and_then(|port| port.parse().ok());
-        port.ok_or_else(|| format!("{} says {line:?}", self.name))
+        port.ok_or_else(|| format!("{} printed {line:?}", self.name))
     }
 
-    /// Has a client work.
+    /// Sends a request to a client, and returns the answer.
     pub(super) fn ask(&mut self, request: &Request) -> Result<Answer, String> {
         let line = serde_json::to_string(request).map_err(|e| e.to_string())?;
         writeln!(self.stdin, "{line}").and_then(|()| self.stdin.flush()).map_err(|e| format!("{}: {e}", self.name))?;
@@ -51,14 +51,14 @@ impl Process {
         }
     }
 
-    /// What it has used so far.
+    /// Resource usage so far.
     pub(super) fn usage(&self) -> Usage {
         Usage::of(self.child.id()).unwrap_or_default()
     }
 
-    /// Lets its peak of memory begin anew.
+    /// Resets the peak of resident memory.
     pub(super) fn forget_peak(&self) {
-        // Where the kernel does not allow it, peaks are those of the whole run.
+        // If the kernel does not allow this, the peak is that of the whole run.
         let _refused = fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5");
     }
 }
@@ -70,14 +70,14 @@ impl Drop for Process {
     }
 }
 
-/// What a process has used.
+/// Resource usage of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
     /// CPU time of its threads, in seconds.
     pub(super) cpu: f64,
     /// Page faults that needed no disk.
     pub(super) faults: u64,
-    /// Most memory at once, in bytes.
+    /// Peak of resident memory, in bytes.
     pub(super) peak: u64,
 }
 
@@ -90,7 +90,7 @@ impl Usage {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
         let cpu: u64 = tasks.filter_map(|task| nanos(&task.ok()?.path())).sum();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // After the name, which may contain anything: the state, and minflt as the eighth.
+        // After the name, which may contain any character: the state, and minflt as the eighth field.
         let faults = stat.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! From samples to medians. Ratios are taken within a round, where both were measured one after the other; then the median.
+//! Medians of samples. Ratios are computed within a round, whose contenders are measured one after the other.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,7 +9,7 @@ use super::measure::Sample;
 use crate::contender::Contender;
 use crate::wire::Report;
 
-/// A median, with the least and the most of what it is the median of.
+/// A median, with the least and the greatest of the values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Spread {
     pub(super) median: f64,
@@ -24,26 +24,26 @@ impl Spread {
     }
 }
 
-/// Of sorted values, interpolated.
+/// Interpolated quantile of sorted values.
 pub(super) fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let place = share * (sorted.len().checked_sub(1)? as f64);
     let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
     Some(low + (high - low) * place.fract())
 }
 
-/// What one contender did in one case.
+/// Measurements of one contender in one case.
 #[derive(Clone, Debug)]
 pub(super) struct Result {
     pub(super) bytes: u64,
     pub(super) batches: u64,
-    /// The median iteration of each round.
+    /// The median iteration of each round, in seconds.
     pub(super) rounds: Vec<f64>,
-    /// Of `rounds`.
+    /// Spread of `rounds`.
     pub(super) seconds: Spread,
-    /// Over all iterations of all rounds.
+    /// Quantiles over all iterations of all rounds, in seconds.
     pub(super) p50: f64,
     pub(super) p99: f64,
-    /// For one iteration: CPU seconds, page faults.
+    /// CPU seconds and page faults of one iteration.
     pub(super) cpu_client: f64,
     pub(super) cpu_server: f64,
     pub(super) faults_client: f64,
@@ -54,7 +54,7 @@ pub(super) struct Result {
 }
 
 impl Result {
-    /// Bytes per second, by the median.
+    /// Bytes per second, from the median.
     pub(super) fn throughput(&self) -> f64 {
         self.bytes as f64 / self.seconds.median
     }
@@ -89,7 +89,7 @@ impl Result {
     }
 }
 
-/// A case, and what every contender did in it.
+/// A case, with the measurements of every contender.
 #[derive(Clone, Debug)]
 pub(super) struct CaseResult {
     pub(super) figure: String,
@@ -104,13 +104,13 @@ impl CaseResult {
         self.results.values().next().map_or(0, |result| result.bytes)
     }
 
-    /// How many times faster `fast` was than `slow`.
+    /// Speed of `fast` divided by the speed of `slow`.
     pub(super) fn ratio(&self, fast: Contender, slow: Contender) -> Option<Spread> {
         let (fast, slow) = (self.results.get(&fast)?, self.results.get(&slow)?);
         Spread::of(slow.rounds.iter().zip(&fast.rounds).map(|(slow, fast)| slow / fast).collect())
     }
 
-    /// How many times faster `who` was than the fastest of `rivals`, round by round.
+    /// Speed of `who` divided by the speed of the fastest of `rivals`, in each round.
     pub(super) fn ratio_to_best(&self, who: Contender, rivals: &[Contender]) -> Option<Spread> {
         let who = self.results.get(&who)?;
         let rivals: Vec<_> = rivals.iter().filter_map(|rival| self.results.get(rival)).collect();
@@ -123,7 +123,7 @@ impl CaseResult {
     }
 }
 
-/// Everything, case by case in the order in which it was measured.
+/// All cases, in the order of measurement.
 #[derive(Clone, Debug)]
 pub(super) struct Summary {
     pub(super) cases: Vec<CaseResult>,

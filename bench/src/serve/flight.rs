@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::query::Query;
 use crate::tables::{Table, Tables};
 
-/// Of messages and of HTTP/2 windows.
+/// Size of messages and of HTTP/2 windows.
 pub const WINDOW: u32 = 16 << 20;
 
 pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
@@ -53,7 +53,7 @@ impl MemoryService {
 type Reply<T> = Result<Response<T>, Status>;
 
 fn unimplemented<T>() -> Reply<T> {
-    Err(Status::unimplemented("the comparison needs GetFlightInfo and DoGet only"))
+    Err(Status::unimplemented("the comparison uses only GetFlightInfo and DoGet"))
 }
 
 #[async_trait]

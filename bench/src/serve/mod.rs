@@ -1,4 +1,4 @@
-//! The processes that have the data. Each says `ready PORT` on its standard output, and ends with its standard input.
+//! The server processes. Each prints `ready PORT` on standard output, and ends with its standard input.
 
 mod flight;
 mod raw;
@@ -13,7 +13,7 @@ pub use thallus::MemoryEngine;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
-/// What to serve by.
+/// Protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Protocol {
     Thallus,

@@ -1,4 +1,4 @@
-//! Memory of the fabric's, lent as a whole, and nothing else: what raw reads are measured against.
+//! Memory of the fabric, lent as a whole: the lender for the measurement of raw reads.
 
 use std::future::poll_fn;
 
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::hex;
 use crate::wiring;
 
-/// Bytes lent: as much as the size ladder's table has.
+/// Bytes lent: the size of the table of the size ladder.
 pub const REGION: usize = 256 << 20;
 const FILL: usize = 1 << 20;
 
@@ -24,7 +24,8 @@ pub(super) async fn serve(listener: TcpListener) -> Result<(), String> {
     }
 }
 
-/// One line each way: `ADDRESS BASE KEY`, and the reader's address. Then reads, until the reader is gone.
+/// Exchanges one line in each direction: `ADDRESS BASE KEY`, and the reader's address. Then lends until the reader is
+/// gone.
 async fn lend(mut stream: TcpStream) -> Result<(), String> {
     let fabric = wiring::fabric()?;
     let fail = |e: thallus_fabric::FabricError| e.to_string();

@@ -1,4 +1,4 @@
-//! Thallus, over an engine that has its tables in memory.
+//! Thallus with an engine that holds its tables in memory.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What the tables consist of.
+//! The columns of the tables.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use tpchgen::generators::LineItemGenerator;
 use tpchgen_arrow::LineItemArrow;
 
-/// Every table.
+/// Names of all tables.
 pub const NAMES: [&str; 12] = [
     "num8",
     "int1",
@@ -29,16 +29,16 @@ pub const NAMES: [&str; 12] = [
     "lineitem",
 ];
 
-/// Distinct bytes of the table of the size ladder, more than fit the private caches by far.
+/// Distinct bytes of the table for the size ladder: far more than the private caches hold.
 const LADDER_BYTES: usize = 256 << 20;
 /// Distinct bytes of the other tables.
 const TABLE_BYTES: usize = 64 << 20;
-/// Bytes of a batch, about.
+/// Approximate bytes of a batch.
 const BATCH_BYTES: usize = 1 << 20;
 /// Scale factor of the TPC-H table: 600 thousand rows.
 const TPCH_SCALE: f64 = 0.1;
 
-/// The batches of a table; of the first so many bytes of it, if `limit` is less than it has.
+/// The batches of a table; only those of its first `limit` bytes if the table is larger.
 pub(super) fn table(name: &str, limit: usize) -> Result<Vec<RecordBatch>, String> {
     let (ladder, bytes) = (LADDER_BYTES.min(limit), TABLE_BYTES.min(limit));
     let width = |columns: usize| BATCH_BYTES / (8 * columns);
@@ -69,7 +69,7 @@ pub(super) fn table(name: &str, limit: usize) -> Result<Vec<RecordBatch>, String
 
 type Columns = Vec<(String, ArrayRef)>;
 
-/// Batches of `rows` rows until there are `bytes` bytes.
+/// Generates batches of `rows` rows until they have `bytes` bytes.
 fn batches(
     bytes: usize,
     rows: usize,
@@ -104,7 +104,7 @@ fn numbers(rng: &mut SmallRng, rows: usize, columns: usize) -> Columns {
     (0..columns).map(column).collect()
 }
 
-/// Words of 5 to 40 letters: some short enough to lie within a view, most not.
+/// Words of 5 to 40 letters. Some fit into a view, most do not.
 fn words(rng: &mut SmallRng, count: usize) -> Vec<String> {
     let word = |rng: &mut SmallRng| {
         let len = rng.random_range(5..=40);
@@ -126,7 +126,7 @@ fn strings(rng: &mut SmallRng, rows: usize, views: bool) -> Columns {
     (0..4).map(column).collect()
 }
 
-/// Lists of none to eight structs of a number and a word.
+/// Lists of zero to eight structs of a number and a word.
 fn nested(rng: &mut SmallRng, rows: usize) -> Columns {
     let lens: Vec<usize> = (0..rows).map(|_| rng.random_range(0..=8)).collect();
     let elements = lens.iter().sum();
@@ -153,8 +153,8 @@ fn dictionaries(rng: &mut SmallRng, rows: usize, words: &ArrayRef) -> Columns {
     (0..8).map(column).collect()
 }
 
-/// The columns of New York's yellow cab trips, with values of their kind: a tenth of the rows lacks what the cab's meter
-/// did not record.
+/// The columns of New York's yellow cab trips, with similar values. In a tenth of the rows the values from the cab's
+/// meter are missing.
 fn taxi(rng: &mut SmallRng, rows: usize) -> Columns {
     let unmetered = NullBuffer::from_iter((0..rows).map(|_| !rng.random_bool(0.1)));
     let small =

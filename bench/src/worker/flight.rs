@@ -1,4 +1,4 @@
-//! Arrow Flight's client in Rust, tuned as its server is.
+//! Arrow Flight's client in Rust, with the same tuning as the server.
 
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;

@@ -1,4 +1,4 @@
-//! What the machine can do at best: copy warm memory, and read through UCX.
+//! Limits of the machine: copies of warm memory, and raw reads through UCX.
 
 use std::future::poll_fn;
 use std::sync::{Mutex, PoisonError};
@@ -16,11 +16,11 @@ use crate::serve::REGION;
 use crate::wire::Request;
 use crate::wiring;
 
-/// Copied or read at a time: a batch of the size ladder.
+/// Bytes copied or read at a time: a batch of the size ladder.
 const PIECE: usize = 1 << 20;
-/// Where pieces go, round and round: as much as a client of Thallus has on loan, by default.
+/// Size of the destination, which is filled repeatedly: the default limit of bytes on loan to a client of Thallus.
 const TARGET: usize = 64 << 20;
-/// Pieces read at once.
+/// Number of pieces read at the same time.
 const AHEAD: usize = 8;
 
 /// A copy between two warm buffers.
@@ -53,7 +53,7 @@ impl Connection for Memcpy {
     }
 }
 
-/// Reads through the fabric, into memory that is read into again and again.
+/// Reads through the fabric, into memory that is reused for each piece.
 pub(super) struct UcxGet {
     end: tokio::sync::Mutex<Box<dyn Endpoint>>,
     base: u64,
@@ -73,7 +73,7 @@ impl UcxGet {
         let mut line = String::new();
         stream.read_line(&mut line).await.map_err(|e| e.to_string())?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [address, base, key] = words[..] else { return Err("the lender speaks otherwise".into()) };
+        let [address, base, key] = words[..] else { return Err("unexpected line from the lender".into()) };
         let base = base.parse().map_err(|_| "the lender's base is no number")?;
         end.connect(&hex::decode(address)?).map_err(fail)?;
         end.import(RegionId(1), base, REGION as u64, &hex::decode(key)?).map_err(fail)?;

@@ -1,4 +1,4 @@
-//! The processes that want the data: they answer requests that come over standard input, one line each.
+//! The client processes. They answer requests from standard input, one line each.
 
 mod flight;
 mod limits;
@@ -19,16 +19,16 @@ use crate::wire::{Answer, Report, Request};
 /// One connection to a server.
 #[async_trait]
 trait Connection: Send + Sync + 'static {
-    /// Runs a query, and takes every batch of its result.
+    /// Runs a query and takes every batch of its result.
     async fn run(&self, request: &Request) -> Result<Outcome, String>;
 }
 
-/// What one query brought.
+/// Result of one query.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcome {
     rows: u64,
     batches: u64,
-    /// So that what was read cannot be optimised away.
+    /// Sum of the bytes read, so that the compiler cannot remove the reads.
     sum: u64,
     report: Option<Report>,
 }
@@ -84,7 +84,7 @@ async fn answer(
     while connections.len() < request.streams {
         connections.push(connect(contender, port).await?);
     }
-    // Connections that this request does not need would cost others time, and memory.
+    // Connections that this request does not need would take time and memory from the others.
     connections.truncate(request.streams.max(1));
     let mut answer = Answer::default();
     for _ in 0..request.iterations {
@@ -92,7 +92,8 @@ async fn answer(
         let outcomes = if let [connection] = &connections[..] {
             vec![connection.run(request).await?]
         } else {
-            // A task each, as who takes several results at once would have: one for all would be one core for all.
+            // One task for each connection, as in an application with several results. A single task would use one
+            // core.
             let each = connections.iter().map(|connection| (Arc::clone(connection), request.clone()));
             let tasks = each.map(|(connection, request)| tokio::spawn(async move { connection.run(&request).await }));
             let outcomes = try_join_all(tasks).await.map_err(|e| e.to_string())?;

@@ -1,8 +1,8 @@
-//! Reading every byte of a batch.
+//! Reads every byte of a batch.
 
 use arrow::array::{Array, ArrayData, RecordBatch};
 
-/// The sum of all words of all buffers: as fast as memory can be read.
+/// The sum of all words of all buffers, at the speed of memory.
 pub(super) fn sum(batch: &RecordBatch) -> u64 {
     batch.columns().iter().map(|column| of(&column.to_data())).fold(0, u64::wrapping_add)
 }

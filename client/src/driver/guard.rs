@@ -1,4 +1,4 @@
-//! Batches that are on loan at an application: on demand, or mapped.
+//! Batches on loan to an application: on demand, or mapped.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use tokio::sync::mpsc;
 
 use super::handle::Command;
 
-/// The way of a guard to its connection.
+/// A guard's channel to its connection.
 #[derive(Clone, Debug)]
 enum Way {
-    /// The connection closes when no handle is left, whatever it has yet to deliver: its loans end with it.
+    /// The connection closes when no handle is left, even with undelivered items, and its loans end with it.
     Weak(mpsc::WeakUnboundedSender<Command>),
-    /// The connection stays open for as long as the loan: nothing else could give it back.
+    /// The connection stays open for as long as the loan: only the connection can release it.
     Strong(mpsc::UnboundedSender<Command>),
 }
 
-/// A batch on loan at the application. Dropping the guard, wherever it is, gives the batch back.
+/// A batch on loan to the application. Dropping the guard, on any thread, releases the batch.
 #[derive(Debug)]
 pub(crate) struct LoanGuard {
     way: Way,
@@ -45,8 +45,8 @@ impl Drop for LoanGuard {
     fn drop(&mut self) {
         let give_up = BorrowerCommand::GiveUp { stream: self.stream, seq: self.seq };
         let command = Command::Machine(ClientCommand::Borrower(give_up));
-        // A connection that has ended has ended its loans; those that are mapped the server keeps until this process
-        // has ended.
+        // The end of a connection ends its loans. Only mapped loans remain: the server keeps their memory until this
+        // process ends.
         let _gone = match &self.way {
             Way::Weak(commands) => commands.upgrade().map(|commands| commands.send(command).is_ok()),
             Way::Strong(commands) => Some(commands.send(command).is_ok()),
@@ -54,17 +54,17 @@ impl Drop for LoanGuard {
     }
 }
 
-/// A batch in the server's memory, not yet arrays.
+/// A batch in the server's memory, from which no arrays have been built yet.
 #[derive(Debug)]
 pub(crate) struct MappedBatch {
-    // Dropped before the guard that says so.
+    // Dropped before the guard that releases the memory.
     pub(super) buffers: Vec<Buffer>,
     pub(super) descriptor: Arc<CheckedDescriptor>,
     pub(super) guard: LoanGuard,
 }
 
 impl MappedBatch {
-    /// Its shape, and its buffers, each of which keeps the loan.
+    /// The descriptor and the buffers. Each buffer keeps the loan.
     pub(crate) fn into_parts(self) -> (Arc<CheckedDescriptor>, Vec<Buffer>) {
         let guard = Arc::new(self.guard);
         let keeps =

@@ -1,4 +1,4 @@
-//! How applications talk to a connection's task.
+//! The interface of applications to a connection's task.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::guard::{LoanGuard, MappedBatch};
 use super::parts::Part;
 
-/// What is asked of a connection.
+/// A command to a connection.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Only passed on to the machine.
+    /// A command for the machine.
     Machine(ClientCommand),
     /// Run a query.
     Query {
@@ -28,17 +28,17 @@ pub(crate) enum Command {
         sql: String,
         options: OpenOptions,
         items: mpsc::UnboundedSender<Item>,
-        /// How its loans come back.
+        /// The channel by which its loans are released.
         commands: mpsc::WeakUnboundedSender<Command>,
     },
-    /// Take an upload to the server.
+    /// Send an upload to the server.
     Upload {
         stream: StreamId,
         table: String,
         options: UploadOptions,
         feed: Feed,
     },
-    /// A batch of an upload is ready to travel.
+    /// A batch of an upload is ready to send.
     Packed {
         stream: StreamId,
         packed: Packed,
@@ -58,18 +58,18 @@ pub(crate) enum Command {
     },
 }
 
-/// How a connection talks to the source of an upload.
+/// The channels from a connection to the source of an upload.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    /// What makes batches readable by the server, if there is a data plane.
+    /// The pool that makes batches readable by the server, if there is a data plane.
     pub(crate) begun: oneshot::Sender<Option<Arc<LoanPool>>>,
-    /// Asks for the next batch, which is to be lent from this many live bytes on.
+    /// Requests for the next batch. The value is the size in live bytes from which the batch is lent.
     pub(crate) pulls: mpsc::UnboundedSender<Option<u64>>,
-    /// How the upload ended: rows taken.
+    /// The result of the upload: the number of accepted rows.
     pub(crate) answer: oneshot::Sender<Result<u64, StreamError>>,
 }
 
-/// What a connection says of one result. Bounded by the result's credit.
+/// An item of one result. The result's credit bounds the number of items.
 #[derive(Debug)]
 pub(crate) enum Item {
     Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
@@ -78,18 +78,19 @@ pub(crate) enum Item {
     Failed(StreamError),
 }
 
-/// A batch that is not an array yet.
+/// A batch from which no array has been built yet.
 #[derive(Debug)]
 pub(crate) enum Delivered {
-    /// It is here.
+    /// The batch is in this process's memory.
     Here(Arrived),
-    /// It is in the server's memory, to be read on demand.
+    /// The batch is in the server's memory, to be read on demand.
     OnDemand { guard: LoanGuard, descriptor: Arc<CheckedDescriptor> },
-    /// It is in the server's memory, mapped.
+    /// The batch is in the server's memory, mapped.
     Mapped(MappedBatch),
 }
 
-/// The way to a connection's task. When the last handle, and the last mapped batch, is dropped, the connection closes.
+/// The channel to a connection's task. The connection closes when the last handle and the last mapped batch are
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
@@ -102,32 +103,33 @@ impl Handle {
         Arc::new(Handle { commands, last_stream: Mutex::new(0), maps: Arc::default() })
     }
 
-    /// The caller has asked for a mapped result: loans may then be given back after the last handle is dropped.
+    /// Set once the caller has requested a mapped result: loans may then be released after the last handle is dropped.
     pub(crate) fn maps(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.maps)
     }
 
-    /// `false`: the connection has ended.
+    /// Returns `false` if the connection has ended.
     pub(crate) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
     }
 
-    /// To the borrower's half.
+    /// Sends a command to the borrower's half.
     pub(crate) fn borrower(&self, command: BorrowerCommand) -> bool {
         self.send(Command::Machine(ClientCommand::Borrower(command)))
     }
 
-    /// To the lender's half.
+    /// Sends a command to the lender's half.
     pub(crate) fn lender(&self, command: LenderCommand) -> bool {
         self.send(Command::Machine(ClientCommand::Lender(command)))
     }
 
-    /// Whether the connection has not ended.
+    /// Whether the connection is still open.
     pub(crate) fn is_open(&self) -> bool {
         !self.commands.is_closed()
     }
 
-    /// Sends a command for the next stream. Ids go out in the order in which they are given: hence the lock over both.
+    /// Sends a command for the next stream. The lock covers both steps, so that ids are sent in the order of their
+    /// assignment.
     fn open(&self, command: impl FnOnce(StreamId) -> Command) -> Option<StreamId> {
         let mut last = self.last_stream.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.checked_add(1)?;

@@ -32,27 +32,27 @@ use crate::report::{Carrier, ConnectionInfo};
 /// Yields to readers after this many delivered bytes. With many connections, yields after every batch: an undelivered
 /// batch occupies cache that other connections could reuse.
 const TURN: u64 = 2 << 20;
-/// Memory without a batch in it is kept for this long in case of more.
+/// Time for which memory without a batch is kept for reuse.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
-/// Leases of uploads at once on one connection: one page of lease words.
+/// Most leases of uploads at a time on one connection: one page of lease words.
 pub(crate) const MAX_LEASES: u32 = 511;
 
-/// The probe is on its way.
+/// A probe in progress.
 struct Probing {
     choice: FabricChoice,
     started: Instant,
     timeout: Pin<Box<Sleep>>,
 }
 
-/// A result, as the driver sees it.
+/// A running result.
 struct Running {
     items: mpsc::UnboundedSender<Item>,
     commands: mpsc::WeakUnboundedSender<Command>,
-    /// The connection's, when the result began.
+    /// Registrations of the connection when the result began.
     registrations: u64,
 }
 
-/// An upload, as the driver sees it.
+/// A running upload.
 struct Uploading {
     /// `None` once its source has stopped.
     pulls: Option<mpsc::UnboundedSender<Option<u64>>>,
@@ -61,11 +61,11 @@ struct Uploading {
 
 pub(crate) struct Driver<S> {
     connection: Connection<ClientConnection, S>,
-    /// `None` once every handle is gone.
+    /// `None` once every handle is dropped.
     commands: Option<mpsc::UnboundedReceiver<Command>>,
     offers: Option<Offers>,
     probing: Option<Probing>,
-    /// When memory is looked through for idle parts.
+    /// Time of the next search for idle memory.
     tidying: Option<Pin<Box<Sleep>>>,
     results: BTreeMap<StreamId, Running>,
     uploads: BTreeMap<StreamId, Uploading>,
@@ -73,20 +73,20 @@ pub(crate) struct Driver<S> {
     pings: Vec<oneshot::Sender<()>>,
     info: Arc<Mutex<ConnectionInfo>>,
     ready: Option<oneshot::Sender<Result<(), ClientError>>>,
-    /// Whether one-sided reads were asked for, so that their absence is a fallback.
+    /// Whether one-sided reads were requested, so that their absence is a fallback.
     wants_fabric: bool,
-    /// Why this end has no fabric to offer.
+    /// The reason why this client has no fabric to offer.
     missing: Option<String>,
-    /// A transport no better than inline is used all the same.
+    /// Whether to use a transport that is no better than inline.
     forced: bool,
     probe_timeout: Duration,
     measure: bool,
     ended: Option<ConnectionError>,
-    /// Bytes that readers were given since they last had their turn.
+    /// Bytes delivered since the last yield to readers.
     delivered: u64,
 }
 
-/// Yields once, without `yield_now`, which would put this task where no other thread takes it over.
+/// Yields once. `yield_now` would put this task where no other thread can take it over.
 ///
 /// tokio puts the task that was woken last into this worker's LIFO slot, which other workers cannot steal. So the
 /// reader would not start until this loop parks, and would find a full window that has left the cache.
@@ -151,7 +151,7 @@ impl<S: ControlIo> Driver<S> {
         })
     }
 
-    /// Runs until the connection has ended, because every handle was dropped or because something broke.
+    /// Runs until the connection has ended, because every handle was dropped or because of an error.
     pub(crate) async fn run(mut self) {
         let mut done = None;
         loop {
@@ -172,7 +172,7 @@ impl<S: ControlIo> Driver<S> {
             let event = std::future::poll_fn(|cx| {
                 let polled = self.poll(cx);
                 if polled.is_pending() {
-                    // It is others' turn anyway.
+                    // Other tasks run now in any case.
                     self.delivered = 0;
                 }
                 polled
@@ -187,7 +187,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    /// After how many delivered bytes readers get their turn.
+    /// Delivered bytes after which the driver yields to readers.
     fn turn(&self) -> u64 {
         if self.connection.plane.as_ref().is_some_and(Plane::is_crowded) { 1 } else { TURN }
     }
@@ -225,14 +225,14 @@ impl<S: ControlIo> Driver<S> {
                 }
             }
             Event::Command(Some(command)) => self.asked(command),
-            // Every handle is gone: the application wants nothing any more.
+            // Every handle is dropped: the application needs no further result.
             Event::Command(None) => {
                 self.commands = None;
                 self.command(ClientCommand::Close);
             }
             Event::ProbeTimeout => {
                 self.probing = None;
-                let reason = format!("the probe, a read of eight bytes, was not done within {:?}", self.probe_timeout);
+                let reason = format!("the probe, a read of eight bytes, took longer than {:?}", self.probe_timeout);
                 self.command(ClientCommand::FabricUnavailable { reason });
             }
             Event::Tidy => {
@@ -260,7 +260,7 @@ impl<S: ControlIo> Driver<S> {
             Command::Upload { stream, table, mut options, feed } => {
                 let plane = self.connection.plane.as_ref();
                 options.measured = plane.map(Plane::thresholds);
-                // A source that is gone has withdrawn its upload, or is about to.
+                // A dropped source has withdrawn its upload, or will do so next.
                 let _gone = feed.begun.send(plane.map(|plane| Arc::clone(plane.loan_pool())));
                 self.uploads.insert(stream, Uploading { pulls: Some(feed.pulls), answer: feed.answer });
                 self.command(ClientCommand::Upload { stream, table, options });
@@ -278,7 +278,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    /// A batch of an upload is ready to travel.
+    /// Sends a batch of an upload.
     fn packed(&mut self, stream: StreamId, packed: Packed) {
         if !self.connection.machine().is_open(stream) {
             return;
@@ -291,7 +291,7 @@ impl<S: ControlIo> Driver<S> {
                 let loan = plane.lend(loan, effort, None);
                 self.connection.lender(LenderCommand::Lend { stream, loan, rows });
             }
-            // There is a pool only where there is a plane.
+            // Without a plane there is no pool, so no batch is lent.
             (Packed::Lent { .. }, None) => {}
         }
     }
@@ -300,13 +300,13 @@ impl<S: ControlIo> Driver<S> {
         self.connection.command(command);
     }
 
-    /// Does what the machine wants done, in order.
+    /// Performs the machine's tasks, in order.
     fn carry_out(&mut self) {
         while let Some(task) = self.connection.next_task() {
             match task {
                 EndTask::Lender(LenderTask::Pull { stream, lend_from }) => {
                     if let Some(pulls) = self.uploads.get(&stream).and_then(|upload| upload.pulls.as_ref()) {
-                        // A source that is gone has withdrawn its upload, or is about to.
+                        // A dropped source has withdrawn its upload, or will do so next.
                         let _gone = pulls.send(lend_from);
                     }
                 }
@@ -326,7 +326,7 @@ impl<S: ControlIo> Driver<S> {
     fn connect_fabric(&mut self, choice: FabricChoice) {
         let chosen = self.offers.take().and_then(|offers| offers.choose(&choice.kind));
         let Some(Offer { mut endpoint, pools, loans, capabilities, .. }) = chosen else {
-            let reason = format!("fabric {} is not there any more", choice.kind);
+            let reason = format!("fabric {} is no longer available", choice.kind);
             return self.command(ClientCommand::FabricUnavailable { reason });
         };
         let connected = endpoint.connect(&choice.address).map_err(|error| error.to_string());
@@ -360,7 +360,7 @@ impl<S: ControlIo> Driver<S> {
         let lending = match opened {
             Some(Ok(OpenedWords { fencing, words, probe_value })) => Some(LentWords { fencing, words, probe_value }),
             Some(Err(error)) => {
-                warn!(%error, "this end cannot lend: uploads travel inline");
+                warn!(%error, "this client cannot lend: uploads travel inline");
                 None
             }
             None => None,
@@ -383,11 +383,11 @@ impl<S: ControlIo> Driver<S> {
             ClientEvent::FabricDown { reason } => {
                 self.offers = None;
                 self.probing = None;
-                // The server only knows that nothing was offered.
+                // The server has received no offer, and does not have the reason.
                 let reason = self.missing.take().unwrap_or(reason);
                 let fallback = self.wants_fabric.then(|| reason.clone());
                 if self.wants_fabric {
-                    warn!(%reason, "no one-sided reads: results travel inline over TCP");
+                    warn!(%reason, "one-sided reads are not available: results travel inline over TCP");
                 }
                 self.info.lock().unwrap_or_else(PoisonError::into_inner).carrier = Carrier::Inline { fallback };
                 self.report_ready();
@@ -396,7 +396,7 @@ impl<S: ControlIo> Driver<S> {
             ClientEvent::ReversePathDown { reason } => debug!(%reason, "uploads travel inline"),
             ClientEvent::Uploaded { stream, rows } => self.uploaded(stream, Ok(rows)),
             ClientEvent::UploadFailed { stream, error } => self.uploaded(stream, Err(error)),
-            ClientEvent::Draining => info!("the server is shutting down, and takes no new requests"),
+            ClientEvent::Draining => info!("the server is shutting down and accepts no new requests"),
             ClientEvent::Pong => {
                 for pong in self.pings.drain(..) {
                     let _gone = pong.send(());
@@ -439,7 +439,7 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    /// Of memory for batches to be read into, so far.
+    /// Registrations so far of memory for reads.
     fn registrations(&self) -> u64 {
         self.connection.plane.as_ref().map_or(0, Plane::read_registrations)
     }
@@ -457,14 +457,14 @@ impl<S: ControlIo> Driver<S> {
         }
     }
 
-    /// One timer for the idle memory of all results: a timer for each would cost more than it is worth.
+    /// One timer for the idle memory of all results: one for each would cost more than it saves.
     fn tidy_later(&mut self) {
         self.tidying = Some(Box::pin(tokio::time::sleep(IDLE_MEMORY)));
     }
 
     fn item(&mut self, stream: StreamId, item: Item) {
         if let Some(running) = self.results.get(&stream) {
-            // A result that was dropped has told us so, or is about to.
+            // A dropped result has cancelled its stream, or will do so next.
             let _gone = running.items.send(item);
         }
     }
@@ -488,7 +488,7 @@ impl<S: ControlIo> Driver<S> {
                         let guard = LoanGuard::mapped(commands, stream, seq);
                         Ok(Delivered::Mapped(MappedBatch { buffers, descriptor, guard }))
                     }
-                    // The application is gone.
+                    // The application has dropped the result.
                     _ => return self.connection.borrower(BorrowerCommand::GiveUp { stream, seq }),
                 }
             }
@@ -501,8 +501,8 @@ impl<S: ControlIo> Driver<S> {
         match batch {
             Ok(batch) => self.item(stream, Item::Batch { seq, cost, batch }),
             Err(reason) => {
-                // The end of the stream may be queued already, and would pass for its good end: the result hears of it
-                // here.
+                // The end of the stream may be queued already, and the result would then seem complete. So report the
+                // error here.
                 self.item(stream, Item::Failed(StreamError::InvalidBatch { seq, reason: reason.clone() }));
                 self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
             }

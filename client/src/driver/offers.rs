@@ -10,7 +10,7 @@ use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError};
 use thallus_protocol::FabricKind;
 use thallus_protocol::message::FabricOffer;
 
-/// An open endpoint, the memory that its reads land in, and what makes uploads readable by the server.
+/// An open endpoint, the pools that its reads land in, and the pool that makes uploads readable by the server.
 #[derive(Debug)]
 pub(crate) struct Offer {
     pub(crate) kind: FabricKind,
@@ -21,12 +21,12 @@ pub(crate) struct Offer {
     pub(crate) capabilities: Capabilities,
 }
 
-/// In order of preference.
+/// The offers, in order of preference.
 #[derive(Debug, Default)]
 pub(crate) struct Offers(Vec<Offer>);
 
 impl Offers {
-    /// Opens an endpoint of `fabric`, over which uploads lend at most `max_loan_bytes` at once.
+    /// Opens an endpoint of `fabric`. Uploads over it lend at most `max_loan_bytes` at a time.
     pub(crate) fn add(
         &mut self,
         fabric: &Arc<dyn Fabric>,
@@ -40,7 +40,7 @@ impl Offers {
             address: endpoint.address(),
             endpoint,
             pools: Pools::over(fabric, pool),
-            // Batches that wait for credit are copied or registered already.
+            // Batches that wait for credit are already copied or registered.
             loans: Arc::new(
                 LoanPool::new(Arc::clone(fabric), None, max_loan_bytes.saturating_mul(2), None).with_observer(observer),
             ),
@@ -49,12 +49,12 @@ impl Offers {
         Ok(())
     }
 
-    /// As they stand in the hello.
+    /// The offers as sent in the hello.
     pub(crate) fn on_the_wire(&self) -> Vec<FabricOffer> {
         self.0.iter().map(|offer| FabricOffer { kind: offer.kind.clone(), address: offer.address.clone() }).collect()
     }
 
-    /// The one that was chosen. The others are closed: nothing was ever posted on them.
+    /// The chosen offer. The others are closed: nothing was ever posted on them.
     pub(crate) fn choose(self, kind: &FabricKind) -> Option<Offer> {
         self.0.into_iter().find(|offer| offer.kind == *kind)
     }

@@ -1,4 +1,4 @@
-//! Parts of batches on demand that applications wait for.
+//! Partial reads of batches on demand, for which applications wait.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use thallus_protocol::layout::SlabLayout;
 use thallus_protocol::{PartId, StreamError};
 use tokio::sync::oneshot;
 
-/// The bytes of a part, and where in them each piece is.
+/// The bytes of a part, and the position of each piece in them.
 pub(crate) type Part = Result<(Buffer, SlabLayout), StreamError>;
 
-/// The bytes that were read for a part of batch `seq`.
+/// The bytes read for a part of batch `seq`.
 pub(super) fn part(seq: u64, read: Option<ReadSlab>) -> Part {
     let invalid = |reason| StreamError::InvalidBatch { seq, reason };
     let read = read.ok_or_else(|| invalid("bug: a part came that had not been read".into()))?;
@@ -19,7 +19,7 @@ pub(super) fn part(seq: u64, read: Option<ReadSlab>) -> Part {
     Ok((buffer, read.layout))
 }
 
-/// Which application waits for which part.
+/// The channels to the applications that wait for parts.
 #[derive(Debug, Default)]
 pub(super) struct PartialReads {
     waiting: BTreeMap<PartId, oneshot::Sender<Part>>,
@@ -36,7 +36,7 @@ impl PartialReads {
 
     pub(super) fn answer(&mut self, part: PartId, found: Part) {
         if let Some(answer) = self.waiting.remove(&part) {
-            // The application may have been dropped since, and with it the part.
+            // The application may have dropped its request.
             let _gone = answer.send(found);
         }
     }

@@ -1,6 +1,5 @@
-//! How to reach a server, and how to run a query there.
+//! Options for connections and queries.
 
-mod units;
 mod url;
 
 use std::time::Duration;
@@ -9,20 +8,18 @@ use thallus_fabric::observe::SharedObserver;
 pub use thallus_protocol::message::LendFrom;
 use thallus_protocol::message::ProcessId;
 
-pub use self::units::{UnitError, parse_duration, parse_size};
-pub(crate) use self::units::{grouped, human_duration, human_size};
-pub use self::url::{OPTION_NAMES, UrlError, parse_lend_from};
+pub use self::url::{UrlError, parse_lend_from};
 
-/// The port that a server listens on unless it is told otherwise.
+/// The default port of a server.
 pub const DEFAULT_PORT: u16 = 7807;
 
-/// Most partitions that a result can be asked in; a server may allow fewer.
+/// Most partitions that a query can request; a server may allow fewer.
 pub const MAX_PARTITIONS: u32 = 1024;
 
-/// Which fabrics a client offers to the server.
+/// The fabrics that a client offers to the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FabricPreference {
-    /// Every fabric that this build has and that works here.
+    /// Every fabric of this build that works on this host.
     #[default]
     Auto,
     /// UCX.
@@ -49,24 +46,25 @@ impl FabricPreference {
     }
 }
 
-/// How this client gets at the batches of a result that the server lends. A third way, on demand, gives another kind of
-/// stream: [`Client::query_lazy`](crate::Client::query_lazy).
+/// How this client accesses the batches of a result that the server lends. The third way, on demand, yields another
+/// kind of stream: [`Client::query_lazy`](crate::Client::query_lazy).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Reads each batch one-sidedly into its own memory.
     #[default]
     Read,
-    /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. For a server
-    /// on this host that [allows it](crate::Client#mapped-results), by UCX over shared memory.
+    /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. Requires a
+    /// server on this host that [allows it](crate::Client#mapped-results), and UCX over shared memory.
     ///
-    /// Asking for it states that the server's process is trusted: what that promises, and what happens if the server
-    /// breaks the promise, is in the documentation of `thallus_fabric::memory::TrustedPeer::assume`.
+    /// By requesting it, the caller declares the server's process as trusted. The documentation of
+    /// `thallus_fabric::memory::TrustedPeer::assume` defines this promise, and the consequences if the server breaks
+    /// it.
     Map,
 }
 
-/// How to reach a server, and what to hold and to wait for on the way.
+/// The address of a server, and the limits and timeouts of its connections.
 ///
-/// From a URL, `thallus://host[:port][?option=value&...]`, or built here:
+/// Parsed from a URL, `thallus://host[:port][?option=value&...]`, or built in Rust:
 ///
 /// ```
 /// use std::time::Duration;
@@ -85,65 +83,64 @@ pub struct ConnectOptions {
     pub host: String,
     /// TCP port, [`DEFAULT_PORT`] by default.
     pub port: u16,
-    /// `fabric`: what carries results.
+    /// `fabric`: the carrier of results.
     pub fabric: FabricPreference,
-    /// `require_fabric`: fail to connect, rather than fall back to inline.
+    /// `require_fabric`: connecting fails instead of falling back to inline.
     pub require_fabric: bool,
-    /// `window`: most bytes of results that the server may have on loan or on the way to this client, for each stream.
-    /// 128 MiB by default. A stream begins with 16 MiB (a partition with its share of that, 4 MiB at least), and has
-    /// more only while both ends would wait for it.
+    /// `window`: most bytes of results that the server may have on loan or in transit to this client, for each stream.
+    /// 128 MiB by default. A stream begins with 16 MiB (a partition with its share of that, at least 4 MiB). The window
+    /// grows only while both ends would otherwise wait for it.
     pub window: u64,
-    /// `lend_from`: from how many live bytes on a batch is lent, and read one-sidedly; a smaller one travels inline.
-    /// `never`: all travel inline, as Arrow IPC over the control connection; `0`: all are lent, however small. `auto`,
-    /// the default, follows how long one-sided reads take on the connection: about 100 KiB through shared memory, more
-    /// on slower paths; and a quarter of that after the first batches of a result.
+    /// `lend_from`: number of live bytes from which a batch is lent, and read one-sidedly; a smaller one travels
+    /// inline. `never`: all travel inline, as Arrow IPC over the control connection; `0`: all are lent. `auto`, the
+    /// default, follows the measured duration of one-sided reads on the connection: about 100 KiB through shared
+    /// memory, more on slower paths; and a quarter of that after the first batches of a result.
     pub lend_from: LendFrom,
-    /// `partitions`: streams in which each result comes, unless its query says otherwise, over as many connections; 1
-    /// by default.
+    /// `partitions`: number of streams for each result, unless its query sets another, over as many connections; 1 by
+    /// default.
     pub partitions: u32,
-    /// `max_batch`: the largest batch in bytes that is taken; a larger one ends its stream in an error. 256 MiB by
-    /// default.
+    /// `max_batch`: size of the largest batch that is accepted, in bytes; a larger one ends its stream in an error. 256
+    /// MiB by default.
     pub max_batch: u64,
-    /// `pool`: bytes of registered memory that are kept for reuse when no batch lives in them any more. 256 MiB by
-    /// default.
+    /// `pool`: bytes of registered memory that are kept for reuse when no batch uses them any more. 256 MiB by default.
     pub pool: u64,
-    /// `connect_timeout`: for all of connecting: name, TCP, hello, fabric, probe. 10 s by default.
+    /// `connect_timeout`: limit for connecting as a whole: name, TCP, hello, fabric, probe. 10 s by default.
     pub connect_timeout: Duration,
-    /// `read_timeout`: for the one-sided reads of one batch. 30 s by default.
+    /// `read_timeout`: limit for the one-sided reads of one batch. 30 s by default.
     pub read_timeout: Duration,
-    /// `idle_timeout`: silence of the server after which it is taken for gone. 30 s by default.
+    /// `idle_timeout`: the connection ends when nothing has arrived from the server for this long. 30 s by default.
     pub idle_timeout: Duration,
-    /// `keepalive`: silence after which the server is asked for a sign of life. 10 s by default.
+    /// `keepalive`: time without a message from the server after which the client pings it. 10 s by default.
     pub keepalive: Duration,
-    /// The client reads the server's memory for a moment when it connects, and measures the rate
+    /// Whether the client reads the server's memory for a moment when it connects, to measure the rate
     /// ([`ConnectionInfo::rate`](crate::ConnectionInfo::rate)). `thallus ping` sets this.
     pub measure: bool,
-    /// `busy_poll`: spin for completions: lower latency, at the cost of a core.
+    /// `busy_poll`: spins for completions: lower latency, at the cost of a core.
     pub busy_poll: bool,
-    /// `copy_threads`: most threads that help to copy what is read through shared memory, for all connections of this
-    /// process to servers on its host together. By default half of the processors, 4 at most. With 0 one core copies
+    /// `copy_threads`: most threads that help to copy data read through shared memory, for all connections of this
+    /// process to servers on its host together. By default half of the processors, at most 4. With 0 one core copies
     /// for each connection.
     pub copy_threads: Option<u8>,
-    /// `ucx_tls`: transports that UCX may use, as `UCX_TLS`. UCX chooses by default.
+    /// `ucx_tls`: transports that UCX may use, as in `UCX_TLS`. By default UCX chooses.
     pub ucx_tls: Option<String>,
-    /// `ucx_net_devices`: network devices that UCX may use, as `UCX_NET_DEVICES`. UCX chooses by default.
+    /// `ucx_net_devices`: network devices that UCX may use, as in `UCX_NET_DEVICES`. By default UCX chooses.
     pub ucx_net_devices: Option<String>,
-    /// `device`: RDMA device that verbs use (`mlx5_0`). The first with an active port by default.
+    /// `device`: RDMA device for verbs (`mlx5_0`). By default the first with an active port.
     pub verbs_device: Option<String>,
-    /// The process that looks at mapped results, as the server is told. `None`: this one. For simulations, whose hosts
-    /// are none.
+    /// Id of the process that accesses mapped results, as sent to the server. `None`: this process. For simulations,
+    /// whose hosts have no processes.
     pub process: Option<ProcessId>,
-    /// Bytes of uploads that may be on loan to the server at once, over each connection. 256 MiB by default.
+    /// `max_upload_loans`: bytes of uploads that may be on loan to the server at a time, over each connection. 256 MiB
+    /// by default.
     pub max_upload_loans: u64,
-    /// How long the server may keep a batch of an upload on loan. 60 s by default.
+    /// `upload_lease`: longest lease of a batch of an upload. 60 s by default.
     pub upload_lease: Duration,
-    /// Where the entropy for lease words comes from. `None`: the system. For simulations, which have a seed of their
-    /// own.
+    /// Entropy for lease words. `None`: from the system. For simulations, which have their own seed.
     pub entropy: Option<u64>,
-    /// Told of every lease of this client's uploads that begins and ends. For simulations, which check reads against
-    /// that.
+    /// Observer of the begin and end of every lease of this client's uploads. For simulations, which check reads
+    /// against it.
     pub loan_observer: Option<SharedObserver>,
-    /// `port`: port of that device, counted from 1. The first that is active by default.
+    /// `port`: port of that device, counted from 1. By default the first active port.
     pub verbs_port: Option<u8>,
     /// `gid`: index into the port's table of GIDs. By default RoCE v2 with an IPv4 address, if there is one.
     pub verbs_gid: Option<u8>,
@@ -196,7 +193,7 @@ impl ConnectOptions {
         }
     }
 
-    /// Where to connect to: `host:port`, an IPv6 address in brackets.
+    /// The address to connect to: `host:port`, an IPv6 address in brackets.
     #[must_use]
     pub fn address(&self) -> String {
         if self.host.contains(':') {
@@ -260,30 +257,30 @@ impl ConnectOptions {
     }
 }
 
-/// How one query is to be run.
+/// Options of one query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueryOptions {
-    /// The query ends in an error this long after it was sent. `None`: it may take as long as it takes.
+    /// The query ends in an error this long after it was sent. `None`: no limit.
     pub deadline: Option<Duration>,
-    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`].
+    /// Size from which batches are lent. `None`: [`ConnectOptions::lend_from`].
     pub lend_from: Option<LendFrom>,
-    /// How this client gets at what is lent.
+    /// How this client accesses lent batches.
     pub access: Access,
-    /// Rows that the engine should aim at in a batch. `None`: the server's choice.
+    /// Target number of rows in a batch. `None`: the server's choice.
     pub batch_rows: Option<u32>,
-    /// Bytes on loan or on the way, for this result, or for each of its partitions. `None`: [`ConnectOptions::window`].
+    /// Bytes on loan or in transit, for this result, or for each of its partitions. `None`: [`ConnectOptions::window`].
     pub window: Option<u64>,
-    /// Streams in which the result comes, each over a connection of its own, so that several cores fill the link.
-    /// `None`: [`ConnectOptions::partitions`].
+    /// Number of streams for the result, each over its own connection, so that several cores fill the link. `None`:
+    /// [`ConnectOptions::partitions`].
     pub partitions: Option<u32>,
-    /// Partitions of a result that has an order are merged to it, which copies rows at the client. With this, batches
-    /// come as they arrive.
+    /// Delivers batches as they arrive. Otherwise the partitions of a result that has an order are merged to that
+    /// order, which copies rows at the client.
     pub unordered: bool,
 }
 
 impl QueryOptions {
-    /// No deadline, and the server's and the connection's choice for the rest.
+    /// No deadline, and the server's and the connection's settings for the rest.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -312,23 +309,23 @@ impl QueryOptions {
     }
 }
 
-/// How one query is to be run whose result is read on demand.
+/// Options of one query whose result is read on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LazyOptions {
-    /// The query ends in an error this long after it was sent, and its batches that are held cannot be read any more.
-    /// `None`: it may take as long as it takes.
+    /// The query ends in an error this long after it was sent, and its held batches can no longer be read. `None`: no
+    /// limit.
     pub deadline: Option<Duration>,
-    /// From which size on batches are lent. `None`: [`ConnectOptions::lend_from`].
+    /// Size from which batches are lent. `None`: [`ConnectOptions::lend_from`].
     pub lend_from: Option<LendFrom>,
-    /// Rows that the engine should aim at in a batch. `None`: the server's choice.
+    /// Target number of rows in a batch. `None`: the server's choice.
     pub batch_rows: Option<u32>,
-    /// Bytes on loan at once. `None`: [`ConnectOptions::window`].
+    /// Bytes on loan at a time. `None`: [`ConnectOptions::window`].
     pub window: Option<u64>,
 }
 
 impl LazyOptions {
-    /// No deadline, and the server's and the connection's choice for the rest.
+    /// No deadline, and the server's and the connection's settings for the rest.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

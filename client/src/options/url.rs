@@ -5,19 +5,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use thallus_fabric::units::{exact_duration, exact_size, parse_duration, parse_size};
 use thiserror::Error;
 use url::Url;
 
-use super::units::{exact_duration, exact_size, parse_duration, parse_size};
 use super::{ConnectOptions, FabricPreference, LendFrom, MAX_PARTITIONS};
 
 const SCHEME: &str = "thallus";
 
-/// Characters of a user's text that an error repeats.
+/// Most characters of a user's text that an error repeats.
 const ECHO: usize = 64;
 
 /// Options that a URL may have, in the order in which they are written.
-pub const OPTION_NAMES: [&str; 18] = [
+const OPTION_NAMES: [&str; 20] = [
     "fabric",
     "require_fabric",
     "window",
@@ -29,6 +29,8 @@ pub const OPTION_NAMES: [&str; 18] = [
     "read_timeout",
     "idle_timeout",
     "keepalive",
+    "max_upload_loans",
+    "upload_lease",
     "busy_poll",
     "copy_threads",
     "ucx_tls",
@@ -38,37 +40,37 @@ pub const OPTION_NAMES: [&str; 18] = [
     "gid",
 ];
 
-/// A URL does not say how to reach a server, or options contradict each other.
+/// The URL does not define a connection, or options contradict each other.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum UrlError {
     /// There is no scheme.
     #[error("no scheme in {url:?}: write thallus://host[:port][?options]")]
     NoScheme {
-        /// What was given.
+        /// The text.
         url: String,
     },
-    /// The scheme is not ours.
+    /// The scheme is not `thallus`.
     #[error("unknown scheme {scheme:?} (known: {SCHEME})")]
     UnknownScheme {
-        /// What stands before `://`.
+        /// The text before `://`.
         scheme: String,
     },
-    /// Not a URL at all.
+    /// The text is not a URL.
     #[error("malformed URL {url:?}: {reason}")]
     Malformed {
-        /// What was given.
+        /// The text.
         url: String,
         /// The problem.
         reason: String,
     },
-    /// No host is named.
+    /// The URL has no host.
     #[error("no host: write thallus://host[:port][?options]")]
     NoHost,
-    /// That cannot be a host.
+    /// The host is invalid.
     #[error("bad host {host:?}: {reason}")]
     BadHost {
-        /// What stands there.
+        /// The host.
         host: String,
         /// The problem.
         reason: &'static str,
@@ -76,13 +78,13 @@ pub enum UrlError {
     /// Port 0 cannot be connected to.
     #[error("bad port 0: give the port that the server listens on (known: 1 to 65535)")]
     BadPort,
-    /// A part that our URLs do not have; its value is not repeated, for it may be a secret.
+    /// A part that a thallus URL does not have. The error does not repeat its value, which may be a secret.
     #[error("a thallus URL has no {part} (known parts: host, port, options)")]
     UnsupportedPart {
         /// `user name or password`, `path` or `fragment`.
         part: &'static str,
     },
-    /// An option is not known.
+    /// The option is unknown.
     #[error("unknown option {name:?} (known: {})", OPTION_NAMES.join(", "))]
     UnknownOption {
         /// Its name.
@@ -94,12 +96,12 @@ pub enum UrlError {
         /// Its name.
         name: &'static str,
     },
-    /// An option's value does not parse, or makes no sense.
+    /// An option's value does not parse, or is out of range.
     #[error("bad value {value:?} for option {name}: {reason}")]
     BadValue {
         /// The option.
         name: &'static str,
-        /// What stands there.
+        /// The value.
         value: String,
         /// The problem, and the known names.
         reason: String,
@@ -107,11 +109,16 @@ pub enum UrlError {
     /// Two options contradict each other.
     #[error("{first} contradicts {second}")]
     Conflict {
-        /// One, with its value.
+        /// The first option, with its value.
         first: String,
-        /// The other, with its value.
+        /// The second option, with its value.
         second: String,
     },
+}
+
+impl ConnectOptions {
+    /// The options that a URL may have, in the order in which they are written.
+    pub const URL_OPTIONS: &'static [&'static str] = &OPTION_NAMES;
 }
 
 impl FromStr for ConnectOptions {
@@ -164,11 +171,11 @@ impl TryFrom<&str> for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Checks what a URL's options are checked for, for options that were built otherwise.
+    /// Checks options that were built in Rust as strictly as those of a URL.
     ///
     /// # Errors
-    /// [`UrlError::NoHost`], [`UrlError::BadPort`], [`UrlError::BadValue`] for a zero where there must be something,
-    /// and [`UrlError::Conflict`].
+    /// [`UrlError::NoHost`], [`UrlError::BadPort`], [`UrlError::BadValue`] for a zero that is not allowed, and
+    /// [`UrlError::Conflict`].
     pub fn validate(&self) -> Result<(), UrlError> {
         if self.host.is_empty() {
             return Err(UrlError::NoHost);
@@ -176,7 +183,8 @@ impl ConnectOptions {
         if self.port == 0 {
             return Err(UrlError::BadPort);
         }
-        let sizes = [("window", self.window), ("max_batch", self.max_batch)];
+        let sizes =
+            [("window", self.window), ("max_batch", self.max_batch), ("max_upload_loans", self.max_upload_loans)];
         if let Some((name, _)) = sizes.into_iter().find(|(_, bytes)| *bytes == 0) {
             return Err(zero(name, "0"));
         }
@@ -186,6 +194,7 @@ impl ConnectOptions {
             ("read_timeout", self.read_timeout),
             ("idle_timeout", self.idle_timeout),
             ("keepalive", self.keepalive),
+            ("upload_lease", self.upload_lease),
         ];
         if let Some((name, _)) = times.into_iter().find(|(_, time)| time.is_zero()) {
             return Err(zero(name, "0s"));
@@ -223,6 +232,8 @@ impl ConnectOptions {
             "read_timeout" => self.read_timeout = time(name, value)?,
             "idle_timeout" => self.idle_timeout = time(name, value)?,
             "keepalive" => self.keepalive = time(name, value)?,
+            "max_upload_loans" => self.max_upload_loans = size(name, value)?,
+            "upload_lease" => self.upload_lease = time(name, value)?,
             "busy_poll" => self.busy_poll = flag(name, value)?,
             "copy_threads" => self.copy_threads = Some(number(name, value, 0, u8::MAX)?),
             "ucx_tls" => self.ucx_tls = Some(list(name, value)?),
@@ -252,6 +263,8 @@ impl ConnectOptions {
             "read_timeout" => exact_duration(self.read_timeout),
             "idle_timeout" => exact_duration(self.idle_timeout),
             "keepalive" => exact_duration(self.keepalive),
+            "max_upload_loans" => exact_size(self.max_upload_loans),
+            "upload_lease" => exact_duration(self.upload_lease),
             "busy_poll" => self.busy_poll.to_string(),
             "copy_threads" => return self.copy_threads.map(|threads| threads.to_string()),
             "ucx_tls" => return self.ucx_tls.clone(),
@@ -264,7 +277,7 @@ impl ConnectOptions {
     }
 }
 
-/// The URL, with those options that are not at their default.
+/// The URL, with the options that differ from their defaults.
 impl fmt::Display for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}://{}", self.address())?;
@@ -313,12 +326,12 @@ where
     number.ok_or_else(|| bad(name, value, format!("expected a number from {least} to {most}")))
 }
 
-/// Every partition takes a connection: a number that cannot be meant is refused before any is made.
+/// Every partition needs a connection: an unreasonable number is refused before any connection is made.
 fn check_partitions(partitions: u32) -> Result<(), UrlError> {
     number("partitions", &partitions.to_string(), 1, MAX_PARTITIONS).map(|_| ())
 }
 
-/// A list for UCX's configuration, to which it goes as it is: no control characters, and something in it.
+/// A list for UCX's configuration, which receives it unchanged: not empty, without control characters.
 fn list(name: &'static str, value: &str) -> Result<String, UrlError> {
     if value.is_empty() || value.chars().any(char::is_control) {
         return Err(bad(name, value, "expected names separated by commas".into()));
@@ -329,7 +342,7 @@ fn list(name: &'static str, value: &str) -> Result<String, UrlError> {
 /// `never`, `auto`, or a size.
 ///
 /// # Errors
-/// The problem, in words.
+/// The problem, as text.
 pub fn parse_lend_from(value: &str) -> Result<LendFrom, String> {
     match value {
         "never" => Ok(LendFrom::Never),
@@ -346,7 +359,7 @@ fn bad(name: &'static str, value: &str, reason: String) -> UrlError {
     UrlError::BadValue { name, value: echo(value), reason }
 }
 
-/// Whatever stands before an `@` may be a secret.
+/// The text without the part before an `@`, which may be a secret.
 fn without_user(text: &str) -> &str {
     text.rsplit_once('@').map_or(text, |(_, rest)| rest)
 }
@@ -389,7 +402,8 @@ mod tests {
     #[test]
     fn every_option_is_read() {
         let text = "thallus://h?fabric=ucx&require_fabric=true&window=1MiB&lend_from=0&partitions=8&max_batch=2GiB\
-                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&busy_poll=true\
+                    &pool=0&connect_timeout=1s&read_timeout=2s&idle_timeout=3min&keepalive=4s&max_upload_loans=1GiB\
+                    &upload_lease=5s&busy_poll=true\
                     &copy_threads=0&ucx_tls=posix,cma&ucx_net_devices=mlx5_0%3A1&device=mlx5_1&port=2&gid=0";
         let expected = ConnectOptions::new("h")
             .with_fabric(FabricPreference::Ucx)
@@ -403,6 +417,8 @@ mod tests {
             .with_read_timeout(Duration::from_secs(2))
             .with_idle_timeout(Duration::from_secs(180))
             .with_keepalive(Duration::from_secs(4))
+            .with_max_upload_loans(1 << 30)
+            .with_upload_lease(Duration::from_secs(5))
             .with_busy_poll(true)
             .with_copy_threads(Some(0))
             .with_ucx_tls(Some("posix,cma".into()))
@@ -477,7 +493,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_reads_back(
+        fn written_options_read_back(
             port in 1..=u16::MAX, window in 1..u64::MAX, pool: u64, nanos in 1..u64::MAX - 1,
             tls in proptest::option::of("[^\\pC]{1,20}"), busy: bool,
         ) {

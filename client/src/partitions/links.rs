@@ -1,4 +1,4 @@
-//! The connections that a client has to its server: one, and more as partitions of results ask for them.
+//! The connections of a client to its server: one at first, more as results in partitions need them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,17 +16,17 @@ use crate::error::ClientError;
 use crate::report::ConnectionInfo;
 use crate::result::PartStream;
 
-/// A connection. It closes when the last clone, and every result of it, has been dropped.
+/// A connection. It closes when the last clone and every result of it have been dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) handle: Arc<Handle>,
     pub(crate) info: Arc<Mutex<ConnectionInfo>>,
-    /// The largest batch that is taken.
+    /// Size of the largest batch that is accepted, in bytes.
     pub(crate) max_batch: u64,
 }
 
 impl Link {
-    /// Sends a query, whose schema is then to be waited for.
+    /// Sends a query. The caller then waits for its schema.
     pub(crate) fn query(&self, sql: &str, options: OpenOptions, started: Instant) -> Result<PartStream, ClientError> {
         let mapped_from = match (options.access, options.lend_from) {
             (Access::Map(_), LendFrom::Bytes(bytes)) => Some(bytes),
@@ -49,13 +49,13 @@ impl Link {
     async fn close(self) {
         let (done, closed) = oneshot::channel();
         if self.handle.send(Command::Close { done }) {
-            // The sender is dropped when all is done.
+            // The connection drops the sender when it has closed.
             let _closed = closed.await;
         }
     }
 }
 
-/// A connection's task, and whether it was asked for results that are mapped.
+/// A connection's task, and whether mapped results were requested on it.
 #[derive(Debug)]
 struct Driven {
     task: JoinHandle<()>,
@@ -78,7 +78,7 @@ impl Tasks {
         tasks.push(Driven { task, maps });
     }
 
-    /// Those that drive connections on which results were mapped: arrays of theirs may still be held.
+    /// The tasks of connections with mapped results, whose arrays may still be held.
     pub(crate) fn take_mapped(&self) -> Vec<JoinHandle<()>> {
         let tasks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mapped = |driven: &Driven| driven.maps.load(Ordering::Relaxed) && !driven.task.is_finished();
@@ -89,7 +89,7 @@ impl Tasks {
 /// Makes one more connection to the same server.
 pub(crate) type Dial = Box<dyn Fn() -> BoxFuture<'static, Result<Link, ClientError>> + Send + Sync>;
 
-/// A client's connections, kept for the queries that follow. Each has a fabric endpoint of its own.
+/// A client's connections, kept for later queries. Each has its own fabric endpoint.
 pub(crate) struct Links {
     first: Link,
     dial: Option<Dial>,
@@ -98,7 +98,7 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    /// Without `dial` there is only the first, and partitions share it. `tasks` drive them all.
+    /// Without `dial` there is only the first connection, and partitions share it. `tasks` drive all connections.
     pub(crate) fn new(first: Link, dial: Option<Dial>, tasks: Tasks) -> Self {
         Links { first, dial, others: tokio::sync::Mutex::default(), tasks }
     }
@@ -111,11 +111,11 @@ impl Links {
         &self.first
     }
 
-    /// Connections for `count` partitions: as many if more can be made.
+    /// Connections for `count` partitions: that many if more can be made.
     pub(crate) async fn several(&self, count: usize) -> Result<Vec<Link>, ClientError> {
         let mut links = vec![self.first.clone()];
         let Some(dial) = self.dial.as_ref().filter(|_| count > 1) else { return Ok(links) };
-        // Queries that begin at once wait for each other here, and share what is made.
+        // Concurrent queries wait for each other here, and share new connections.
         let mut others = self.others.lock().await;
         others.retain(|link| link.handle.is_open());
         let missing = (count - 1).saturating_sub(others.len());

@@ -1,4 +1,4 @@
-//! Several sorted sequences of batches as one: a merge over arrow's row format, which compares rows as bytes.
+//! Merges several sorted sequences of batches into one, with arrow's row format, which compares rows as bytes.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -10,23 +10,23 @@ use arrow::error::ArrowError;
 use arrow::row::{RowConverter, Rows, SortField};
 use thallus_protocol::message::SortKey;
 
-/// Rows of a merged batch, unless the query asks for others.
+/// Rows of a merged batch, unless the query sets another number.
 const ROWS: usize = 16 * 1024;
-/// From so many rows of one input in a row on they are handed on as they lie, and not copied.
+/// Length of a run of rows of one input from which the run is passed on as a slice, without a copy.
 const SLICE_FROM: usize = 2048;
-/// Batches of each input that a merged batch may be made of. Many small ones would hold much memory for few rows.
+/// Most batches of each input in one merged batch. Many small batches would hold much memory for few rows.
 const INPUTS_HELD: usize = 16;
 
-/// A batch, and how far it is merged.
+/// A batch, and the position that it is merged to.
 struct Cursor {
     batch: RecordBatch,
     keys: Rows,
     at: usize,
-    /// Its position in [`Merger::held`], once a row of it is among the merged.
+    /// Its position in [`Merger::held`], once one of its rows is merged.
     held: Option<usize>,
 }
 
-/// Rows in a row of one of [`Merger::held`].
+/// Consecutive rows of one batch in [`Merger::held`].
 #[derive(Clone, Copy)]
 struct Run {
     held: usize,
@@ -34,13 +34,13 @@ struct Run {
     len: usize,
 }
 
-/// Merges as many inputs as it has, of which each is sorted. Of equal rows, those of the earlier input come first.
+/// Merges sorted inputs. Of equal rows, those of the earlier input come first.
 pub(super) struct Merger {
     columns: Vec<usize>,
     converter: RowConverter,
-    /// By input. `None`: a batch is wanted, or the input is over.
+    /// By input. `None`: the merger wants a batch, or the input has ended.
     cursors: Vec<Option<Cursor>>,
-    /// Inputs that have a batch, by their next rows.
+    /// Inputs that have a batch, sorted by their next rows.
     sorted: Vec<usize>,
     runs: Vec<Run>,
     held: Vec<RecordBatch>,
@@ -51,7 +51,7 @@ pub(super) struct Merger {
 }
 
 impl Merger {
-    /// Merges `inputs` inputs by columns of their schema, which has these columns.
+    /// Merges `inputs` inputs with this schema by the columns of `order`.
     pub(super) fn new(
         inputs: usize,
         schema: &SchemaRef,
@@ -79,12 +79,12 @@ impl Merger {
         })
     }
 
-    /// Whether an input has nothing left to be merged.
+    /// Whether an input has no rows left to merge.
     pub(super) fn wants(&self, input: usize) -> bool {
         self.cursors[input].is_none()
     }
 
-    /// The next batch of an input that [`Merger::wants`] one.
+    /// Adds the next batch of an input. Call it only if [`Merger::wants`] is true for the input.
     pub(super) fn push(&mut self, input: usize, batch: RecordBatch) -> Result<(), ArrowError> {
         if batch.num_rows() == 0 {
             return Ok(());
@@ -96,8 +96,8 @@ impl Merger {
         Ok(())
     }
 
-    /// Merges until an input has to be asked for more, or a batch is ready. To be called once every input has a batch or is
-    /// over.
+    /// Merges until an input needs another batch, or a merged batch is ready. Call it once every input has a batch or
+    /// has ended.
     pub(super) fn merge(&mut self) -> Option<RecordBatch> {
         while self.ready.is_empty() && !self.sorted.is_empty() {
             let input = self.sorted.remove(0);
@@ -116,7 +116,7 @@ impl Merger {
         self.ready.pop_front()
     }
 
-    /// What is merged already, if anything is: rather now, when more takes a while.
+    /// The rows merged so far, if any, for when further input is late.
     pub(super) fn flush(&mut self) -> Option<RecordBatch> {
         if self.ready.is_empty() {
             self.gather();
@@ -132,7 +132,7 @@ impl Merger {
     fn compare(&self, one: usize, other: usize) -> Ordering {
         match (&self.cursors[one], &self.cursors[other]) {
             (Some(a), Some(b)) => a.keys.row(a.at).cmp(&b.keys.row(b.at)).then(one.cmp(&other)),
-            // Only those with a cursor are compared.
+            // Only inputs with a cursor are compared.
             _ => one.cmp(&other),
         }
     }
@@ -142,7 +142,7 @@ impl Merger {
         self.sorted.insert(place, input);
     }
 
-    /// How many rows of the first input come before the next row of any other: at least one.
+    /// Number of rows of the first input that precede the next row of every other input; at least one.
     fn run_of(&self, input: usize) -> usize {
         let Some(first) = &self.cursors[input] else { return 0 };
         let left = first.keys.num_rows() - first.at;
@@ -152,7 +152,7 @@ impl Merger {
         };
         let limit = second.keys.row(second.at);
         let before = |row: usize| first.keys.row(first.at + row).cmp(&limit).then(input.cmp(&next)) == Ordering::Less;
-        // In steps that double, then by halves: short runs cost little, long ones not much more.
+        // Steps that double, then a binary search: short runs cost little, long runs not much more.
         let mut step = 1;
         while step < left && before(step) {
             step *= 2;
@@ -213,7 +213,8 @@ impl Merger {
                 self.copied += bytes.sum::<usize>() as u64;
                 self.ready.push_back(batch);
             }
-            // A type that arrow cannot interleave, or dictionaries that have no room in one: in smaller batches, then.
+            // A type that arrow cannot interleave, or dictionaries that do not fit into one: pass the runs on as
+            // smaller batches.
             Err(_) => self.ready.extend(runs.iter().map(slice)),
         }
     }
@@ -229,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    /// A row: two keys, and who it is.
+    /// A row: two keys, and an identity.
     type Row = (Option<i8>, String, i64);
 
     fn batch(rows: &[Row]) -> RecordBatch {
@@ -246,7 +247,7 @@ mod tests {
         vec![key(2, number), key(1, name)]
     }
 
-    /// The rows in order, those that are equal as they were.
+    /// The rows in order; equal rows keep their sequence.
     fn sorted(batch: &RecordBatch, order: &[SortKey]) -> RecordBatch {
         let field = |key: &SortKey| {
             let options = SortOptions { descending: key.descending, nulls_first: key.nulls_first };
@@ -260,7 +261,7 @@ mod tests {
         take_record_batch(batch, &UInt32Array::from(places)).unwrap()
     }
 
-    /// Merges inputs that are cut into batches of at most so many rows, and come late as the dice say.
+    /// Merges inputs that are cut into batches of at most `cut` rows; `late` decides which input comes late.
     fn merged(
         inputs: &[RecordBatch],
         order: &[SortKey],
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merged_does_not_wait_for_an_input_that_is_late() {
+    fn merged_rows_do_not_wait_for_a_late_input() {
         let ids = |ids: &[i64]| batch(&ids.iter().map(|id| (None, String::new(), *id)).collect::<Vec<_>>());
         let order = [SortKey { column: 0, descending: false, nulls_first: false }];
         let mut merger = Merger::new(2, &ids(&[]).schema(), &order, None).unwrap();
@@ -352,7 +353,7 @@ mod tests {
         merger.push(1, ids(&[2, 4])).unwrap();
         assert!(merger.merge().is_none() && merger.wants(1) && !merger.wants(0));
         assert_eq!(merger.flush().unwrap(), ids(&[1, 2, 3, 4]));
-        assert!(merger.flush().is_none(), "5 may not be next");
+        assert!(merger.flush().is_none(), "another row may precede 5");
         assert!(merger.copied() > 0);
     }
 }

@@ -1,8 +1,8 @@
-//! Results that come in partitions, each a stream of its own over a connection of its own.
+//! Results in partitions. Each partition is a stream on its own connection.
 //!
 //! One thread that drives one connection does not fill a fast link; several do, and the server's engine works on their
-//! partitions in parallel. Together they are one result or one error: the server ends all of them if one does not get
-//! to its end, and [`ResultStream`] ends well only when every partition has.
+//! partitions in parallel. All partitions form one result or one error: the server ends all of them if one fails, and
+//! [`ResultStream`] ends well only when every partition does.
 
 mod links;
 mod merge;
@@ -27,13 +27,13 @@ use crate::error::{ClientError, StreamCode};
 use crate::report::TransferReport;
 use crate::result::PartStream;
 
-/// A query's result: its schema at once, its batches as they arrive, and at the end or at any time its report.
+/// A query's result: its schema, its batches as they arrive, and a report at any time.
 ///
-/// Batches come in order, each validated; after an error or the end there is nothing more. Dropping the stream cancels
-/// the query, on the server too. The memory of a lent batch goes back for reuse when the last array over it is dropped.
+/// Batches are in order, and each is validated. Nothing follows an error or the end. Dropping the stream cancels the
+/// query, on the server too. The memory of a lent batch is reused when the last array over it is dropped.
 ///
-/// A result in partitions is merged to its order if it has one, unless that was not wanted; if it has none, batches of
-/// its partitions come as they arrive. It ends well only if every partition does.
+/// If the result has an order, its partitions are merged to that order, unless the query requests unordered rows. If it
+/// has none, batches of its partitions are delivered as they arrive. The result ends well only if every partition does.
 #[derive(Debug)]
 pub struct ResultStream(Source);
 
@@ -66,8 +66,8 @@ impl ResultStream {
         }
     }
 
-    /// If this is one of several partitions of a sorted result: what it is sorted by, most significant first. Merging
-    /// all of them by it gives the result's order.
+    /// The order of a partition of a sorted result, most significant key first. Merging all partitions by it yields the
+    /// result's order. Empty for other results.
     #[must_use]
     pub fn order(&self) -> &[SortKey] {
         match &self.0 {
@@ -76,7 +76,7 @@ impl ResultStream {
         }
     }
 
-    /// What the transfer was so far; in all, once the stream has ended.
+    /// The transfer so far; the whole transfer once the stream has ended.
     #[must_use]
     pub fn report(&self) -> TransferReport {
         match &self.0 {
@@ -97,7 +97,7 @@ impl Stream for ResultStream {
     }
 }
 
-/// Asks for a result in `count` partitions, dealt out over the connections, and waits for the schema of each.
+/// Requests a result in `count` partitions, distributed over the connections, and waits for the schema of each.
 pub(crate) async fn begin(
     links: &[Link],
     sql: &str,
@@ -110,7 +110,7 @@ pub(crate) async fn begin(
         let part = Some(Partition { group, index, count });
         link.query(sql, OpenOptions { part, ..options.clone() }, started)
     };
-    // All are sent before any is waited for: the server begins when the last has come.
+    // Send all requests before waiting for any: the server begins when it has received the last.
     let asked: Vec<_> = (0..count).zip(links.iter().cycle()).map(ask).collect::<Result<_, _>>()?;
     // The first error drops the others, which cancels them.
     let parts = try_join_all(asked.into_iter().map(|part| part.begun())).await?;
@@ -122,7 +122,7 @@ pub(crate) async fn begin(
     Ok(parts)
 }
 
-/// Nobody else can take a partition, or find out that there is a result, without guessing this.
+/// A random group id: no other client can guess it, so none can join the group or detect the result.
 fn random_group() -> Result<GroupId, ClientError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| ClientError::Random { source: error.to_string().into() })?;
@@ -133,13 +133,13 @@ fn random_group() -> Result<GroupId, ClientError> {
 struct Merged {
     parts: Vec<PartStream>,
     schema: SchemaRef,
-    /// `None`: batches as they come.
+    /// `None`: batches are delivered as they arrive.
     merger: Option<Merger>,
-    /// Whose turn it is, where batches come as they come.
+    /// Without a merger: the partition to poll first.
     turn: usize,
     started: Instant,
     waiting_since: Option<Instant>,
-    /// Of the whole; the sums come from the partitions.
+    /// Figures of the whole; the sums come from the partitions.
     report: TransferReport,
     over: bool,
 }
@@ -189,7 +189,7 @@ impl Merged {
         }
     }
 
-    /// The next batch of any partition, in turns.
+    /// The next batch of any partition, polled in turn.
     fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, ClientError>>> {
         let count = self.parts.len();
         for index in (0..count).map(|offset| (self.turn + offset) % count) {
@@ -239,7 +239,8 @@ impl Merged {
         }
     }
 
-    /// Ends all partitions. Where the server only says that another one was lost, that one may have said why already.
+    /// Ends all partitions. If the server reports only the loss of another partition, that partition may have the
+    /// reason.
     fn failed(&mut self, cx: &mut Context<'_>, mut error: ClientError) -> ClientError {
         for part in &mut self.parts {
             while is_echo(&error)

@@ -1,4 +1,4 @@
-//! A query's result that is read only as far as it is asked for.
+//! A query's result that is read only on request.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -23,34 +23,33 @@ use crate::driver::{Command, Delivered, Handle, LoanGuard};
 use crate::error::ClientError;
 use crate::report::{LazyReport, TransferReport};
 
-/// A query's result, of which nothing is read until it is asked for: its batches come as [`LazyBatch`]es.
+/// A query's result of which nothing is read until requested: its batches are [`LazyBatch`]es.
 ///
-/// Batches come in order. A batch is on loan, and counts against the result's window, until it is dropped. Who keeps
-/// them all therefore waits for the next in vain once the window is full (which is logged as a warning); the server
-/// takes its loans back after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error that
-/// says so, as does the query's deadline. So take from each batch what is needed, and drop it.
+/// Batches arrive in order. A batch is on loan, and counts against the result's window, until it is dropped. If the
+/// application keeps all batches, no further batch arrives once the window is full (a warning is logged). The server
+/// then revokes its loans after a while (its `timeouts.lease`, 60 s by default), which ends the result in an error with
+/// that reason; so does the query's deadline. So read the required part of each batch, and drop the batch.
 ///
-/// Dropping the stream before its end cancels the query, and what is held of it cannot be read any more. Once the
-/// stream has said that there are no more batches, those that are held are good for as long as the loan and the
-/// deadline allow.
+/// Dropping the stream before its end cancels the query, and batches that are still held can no longer be read. After
+/// the stream has returned `None`, held batches can be read until the lease or the deadline expires.
 #[derive(Debug)]
 pub struct LazyStream {
     result: PartStream,
-    /// Bytes that may be held at once.
+    /// Bytes that may be on loan at a time.
     window: u64,
     warned: bool,
     account: Arc<Mutex<Account>>,
 }
 
-/// What was asked for, of all batches of a stream.
+/// Counters over all batches of a stream.
 #[derive(Debug, Default)]
 struct Account {
     lazy: LazyReport,
-    /// In finding out what to read, and in validation.
+    /// Time spent in determining the pieces to read, and in validation.
     decode: Duration,
-    /// When the last answer came.
+    /// When the last partial read completed.
     last: Option<Instant>,
-    /// Batches on loan, and what they take up of the window.
+    /// Batches on loan, and their bytes of the window.
     held: u64,
     held_bytes: u64,
 }
@@ -66,7 +65,7 @@ impl LazyStream {
         self.result.schema()
     }
 
-    /// What the transfer was so far, asks for held batches included: [`TransferReport::lazy`] says what they saved.
+    /// The transfer so far, including partial reads of held batches. [`TransferReport::lazy`] has the savings.
     #[must_use]
     pub fn report(&self) -> TransferReport {
         let mut report = self.result.report();
@@ -113,17 +112,17 @@ impl LazyStream {
         let account = lock(&self.account);
         if account.held_bytes > self.window / 2 && !std::mem::replace(&mut self.warned, true) {
             let (held, bytes, window) = (account.held, account.held_bytes, self.window);
-            warn!(held, bytes, window, "waits for a batch while lazy ones are held, which may leave no room for it");
+            warn!(held, bytes, window, "waiting for a batch, but held lazy batches may leave no room in the window");
         }
     }
 
-    /// A lease that expired did so because something was held.
+    /// Adds the cause to the error of an expired lease: batches were held.
     fn explained(&self, error: ClientError) -> ClientError {
         let held = lock(&self.account).held;
         match error {
             ClientError::LeaseExpired { message } if held > 0 => ClientError::LeaseExpired {
                 message: format!(
-                    "{message}; {held} batches of this lazy result are held: drop each once it is done with, before \
+                    "{message}; {held} batches of this lazy result are held: drop each after use, before \
                      waiting for the next, or take a larger window"
                 ),
             },
@@ -148,14 +147,14 @@ impl Stream for LazyStream {
     }
 }
 
-/// A batch that is still in the server's memory, and read as far as it is asked for, as often as it is asked.
+/// A batch in the server's memory, read in parts, on request, any number of times.
 ///
-/// The client reads the requested part one-sidedly and validates it. It hands the part over only if the loan still
-/// stood after the read. If anything but a lack of memory prevents that, the batch is lost: all further asks fail, and
-/// so does the result, if it is not at its end.
+/// The client reads the requested part one-sidedly and validates it. It returns the part only if the lease still stood
+/// after the read. Every failure except a lack of memory loses the batch: all further reads of it fail, and so does the
+/// result, if it has not ended.
 ///
-/// Batches that came inline, because they are small or for want of a fabric, are here already; they are asked in the
-/// same way.
+/// Batches that travelled inline, because they are small or there is no fabric, are already in this process; the same
+/// methods read them.
 #[derive(Debug)]
 pub struct LazyBatch {
     schema: SchemaRef,
@@ -180,13 +179,13 @@ impl LazyBatch {
     pub fn num_rows(&self) -> usize {
         match &self.content {
             Content::Here(batch) => batch.num_rows(),
-            // Held against the limits when it was announced.
+            // Checked against the limits when it was announced.
             Content::Lent(lent) => lent.descriptor.rows as usize,
         }
     }
 
-    /// Bytes of each column, its children and dictionaries included: what reading all of it moves. A batch that
-    /// [is here](Self::is_here) moves nothing any more, whatever it takes up.
+    /// Bytes of each column, including its children and dictionaries: the cost of reading all of it. A batch that [is
+    /// here](Self::is_here) costs nothing more to read.
     #[must_use]
     pub fn column_bytes(&self) -> Vec<u64> {
         match &self.content {
@@ -195,25 +194,25 @@ impl LazyBatch {
         }
     }
 
-    /// Whether it came inline, so that nothing of it has to be read.
+    /// Whether the batch travelled inline, so that nothing of it has to be read.
     #[must_use]
     pub fn is_here(&self) -> bool {
         matches!(self.content, Content::Here(_))
     }
 
-    /// Reads these columns, by their positions in the schema, in the order in which they are named.
+    /// Reads these columns, by their positions in the schema, and returns them in the order of the argument.
     ///
     /// # Errors
     /// [`ClientError::OutOfRange`] if there is no such column; [`ClientError::Read`], [`ClientError::LeaseExpired`],
     /// [`ClientError::InvalidBatch`] and the like if it cannot be read, after which the batch is lost;
-    /// [`ClientError::OutOfMemory`], after which less of it may be read; and whatever ended the result or the
-    /// connection since the batch came.
+    /// [`ClientError::OutOfMemory`], after which a smaller part may still be read; and the error that ended the result
+    /// or the connection since the batch arrived.
     pub async fn columns(&self, columns: &[usize]) -> Result<RecordBatch, ClientError> {
         self.columns_in(columns, 0..self.num_rows()).await
     }
 
-    /// Reads these rows of these columns. Of strings, lists and the like the offsets are read first, and then no more
-    /// than what the rows refer to; of dictionaries the keys, and the dictionary.
+    /// Reads these rows of these columns. Of strings, lists and the like it reads the offsets first, and then only the
+    /// values of these rows. Of dictionaries it reads the keys of these rows, and the dictionary.
     ///
     /// # Errors
     /// See [`LazyBatch::columns`]; [`ClientError::OutOfRange`] also if there are no such rows.
@@ -227,7 +226,7 @@ impl LazyBatch {
         }
         match &self.content {
             Content::Here(batch) => {
-                // The columns were held against the schema above.
+                // The columns were checked against the schema above.
                 let invalid = |error: ArrowError| ClientError::InvalidBatch { batch: 0, reason: error.to_string() };
                 Ok(batch.project(columns).map_err(invalid)?.slice(rows.start, rows.len()))
             }
@@ -235,7 +234,7 @@ impl LazyBatch {
         }
     }
 
-    /// Reads all of it.
+    /// Reads the whole batch.
     ///
     /// # Errors
     /// See [`LazyBatch::columns`].
@@ -245,7 +244,7 @@ impl LazyBatch {
     }
 }
 
-/// A batch on loan. The loan ends with it.
+/// A batch on loan. Dropping it ends the loan.
 #[derive(Debug)]
 struct Lent {
     handle: Arc<Handle>,
@@ -295,10 +294,10 @@ impl Lent {
         if !self.handle.send(Command::ReadPart { stream, seq, pieces, answer }) {
             return Err(gone());
         }
-        // The connection's own timeouts see to it that this ends.
+        // The connection's own timeouts bound this wait.
         let (buffer, layout) = answered.await.map_err(|_| gone())??;
         lock(&self.account).lazy.bytes_read += bytes;
-        // The slab was taken with this layout's length, which is a usize.
+        // The slab was allocated with this layout's length, which is a usize.
         let slice = |range: &thallus_protocol::layout::Range| {
             buffer.slice_with_length(range.offset as usize, range.len as usize)
         };
@@ -310,7 +309,7 @@ impl Lent {
     }
 }
 
-/// The batch is not what it has to be: the connection hears of it, and ends the stream.
+/// Reports an invalid batch to the connection, which ends the stream.
 fn reject(handle: &Handle, loan: &LoanGuard, reason: &str) -> ClientError {
     let (stream, seq) = (loan.stream, loan.seq);
     handle.borrower(BorrowerCommand::Rejected { stream, seq, reason: reason.to_owned() });

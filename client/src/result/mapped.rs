@@ -8,10 +8,10 @@ use tracing::warn;
 use crate::driver::MappedBatch;
 use crate::report::TransferReport;
 
-/// Builds and validates a batch where it lies. What has to differ from what the server has, such as offsets of a slice or views,
-/// is rewritten in memory of this process, by [`layout::rebuild_with`]: the buffer in question is replaced, and nothing else is
-/// copied. It is validated once, like a batch that was read; unlike that, it stays in memory that the server could write to.
-/// Whoever asks for mapped results trusts the server not to change what it has lent.
+/// Builds and validates a batch in place. Buffers that must differ from the server's, such as the offsets of a slice or
+/// views, are rewritten by [`layout::rebuild_with`] in this process's memory; nothing else is copied. The batch is
+/// validated once, like a batch that was read. Unlike such a batch, it stays in memory that the server could write to:
+/// a client that requests mapped results trusts the server not to change lent batches.
 pub(super) fn build(batch: MappedBatch, report: &mut TransferReport) -> Result<RecordBatch, String> {
     let (descriptor, buffers) = batch.into_parts();
     report.batches_mapped += 1;
@@ -19,12 +19,12 @@ pub(super) fn build(batch: MappedBatch, report: &mut TransferReport) -> Result<R
     layout::rebuild_with(&descriptor, &buffers, &UncheckedAssembler).map_err(|error| error.to_string())
 }
 
-/// A batch came inline that is not small, though batches were to be mapped: that is not to go unsaid.
+/// Warns about an inline batch that is not small, although mapped batches were requested.
 pub(super) fn warn_of_inline(mapped_from: &mut Option<u64>, bytes: u64, report: &TransferReport) {
-    // Arrow IPC takes up more than what it holds.
+    // Arrow IPC takes more bytes than the arrays in it.
     if mapped_from.is_some_and(|from| bytes > from.saturating_mul(2)) {
         *mapped_from = None;
         let mapped = report.bytes_mapped;
-        warn!(bytes, mapped, "a batch comes inline: what is mapped and held takes up what the server may have on loan");
+        warn!(bytes, mapped, "a batch travelled inline: held mapped batches use up the server's bytes on loan");
     }
 }

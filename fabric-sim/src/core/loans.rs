@@ -1,4 +1,4 @@
-//! The ledger of loans, by which a read of other memory is found.
+//! The ledger of loans, for finding reads of memory that is not on loan.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use thallus_protocol::{LeaseEnd, LeaseId};
 
 use super::EndpointId;
 
-/// A range on loan, with what stood in it when it was lent.
+/// A range on loan, with its content at the time of the loan.
 #[derive(Debug)]
 pub(super) struct Lent {
     pub(super) address: u64,
     pub(super) len: u64,
-    /// `None`: the lender goes on writing there, as to its lease words.
+    /// `None`: the lender keeps writing there, as to its lease words.
     pub(super) content: Option<Vec<u8>>,
 }
 
@@ -21,36 +21,36 @@ struct Loan {
     ended: Option<LeaseEnd>,
 }
 
-/// The ledger's judgement of a read.
+/// The status of the memory of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing<'a> {
-    /// On loan; the content, if known; and whether an earlier loan of the same range was taken back: a buffer may be
-    /// lent twice.
+    /// On loan: its content, if known, and whether an earlier loan of the same range was revoked. A buffer may be lent
+    /// twice.
     OnLoan(Option<&'a [u8]>, bool),
-    /// Was on loan; the lender took it back before the borrower returned it.
+    /// Was on loan; the lender revoked it before the borrower released it.
     Late,
-    /// Never was on loan, or was returned.
+    /// Was never on loan, or was released.
     Not,
 }
 
-/// Every lender's loans, by the endpoint that lends.
+/// The loans of all lenders, by the lending endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Loans(BTreeMap<EndpointId, BTreeMap<LeaseId, Loan>>);
 
 impl Loans {
-    /// `false`: that lease stands already.
+    /// Records a new lease. Returns `false` if that lease stands already.
     pub(super) fn open(&mut self, lender: EndpointId, lease: LeaseId, ranges: Vec<Lent>) -> bool {
         let ranges = joined(ranges);
         self.0.entry(lender).or_default().insert(lease, Loan { ranges, ended: None }).is_none()
     }
 
-    /// `false`: that lease does not stand.
+    /// Ends a lease. Returns `false` if that lease does not stand.
     pub(super) fn end(&mut self, lender: EndpointId, lease: LeaseId, end: LeaseEnd) -> bool {
         let loan = self.0.get_mut(&lender).and_then(|loans| loans.get_mut(&lease));
         match loan.filter(|loan| loan.ended.is_none()) {
             Some(loan) => {
                 loan.ended = Some(end);
-                // Only where it was matters from now on.
+                // Only the location matters from now on.
                 loan.ranges.iter_mut().for_each(|range| range.content = None);
                 true
             }
@@ -58,13 +58,13 @@ impl Loans {
         }
     }
 
-    /// Leases of `lender` that stand.
+    /// Number of leases of `lender` that stand.
     pub(super) fn standing(&self, lender: EndpointId) -> usize {
         let loans = self.0.get(&lender);
         loans.map_or(0, |loans| loans.values().filter(|loan| loan.ended.is_none()).count())
     }
 
-    /// The standing of `len` bytes at `address` for the borrower of `lender`.
+    /// The status of `len` bytes at `address` for the borrower of `lender`.
     pub(super) fn judge(&self, lender: EndpointId, address: u64, len: u64) -> Standing<'_> {
         let Some(loans) = self.0.get(&lender) else { return Standing::Not };
         let (mut on_loan, mut late) = (None, false);
@@ -90,7 +90,7 @@ impl Loans {
     }
 }
 
-/// Neighbours as one: a borrower may read them so.
+/// Merges neighbours, since a borrower may read them at once.
 fn joined(ranges: Vec<Lent>) -> Vec<Lent> {
     let mut joined: Vec<Lent> = Vec::with_capacity(ranges.len());
     for range in ranges {

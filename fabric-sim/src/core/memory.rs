@@ -7,51 +7,51 @@ use thallus_fabric::memory::RegisteredMemory;
 
 use super::{EndpointId, HostId, KeyId, MemoryId};
 
-/// Why the protection refused a read.
+/// The reason why the protection refused a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// No such key was ever given out.
+    /// The key does not exist.
     UnknownKey,
     /// The key was given to the peer of another endpoint.
     NotThisPeer,
-    /// The range reaches outside the memory, or the range of it, that the key opens.
+    /// The range is not within the memory, or the part of it, that the key opens.
     OutsideMemory,
     /// The key was revoked. Only under [`SimOptions::exposes_ranges`](crate::SimOptions::exposes_ranges).
     KeyRevoked,
     /// The memory is not registered any more.
     Deregistered,
-    /// It lies in exposed memory, and is not on loan to this peer. Only under
-    /// [`SimOptions::loans`](crate::SimOptions::loans), as all that follow.
+    /// The range lies in exposed memory that is not on loan to this peer. This and the following ones exist only under
+    /// [`SimOptions::loans`](crate::SimOptions::loans).
     NotOnLoan,
-    /// It is on loan, and changed meanwhile: the lender used it for something else.
+    /// The range is on loan, and its content has changed: the lender used the memory for other data.
     Reused,
-    /// The lender ended a lease, while the peer could still read and take other bytes for the batch: the endpoint
-    /// was open.
+    /// The lender ended a lease although the endpoint was open: the peer could still read, and take other bytes for the
+    /// batch.
     EndedUnfenced,
-    /// The lender ended a lease that did not stand, or lent one twice.
+    /// The lender ended a lease that did not stand, or opened a lease twice.
     Ledger,
     /// The endpoint that exposed it has closed. Only under
     /// [`Fencing::Revocation`](thallus_fabric::Fencing::Revocation).
     Revoked,
 }
 
-/// A read that the memory protection refused while its connection was open: one end broke the rules of lending. (After
-/// the lender closed, late reads are legal, and refused without a record.)
+/// A read that the memory protection refused while its connection was open. One end broke the rules of lending. (After
+/// the lender closed, late reads are legal, and are refused without a record.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The endpoint that read, or whose lease it is.
+    /// The endpoint that read, or the endpoint of the lease.
     pub reader: EndpointId,
-    /// The key it was made with.
+    /// The key of the read.
     pub key: KeyId,
-    /// Its first byte.
+    /// Address of the first byte.
     pub address: u64,
-    /// Its length.
+    /// Length in bytes.
     pub len: u64,
     /// The broken rule.
     pub access: Access,
 }
 
-/// All hosts' registrations and keys.
+/// The registrations and keys of all hosts.
 #[derive(Debug, Default)]
 pub(super) struct MemoryTable {
     memories: BTreeMap<MemoryId, Registered>,
@@ -62,7 +62,7 @@ pub(super) struct MemoryTable {
 #[derive(Debug)]
 struct Registered {
     host: HostId,
-    /// Weak: memory is deregistered by dropping it, and reads must then find it gone.
+    /// Weak: dropping the memory deregisters it, and then reads must fail.
     memory: Weak<RegisteredMemory>,
 }
 
@@ -70,7 +70,7 @@ struct Registered {
 pub(super) struct Exposure {
     pub(super) memory: MemoryId,
     pub(super) by: EndpointId,
-    /// First byte (offset) and length of the range that is open, if not the whole memory is.
+    /// Offset and length of the exposed range; `None` if the whole memory is exposed.
     pub(super) range: Option<(usize, usize)>,
 }
 
@@ -85,7 +85,7 @@ impl MemoryTable {
         self.memories.get(&id).is_some_and(|registered| registered.host == host && registered.memory.strong_count() > 0)
     }
 
-    /// The key under which `by` has exposed all of `memory` before.
+    /// The key with which `by` has already exposed all of `memory`.
     pub(super) fn key_of(&self, memory: MemoryId, by: EndpointId) -> Option<KeyId> {
         self.exposures.iter().find(|(_, exposure)| exposure.memory == memory && exposure.by == by).map(|(&key, _)| key)
     }
@@ -94,13 +94,13 @@ impl MemoryTable {
         self.exposures.insert(key, exposure);
     }
 
-    /// The memory that `by` has exposed and that this range lies in.
+    /// The memory exposed by `by` that contains this range, and the offset.
     pub(super) fn exposed_at(&self, by: EndpointId, address: u64, len: u64) -> Option<(Arc<RegisteredMemory>, usize)> {
         let mut exposures = self.exposures.values().filter(|exposure| exposure.by == by);
         exposures.find_map(|&exposure| self.open(exposure, address, len).ok())
     }
 
-    /// Withdraws a key, if `by` gave it.
+    /// Revokes a key, if `by` gave it.
     pub(super) fn revoke(&mut self, key: KeyId, by: EndpointId) {
         if self.exposures.get(&key).is_some_and(|exposure| exposure.by == by) {
             self.exposures.remove(&key);
@@ -108,7 +108,7 @@ impl MemoryTable {
         }
     }
 
-    /// What `key` opens.
+    /// The exposure of `key`.
     pub(super) fn exposure(&self, key: KeyId) -> Result<Exposure, Access> {
         let refused = if self.revoked.contains(&key) { Access::KeyRevoked } else { Access::UnknownKey };
         self.exposures.get(&key).copied().ok_or(refused)
@@ -123,8 +123,8 @@ impl MemoryTable {
     ) -> Result<(Arc<RegisteredMemory>, usize), Access> {
         let registered = self.memories.get(&exposure.memory).ok_or(Access::Deregistered)?;
         let memory = registered.memory.upgrade().ok_or(Access::Deregistered)?;
-        // Never the last handle, unless the owner lets go just now on another thread; then its registration, which
-        // takes no lock, is dropped here.
+        // Not the last handle, unless the owner drops its handle on another thread at this time. Then the registration,
+        // which takes no lock, is dropped here.
         let offset = memory.offset_of(address, len).ok_or(Access::OutsideMemory)?;
         let (start, open) = exposure.range.unwrap_or((0, memory.len()));
         // `offset_of` has checked that `offset + len` is within the memory.

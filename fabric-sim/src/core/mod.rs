@@ -1,8 +1,8 @@
-//! The simulated network: hosts, memory, endpoints, reads; no clock, locks, tasks or entropy.
+//! The simulated network: hosts, memory, endpoints, reads. It has no clock, locks, tasks or entropy.
 //!
-//! **Time is counted in steps, of each endpoint for itself**: [`Core::step`] is one, and whatever an endpoint waits for
-//! happens in one of its own. So the events at an endpoint depend on the seed and on the calls on it, not on how often
-//! others were stepped.
+//! **Time is counted in steps, separately for each endpoint**: [`Core::step`] makes one step, and every event that an
+//! endpoint waits for happens in one of its own steps. So the events at an endpoint depend on the seed and on the calls
+//! on it, not on the number of steps of other endpoints.
 
 mod event;
 mod loans;
@@ -19,7 +19,7 @@ pub use read::{Finished, Progress};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(pub u32);
 
-/// One connection's end.
+/// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointId(pub u64);
 

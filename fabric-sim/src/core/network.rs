@@ -29,16 +29,16 @@ pub struct Core {
     memory: MemoryTable,
     endpoints: BTreeMap<EndpointId, EndpointEntry>,
     loans: Loans,
-    /// Reader and lender between whom there is no path.
+    /// Pairs of reader and lender without a path between them.
     blocked: BTreeSet<(HostId, HostId)>,
-    /// Hosts that have stopped.
+    /// Hosts that have crashed.
     crashed: BTreeSet<HostId>,
     violations: Vec<Violation>,
     stats: Stats,
     events: Vec<Event>,
 }
 
-/// The registration of made-up memory.
+/// The registration of invented memory.
 #[derive(Debug)]
 struct Junk;
 
@@ -49,30 +49,30 @@ fn one_in(times: u32, random: &mut SplitMix64) -> bool {
 /// Figures of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Reads whose bytes were copied.
+    /// Number of reads whose bytes were copied.
     pub reads: u64,
-    /// Their bytes.
+    /// Bytes of these reads.
     pub bytes: u64,
-    /// Ranges that were mapped.
+    /// Number of ranges that were mapped.
     pub maps: u64,
-    /// Reads and maps of memory that the lender had taken back.
+    /// Number of reads and maps of memory that the lender had revoked.
     pub late: u64,
-    /// Reads that took longer.
+    /// Number of stragglers.
     pub stragglers: u64,
-    /// Reads that completed before their bytes were in place.
+    /// Number of reads that completed before their bytes were in place.
     pub early: u64,
-    /// Endpoints that failed for want of a path.
+    /// Number of endpoints that failed for want of a path.
     pub retry_exceeded: u64,
 }
 
-/// Whether an endpoint is open.
+/// The state of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
-    /// No peer yet.
+    /// Not connected yet.
     Unconnected,
     /// Connected.
     Connected,
-    /// It has noticed that its peer is gone.
+    /// The endpoint has noticed that its peer has closed.
     Down,
     /// Closed by its owner.
     Closed,
@@ -87,11 +87,11 @@ struct EndpointEntry {
     step: u64,
     /// In order of posting.
     reads: Vec<Read>,
-    /// The peer is gone; this end notices this many steps after its next step.
+    /// The peer has closed. This endpoint notices it this many steps after its next step.
     notice_in: Option<u64>,
-    /// The step in which it notices that the peer is gone, once it is.
+    /// The step in which the endpoint notices that its peer has closed, once it has.
     notice_at: Option<u64>,
-    /// When the last read's bytes are through.
+    /// The step in which the last read's bytes have been transferred.
     wire_free_at: u64,
 }
 
@@ -115,19 +115,19 @@ impl Core {
         }
     }
 
-    /// The seed it was made with.
+    /// The seed of the network.
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Its properties.
+    /// The network's options.
     #[must_use]
     pub fn options(&self) -> &SimOptions {
         &self.options
     }
 
-    /// The same, to be changed in mid-run.
+    /// The network's options, for changes during a run.
     pub fn options_mut(&mut self) -> &mut SimOptions {
         &mut self.options
     }
@@ -138,24 +138,24 @@ impl Core {
         &self.violations
     }
 
-    /// Its figures.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    /// One more host.
+    /// Adds a host.
     pub fn add_host(&mut self) -> HostId {
         self.hosts += 1;
         HostId(self.hosts - 1)
     }
 
-    /// A name for a registration about to be made. None is ever used twice.
+    /// An id for a new registration. Ids are not reused.
     pub fn new_memory_id(&mut self) -> MemoryId {
         MemoryId(self.new_id())
     }
 
-    /// Makes `memory` known to the network, until it is dropped.
+    /// Adds `memory` to the network, until it is dropped.
     pub fn add_memory(&mut self, id: MemoryId, host: HostId, memory: &Arc<RegisteredMemory>) {
         self.memory.insert(id, host, memory);
     }
@@ -166,7 +166,7 @@ impl Core {
         self.endpoints.get(&endpoint).is_some_and(|entry| self.memory.is_registered(memory, entry.host))
     }
 
-    /// One more endpoint at `host`.
+    /// Adds an endpoint at `host`.
     pub fn add_endpoint(&mut self, host: HostId) -> EndpointId {
         let id = EndpointId(self.new_id());
         let entry = EndpointEntry {
@@ -184,37 +184,37 @@ impl Core {
         id
     }
 
-    /// Whether the endpoint is open. `None` if it was removed.
+    /// The state of the endpoint. `None` if it was removed.
     #[must_use]
     pub fn state(&self, endpoint: EndpointId) -> Option<EndpointState> {
         self.endpoints.get(&endpoint).map(|entry| entry.state)
     }
 
-    /// How many reads the endpoint has outstanding.
+    /// Number of outstanding reads of the endpoint.
     #[must_use]
     pub fn outstanding(&self, endpoint: EndpointId) -> usize {
         self.endpoints.get(&endpoint).map_or(0, |entry| entry.reads.len())
     }
 
-    /// Connects one end; the peer connects the other.
+    /// Connects one end. The peer connects the other end.
     ///
     /// # Errors
     /// The obstacle.
     pub fn connect(&mut self, endpoint: EndpointId, peer: EndpointId) -> Result<(), &'static str> {
         if endpoint == peer {
-            return Err("it is this endpoint's own address");
+            return Err("the address is this endpoint's own");
         }
         match self.endpoints.get(&peer) {
             Some(entry) if matches!(entry.state, EndpointState::Closed | EndpointState::Down) => {
                 return Err("the peer's endpoint is closed");
             }
             Some(entry) if entry.peer.is_some_and(|other| other != endpoint) => {
-                return Err("the peer is connected to somebody else");
+                return Err("the peer is connected to another endpoint");
             }
             Some(_) => {}
             None => return Err("no such endpoint"),
         }
-        let entry = self.endpoints.get_mut(&endpoint).ok_or("this endpoint is gone")?;
+        let entry = self.endpoints.get_mut(&endpoint).ok_or("this endpoint was removed")?;
         if entry.state != EndpointState::Unconnected {
             return Err("this endpoint was connected before");
         }
@@ -224,7 +224,7 @@ impl Core {
     }
 
     /// A key with which the peer of `endpoint` can read `range` of `memory`. Under [`SimOptions::exposes_ranges`] it
-    /// opens nothing else; otherwise it opens all of `memory`, and is the same each time.
+    /// opens nothing else. Otherwise it opens all of `memory`, and is the same each time.
     pub fn expose(&mut self, endpoint: EndpointId, memory: MemoryId, range: Range<usize>) -> KeyId {
         let range = self.options.exposes_ranges.then_some((range.start, range.len()));
         if range.is_none()
@@ -237,17 +237,16 @@ impl Core {
         key
     }
 
-    /// Withdraws a key that `endpoint` gave, under [`SimOptions::exposes_ranges`]; otherwise the key stands.
+    /// Revokes a key that `endpoint` gave, under [`SimOptions::exposes_ranges`]. Otherwise the key stays valid.
     pub fn revoke(&mut self, endpoint: EndpointId, key: KeyId) {
         if self.options.exposes_ranges {
             self.memory.revoke(key, endpoint);
         }
     }
 
-    /// Posts a read of `into.len()` bytes at `address`. Whether that is allowed is found out when it is carried out.
+    /// Posts a read of `into.len()` bytes at `address`. The memory protection is checked when the read is carried out.
     ///
-    /// # Errors
-    /// The range back, if the endpoint is not connected.
+    /// # Errors Returns the range, if the endpoint is not connected.
     pub fn post(
         &mut self,
         endpoint: EndpointId,
@@ -268,7 +267,7 @@ impl Core {
             self.stats.stragglers += 1;
         }
         if let Some(steps) = len.checked_div(options.bytes_per_step) {
-            // The wire carries one read after the other.
+            // The wire transfers one read after the other.
             entry.wire_free_at = entry.wire_free_at.max(entry.step) + steps;
             copy_at = copy_at.max(entry.wire_free_at);
         }
@@ -299,20 +298,20 @@ impl Core {
         Ok(())
     }
 
-    /// One step of `endpoint`: carries out the copies, completions and notices that are due.
+    /// Makes one step of `endpoint`: carries out the copies, completions and notices that are due.
     pub fn step(&mut self, endpoint: EndpointId, finished: &mut Vec<Finished>) -> Progress {
         let next = self.endpoints.get(&endpoint).map_or(0, |entry| entry.step + 1);
         self.step_to(endpoint, next, finished)
     }
 
-    /// Lets `endpoint`'s time be `step`, if it is not later already. Nothing happens yet.
+    /// Sets the time of `endpoint` to `step`, if it is not later already. No event happens yet.
     pub fn set_time(&mut self, endpoint: EndpointId, step: u64) {
         if let Some(entry) = self.endpoints.get_mut(&endpoint) {
             entry.step = entry.step.max(step);
         }
     }
 
-    /// All steps of `endpoint` up to and with `step` at once.
+    /// Makes all steps of `endpoint` up to and including `step` at once.
     pub fn step_to(&mut self, endpoint: EndpointId, step: u64, finished: &mut Vec<Finished>) -> Progress {
         self.set_time(endpoint, step);
         let Some(entry) = self.endpoints.get_mut(&endpoint) else { return Progress::Idle };
@@ -345,7 +344,7 @@ impl Core {
         if entry.reads.is_empty() && !notices { Progress::Idle } else { Progress::Waiting }
     }
 
-    /// The next step of `endpoint` in which something happens, as far as that is known now.
+    /// The next step of `endpoint` with an event, as far as it is known now.
     #[must_use]
     pub fn due(&self, endpoint: EndpointId) -> Option<u64> {
         let entry = self.endpoints.get(&endpoint)?;
@@ -360,7 +359,7 @@ impl Core {
         reads.chain(notice).chain(entry.notice_in.map(|_| entry.step)).min()
     }
 
-    /// Carries out the reads that are due, and returns those that are not done.
+    /// Carries out the reads that are due, and returns those that have not completed.
     fn progress(
         &mut self,
         endpoint: EndpointId,
@@ -405,7 +404,8 @@ impl Core {
         left
     }
 
-    /// Without a path a read fails in the end, and an endpoint with it, as a reliable connection's queue pair does.
+    /// Without a path a read fails after some time, and its endpoint with it, as a reliable connection's queue pair
+    /// does.
     fn fail_without_path(&mut self, endpoint: EndpointId, step: u64, finished: &mut Vec<Finished>) {
         if !self.has_no_path(endpoint) {
             return;
@@ -429,7 +429,7 @@ impl Core {
         peer.is_some_and(|peer| self.blocked.contains(&(entry.host, peer.host)))
     }
 
-    /// Takes away, or gives back, the path by which `reader` reads from `lender`. Returns whom that concerns.
+    /// Removes or restores the path by which `reader` reads from `lender`. Returns the affected endpoints.
     pub fn set_path(&mut self, reader: HostId, lender: HostId, open: bool) -> Vec<EndpointId> {
         if open {
             self.blocked.remove(&(reader, lender));
@@ -456,8 +456,8 @@ impl Core {
         self.violations.push(Violation { reader, key: KeyId(0), address: 0, len: 0, access });
     }
 
-    /// Closes the endpoint. Its reads are flushed by its next step; its peer notices in a later one of its own, and
-    /// under revocation reads nothing any more from now on. Returns the peer, which has something to wait for now.
+    /// Closes the endpoint. Its next step flushes its reads. Its peer notices in a later step of its own, and under
+    /// revocation can read nothing from now on. Returns the peer, which has an event to wait for now.
     pub fn close(&mut self, endpoint: EndpointId) -> Option<EndpointId> {
         let entry = self.endpoints.get_mut(&endpoint)?;
         if entry.state == EndpointState::Closed {
@@ -473,21 +473,21 @@ impl Core {
         Some(peer)
     }
 
-    /// Closes and removes the endpoint. Whatever it still had outstanding comes back, and its peer, if it must be told.
+    /// Closes and removes the endpoint. Returns its outstanding reads, and its peer, if the peer has to be woken.
     pub fn remove(&mut self, endpoint: EndpointId) -> (Vec<Finished>, Option<EndpointId>) {
         let peer = self.close(endpoint);
         let reads = self.endpoints.remove(&endpoint).map(|entry| entry.reads).unwrap_or_default();
         (reads.into_iter().map(|read| read.finish(Err(ReadFailure::Flushed))).collect(), peer)
     }
 
-    /// The host stops: every endpoint of it closes, without anybody having asked it to. Returns whom that concerns.
+    /// Crashes a host: all its endpoints close, without a call of their owners. Returns the affected endpoints.
     pub fn crash(&mut self, host: HostId) -> Vec<EndpointId> {
         self.crashed.insert(host);
         let dead: Vec<_> = self.endpoints.iter().filter(|(_, entry)| entry.host == host).map(|(&id, _)| id).collect();
         dead.iter().flat_map(|&endpoint| [Some(endpoint), self.close(endpoint)]).flatten().collect()
     }
 
-    /// Copies the bytes of one read, if the memory protection lets it.
+    /// Copies the bytes of one read, if the memory protection allows it.
     fn carry_out(&mut self, endpoint: EndpointId, read: &mut Read) -> Result<(), ReadFailure> {
         let (len, token) = (read.into.len() as u64, read.token.0);
         let opened = self.protect(endpoint, read.key).map(|exposure| {
@@ -500,7 +500,7 @@ impl Core {
         });
         let access = match opened {
             Ok((Standing::Late, _)) => {
-                // Whatever the lender has made of it since, it is not the batch.
+                // The lender may have written new data since; the bytes are not those of the batch.
                 self.stats.late += 1;
                 self.note(endpoint, What::Late(token));
                 let junk = RegisteredMemory::foreign(vec![0xA5_u8; read.into.len()].into(), Box::new(Junk));
@@ -536,11 +536,11 @@ impl Core {
         Err(ReadFailure::RemoteAccess)
     }
 
-    /// What `key` exposes to `reader`.
+    /// The memory that `key` exposes to `reader`.
     fn protect(&self, reader: EndpointId, key: KeyId) -> Result<Exposure, Access> {
         let exposure = self.memory.exposure(key)?;
         let (revokes, exposes_ranges) = (self.options.fencing == Fencing::Revocation, self.options.exposes_ranges);
-        // Without either, as with UCX, a key is good for every endpoint until the memory is gone.
+        // Without either, as with UCX, a key is valid for every endpoint until the memory is deregistered.
         let is_peer = self.endpoints.get(&reader).and_then(|entry| entry.peer) == Some(exposure.by);
         if (revokes || exposes_ranges) && !is_peer {
             return Err(Access::NotThisPeer);

@@ -5,7 +5,7 @@ use thallus_fabric::{Completion, ReadFailure, ReadToken};
 
 use super::KeyId;
 
-/// A read on its way.
+/// An outstanding read.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) token: ReadToken,
@@ -14,24 +14,24 @@ pub(super) struct Read {
     pub(super) into: LocalRange,
     /// The endpoint's step in which the bytes are copied.
     pub(super) copy_at: u64,
-    /// The step in which it completes.
+    /// The step in which the read completes.
     pub(super) complete_at: u64,
-    /// The step in which the network lets its memory go: later than the completion, if that comes too early.
+    /// The step in which the network drops the range: later than the completion, if the completion is too early.
     pub(super) held_until: u64,
-    /// The step in which it fails if there is no path.
+    /// The step in which the read fails if there is no path.
     pub(super) give_up_at: u64,
-    /// How the copy went, once made.
+    /// The result of the copy, once made.
     pub(super) copied: Option<Result<(), ReadFailure>>,
-    /// It completed, and its memory is held still.
+    /// The read has completed, and the network still holds its memory.
     pub(super) announced: bool,
 }
 
 /// A read that has ended. The caller drops it, and with it the memory, outside of any lock.
 #[derive(Debug)]
 pub struct Finished {
-    /// How it ended.
+    /// The completion.
     pub completion: Completion,
-    /// Where it was to land. `None`: the network still writes there.
+    /// The target. `None`: the network still writes to it.
     pub into: Option<LocalRange>,
 }
 
@@ -41,13 +41,13 @@ impl Read {
     }
 }
 
-/// The event that an endpoint waits for after a step.
+/// The event for which an endpoint waits after a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// For nothing, until a call on another endpoint.
+    /// None, until a call on another endpoint.
     Idle,
-    /// For a later step.
+    /// An event in a later step.
     Waiting,
-    /// The peer is gone; every read has ended.
+    /// None: the peer has closed, and every read has ended.
     Down,
 }

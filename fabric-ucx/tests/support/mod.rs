@@ -1,7 +1,7 @@
-//! A lender in a process of its own, driven over its standard input and output, and a reader of what it lends.
+//! A lender in a process of its own, controlled over its standard input and output, and a reader of its memory.
 //!
 //! The child is this executable again, with `THALLUS_UCX_LENDER` set. It lends two regions: one that the fabric
-//! allocated and one that it registered, read-only. Lines that are for the parent begin with `@`.
+//! allocated and one that it registered, read-only. Lines for the parent begin with `@`.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
@@ -27,11 +27,11 @@ use tokio::time::timeout;
 
 /// Set for the child, to the transports (empty: default).
 pub const LENDER: &str = "THALLUS_UCX_LENDER";
-/// Names the UCX library of lenders, where that is not to be the readers': a path, or `system`.
+/// Names the UCX library of lenders, if it differs from the readers': a path, or `system`.
 pub const LENDER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
 /// Bytes in each lent region.
 pub const REGION: usize = 16 << 20;
-/// No step of a test takes longer.
+/// Maximum time of a step of a test.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The region that the lender's fabric allocated.
@@ -39,7 +39,7 @@ pub const ALLOCATED: RegionId = RegionId(1);
 /// The region that the lender registered: a mapped file, read-only.
 pub const REGISTERED: RegionId = RegionId(2);
 
-/// Options of both ends: transports (empty: default), then ` emulated` if reads may be.
+/// Options of both ends: transports (empty: default), then ` emulated` if reads may be emulated.
 pub fn options(text: &str) -> UcxOptions {
     let (transports, emulation) = text.strip_suffix(EMULATED).map_or((text, false), |transports| (transports, true));
     let transports = (!transports.is_empty()).then(|| transports.to_owned());
@@ -49,12 +49,12 @@ pub fn options(text: &str) -> UcxOptions {
 /// Suffix of [`options`].
 pub const EMULATED: &str = " emulated";
 
-/// What byte is at `offset` of a region.
+/// The byte at `offset` of a region.
 pub fn pattern(region: RegionId, offset: usize) -> u8 {
     (offset.wrapping_mul(31) >> 3) as u8 ^ region.0 as u8
 }
 
-/// A file of the pattern, mapped read-only: what registering must cope with.
+/// A file of the pattern, mapped read-only, which registration must support.
 pub fn mapped_file(region: RegionId, len: usize) -> Buffer {
     struct Mapping(NonNull<u8>, usize);
     // SAFETY: read-only memory of the process.
@@ -72,7 +72,7 @@ pub fn mapped_file(region: RegionId, len: usize) -> Buffer {
     File::create(&path).unwrap().write_all(&bytes).unwrap();
     let file = File::open(&path).unwrap();
     std::fs::remove_file(&path).unwrap();
-    // SAFETY: a new mapping; nobody else can open the file any more.
+    // SAFETY: a new mapping; no other code can open the file any more.
     let start =
         unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     assert_ne!(start, libc::MAP_FAILED);
@@ -81,7 +81,7 @@ pub fn mapped_file(region: RegionId, len: usize) -> Buffer {
     unsafe { Buffer::from_custom_allocation(start, len, Arc::new(Mapping(start, len))) }
 }
 
-/// Drives one end until `wanted` says that it is enough.
+/// Drives one end until `wanted` returns true.
 pub async fn drive(
     end: &mut dyn Endpoint,
     completions: &mut Vec<Completion>,
@@ -107,13 +107,13 @@ pub async fn close(mut end: Box<dyn Endpoint>) -> Vec<Completion> {
     completions
 }
 
-/// What the child does.
+/// The work of the child.
 pub async fn lend() {
     let fabric = UcxFabric::new(options(&env::var(LENDER).unwrap())).unwrap();
     let mut end = fabric.endpoint().unwrap();
     let allocated = fabric.allocate(REGION, Touch::Now).unwrap();
     for offset in 0..REGION {
-        // SAFETY: within the memory, which nobody reads yet.
+        // SAFETY: within the memory, which no code reads yet.
         unsafe { allocated.start().add(offset).write(pattern(ALLOCATED, offset)) };
     }
     let mut lent = vec![(ALLOCATED, allocated)];
@@ -137,9 +137,9 @@ pub async fn lend() {
         tokio::select! {
             line = lines.next_line() => match line.unwrap() {
                 Some(line) if line == "alive" => {
-                    // The memory is still there, and what it was.
+                    // The memory still exists, with its content.
                     for (region, memory) in &lent {
-                        // SAFETY: within the memory, which nobody writes.
+                        // SAFETY: within the memory, which no code writes.
                         assert_eq!(unsafe { memory.start().add(12345).read() }, pattern(*region, 12345));
                     }
                     println!("@alive");
@@ -154,14 +154,14 @@ pub async fn lend() {
                 println!("@down {error}");
                 close(end).await;
                 println!("@closed");
-                // Lines are still answered by a fresh end.
+                // A new end answers further lines.
                 end = fabric.endpoint().unwrap();
             },
         }
     }
 }
 
-/// The child.
+/// The child process.
 pub struct Lender {
     pub child: Child,
     pub stdin: ChildStdin,
@@ -193,7 +193,7 @@ impl Lender {
     pub async fn line(&mut self) -> String {
         timeout(DEADLINE, async {
             loop {
-                let line = self.stdout.next_line().await.unwrap().expect("the lender says something");
+                let line = self.stdout.next_line().await.unwrap().expect("the lender writes a line");
                 if let Some((_, line)) = line.split_once('@') {
                     return line.to_owned();
                 }
@@ -229,7 +229,7 @@ impl Reader {
         reader
     }
 
-    /// Connects to a lender whose line comes in over standard input.
+    /// Connects to a lender whose line arrives over standard input.
     pub async fn over_stdio(transports: &str) -> Self {
         let mut input = BufReader::new(tokio::io::stdin()).lines();
         let line = timeout(DEADLINE, input.next_line()).await.unwrap().unwrap().unwrap();
@@ -252,7 +252,7 @@ impl Reader {
         Reader { fabric, end, bases, completions: Vec::new() }
     }
 
-    /// The regions that the lender lends.
+    /// The regions of the lender.
     pub fn regions(&self) -> Vec<RegionId> {
         (1..=self.bases.len() as u32).map(RegionId).collect()
     }
@@ -268,13 +268,13 @@ impl Reader {
         len: usize,
     ) -> Result<(), FabricError> {
         let address = self.bases[region.0 as usize - 1] + offset as u64;
-        // SAFETY: tests look at a range only after its completion, and post no overlapping reads meanwhile whose bytes
+        // SAFETY: tests access a range only after its completion, and post no overlapping reads meanwhile whose bytes
         // they compare.
         let into = unsafe { LocalRange::new(memory.clone(), at, len, None) };
         self.end.post_read(ReadToken(token), RemoteRange { region, address, len: len as u64 }, into)
     }
 
-    /// Polls until `count` completions are there, and takes them.
+    /// Polls until there are `count` completions, and takes them.
     pub async fn completed(&mut self, count: usize) -> Result<Vec<Completion>, FabricError> {
         timeout(DEADLINE, drive(&mut *self.end, &mut self.completions, |done| done.len() >= count))
             .await
@@ -282,7 +282,7 @@ impl Reader {
         Ok(std::mem::take(&mut self.completions))
     }
 
-    /// Whether the endpoint is ready to report something, without waiting.
+    /// Whether the endpoint has something to report now.
     pub async fn poll_once(&mut self) -> Poll<Result<(), FabricError>> {
         poll_fn(|cx| Poll::Ready(self.end.poll(cx, &mut self.completions))).await
     }

@@ -1,4 +1,4 @@
-//! The shared library: found, loaded once for the process, and its functions by name.
+//! The shared library: found and loaded once for the process, with its functions by name.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::types::*;
 
 /// The name under which every UCX since 1.3 installs `libucp`.
 const SONAME: &str = "libucp.so.0";
-/// Names the file to be loaded instead, for a UCX that the dynamic linker does not find by itself.
+/// Environment variable with the file to load, for a UCX that the dynamic linker does not find by itself.
 pub const LIBRARY_VARIABLE: &str = "THALLUS_UCX_LIBRARY";
 /// The oldest UCX whose interface these bindings describe.
 pub const OLDEST: Version = Version { major: 1, minor: 13, release: 0 };
@@ -21,11 +21,11 @@ pub const OLDEST: Version = Version { major: 1, minor: 13, release: 0 };
 /// Version of a UCX library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    /// A change of it breaks the interface.
+    /// Incremented when the interface becomes incompatible.
     pub major: u32,
-    /// A change of it adds to the interface.
+    /// Incremented when the interface grows.
     pub minor: u32,
-    /// A change of it mends faults.
+    /// Incremented for fixes.
     pub release: u32,
 }
 
@@ -47,40 +47,40 @@ impl fmt::Display for Version {
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The library, or one that it needs, is not there or not readable.
+    /// The library, or one that it needs, is missing or not readable.
     #[error(
         "{library} cannot be loaded: {reason}; install UCX {OLDEST} or newer (Debian, Ubuntu: `apt install libucx0`; \
          Fedora, RHEL: `dnf install ucx`; or the package libucx-cu12 of PyPI), or let {LIBRARY_VARIABLE} \
          name its libucp.so.0"
     )]
     NotFound {
-        /// What was to be loaded.
+        /// The library that should be loaded.
         library: String,
-        /// What the dynamic linker said.
+        /// The error of the dynamic linker.
         reason: String,
     },
     /// The library lacks a function that every supported version has.
     #[error("{library} lacks the function {function}; it is not UCX {OLDEST} or newer")]
     Function {
-        /// What was loaded.
+        /// The loaded library.
         library: String,
-        /// The function's name.
+        /// Name of the function.
         function: &'static str,
     },
     /// The library is older than these bindings, or has another major version.
     #[error("{library} is UCX {found}; versions from {OLDEST} to before 2.0 are supported")]
     Version {
-        /// What was loaded.
+        /// The loaded library.
         library: String,
-        /// Its version.
+        /// Version of the library.
         found: Version,
     },
-    /// A process has one UCX, which is loaded already, from elsewhere.
-    #[error("{wanted} was asked for, but this process has loaded {loaded} already")]
+    /// A process has one UCX, and another file is loaded already.
+    #[error("{wanted} was requested, but this process has loaded {loaded} already")]
     Another {
-        /// What was to be loaded.
+        /// The library that should be loaded.
         wanted: String,
-        /// What is.
+        /// The loaded library.
         loaded: String,
     },
 }
@@ -132,7 +132,7 @@ macro_rules! functions {
                 $(#[$doc])*
                 ///
                 /// # Safety
-                /// As the C function of this name demands.
+                /// The conditions of the C function of this name.
                 #[allow(clippy::too_many_arguments, reason = "as the C function")]
                 pub unsafe fn $name(&self, $($arg: $type),*) $(-> $result)? {
                     // SAFETY: the caller's promise; the signature is the function's.
@@ -180,7 +180,7 @@ functions! {
     ucp_worker_release_address: fn(worker: ucp_worker_h, address: *mut ucp_address_t);
     /// The descriptor of a worker's events.
     ucp_worker_get_efd: fn(worker: ucp_worker_h, fd: *mut c_int) -> ucs_status_t;
-    /// Makes progress; 0 if there was none to be made.
+    /// Makes progress; returns 0 if there were no events.
     ucp_worker_progress: fn(worker: ucp_worker_h) -> c_uint;
     /// Arms the descriptor of a worker's events.
     ucp_worker_arm: fn(worker: ucp_worker_h) -> ucs_status_t;
@@ -194,7 +194,7 @@ functions! {
     ucp_ep_rkey_unpack: fn(endpoint: ucp_ep_h, packed: *const c_void, key: *mut ucp_rkey_h) -> ucs_status_t;
     /// Destroys a remote key.
     ucp_rkey_destroy: fn(key: ucp_rkey_h);
-    /// Where memory of a peer on this host is mapped.
+    /// The address at which memory of a peer on this host is mapped.
     ucp_rkey_ptr: fn(key: ucp_rkey_h, remote: u64, local: *mut *mut c_void) -> ucs_status_t;
     /// Packs a remote key.
     ucp_rkey_pack: fn(
@@ -210,14 +210,14 @@ functions! {
     ucp_mem_unmap: fn(context: ucp_context_h, memory: ucp_mem_h) -> ucs_status_t;
     /// Attributes of memory.
     ucp_mem_query: fn(memory: ucp_mem_h, attributes: *mut ucp_mem_attr_t) -> ucs_status_t;
-    /// Begins a read.
+    /// Starts a read.
     ucp_get_nbx: fn(
         endpoint: ucp_ep_h, buffer: *mut c_void, len: usize, remote: u64, key: ucp_rkey_h,
         params: *const ucp_request_param_t
     ) -> ucs_status_ptr_t;
-    /// Begins to wait until all that was begun on an endpoint, its connection included, is done.
+    /// Starts to wait until all operations on an endpoint, its connection included, are done.
     ucp_ep_flush_nbx: fn(endpoint: ucp_ep_h, params: *const ucp_request_param_t) -> ucs_status_ptr_t;
-    /// How far a request has come.
+    /// Status of a request.
     ucp_request_check_status: fn(request: *mut c_void) -> ucs_status_t;
     /// Frees a request.
     ucp_request_free: fn(request: *mut c_void);
@@ -232,13 +232,13 @@ functions! {
 }
 
 impl Ucx {
-    /// Version of the library that is loaded, which may be newer than these bindings.
+    /// Version of the loaded library, which may be newer than these bindings.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The file that was loaded: a path, or a name for the dynamic linker.
+    /// The loaded file: a path, or a name for the dynamic linker.
     #[must_use]
     pub fn library(&self) -> &str {
         &self.name
@@ -262,18 +262,18 @@ impl fmt::Debug for Ucx {
 
 static LOADED: OnceLock<Ucx> = OnceLock::new();
 
-/// Loads UCX, once for the process: the file that `library` names, else the one that the environment variable
-/// [`LIBRARY_VARIABLE`] names, else `libucp.so.0` as the dynamic linker finds it.
+/// Loads UCX, once for the process: the file `library`; if `None`, the file in the environment variable
+/// [`LIBRARY_VARIABLE`]; otherwise `libucp.so.0`, as the dynamic linker finds it.
 ///
 /// # Errors
-/// [`LoadError`]. A failed attempt may be repeated, with another file.
+/// [`LoadError`]. A failed call may be repeated, with another file.
 pub fn load(library: Option<&Path>) -> Result<&'static Ucx, LoadError> {
     static LOADING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let wanted = library.map(Path::to_path_buf).or_else(|| std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from));
     let name = wanted.as_ref().map_or_else(|| SONAME.to_owned(), |path| path.display().to_string());
     if let Some(ucx) = LOADED.get() {
-        // No wish is any UCX.
+        // Without a requested file, any loaded UCX is accepted.
         return match wanted {
             Some(_) if ucx.name != name => Err(LoadError::Another { wanted: name, loaded: ucx.name.clone() }),
             _ => Ok(ucx),
@@ -288,21 +288,21 @@ pub fn load(library: Option<&Path>) -> Result<&'static Ucx, LoadError> {
     Ok(LOADED.get_or_init(|| ucx))
 }
 
-/// The library that is loaded already, if any is.
+/// The loaded library, if there is one.
 #[must_use]
 pub fn loaded() -> Option<&'static Ucx> {
     LOADED.get()
 }
 
-/// Loads `libucp` and, before it, the libraries of the same UCX that lie beside it: the dynamic linker, which takes a
-/// library that has the right name and is loaded for the one that is asked for, would otherwise take those of another
-/// UCX from the system.
+/// Loads `libucp` and, before it, the libraries of the same UCX in its directory. Otherwise the dynamic linker would
+/// take those of another UCX from the system. The dynamic linker uses a loaded library instead, if it has the required
+/// name.
 fn open_beside(path: &Path) -> Result<Library, libloading::Error> {
     if let Some(directory) = path.parent() {
         for name in ["libucm.so.0", "libucs.so.0", "libuct.so.0"] {
             let beside = directory.join(name);
             if beside.is_file() {
-                // Global and lazy, since they need each other: libucm calls libucs, and names it nowhere.
+                // Global and lazy, since they need each other: libucm calls libucs without naming it as a dependency.
                 std::mem::forget(open(&beside, RTLD_LAZY | RTLD_GLOBAL)?);
             }
         }

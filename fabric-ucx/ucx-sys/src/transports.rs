@@ -1,14 +1,14 @@
-//! The question for an endpoint's transports, which the headers of UCX 1.13 lack.
+//! The query for an endpoint's transports, which the headers of UCX 1.13 lack.
 
 use std::ffi::{c_char, c_uint};
 
 use crate::types::UCP_ENTITY_NAME_MAX;
 
-/// `ucp_ep_attr_t` as it is from UCX 1.14 on, for the one field that is asked for: the transports of an endpoint. The
-/// headers of 1.13 have all but the last field.
+/// `ucp_ep_attr_t` of UCX 1.14 and later, for one queried field: the transports of an endpoint. The headers of 1.13
+/// have all but the last field.
 #[repr(C)]
 pub struct EndpointTransports {
-    /// Has to be [`EndpointTransports::FIELD`].
+    /// Must be [`EndpointTransports::FIELD`].
     pub field_mask: u64,
     name: [c_char; UCP_ENTITY_NAME_MAX as usize],
     local_sockaddr: SocketAddress,
@@ -21,7 +21,7 @@ impl EndpointTransports {
     /// `UCP_EP_ATTR_FIELD_TRANSPORTS`.
     pub const FIELD: u64 = 1 << 3;
 
-    /// A question for the transports, with room for the answer.
+    /// A query for the transports, with room for the answer.
     #[must_use]
     pub fn into(entries: &mut [ucp_transport_entry_t]) -> Self {
         EndpointTransports {
@@ -46,11 +46,11 @@ struct SocketAddress([u64; 16]);
 #[repr(C)]
 #[allow(non_camel_case_types, reason = "named as in C")]
 pub struct ucp_transports_t {
-    /// Where the answer goes.
+    /// Buffer for the answer.
     pub entries: *mut ucp_transport_entry_t,
-    /// Room for so many; after the call, how many there are.
+    /// Capacity of `entries`; after the call, the number of entries.
     pub num_entries: c_uint,
-    /// Bytes of an entry as the caller knows it.
+    /// Size of an entry in bytes, as the caller defines it.
     pub entry_size: usize,
 }
 
@@ -59,9 +59,9 @@ pub struct ucp_transports_t {
 #[derive(Clone, Copy)]
 #[allow(non_camel_case_types, reason = "named as in C")]
 pub struct ucp_transport_entry_t {
-    /// `rc_mlx5`, `sysv`.
+    /// Name of the transport: `rc_mlx5`, `sysv`.
     pub transport_name: *const c_char,
-    /// `mlx5_0:1`, `memory`.
+    /// Name of the device: `mlx5_0:1`, `memory`.
     pub device_name: *const c_char,
 }
 
@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// As a C compiler lays `ucp_ep_attr_t` of UCX 1.14 out on a 64-bit machine.
+    /// The layout of `ucp_ep_attr_t` of UCX 1.14 by a C compiler on a 64-bit machine.
     #[test]
     fn the_question_for_transports_has_the_layout_of_c() {
         assert_eq!(offset_of!(EndpointTransports, transports), 8 + 32 + 128 + 128);

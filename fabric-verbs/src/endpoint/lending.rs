@@ -1,4 +1,4 @@
-//! The lending role of an endpoint: opening memory to the peer, and closing it again.
+//! The lending role of an endpoint: exposes memory to the peer, and revokes it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,11 +14,12 @@ use crate::exposure::{How, Open, Scope, Window};
 use crate::memory::{self, Region};
 use crate::status::work_failure;
 
-/// Longest time that the device may take to open or to close memory.
+/// Maximum time that the device may take to expose or revoke memory.
 const CONTROL_BOUND: Duration = Duration::from_secs(2);
 
 impl VerbsEndpoint {
-    /// Has the lending queue pair do something now, and waits for it: microseconds, as nothing queues there.
+    /// Posts a request to the lending queue pair and waits for it. It takes microseconds, since no other request is
+    /// queued.
     fn execute(&mut self, verb: &'static str, mut request: sys::ibv_send_wr) -> Result<(), String> {
         let Some(pairs) = &self.pairs else { return Err("closed at this end".to_owned()) };
         self.control += 1;
@@ -45,7 +46,7 @@ impl VerbsEndpoint {
         }
     }
 
-    /// Binds an open window to the peer.
+    /// Binds an open window to the peer's queue pair.
     pub(super) fn bind(&mut self, mut window: Window, open: &Open) -> Result<Window, String> {
         let request = window.bind(&open.memory, &open.range)?;
         let key = window.next_key();
@@ -54,7 +55,8 @@ impl VerbsEndpoint {
         Ok(window)
     }
 
-    /// Opens `range` of `memory`, which it lies in, to the peer; to others only if the operator asked for that.
+    /// Exposes `range`, which lies within `memory`, to the peer. Other peers can read it only if the operator chose
+    /// that.
     pub(super) fn open(&mut self, memory: &RegisteredMemory, range: Range<usize>) -> Result<Bytes, FabricError> {
         let len = range.len();
         let error = |reason: String| FabricError::Registration { fabric: FabricKind::VERBS, len, reason };
@@ -103,11 +105,11 @@ impl VerbsEndpoint {
             How::Window { window, bound: true } if self.refusal().is_none() => {
                 match self.execute("LOCAL INV", window.invalidate()) {
                     Ok(()) => self.exposures.keep(window),
-                    // Freeing it closes it as well.
+                    // Freeing the window closes it as well.
                     Err(reason) => self.fail(reason),
                 }
             }
-            // Freeing a window or deregistering a region closes it.
+            // Freeing a window or deregistering a region revokes it.
             How::Window { .. } | How::Region(_) | How::Whole => {}
         }
         drop(memory);

@@ -14,9 +14,9 @@ use thallus_fabric_verbs::{Exposure, VerbsEndpoint, VerbsFabric, VerbsOptions};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::time::timeout;
 
-/// Names the device that tests run on. There must be one: a test that was asked for never passes without.
+/// Names the device for the tests. Without it, a test that was requested fails.
 pub const DEVICE: &str = "THALLUS_VERBS_DEVICE";
-/// No step of a test takes longer.
+/// Maximum time of a step of a test.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Work-completion statuses (`enum ibv_wc_status`).
@@ -33,7 +33,7 @@ pub fn fabric(exposure: Exposure) -> Arc<VerbsFabric> {
     Arc::new(VerbsFabric::new(options).unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// The device under test, with memory windows, whether or not it keeps to their bounds.
+/// The device under test, with memory windows, whether or not it enforces their bounds.
 pub fn fabric_of_windows() -> Arc<VerbsFabric> {
     let options = VerbsOptions { device: Some(device()), ..VerbsOptions::default() };
     Arc::new(VerbsFabric::with_windows_unverified(options).unwrap_or_else(|error| panic!("{error}")))
@@ -43,7 +43,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The status that the device gave, if it failed the read.
+/// The status of the device, if it failed the read.
 pub fn status(result: &Result<(), ReadFailure>) -> Option<u32> {
     match result {
         Err(ReadFailure::Device(failure)) => Some(failure.status),
@@ -51,7 +51,7 @@ pub fn status(result: &Result<(), ReadFailure>) -> Option<u32> {
     }
 }
 
-/// Drives one end until `wanted` says that it is enough, or it fails as a whole.
+/// Drives one end until `wanted` returns true, or the end fails as a whole.
 pub async fn drive(
     end: &mut dyn Endpoint,
     completions: &mut Vec<Completion>,
@@ -94,10 +94,10 @@ impl Peers {
         Peers { lender, borrower, fabric: fabric.clone(), completions: Vec::new(), next: 0 }
     }
 
-    /// Posts a read into memory of its own.
+    /// Posts a read into new memory.
     pub fn try_post(&mut self, region: RegionId, address: u64, len: usize) -> Result<u64, FabricError> {
         let into = self.fabric.allocate(len, Touch::Now).unwrap();
-        // SAFETY: nobody else knows the memory.
+        // SAFETY: no other code has the memory.
         let into = unsafe { LocalRange::new(into, 0, len, None) };
         let token = self.next;
         self.borrower.post_read(ReadToken(token), RemoteRange { region, address, len: len as u64 }, into)?;
@@ -114,7 +114,7 @@ impl Peers {
         poll_fn(|cx| Poll::Ready(self.borrower.poll(cx, &mut self.completions))).await
     }
 
-    /// Polls until these reads have ended, each exactly once, and says how.
+    /// Polls until these reads have ended, each exactly once. Returns their results.
     pub async fn finish(&mut self, tokens: &[u64]) -> Vec<Result<(), ReadFailure>> {
         let of = |token: &u64, done: &[Completion]| {
             let mut ends = done.iter().filter(|completion| completion.token == ReadToken(*token));
@@ -128,7 +128,7 @@ impl Peers {
         tokens.iter().filter_map(|token| of(token, &self.completions)).collect()
     }
 
-    /// Reads into memory of its own.
+    /// Reads into new memory.
     pub async fn read(&mut self, region: RegionId, address: u64, len: usize) -> Result<(), ReadFailure> {
         let token = self.post(region, address, len);
         self.finish(&[token]).await.remove(0)
@@ -140,7 +140,7 @@ impl Peers {
     }
 }
 
-/// Gives up CAP_IPC_LOCK in this thread, by which root locks more than the limit.
+/// Gives up CAP_IPC_LOCK in this thread. With this capability root locks more than the limit.
 pub fn give_up_ipc_lock() {
     const CAP_IPC_LOCK: u32 = 14;
     const VERSION_3: u32 = 0x2008_0522;
@@ -160,7 +160,7 @@ pub fn set_link(link: &str, state: &str) {
     assert!(status.success(), "ip link set {link} {state}");
 }
 
-/// Waits for the port.
+/// Waits until the port is active.
 pub async fn until_active() {
     let path = format!("/sys/class/infiniband/{}/ports/1/state", device());
     timeout(DEADLINE, async {

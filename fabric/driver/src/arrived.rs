@@ -1,4 +1,4 @@
-//! Batches of one stream that have arrived, as arrays.
+//! Batches of one stream that have arrived, and their conversion to arrays.
 
 use std::sync::Arc;
 
@@ -11,42 +11,43 @@ use thallus_protocol::layout::{self, CheckedDescriptor, KeptDictionaries, Range}
 
 use crate::reads::{ReadSlab, into_buffer};
 
-/// A batch that has arrived, and is not an array yet.
+/// A batch that has arrived and has not been converted to arrays.
 #[derive(Debug)]
 pub enum Arrived {
     /// Read from the lender's memory.
     Read {
-        /// Its bytes.
+        /// The bytes of the batch.
         read: ReadSlab,
-        /// Its shape.
+        /// The shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
     /// Sent inline, as Arrow IPC.
     Inline(Bytes),
 }
 
-/// Makes arrays of the batches of one stream, in their order. Every value that arrays rely on is validated.
+/// Converts the batches of one stream to arrays, in order. Every value that the arrays rely on is validated.
 #[derive(Debug)]
 pub struct Rebuilder {
     inline: InlineDecoder,
-    /// Of the last batch that was lent.
+    /// Dictionaries of the last lent batch.
     dictionaries: KeptDictionaries,
 }
 
 impl Rebuilder {
-    /// For a stream that began with this schema message; keeps dictionaries of `max_batch` bytes at most.
+    /// A rebuilder for a stream that begins with the schema message `ipc`. It keeps dictionaries of at most `max_batch`
+    /// bytes.
     ///
     /// # Errors
-    /// The message is not the schema.
+    /// The message is not a schema.
     pub fn new(ipc: &Bytes, max_batch: u64) -> Result<Self, InlineError> {
         let inline = InlineDecoder::new(ipc, InlineLimits::default())?;
         Ok(Rebuilder { inline, dictionaries: KeptDictionaries::new(max_batch) })
     }
 
-    /// The next batch.
+    /// Converts the next batch.
     ///
     /// # Errors
-    /// Why it is not a valid batch.
+    /// The reason why the batch is not valid.
     pub fn rebuild(&mut self, arrived: Arrived) -> Result<RecordBatch, String> {
         match arrived {
             Arrived::Inline(ipc) => self.inline.decode(ipc).map_err(|error| error.to_string()),
@@ -62,15 +63,15 @@ impl Rebuilder {
         }
     }
 
-    /// Drops the dictionaries: they may be slices of a whole batch's memory.
+    /// Drops the dictionaries. They may be slices of a whole batch's memory.
     pub fn forget_dictionaries(&mut self) {
         self.dictionaries = KeptDictionaries::default();
     }
 }
 
-/// The buffers of a batch that has been read, its views rebased in the slab.
+/// The buffers of a batch that has been read. Its views are rebased in the slab.
 fn read_buffers(mut slab: Slab, descriptor: &mut CheckedDescriptor) -> Result<Vec<Buffer>, String> {
-    // The slab was taken with this layout's length, which is a usize.
+    // The slab was allocated with the length of this layout, which fits in a usize.
     for rebase in descriptor.rebases() {
         let (offset, len) = (rebase.range.offset as usize, rebase.range.len as usize);
         slab.edit(offset, len, |views| rebase.apply(views)).map_err(|e| e.to_string())?;

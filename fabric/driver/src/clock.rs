@@ -7,17 +7,17 @@ use std::time::Duration;
 use thallus_protocol::Timestamp;
 use tokio::time::{Instant, Sleep};
 
-/// Counts from its making, and wakes at a machine's next deadline.
+/// Measures the time since its creation, and wakes its task at the next deadline of a machine.
 ///
-/// Most deadlines move on with every message that comes. The timer stays where it was, and follows once it has run out:
-/// moving it costs more than waking once in a while.
+/// Most deadlines move later with every message. The timer is not moved then: it expires at its old time and is armed
+/// again, because moving a timer costs more than an occasional early wake-up.
 #[derive(Debug)]
 pub struct Clock {
     epoch: Instant,
     sleep: Pin<Box<Sleep>>,
-    /// When `sleep` runs out.
+    /// The time at which `sleep` expires.
     set: Timestamp,
-    /// Not before `set`.
+    /// The deadline. Never earlier than `set`.
     armed: Option<Timestamp>,
 }
 
@@ -28,7 +28,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// A clock whose epoch is now.
+    /// A clock that starts at zero now.
     #[must_use]
     pub fn new() -> Self {
         let epoch = Instant::now();
@@ -41,7 +41,7 @@ impl Clock {
         Timestamp::ZERO + self.epoch.elapsed()
     }
 
-    /// Sets when [`Clock::poll`] is to be ready. `None`: never.
+    /// Sets the deadline at which [`Clock::poll`] becomes ready. `None` means never.
     pub fn arm(&mut self, deadline: Option<Timestamp>) {
         if let Some(at) = deadline
             && at < self.set
@@ -51,7 +51,7 @@ impl Clock {
         self.armed = deadline;
     }
 
-    /// Ready once the deadline has passed.
+    /// Ready when the deadline has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.armed else { return Poll::Pending };
         ready!(self.sleep.as_mut().poll(cx));
@@ -82,7 +82,7 @@ mod tests {
     #[tokio::test]
     async fn a_deadline_that_moves_is_met_where_it_is_in_the_end() {
         let mut clock = Clock::new();
-        // Further away while the timer waits, nearer, and where it was.
+        // The deadline is moved later while the timer is pending, then earlier, then set to the same time.
         for (armed, then) in [(5, 20), (60_000, 30), (40, 40)] {
             clock.arm(Some(after(armed)));
             let _early = poll_fn(|cx| Poll::Ready(clock.poll(cx))).await;
@@ -101,7 +101,7 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(10)).await;
         assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx).is_pending())).await);
         clock.arm(Some(after(1)));
-        // Waiting for it would be for ever if it were not met.
+        // This would never return if the deadline were missed.
         poll_fn(|cx| clock.poll(cx)).await;
     }
 }

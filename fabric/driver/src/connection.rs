@@ -1,5 +1,5 @@
-//! The loop of a connection, the same at both ends: what happens goes into the machine, and what it wants done is done
-//! in order.
+//! The loop of a connection, the same at both ends: inputs go into the machine, and its outputs are carried out in
+//! order.
 
 use std::task::{Context, Poll};
 
@@ -13,27 +13,27 @@ use crate::clock::Clock;
 use crate::control::{Control, ControlEvent, ControlIo};
 use crate::plane::{Plane, PlaneEvent, Proof};
 
-/// One thing that happened to a connection.
+/// One input of a connection.
 #[derive(Debug)]
 pub enum Happened {
     /// A deadline has passed.
     Time,
-    /// Something came on the control connection, or it was lost.
+    /// The control connection received bytes, or was lost.
     Control(ControlEvent),
-    /// The data plane reports something.
+    /// An event of the data plane.
     Plane(PlaneEvent),
 }
 
-/// What an end has to do itself.
+/// A task that the end (server session or client driver) carries out itself.
 #[derive(Debug)]
 pub enum EndTask<E> {
-    /// A lender's task: to ask a source for a batch, or to stop it.
+    /// A lender's task: request a batch from its source, or stop the source.
     Lender(LenderTask),
-    /// Tell the application of a stream.
+    /// An event of a stream, for the application.
     Stream(BorrowerEvent),
-    /// For this end alone.
+    /// An event that only this kind of end has.
     Event(E),
-    /// The connection is over.
+    /// The connection has ended.
     Closed(ConnectionError),
 }
 
@@ -43,16 +43,16 @@ pub struct Connection<M, S> {
     machine: M,
     clock: Clock,
     control: Control<S>,
-    /// Once there is one.
+    /// The data plane, once it exists.
     pub plane: Option<Plane>,
-    /// Which end it is, for traces.
+    /// The name of this end in traces.
     end: &'static str,
-    /// The machine's state, as it was traced last.
+    /// The machine's state in the last trace event.
     state: [&'static str; 2],
 }
 
 impl<M: Machine, S: ControlIo> Connection<M, S> {
-    /// Over a connected byte stream; the clock is the one that the machine was made by.
+    /// A connection over a connected byte stream. `clock` must be the clock that gave the machine its start time.
     pub fn new(end: &'static str, machine: M, clock: Clock, io: S) -> Self {
         let state = machine.state_names();
         Connection { machine, clock, control: Control::new(io), plane: None, end, state }
@@ -63,17 +63,17 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         &self.machine
     }
 
-    /// The connection's time.
+    /// The time of the connection's clock.
     pub fn now(&self) -> thallus_protocol::Timestamp {
         self.clock.now()
     }
 
-    /// Bytes queued for the peer and not written yet.
+    /// Bytes queued for the peer and not yet written.
     pub fn backlog(&self) -> usize {
         self.control.backlog()
     }
 
-    /// Writes what is queued, and takes in what has come.
+    /// Writes queued bytes, and reads the bytes that have arrived.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<Happened> {
         self.control.poll(cx, self.machine.receive_buffer()).map(Happened::Control)
     }
@@ -91,7 +91,8 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         self.clock.poll(cx).map(|()| Happened::Time)
     }
 
-    /// Takes in what happened. What came of the proof of the peer's memory is for the end to judge.
+    /// Passes an input to the machine. Returns the result of the proof of the peer's memory, which the end handles
+    /// itself.
     pub fn handle(&mut self, happened: Happened) -> Option<Result<Proof, String>> {
         match happened {
             Happened::Time => self.input(Input::Time),
@@ -105,17 +106,17 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         None
     }
 
-    /// The end reports or asks something.
+    /// Passes a command of the end to the machine.
     pub fn command(&mut self, command: M::Command) {
         self.input(Input::Command(command));
     }
 
-    /// Something for the lender's half.
+    /// Passes a command to the lender's half.
     pub fn lender(&mut self, command: LenderCommand) {
         self.command(M::lender_command(command));
     }
 
-    /// Something for the borrower's half.
+    /// Passes a command to the borrower's half.
     pub fn borrower(&mut self, command: BorrowerCommand) {
         self.command(M::borrower_command(command));
     }
@@ -132,13 +133,13 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
             self.state = state;
         }
         if let Err(misuse) = taken {
-            // A bug of the driver. The machine tears the connection down, and no other connection suffers.
+            // This is a bug of the driver. The machine closes this connection; other connections are not affected.
             error!(%misuse, "bug: the protocol's contract was broken");
         }
     }
 
-    /// Does what the machine wants done, in order, up to the next thing that the end has to do itself. `None`: that was
-    /// all for now.
+    /// Carries out the machine's outputs in order, up to the next task that the end carries out itself. `None`: no
+    /// output is left.
     pub fn next_task(&mut self) -> Option<EndTask<M::Event>> {
         loop {
             match self.machine.poll_output() {
@@ -187,7 +188,7 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         }
     }
 
-    /// Writes what is queued, and waits a moment for the peer to close, too.
+    /// Writes queued bytes, and waits a short time for the peer to close as well.
     pub async fn finish(self) {
         self.control.finish().await;
     }

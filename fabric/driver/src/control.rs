@@ -1,4 +1,4 @@
-//! The control connection: frames out in order, bytes in as they come.
+//! The control connection: writes frames in order, and reads bytes as they arrive.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -10,29 +10,30 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thallus_protocol::codec::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Any byte stream that can carry a control connection: TCP, a simulated TCP, one day TLS.
+/// A byte stream that can carry a control connection: TCP, a simulated TCP, or later TLS.
 pub trait ControlIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ControlIo for T {}
 
-/// Bytes taken in by one read.
+/// Maximum number of bytes of one read call.
 const MAX_READ: usize = 256 * 1024;
-/// Frames handed to one write call.
+/// Maximum number of frames in one write call.
 const SLICES: usize = 64;
-/// With more than this to be written, nothing more is read: a peer that only asks and never reads is made to wait.
+/// With more unwritten bytes than this, the connection reads nothing more. This stops a peer that sends requests and
+/// never reads the answers.
 const BACKLOG: usize = 256 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What came of polling.
+/// The result of [`Control::poll`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum ControlEvent {
     /// Bytes were appended to the buffer.
     Received,
-    /// The connection is gone, and why.
+    /// The connection was lost, with the reason.
     Lost(String),
 }
 
-/// A control connection with its queue of bytes to be written.
+/// A control connection with its queue of unwritten bytes.
 #[derive(Debug)]
 pub struct Control<S> {
     io: S,
@@ -43,12 +44,12 @@ pub struct Control<S> {
 }
 
 impl<S: ControlIo> Control<S> {
-    /// Over a connected byte stream.
+    /// A control connection over a connected byte stream.
     pub fn new(io: S) -> Self {
         Control { io, queue: VecDeque::new(), backlog: 0, lost: false }
     }
 
-    /// Queues a frame. It goes out at the next polls.
+    /// Queues a frame. The next polls write it.
     pub fn send(&mut self, frame: Frame) {
         for part in [frame.head, frame.payload] {
             if !part.is_empty() {
@@ -58,15 +59,15 @@ impl<S: ControlIo> Control<S> {
         }
     }
 
-    /// Bytes queued and not written yet.
+    /// Bytes queued and not yet written.
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.backlog
     }
 
-    /// Writes what is queued, and reads what has come to the end of `into`. A connection is lost once: after that
-    /// nothing happens here any more, so that a driver which still waits for something else, for an endpoint to close,
-    /// is not kept busy by the end of file.
+    /// Writes queued bytes, and appends the bytes that have arrived to `into`. The loss of a connection is reported
+    /// once; after that, polls return `Pending`. Otherwise the end of file would keep a driver busy that still waits
+    /// for another event, such as the close of an endpoint.
     pub fn poll(&mut self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<ControlEvent> {
         if self.lost {
             return Poll::Pending;
@@ -119,8 +120,8 @@ impl<S: ControlIo> Control<S> {
         }
     }
 
-    /// Writes what is queued, says that no more comes, and waits a moment for the peer to do the same: a connection
-    /// closed with bytes unread is reset, and the peer might never see the goodbye.
+    /// Writes queued bytes, shuts down the sending side, and waits a short time for the peer to do the same. A
+    /// connection closed with unread bytes is reset, and the peer might then never receive the goodbye.
     pub async fn finish(mut self) {
         let goodbye = async {
             std::future::poll_fn(|cx| self.poll_write(cx)).await?;
@@ -129,12 +130,12 @@ impl<S: ControlIo> Control<S> {
             while self.io.read(&mut unread).await? > 0 {}
             io::Result::Ok(())
         };
-        // Whether the peer heard it or not, this end is done.
+        // This end is done, whether or not the peer received the goodbye.
         let _heard = tokio::time::timeout(LINGER, goodbye).await;
     }
 }
 
-/// Reads once, into the room at the end of a buffer: how many bytes came.
+/// Reads once, into the free space at the end of a buffer. Returns the number of bytes.
 fn read_to<S: AsyncRead + Unpin>(io: &mut S, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
     let mut room = into.limit(MAX_READ);
     std::pin::pin!(io.read_buf(&mut room)).poll(cx)

@@ -1,19 +1,19 @@
-//! Of several sources that one task waits for, polls only those that have called.
+//! Polls only those sources of a task that have been woken.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 
-/// What wakes a task for one of its sources, and says afterwards that it was this source.
+/// Wakes a task for one of its sources, and records that this source caused the wake-up.
 ///
-/// Polling an endpoint costs system calls, and most of what happens on a connection is no business of its endpoint. So
-/// it is polled with a waker of its own: anew only once that was woken, or its owner has done something to it and
-/// [rung](Self::ring).
+/// Polling an endpoint costs system calls, and most events of a connection do not concern its endpoint. So the endpoint
+/// is polled with a waker of its own. It is polled again only after that waker was woken, or after its owner has called
+/// one of its methods and then [`ring`](Self::ring).
 #[derive(Debug)]
 pub struct Doorbell {
     bell: Arc<Bell>,
     waker: Waker,
-    /// The owner has rung.
+    /// [`Doorbell::ring`] was called.
     due: bool,
 }
 
@@ -30,20 +30,20 @@ impl Default for Doorbell {
 }
 
 impl Doorbell {
-    /// A bell that its owner has rung: nobody has polled the source yet.
+    /// A doorbell that is due, since its source has not been polled yet.
     #[must_use]
     pub fn new() -> Self {
         let bell = Arc::new(Bell::default());
         Doorbell { waker: Arc::clone(&bell).into(), bell, due: true }
     }
 
-    /// The source is to be polled again. For its owner, who is going to ask [`Doorbell::answer`]: wakes nobody.
+    /// Marks the source as due. Called by the owner, which calls [`Doorbell::answer`] next, so that no task is woken.
     pub fn ring(&mut self) {
         self.due = true;
     }
 
-    /// Whether the source is to be polled, which is to be done with [`Doorbell::waker`]. If not, the task of `cx` will
-    /// be woken when it is.
+    /// Whether the source is due. If it is, the caller polls it with [`Doorbell::waker`]. If not, the task of `cx` is
+    /// woken when the source becomes due.
     #[must_use]
     pub fn answer(&mut self, cx: &Context<'_>) -> bool {
         {
@@ -52,11 +52,11 @@ impl Doorbell {
                 *task = Some(cx.waker().clone());
             }
         }
-        // After the task was noted: whoever rings from here on finds it.
+        // After the task was stored: a wake-up from here on finds the task.
         self.bell.rung.swap(false, Ordering::AcqRel) | std::mem::take(&mut self.due)
     }
 
-    /// The waker that rings.
+    /// The waker that marks the source as due.
     #[must_use]
     pub fn waker(&self) -> &Waker {
         &self.waker
@@ -75,7 +75,7 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // If it had rung already, the task has been told.
+        // If it was due already, the task has been woken already.
         if !self.rung.swap(true, Ordering::AcqRel) {
             let task = self.task().clone();
             if let Some(task) = task {
@@ -113,10 +113,10 @@ mod tests {
         assert!(!bell.answer(&cx));
         source.wake_by_ref();
         source.wake_by_ref();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "one call for what nobody has answered yet");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "a source that is due already wakes no task again");
         assert!(bell.answer(&cx));
         bell.ring();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "the owner need not be woken");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1, "a call of `ring` wakes no task");
         assert!(bell.answer(&cx) && !bell.answer(&cx));
     }
 
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
     }
 
-    /// No call is lost between a source that calls and a task that falls asleep.
+    /// No wake-up is lost between a source that wakes and a task that goes to sleep.
     #[tokio::test]
     async fn no_call_is_lost() {
         const CALLS: usize = 20_000;

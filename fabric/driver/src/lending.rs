@@ -1,5 +1,5 @@
-//! The lender's side of a connection's data plane: lease words, regions that the peer has keys to, and the memory of
-//! each loan.
+//! The lender's side of a connection's data plane: lease words, regions that the peer has remote keys for, and the
+//! memory of each loan.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,28 +9,26 @@ use thallus_fabric::memory::LeaseWords;
 use thallus_fabric::{Endpoint, FabricError, Fencing, STANDING_LEASE};
 use thallus_protocol::lender::{LenderCommand, Loan, LoanEffort};
 use thallus_protocol::message::{self, Region};
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::{LeaseEnd, LeaseId, RegionId, RemoteRange};
 use tracing::{error, warn};
 
 use crate::loans::{Held, LoanPool, Part, PreparedLoan};
 use crate::regions::Regions;
 
-/// The value of the probe: `THALLUS!`.
+/// The value of the probe: the bytes `THALLUS!`.
 pub const PROBE: u64 = u64::from_le_bytes(*b"THALLUS!");
 
-/// Keeps the memory of a loan that was torn down while its borrower may still look at it.
+/// Keeps the memory of a loan that was torn down while its borrower may still have it mapped.
 pub type KeepLoan = Arc<dyn Fn(Held) + Send + Sync>;
 
-/// The memory of a loan, and what becomes of it if the borrower may look at it for longer than the lease stands.
+/// The memory of a loan, and the function that keeps it if the borrower may have it mapped after the end of the lease.
 struct LoanMemory {
     held: Option<Held>,
     keep: Option<KeepLoan>,
 }
 
 impl LoanMemory {
-    /// The lease has ended: so has the borrower's use of the memory, unless the lease was torn down while that was
+    /// The lease has ended. The borrower no longer uses the memory, unless the lease was torn down while the memory was
     /// mapped.
     fn end(mut self, end: LeaseEnd) {
         if matches!(end, LeaseEnd::Released | LeaseEnd::Withdrawn) {
@@ -41,7 +39,7 @@ impl LoanMemory {
 
 impl Drop for LoanMemory {
     fn drop(&mut self) {
-        // Also where a connection's task ends early.
+        // Also runs when a connection's task ends early.
         if let (Some(keep), Some(held)) = (self.keep.take(), self.held.take()) {
             keep(held);
         }
@@ -54,23 +52,23 @@ impl fmt::Debug for LoanMemory {
     }
 }
 
-/// One loan, from the moment that its batch is handed to the machine.
+/// One loan, from the time at which its batch is passed to the machine.
 #[derive(Debug)]
 struct ActiveLoan {
     parts: Vec<Part>,
-    /// The regions of its parts, once these are open to the peer.
+    /// The regions of its parts, once they are exposed to the peer.
     regions: Vec<RegionId>,
     memory: LoanMemory,
 }
 
-/// How this end lends, as its machine is told.
+/// The parameters of lending that the machine announces.
 #[derive(Clone, Debug)]
 pub struct OpenedWords {
-    /// How this end fences what it lends.
+    /// The fencing of lent memory.
     pub fencing: message::Fencing,
     /// The region of the lease words.
     pub words: Region,
-    /// The value in the probe.
+    /// The value of the probe.
     pub probe_value: u64,
 }
 
@@ -90,7 +88,7 @@ impl Lending {
         Lending { pool, words: None, regions, loans: BTreeMap::new(), last_lease: 0 }
     }
 
-    /// Lends from now on: makes the lease words, with the probe among them, and opens them to the peer.
+    /// Starts lending: allocates the lease words, with the probe among them, and exposes them to the peer.
     pub(crate) fn open(&mut self, endpoint: &mut dyn Endpoint, max_leases: u32) -> Result<OpenedWords, FabricError> {
         let fabric = self.pool.fabric();
         let words = || LeaseWords::new(&**fabric, max_leases as usize + 1);
@@ -111,7 +109,7 @@ impl Lending {
         Ok(OpenedWords { fencing, words: region, probe_value: PROBE })
     }
 
-    /// What makes batches readable by the peer.
+    /// The pool that makes batches readable by the peer.
     pub(crate) fn pool(&self) -> &Arc<LoanPool> {
         &self.pool
     }
@@ -120,7 +118,7 @@ impl Lending {
         self.loans.is_empty()
     }
 
-    /// A batch is handed to the machine: its loan, under a new lease. `keep`: see [`KeepLoan`].
+    /// Creates the loan of a batch for the machine, under a new lease. `keep`: see [`KeepLoan`].
     pub(crate) fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
         let PreparedLoan { descriptor, parts, staged, held } = loan;
         self.last_lease += 1;
@@ -130,7 +128,7 @@ impl Lending {
         Loan { lease, descriptor, staged, effort }
     }
 
-    /// A lease begins: its word is set, and its memory opened to the peer.
+    /// A lease begins: sets its lease word and exposes its memory to the peer.
     pub(crate) fn open_lease(
         &mut self,
         endpoint: &mut dyn Endpoint,
@@ -155,10 +153,6 @@ impl Lending {
         if let Some(observer) = self.pool.observer() {
             observer.lent(&endpoint.address(), lease, &places);
         }
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::MemoryFreedWhenSent) {
-            self.loans.remove(&lease);
-        }
         if let (Some((slot, value)), Some(words)) = (word, &self.words)
             && let Err(error) = words.open(slot as usize, value)
         {
@@ -167,7 +161,7 @@ impl Lending {
         LenderCommand::Exposed { lease, announce, places }
     }
 
-    /// A lease ended: its word goes first, then its memory. The regions that nothing uses any more.
+    /// A lease has ended: clears its lease word, then frees its memory. Returns the regions that have no user any more.
     pub(crate) fn end_lease(
         &mut self,
         endpoint: &mut dyn Endpoint,
@@ -175,9 +169,8 @@ impl Lending {
         slot: Option<u32>,
         end: LeaseEnd,
     ) -> Vec<RegionId> {
-        // A borrower that is still reading must find out: the word is cleared before the memory is reused.
-        #[cfg(feature = "planted-bugs")]
-        let slot = slot.filter(|_| !is_planted(Bug::LeaseWordNotCleared));
+        // A borrower that is still reading must notice the end of the lease. So the word is cleared before the memory
+        // is reused.
         if let (Some(slot), Some(words)) = (slot, &self.words)
             && let Err(error) = words.revoke(slot as usize)
         {
@@ -190,11 +183,6 @@ impl Lending {
             warn!(%lease, "the peer did not release a lease in time; it was revoked");
         }
         let Some(ActiveLoan { regions, memory, .. }) = self.loans.remove(&lease) else { return Vec::new() };
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LoanLeaked) {
-            std::mem::forget(memory);
-            return Vec::new();
-        }
         memory.end(end);
         regions.into_iter().filter(|region| self.regions.leave(endpoint, *region)).collect()
     }

@@ -1,12 +1,12 @@
-//! What drives a connection at either end: a server's session and a client's driver are both made of this.
+//! Drives a connection at either end. A server's session and a client's driver both consist of these parts.
 //!
 //! - [`Connection`] is the loop: machine, clock, control connection, data plane.
-//! - [`Plane`] is the data plane of one connection, in both directions: it reads what the peer lends, and lends this
-//!   end's memory.
-//! - [`LoanPool`] and [`Packing`] make batches ready to travel; [`Rebuilder`] makes arrays of those that have arrived.
+//! - [`Plane`] is the data plane of one connection, in both directions: it reads the memory that the peer lends, and
+//!   lends this end's memory.
+//! - [`LoanPool`] and [`Packing`] prepare batches for sending; [`Rebuilder`] converts arrived batches to arrays.
 //! - [`Clock`], [`Control`] and [`Doorbell`] are the parts below.
 //!
-//! It runs on any byte stream and on tokio's time, so that a simulation can put its own under it.
+//! The crate runs on any byte stream and on tokio's time, so that a simulation can replace both.
 
 #![forbid(unsafe_code)]
 
@@ -36,3 +36,8 @@ pub use plane::{Plane, PlaneEvent, Proof};
 pub use pools::Pools;
 pub use reads::{ReadSlab, into_buffer};
 pub use threshold::{MAX_THRESHOLD, Threshold};
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,5 +1,5 @@
-//! Makes a batch's buffers readable by peers: where they lie if that is registered memory or can be registered, else by
-//! a copy. What lends over one fabric shares a pool, with one budget of bytes on loan.
+//! Makes a batch's buffers readable by peers: in place, if their memory is registered or can be registered, otherwise
+//! by a copy. All lenders over one fabric share a pool, with one budget of bytes on loan.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,25 +18,25 @@ use thallus_protocol::layout::BatchDescriptor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{info, warn};
 
-/// Buffers shorter than this are copied side by side into registered memory rather than opened to the borrower each by
-/// itself: a registration or a window, and a remote key that the borrower has to take in, cost more than the copy.
+/// Buffers shorter than this are copied side by side into registered memory. Exposing each one costs more than the
+/// copy: a registration or a memory window, and a remote key that the borrower has to import.
 const STAGE_BELOW: usize = 32 * 1024;
 
-/// Unit of the budget's permits, since a semaphore counts in 32 bits.
+/// Bytes per permit of the budget. A semaphore counts in 32 bits.
 const BUDGET_UNIT: u64 = 4096;
 
-/// Makes batches readable over one fabric; shared by all connections that lend over it.
+/// Makes batches readable over one fabric. All connections that lend over the fabric share it.
 pub struct LoanPool {
     fabric: Arc<dyn Fabric>,
-    /// Memory that is registered already, such as the heap in which the engine computes.
+    /// Memory that is already registered, such as the heap that the engine allocates from.
     space: Option<Arc<dyn RegisteredSpace>>,
     staging: StagingArena,
-    /// Of buffers that lie elsewhere.
+    /// Registrations of buffers outside of `space`.
     registrations: RegistrationCache,
     budget: Arc<Semaphore>,
     /// Permits of the whole budget.
     permits: usize,
-    /// Whether it has been logged that buffers lie outside of `space`.
+    /// Whether a log line has reported that buffers lie outside of `space`.
     unregistered_logged: AtomicBool,
     observer: Option<Arc<dyn LoanObserver>>,
 }
@@ -45,30 +45,30 @@ pub struct LoanPool {
 #[derive(Debug)]
 pub struct Part {
     pub(crate) memory: Arc<RegisteredMemory>,
-    /// Where it begins, in the lender's address space.
+    /// Address of the first byte, in the lender's address space.
     pub(crate) address: u64,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(crate) len: u64,
-    /// The range that may be opened to the borrower: the part, and memory around it that belongs to the same loan.
+    /// The range that may be exposed to the borrower: the part, and the memory around it that belongs to the same loan.
     pub(crate) scope: Range<usize>,
-    /// Whether the memory stays registered for good, so that its region may stay announced.
+    /// Whether the memory stays registered permanently, so that its region may stay announced.
     pub(crate) lasting: bool,
 }
 
-/// Keeps the memory of a loan alive and counted. Dropped when the lease has ended.
+/// Keeps the memory of a loan alive and counted in the budget. Dropped when the lease has ended.
 #[derive(Debug)]
 pub struct Held {
-    /// Buffers that are lent from where they lie: their memory is not freed, and arrow writes to no buffer that is
-    /// shared.
+    /// Buffers that are lent in place. While this holds them, their memory is not freed, and arrow does not write to a
+    /// shared buffer.
     _buffers: Vec<Buffer>,
     _staged: Vec<StagedRange>,
     _budget: OwnedSemaphorePermit,
 }
 
-/// The registrations of one batch's buffers, by where these begin and how long they are.
+/// The registrations of one batch's buffers, by address and length.
 type Seen = HashMap<(usize, usize), Option<Arc<RegisteredMemory>>>;
 
-/// Where a buffer is lent from.
+/// The place from which a buffer is lent.
 enum Place {
     Here { memory: Arc<RegisteredMemory>, scope: Range<usize>, lasting: bool },
     Copy,
@@ -77,17 +77,18 @@ enum Place {
 /// A batch that can be lent.
 #[derive(Debug)]
 pub struct PreparedLoan {
-    /// Its shape.
+    /// The shape of the batch.
     pub descriptor: BatchDescriptor,
     pub(crate) parts: Vec<Part>,
-    /// Bytes that were copied.
+    /// Number of copied bytes.
     pub staged: u64,
     pub(crate) held: Held,
 }
 
 impl LoanPool {
-    /// Lends at most `budget` bytes at once over `fabric`; from where they lie, those in `space`, which `fabric` has
-    /// registered. As many bytes at most stay registered elsewhere. `clock`: see [`CachePolicy::clock`].
+    /// A pool that lends at most `budget` bytes at once over `fabric`. It lends buffers in `space`, which `fabric` has
+    /// registered, in place. At most `budget` bytes of other memory stay registered. `clock`: see
+    /// [`CachePolicy::clock`].
     #[must_use]
     pub fn new(
         fabric: Arc<dyn Fabric>,
@@ -112,7 +113,7 @@ impl LoanPool {
         }
     }
 
-    /// The same, whose leases are reported to an observer.
+    /// Reports the pool's leases to an observer.
     #[must_use]
     pub fn with_observer(mut self, observer: Option<Arc<dyn LoanObserver>>) -> Self {
         self.observer = observer;
@@ -123,50 +124,48 @@ impl LoanPool {
         self.observer.as_ref()
     }
 
-    /// The fabric.
+    /// The fabric over which the pool lends.
     #[must_use]
     pub fn fabric(&self) -> &Arc<dyn Fabric> {
         &self.fabric
     }
 
-    /// Bytes of the budget that are taken by loans, or by batches that are about to be lent.
+    /// Bytes of the budget that are used by loans and by batches that are about to be lent.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
         self.permits.saturating_sub(self.budget.available_permits()) as u64 * BUDGET_UNIT
     }
 
-    /// Bytes that are registered for loans to come: of the staging arena, and of buffers elsewhere that are not on
-    /// loan.
+    /// Bytes that stay registered for later loans: in the staging arena, and in other buffers that are not on loan.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
         self.staging.stats().pool.bytes_total + self.registrations.stats().idle_bytes
     }
 
-    /// The registrations of buffers that lie outside of registered memory.
+    /// The registrations of buffers outside of registered memory.
     #[must_use]
     pub fn registrations(&self) -> &RegistrationCache {
         &self.registrations
     }
 
-    /// Whether it has met buffers outside of registered memory that are worth more than a copy.
+    /// Whether the pool has met buffers outside of registered memory that are long enough for a registration.
     #[must_use]
     pub fn registers_elsewhere(&self) -> bool {
         let stats = self.registrations.stats();
         stats.misses + stats.copies > 0
     }
 
-    /// Gives back staging memory that was idle for this time, and that no connection knows; and registrations of
-    /// buffers that were not lent for this time.
+    /// Frees staging memory that was idle for this time and that no connection has announced, and drops registrations
+    /// of buffers that were not lent for this time.
     pub fn trim(&self, idle: Duration) {
         self.staging.trim(idle);
         self.registrations.trim(idle);
     }
 
-    /// Makes the buffers of a batch readable, or such that a client can map them. `Ok(None)`: the budget does not allow
-    /// it now.
+    /// Makes the buffers of a batch readable, or mappable by a client. `Ok(None)`: the budget does not allow it now.
     ///
     /// # Errors
-    /// The fabric cannot register, and there is no memory to copy to.
+    /// The fabric cannot register the memory, or there is no memory to copy to.
     pub fn prepare(
         &self,
         descriptor: BatchDescriptor,
@@ -207,7 +206,7 @@ impl LoanPool {
                     Part { memory, address, len, scope, lasting }
                 }
                 Place::Copy => {
-                    let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than were asked for"))?;
+                    let copy = copies.next().ok_or(FabricError::Misuse("fewer copies than requested"))?;
                     let scope = staged_scope.clone().unwrap_or_default();
                     Part { memory: Arc::clone(copy.memory()), address: copy.address(), len, scope, lasting: true }
                 }
@@ -217,9 +216,9 @@ impl LoanPool {
         Ok(Some(PreparedLoan { descriptor, parts, staged, held }))
     }
 
-    /// Where a buffer is to be lent from.
+    /// The place from which a buffer is to be lent.
     fn place(&self, buffer: &Buffer, mapped: bool, seen: &mut Seen) -> Result<Place, FabricError> {
-        // Where a key opens whole memory, one more range of it costs nothing.
+        // Where a key opens the whole memory, one more range of it costs nothing.
         if self.fabric.capabilities().exposes_ranges && buffer.len() < STAGE_BELOW {
             return Ok(Place::Copy);
         }
@@ -229,10 +228,7 @@ impl LoanPool {
                 return Ok(Place::Here { memory: Arc::clone(memory), scope, lasting: true });
             }
             if !self.unregistered_logged.swap(true, Ordering::Relaxed) {
-                info!(
-                    ?space,
-                    "a buffer lies outside of registered memory; such are registered or copied when they are lent"
-                );
+                info!(?space, "a buffer lies outside of registered memory; it is registered or copied when it is lent");
             }
         }
         // Only memory that the fabric allocated can be mapped: see `Maps::Allocated`.
@@ -245,8 +241,8 @@ impl LoanPool {
         })
     }
 
-    /// The registration of a buffer where it lies; columns that share one share the registration. `None`: it is to be
-    /// copied.
+    /// The registration of a buffer in place. Columns that share a buffer share its registration. `None`: the buffer is
+    /// to be copied.
     fn register(&self, buffer: &Buffer, seen: &mut Seen) -> Result<Option<Arc<RegisteredMemory>>, FabricError> {
         let place = (buffer.as_ptr().addr(), buffer.len());
         if let Some(memory) = seen.get(&place) {
@@ -255,7 +251,7 @@ impl LoanPool {
         let memory = match self.registrations.register(buffer) {
             Ok(memory) => memory,
             Err(error @ (FabricError::Registration { .. } | FabricError::OutOfMemory { .. })) => {
-                warn!(%error, "a buffer cannot be lent from where it lies, and is copied");
+                warn!(%error, "a buffer cannot be registered for lending in place; it is copied instead");
                 None
             }
             Err(error) => return Err(error),

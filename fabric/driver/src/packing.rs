@@ -1,4 +1,4 @@
-//! Makes the batches of one stream ready to travel: lent, or inline.
+//! Prepares the batches of one stream for sending: lent, or inline.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,47 +17,47 @@ use tracing::warn;
 
 use crate::loans::{LoanPool, PreparedLoan};
 
-/// What batches are packed with.
+/// The parameters of a stream's packing.
 #[derive(Clone, Debug)]
 pub struct PackingContext {
-    /// What makes batches readable. `None`: all travel inline.
+    /// The pool that makes batches readable. `None`: all batches travel inline.
     pub pool: Option<Arc<LoanPool>>,
-    /// The most that one batch may lend, in bytes.
+    /// Maximum number of bytes that one batch may lend.
     pub max_loan_bytes: u64,
-    /// How the borrower gets at lent batches.
+    /// How the borrower accesses lent batches.
     pub access: Access,
-    /// Page faults of the thread so far.
+    /// Returns the number of page faults of the calling thread so far.
     pub page_faults: fn() -> u64,
 }
 
-/// A batch that is ready to travel.
+/// A batch that is ready to be sent.
 #[derive(Debug)]
 pub enum Packed {
-    /// To be lent.
+    /// A batch to be lent.
     Lent {
-        /// Its memory.
+        /// The memory of the batch.
         loan: PreparedLoan,
-        /// Work that it took.
+        /// The work that preparing the loan took.
         effort: LoanEffort,
-        /// Its rows.
+        /// Number of rows.
         rows: u64,
     },
-    /// To be sent inline.
+    /// A batch to be sent inline.
     Inline {
-        /// As Arrow IPC.
+        /// The batch as Arrow IPC.
         ipc: Bytes,
-        /// Its rows.
+        /// Number of rows.
         rows: u64,
     },
 }
 
-/// The common state of the batches of one stream.
+/// The state that the batches of one stream share.
 pub struct Packing {
     context: PackingContext,
     encoder: InlineEncoder,
-    /// Of the last batch that was lent, unless each is to be complete.
+    /// Dictionaries of the last lent batch; `None` if each batch must be complete.
     dictionaries: Option<LentDictionaries>,
-    /// Bits of a row and its validity, where all columns are numbers.
+    /// Bits per row, with validity, if all columns are numbers.
     row_bits: Option<u64>,
 }
 
@@ -68,7 +68,7 @@ impl fmt::Debug for Packing {
 }
 
 impl Packing {
-    /// For batches of `schema`; and the message that the stream begins with.
+    /// Packing for batches of `schema`, and the schema message that the stream begins with.
     ///
     /// # Errors
     /// Arrow IPC cannot carry the schema.
@@ -81,8 +81,8 @@ impl Packing {
         Ok((Packing { context, encoder, dictionaries, row_bits }, message.into()))
     }
 
-    /// An upper bound of a batch's live bytes, which takes less time than their exact number: most small results end
-    /// here.
+    /// An upper bound of a batch's live bytes. It takes less time than the exact number, and is sufficient for most
+    /// small results.
     fn at_most(&self, batch: &RecordBatch) -> u64 {
         let held = batch.get_array_memory_size() as u64;
         let Some(bits) = self.row_bits else { return held };
@@ -91,7 +91,7 @@ impl Packing {
         held.min(rows)
     }
 
-    /// Makes a batch ready to travel; it is lent if it has `lend_from` live bytes or more.
+    /// Prepares a batch for sending. It is lent if it has at least `lend_from` live bytes.
     ///
     /// # Errors
     /// Arrow IPC cannot carry the batch, or it cannot be described.
@@ -107,7 +107,7 @@ impl Packing {
         })
     }
 
-    /// The batch as a loan, if it is to be lent and can be.
+    /// Prepares the batch as a loan, if it is to be lent and can be lent.
     fn prepare(&mut self, batch: &RecordBatch, lend_from: Option<u64>) -> Result<Option<PreparedLoan>, LayoutError> {
         let (Some(threshold), Some(pool)) = (lend_from, &self.context.pool) else { return Ok(None) };
         if self.at_most(batch) < threshold {
@@ -117,7 +117,7 @@ impl Packing {
             Some(before) => layout::describe_after(self.encoder.plan(), batch, before),
             None => layout::describe_compact(self.encoder.plan(), batch),
         }?;
-        // Spared dictionaries count: inline they might have to travel, and the borrower keeps them.
+        // Dictionaries that were left out count too: inline they might have to be sent, and the borrower keeps them.
         let [live, all] = [descriptor.live_bytes(), descriptor.slab_bytes()].map(|bytes| bytes.saturating_add(spared));
         if live < threshold || all > self.context.max_loan_bytes {
             return Ok(None);
@@ -126,7 +126,7 @@ impl Packing {
         match pool.prepare(descriptor, &buffers, matches!(self.context.access, Access::Map(_))) {
             Ok(Some(mut loan)) => {
                 loan.staged += copied;
-                // The borrower keeps the dictionaries that were lent last; from now on these.
+                // The borrower keeps the dictionaries that were lent last; these replace them.
                 if let Some(lent) = &mut self.dictionaries {
                     *lent = dictionaries;
                 }
@@ -134,11 +134,11 @@ impl Packing {
             }
             Ok(None) => {
                 let fabric = pool.fabric().kind();
-                warn!(bytes, %fabric, "the limit of bytes on loan is reached: a batch travels inline");
+                warn!(bytes, %fabric, "the limit of bytes on loan is reached; the batch is sent inline");
                 Ok(None)
             }
             Err(error) => {
-                warn!(%error, bytes, "a batch cannot be lent, and travels inline");
+                warn!(%error, bytes, "a batch cannot be lent; it is sent inline");
                 Ok(None)
             }
         }

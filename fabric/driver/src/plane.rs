@@ -1,4 +1,4 @@
-//! The data plane of one connection, in both directions: one endpoint, what is read over it, and what is lent over it.
+//! The data plane of one connection, in both directions: one endpoint, the reads over it, and the loans over it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use crate::pools::Pools;
 use crate::reads::{Done, ReadSlab, Reads};
 use crate::threshold::Threshold;
 
-/// How long an endpoint may take to close before it is given up.
+/// Time that an endpoint may take to close before the data plane gives it up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 enum State {
     Open,
-    /// The endpoint failed as a whole; it is still to be closed.
+    /// The endpoint failed as a whole and is not closed yet.
     Failed,
     Closing {
         deadline: std::pin::Pin<Box<tokio::time::Sleep>>,
@@ -34,12 +34,12 @@ enum State {
     Closed,
 }
 
-/// What a data plane reports.
+/// An event of a data plane.
 #[derive(Debug)]
 pub enum PlaneEvent {
     /// Reads have ended.
     Read(Vec<BorrowerCommand>),
-    /// The peer's probe was read: what carries it, or why it does not work.
+    /// The peer's probe was read: the proof, or the reason for which the data plane does not work.
     Proven(Result<Proof, String>),
     /// The endpoint failed as a whole.
     Failed(String),
@@ -47,20 +47,20 @@ pub enum PlaneEvent {
     Closed,
 }
 
-/// The peer's memory can be read.
+/// Proof that the peer's memory can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proof {
-    /// What carries the reads, in the fabric's words.
+    /// The transport of the reads, as the fabric names it.
     pub transport: String,
-    /// Bytes read in a second, if that was measured.
+    /// Measured rate in bytes per second, if it was measured.
     pub rate: Option<u64>,
 }
 
-/// The time in which a stream had anything being read.
+/// The time during which a stream had reads in flight.
 #[derive(Debug, Default)]
 struct ReadTime {
     in_flight: usize,
-    /// Since when, while anything is in flight.
+    /// Start of the current interval, while reads are in flight.
     since: Timestamp,
     total: Duration,
 }
@@ -70,22 +70,23 @@ struct ReadTime {
 pub struct Plane {
     reads: Reads,
     lending: Lending,
-    /// What is mapped, and not proven or not delivered yet.
+    /// Mapped buffers that are not proven or not delivered yet.
     mapped: BTreeMap<ReadId, Vec<Buffer>>,
     times: BTreeMap<StreamId, ReadTime>,
     threshold: Threshold,
     /// The value that the peer's probe must have.
     probe_value: Option<u64>,
-    /// What is to be read, once the probe was, to measure the path.
+    /// The region to read for a measurement of the path, after the probe was read.
     to_measure: Option<RemoteRange>,
     batches: SlabPool,
     state: State,
-    /// Events that came with others.
+    /// Events found together with an event that was reported first.
     events: std::collections::VecDeque<PlaneEvent>,
 }
 
 impl Plane {
-    /// Over an endpoint that is connected to its peer, over which this end lends what `loans` makes readable.
+    /// A data plane over an endpoint that is connected to its peer. This end lends over it the memory that `loans`
+    /// makes readable.
     #[must_use]
     pub fn new(endpoint: Box<dyn Endpoint>, pools: Pools, capabilities: &Capabilities, loans: Arc<LoanPool>) -> Self {
         let batches = pools.batches.clone();
@@ -103,15 +104,14 @@ impl Plane {
         }
     }
 
-    /// What carries the reads, in the fabric's words.
+    /// The transport of the reads, as the fabric names it.
     pub fn transport(&mut self) -> Option<Transport> {
         self.reads.endpoint().transport()
     }
 
-    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::Proven`] gives the
-    /// result.
-    /// `as_batch`: into memory for batches, so that the proof includes that there is some.
-    /// `measure`: and then reads the region a while, for the rate in the proof.
+    /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::Proven`] reports the
+    /// result. `as_batch`: reads into memory for batches, so that the proof includes that such memory is available.
+    /// `measure`: then reads the region repeatedly, to find the rate in the proof.
     pub fn prove(&mut self, lending: &message::Lending, as_batch: bool, measure: bool) {
         self.reads.import(&lending.words);
         let Region { id: region, base: address, len, .. } = lending.words;
@@ -120,16 +120,16 @@ impl Plane {
         self.reads.probe(lending.probe_at, as_batch);
     }
 
-    /// Lends from now on, under at most `max_leases` leases at once.
+    /// Starts lending, under at most `max_leases` leases at once.
     ///
     /// # Errors
-    /// There is no memory for lease words, or it cannot be opened to the peer.
+    /// There is no memory for lease words, or it cannot be exposed to the peer.
     pub fn open_words(&mut self, max_leases: u32) -> Result<OpenedWords, FabricError> {
         self.reads.ring();
         self.lending.open(self.reads.endpoint(), max_leases)
     }
 
-    /// What makes batches readable by the peer.
+    /// The pool that makes batches readable by the peer.
     #[must_use]
     pub fn loan_pool(&self) -> &Arc<LoanPool> {
         self.lending.pool()
@@ -141,14 +141,14 @@ impl Plane {
         self.lending.is_empty()
     }
 
-    /// A batch is handed to the machine: its loan, under a new lease. `keep`: what becomes of its memory if it is torn
-    /// down.
+    /// Creates the loan of a batch for the machine, under a new lease. `keep` receives the loan's memory if the loan is
+    /// torn down.
     pub fn lend(&mut self, loan: PreparedLoan, effort: LoanEffort, keep: Option<KeepLoan>) -> Loan {
         self.lending.lend(loan, effort, keep)
     }
 
-    /// Does what the lender's half wants, if it is this plane's to do; otherwise gives it back. The answers go to
-    /// `answer`.
+    /// Carries out a task of the lender's half if it is the data plane's task; otherwise returns it. Appends the
+    /// answers to `answer`.
     pub(crate) fn lender_task(
         &mut self,
         task: LenderTask,
@@ -170,7 +170,7 @@ impl Plane {
         None
     }
 
-    /// Does what the borrower's half wants. An answer that is there at once.
+    /// Carries out a task of the borrower's half. Returns the answer if it is available immediately.
     pub(crate) fn borrower_task(&mut self, now: Timestamp, task: BorrowerTask) -> Option<BorrowerCommand> {
         match task {
             BorrowerTask::Import(region) => self.reads.import(&region),
@@ -193,12 +193,13 @@ impl Plane {
         None
     }
 
-    /// Maps all places of a batch, or none.
+    /// Maps all ranges of a batch, or none.
     fn map(&mut self, now: Timestamp, batch: ReadBatch) -> Result<(), ReadProblem> {
         self.reads.ring();
-        // Only a stream with `Access::Map` comes here: whose options say what the application promises with it.
+        // Only streams with `Access::Map` reach this. The documentation of that option states the application's
+        // promise.
         let peer = TrustedPeer::assume();
-        // Empty buffers have no place.
+        // Empty buffers have no range.
         let mut buffers = vec![Buffer::from(&[][..]); batch.layout.ranges.len()];
         for (index, place) in &batch.places {
             let mapped =
@@ -213,24 +214,24 @@ impl Plane {
         Ok(())
     }
 
-    /// The bytes of a batch or a part that has been read.
+    /// Takes the bytes of a batch or part that has been read.
     pub fn take(&mut self, read: ReadId) -> Option<ReadSlab> {
         self.reads.take(read)
     }
 
-    /// The buffers of a batch that has been mapped.
+    /// Takes the buffers of a batch that has been mapped.
     pub fn take_mapped(&mut self, read: ReadId) -> Option<Vec<Buffer>> {
         self.reads.take(read);
         self.mapped.remove(&read)
     }
 
-    /// Live bytes from which on a batch is better lent, as far as this connection has found out.
+    /// Live bytes from which lending a batch is faster, as measured on this connection.
     #[must_use]
     pub fn thresholds(&self) -> Thresholds {
         self.threshold.get()
     }
 
-    /// A stream is over: how long it had anything being read.
+    /// A stream has ended. Returns the time during which it had reads in flight.
     pub fn end_reading(&mut self, stream: StreamId) -> Duration {
         self.times.remove(&stream).map_or(Duration::ZERO, |time| time.total)
     }
@@ -251,32 +252,32 @@ impl Plane {
         }
     }
 
-    /// Registrations of memory to read into, so far.
+    /// Number of registrations of read memory so far.
     #[must_use]
     pub fn read_registrations(&self) -> u64 {
         self.batches.stats().registrations
     }
 
-    /// Whether all connections over the same memory have as much under way as is good for them.
+    /// Whether the connections over the same memory together have reached the limit of bytes in flight.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.reads.is_crowded()
     }
 
-    /// Gives memory back that was idle for this time. Whether there is any left.
+    /// Frees memory that was idle for this time. Returns whether any is left.
     pub fn trim(&self, idle: Duration) -> bool {
         self.lending.pool().trim(idle);
         self.reads.trim(idle)
     }
 
-    /// Cuts the peer off, as far as the fabric can; [`PlaneEvent::Closed`] says when that is done, and every read
-    /// reported.
+    /// Cuts the peer off, as far as the fabric can. [`PlaneEvent::Closed`] follows when the endpoint is closed and
+    /// every read has been reported.
     pub fn close(&mut self) {
         self.reads.close();
         self.state = State::Closing { deadline: Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)) };
     }
 
-    /// The next thing to report.
+    /// The next event.
     pub fn poll(&mut self, now: Timestamp, cx: &mut Context<'_>) -> Poll<PlaneEvent> {
         if let Some(event) = self.events.pop_front() {
             return Poll::Ready(event);
@@ -289,7 +290,7 @@ impl Plane {
         let probing = self.to_measure.is_some();
         self.report(now, done);
         if probing && self.to_measure.is_none() {
-            // The probe has begun the measuring reads, and nobody has polled for them yet.
+            // The completion of the probe has queued the measuring reads, and no poll has posted them yet.
             cx.waker().wake_by_ref();
         }
         match (&mut self.state, polled) {
@@ -352,7 +353,7 @@ impl Plane {
     fn proven(&self, found: Result<u64, ReadProblem>) -> Result<(), String> {
         match found {
             Ok(found) if Some(found) == self.probe_value => Ok(()),
-            Ok(_) => Err("the probe is not what the peer wrote".into()),
+            Ok(_) => Err("the probe does not have the value that the peer announced".into()),
             Err(problem) => Err(format!("the probe could not be read: {}", problem.cause())),
         }
     }

@@ -1,4 +1,4 @@
-//! Memory that reads land in, shared by all connections over one fabric.
+//! Memory for reads, shared by all connections over one fabric.
 
 use std::ptr;
 use std::sync::atomic::AtomicU64;
@@ -7,18 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use thallus_fabric::Fabric;
 use thallus_fabric::memory::{PoolLimits, SlabPool, WeakPool};
 
-/// Memory that reads land in.
+/// The pools of memory that reads write to.
 #[derive(Clone, Debug)]
 pub struct Pools {
     /// For batches.
     pub batches: SlabPool,
-    /// For lease words, which would leave holes between batches.
+    /// For lease words, which would leave gaps between batches.
     pub words: SlabPool,
-    /// Bytes that are being read into them.
+    /// Bytes in flight into both pools.
     pub under_way: Arc<AtomicU64>,
 }
 
-/// Pools that may be gone, and their fabric.
+/// Pools that may have been dropped, and their fabric.
 struct Known {
     fabric: Weak<dyn Fabric>,
     batches: WeakPool,
@@ -26,11 +26,11 @@ struct Known {
     under_way: Weak<AtomicU64>,
 }
 
-/// The pools of this process. Connections over one fabric share theirs: memory that one is done with is warm for the
-/// next.
+/// The pools of this process. Connections over one fabric share theirs, so that memory released by one connection is
+/// still in the cache for the next.
 ///
-/// Pools of other fabrics are not even held while one is looked up: the last holder of a pool gives its memory back,
-/// and that is to be its own user, not a look-up under this lock.
+/// A look-up does not even hold pools of other fabrics for a moment. The last holder of a pool frees its memory, and
+/// that must happen in a user of the pool, not in a look-up under this lock.
 static POOLS: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 impl Pools {

@@ -1,7 +1,8 @@
-//! One-sided reads of a connection: batches in, slabs out, as many reads in flight as the fabric takes.
+//! One-sided reads of a connection: it takes batches, returns slabs, and keeps as many reads in flight as the fabric
+//! allows.
 //!
-//! A batch is read in pieces, and when all of them are there its lease word is read, in the same turn: only then is it
-//! reported.
+//! A batch is read in pieces. After the last piece completes, its lease word is read in the same turn, and only then is
+//! the batch reported.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,8 +16,6 @@ use thallus_fabric::{Completion, Endpoint, FabricError, ReadToken};
 use thallus_protocol::borrower::{ReadBatch, ReadProblem};
 use thallus_protocol::layout::{Range, SlabLayout};
 use thallus_protocol::message::Region;
-#[cfg(feature = "planted-bugs")]
-use thallus_protocol::planted::{Bug, is_planted};
 use thallus_protocol::{Cause, ReadId, RegionId, RemoteRange, StreamId};
 use tokio::time::Instant;
 use tracing::warn;
@@ -24,18 +23,18 @@ use tracing::warn;
 use crate::doorbell::Doorbell;
 use crate::pools::Pools;
 
-/// Bytes posted at most before what has been read is handed over and others get their turn: some fabrics copy within
-/// the call, and what they copied is best looked at while it is in the cache.
+/// Maximum number of bytes posted before finished reads are reported and other tasks run. Some fabrics copy within the
+/// call, and copied bytes are best used while they are in the cache.
 const POST_BYTES: u64 = 1 << 20;
-/// Bytes under way at once, at most: more fills no link any faster (400 Gb/s for 80 us are 4 MB), and takes as much
-/// more memory, which is the warmer the less of it there is.
+/// Maximum number of bytes in flight. More does not fill any link faster (400 Gb/s for 80 us are 4 MB), and needs more
+/// memory; less memory stays in the cache.
 const UNDER_WAY: u64 = 4 << 20;
-/// While all connections over the same memory have so many, one that has none may still read a batch, and no more: many
-/// keep a host busy by a little each.
+/// While the connections over the same memory together have this many bytes in flight, a connection with nothing in
+/// flight may read one batch, and no more: many connections keep a host busy with a little each.
 const UNDER_WAY_OF_ALL: u64 = 8 << 20;
 
-/// Bytes that [`Reads::measure`] reads: enough to tell a copy or a device from messages that the peer's processor
-/// answers.
+/// Bytes that [`Reads::measure`] reads: enough to distinguish a copy or a device from messages that the peer's
+/// processor answers.
 const MEASURED: u64 = 1 << 20;
 
 const DISCARDED: &str = "the batch was discarded";
@@ -44,17 +43,17 @@ const CLOSED: &str = "the data plane was closed";
 /// A read has ended.
 #[derive(Debug)]
 pub(crate) enum Done {
-    /// A batch or a part has been read and its lease word after it, or has failed to be.
+    /// A batch or part has been read and its lease word after it, or one of these reads failed.
     Batch {
         read: ReadId,
         stream: StreamId,
-        /// The lease word, where there is one.
+        /// The lease word, if there is one.
         result: Result<Option<u64>, ReadProblem>,
-        /// How long the word took, if it was the only read.
+        /// Time that the read of the word took, if it was the only read.
         word_took: Option<Duration>,
     },
     Probe(Result<u64, ReadProblem>),
-    /// [`Reads::measure`] has ended: bytes, and how long they took.
+    /// [`Reads::measure`] has ended: number of bytes, and the time they took.
     Rate(Result<(u64, Duration), ReadProblem>),
 }
 
@@ -66,15 +65,15 @@ enum Target {
     Rate,
 }
 
-/// What is being read into one slab.
+/// The state of the reads into one slab.
 #[derive(Debug)]
 struct Reading {
-    /// Of how many bytes.
+    /// Length in bytes.
     len: usize,
-    /// Taken as the first piece is posted: what waits for its turn needs no memory, and the memory that was used last
-    /// is warm.
+    /// Allocated when the first piece is posted. A queued batch needs no memory, and the memory that was used last is
+    /// in the cache.
     slab: Option<Slab>,
-    /// When it was asked for, if it was alone: only then does it tell how long a read takes.
+    /// Time of the request, if no other read was in flight. Only then does it show how long a read takes.
     asked: Option<Instant>,
     /// Pieces posted or queued.
     remaining: usize,
@@ -88,15 +87,15 @@ struct Piece {
     offset: usize,
 }
 
-/// A batch whose bytes are all there, or on their way.
+/// A batch whose bytes have been read or are being read.
 #[derive(Debug)]
 pub struct ReadSlab {
-    /// The bytes; none if there was no byte to read.
+    /// The bytes; `None` if there was no byte to read.
     pub slab: Option<Slab>,
-    /// Where in them each buffer or piece is.
+    /// The position of each buffer or piece in the slab.
     pub layout: SlabLayout,
     stream: StreamId,
-    /// Still to be read.
+    /// The lease word still to be read.
     then_word: Option<RemoteRange>,
 }
 
@@ -104,25 +103,25 @@ pub struct ReadSlab {
 #[derive(Debug)]
 pub(crate) struct Reads {
     endpoint: Box<dyn Endpoint>,
-    /// Rings for the endpoint, and for what is queued.
+    /// Marks the endpoint, or the queue, as due.
     bell: Doorbell,
     pool: SlabPool,
-    /// For reads of eight bytes, which would leave holes between batches.
+    /// For reads of eight bytes, which would leave gaps between batches.
     words: SlabPool,
     max_read: u64,
     max_outstanding: usize,
     reading: BTreeMap<Target, Reading>,
     slabs: BTreeMap<ReadId, ReadSlab>,
-    /// What is under way, with its length.
+    /// Outstanding reads, with their lengths in bytes.
     tokens: BTreeMap<ReadToken, (Target, u64)>,
     under_way: u64,
-    /// That of all connections over the same memory.
+    /// Bytes in flight of all connections over the same memory.
     under_way_of_all: Arc<AtomicU64>,
     queue: VecDeque<Piece>,
     last_token: u64,
-    /// Done without a completion.
+    /// Results that need no completion.
     done: Vec<Done>,
-    /// The probe lands where batches do: that there can be memory for them is part of the proof.
+    /// Whether the probe is read into memory for batches. Then the proof includes that such memory is available.
     probe_as_batch: bool,
     closing: bool,
 }
@@ -157,7 +156,7 @@ impl Reads {
     pub(crate) fn import(&mut self, region: &Region) {
         self.bell.ring();
         if let Err(error) = self.endpoint.import(region.id, region.base, region.len, &region.key) {
-            // Reads of it will be refused, and end their streams: no stream waits for them in vain.
+            // Reads of this region are refused and end their streams, so no stream waits for them in vain.
             warn!(%error, "a region of the peer cannot be read");
         }
     }
@@ -185,7 +184,7 @@ impl Reads {
             while done < place.len {
                 let len = (place.len - done).min(self.max_read);
                 let from = RemoteRange { region: place.region, address: place.address + done, len };
-                // Within the slab, whose length is a usize.
+                // The offset lies within the slab, whose length is a usize.
                 self.queue.push_back(Piece { target, from, offset: (offset + done) as usize });
                 remaining += 1;
                 done += len;
@@ -199,7 +198,7 @@ impl Reads {
         }
     }
 
-    /// Nothing is to be read, since it was mapped, but the lease word.
+    /// The batch was mapped. Only its lease word is to be read.
     pub(crate) fn prove_mapping(&mut self, batch: &ReadBatch) {
         self.bell.ring();
         let ReadBatch { read, stream, layout, then_word, .. } = batch;
@@ -208,7 +207,7 @@ impl Reads {
         self.data_done(*read, Ok(None));
     }
 
-    /// All data of a batch is there, or failed: its lease word is read next, or it is reported.
+    /// All data of a batch has been read, or a read failed. Next, its lease word is read, or the batch is reported.
     fn data_done(&mut self, read: ReadId, result: Result<Option<Slab>, ReadProblem>) {
         let Some(entry) = self.slabs.get_mut(&read) else { return };
         let then_word = entry.then_word.take();
@@ -237,7 +236,7 @@ impl Reads {
         self.read_eight_bytes(Target::Probe, at);
     }
 
-    /// Reads a region of the peer's again and again, and nothing else, to find out how fast that is.
+    /// Reads a region of the peer repeatedly, and nothing else, to measure the rate.
     pub(crate) fn measure(&mut self, region: RemoteRange) {
         self.bell.ring();
         let len = region.len.min(self.max_read).min(MEASURED);
@@ -260,42 +259,42 @@ impl Reads {
         self.bell.ring();
         let asked = self.reading.is_empty().then(Instant::now);
         self.reading.insert(target, Reading { len: 8, slab: None, asked, remaining: 1, problem: None });
-        // Ahead of the queue: a batch waits for its word, and with it the lender's memory.
+        // Ahead of the queue: a batch waits for its word, and the lender must keep the memory until then.
         self.queue.push_front(Piece { target, from: at, offset: 0 });
     }
 
-    /// The waker that the endpoint is polled with next must be a new one: something was done to it.
+    /// The endpoint's state was changed, so its next poll needs a newly registered waker.
     pub(crate) fn ring(&mut self) {
         self.bell.ring();
     }
 
-    /// The slab of a batch that has been read.
+    /// Takes the slab of a batch that has been read.
     pub(crate) fn take(&mut self, read: ReadId) -> Option<ReadSlab> {
         self.slabs.remove(&read)
     }
 
-    /// Gives memory back in which nothing has been for a while. Whether there is any left.
+    /// Frees memory that was unused for this time. Returns whether any is left.
     pub(crate) fn trim(&self, idle: Duration) -> bool {
         self.pool.trim(idle);
         self.pool.stats().bytes_total > 0
     }
 
-    /// Begins the teardown: what is not posted yet fails here, what is posted fails as the endpoint flushes it.
+    /// Begins the teardown: queued pieces fail here, and posted pieces fail as the endpoint flushes them.
     pub(crate) fn close(&mut self) {
         self.bell.ring();
         self.closing = true;
-        // What a peer that is gone does not let go of is no reason for others to wait.
+        // Other connections must not wait for reads whose peer is gone.
         self.set_under_way(0);
         self.fail_queued(&CLOSED.into());
         self.endpoint.close();
     }
 
-    /// Whether everything that was asked has been answered, and the endpoint is done.
+    /// Whether every read has been reported and the endpoint is closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closing && self.reading.is_empty() && self.done.is_empty() && self.endpoint.is_closed()
     }
 
-    /// Gives up what an endpoint that does not close still holds. Its slabs stay with it.
+    /// Gives up the reads of an endpoint that does not close. The endpoint keeps their slabs.
     pub(crate) fn give_up(&mut self) -> Vec<Done> {
         let stuck: Vec<_> = self.reading.keys().copied().collect();
         for target in stuck {
@@ -307,7 +306,7 @@ impl Reads {
         std::mem::take(&mut self.done)
     }
 
-    /// Posts what can be posted, and reports what has been read.
+    /// Posts the pieces that can be posted, and reports finished reads.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
         if !self.bell.answer(cx) {
             return Poll::Pending;
@@ -323,7 +322,7 @@ impl Reads {
     fn poll_endpoint(&mut self, cx: &mut Context<'_>, done: &mut Vec<Done>) -> Poll<Result<(), FabricError>> {
         let mut completions = Vec::new();
         loop {
-            // Before more is posted: what copies within the call would have others wait for what is here.
+            // Results are reported before more is posted: a fabric that copies within the call would delay them.
             if self.done.is_empty() && self.post() {
                 cx.waker().wake_by_ref();
             }
@@ -349,7 +348,7 @@ impl Reads {
         }
     }
 
-    /// Posts queued pieces; `true` if it stopped only to yield.
+    /// Posts queued pieces. Returns `true` if it stopped only to let other tasks run.
     fn post(&mut self) -> bool {
         let mut posted = 0;
         while self.tokens.len() < self.max_outstanding && (self.next_is_a_word() || self.has_room()) {
@@ -382,12 +381,12 @@ impl Reads {
         false
     }
 
-    /// Words take up nothing, and batches wait for them.
+    /// Words count for no bytes, and batches wait for them.
     fn next_is_a_word(&self) -> bool {
         self.queue.front().is_some_and(|piece| matches!(piece.target, Target::Word(_)))
     }
 
-    /// Whether another read may be under way. What is left of a batch that has been begun may be: its memory is taken.
+    /// Whether another read may be posted. The rest of a batch that has been started may: its memory is allocated.
     fn has_room(&self) -> bool {
         let begun = || {
             let next = self.queue.front().and_then(|piece| self.reading.get(&piece.target));
@@ -396,7 +395,7 @@ impl Reads {
         self.tokens.is_empty() || (self.under_way < UNDER_WAY && (begun() || !self.is_crowded()))
     }
 
-    /// Whether all connections over the same memory have as much under way as is good for them.
+    /// Whether the connections over the same memory together have reached the limit of bytes in flight.
     pub(crate) fn is_crowded(&self) -> bool {
         self.under_way_of_all.load(Ordering::Relaxed) >= UNDER_WAY_OF_ALL
     }
@@ -406,10 +405,10 @@ impl Reads {
         self.under_way = bytes;
     }
 
-    /// Where a piece is to land, or why it need not be read.
+    /// The local range for a piece, or the reason why it need not be read.
     fn landing(&mut self, piece: &Piece) -> Result<LocalRange, ReadProblem> {
         let failed = ReadProblem::failed;
-        let reading = self.reading.get_mut(&piece.target).ok_or_else(|| failed("it was given up"))?;
+        let reading = self.reading.get_mut(&piece.target).ok_or_else(|| failed("the read was given up"))?;
         if let Some(problem) = &reading.problem {
             return Err(problem.clone());
         }
@@ -436,8 +435,6 @@ impl Reads {
     fn piece_done(&mut self, target: Target, result: Result<(), ReadProblem>) {
         let Some(reading) = self.reading.get_mut(&target) else { return };
         reading.remaining -= 1;
-        #[cfg(feature = "planted-bugs")]
-        let result = if is_planted(Bug::FailedReadDelivered) { Ok(()) } else { result };
         if let Err(problem) = result {
             reading.problem.get_or_insert(problem);
         }
@@ -475,8 +472,9 @@ impl Drop for Reads {
     }
 }
 
-/// What of a batch is adjacent both in the lender's memory and in the slab, with its place in the slab: one read for
-/// each. The ranges were checked one by one, and what lies between neighbours is nothing.
+/// Merges ranges of a batch that are adjacent both in the lender's memory and in the slab, so that each run needs one
+/// read. Returns each run with its offset in the slab. The ranges were checked one by one, and nothing lies between
+/// neighbours.
 fn runs(ranges: &[Range], places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, u64)> {
     let mut runs: Vec<(RemoteRange, u64)> = Vec::with_capacity(places.len());
     for (index, place) in places {
@@ -495,9 +493,9 @@ fn runs(ranges: &[Range], places: &[(usize, RemoteRange)]) -> Vec<(RemoteRange, 
     runs
 }
 
-/// The slab's bytes as an arrow buffer, once nothing writes to it any more.
+/// The slab's bytes as an arrow buffer. Fails while the fabric may still write to the slab.
 pub fn into_buffer(slab: Slab) -> Result<Buffer, String> {
-    slab.into_buffer().map_err(|_| "the fabric reported a read as done, and holds its memory still".to_owned())
+    slab.into_buffer().map_err(|_| "the fabric reported a read as complete and still holds its memory".to_owned())
 }
 
 fn eight_bytes(slab: Slab) -> Result<u64, ReadProblem> {

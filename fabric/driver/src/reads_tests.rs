@@ -30,19 +30,19 @@ fn neighbours_on_both_sides_are_read_at_once() {
     ];
     let expected = [(place(1, 1000, 202), 0), (place(1, 1202, 64), 256), (place(2, 1266, 128), 320)];
     assert_eq!(runs(&ranges, &places), expected);
-    // The highest addresses there are.
+    // The highest possible addresses.
     let last = [(0, place(1, u64::MAX - 128, 128)), (1, place(1, 0, 64))];
     assert_eq!(runs(&ranges, &last).len(), 2);
 }
 
-/// Reads that somebody holds up.
+/// Reads whose completions the test holds back.
 #[derive(Debug, Default)]
 struct Held {
     posted: VecDeque<(ReadToken, LocalRange)>,
     ended: Vec<Completion>,
 }
 
-/// An end whose reads complete when the test says so.
+/// An endpoint whose reads complete when the test calls `complete`.
 #[derive(Clone, Debug, Default)]
 struct Slow(Arc<Mutex<Held>>);
 
@@ -51,12 +51,12 @@ impl Slow {
         self.0.lock().unwrap()
     }
 
-    /// Bytes that are being read.
+    /// Bytes in flight.
     fn under_way(&self) -> u64 {
         self.held().posted.iter().map(|(_, into)| into.len() as u64).sum()
     }
 
-    /// Completes reads that were posted first.
+    /// Completes the reads that were posted first.
     fn complete(&self, reads: usize) {
         let held = &mut *self.held();
         let ended = held.posted.drain(..reads);
@@ -136,7 +136,7 @@ fn connections(count: usize) -> Vec<(Reads, Slow)> {
     (0..count).map(connection).collect()
 }
 
-/// A batch of a MiB in one buffer, and its lease word after it.
+/// Requests a batch of one MiB in one buffer, with its lease word after it.
 fn ask(reads: &mut Reads, read: u64) {
     let column = Arc::new(Int64Array::from_iter_values(0..1 << 17)) as ArrayRef;
     let batch = RecordBatch::try_from_iter([("column", column)]).unwrap();
@@ -152,7 +152,7 @@ fn ask(reads: &mut Reads, read: u64) {
     });
 }
 
-/// Polls as often as a driver does that is woken whenever there is something to do; the batches that were read.
+/// Polls as a driver does that is woken for every event. Returns the batches that were read.
 fn drive(reads: &mut Reads) -> Vec<ReadId> {
     let mut done = Vec::new();
     for _ in 0..64 {
@@ -167,7 +167,7 @@ fn drive(reads: &mut Reads) -> Vec<ReadId> {
 }
 
 #[test]
-fn a_connection_alone_has_a_few_batches_under_way() {
+fn a_single_connection_has_a_few_batches_in_flight() {
     let mut connections = connections(1);
     let (reads, slow) = &mut connections[0];
     (0..16).for_each(|read| ask(reads, read));
@@ -175,14 +175,14 @@ fn a_connection_alone_has_a_few_batches_under_way() {
     assert_eq!(slow.under_way(), UNDER_WAY);
     slow.complete(4);
     assert_eq!(drive(reads), []);
-    assert_eq!(slow.under_way(), UNDER_WAY + 8, "its lease word, ahead of the batches that wait");
+    assert_eq!(slow.under_way(), UNDER_WAY + 8, "the lease word is read ahead of queued batches");
     slow.complete_word();
     assert_eq!(drive(reads), [ReadId(0)]);
     assert_eq!(slow.under_way(), UNDER_WAY, "more follows");
 }
 
 #[test]
-fn where_connections_are_many_each_reads_a_batch_at_a_time() {
+fn with_many_connections_each_reads_one_batch_at_a_time() {
     let mut connections = connections(8);
     for (reads, _) in &mut connections {
         (0..16).for_each(|read| ask(reads, read));
@@ -194,17 +194,17 @@ fn where_connections_are_many_each_reads_a_batch_at_a_time() {
     assert!(reads.is_crowded());
     slow.complete(3);
     assert_eq!(drive(reads), []);
-    assert_eq!(slow.under_way(), PIECE, "the rest of it, and no other");
-    // The word is read although others have more than enough under way: a batch waits for it.
+    assert_eq!(slow.under_way(), PIECE, "the rest of the batch, and no other batch");
+    // The word is read although other connections have reached the limit: a batch waits for it.
     slow.complete(1);
     assert_eq!(drive(reads), []);
     slow.complete_word();
     assert_eq!(drive(reads), [ReadId(0)]);
-    assert_eq!(slow.under_way(), MIB, "the next one");
+    assert_eq!(slow.under_way(), MIB, "the next batch");
 }
 
 #[test]
-fn what_an_endpoint_does_not_let_go_of_counts_for_nobody_once_it_is_given_up() {
+fn reads_of_an_endpoint_that_was_given_up_do_not_count_for_other_connections() {
     let mut connections = connections(3);
     for (reads, slow) in &mut connections[..2] {
         (0..16).for_each(|read| ask(reads, read));
@@ -218,10 +218,10 @@ fn what_an_endpoint_does_not_let_go_of_counts_for_nobody_once_it_is_given_up() {
     assert!(failed.iter().all(|done| matches!(done, Done::Batch { result: Err(_), .. })), "{failed:?}");
     assert_eq!(failed.len(), 16);
     assert!(!third.is_crowded());
-    // They complete after all.
+    // The reads of the first connection complete late.
     slow.complete(16);
     assert_eq!(drive(first), []);
-    assert_eq!(second.under_way_of_all.load(Ordering::Relaxed), UNDER_WAY, "the second one's");
+    assert_eq!(second.under_way_of_all.load(Ordering::Relaxed), UNDER_WAY, "the bytes of the second connection");
     drop(connections.remove(1));
     assert_eq!(connections[1].0.under_way_of_all.load(Ordering::Relaxed), 0);
 }

@@ -1,4 +1,4 @@
-//! The memory that the peer of one connection has keys to.
+//! The memory for which the peer of one connection has remote keys.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,23 +13,24 @@ use thallus_protocol::message::Region;
 #[derive(Debug)]
 struct Announced {
     memory: Arc<RegisteredMemory>,
-    /// The part of it that is open to the peer.
+    /// The part of the memory that is exposed to the peer.
     range: Range<usize>,
     key: Bytes,
-    /// Parts of loans that lie in it.
+    /// Number of parts of loans in the region.
     users: usize,
-    /// Kept announced while nothing in it is on loan.
+    /// Whether the region stays announced while nothing in it is on loan.
     lasting: bool,
 }
 
-/// Regions by id, and ids by the range of memory that they open. The region of a buffer that is registered by itself is
-/// retired with its loan; so is every region where the fabric can open exactly what is lent.
+/// Regions by id, and ids by the memory range that they open. The region of a buffer that is registered by itself is
+/// retired with its loan. So is every region where the fabric can expose exactly the lent range.
 #[derive(Debug)]
 pub(crate) struct Regions {
     /// Whether a key opens exactly the range that was exposed.
     exposes_ranges: bool,
     by_id: BTreeMap<RegionId, Announced>,
-    /// By the address of the registration itself, which its entry in `by_id` keeps from being reused, and by range.
+    /// By the address of the registration and by range. The entry in `by_id` keeps the registration alive, so that its
+    /// address is not reused.
     by_place: BTreeMap<(usize, usize, usize), RegionId>,
     last: u32,
 }
@@ -39,17 +40,17 @@ fn place(memory: &Arc<RegisteredMemory>, range: &Range<usize>) -> (usize, usize,
 }
 
 impl Regions {
-    /// No regions yet, of an endpoint of a fabric with these capabilities.
+    /// An empty table, for an endpoint of a fabric with these capabilities.
     pub(crate) fn new(capabilities: &Capabilities) -> Self {
         let exposes_ranges = capabilities.exposes_ranges;
         Regions { exposes_ranges, by_id: BTreeMap::new(), by_place: BTreeMap::new(), last: 0 }
     }
 
-    /// One more user of `range` of `memory`: its region, and the announcement if the peer does not have it yet. Nothing but the
-    /// user's loan lies in the range.
+    /// Adds a user of `range` of `memory`. Returns the region, and its announcement if the peer does not have it yet.
+    /// Only the user's loan lies in the range.
     ///
     /// # Errors
-    /// The fabric gives no key.
+    /// The fabric cannot expose the range.
     pub(crate) fn enter(
         &mut self,
         endpoint: &mut dyn Endpoint,
@@ -76,8 +77,8 @@ impl Regions {
         Ok((id, Some(announcement)))
     }
 
-    /// One user of a region less. `true` if the region is to be retired; then the peer cannot read it any more, as far
-    /// as the fabric can see to that.
+    /// Removes a user of a region. Returns `true` if the region is to be retired; then the peer can no longer read it,
+    /// as far as the fabric can prevent that.
     pub(crate) fn leave(&mut self, endpoint: &mut dyn Endpoint, id: RegionId) -> bool {
         let Some(known) = self.by_id.get_mut(&id) else { return false };
         known.users = known.users.saturating_sub(1);

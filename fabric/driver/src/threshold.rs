@@ -1,28 +1,30 @@
-//! From which size on a batch is better lent than sent inline.
+//! The size from which a batch is better lent than sent inline.
 
 use std::time::Duration;
 
 use thallus_protocol::message::Thresholds;
 
-/// The cost of a lent batch beyond that of an inline one, its reads left out: it is described and announced, its lease
-/// is opened, proven and given back, the endpoint is polled. Both ends together. Measured: bench/results/README.md.
+/// The cost of a lent batch beyond the cost of an inline batch, without its reads: the batch is described and
+/// announced, its lease is opened, proven and released, and the endpoint is polled. Both ends together. Measured:
+/// bench/results/README.md.
 const HANDLING: Duration = Duration::from_micros(12);
-/// Inline bytes that cost a nanosecond more than the same bytes read: they are serialized, written, received and
-/// assembled. With [`HANDLING`] the two ways meet at 100 KiB through shared memory. Measured: bench/results/README.md.
+/// Inline bytes that cost one nanosecond more than the same bytes read: they are serialized, written, received and
+/// assembled. With [`HANDLING`], both ways cost the same at 100 KiB through shared memory. Measured:
+/// bench/results/README.md.
 const BYTES_PER_NANO: u64 = 8;
-/// The data, then the lease word.
+/// Two reads, one after the other: the data and the lease word.
 const READS: u32 = 2;
-/// Lower bound of the threshold for the first batches of a stream, whatever is observed.
+/// Lower bound of the threshold for the first batches of a stream, independent of observations.
 const LEAST: u64 = 32 << 10;
 /// Upper bound: a larger inline batch delays every message behind it on the connection.
 pub const MAX_THRESHOLD: u64 = 256 << 10;
-/// Where batches follow each other, handling and reads of one overlap with those of the next: the extra cost of a lent
-/// batch is divided by this. The ways meet at 20 KiB then. Measured: bench/results/README.md.
+/// Where batches follow each other, the handling and reads of one batch overlap with those of the next: the extra cost
+/// of a lent batch is divided by this. Both ways then cost the same at 20 KiB. Measured: bench/results/README.md.
 const OVERLAP: u64 = 4;
-/// An observation that is longer than the known time counts for one part in this many.
+/// Weight of an observation that is longer than the known time: one part in this many.
 const WEIGHT: u32 = 64;
 
-/// Follows how long a small one-sided read takes on a connection, and says from which size on reading is the faster
+/// Tracks the time of a small one-sided read on a connection, and computes the size from which a read is the faster
 /// way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Threshold {
@@ -30,15 +32,15 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// Nothing is known of reads yet.
+    /// A threshold without any observation.
     #[must_use]
     pub fn new() -> Self {
         Threshold { read: None }
     }
 
-    /// Takes in how long a read of eight bytes took, as the connection saw it. The shortest was not held up by
-    /// anything, and tells how long a read takes; longer ones count little, except in the long run, because paths
-    /// change.
+    /// Records the time of a read of eight bytes, as the connection measured it. The shortest read was not delayed by
+    /// other work, so it shows how long a read takes. Longer reads count little, but they count in the long run,
+    /// because paths change.
     pub fn observe(&mut self, took: Duration) {
         self.read = Some(match self.read {
             Some(read) if took > read => {
@@ -48,7 +50,7 @@ impl Threshold {
         });
     }
 
-    /// Live bytes from which on batches are to be lent.
+    /// Live bytes from which batches are to be lent.
     #[must_use]
     pub fn get(self) -> Thresholds {
         let extra = HANDLING + READS * self.read.unwrap_or_default().min(Duration::from_secs(1));

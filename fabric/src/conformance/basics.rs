@@ -1,4 +1,4 @@
-//! Cases of a connection between ends that behave.
+//! Cases of a connection between two correct ends.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{FabricError, ReadToken};
 
 const REGION: RegionId = RegionId(7);
 
-/// Both ends have an address blob of at most 64 KiB, connect by the other's, and then know their transport.
+/// Both ends have an address blob of at most 64 KiB, connect by the peer's blob, and then report their transport.
 pub fn addresses_are_exchanged(bench: &Bench) {
     bench.block_on(async {
         let connection = bench.connect();
@@ -32,7 +32,7 @@ pub fn addresses_are_exchanged(bench: &Bench) {
     });
 }
 
-/// Every size at which a protocol may change its ways.
+/// Reads of every size at which a fabric may change its protocol bring their bytes.
 pub fn a_read_of_every_size_brings_its_bytes(bench: &Bench) {
     bench.block_on(async {
         let mut connection = bench.connect();
@@ -51,7 +51,7 @@ pub fn a_read_of_every_size_brings_its_bytes(bench: &Bench) {
     });
 }
 
-/// Odd offsets at both ends; what lies around the target stays as it was.
+/// Reads at odd offsets of both ends change no byte around the target.
 pub fn a_read_at_any_offset_brings_its_bytes_and_no_others(bench: &Bench) {
     bench.block_on(async {
         const GUARD: usize = 64;
@@ -77,7 +77,7 @@ pub fn a_read_at_any_offset_brings_its_bytes_and_no_others(bench: &Bench) {
     });
 }
 
-/// As many reads as are allowed, over and over.
+/// The maximum number of outstanding reads, repeatedly.
 pub fn many_reads_complete_each_once(bench: &Bench) {
     bench.block_on(async {
         const PIECE: usize = 10_007;
@@ -114,7 +114,7 @@ pub fn too_many_reads_are_refused(bench: &Bench) {
         let limit = bench.borrower.capabilities().max_outstanding_reads;
         assert!(limit > 0, "{}", bench.name());
         if limit > 1 << 16 {
-            // No table of operations is that long; nothing would be tested but patience.
+            // No table of operations is that long, and the test would take too long.
             return;
         }
         let lent = bench.lend(&pattern(5, limit + 1));
@@ -154,7 +154,7 @@ pub fn a_token_can_be_used_again_once_it_completed(bench: &Bench) {
     });
 }
 
-/// Buffers that another part of the program allocated, of any alignment, and slices of them.
+/// Buffers that another part of the program allocated, of any alignment, and slices of such buffers.
 pub fn foreign_memory_is_read_where_it_lies(bench: &Bench) {
     bench.block_on(async {
         let mut connection = bench.connect();
@@ -172,7 +172,7 @@ pub fn foreign_memory_is_read_where_it_lies(bench: &Bench) {
     });
 }
 
-/// An id is free once it was forgotten.
+/// An id is free after its region was forgotten.
 pub fn a_region_can_be_forgotten_and_imported_again(bench: &Bench) {
     bench.block_on(async {
         let lent = [bench.lend(&pattern(8, 1000)), bench.lend(&pattern(9, 1000))];
@@ -193,7 +193,7 @@ pub fn a_region_can_be_forgotten_and_imported_again(bench: &Bench) {
     });
 }
 
-/// Forgetting waits for the reads that are on their way.
+/// Reads of a region complete although the region is forgotten while they are outstanding.
 pub fn reads_of_a_forgotten_region_complete(bench: &Bench) {
     bench.block_on(async {
         const PIECE: usize = 256 << 10;
@@ -216,7 +216,7 @@ pub fn reads_of_a_forgotten_region_complete(bench: &Bench) {
     });
 }
 
-/// A word that the lender changes is read as it is, whole, and as a revoked one once it is revoked.
+/// A read of a lease word returns the whole word that the lender last wrote, also after its revocation.
 pub fn a_lease_word_is_seen_as_it_changes(bench: &Bench) {
     bench.block_on(async {
         let words = LeaseWords::new(&*bench.lender, 10).unwrap_or_else(|error| panic!("{}: {error}", bench.name()));
@@ -236,10 +236,10 @@ pub fn a_lease_word_is_seen_as_it_changes(bench: &Bench) {
     });
 }
 
-/// Lender and borrower are roles, not ends.
+/// Each end can be lender and borrower at the same time.
 pub fn both_ends_can_lend_at_once(bench: &Bench) {
     bench.block_on(async {
-        // The other way round: the borrower's host stages, the lender's reads.
+        // In the reverse direction, the borrower's host lends and the lender's host reads.
         let reverse = Bench::new("both_ends_can_lend_at_once", bench.borrower.clone(), bench.lender.clone());
         let lent = [bench.lend(&pattern(11, 50_000)), reverse.lend(&pattern(12, 50_000))];
         let mut connection = bench.connect();
@@ -256,7 +256,7 @@ pub fn both_ends_can_lend_at_once(bench: &Bench) {
     });
 }
 
-/// A second call of connect is an error, and the connection goes on.
+/// A second call of `connect` is an error, and the connection stays usable.
 pub fn an_endpoint_connects_once(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(13, 64);
@@ -276,9 +276,9 @@ pub fn an_endpoint_connects_once(bench: &Bench) {
     });
 }
 
-/// Reads are as long as the capabilities allow, and no longer.
+/// A read may be as long as the capabilities allow, and no longer.
 pub fn a_read_longer_than_the_longest_is_refused(bench: &Bench) {
-    /// More memory than a test should take. Reads of a longer limit are cut by no caller.
+    /// More memory than a test should use. With a longer limit, no caller has to split its reads.
     const MOST: u64 = 16 << 20;
     bench.block_on(async {
         let longest = bench.borrower.capabilities().max_read;
@@ -295,7 +295,7 @@ pub fn a_read_longer_than_the_longest_is_refused(bench: &Bench) {
         let into = slab.range(0, longest + 1).expect("within its slab");
         let refused = connection.post(1, REGION, lent.address(), into);
         assert!(matches!(refused, Err(FabricError::Misuse(_))), "{}: {refused:?}", bench.name());
-        let into = slab.range(0, longest).expect("the range of a refused read is let go of");
+        let into = slab.range(0, longest).expect("the range of a refused read is dropped");
         connection.post(2, REGION, lent.address(), into).expect("as long as is allowed");
         assert_eq!(connection.finish([2]).await, [Ok(())], "{}", bench.name());
         let bytes = slab.into_buffer().expect("it completed");
@@ -304,7 +304,7 @@ pub fn a_read_longer_than_the_longest_is_refused(bench: &Bench) {
     });
 }
 
-/// Importing under an id that is in use is refused, and the region of that id stays as it was.
+/// An import under an id that is in use is refused, and the region of that id is unchanged.
 pub fn a_region_id_is_imported_once(bench: &Bench) {
     bench.block_on(async {
         let lent = [bench.lend(&pattern(15, 64)), bench.lend(&pattern(16, 64))];

@@ -1,4 +1,4 @@
-//! The tools of the cases: two connected endpoints, memory with a known content, and a driver for both.
+//! The tools of the cases: two connected endpoints, memory with known content, and a driver for both endpoints.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -34,16 +34,16 @@ pub struct Side {
     pub endpoint: Box<dyn Endpoint>,
     /// Every completion polled so far, in order.
     pub done: Vec<Completion>,
-    /// The error by which the endpoint failed as a whole.
+    /// The error with which the endpoint failed as a whole.
     pub failed: Option<FabricError>,
-    /// How often it was polled.
+    /// Number of polls.
     pub polls: usize,
 }
 
 /// Two connected endpoints.
 #[derive(Debug)]
 pub struct Connection {
-    /// Which case and fabric, for messages.
+    /// Name of the case and the fabric, for messages.
     pub name: String,
     /// The end that lends.
     pub lender: Side,
@@ -51,9 +51,9 @@ pub struct Connection {
     pub borrower: Side,
 }
 
-/// Polls every side until `until` says so, or [`DEADLINE`] has passed. Returns whether `until` did.
+/// Polls every side until `until` returns true, or [`DEADLINE`] has passed. Returns whether `until` returned true.
 ///
-/// A side that failed as a whole is not polled again unless it is being closed.
+/// A side that failed as a whole is not polled again unless it is closing.
 pub async fn drive(sides: &mut [&mut Side], mut until: impl FnMut(&mut [&mut Side]) -> bool) -> bool {
     let driven = poll_fn(|cx| {
         loop {
@@ -73,7 +73,7 @@ pub async fn drive(sides: &mut [&mut Side], mut until: impl FnMut(&mut [&mut Sid
                 }
             }
             if !any {
-                // A poll that brought nothing may still have moved what `until` looks at.
+                // A poll without a result may still have changed the state that `until` checks.
                 return if until(sides) { Poll::Ready(()) } else { Poll::Pending };
             }
         }
@@ -81,7 +81,7 @@ pub async fn drive(sides: &mut [&mut Side], mut until: impl FnMut(&mut [&mut Sid
     tokio::time::timeout(DEADLINE, driven).await.is_ok()
 }
 
-/// Content of a region: random bytes, other ones for each seed.
+/// Content of a region: random bytes that depend on the seed.
 pub(super) fn pattern(seed: u8, len: usize) -> Vec<u8> {
     let mut random = SplitMix64::new(u64::from(seed));
     let mut bytes = Vec::with_capacity(len + 8);
@@ -97,13 +97,13 @@ impl Side {
         Side { endpoint, done: Vec::new(), failed: None, polls: 0 }
     }
 
-    /// Begins the teardown; from now on the side is polled again, even if it failed.
+    /// Begins the teardown. From now on the side is polled again, even if it failed.
     pub fn close(&mut self) {
         self.endpoint.close();
         self.failed = None;
     }
 
-    /// How the read with this token ended, if it has; exactly once.
+    /// The result of the read with this token, if it has ended. Panics if it ended twice.
     #[must_use]
     pub fn result(&self, token: u64) -> Option<&Result<(), ReadFailure>> {
         let mut ends = self.done.iter().filter(|completion| completion.token == ReadToken(token));
@@ -114,7 +114,7 @@ impl Side {
 }
 
 impl Bench {
-    /// Two hosts, which may be the same, for a case of this name.
+    /// A bench for the case of this name. The two hosts may be the same.
     #[must_use]
     pub fn new(case: &'static str, lender: Arc<dyn Fabric>, borrower: Arc<dyn Fabric>) -> Self {
         let limits = PoolLimits {
@@ -128,18 +128,18 @@ impl Bench {
         Bench { case, lender, borrower, pool, arena }
     }
 
-    /// Case and fabric, for messages.
+    /// Name of the case and the fabric, for messages.
     #[must_use]
     pub fn name(&self) -> String {
         format!("case {} on fabric {}", self.case, self.lender.kind())
     }
 
-    /// Runs a case's future to its end, in a runtime of its own.
+    /// Runs a case's future to completion, in a runtime of its own.
     pub(super) fn block_on<T>(&self, case: impl Future<Output = T>) -> T {
         runtime().block_on(case)
     }
 
-    /// Two connected endpoints. Within a runtime.
+    /// Two connected endpoints. Must be called within a runtime.
     #[must_use]
     pub fn connect(&self) -> Connection {
         let name = self.name();
@@ -153,20 +153,20 @@ impl Bench {
         Connection { name, lender, borrower }
     }
 
-    /// Memory of the lender with this content.
+    /// Memory of the lender with the given content.
     #[must_use]
     pub fn lend(&self, content: &[u8]) -> StagedRange {
         let mut ranges = self.arena.stage(&[content]).unwrap_or_else(|error| panic!("{}: {error}", self.name()));
         ranges.remove(0)
     }
 
-    /// A slab of the borrower.
+    /// Takes a slab from the borrower's pool.
     #[must_use]
     pub fn slab(&self, len: usize) -> Slab {
         self.pool.take(len).unwrap_or_else(|error| panic!("{}: {error}", self.name()))
     }
 
-    /// Foreign memory, registered by the lender; `None` where the fabric cannot.
+    /// Foreign memory that the lender registers; `None` where the fabric cannot register such memory.
     pub(super) fn register(&self, buffer: Buffer) -> Option<Arc<RegisteredMemory>> {
         match self.lender.register(buffer) {
             Ok(memory) => Some(memory),
@@ -176,7 +176,7 @@ impl Bench {
     }
 }
 
-/// A runtime as a fabric may expect one.
+/// A runtime with the features that a fabric may expect.
 pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made")
 }
@@ -187,7 +187,7 @@ impl Connection {
         self.share_range(region, memory, 0..memory.len());
     }
 
-    /// Exposes `range` of `memory` at the lender and imports it, as that, at the borrower. Returns the key.
+    /// Exposes `range` of `memory` at the lender and imports exactly this range at the borrower. Returns the key.
     pub(super) fn share_range(
         &mut self,
         region: RegionId,
@@ -209,7 +209,7 @@ impl Connection {
         self.borrower.endpoint.post_read(ReadToken(token), from, into)
     }
 
-    /// Polls both sides until these reads have ended, and says how each did.
+    /// Polls both sides until these reads have ended. Returns the result of each read.
     pub async fn finish(&mut self, tokens: impl IntoIterator<Item = u64>) -> Vec<Result<(), ReadFailure>> {
         let tokens: Vec<u64> = tokens.into_iter().collect();
         let all = |sides: &mut [&mut Side]| tokens.iter().all(|&token| sides[1].result(token).is_some());
@@ -218,8 +218,8 @@ impl Connection {
         tokens.iter().filter_map(|&token| self.borrower.result(token).cloned()).collect()
     }
 
-    /// Reads `len` bytes at `address` through `region`, in pieces as long as the fabric allows, and returns them, or
-    /// the failure.
+    /// Reads `len` bytes at `address` through `region`, in pieces of the fabric's maximum read length. Returns the
+    /// bytes, or the failure.
     pub async fn read(
         &mut self,
         bench: &Bench,

@@ -1,4 +1,4 @@
-//! Cases of keys: the range that a key opens, the peer that it opens it to, and its end.
+//! Cases of remote keys: the range that a key opens, the peer that can use the key, and the revocation of the key.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -12,11 +12,11 @@ use crate::memory::{RegisteredMemory, Registration};
 
 const REGION: RegionId = RegionId(7);
 const LEN: usize = 64 << 10;
-/// The part that is lent: neither its start nor its end is that of a page.
+/// The lent part. Neither its start nor its end is on a page boundary.
 const LENT: Range<usize> = 8200..24_001;
 
-/// Imports `range` of `memory` by a key that was given for another range, or to another peer, and reads it. Returns
-/// whether the fabric let the bytes through; it may refuse the import, the read, or the completion.
+/// Imports `range` of `memory` with a key for another range or another peer, and reads it. Returns whether the read
+/// brought the bytes. The fabric may refuse the import, the posted read, or the completion.
 async fn reads_by(
     bench: &Bench,
     connection: &mut Connection,
@@ -39,14 +39,15 @@ async fn reads_by(
     }
 }
 
-/// A key opens its range, all of it. Where the capabilities promise that, it opens nothing else, by one byte.
+/// A key opens its whole range. Where the capabilities promise it, the key opens not one byte more.
 pub fn an_exposed_range_opens_no_more_than_it_may(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(31, LEN);
         let lent = bench.lend(&content);
         let start = (lent.address() - lent.memory().address()) as usize;
         let within = start + LENT.start..start + LENT.end;
-        // Within it, beyond its end, before its start, around it. A refused read ends its connection on some devices.
+        // Within the range, beyond its end, before its start, and around it. On some devices a refused read ends its
+        // connection.
         for (range, is_lent) in [
             (within.clone(), true),
             (within.end - 8..within.end, true),
@@ -58,12 +59,12 @@ pub fn an_exposed_range_opens_no_more_than_it_may(bench: &Bench) {
             let mut connection = bench.connect();
             let key = connection.lender.endpoint.expose(lent.memory(), within.clone()).expect("it can be lent");
             let opened = reads_by(bench, &mut connection, lent.memory(), range.clone(), &key).await;
-            // Where a key opens whole memory, both outcomes are right.
+            // Where a key opens the whole memory, both outcomes are right.
             let is_right = opened == is_lent || (!is_lent && !bench.lender.capabilities().exposes_ranges);
             assert!(is_right, "{}: {range:?} of {within:?}: {opened}", bench.name());
             connection.close().await;
         }
-        // The bytes are those of the range.
+        // The bytes are the content of the range.
         let mut connection = bench.connect();
         connection.share_range(REGION, lent.memory(), within);
         let address = lent.address() + LENT.start as u64;
@@ -73,7 +74,7 @@ pub fn an_exposed_range_opens_no_more_than_it_may(bench: &Bench) {
     });
 }
 
-/// Empty ranges, and ranges outside the memory, get no key.
+/// Empty ranges and ranges outside the memory get no key.
 pub fn a_range_that_is_none_is_not_exposed(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(32, 4096);
@@ -91,8 +92,8 @@ pub fn a_range_that_is_none_is_not_exposed(bench: &Bench) {
     });
 }
 
-/// Where ranges are exposed, a key reads nothing once it was revoked, and other keys of the same memory go on.
-/// Elsewhere keys stand.
+/// Where ranges are exposed, a revoked key reads nothing, and other keys of the same memory stay valid. On other
+/// fabrics keys stay valid.
 pub fn a_revoked_key_reads_nothing(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(33, LEN);
@@ -116,10 +117,10 @@ pub fn a_revoked_key_reads_nothing(bench: &Bench) {
                 connection.borrower.endpoint.forget(REGION);
             }
         }
-        // Last: a read that a device refuses may end the connection.
+        // This read is last, because a read that a device refuses may end the connection.
         let late = connection.read(bench, REGION, lent.address(), 4096).await;
         match late {
-            Err(_) => assert!(exposes_ranges, "{}: a key does not stand", bench.name()),
+            Err(_) => assert!(exposes_ranges, "{}: a key was revoked without cause", bench.name()),
             Ok(bytes) => {
                 assert!(!exposes_ranges, "{}: a read came through by a revoked key", bench.name());
                 assert_eq!(bytes.as_slice(), &content[..4096], "{}", bench.name());
@@ -129,7 +130,7 @@ pub fn a_revoked_key_reads_nothing(bench: &Bench) {
     });
 }
 
-/// Where ranges are exposed, another connection of the same two hosts cannot use a key. And no key opens other memory.
+/// Where ranges are exposed, another connection of the same two hosts cannot use a key. No key opens other memory.
 pub fn a_key_opens_its_memory_to_its_peer_only(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(34, 4096));
@@ -138,8 +139,8 @@ pub fn a_key_opens_its_memory_to_its_peer_only(bench: &Bench) {
         let key = theirs.share_range(REGION, lent.memory(), start..start + 4096);
         let opened = reads_by(bench, &mut ours, lent.memory(), start..start + 4096, &key).await;
         let may_open = !bench.lender.capabilities().exposes_ranges;
-        assert!(!opened || may_open, "{}: another connection's key was good", bench.name());
-        assert!(theirs.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: whose key it is", bench.name());
+        assert!(!opened || may_open, "{}: another connection could use the key", bench.name());
+        assert!(theirs.read(bench, REGION, lent.address(), 4096).await.is_ok(), "{}: its own connection", bench.name());
         theirs.close().await;
         ours.close().await;
     });

@@ -1,4 +1,4 @@
-//! Cases of a peer, or a caller, that does not behave.
+//! Cases of a peer or a caller that breaks the contract.
 
 use thallus_protocol::{RegionId, RemoteRange};
 
@@ -7,14 +7,14 @@ use crate::{FabricError, ReadToken};
 
 const REGION: RegionId = RegionId(7);
 
-/// Bytes that are no blob of any fabric: cut short, made up, empty.
+/// Blobs that are malformed for every fabric: truncated, invented, empty.
 fn malformed(blob: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let cut = (0..blob.len()).step_by((blob.len() / 40).max(1)).map(|len| blob[..len].to_vec()).collect::<Vec<_>>();
     let random = (0..40).map(|seed| pattern(seed, usize::from(seed) * 13)).collect::<Vec<_>>();
     [vec![0; blob.len()], vec![0xFF; blob.len()], vec![0xFF; 1 << 20]].into_iter().chain(cut).chain(random)
 }
 
-/// The same blob with a bit turned, at 40 places.
+/// The same blob with one bit flipped, at 40 positions.
 fn flipped(blob: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     (0..blob.len()).step_by((blob.len() / 40).max(1)).map(|at| {
         let mut flipped = blob.to_vec();
@@ -23,7 +23,7 @@ fn flipped(blob: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// Nothing can be read before there is a peer.
+/// No read is possible before the endpoint is connected.
 pub fn reads_before_connecting_are_refused(bench: &Bench) {
     bench.block_on(async {
         let mut side = Side::new(bench.borrower.endpoint().expect("an endpoint"));
@@ -39,7 +39,7 @@ pub fn reads_before_connecting_are_refused(bench: &Bench) {
     });
 }
 
-/// A range outside the imported regions never reaches the device.
+/// A read outside the imported regions never reaches the device.
 pub fn reads_outside_their_region_are_refused(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, 4096));
@@ -57,19 +57,19 @@ pub fn reads_outside_their_region_are_refused(bench: &Bench) {
             (REGION, u64::MAX - 63),
             (RegionId(8), base),
         ] {
-            let into = slab.range(0, 64).expect("the range of a refused read is let go of");
+            let into = slab.range(0, 64).expect("the range of a refused read is dropped");
             let refused = connection.post(1, region, address, into);
             let expected = FabricError::OutsideRegion { region, address, len: 64 };
             assert_eq!(refused, Err(expected), "{}: {address:#x} of {base:#x}..{end:#x}", bench.name());
         }
-        // Up to the last byte is allowed.
+        // A read up to the last byte is allowed.
         assert!(connection.read(bench, REGION, end - 64, 64).await.is_ok(), "{}", bench.name());
         assert_eq!(connection.borrower.done.len(), 1, "{}: a refused read completed", bench.name());
         connection.close().await;
     });
 }
 
-/// A read's two ranges are of one length.
+/// The two ranges of a read must have the same length.
 pub fn mismatched_lengths_are_refused(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, 4096));
@@ -78,7 +78,7 @@ pub fn mismatched_lengths_are_refused(bench: &Bench) {
         let slab = bench.slab(64);
         for len in [63, 65, 4096] {
             let from = RemoteRange { region: REGION, address: lent.memory().address(), len };
-            let into = slab.range(0, 64).expect("the range of a refused read is let go of");
+            let into = slab.range(0, 64).expect("the range of a refused read is dropped");
             let refused = connection.borrower.endpoint.post_read(ReadToken(1), from, into);
             assert!(matches!(refused, Err(FabricError::Misuse(_))), "{}: 64 for {len}: {refused:?}", bench.name());
         }
@@ -86,7 +86,7 @@ pub fn mismatched_lengths_are_refused(bench: &Bench) {
     });
 }
 
-/// A made-up address is an error, never a crash, and the endpoint can still be closed.
+/// A malformed address is an error, never a crash, and the endpoint can still be closed.
 pub fn malformed_addresses_are_refused(bench: &Bench) {
     bench.block_on(async {
         let peer = Side::new(bench.lender.endpoint().expect("an endpoint"));
@@ -100,7 +100,7 @@ pub fn malformed_addresses_are_refused(bench: &Bench) {
             sides.push(side);
         }
         for blob in flipped(&address) {
-            // It may name another peer; what matters is that nothing breaks.
+            // The blob may name another peer. The test only requires that nothing crashes.
             let mut side = Side::new(bench.borrower.endpoint().expect("an endpoint"));
             let _ = side.endpoint.connect(&blob);
             sides.push(side);
@@ -112,7 +112,7 @@ pub fn malformed_addresses_are_refused(bench: &Bench) {
     });
 }
 
-/// A made-up key is an error, never a crash, and the endpoint goes on.
+/// A malformed key is an error, never a crash, and the endpoint stays usable.
 pub fn malformed_keys_are_refused(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(2, 4096);
@@ -130,7 +130,7 @@ pub fn malformed_keys_are_refused(bench: &Bench) {
                 connection.borrower.endpoint.forget(REGION);
             }
         }
-        // After all that the real one still works.
+        // After all these, the real key still works.
         connection.borrower.endpoint.import(REGION, base, len, &key).expect("the real key");
         let bytes = connection.read(bench, REGION, lent.address(), 4096).await;
         assert!(bytes.is_ok_and(|bytes| bytes.as_slice() == content), "{}", bench.name());
@@ -138,13 +138,13 @@ pub fn malformed_keys_are_refused(bench: &Bench) {
     });
 }
 
-/// A peer that lies about where its region is gets failing reads, or bytes of its own choice; each read ends once.
+/// A peer that announces a false region gets failed reads or bytes that it chose itself. Each read ends once.
 pub fn a_false_region_hurts_only_its_reader(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(3, 4096));
         let mut connection = bench.connect();
         let key = connection.lender.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
-        // An end past the address space can be told at once.
+        // A region that ends beyond the address space can be refused at once.
         let wrapping = connection.borrower.endpoint.import(REGION, u64::MAX - 10, 100, &key);
         assert!(matches!(wrapping, Err(FabricError::RemoteKey { .. })), "{}: {wrapping:?}", bench.name());
         // Far from any mapped page.
@@ -160,7 +160,7 @@ pub fn a_false_region_hurts_only_its_reader(bench: &Bench) {
         match connection.post(1, REGION, base, into) {
             Ok(()) => {
                 let results = connection.finish([1]).await;
-                assert!(results[0].is_err(), "{}: bytes came from nowhere", bench.name());
+                assert!(results[0].is_err(), "{}: a read of unmapped memory brought bytes", bench.name());
             }
             Err(FabricError::Post { .. } | FabricError::OutsideRegion { .. }) => {}
             Err(error) => panic!("{}: {error}", bench.name()),

@@ -9,7 +9,7 @@ use crate::{FabricError, Maps};
 
 const REGION: RegionId = RegionId(7);
 
-/// Maps, through the trust of these tests: both ends are this process.
+/// Maps a range. The peer is trusted: both ends are in this process.
 fn try_map(connection: &mut Connection, from: RemoteRange) -> Result<Buffer, FabricError> {
     TrustedPeer::assume().map(&mut *connection.borrower.endpoint, from)
 }
@@ -23,14 +23,15 @@ fn maps(bench: &Bench) -> bool {
     bench.lender.capabilities().maps == Maps::Allocated
 }
 
-/// A fabric maps allocated memory, at any place and length, exactly if its capabilities say so; if not, they say why.
+/// A fabric maps allocated memory, at any offset and length, exactly if its capabilities allow it. If not, the
+/// capabilities give a reason.
 pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(21, (1 << 20) + 3);
         let lent = bench.lend(&content);
         let mut connection = bench.connect();
         connection.share(REGION, lent.memory());
-        // The first read makes the connection.
+        // The first read establishes the connection.
         let read = connection.read(bench, REGION, lent.address(), 64).await.expect("within its region");
         assert_eq!(read.as_slice(), &content[..64]);
         assert_eq!(connection.borrower.endpoint.mapping().is_some(), maps(bench), "{}", bench.name());
@@ -45,13 +46,13 @@ pub fn mapped_bytes_are_those_of_the_lender(bench: &Bench) {
             let refused = try_map(&mut connection, RemoteRange { region: REGION, address: lent.address(), len: 64 });
             assert!(matches!(refused, Err(FabricError::Map { .. })), "{}: {refused:?}", bench.name());
             let Maps::Nothing { reason } = bench.lender.capabilities().maps else { panic!("{}", bench.name()) };
-            assert!(!reason.is_empty(), "{}: it does not say why it maps nothing", bench.name());
+            assert!(!reason.is_empty(), "{}: the capabilities give no reason for mapping nothing", bench.name());
         }
         connection.close().await;
     });
 }
 
-/// A mapping stays, and keeps its content, when its region is forgotten and both ends are closed.
+/// A mapping and its content stay valid after its region is forgotten and both ends are closed.
 pub fn mapped_bytes_outlive_the_connection(bench: &Bench) {
     if !maps(bench) {
         return;
@@ -77,7 +78,7 @@ pub fn mapped_bytes_outlive_the_connection(bench: &Bench) {
     });
 }
 
-/// A mapping reaches no further than its region, and there is none without one.
+/// A mapping cannot exceed its region, and a mapping without a region is refused.
 pub fn maps_outside_their_region_are_refused(bench: &Bench) {
     if !maps(bench) {
         return;
@@ -101,7 +102,7 @@ pub fn maps_outside_their_region_are_refused(bench: &Bench) {
     });
 }
 
-/// A lender that goes on writing, as to its lease words: the next mapping shows the new bytes at the latest.
+/// The lender keeps writing, as it does to its lease words: the next mapping shows the new bytes at the latest.
 pub fn a_new_mapping_shows_what_stands_there_now(bench: &Bench) {
     if !maps(bench) {
         return;
@@ -113,7 +114,7 @@ pub fn a_new_mapping_shows_what_stands_there_now(bench: &Bench) {
         let address = words.memory().address() + 8;
         for value in [17_u64, 18] {
             words.open(1, value).expect("a slot");
-            // Dropped before the word changes again: bytes that are looked at do not change.
+            // Dropped before the word changes again, since mapped bytes must not change while they are in use.
             let mapped = map(bench, &mut connection, address, 8);
             assert_eq!(mapped.as_slice(), value.to_le_bytes(), "{}", bench.name());
             drop(mapped);

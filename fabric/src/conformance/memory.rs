@@ -11,7 +11,8 @@ use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 const REGION: RegionId = RegionId(7);
 
-/// However its pages are touched, memory is whole pages that no other allocation shares, writable, and claimed once.
+/// With either [`Touch`], memory consists of whole pages that no other allocation shares, is writable, and is claimed
+/// once.
 pub fn allocated_memory_is_whole_pages_of_its_own(bench: &Bench) {
     let mut ranges = Vec::new();
     let mut kept = Vec::new();
@@ -37,7 +38,7 @@ pub fn allocated_memory_is_whole_pages_of_its_own(bench: &Bench) {
     assert!(ranges.is_sorted_by(|one, next| one.1 <= next.0), "{}: allocations overlap: {ranges:x?}", bench.name());
 }
 
-/// A fabric whose pools take memory that is touched when it is used.
+/// A fabric whose pools use memory that is touched when it is used.
 #[derive(Debug)]
 struct TouchedWhenUsed(Arc<dyn Fabric>);
 
@@ -64,7 +65,7 @@ impl Fabric for TouchedWhenUsed {
     }
 }
 
-/// Pages that were not touched when they were registered are read, and read into, all the same.
+/// Pages that were not touched at registration can be read and read into.
 pub fn memory_touched_when_used_is_lent_and_read_into(bench: &Bench) {
     let [lender, borrower] =
         [&bench.lender, &bench.borrower].map(|fabric| Arc::new(TouchedWhenUsed(Arc::clone(fabric))));
@@ -80,7 +81,7 @@ pub fn memory_touched_when_used_is_lent_and_read_into(bench: &Bench) {
     });
 }
 
-/// A fabric that returns memory of [`Fabric::register`] from [`Fabric::allocate`]: wrong, and written in safe code.
+/// A fabric whose [`Fabric::allocate`] returns memory of [`Fabric::register`]. It is wrong, and written in safe code.
 #[derive(Debug)]
 struct HandsOutForeignMemory(Arc<dyn Fabric>);
 
@@ -107,16 +108,16 @@ impl Fabric for HandsOutForeignMemory {
     }
 }
 
-/// An immutable buffer stays immutable: no read can land in it, and no pool takes it.
+/// An immutable buffer stays immutable: no read can target it, and no pool accepts it.
 pub fn registered_memory_is_neither_writable_nor_claimable(bench: &Bench) {
     let Some(memory) = bench.register(Buffer::from_vec(pattern(42, 8192))) else { return };
     assert!(!memory.is_writable(), "{}", bench.name());
-    assert!(!memory.claim(), "{}: somebody could write to an immutable buffer", bench.name());
+    assert!(!memory.claim(), "{}: an immutable buffer could be claimed for writing", bench.name());
     let limits = PoolLimits { max_bytes: 1 << 20, first_chunk_bytes: 1 << 16, ..PoolLimits::default() };
     let pool = SlabPool::new(Arc::new(HandsOutForeignMemory(Arc::clone(&bench.lender))), limits);
     let refused = pool.take(4096);
     assert!(matches!(refused, Err(FabricError::Registration { .. })), "{}: {refused:?}", bench.name());
-    // Nothing is left to be lent of an empty buffer.
+    // An empty buffer has nothing to lend.
     let empty = bench.lender.register(Buffer::from(&[][..]));
     assert!(matches!(empty, Err(FabricError::Registration { .. })), "{}: {empty:?}", bench.name());
 }

@@ -1,11 +1,11 @@
-//! The tests that every fabric passes. A fabric's crate runs them with the feature `conformance`, by
+//! The tests that every fabric must pass. A fabric's crate runs them, with the feature `conformance`, by
 //!
 //! ```ignore
 //! thallus_fabric::conformance_suite!(|| -> Arc<dyn Fabric> { Arc::new(MyFabric::new().unwrap()) });
 //! ```
 //!
-//! which makes one `#[test]` of each case. The closure is called anew for each case. It returns one fabric, which then
-//! plays both hosts, or a pair of them: the lender's and the borrower's.
+//! which makes one `#[test]` of each case. The closure is called once for each case. It returns one fabric that acts as
+//! both hosts, or a pair of fabrics: the lender's and the borrower's.
 //!
 //! A case panics with its name, the fabric, and the sizes at which it failed. No case hangs: each wait ends at
 //! [`DEADLINE`].
@@ -28,12 +28,12 @@ use crate::Fabric;
 
 pub use bench::{Bench, Connection, Side, drive};
 
-/// How long a fabric may take for anything that a case waits for.
+/// Maximum time for anything that a case waits for.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The fabric, or the two fabrics, under test.
 pub trait Hosts {
-    /// The lender's fabric and the borrower's.
+    /// The lender's fabric and the borrower's fabric.
     fn pair(self) -> (Arc<dyn Fabric>, Arc<dyn Fabric>);
 }
 
@@ -49,20 +49,20 @@ impl Hosts for (Arc<dyn Fabric>, Arc<dyn Fabric>) {
     }
 }
 
-/// Runs one case, named for its messages. For [`conformance_suite!`](crate::conformance_suite).
+/// Runs one case. Its name appears in messages. Used by [`conformance_suite!`](crate::conformance_suite).
 pub fn run<H: Hosts>(case: &'static str, test: fn(&Bench), make: impl Fn() -> H) {
     let (lender, borrower) = make().pair();
     test(&Bench::new(case, lender, borrower));
 }
 
-/// Runs every case, one after the other.
+/// Runs every case, one after another.
 pub fn run_all<H: Hosts>(make: impl Fn() -> H) {
     for (case, test) in CASES {
         run(case, *test, &make);
     }
 }
 
-/// The list of cases, once: calls `$then` with it, after `$args`.
+/// The list of the cases. Calls `$then` with it, after `$args`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! for_each_conformance_case {

@@ -1,4 +1,4 @@
-//! Cases of how endpoints are driven: by which threads, and how often.
+//! Cases of threads and polling.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ async fn read_some(connection: &mut Connection, bench: &Bench, seed: u8, rounds:
     connection.borrower.endpoint.forget(REGION);
 }
 
-/// Connections do not get in each other's way, each on a thread and in a runtime of its own.
+/// Two connections, each on a thread and in a runtime of its own, do not disturb each other.
 pub fn two_connections_work_at_once(bench: &Bench) {
     std::thread::scope(|scope| {
         for seed in [1, 2] {
@@ -36,7 +36,7 @@ pub fn two_connections_work_at_once(bench: &Bench) {
     });
 }
 
-/// An endpoint is polled by whichever thread has its task at the moment.
+/// An endpoint can be polled by different threads, one after another.
 pub fn an_endpoint_moves_between_threads(bench: &Bench) {
     let runtime = runtime();
     let mut connection = runtime.block_on(async { bench.connect() });
@@ -53,7 +53,7 @@ pub fn an_endpoint_moves_between_threads(bench: &Bench) {
     runtime.block_on(connection.close());
 }
 
-/// Lender and borrower on threads of their own: the lender only has to be polled, whenever it is woken.
+/// Lender and borrower run on different threads. The lender only has to be polled when it is woken.
 pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
     let lent = bench.lend(&pattern(3, LEN));
     let (to_borrower, from_lender) = mpsc::channel();
@@ -66,7 +66,7 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
             bench.block_on(async {
                 let mut side = Side::new(bench.lender.endpoint().expect("an endpoint"));
                 let key = side.endpoint.expose(lent.memory(), 0..lent.memory().len()).expect("it can be lent");
-                // Connected first: the borrower may have finished and closed as soon as it has address and key.
+                // Connected first: the borrower may finish and close as soon as it has the address and the key.
                 side.endpoint.connect(&from_borrower.recv().expect("the borrower's address")).expect("its address");
                 to_borrower.send((side.endpoint.address(), key)).expect("the borrower listens");
                 let mut sides = [&mut side];
@@ -108,14 +108,14 @@ pub fn the_two_ends_may_be_driven_by_different_threads(bench: &Bench) {
     });
 }
 
-/// While nothing happens, no task is woken.
+/// An idle endpoint wakes no task.
 pub fn an_idle_endpoint_does_not_spin(bench: &Bench) {
-    /// Transports have keepalives and wire-up to finish; a spinning endpoint is polled many thousand times.
+    /// Transports have keepalives and have to finish their wire-up. A spinning endpoint is polled many thousand times.
     const FEW: usize = 50;
     bench.block_on(async {
         let mut connection = bench.connect();
         read_some(&mut connection, bench, 1, 1).await;
-        // Whatever the reads left to be done may settle first.
+        // The remaining work of the reads is allowed to finish first.
         let quiet = Duration::from_millis(100);
         for settle in [true, false] {
             let (lender, borrower) = (&mut connection.lender, &mut connection.borrower);

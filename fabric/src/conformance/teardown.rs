@@ -1,4 +1,4 @@
-//! Cases of an end: ordered, and not.
+//! Cases of teardown, orderly and not.
 
 use thallus_protocol::RegionId;
 
@@ -11,7 +11,7 @@ const REGION: RegionId = RegionId(7);
 const PIECE: usize = 256 << 10;
 const READS: u64 = 16;
 
-/// Posts [`READS`] reads of [`PIECE`] bytes each, from one and the same place.
+/// Posts [`READS`] reads of [`PIECE`] bytes each, all from the same address.
 fn post_reads(connection: &mut Connection, bench: &Bench, address: u64) -> Slab {
     let slab = bench.slab(PIECE * READS as usize);
     for token in 0..READS {
@@ -25,7 +25,8 @@ fn closed(sides: &mut [&mut Side]) -> bool {
     sides.iter().all(|side| side.endpoint.is_closed())
 }
 
-/// Closing with reads outstanding: each ends exactly once, then the endpoint is closed, then the memory is free.
+/// An endpoint is closed with reads outstanding: each read ends exactly once, then the endpoint is closed, then the
+/// memory is free.
 pub fn closing_ends_each_read_once(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, PIECE));
@@ -63,7 +64,7 @@ pub fn a_closed_endpoint_takes_no_reads(bench: &Bench) {
         connection.borrower.close();
         let slab = bench.slab(64);
         for _ in 0..2 {
-            let into = slab.range(0, 64).expect("the range of a refused read is let go of");
+            let into = slab.range(0, 64).expect("the range of a refused read is dropped");
             let refused = connection.post(1, REGION, lent.address(), into);
             assert!(matches!(refused, Err(FabricError::EndpointDown { .. })), "{}: {refused:?}", bench.name());
             let both = &mut [&mut connection.lender, &mut connection.borrower];
@@ -74,7 +75,7 @@ pub fn a_closed_endpoint_takes_no_reads(bench: &Bench) {
     });
 }
 
-/// Once closed, an endpoint gives no keys and imports none; calls that need no connection do no harm.
+/// A closed endpoint gives no keys and imports none. Calls that need no connection have no effect.
 pub fn a_closed_endpoint_opens_and_takes_in_nothing(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, 64));
@@ -98,7 +99,7 @@ pub fn a_closed_endpoint_opens_and_takes_in_nothing(bench: &Bench) {
     });
 }
 
-/// Whether it was ever connected or not.
+/// An endpoint can be closed whether or not it was ever connected.
 pub fn closing_an_idle_endpoint_closes_it(bench: &Bench) {
     bench.block_on(async {
         bench.connect().close().await;
@@ -106,7 +107,7 @@ pub fn closing_an_idle_endpoint_closes_it(bench: &Bench) {
         assert!(!alone.endpoint.is_closed(), "{}", bench.name());
         alone.close();
         assert!(drive(&mut [&mut alone], closed).await, "{}", bench.name());
-        // One end first, and the other when it likes.
+        // One end closes first, and the other end later.
         let mut connection = bench.connect();
         connection.lender.close();
         let both = &mut [&mut connection.lender, &mut connection.borrower];
@@ -115,8 +116,8 @@ pub fn closing_an_idle_endpoint_closes_it(bench: &Bench) {
     });
 }
 
-/// The lender ends its leases, in the way that its fabric's fencing offers, and reuses the memory. A borrower never
-/// takes the new bytes for the old.
+/// The lender ends its leases, in the way of its fabric's fencing, and reuses the memory. A borrower never accepts the
+/// new bytes as the old ones.
 pub fn a_revoked_lease_is_noticed(bench: &Bench) {
     bench.block_on(async {
         let content = pattern(1, PIECE);
@@ -138,7 +139,7 @@ pub fn a_revoked_lease_is_noticed(bench: &Bench) {
                 drop(lent);
                 let reused = bench.lend(&pattern(2, PIECE));
                 assert_eq!(reused.address(), address, "the arena recycles the slab");
-                // Closed means cut off: whatever is posted now fails, at once or later.
+                // A closed endpoint has cut its peer off: every read posted from now on fails, at once or later.
                 let slab = bench.slab(PIECE);
                 let into = slab.range(0, PIECE).expect("within its slab");
                 if connection.post(1, REGION, address, into).is_ok() {
@@ -161,9 +162,9 @@ pub fn a_revoked_lease_is_noticed(bench: &Bench) {
     });
 }
 
-/// The lender's endpoint and memory go away under the borrower's reads. Every read ends in bounded time: under
-/// revocation none posted afterwards brings bytes. Where a peer cannot be cut off, old memory may still be readable;
-/// then the lease word, or the control connection, tells.
+/// The lender's endpoint and memory are dropped while the borrower's reads are outstanding. Every read ends in bounded
+/// time. Under revocation, no read posted afterwards brings bytes. Where a peer cannot be cut off, old memory may still
+/// be readable; then the lease word, or the control connection, reveals the end.
 pub fn reads_end_though_the_peer_is_gone(bench: &Bench) {
     bench.block_on(async {
         let lent = bench.lend(&pattern(1, PIECE));

@@ -1,6 +1,6 @@
-//! The endpoint around an endpoint. Every read goes through to the one inside; only its completion may be changed or
-//! held back. So all checks of the fabric inside still apply, and there is one table more: of the reads whose
-//! completions have not been handed out.
+//! The endpoint that wraps an endpoint. Every read is passed to the endpoint inside. Only its completion may be changed
+//! or held back. So all checks of the fabric inside still apply. A second table holds the reads whose completions have
+//! not been handed out.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::{Completion, Endpoint, FabricError, MapsPeer, ReadFailure, ReadToken,
 
 #[derive(Debug)]
 pub(super) struct FaultyEndpoint {
-    // First, to be dropped first: it may have to wait for the device, with the ranges below still held.
+    // First, to be dropped first: its drop may wait for the device, and the ranges below must be held until then.
     inner: Box<dyn Endpoint>,
     kind: FabricKind,
     limit: usize,
@@ -27,17 +27,17 @@ pub(super) struct FaultyEndpoint {
     reads: ReadFaults,
     /// Reads whose completions have not been handed out.
     outstanding: BTreeMap<ReadToken, Outstanding>,
-    /// Completions that the endpoint inside gave and that are held back.
+    /// Completions of the endpoint inside that are held back.
     arrived: Vec<Completion>,
     life: Life,
-    /// The waker of the last poll. A close or a death wakes it, since the next poll then has something to report.
+    /// The waker of the last poll. A close or a death wakes it, since the next poll then has events to report.
     waker: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
     Alive,
-    /// Died by plan: the endpoint inside has been closed, and flushes.
+    /// Died by plan. The endpoint inside has been closed, and flushes its reads.
     Dead,
     Closing,
 }
@@ -45,7 +45,7 @@ enum Life {
 #[derive(Debug)]
 struct Outstanding {
     fault: Option<ReadFault>,
-    /// The memory stays under the read until its completion is handed out, also if the fabric inside is done with it.
+    /// Keeps the memory under the read until its completion is handed out, even if the fabric inside has completed it.
     _hold: RangeHold,
 }
 
@@ -80,7 +80,7 @@ impl FaultyEndpoint {
         }
     }
 
-    /// Hands out the completions that are due. `over`: none is held back any longer. Returns whether a delay is still
+    /// Hands out the completions that are due. `over`: hands out all completions. Returns whether a delay is still
     /// counting.
     fn hand_out(&mut self, over: bool, completions: &mut Vec<Completion>) -> bool {
         let (life, outstanding) = (self.life, &mut self.outstanding);
@@ -151,9 +151,9 @@ impl Endpoint for FaultyEndpoint {
         if self.life == Life::Dead {
             return Err(self.down());
         }
-        // The endpoint inside checks both too, but does not know of the completions that are held back here.
+        // The endpoint inside checks this too, but it does not have the completions that are held back here.
         if self.outstanding.contains_key(&token) {
-            return Err(FabricError::Misuse("a read's token is that of one outstanding"));
+            return Err(FabricError::Misuse("a read's token is that of an outstanding read"));
         }
         if self.outstanding.len() >= self.limit {
             return Err(FabricError::TooManyReads { limit: self.limit });
@@ -188,7 +188,7 @@ impl Endpoint for FaultyEndpoint {
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         let before = completions.len();
-        // Until the endpoint inside has nothing more, and so has the waker.
+        // Until the endpoint inside has no more completions and has registered the waker.
         let inner = loop {
             match self.inner.poll(cx, &mut self.arrived) {
                 Poll::Ready(Ok(())) => {}

@@ -1,4 +1,4 @@
-//! The fabric around a fabric.
+//! The fabric that wraps a fabric.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 /// The reason in every injected error.
 pub(super) const REASON: &str = "injected by the fault plan";
 
-/// A fabric that fails according to a [`FaultPlan`], and is otherwise the one it wraps.
+/// A fabric that fails according to a [`FaultPlan`], and otherwise behaves as the wrapped fabric.
 pub struct FaultInjector<F> {
     inner: F,
     faults: Arc<Mutex<CallFaults>>,
@@ -28,18 +28,18 @@ impl<F: Fabric> FaultInjector<F> {
         FaultInjector { inner, faults: Arc::new(Mutex::new(CallFaults::new(plan))) }
     }
 
-    /// The fabric inside.
+    /// The wrapped fabric.
     pub fn inner(&self) -> &F {
         &self.inner
     }
 
-    /// Which faults have happened, and how often.
+    /// The number of times that each fault has happened.
     #[must_use]
     pub fn strikes(&self) -> BTreeMap<Strike, u64> {
         self.lock().strikes_so_far().clone()
     }
 
-    /// Ends the plan: from now on nothing new fails. Reads that hang go on doing so until their endpoint is closed.
+    /// Ends the plan: no new faults happen. Reads that hang stay so until their endpoint is closed.
     pub fn stop(&self) {
         self.lock().stop();
     }

@@ -1,8 +1,8 @@
-//! Faults on purpose: a wrapper that makes any fabric fail as hardware does.
+//! Fault injection: a wrapper that makes any fabric fail as hardware does.
 //!
-//! It shows the faults that hardware shows: completions that bring an error, that are late, or that never come until
-//! the endpoint is closed; calls that fail; endpoints that die. It never corrupts bytes, and it keeps the contract of
-//! [`Endpoint`](crate::Endpoint): each posted read ends in exactly one completion, and its memory stays under it until
+//! It produces the faults of hardware: completions with an error, completions that are late, or that come only when the
+//! endpoint is closed; calls that fail; endpoints that die. It never corrupts bytes, and it keeps the contract of
+//! [`Endpoint`](crate::Endpoint): each posted read ends in exactly one completion, and owns its memory until then.
 //! then.
 //!
 //! ```

@@ -1,11 +1,11 @@
-//! Which faults happen when.
+//! The plan of faults.
 
 use std::collections::BTreeMap;
 
 use crate::ReadFailure;
 use crate::random::SplitMix64;
 
-/// A call that can be made to fail.
+/// A call that a plan can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
     /// [`Fabric::allocate`](crate::Fabric::allocate), with `OutOfMemory`.
@@ -24,14 +24,14 @@ pub enum Call {
     Post,
 }
 
-/// A fault that happened, as [`FaultInjector::strikes`](super::FaultInjector::strikes) counts it.
+/// A fault that happened. [`FaultInjector::strikes`](super::FaultInjector::strikes) counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Strike {
     /// A call failed.
     Call(Call),
     /// A read completes in this failure.
     Fail(&'static str),
-    /// A read's completion was held back for a while.
+    /// A read's completion was delayed.
     Delay,
     /// A read's completion is held back until the end.
     Hang,
@@ -39,35 +39,35 @@ pub enum Strike {
     Death,
 }
 
-/// At which of its opportunities a fault happens. They are counted from 0: calls over the whole fabric, reads for each
-/// endpoint by itself.
+/// The opportunities at which a fault happens. Opportunities are counted from 0: calls over the whole fabric, reads for
+/// each endpoint separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// Every time.
     Always,
-    /// Only this time.
+    /// Only at this opportunity.
     Nth(u64),
-    /// This time and every time after.
+    /// At this opportunity and every later one.
     From(u64),
-    /// Once in this many times on average, by the plan's seed. 0: never.
+    /// At one of this many opportunities on average, by the plan's seed. 0: never.
     OneIn(u32),
 }
 
-/// What happens to a read.
+/// A fault of a read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadFault {
     /// It completes with this failure. Some of its bytes, or all, may have landed.
     Fail(ReadFailure),
-    /// It completes as it would have, but `polls` polls of its endpoint later.
+    /// It completes with its own result, but `polls` polls of its endpoint later.
     Delay {
-        /// Polls.
+        /// Number of polls.
         polls: u32,
     },
-    /// It completes when its endpoint is closed or dies, as flushed.
+    /// It completes, as flushed, when its endpoint is closed or dies.
     Hang,
 }
 
-/// Which faults happen when. Everything comes from the seed and the rules; the first rule that applies decides.
+/// The rules by which faults happen. The seed and the rules determine everything. The first rule that applies decides.
 #[derive(Clone, Debug)]
 pub struct FaultPlan {
     seed: u64,
@@ -77,20 +77,20 @@ pub struct FaultPlan {
 }
 
 impl FaultPlan {
-    /// No faults yet.
+    /// A plan without faults.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         FaultPlan { seed, calls: Vec::new(), reads: Vec::new(), dies_after: None }
     }
 
-    /// Fails a call.
+    /// Makes calls fail.
     #[must_use]
     pub fn call(mut self, call: Call, when: When) -> Self {
         self.calls.push((call, when));
         self
     }
 
-    /// Does something to reads.
+    /// Makes reads fail, or delays them.
     #[must_use]
     pub fn read(mut self, when: When, fault: ReadFault) -> Self {
         self.reads.push((when, fault));
@@ -128,7 +128,7 @@ impl When {
     }
 }
 
-/// Carries out the part of a plan that is about calls.
+/// Carries out the rules for calls.
 #[derive(Debug)]
 pub(super) struct CallFaults {
     rules: Vec<(Call, When)>,
@@ -176,7 +176,7 @@ impl CallFaults {
         &self.strikes
     }
 
-    /// Nothing fails any more that has not failed yet.
+    /// Stops new faults.
     pub(super) fn stop(&mut self) {
         self.stopped = true;
     }
@@ -185,7 +185,7 @@ impl CallFaults {
         self.stopped
     }
 
-    /// The part of the plan that is about one more endpoint's reads.
+    /// The rules for the reads of the next endpoint.
     pub(super) fn for_endpoint(&mut self) -> ReadFaults {
         self.endpoints += 1;
         ReadFaults {
@@ -197,7 +197,7 @@ impl CallFaults {
     }
 }
 
-/// Carries out the part of a plan that is about one endpoint's reads.
+/// Carries out the rules for one endpoint's reads.
 #[derive(Debug)]
 pub(super) struct ReadFaults {
     rules: Vec<(When, ReadFault)>,
@@ -207,7 +207,7 @@ pub(super) struct ReadFaults {
 }
 
 impl ReadFaults {
-    /// What happens to the read just posted.
+    /// The fault of the read that was just posted.
     pub(super) fn next(&mut self) -> Option<ReadFault> {
         let this = self.posted;
         self.posted += 1;
@@ -215,7 +215,7 @@ impl ReadFaults {
         self.rules.iter().find(|(when, _)| when.applies(this, random)).map(|(_, fault)| fault.clone())
     }
 
-    /// Whether the endpoint has posted all the reads of its life.
+    /// Whether the endpoint has posted the number of reads after which it dies.
     pub(super) fn is_over(&self) -> bool {
         self.dies_after.is_some_and(|reads| self.posted >= reads)
     }

@@ -1,23 +1,23 @@
 //! Copies into and out of memory that a peer may be reading at the same time.
 //!
-//! Registered memory is lent as a whole, while its blocks are handed out and written one by one; so in a fabric that
-//! lives in this process, a peer that reads memory that it was never lent races with the writer. That peer may get
-//! garbage; the process must not get undefined behaviour. Hence every access that this crate makes to such memory while
-//! it may be written is a relaxed atomic: of 8 bytes where the address is aligned, of one byte at the ends. (Where a
-//! race crosses such an end, accesses of different sizes overlap. Rust's memory model leaves that case open; every
-//! machine that this runs on defines it. Only a peer that breaks the protocol gets there.)
+//! Registered memory is exposed as a whole, while its blocks are handed out and written one by one. So in a fabric
+//! within this process, a peer that reads memory that was not lent to it races with the writer. That peer may get
+//! garbage; the process must not get undefined behaviour. Hence every access of this crate to memory that may be
+//! written at the same time is a relaxed atomic: of 8 bytes where the address is aligned, of one byte at the ends.
+//! (Where a race crosses such an end, accesses of different sizes overlap. Rust's memory model leaves that case open;
+//! every machine that Thallus runs on defines it. Only a peer that breaks the protocol causes it.)
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 const WORD: usize = size_of::<u64>();
 
-/// Copies `len` bytes of memory that others may be writing.
+/// Copies `len` bytes of memory that other threads may be writing.
 ///
 /// # Safety
-/// `from .. from + len` and `to .. to + len` are valid for reads and writes, for the length of the call; others access
-/// both by atomic operations only, if they write `from` or access `to` at all. The ranges may overlap (then the result
-/// is either's bytes).
+/// `from .. from + len` and `to .. to + len` are valid for reads and writes, for the length of the call. Other code
+/// that writes `from` or accesses `to` does so by atomic operations only. The ranges may overlap; each byte of the
+/// result is then the old or the new one.
 pub(super) unsafe fn between(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     let mut done = 0;
     while done < len {
@@ -25,7 +25,7 @@ pub(super) unsafe fn between(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
         let (source, target) = unsafe { (from.add(done), to.add(done)) };
         let aligned = source.as_ptr().addr().is_multiple_of(WORD);
         if aligned && len - done >= WORD {
-            // SAFETY: aligned, and all 8 bytes lie within the range, valid as the caller vouches.
+            // SAFETY: aligned, and all 8 bytes lie within the range, which the caller guarantees to be valid.
             let word = unsafe { AtomicU64::from_ptr(source.as_ptr().cast()) }.load(Ordering::Relaxed);
             // SAFETY: 8 bytes are left in the target too.
             unsafe { store_word(target, word) };
@@ -41,13 +41,13 @@ pub(super) unsafe fn between(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
     }
 }
 
-/// Copies ordinary bytes into memory that others may be reading.
+/// Copies ordinary bytes into memory that other threads may be reading.
 ///
 /// # Safety
-/// `to .. to + bytes.len()` is valid for writes; others access it by atomic operations only, if at all.
+/// `to .. to + bytes.len()` is valid for writes. Other code accesses it by atomic operations only, if at all.
 pub(super) unsafe fn into(bytes: &[u8], to: NonNull<u8>) {
     let mut done = 0;
-    // Up to the target's first aligned word, and the rest at the end, byte by byte.
+    // Byte by byte up to the target's first aligned word, and again for the rest at the end.
     let head = to.as_ptr().align_offset(WORD).min(bytes.len());
     let (head_bytes, rest) = bytes.split_at(head);
     let (words, tail_bytes) = rest.as_chunks::<WORD>();
@@ -69,10 +69,10 @@ pub(super) unsafe fn into(bytes: &[u8], to: NonNull<u8>) {
 }
 
 /// # Safety
-/// 8 bytes at `target` are valid for writes, and accessed by others atomically only.
+/// 8 bytes at `target` are valid for writes. Other code accesses them by atomic operations only.
 unsafe fn store_word(target: NonNull<u8>, word: u64) {
     if target.as_ptr().addr().is_multiple_of(WORD) {
-        // SAFETY: valid as the caller vouches, and aligned.
+        // SAFETY: the caller guarantees that it is valid, and it is aligned.
         unsafe { AtomicU64::from_ptr(target.as_ptr().cast()) }.store(word, Ordering::Relaxed);
         return;
     }
@@ -95,8 +95,8 @@ mod tests {
                     let mut bytes = source.clone();
                     let mut between_target = vec![0xEE_u8; 200];
                     let mut into_target = between_target.clone();
-                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; no other thread sees them. The
-                    // source pointer is mutable because an atomic is made from it.
+                    // SAFETY: vectors of 200 bytes, offsets below 9, lengths up to 100; no other thread accesses them.
+                    // The source pointer is mutable because an atomic is made from it.
                     unsafe {
                         let target = NonNull::new_unchecked(between_target.as_mut_ptr().add(to));
                         between(NonNull::new_unchecked(bytes.as_mut_ptr().add(from)), target, len);

@@ -1,19 +1,19 @@
-//! Which parts of a chunk are free, and how long the blocks are that are cut from it.
+//! The free extents of a chunk, and the lengths of the blocks that are cut from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::PAGE;
 
-/// The length of the block that serves `len` bytes: whole pages, and from four pages up one of four steps per doubling
-/// (16, 20, 24, 28, 32, 40, 48 ... KiB), so that a freed block fits the next batch of about its size. Less than a page
-/// or a quarter of `len`, whichever is more, is wasted. `None` if no address space holds it.
+/// The length of the block for `len` bytes: whole pages, and from four pages up one of four steps per doubling (16, 20,
+/// 24, 28, 32, 40, 48 ... KiB), so that a freed block fits the next batch of about its size. The waste is less than a
+/// page or a quarter of `len`, whichever is more. `None` if no address space is that large.
 pub(super) fn block_len(len: usize) -> Option<usize> {
     let step = if len <= 4 * PAGE { PAGE } else { 1 << ((len - 1).ilog2() - 2) };
     let block = len.max(1).checked_next_multiple_of(step)?;
     (isize::try_from(block).is_ok()).then_some(block)
 }
 
-/// The free extents of one chunk. Neighbours are merged, so an extent ends where something taken begins.
+/// The free extents of one chunk. Neighbours are merged, so a used block follows each extent.
 #[derive(Debug)]
 pub(super) struct FreeExtents {
     capacity: usize,
@@ -22,7 +22,7 @@ pub(super) struct FreeExtents {
 }
 
 impl FreeExtents {
-    /// All of a chunk of `capacity` bytes.
+    /// One extent for a whole chunk of `capacity` bytes.
     pub(super) fn whole(capacity: usize) -> Self {
         let mut free = FreeExtents { capacity, by_offset: BTreeMap::new(), by_len: BTreeSet::new() };
         free.insert(0, capacity);
@@ -37,7 +37,7 @@ impl FreeExtents {
         self.largest() == self.capacity
     }
 
-    /// Longest block that could be taken.
+    /// Length of the longest block that can be taken, in bytes.
     pub(super) fn largest(&self) -> usize {
         self.by_len.last().map_or(0, |&(len, _)| len)
     }
@@ -52,18 +52,18 @@ impl FreeExtents {
         Some(offset)
     }
 
-    /// Gives back what [`FreeExtents::take`] gave.
+    /// Returns a block of [`FreeExtents::take`].
     pub(super) fn give(&mut self, offset: usize, len: usize) {
         let (mut start, mut end) = (offset, offset + len);
         if let Some((&before, &before_len)) = self.by_offset.range(..start).next_back() {
-            debug_assert!(before + before_len <= start, "block {offset}+{len} was given back twice");
+            debug_assert!(before + before_len <= start, "block {offset}+{len} was returned twice");
             if before + before_len == start {
                 self.remove(before, before_len);
                 start = before;
             }
         }
         if let Some((&after, &after_len)) = self.by_offset.range(offset..).next() {
-            debug_assert!(after >= end, "block {offset}+{len} was given back twice");
+            debug_assert!(after >= end, "block {offset}+{len} was returned twice");
             if after == end {
                 self.remove(after, after_len);
                 end = after + after_len;

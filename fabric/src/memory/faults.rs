@@ -1,9 +1,9 @@
-//! Page faults, to be counted where they must not be.
+//! Counts page faults, to check code that must cause none.
 
 use std::mem::MaybeUninit;
 
-/// Minor page faults that this thread has taken so far (getrusage(2), `RUSAGE_THREAD`): each was a page that had to be
-/// mapped, and zeroed if it was fresh. Zero where the system does not tell.
+/// Number of minor page faults of this thread so far (getrusage(2), `RUSAGE_THREAD`). Each fault mapped a page, and
+/// zeroed it if it was fresh. Zero where the system does not report it.
 #[must_use]
 pub fn thread_page_faults() -> u64 {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
@@ -12,7 +12,7 @@ pub fn thread_page_faults() -> u64 {
     if said != 0 {
         return 0;
     }
-    // SAFETY: the call succeeded, and has written all of it.
+    // SAFETY: the call succeeded, so it has written all of it.
     let usage = unsafe { usage.assume_init() };
     u64::try_from(usage.ru_minflt).unwrap_or(0)
 }
@@ -25,7 +25,7 @@ mod tests {
     #[test]
     fn touching_fresh_pages_counts_and_touching_them_again_does_not() {
         const COUNT: usize = 64;
-        // Less than a huge page: each page is a fault of its own.
+        // Less than a huge page, so that each page causes a fault of its own.
         let before = thread_page_faults();
         let pages = Pages::new(COUNT * PAGE).unwrap();
         let fresh = thread_page_faults() - before;
@@ -37,6 +37,6 @@ mod tests {
             std::hint::black_box(unsafe { start.add(page * PAGE).read_volatile() });
         }
         let again = thread_page_faults() - before;
-        assert!(again < COUNT as u64 / 4, "{again} faults for pages that are there");
+        assert!(again < COUNT as u64 / 4, "{again} faults for pages that are mapped already");
     }
 }

@@ -1,4 +1,4 @@
-//! Buffers that keep something else alive.
+//! Buffers that keep another value alive.
 
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
@@ -6,19 +6,20 @@ use std::sync::Arc;
 
 use arrow_buffer::Buffer;
 
-/// The same bytes, in a buffer that also keeps `guard`. With the last slice of it, first the given buffer is dropped,
-/// then the guard. For memory of a peer: the guard's drop tells the peer that its memory is free again.
+/// The same bytes, in a buffer that also keeps `guard`. When its last slice is dropped, first the given buffer is
+/// dropped, then the guard. For memory of a peer: the drop of the guard reports to the peer that its memory is free
+/// again.
 #[must_use]
 pub fn buffer_with_guard<G: Send + Sync + 'static>(buffer: Buffer, guard: G) -> Buffer {
     struct Kept<G> {
-        // In this order: fields are dropped as they stand here.
+        // Fields are dropped in the order of their declaration.
         _buffer: Buffer,
         _guard: G,
     }
     let (start, len) = (buffer.as_ptr(), buffer.len());
-    // Never null: an empty buffer's pointer dangles.
+    // Never null, since the pointer of an empty buffer dangles.
     let start = NonNull::new(start.cast_mut()).unwrap_or(NonNull::dangling());
-    // Both are only ever dropped, whatever unwinds past them.
+    // Both values are only dropped, even if a panic unwinds past them.
     let owner = Arc::new(AssertUnwindSafe(Kept { _buffer: buffer, _guard: guard }));
     // SAFETY: the bytes are those of a buffer, initialised, valid and unchanged for as long as it lives, which is as
     // long as `owner` does.

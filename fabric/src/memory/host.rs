@@ -1,35 +1,35 @@
-//! How much memory this process may use: the host's, or less where control groups confine the process.
+//! The memory that this process may use: the host's memory, or less where control groups limit the process.
 //!
 //! A limit may be set on the process's own control group (a container, a systemd service) or on any group above it (a
-//! slice); the least of all applies. Both versions are read: cgroup v2 (`memory.max`, Linux's cgroup-v2.rst) and v1
+//! slice); the smallest limit applies. Both versions are read: cgroup v2 (`memory.max`, Linux's cgroup-v2.rst) and v1
 //! (`memory.limit_in_bytes`, cgroup-v1/memory.rst), also side by side. Inside a container the path in
-//! `/proc/self/cgroup` may name a group that is not visible there: the groups that are visible count, down to the root
-//! of the mount.
+//! `/proc/self/cgroup` may name a group that is not visible there. The visible groups count, down to the root of the
+//! mount.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::FabricError;
 
-/// Memory that this process may use.
+/// The memory that this process may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostMemory {
-    /// The least of the host's memory and of all limits on the process, in bytes.
+    /// The minimum of the host's memory and of all limits on the process, in bytes.
     pub limit: u64,
-    /// Bytes that the process could take now before the host or a limit stands in the way.
+    /// Bytes that the process can allocate now before it exhausts the host's memory or a limit.
     pub available: u64,
-    /// The file of the limit that is the least; `None` if that is the host's memory.
+    /// The file of the smallest limit; `None` if the host's memory is the minimum.
     pub limited_by: Option<PathBuf>,
 }
 
 impl HostMemory {
-    /// Memory of this host and process, now. `None` where `/proc/meminfo` is not there.
+    /// The current memory of this host and process. `None` where `/proc/meminfo` does not exist.
     #[must_use]
     pub fn now() -> Option<Self> {
         Self::at(Path::new("/proc"), Path::new("/sys/fs/cgroup"))
     }
 
-    /// As the files below `proc` and `cgroup` say.
+    /// The memory according to the files below `proc` and `cgroup`.
     fn at(proc: &Path, cgroup: &Path) -> Option<Self> {
         let meminfo = fs::read_to_string(proc.join("meminfo")).ok()?;
         let limit = meminfo_bytes(&meminfo, "MemTotal:")?;
@@ -47,8 +47,8 @@ impl HostMemory {
     }
 }
 
-/// Refuses a length that this process cannot have. The kernel would promise the memory, and kill processes when it is
-/// touched; and UCX 1.13 (`uct_posix_test_mem`) tries a segment's size by writing it to `/dev/shm`, until every process
+/// Refuses a length that this process cannot allocate. The kernel would promise the memory, and kill processes when it
+/// is touched. UCX 1.13 (`uct_posix_test_mem`) tests a segment's size by writing it to `/dev/shm`, until every process
 /// of the host is out of memory.
 ///
 /// # Errors
@@ -67,13 +67,13 @@ pub(crate) fn cgroup_file(name: &str) -> Option<String> {
     groups.iter().filter(|group| !group.is_v1).find_map(|group| fs::read_to_string(group.dir.join(name)).ok())
 }
 
-/// A line of `/proc/meminfo`, which is in KiB.
+/// The value of a line of `/proc/meminfo`, which is in KiB, in bytes.
 fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// A control group that confines this process.
+/// A control group that limits this process.
 #[derive(Debug)]
 struct Group {
     dir: PathBuf,
@@ -81,7 +81,7 @@ struct Group {
 }
 
 impl Group {
-    /// The process's own groups and those above them, each list from the own group to the root.
+    /// The process's own groups and the groups above them, each list from the own group to the root.
     fn all(proc: &Path, cgroup: &Path) -> Vec<Group> {
         let own = fs::read_to_string(proc.join("self/cgroup")).unwrap_or_default();
         let mut groups = Vec::new();
@@ -90,7 +90,7 @@ impl Group {
             let mut fields = line.splitn(3, ':').skip(1);
             let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
             let (mounts, is_v1) = match controllers {
-                // Beside v1, v2 is mounted at `unified`.
+                // On hosts with v1, v2 is mounted at `unified`.
                 "" => (vec![cgroup.to_owned(), cgroup.join("unified")], false),
                 _ if controllers.split(',').any(|controller| controller == "memory") => {
                     (vec![cgroup.join("memory"), cgroup.join(controllers)], true)
@@ -112,7 +112,7 @@ impl Group {
         Some((file, limit))
     }
 
-    /// Bytes in use that the kernel cannot take back at once: without pages of files that have not been used lately.
+    /// Bytes in use that the kernel cannot reclaim at once: without file pages that have not been used lately.
     fn used(&self) -> u64 {
         let (usage, cached) = if self.is_v1 {
             ("memory.usage_in_bytes", "total_inactive_file ")
@@ -144,8 +144,8 @@ mod tests {
     const MEMINFO: &str = "MemTotal:        8000000 kB\nMemFree:         100 kB\nMemAvailable:    6000000 kB\n";
     const HOST: HostMemory = HostMemory { limit: 8_000_000 << 10, available: 6_000_000 << 10, limited_by: None };
 
-    /// What is found with these files below `/sys/fs/cgroup`, and this `/proc/self/cgroup`. The limit's file is
-    /// relative to there.
+    /// The result with these files below `/sys/fs/cgroup`, and this `/proc/self/cgroup`. The path of the limit's file
+    /// is relative to that directory.
     fn found(own: &str, files: &[(&str, &str)]) -> HostMemory {
         let root = tempfile::tempdir().unwrap();
         let (proc, cgroup) = (root.path().join("proc"), root.path().join("cgroup"));
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(found("0::/\n", &[]), HOST);
         assert_eq!(found("0::/a.slice/b.service\n", &[("a.slice/b.service/memory.max", "max\n")]), HOST);
         assert_eq!(found("nonsense\n1:\n", &[("memory.max", "1\n")]), HOST);
-        // More than the host has is no limit.
+        // A limit above the host's memory does not count.
         let more = found("0::/\n", &[("memory.max", "9000000000000\n")]);
         assert_eq!((more.limit, more.limited_by), (HOST.limit, None));
     }
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(found(own, &outside), limited("memory/docker/abc/memory.limit_in_bytes", 600 * MB, 600 * MB));
         let joined = [("cpu,memory/x/memory.limit_in_bytes", "600000000\n")];
         assert_eq!(found("4:cpu,memory:/x\n", &joined).limit, 600 * MB);
-        // Version 2 beside version 1.
+        // Version 2 together with version 1.
         let unified = [("unified/x/memory.max", "600000000\n")];
         assert_eq!(found("4:memory:/\n0::/x\n", &unified).limit, 600 * MB);
     }

@@ -1,16 +1,16 @@
 //! Registered memory: memory that a fabric reads from or writes to, and its owners meanwhile.
 //!
-//! - [`RegisteredMemory`] and [`LocalRange`] are what fabrics deal in.
-//! - [`SlabPool`] is for borrowers: slabs for reads to land in, which come back when the last array over them is
-//!   dropped.
-//! - [`StagingArena`] and [`LeaseWords`] are for lenders: copies of buffers that cannot be lent from where they lie,
-//!   and the words that tell a late reader that its lease has ended. A [`RegisteredSpace`] finds the registration that
-//!   a buffer lies in; `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A
-//!   [`RegistrationCache`] registers other buffers, and keeps registrations that may be used again.
+//! - [`RegisteredMemory`] and [`LocalRange`] are the types that fabrics use.
+//! - [`SlabPool`] is for borrowers: it provides slabs for reads. A slab returns to its pool when the last array over it
+//!   is dropped.
+//! - [`StagingArena`] and [`LeaseWords`] are for lenders: copies of buffers that cannot be lent in place, and the words
+//!   that show a late reader that its lease has ended. A [`RegisteredSpace`] finds the registration that contains a
+//!   buffer; `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`]
+//!   registers other buffers, and keeps registrations that may be used again.
 //! - [`UncheckedAssembler`] makes arrays over such memory from parts that the protocol has validated.
 //! - [`TrustedPeer`] maps a peer's memory; [`buffer_with_guard`] makes a buffer that reports the end of its last slice.
 //!
-//! The only unsafe code outside the fabric crates is here.
+//! Outside the fabric crates, only this module has unsafe code.
 
 mod copy;
 mod extents;
@@ -51,7 +51,6 @@ pub use staging::{StagedRange, StagingArena, StagingStats};
 pub use trusted::TrustedPeer;
 pub use unchecked::UncheckedAssembler;
 
-/// The grain of slabs: each begins at a multiple of this and is a multiple of this long. The smallest page of every
-/// machine that Thallus runs on, which is also a multiple of the 64 bytes that arrow recommends its buffers be aligned
-/// to.
+/// The unit of slabs: start and length of each slab are multiples of it. It is the smallest page of every machine that
+/// Thallus runs on, and a multiple of the 64 bytes that arrow recommends as the alignment of buffers.
 pub const PAGE: usize = 4096;

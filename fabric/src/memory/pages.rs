@@ -10,14 +10,14 @@ use super::PAGE;
 
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A private anonymous mapping, unmapped by its drop.
+/// A private anonymous mapping. Its drop unmaps it.
 #[derive(Debug)]
 pub struct Pages {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: the mapping belongs to the process, not to a thread; this type only knows its address.
+// SAFETY: the mapping belongs to the process, not to a thread; this type only holds its address.
 unsafe impl Send for Pages {}
 // SAFETY: as above.
 unsafe impl Sync for Pages {}
@@ -46,7 +46,7 @@ impl Pages {
         }
         let base = address as usize;
         let start = base.next_multiple_of(align);
-        // Only an aligned mapping gets huge pages throughout: what sticks out on either side goes back.
+        // Only an aligned mapping gets huge pages throughout. The parts outside of the alignment are unmapped.
         for (from, to) in [(base, start), (start + len, (base + mapped).next_multiple_of(PAGE))] {
             if to > from {
                 // SAFETY: within the new mapping, and outside of the part that is kept.
@@ -55,26 +55,26 @@ impl Pages {
         }
         let start = NonNull::new(start as *mut u8).ok_or(io::ErrorKind::OutOfMemory)?;
         let pages = Pages { start, len };
-        // SAFETY: exactly the mapping that is kept. Advice only: refusal costs speed.
+        // SAFETY: exactly the mapping that is kept. This is advice only: a refusal costs speed.
         unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_HUGEPAGE) };
-        // First touch of a fresh page is by far the largest cost of a copy, so that it is paid here.
-        // SAFETY: `len` bytes that are readable and writable, of a mapping that no other code knows.
+        // The first touch of a fresh page is by far the largest cost of a copy, so it happens here.
+        // SAFETY: `len` bytes that are readable and writable, of a mapping that no other code can access yet.
         unsafe { start.write_bytes(0, len) };
         Ok(pages)
     }
 
-    /// First byte.
+    /// Address of the first byte.
     #[must_use]
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// The pages as an arrow buffer, which keeps them.
+    /// The pages as an arrow buffer, which owns them.
     #[must_use]
     pub fn into_buffer(self) -> Buffer {
         let (start, len) = (self.start, self.len);
-        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; nobody else
-        // has the address to write to.
+        // SAFETY: `len` initialised bytes that stay mapped until `self` is dropped, which the buffer owns; no other
+        // code has the address to write to.
         unsafe { Buffer::from_custom_allocation(start, len, Arc::new(self)) }
     }
 }
@@ -98,7 +98,7 @@ mod tests {
             assert!(len < HUGE_PAGE || start.addr().get().is_multiple_of(HUGE_PAGE));
             // SAFETY: within the mapping.
             let last = unsafe { start.add(len - 1) };
-            // SAFETY: as above; no other code knows the mapping.
+            // SAFETY: as above; no other code can access the mapping.
             unsafe {
                 assert_eq!((start.read(), last.read()), (0, 0));
                 last.write(7);

@@ -1,4 +1,4 @@
-//! The pool that slabs come from.
+//! The pool of slabs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +12,18 @@ use super::slab::{Block, Slab};
 use super::{PAGE, RegisteredMemory};
 use crate::{Fabric, FabricError, Touch};
 
-/// How large a [`SlabPool`] may grow, and in what steps.
+/// The limits of a [`SlabPool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Most bytes that the pool may have allocated at once, in use or not.
+    /// Maximum number of bytes that the pool may have allocated at once, used or unused.
     pub max_bytes: usize,
-    /// The first allocation from the fabric. Each further one is as large as all before together, up to
-    /// [`PoolLimits::chunk_bytes`]: a short query does not wait until megabytes are pinned that it never uses.
+    /// Length of the first allocation from the fabric. Each further allocation is as large as all before together, up
+    /// to [`PoolLimits::chunk_bytes`]. So a short query does not wait for the pinning of megabytes that it never uses.
     pub first_chunk_bytes: usize,
-    /// Longest allocation that is shared between slabs. A longer slab gets one of its own.
+    /// Length of the longest allocation that slabs share. A longer slab gets an allocation of its own.
     pub chunk_bytes: usize,
-    /// Most bytes that are kept without a slab in them. With more, an allocation goes back to the fabric as its last
-    /// slab comes back.
+    /// Maximum number of bytes that are kept without a slab in them. Above this limit, an allocation is freed when its
+    /// last slab returns.
     pub keep_bytes: usize,
 }
 
@@ -37,25 +37,25 @@ impl Default for PoolLimits {
 /// Figures of a [`SlabPool`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolStats {
-    /// Bytes allocated from the fabric and not given back to it.
+    /// Bytes allocated from the fabric and not freed.
     pub bytes_total: usize,
-    /// Bytes of these in slabs that are in use, or in buffers made of them, rounding included.
+    /// Bytes of these in slabs in use, or in buffers made of slabs, with rounding.
     pub bytes_in_use: usize,
-    /// The most that [`PoolStats::bytes_in_use`] has ever been.
+    /// Maximum of [`PoolStats::bytes_in_use`] so far.
     pub high_water: usize,
-    /// Slabs in use, including those that buffers were made of.
+    /// Number of slabs in use, with those that were made into buffers.
     pub slabs_in_use: usize,
-    /// Allocations made from the fabric so far, each a registration. Constant in steady state.
+    /// Number of allocations from the fabric so far, each a registration. Constant in steady state.
     pub registrations: u64,
 }
 
 /// Slabs of registered, already touched memory, recycled.
 ///
-/// Registering memory and touching fresh pages cost more than the reads that land in them (the paper's authors measured
-/// 30 us of pinning to 18 us of reading per call), so memory is taken from the fabric in chunks and kept. A slab
-/// returns by itself: when it is dropped, or when the last array over the buffer made of it is. Cheap to clone, shared
-/// by threads. Memory never outlives its use: once every handle of the pool is dropped, chunks go as their last slab
-/// does.
+/// Registering memory and touching fresh pages cost more than the reads into them (the paper's authors measured 30 us
+/// of pinning to 18 us of reading per call), so memory is allocated from the fabric in chunks and kept. A slab returns
+/// to its pool by itself: when it is dropped, or when the last array over the buffer made of it is dropped. A pool is
+/// cheap to clone, and threads can share it. No memory is kept longer than necessary: once every handle of the pool is
+/// dropped, each chunk is freed with its last slab.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -85,7 +85,7 @@ pub struct SlabPool {
     handle: Arc<Handle>,
 }
 
-/// A pool that may be gone.
+/// A handle that does not keep the pool alive.
 #[derive(Clone)]
 pub struct WeakPool(Weak<Handle>);
 
@@ -109,7 +109,7 @@ impl fmt::Debug for WeakPool {
     }
 }
 
-/// Shared by every clone of the pool, but not by slabs: its drop closes the pool.
+/// The state that every clone of the pool shares. Slabs do not hold it. Its drop closes the pool.
 struct Handle {
     fabric: Arc<dyn Fabric>,
     shared: Arc<Shared>,
@@ -122,12 +122,12 @@ impl Drop for Handle {
             state.closed = true;
             state.remove_idle(None)
         };
-        // Deregistration may take long: not under the lock, here and below.
+        // Deregistration may take long, so it does not happen under the lock, here and below.
         drop(idle);
     }
 }
 
-/// The part that slabs need to come back.
+/// The state that slabs need for their return.
 pub(super) struct Shared {
     limits: PoolLimits,
     state: Mutex<State>,
@@ -137,7 +137,7 @@ pub(super) struct Shared {
 struct State {
     chunks: BTreeMap<u64, Chunk>,
     next_chunk: u64,
-    /// No pool handle is left: chunks are not kept for later.
+    /// No pool handle is left, so chunks are not kept for later.
     closed: bool,
     stats: PoolStats,
 }
@@ -146,25 +146,25 @@ struct State {
 struct Chunk {
     memory: Arc<RegisteredMemory>,
     free: FreeExtents,
-    /// When the last slab in it came back, while none is out.
+    /// The time at which its last slab returned, if it has no slab now.
     idle_since: Option<Instant>,
 }
 
 impl SlabPool {
-    /// A pool that takes its memory from `fabric`. Nothing is allocated yet.
+    /// A pool that allocates its memory from `fabric`. Nothing is allocated yet.
     #[must_use]
     pub fn new(fabric: Arc<dyn Fabric>, limits: PoolLimits) -> Self {
         let shared = Arc::new(Shared { limits, state: Mutex::default() });
         SlabPool { handle: Arc::new(Handle { fabric, shared }) }
     }
 
-    /// A slab of `len` bytes, aligned to a [`PAGE`]. Its content is whatever an earlier slab left.
+    /// A slab of `len` bytes, aligned to a [`PAGE`]. It contains the bytes of earlier slabs.
     ///
-    /// Never waits for memory to come back. Allocates from the fabric only where the pool has nothing that fits; if the
-    /// limit then stands in the way, idle chunks are given back to the fabric first.
+    /// Never waits for slabs to return. Allocates from the fabric only if no block of the pool fits. If the limit then
+    /// prevents it, idle chunks are freed first.
     ///
     /// # Errors
-    /// [`FabricError::OutOfMemory`] at the pool's limit; whatever [`Fabric::allocate`] says.
+    /// [`FabricError::OutOfMemory`] at the pool's limit; the errors of [`Fabric::allocate`].
     pub fn take(&self, len: usize) -> Result<Slab, FabricError> {
         let shared = &self.handle.shared;
         let limits = shared.limits;
@@ -196,26 +196,26 @@ impl SlabPool {
         Ok(state.slab(shared, id, offset, block, len))
     }
 
-    /// Gives back to the fabric the chunks in which no slab has been for at least `idle` ([`Duration::ZERO`]: every one
-    /// without a slab). Returns how many bytes. Chunks with other holders, such as an endpoint, are kept.
+    /// Frees the chunks that have had no slab for at least `idle` ([`Duration::ZERO`]: all chunks without a slab).
+    /// Returns the number of freed bytes. Chunks with other holders, such as an endpoint, are kept.
     pub fn trim(&self, idle: Duration) -> usize {
         let removed = self.handle.shared.lock().remove_idle(Some(idle));
         removed.iter().map(|chunk| chunk.free.capacity()).sum()
     }
 
-    /// A handle that does not keep the pool.
+    /// A handle that does not keep the pool alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakPool {
         WeakPool(Arc::downgrade(&self.handle))
     }
 
-    /// Its figures now.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.handle.shared.lock().stats
     }
 
-    /// The limits it was made with.
+    /// The limits of the pool.
     #[must_use]
     pub fn limits(&self) -> PoolLimits {
         self.handle.shared.limits
@@ -236,11 +236,11 @@ fn fit_for_slabs(
     fabric: &dyn Fabric,
 ) -> Result<Arc<RegisteredMemory>, FabricError> {
     let reason = if memory.len() < len {
-        "the fabric allocated less than was asked for"
+        "the fabric allocated less than requested"
     } else if !(memory.address() as usize).is_multiple_of(PAGE) {
         "the fabric's memory does not begin at a page"
     } else if !memory.claim() {
-        "the fabric's memory is read-only, or is in use already"
+        "the fabric's memory is read-only or in use already"
     } else {
         return Ok(memory);
     };
@@ -249,24 +249,24 @@ fn fit_for_slabs(
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under the lock leaves the state half changed where it could panic.
+        // No code that can panic under the lock leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes back a slab's block.
+    /// Returns a slab's block to the pool.
     pub(super) fn give_back(&self, chunk_id: u64, offset: usize, block: usize) {
         let gone = {
             let mut state = self.lock();
             state.stats.bytes_in_use -= block;
             state.stats.slabs_in_use -= 1;
             let Some(chunk) = state.chunks.get_mut(&chunk_id) else {
-                debug_assert!(false, "a chunk is gone that a slab lies in");
+                debug_assert!(false, "the chunk of a slab does not exist");
                 return;
             };
             chunk.free.give(offset, block);
             if chunk.free.is_whole() {
                 chunk.idle_since = Some(Instant::now());
-                // By others than the chunk and the block that comes back.
+                // Other holders than the chunk and the returned block.
                 let held = Arc::strong_count(&chunk.memory) > 2;
                 let superfluous = !held && state.idle_bytes() > self.limits.keep_bytes;
                 if state.closed || superfluous { state.remove(chunk_id) } else { None }
@@ -279,13 +279,13 @@ impl Shared {
 }
 
 impl State {
-    /// A block of the chunks at hand: the oldest that has room, so that later ones empty and can be given back.
+    /// A block of the existing chunks: of the oldest with room, so that later chunks become empty and can be freed.
     fn take_block(&mut self, block: usize, chunk_bytes: usize) -> Option<(u64, usize)> {
         if block <= chunk_bytes {
             let shared = self.chunks.iter_mut().filter(|(_, chunk)| chunk.free.capacity() <= chunk_bytes);
             return shared.into_iter().find_map(|(&id, chunk)| Some((id, chunk.free.take(block)?)));
         }
-        // A chunk of its own, which may be one size class too large.
+        // A chunk for a single slab, which may be one size class too large.
         let (_, id) = self
             .chunks
             .iter()
@@ -298,11 +298,10 @@ impl State {
         Some((id, offset))
     }
 
-    /// Books the bytes of a new chunk that holds `block`, giving up idle chunks where the limit demands it. Returns its
-    /// length, and what was given up.
+    /// Reserves the bytes of a new chunk that holds `block`, and removes idle chunks if the limit requires it. Returns
+    /// the length of the chunk, and the removed chunks.
     ///
-    /// # Errors
-    /// How long a block there would have been room for.
+    /// # Errors Length of the longest block for which there would have been room.
     fn make_room(&mut self, block: usize, limits: &PoolLimits) -> Result<(usize, Vec<Chunk>), usize> {
         let usual = if block > limits.chunk_bytes {
             block
@@ -317,7 +316,7 @@ impl State {
             let mut idle: Vec<_> = self.chunks.iter().filter(|(_, chunk)| chunk.can_go(None)).collect();
             let reachable = room + idle.iter().map(|(_, chunk)| chunk.free.capacity()).sum::<usize>();
             if reachable < block {
-                // The rest of a slab's own chunk is of no use to other slabs.
+                // Other slabs cannot use the rest of a chunk with a single slab.
                 let shared = self.chunks.values().filter(|chunk| chunk.free.capacity() <= limits.chunk_bytes);
                 let largest = shared.map(|chunk| chunk.free.largest()).max().unwrap_or(0);
                 return Err(reachable.max(largest));
@@ -360,8 +359,8 @@ impl State {
         Some(chunk)
     }
 
-    /// Takes out the chunks that have been idle for at least `idle`, or, if `None`, that have no slab, whoever holds
-    /// them.
+    /// Removes the chunks that have been idle for at least `idle`, or, if `None`, all chunks without a slab, even with
+    /// other holders.
     fn remove_idle(&mut self, idle: Option<Duration>) -> Vec<Chunk> {
         let ids: Vec<u64> = match idle {
             Some(_) => self.chunks.iter().filter(|(_, chunk)| chunk.can_go(idle)).map(|(&id, _)| id).collect(),
@@ -372,7 +371,8 @@ impl State {
 }
 
 impl Chunk {
-    /// Whether giving the chunk up would free its memory, and, where `idle` is given, it has had no slab for that long.
+    /// Whether removing the chunk would free its memory and, if `idle` is given, the chunk has had no slab for that
+    /// long.
     fn can_go(&self, idle: Option<Duration>) -> bool {
         self.free.is_whole()
             && Arc::strong_count(&self.memory) == 1

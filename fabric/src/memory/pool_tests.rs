@@ -14,14 +14,14 @@ use crate::{Fabric, FabricError};
 const LIMITS: PoolLimits =
     PoolLimits { max_bytes: 64 * PAGE, first_chunk_bytes: 4 * PAGE, chunk_bytes: 16 * PAGE, keep_bytes: usize::MAX };
 
-/// A pool, and how many bytes its fabric has registered.
+/// A pool, and the number of bytes that its fabric has registered.
 fn pool(limits: PoolLimits) -> (SlabPool, Arc<AtomicUsize>) {
     let fabric = TestFabric::default();
     let registered = Arc::clone(&fabric.registered);
     (SlabPool::new(Arc::new(fabric), limits), registered)
 }
 
-/// Does what a fabric does: writes `byte` all over the range.
+/// Acts as a fabric: writes `byte` to the whole range.
 fn read_into(range: &mut LocalRange, byte: u8) {
     let source = TestFabric::default().register(Buffer::from(vec![byte; range.len()])).unwrap();
     assert!(range.fill_from(&source, 0));
@@ -46,20 +46,20 @@ fn a_slab_is_recycled_without_a_new_registration() {
 fn the_pool_grows_by_doubling() {
     let (pool, _) = pool(LIMITS);
     let slabs: Vec<_> = (0..32).map(|_| pool.take(PAGE).unwrap()).collect();
-    // 4, then 4, 8, 16 pages: as many as there were before.
+    // 4, then 4, 8, 16 pages: each chunk is as large as all before together.
     assert_eq!(pool.stats().bytes_total, 32 * PAGE);
     assert_eq!(pool.stats().registrations, 4);
     assert_eq!(slabs.len(), 32);
 }
 
 #[test]
-fn no_more_is_kept_without_use_than_was_allowed() {
+fn unused_memory_is_kept_up_to_the_limit() {
     let (pool, registered) = pool(PoolLimits { keep_bytes: 8 * PAGE, ..LIMITS });
     let slabs: Vec<_> = (0..16).map(|_| pool.take(PAGE).unwrap()).collect();
     assert_eq!(pool.stats().bytes_total, 16 * PAGE, "4, 4 and 8 pages");
     drop(slabs);
-    assert_eq!(registered.load(Ordering::SeqCst), 8 * PAGE, "the one that came back last is superfluous");
-    // What is kept serves the next, and a slab of its own goes as it comes back.
+    assert_eq!(registered.load(Ordering::SeqCst), 8 * PAGE, "the chunk that became idle last is freed");
+    // The kept chunks serve the next slab, and a chunk with a single slab is freed when the slab returns.
     drop(pool.take(20 * PAGE).unwrap());
     assert_eq!((pool.stats().bytes_total, pool.stats().registrations), (8 * PAGE, 4));
     drop(pool.take(4 * PAGE).unwrap());
@@ -79,7 +79,7 @@ fn a_weak_handle_keeps_nothing() {
 }
 
 #[test]
-fn nobody_sees_the_bytes_while_a_range_is_alive() {
+fn bytes_are_hidden_while_a_range_is_alive() {
     let (pool, _) = pool(LIMITS);
     let mut slab = pool.take(100).unwrap();
     let mut range = slab.range(10, 20).unwrap();
@@ -93,7 +93,7 @@ fn nobody_sees_the_bytes_while_a_range_is_alive() {
 }
 
 #[test]
-fn what_was_read_is_changed_where_it_lies() {
+fn read_bytes_are_edited_in_place() {
     let (pool, _) = pool(LIMITS);
     let mut slab = pool.take(3 * PAGE).unwrap();
     let mut range = slab.range(64, 3 * PAGE - 100).unwrap();
@@ -101,7 +101,7 @@ fn what_was_read_is_changed_where_it_lies() {
     assert!(matches!(slab.edit(64, 16, |_| panic!("it is being written")), Err(FabricError::Misuse(_))));
     drop(range);
     for (offset, len) in [(0, 3 * PAGE + 1), (3 * PAGE, 1), (usize::MAX, 1), (1, usize::MAX)] {
-        let edited = slab.edit(offset, len, |_| panic!("it is not the slab's"));
+        let edited = slab.edit(offset, len, |_| panic!("it is outside the slab"));
         assert!(matches!(edited, Err(FabricError::Misuse(_))), "{offset}+{len}");
     }
     // Across pieces, and of a length that is no multiple of theirs.
@@ -196,7 +196,7 @@ fn the_limit_is_a_typed_error_and_holds() {
 }
 
 #[test]
-fn idle_chunks_make_way_for_a_large_slab() {
+fn idle_chunks_are_freed_for_a_large_slab() {
     let (pool, registered) = pool(LIMITS);
     let slabs: Vec<_> = (0..4).map(|_| pool.take(16 * PAGE).unwrap()).collect();
     let mut slabs = slabs.into_iter();
@@ -210,14 +210,14 @@ fn idle_chunks_make_way_for_a_large_slab() {
     assert_eq!(pool.stats().bytes_total, 64 * PAGE);
     assert_eq!(registered.load(Ordering::SeqCst), 64 * PAGE);
     drop((large, kept));
-    // And it is recycled, also for one of a little less.
+    // The chunk is recycled, also for a slab that is slightly shorter.
     let before = pool.stats().registrations;
     drop(pool.take(40 * PAGE).unwrap());
     assert_eq!(pool.stats().registrations, before);
 }
 
 #[test]
-fn what_is_left_of_a_large_slabs_chunk_is_not_called_available() {
+fn the_rest_of_a_large_slabs_chunk_does_not_count_as_available() {
     let (pool, _) = pool(LIMITS);
     drop(pool.take(24 * PAGE).unwrap());
     // Recycles the chunk of 24 pages, of which 4 stay unused.
@@ -228,7 +228,7 @@ fn what_is_left_of_a_large_slabs_chunk_is_not_called_available() {
 }
 
 #[test]
-fn trim_gives_back_what_is_idle() {
+fn trim_frees_idle_chunks() {
     let (pool, registered) = pool(LIMITS);
     let kept = pool.take(PAGE).unwrap();
     let other = pool.take(16 * PAGE).unwrap();
@@ -253,7 +253,7 @@ fn a_failing_fabric_leaves_the_pool_as_it_was() {
 }
 
 #[test]
-fn memory_that_is_not_the_pools_alone_is_refused() {
+fn memory_with_other_users_is_refused() {
     let fabric = Arc::new(TestFabric { share_allocations: true, ..TestFabric::default() });
     let pool = SlabPool::new(fabric.clone(), LIMITS);
     let _slab = pool.take(4 * PAGE).unwrap();
@@ -287,7 +287,7 @@ fn staged_pieces_share_a_slab_until_the_last_is_dropped() {
 }
 
 #[test]
-fn nothing_of_an_earlier_loan_is_left_between_staged_pieces() {
+fn bytes_of_an_earlier_loan_are_cleared_between_staged_pieces() {
     let arena = StagingArena::new(Arc::new(TestFabric::default()), LIMITS);
     drop(arena.stage(&[&[0xFF; 256]]).unwrap());
     let ranges = arena.stage(&[b"abc", b"z"]).unwrap();
@@ -312,7 +312,7 @@ fn many_threads_never_share_a_byte() {
                     let len = 1 + (round * 977 + usize::from(thread) * 131) % (6 * PAGE);
                     let slab = pool.take(len).unwrap();
                     let mut range = slab.range(0, len).unwrap();
-                    // As a driver does: the read ends on another thread than the one that asked.
+                    // As in a driver: the read completes on another thread than the one that posted it.
                     std::thread::scope(|inner| {
                         inner.spawn(move || read_into(&mut range, thread));
                     });
@@ -331,7 +331,7 @@ fn many_threads_never_share_a_byte() {
     assert_eq!(registered.load(Ordering::SeqCst), 0);
 }
 
-/// What the model test does next. Numbers choose among what there is, modulo its count.
+/// A step of the model test. Numbers choose an element, modulo the number of elements.
 #[derive(Clone, Debug)]
 enum Step {
     Take(usize),
@@ -358,7 +358,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of a slab: who it is, and what was read to where.
+/// The model's record of a slab: its id, and the ranges that were read into it.
 struct Live {
     slab: Slab,
     id: usize,
@@ -370,7 +370,7 @@ struct Model {
     slabs: Vec<Live>,
     /// With the id of their slab.
     ranges: Vec<(usize, usize, LocalRange)>,
-    /// With the bytes that they must show.
+    /// With the bytes that they must contain.
     buffers: Vec<(Buffer, Vec<u8>)>,
     next_id: usize,
 }
@@ -454,7 +454,7 @@ impl Model {
             .collect();
         extents.sort_unstable();
         assert!(extents.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "slabs overlap: {extents:x?}");
-        // Recycled under a live buffer, its bytes would have changed.
+        // If it had been recycled under a live buffer, the bytes of the buffer would have changed.
         for (buffer, expected) in &self.buffers {
             assert_eq!(buffer.as_slice(), expected);
         }
@@ -462,7 +462,11 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 3 } else { 200 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 3 } else { 200 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_pool_agrees_with_its_model(steps in prop::collection::vec(step(), 1..60), pool_first: bool) {

@@ -1,4 +1,4 @@
-//! A range of memory that a fabric has registered.
+//! Memory that a fabric has registered, and ranges of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::any::Any;
@@ -11,8 +11,8 @@ use arrow_buffer::Buffer;
 
 use super::PAGE;
 
-/// The fabric's own side of a registration: its handle, and the owner of the memory if the fabric allocated it. Its
-/// drop deregisters the memory, and then frees it, in this order. A fabric finds its own type again by
+/// The fabric's own part of a registration: its handle, and the owner of the memory if the fabric allocated it. Its
+/// drop deregisters the memory, and then frees it, in this order. A fabric gets its own type back from
 /// [`RegisteredMemory::registration`].
 pub trait Registration: Any + Send + Sync + fmt::Debug {}
 
@@ -22,7 +22,7 @@ impl<T: Any + Send + Sync + fmt::Debug> Registration for T {}
 ///
 /// There are three constructors, by the owner of the bytes: [`RegisteredMemory::new`] for memory of the registration
 /// itself (the library allocated it), [`RegisteredMemory::heap`] for memory of this process's heap,
-/// [`RegisteredMemory::foreign`] for a buffer of another part of the program, which is lent from where it lies.
+/// [`RegisteredMemory::foreign`] for a buffer of another part of the program, which is lent in place.
 pub struct RegisteredMemory {
     start: NonNull<u8>,
     len: usize,
@@ -35,7 +35,7 @@ pub struct RegisteredMemory {
 enum Backing {
     /// The registration owns the bytes.
     Registration,
-    /// This process's heap does.
+    /// The process's heap owns the bytes.
     Heap(#[expect(dead_code, reason = "held for its drop")] HeapPages),
     /// An immutable buffer of another part of the program, kept alive.
     Foreign(Buffer),
@@ -49,21 +49,21 @@ unsafe impl Send for RegisteredMemory {}
 unsafe impl Sync for RegisteredMemory {}
 
 impl RegisteredMemory {
-    /// Takes over memory that `registration` owns.
+    /// Memory that `registration` owns.
     ///
     /// # Safety
     /// `start .. start + len` is initialised and valid for reads and writes until `registration` is dropped, and no
-    /// other part of this process has access to it. (A buffer that somebody else can read is
+    /// other part of this process has access to it. (A buffer that other code can read is
     /// [`RegisteredMemory::foreign`].)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
         RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
     }
 
-    /// New zeroed pages from this process's heap, of `len` bytes rounded up to whole pages. `register` is told their
-    /// address and length. For fabrics that need nothing special of their memory.
+    /// New zeroed pages from this process's heap, of `len` bytes rounded up to whole pages. `register` gets their
+    /// address and length. For fabrics without special requirements on memory.
     ///
     /// # Errors
-    /// `None` if the heap has no such memory, else what `register` said.
+    /// `None` if the heap has no such memory, otherwise the error of `register`.
     pub fn heap<E>(
         len: usize,
         register: impl FnOnce(NonNull<u8>, usize) -> Result<Box<dyn Registration>, E>,
@@ -79,11 +79,11 @@ impl RegisteredMemory {
         }))
     }
 
-    /// A buffer of another part of the program, to be lent from where it lies, under `registration`. It is kept alive,
-    /// and cannot change: arrow's buffers are immutable while they are shared. Reads never land in it.
+    /// A buffer of another part of the program, to be lent in place, under `registration`. It is kept alive, and cannot
+    /// change: arrow's buffers are immutable while they are shared. Reads never write to it.
     #[must_use]
     pub fn foreign(buffer: Buffer, registration: Box<dyn Registration>) -> Self {
-        // `Buffer::as_ptr` is never null: an empty buffer's pointer dangles.
+        // `Buffer::as_ptr` is never null, since the pointer of an empty buffer dangles.
         let start = NonNull::new(buffer.as_ptr().cast_mut()).unwrap_or(NonNull::dangling());
         RegisteredMemory {
             start,
@@ -94,13 +94,13 @@ impl RegisteredMemory {
         }
     }
 
-    /// Address of the first byte, as remote ranges name it.
+    /// Address of the first byte, for remote ranges.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.start.as_ptr() as u64
     }
 
-    /// First byte.
+    /// Pointer to the first byte.
     #[must_use]
     pub fn start(&self) -> NonNull<u8> {
         self.start
@@ -112,21 +112,21 @@ impl RegisteredMemory {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether reads may land in it. Foreign memory is only ever lent.
+    /// Whether reads may write to it. Foreign memory can only be lent.
     #[must_use]
     pub fn is_writable(&self) -> bool {
         !matches!(self.backing, Backing::Foreign(_))
     }
 
-    /// Claims the right to decide which parts are written, by whom and when: true at the first call, if the memory is
-    /// writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim their memory, so that two never share any, even
-    /// if a fabric returns the same memory twice.
+    /// Claims the right to decide which parts are written, by whom and when. Returns true at the first call, if the
+    /// memory is writable. A [`super::SlabPool`] and [`super::LeaseWords`] claim their memory, so that two of them
+    /// never share memory, even if a fabric returns the same memory twice.
     #[must_use]
     pub fn claim(&self) -> bool {
         self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
@@ -143,8 +143,8 @@ impl RegisteredMemory {
         usize::try_from(offset).ok()
     }
 
-    /// A copy of `len` bytes at `offset`, while others may be writing there. `None` outside the memory. For fabrics
-    /// that check the content of loans.
+    /// A copy of `len` bytes at `offset`, while other threads may be writing there. `None` outside the memory. For
+    /// fabrics that check the content of loans.
     #[must_use]
     pub fn copy_out(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
         let end = offset.checked_add(len).filter(|&end| end <= self.len)?;
@@ -153,14 +153,14 @@ impl RegisteredMemory {
         }
         let mut bytes = vec![0_u8; len];
         if let Some(to) = NonNull::new(bytes.as_mut_ptr()).filter(|_| len > 0) {
-            // SAFETY: the source's range was checked and `self` is borrowed, so alive; it is not foreign, so everybody
-            // else accesses it atomically. The target is this function's own vector of that length.
+            // SAFETY: the source's range was checked and `self` is borrowed, so alive; it is not foreign, so all other
+            // code accesses it atomically. The target is this function's own vector of that length.
             unsafe { super::copy::between(self.start.add(offset), to, len) };
         }
         Some(bytes)
     }
 
-    /// The fabric's handle, if it is of type `T`: `None` for memory that another fabric registered.
+    /// The fabric's handle, if it is of type `T`. `None` for memory that another fabric registered.
     #[must_use]
     pub fn registration<T: Registration>(&self) -> Option<&T> {
         let registration: &dyn Any = &*self.registration;
@@ -197,18 +197,18 @@ impl Drop for HeapPages {
     }
 }
 
-// SAFETY: it owns its memory, like a box; the memory is reached only as `RegisteredMemory` allows.
+// SAFETY: it owns its memory, like a box; the memory is accessed only as `RegisteredMemory` allows.
 unsafe impl Send for HeapPages {}
 // SAFETY: as above.
 unsafe impl Sync for HeapPages {}
 
 /// The target of a posted read: a range of registered memory that no other code accesses until this value is dropped. A
-/// fabric keeps it in its table of operations until the completion was polled.
+/// fabric keeps it in its table of operations until the completion has been polled.
 pub struct LocalRange {
     memory: Arc<RegisteredMemory>,
     offset: usize,
     len: usize,
-    /// Whatever tells the range's owner, by its drop, that the operation is over.
+    /// A value whose drop reports to the range's owner that the operation is over.
     guard: Guard,
 }
 
@@ -217,11 +217,11 @@ enum Guard {
     Held(RangeHold),
 }
 
-/// Keeps a [`LocalRange`]'s owner waiting, as the range itself does. For wrappers of fabrics, that hold back a
-/// completion which the fabric below has given, and with it the range.
+/// Keeps the owner of a [`LocalRange`] waiting, as the range itself does. For wrappers of fabrics that hold back a
+/// completion which the fabric inside has delivered, after the fabric has dropped the range.
 #[derive(Clone)]
 pub struct RangeHold {
-    // In a mutex, never locked, because the guard is not Sync.
+    // In a mutex, which is never locked, because the guard is not Sync.
     _guard: Arc<Mutex<Option<Box<dyn Any + Send>>>>,
     _memory: Arc<RegisteredMemory>,
 }
@@ -236,8 +236,8 @@ impl LocalRange {
     /// A range of `memory` as the target of a read. `guard` is dropped when the operation is over.
     ///
     /// # Safety
-    /// Until the value is dropped, only the fabric that it is given to reads or writes the range, and the memory
-    /// is writable.
+    /// Until the value is dropped, only the fabric that receives it reads or writes the range, and the memory is
+    /// writable.
     ///
     /// # Panics
     /// If the range is not within `memory`.
@@ -255,13 +255,13 @@ impl LocalRange {
         LocalRange { memory, offset, len, guard: Guard::Own(guard) }
     }
 
-    /// The memory it lies in, with the fabric's handle.
+    /// The memory that contains the range, with the fabric's handle.
     #[must_use]
     pub fn memory(&self) -> &Arc<RegisteredMemory> {
         &self.memory
     }
 
-    /// First byte.
+    /// Pointer to the first byte.
     #[must_use]
     pub fn start(&self) -> NonNull<u8> {
         // SAFETY: `new` checked that the offset lies within the memory.
@@ -280,7 +280,7 @@ impl LocalRange {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -298,19 +298,19 @@ impl LocalRange {
         hold
     }
 
-    /// Copies `source[offset ..]` into the whole range, as a fabric without hardware does it: what a device would do to
-    /// memory that others may be writing meanwhile. Aligned 8-byte words do not tear, so lease words are read whole.
+    /// Copies `source[offset ..]` into the whole range, for a fabric without hardware: as a device would, also from
+    /// memory that other threads may be writing. Aligned 8-byte words do not tear, so lease words are read whole.
     ///
-    /// Returns whether the source has that many bytes at `offset`; if not, nothing is copied.
+    /// Returns whether the source has that many bytes at `offset`. If not, nothing is copied.
     #[must_use]
     pub fn fill_from(&mut self, source: &RegisteredMemory, offset: usize) -> bool {
         if offset.checked_add(self.len).is_none_or(|end| end > source.len()) {
             return false;
         }
         if let Backing::Foreign(buffer) = &source.backing {
-            // Immutable, perhaps mapped read-only: read as the plain bytes that it is.
-            // SAFETY: `new` checked that the range lies within its memory, which is alive and writable, as its caller
-            // vouched; others reach it by atomic accesses only.
+            // Immutable and perhaps mapped read-only, so it is read as plain bytes.
+            // SAFETY: `new` checked that the range lies within its memory, which is alive and writable, as the caller
+            // of `new` guaranteed; other code accesses it by atomic operations only.
             unsafe { super::copy::into(&buffer[offset..offset + self.len], self.start()) };
         } else {
             // SAFETY: as above; the source's range was checked, `source` is borrowed, so alive, and is writable memory.

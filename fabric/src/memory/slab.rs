@@ -1,4 +1,4 @@
-//! A slab: where the reads of one batch land, and what then becomes its arrow buffer.
+//! A slab: memory for the reads of one batch, which then becomes the batch's arrow buffer.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,18 +12,17 @@ use super::pool::Shared;
 use super::{LocalRange, RegisteredMemory, copy};
 use crate::FabricError;
 
-/// A piece of a [`SlabPool`](super::SlabPool), unique.
+/// A piece of a [`SlabPool`](super::SlabPool). No two slabs overlap.
 ///
-/// Reads land in its [`Slab::range`]s. While any of them is alive a fabric may be writing, so the bytes cannot be seen;
-/// once all are gone, [`Slab::into_buffer`] makes an arrow buffer of it, in place. Dropped, it goes back to the pool as
-/// soon as the last range does.
+/// Reads write to its [`Slab::range`]s. While any range is alive, a fabric may be writing, so the bytes are not
+/// accessible. After all ranges are dropped, [`Slab::into_buffer`] makes an arrow buffer of the slab, in place. A
+/// dropped slab returns to the pool together with its last range.
 pub struct Slab {
     block: Arc<Block>,
     len: usize,
 }
 
-/// A slab's memory. It goes back to the pool when its last holder drops it: the slab, a range, or the buffer made of
-/// it.
+/// A slab's memory. It returns to the pool when its last holder drops it: the slab, a range, or the buffer made of it.
 pub(super) struct Block {
     memory: Arc<RegisteredMemory>,
     pool: Arc<Shared>,
@@ -33,10 +32,10 @@ pub(super) struct Block {
     ranges: Mutex<Ranges>,
 }
 
-/// The ranges under a read.
+/// The ranges of outstanding reads.
 #[derive(Default)]
 struct Ranges {
-    /// Start and end of those that are not empty. They do not overlap.
+    /// Start and end of the non-empty ranges. They do not overlap.
     by_start: BTreeMap<usize, usize>,
     empty: usize,
 }
@@ -46,19 +45,19 @@ impl Slab {
         Slab { block: Arc::new(block), len }
     }
 
-    /// Length in bytes, as it was asked for.
+    /// Length in bytes, as requested.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it was taken with length 0.
+    /// Whether the length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// A range of the slab for a read to land in. Ranges that are alive at the same time must not overlap.
+    /// A range of the slab as the target of a read. Ranges that are alive at the same time must not overlap.
     ///
     /// # Errors
     /// [`FabricError::Misuse`] if the range is not within the slab, or overlaps another.
@@ -66,13 +65,13 @@ impl Slab {
         let end = offset
             .checked_add(len)
             .filter(|&end| end <= self.len)
-            .ok_or(FabricError::Misuse("a range outside its slab was asked for"))?;
+            .ok_or(FabricError::Misuse("a requested range is outside its slab"))?;
         self.block.ranges().insert(offset, end)?;
         let guard = RangeGuard { block: Arc::clone(&self.block), start: offset, end };
-        // SAFETY: the block is this slab's alone, since the pool cuts disjoint blocks from writable memory that it
-        // has claimed. Within the slab the range overlaps no other
-        // that is alive. The bytes are seen through `into_buffer` only, which wants no range alive; `copy_in` wants the
-        // same. The guard counts until the range is dropped, and keeps the block from the pool.
+        // SAFETY: the block is this slab's alone, since the pool cuts disjoint blocks from writable memory that it has
+        // claimed. Within the slab the range overlaps no other range that is alive. The bytes are accessible through
+        // `into_buffer` only, which requires that no range is alive; `copy_in` requires the same. The guard counts
+        // until the range is dropped, and keeps the block from the pool.
         Ok(unsafe {
             LocalRange::new(Arc::clone(&self.block.memory), self.block.offset + offset, len, Some(Box::new(guard)))
         })
@@ -84,33 +83,34 @@ impl Slab {
     /// [`FabricError::Misuse`] if they do not fit, or any range is alive.
     pub fn copy_in(&mut self, offset: usize, bytes: &[u8]) -> Result<(), FabricError> {
         if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
-            return Err(FabricError::Misuse("bytes were copied to outside their slab"));
+            return Err(FabricError::Misuse("bytes to be copied do not fit into the slab"));
         }
         if self.is_being_written() {
-            return Err(FabricError::Misuse("bytes were copied to a slab while a read of it was outstanding"));
+            return Err(FabricError::Misuse("bytes were copied to a slab while a read into it was outstanding"));
         }
         // SAFETY: within the block, checked above, which is writable and this slab's alone (see `range`). No range is
-        // alive, and none can begin while the slab is borrowed mutably. Peers that read memory that they were not lent
-        // do so atomically.
+        // alive, and none can begin while the slab is borrowed mutably. Peers that read memory that was not lent to
+        // them do so atomically.
         unsafe { copy::into(bytes, self.block.start().add(offset)) };
         Ok(())
     }
 
-    /// Bytes that [`Slab::edit`] shows at a time.
+    /// Number of bytes that [`Slab::edit`] passes at a time.
     const EDITED: usize = 4096;
 
-    /// Changes bytes where they lie, once they have been read. `edit` sees them piece by piece, each a multiple of 64
-    /// bytes long but for the last.
+    /// Edits bytes in place, after they have been read. `edit` gets them piece by piece. The length of each piece but
+    /// the last is a multiple of 64 bytes.
     ///
     /// # Errors
     /// [`FabricError::Misuse`] if the range is not within the slab, or any range of a read is alive.
     pub fn edit(&mut self, offset: usize, len: usize, mut edit: impl FnMut(&mut [u8])) -> Result<(), FabricError> {
         let end = offset.checked_add(len).filter(|&end| end <= self.len);
-        let end = end.ok_or(FabricError::Misuse("bytes outside their slab were to be changed"))?;
+        let end = end.ok_or(FabricError::Misuse("bytes to be edited are outside the slab"))?;
         if self.is_being_written() {
-            return Err(FabricError::Misuse("a slab was to be changed while a read of it was outstanding"));
+            return Err(FabricError::Misuse("a slab was edited while a read into it was outstanding"));
         }
-        // In the nearest cache. Not in the slab itself, for the sake of those who may read it, and do so atomically.
+        // The copy is in the nearest cache. It is not edited in the slab, because peers may read the slab, and do so
+        // atomically.
         let mut piece = [0; Self::EDITED];
         for start in (offset..end).step_by(Self::EDITED) {
             let piece = &mut piece[..Self::EDITED.min(end - start)];
@@ -131,8 +131,9 @@ impl Slab {
         ranges.empty > 0 || !ranges.by_start.is_empty()
     }
 
-    /// Makes an arrow buffer of the whole slab, without a copy. The last array over it gives the slab back to the pool.
-    /// Bytes that no read wrote hold what an earlier slab left: slice the buffer to what was read.
+    /// Makes an arrow buffer of the whole slab, without a copy. The drop of the last array over it returns the slab to
+    /// the pool. Bytes that no read wrote contain data of an earlier slab: slice the buffer to the bytes that were
+    /// read.
     ///
     /// # Errors
     /// The slab itself, while any [`Slab::range`] is alive.
@@ -141,22 +142,22 @@ impl Slab {
             return Err(self);
         }
         let (start, len) = (self.block.start(), self.len);
-        // The pool's state is behind a lock that heeds no poison, and a registration is only dropped: both stand
-        // whatever unwinds past them.
+        // The pool's state is behind a lock that ignores poison, and a registration is only dropped: both stay
+        // consistent even if a panic unwinds past them.
         let owner = Arc::new(AssertUnwindSafe(self.block));
         // SAFETY: `len` bytes from `start` lie within the block, initialised, and stay so until `owner` is dropped.
-        // They are not written: no range is alive, none can be made without the slab, and the pool gives the block
-        // away only after it is dropped.
+        // They are not written: no range is alive, none can be made without the slab, and the pool reuses the block
+        // only after it is dropped.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, owner) })
     }
 
-    /// The registered memory that it is cut from.
+    /// The registered memory that contains the slab.
     #[must_use]
     pub fn memory(&self) -> &Arc<RegisteredMemory> {
         &self.block.memory
     }
 
-    /// Where in [`Slab::memory`] it begins.
+    /// Offset of the slab in [`Slab::memory`].
     #[must_use]
     pub fn offset(&self) -> usize {
         self.block.offset
@@ -171,8 +172,8 @@ impl fmt::Debug for Slab {
 
 impl Block {
     pub(super) fn new(memory: Arc<RegisteredMemory>, pool: Arc<Shared>, chunk: u64, offset: usize, len: usize) -> Self {
-        // The unsafe code of `Slab` rests on this.
-        assert!(offset.checked_add(len).is_some_and(|end| end <= memory.len()), "a block outside its chunk");
+        // The unsafe code of `Slab` depends on this.
+        assert!(offset.checked_add(len).is_some_and(|end| end <= memory.len()), "a block is outside its chunk");
         Block { memory, pool, chunk, offset, len, ranges: Mutex::default() }
     }
 
@@ -198,9 +199,10 @@ impl Ranges {
             self.empty += 1;
             return Ok(());
         }
-        // Those alive do not overlap, so the last that begins before `end` is also the one that reaches farthest.
+        // Ranges that are alive do not overlap, so the last one that begins before `end` is also the one that reaches
+        // farthest.
         if self.by_start.range(..end).next_back().is_some_and(|(_, &other_end)| other_end > start) {
-            return Err(FabricError::Misuse("a range that overlaps another of its slab was asked for"));
+            return Err(FabricError::Misuse("a requested range overlaps another range of its slab"));
         }
         self.by_start.insert(start, end);
         Ok(())

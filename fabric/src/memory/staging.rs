@@ -1,4 +1,4 @@
-//! Copies of buffers that cannot be lent from where they lie.
+//! Copies of buffers that cannot be lent in place.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use super::{PoolLimits, PoolStats, RegisteredMemory, Slab, SlabPool};
 use crate::{Fabric, FabricError};
 
-/// Alignment of every staged piece, in bytes: what arrow recommends for buffers, and a cache line.
+/// Alignment of every staged piece, in bytes: arrow's recommendation for buffers, and a cache line.
 const ALIGNMENT: usize = 64;
 
-/// Registered memory to which a lender copies buffers that are too small to be worth a registration each, or that lie
-/// where the fabric cannot reach. Cheap to clone, shared by threads.
+/// Registered memory to which a lender copies buffers that are too small for a registration each, or that lie in memory
+/// that the fabric cannot read. An arena is cheap to clone, and threads can share it.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -37,9 +37,9 @@ pub struct StagingArena {
 /// Figures of a [`StagingArena`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StagingStats {
-    /// Its memory.
+    /// Figures of the arena's memory.
     pub pool: PoolStats,
-    /// Bytes copied to it so far.
+    /// Bytes copied to the arena so far.
     pub bytes_copied: u64,
 }
 
@@ -52,23 +52,24 @@ pub struct StagedRange {
 }
 
 impl StagingArena {
-    /// An arena that takes its memory from `fabric`, within `limits`.
+    /// An arena that allocates its memory from `fabric`, within `limits`.
     #[must_use]
     pub fn new(fabric: Arc<dyn Fabric>, limits: PoolLimits) -> Self {
         StagingArena { pool: SlabPool::new(fabric, limits), copied: Arc::default() }
     }
 
-    /// Copies `pieces` side by side into one slab, each aligned to 64 bytes, and returns where each is, in order.
+    /// Copies `pieces` side by side into one slab, each aligned to 64 bytes. Returns their ranges, in order.
     ///
     /// # Errors
-    /// [`FabricError::OutOfMemory`] at the arena's limit, and whatever [`Fabric::allocate`] says. Then nothing was
-    /// staged.
+    /// [`FabricError::OutOfMemory`] at the arena's limit, and the errors of [`Fabric::allocate`]. After an error,
+    /// nothing is staged.
     pub fn stage(&self, pieces: &[&[u8]]) -> Result<Vec<StagedRange>, FabricError> {
         let mut total = 0_usize;
         let mut offsets = Vec::with_capacity(pieces.len());
         for piece in pieces {
             offsets.push(total);
-            // Slices that exist may still add up to more than an address space, if they are the same slice often.
+            // The sum of the lengths of existing slices may exceed the address space, if they are the same slice many
+            // times.
             let end = total.checked_add(piece.len()).and_then(|end| end.checked_next_multiple_of(ALIGNMENT));
             total = end.ok_or(FabricError::OutOfMemory {
                 len: usize::MAX,
@@ -80,8 +81,8 @@ impl StagingArena {
         let mut copied = 0;
         for (piece, &offset) in pieces.iter().zip(&offsets) {
             slab.copy_in(offset, piece)?;
-            // The gaps between the pieces may be opened to the borrower of the pieces: nothing of earlier loans is left
-            // there.
+            // The gaps between the pieces may be exposed to the borrower of the pieces, so bytes of earlier loans are
+            // cleared there.
             let end = offset + piece.len();
             slab.copy_in(end, &[0; ALIGNMENT][..end.next_multiple_of(ALIGNMENT) - end])?;
             copied += piece.len() as u64;
@@ -93,12 +94,12 @@ impl StagingArena {
         Ok(pieces.iter().zip(offsets).map(range).collect())
     }
 
-    /// Gives idle memory back to the fabric; see [`SlabPool::trim`].
+    /// Frees idle memory; see [`SlabPool::trim`].
     pub fn trim(&self, idle: Duration) -> usize {
         self.pool.trim(idle)
     }
 
-    /// Its figures now.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> StagingStats {
         StagingStats { pool: self.pool.stats(), bytes_copied: self.copied.load(Ordering::Relaxed) }
@@ -112,19 +113,19 @@ impl fmt::Debug for StagingArena {
 }
 
 impl StagedRange {
-    /// The registered memory that it lies in.
+    /// The registered memory that contains the range.
     #[must_use]
     pub fn memory(&self) -> &Arc<RegisteredMemory> {
         self.slab.memory()
     }
 
-    /// Where in [`StagedRange::memory`] it begins.
+    /// Offset of the range in [`StagedRange::memory`].
     #[must_use]
     pub fn offset(&self) -> usize {
         self.slab.offset() + self.offset
     }
 
-    /// Address of its first byte, as remote ranges name it.
+    /// Address of the first byte, for remote ranges.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.memory().address() + self.offset() as u64
@@ -136,7 +137,7 @@ impl StagedRange {
         self.len
     }
 
-    /// Whether there is nothing in it.
+    /// Whether the length is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -21,9 +21,9 @@ pub(crate) struct TestFabric {
     pub(crate) fail: bool,
     /// `register` is not supported.
     pub(crate) own_only: bool,
-    /// Calls of `register`.
+    /// Number of calls of `register`.
     pub(crate) asked: Arc<AtomicUsize>,
-    /// Most bytes that it registers.
+    /// Maximum number of bytes that it registers.
     pub(crate) room: Option<usize>,
     /// See [`Capabilities::registers_when_exposed`].
     pub(crate) registers_when_exposed: bool,

@@ -7,34 +7,32 @@ use crate::{Endpoint, FabricError};
 
 /// States that the process at the other end of a connection is trusted with memory that this process maps.
 ///
-/// A mapped buffer lies in memory of the peer's process, which nothing can protect from that process. So
-/// [`MapsPeer::map`](crate::MapsPeer::map) wants this value, which only [`TrustedPeer::assume`] makes.
+/// A mapped buffer lies in memory of the peer's process, and nothing can prevent that process from changing it. So
+/// [`MapsPeer::map`](crate::MapsPeer::map) requires this value, which only [`TrustedPeer::assume`] creates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrustedPeer(());
 
 impl TrustedPeer {
     /// States that the peer is trusted. The caller promises, on behalf of the peer's process:
     ///
-    /// - it does not change memory that it has lent until this process has given it back;
+    /// - it does not change lent memory until this process has released it;
     /// - it does not reuse, unmap or truncate that memory before, however the connection ends.
     ///
     /// If the peer breaks the promise, bytes change under arrays that have been validated: a string may stop being
     /// UTF-8, and the behaviour of this process is undefined. A Thallus server that was started with `--allow-mapped`
     /// keeps the promise.
-    ///
     /// This is a deliberate exception to the rule that safe code cannot cause undefined behaviour. The promise is about
-    /// another process: an operator makes it, by an option of a command line or of a URL, and no programmer can prove
-    /// it. Do not pass the option on from users who may name any server.
+    /// another process: an operator makes it, by a command-line option or in a URL, and no programmer can prove it. Do
+    /// not expose the option to users who may name any server.
     #[must_use]
     pub fn assume() -> Self {
         TrustedPeer(())
     }
 
-    /// The bytes of `from` where they lie in the memory of the endpoint's peer: see
-    /// [`MapsPeer::map`](crate::MapsPeer::map).
+    /// The bytes of `from`, in place in the memory of the endpoint's peer: see [`MapsPeer::map`](crate::MapsPeer::map).
     ///
     /// # Errors
-    /// [`FabricError::Map`] where the fabric maps nothing, or does not reach this memory;
+    /// [`FabricError::Map`] where the fabric maps nothing, or cannot map this memory;
     /// [`FabricError::OutsideRegion`]; [`FabricError::EndpointDown`].
     pub fn map(self, endpoint: &mut dyn Endpoint, from: RemoteRange) -> Result<Buffer, FabricError> {
         let RemoteRange { address, len, .. } = from;

@@ -4,18 +4,18 @@ use arrow_data::ArrayData;
 use arrow_schema::ArrowError;
 use thallus_protocol::layout::{Assemble, ValidArray};
 
-/// Makes arrays from parts that the protocol found to be valid, without Arrow's own validation: that checks strings one
-/// by one, and takes several times as long as reading them over a fabric.
+/// Makes arrays from parts that the protocol has validated, without Arrow's own validation. That validation checks
+/// strings one by one, and takes several times as long as reading them over a fabric.
 #[derive(Clone, Copy, Debug)]
 pub struct UncheckedAssembler;
 
 impl Assemble for UncheckedAssembler {
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError> {
         // SAFETY: only `thallus_protocol::layout` makes a `ValidArray`, and only of parts that Arrow's own validation
-        // would accept. They are immutable buffers, and nothing about them can be changed on the way
-        // here: a builder can be had of a `ValidArray`, but no `ValidArray` of a builder. A mapped buffer lies in a
-        // lender's memory: that the lender does not write to it is promised by the `TrustedPeer` that it was mapped by.
-        // The protocol's tests and its fuzz target hold its validation against Arrow's, by `testing::Distrust`.
+        // would accept. They are immutable buffers, and nothing about them can be changed on the way here: a builder
+        // can be made of a `ValidArray`, but no `ValidArray` of a builder. A mapped buffer lies in a lender's memory:
+        // that the lender does not write to it is promised by the `TrustedPeer` that it was mapped by. The protocol's
+        // tests and its fuzz target compare its validation with Arrow's, by `Distrust` of thallus-protocol-testing.
         Ok(unsafe { array.into_builder().build_unchecked() })
     }
 }

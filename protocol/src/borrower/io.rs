@@ -1,4 +1,4 @@
-//! What goes into a borrower's half of a connection, and what comes out.
+//! Inputs and outputs of a borrower's half of a connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,91 +11,92 @@ use crate::ids::{PartId, ReadId, RegionId, RemoteRange, StreamId};
 use crate::layout::{CheckedDescriptor, Piece, SlabLayout};
 use crate::message::{Access, FromBorrower, Region, SortKey, StreamStats};
 
-/// How a stream is to be borrowed.
+/// Options of a stream that is borrowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BorrowOptions {
-    /// Bytes granted at first. `None`: the lender may not send before [`super::Borrower::admit`].
+    /// Initial credit in bytes. `None`: the lender may not send before [`super::Borrower::admit`].
     pub window: Option<u64>,
-    /// Bytes that the window may grow to.
+    /// Maximum size of the window in bytes.
     pub most: u64,
-    /// How this end gets at what is lent.
+    /// How this end accesses lent batches.
     pub access: Access,
     /// The stream ends in an error after this time.
     pub deadline: Option<Duration>,
 }
 
-/// What the driver reports or asks.
+/// Commands and reports of the driver to a borrower.
 #[derive(Debug)]
 pub enum BorrowerCommand {
-    /// The application took batches that cost so much credit. Not for batches on demand, see
+    /// The application took batches that cost this much credit. Not for batches on demand, see
     /// [`BorrowerCommand::GiveUp`].
     Consumed {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// [`BorrowerEvent::Batch`]'s cost.
+        /// The sum of the costs in [`BorrowerEvent::Batch`].
         cost: u64,
     },
-    /// The application asks for a part of a batch that is on loan on demand: [`BorrowerEvent::PartRead`] or
-    /// [`BorrowerEvent::PartFailed`] answers, whatever happens. It may ask as often as it likes, also before earlier
-    /// parts have come.
+    /// The application requests a part of a batch that is on loan on demand. Either [`BorrowerEvent::PartRead`] or
+    /// [`BorrowerEvent::PartFailed`] always follows. The number of requests is not limited, and a request may come
+    /// before earlier parts have arrived.
     ReadPart {
-        /// The batch's stream, which may have ended well since.
+        /// The batch's stream, which may have ended successfully in the meantime.
         stream: StreamId,
-        /// The batch's position in it.
+        /// The batch's position in the stream.
         seq: u64,
-        /// Names the answer; no answer of this name may be due for this batch.
+        /// Identifies the answer. No request of this batch with the same id may be unanswered.
         part: PartId,
         /// Ranges of the descriptor's buffers.
         pieces: Vec<Piece>,
     },
-    /// The application is done with a batch on demand: its lease and its credit are given back. To be said once for
-    /// each, also for those that were lost; parts that are due are answered as cancelled. Or it is done with a mapped
-    /// batch, of which nothing is mapped any more: its lease is given back; its credit was by
+    /// The application is done with a batch on demand: its lease is released and its credit is granted again. Send this
+    /// once for each such batch, also for those that were lost. Parts that are due are answered as cancelled.
+    ///
+    /// Or the application has unmapped a mapped batch: its lease is released. Its credit was granted again by
     /// [`BorrowerCommand::Consumed`].
     GiveUp {
         /// The batch's stream.
         stream: StreamId,
-        /// The batch's position in it.
+        /// The batch's position in the stream.
         seq: u64,
     },
-    /// All reads of [`BorrowerTask::Read`] have completed, or [`BorrowerTask::Map`] has been tried, and the lease word
-    /// has been read after that if one was to be.
+    /// All reads of [`BorrowerTask::Read`] have completed, or [`BorrowerTask::Map`] was attempted; and the lease word,
+    /// if there is one to read, was read after that.
     ReadDone {
-        /// Which.
+        /// The id of the read.
         read: ReadId,
-        /// The lease word; or the first error.
+        /// The lease word, or the first error.
         result: Result<Option<u64>, ReadProblem>,
     },
     /// A delivered batch is invalid: arrays cannot be built from it.
     ///
-    /// The stream's good end may have been said along with its last batch, and is not taken back: whoever rejects a
-    /// batch tells the application so, and nothing that follows for that stream.
+    /// The stream's successful end may have been announced together with its last batch, and is not withdrawn. A driver
+    /// that rejects a batch must report the error to the application, and nothing that follows for that stream.
     Rejected {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Which batch.
+        /// The batch's position in the stream.
         seq: u64,
         /// The problem.
         reason: String,
     },
-    /// The application does not want the stream any more.
+    /// The application cancels the stream.
     Cancel {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
     },
 }
 
-/// Why a batch's bytes are not there.
+/// Reason why a batch's bytes could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadProblem {
-    /// There is no memory to read into; nothing was posted.
+    /// There is no memory to read into. No read was posted.
     NoMemory(Cause),
     /// A read failed.
     Failed(Cause),
 }
 
 impl ReadProblem {
-    /// A failure without an error of its own.
+    /// A failure that consists of a text only.
     #[must_use]
     pub fn failed(words: &str) -> Self {
         ReadProblem::Failed(words.into())
@@ -110,42 +111,42 @@ impl ReadProblem {
     }
 }
 
-/// A batch, or a part of one, to be read: take a slab of `layout.len` bytes, post a read for each place into its range;
-/// when all have completed well, read `then_word`.
+/// A batch, or a part of one, to be read. Take a slab of `layout.len` bytes and post a read of each place into its
+/// range. When all have completed successfully, read `then_word`.
 #[derive(Clone, Debug)]
 pub struct ReadBatch {
-    /// Names it until it is delivered or discarded.
+    /// Identifies the read until the batch is delivered or discarded.
     pub read: ReadId,
-    /// For its stream.
+    /// The stream.
     pub stream: StreamId,
-    /// Where the buffers go in the slab: one range for each of the descriptor's buffers, or of the pieces that were
-    /// asked for.
+    /// Positions of the buffers in the slab: one range for each of the descriptor's buffers, or for each of the
+    /// requested pieces.
     pub layout: SlabLayout,
-    /// Which buffer or piece comes from where; empty buffers have no place.
+    /// For each buffer or piece that is not empty: its index, and the place to read it from.
     pub places: Vec<(usize, RemoteRange)>,
-    /// The eight bytes of the lease word, where the lease is proven by it.
+    /// The eight bytes of the lease word, if the fabric's fencing is by lease word.
     pub then_word: Option<RemoteRange>,
 }
 
 /// The bytes of a delivered batch.
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// In the slab of this read, laid out as [`ReadBatch::layout`] said.
+    /// Read into the slab of this read, laid out as [`ReadBatch::layout`] specifies.
     Lent {
-        /// Which read.
+        /// The read.
         read: ReadId,
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
-    /// In the lender's memory, and on loan until [`BorrowerCommand::GiveUp`]. Its cost is given back with that, and not
-    /// by [`BorrowerCommand::Consumed`].
+    /// In the lender's memory, on loan until [`BorrowerCommand::GiveUp`]. That command also returns its cost;
+    /// [`BorrowerCommand::Consumed`] does not.
     OnDemand {
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
     },
-    /// Mapped, by this read, and on loan until [`BorrowerCommand::GiveUp`], whatever becomes of its stream.
+    /// Mapped by this read, and on loan until [`BorrowerCommand::GiveUp`], even if its stream ends or fails.
     Mapped {
-        /// Which read.
+        /// The read.
         read: ReadId,
         /// Shape of the batch.
         descriptor: Arc<CheckedDescriptor>,
@@ -154,96 +155,96 @@ pub enum Payload {
     Inline(Bytes),
 }
 
-/// What the application of a stream is told.
+/// Events for the application of a stream.
 #[derive(Clone, Debug)]
 pub enum BorrowerEvent {
     /// The stream begins.
     Schema {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
-        /// Decoded.
+        /// The decoded schema.
         schema: SchemaRef,
-        /// As it came, for the inline decoder.
+        /// The schema message as received, for the inline decoder.
         ipc: Bytes,
-        /// The keys that the stream is sorted by, if it is a partition of a sorted result. Every column is one of the
-        /// schema's.
+        /// The keys that the stream is sorted by, if it is a partition of a sorted result. Each names a column of the
+        /// schema.
         order: Vec<SortKey>,
     },
-    /// The next batch of a stream, all of it there, its lease proven; or on demand.
+    /// The next batch of a stream. Either it is complete and its lease is proven, or it is on demand.
     Batch {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
-        /// Its position, from 0.
+        /// The batch's position in the stream, from 0.
         seq: u64,
-        /// The credit that [`BorrowerCommand::Consumed`] gives back.
+        /// The credit that [`BorrowerCommand::Consumed`] returns.
         cost: u64,
-        /// Its bytes.
+        /// The batch's bytes.
         payload: Payload,
     },
-    /// A part of a batch has been read, and its lease was proven since.
+    /// A part of a batch has been read, and its lease has been proven after that.
     PartRead {
         /// The batch's stream.
         stream: StreamId,
-        /// The batch.
+        /// The batch's position in the stream.
         seq: u64,
-        /// Which part.
+        /// The part.
         part: PartId,
-        /// In this read's slab: one range for each piece.
+        /// The read in whose slab the part is: one range for each piece.
         read: ReadId,
     },
-    /// A part of a batch does not come.
+    /// A part of a batch could not be read.
     PartFailed {
         /// The batch's stream.
         stream: StreamId,
-        /// The batch.
+        /// The batch's position in the stream.
         seq: u64,
-        /// Which part.
+        /// The part.
         part: PartId,
-        /// Why. Only after [`StreamError::OutOfMemory`] is it of use to ask again.
+        /// The error. Another attempt can succeed only after [`StreamError::OutOfMemory`].
         error: StreamError,
     },
-    /// A stream is whole. Parts of its batches on demand can still be read.
+    /// A stream is complete. Parts of its batches on demand can still be read.
     End {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// The lender's figures.
+        /// The lender's statistics.
         stats: StreamStats,
     },
-    /// A stream ended in an error. Nothing more comes for it, and its batches on demand are lost.
+    /// A stream ended in an error. No event follows for it, and its batches on demand are lost.
     Failed {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Which.
+        /// The error.
         error: StreamError,
     },
 }
 
-/// What a borrower wants its driver to do.
+/// Tasks of a borrower for its driver.
 #[derive(Debug)]
 pub enum BorrowerTask {
-    /// Take in a region. If it cannot be, reads of it fail, and that is how it is reported.
+    /// Import a region. A failure is not reported here: later reads of the region fail.
     Import(Region),
-    /// Drop a region.
+    /// Drop an imported region.
     Forget(RegionId),
     /// Read a batch.
     Read(ReadBatch),
-    /// Map a batch's places: no slab, and nothing is read but the lease word. Answered by [`BorrowerCommand::ReadDone`]
-    /// as reads are.
+    /// Map a batch's places. No slab is needed, and only the lease word is read. [`BorrowerCommand::ReadDone`] answers,
+    /// as for reads.
     Map(ReadBatch),
-    /// The slab of this read is not wanted any more, or what it mapped: to be dropped at once.
+    /// Drop the slab or the mapping of this read at once.
     Discard {
-        /// Which.
+        /// The read.
         read: ReadId,
     },
 }
 
-/// What comes out of a borrower's half.
+/// Outputs of a borrower's half.
 #[derive(Debug)]
 pub enum BorrowerOutput {
-    /// Tell the lender.
+    /// Send a message to the lender.
     Say(FromBorrower),
-    /// For the driver.
+    /// A task for the driver.
     Do(BorrowerTask),
-    /// For the application.
+    /// An event for the application.
     Event(BorrowerEvent),
 }

@@ -1,5 +1,5 @@
-//! Mapped batches: a pointer into the lender's memory, proven as reads are and handed over; on loan until the
-//! application has dropped the last array over it, whatever has become of the stream meanwhile.
+//! Mapped batches. A mapped batch is a pointer into the lender's memory. Its lease is proven as for reads, and stands
+//! until the application has dropped the last array over the memory, even if the stream ends before that.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ impl Borrower {
         self.mapped.len()
     }
 
-    /// A batch is mapped, and its lease stood since.
+    /// A batch has been mapped, and its lease stood after that.
     pub(super) fn mapped(
         &mut self,
         read: ReadId,
@@ -35,7 +35,7 @@ impl Borrower {
         }
     }
 
-    /// The application is done with a mapped batch: its lease is given back. `false` if there is none of that name.
+    /// The application has unmapped a batch: releases its lease. `false` if there is no such batch.
     pub(super) fn unmapped(&mut self, key: BatchKey) -> bool {
         let Some(lease) = self.mapped.remove(&key) else { return false };
         self.loans.give_back(lease);

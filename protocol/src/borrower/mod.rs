@@ -1,10 +1,11 @@
 //! The borrower's half of a connection: windows, reads and their proof, parts read on demand, mapped batches, releases.
 //!
-//! It is the same at a client, which borrows results, and at a server, which borrows uploads. It knows no handshake, no
-//! request and no bytes: messages of the lender go in, messages for the lender, tasks for the driver and events for the
+//! It is the same at a client, which borrows results, and at a server, which borrows uploads. It does no handshake,
+//! requests or encoding: messages of the lender go in; messages for the lender, tasks for the driver and events for the
 //! application come out.
 //!
-//! After every call the outputs are to be taken by [`Borrower::poll`] until there are none, and done in order.
+//! After every call the caller takes the outputs with [`Borrower::poll`] until there are none, and carries them out in
+//! order.
 
 mod io;
 mod mapped;
@@ -36,23 +37,21 @@ use crate::layout::LayoutLimits;
 use crate::link::clip;
 use crate::message::{Failure, Fencing, FromBorrower, FromLender, Lending, Region};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// Limits and times of a borrower.
+/// Limits and timeouts of a borrower.
 #[derive(Clone, Debug)]
 pub struct BorrowerConfig {
-    /// Largest batch, in bytes, for which a stream's window is widened.
+    /// Maximum size of a batch in bytes. A stream's window is not widened for a larger one.
     pub max_batch_bytes: u64,
-    /// Regions that the lender may have announced at once.
+    /// Maximum number of regions that the lender may have announced at once.
     pub max_regions: usize,
-    /// Limits of what a descriptor may say.
+    /// Limits of a descriptor.
     pub layout: LayoutLimits,
-    /// Limits of what a schema and an inline batch may say.
+    /// Limits of a schema and of an inline batch.
     pub inline: InlineLimits,
-    /// How long a batch's reads may take before the data plane is taken for dead.
+    /// Time limit of a batch's reads. After it the data plane counts as failed.
     pub read_timeout: Duration,
 }
 
@@ -61,7 +60,7 @@ pub struct BorrowerConfig {
 enum Path {
     None,
     Up,
-    /// Failed; nothing is read any more.
+    /// It has failed; nothing is read any more.
     Down,
 }
 
@@ -74,15 +73,15 @@ pub struct Borrower {
     fencing: Option<Fencing>,
     /// The region of the lender's lease words.
     words: Option<RegionId>,
-    /// Bytes that the lender has on loan at once, at most.
+    /// Maximum bytes that the lender has on loan at once.
     lender_limit: u64,
     regions: BTreeMap<RegionId, Region>,
     streams: BTreeMap<StreamId, BorrowedStream>,
     reads: BTreeMap<ReadId, Read>,
     last_read: u64,
-    /// Batches that are read as far as the application asks, until it has given them up.
+    /// Batches on demand that the application has not given up.
     on_demand: BTreeMap<BatchKey, OnDemandBatch>,
-    /// Batches that are mapped and delivered, or about to be, until the application has given them up.
+    /// Mapped batches that are delivered, or about to be, and that the application has not given up.
     mapped: BTreeMap<BatchKey, LeaseId>,
     loans: Loans,
     deadlines: BTreeMap<StreamId, Duration>,
@@ -114,7 +113,7 @@ impl Borrower {
         }
     }
 
-    /// The next thing to do.
+    /// The next output.
     #[must_use]
     pub fn poll(&mut self) -> Option<BorrowerOutput> {
         self.out.pop_front()
@@ -126,13 +125,13 @@ impl Borrower {
         self.timers.next()
     }
 
-    /// Batches that are being read.
+    /// Number of batches that are being read.
     #[must_use]
     pub fn outstanding_reads(&self) -> usize {
         self.reads.len()
     }
 
-    /// Streams that have not ended on both sides.
+    /// Number of streams that have not ended on both sides.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.streams.len()
@@ -160,15 +159,15 @@ impl Borrower {
         self.path == Path::Up
     }
 
-    /// The lender has never more than this on loan.
+    /// Sets the maximum bytes that the lender has on loan at once.
     pub fn set_lender_limit(&mut self, bytes: u64) {
         self.lender_limit = bytes;
     }
 
-    /// The lender said where its lease words are: the path is to be proven by the probe among them.
+    /// The lender has announced its lease words. The probe among them is used to prove the path.
     ///
     /// # Errors
-    /// Words that are malformed.
+    /// The announced words are malformed.
     pub fn offered(&mut self, lending: &Lending) -> Result<(), PeerMisbehaved> {
         receive::check_lending(lending)?;
         self.fencing = Some(lending.fencing);
@@ -177,24 +176,24 @@ impl Borrower {
         self.check_range(lending.probe_at)
     }
 
-    /// The probe was read, and right. The lender is to be told by the connection.
+    /// The probe was read and had the expected value. The connection has to inform the lender.
     pub fn path_up(&mut self) {
         self.path = Path::Up;
-        // Announced before the path was proven. The words' region was taken in for the probe.
+        // These were announced before the path was proven. The words' region was already imported for the probe.
         for region in self.regions.values().filter(|region| Some(region.id) != self.words) {
             self.out.push_back(BorrowerOutput::Do(BorrowerTask::Import(region.clone())));
         }
     }
 
-    /// The path was not proven, or is gone. Outstanding reads complete in failure as the endpoint closes. Says whether
-    /// it was not down already.
+    /// The path was not proven, or has failed. Outstanding reads complete with an error when the endpoint closes.
+    /// Returns whether the path was not down before.
     pub fn path_down(&mut self, reason: &str) -> bool {
         if self.path == Path::Down {
             return false;
         }
         self.path = Path::Down;
         let reason = clip(reason.to_owned());
-        // A lender that never offered its memory need not be told.
+        // A lender that never offered its memory needs no message.
         if self.fencing.is_some() {
             self.say(FromBorrower::PathDown { reason: reason.clone() });
         }
@@ -202,11 +201,8 @@ impl Borrower {
         true
     }
 
-    /// A stream begins, to be borrowed. What it grants at first is for the connection to say.
+    /// Begins a stream that is borrowed. The connection sends the initial grant.
     pub fn open(&mut self, now: Timestamp, stream: StreamId, options: BorrowOptions) {
-        #[cfg(feature = "planted-bugs")]
-        let options =
-            if is_planted(Bug::DeadlineForgotten) { BorrowOptions { deadline: None, ..options } } else { options };
         if let Some(deadline) = options.deadline {
             self.timers.set(Timer::Stream(stream), now + deadline);
             self.deadlines.insert(stream, deadline);
@@ -214,7 +210,7 @@ impl Borrower {
         self.streams.insert(stream, BorrowedStream::new(stream, options.window, options.most, options.access));
     }
 
-    /// A stream that was opened without a window gets one: from now on its lender may send.
+    /// Gives a window to a stream that was opened without one: from now on its lender may send.
     pub fn admit(&mut self, stream: StreamId, window: u64, most: u64) {
         let limit = crate::credit::batch_cost(self.lender_limit);
         if let Some(open) = self.streams.get_mut(&stream).filter(|open| !open.over && !open.remote_done)
@@ -224,10 +220,10 @@ impl Borrower {
         }
     }
 
-    /// The driver reports or asks something.
+    /// Processes a command or a report of the driver.
     ///
     /// # Errors
-    /// [`ApiMisuse`] if it broke the contract.
+    /// [`ApiMisuse`] if the driver broke the contract.
     pub fn command(&mut self, now: Timestamp, command: BorrowerCommand) -> Result<(), ApiMisuse> {
         match command {
             BorrowerCommand::Consumed { stream, cost } => self.consumed(stream, cost)?,
@@ -244,13 +240,13 @@ impl Borrower {
         Ok(())
     }
 
-    /// Ends a stream because this end does not want it any more. Nothing happens if it has ended.
+    /// Cancels a stream for this end. Has no effect if the stream has ended.
     pub fn cancel(&mut self, stream: StreamId, reason: CancelReason) {
         self.fail(stream, StreamError::Cancelled, reason);
     }
 
-    /// The lender takes back a stream whose end it has said, and whose batches have not all been delivered. `false`:
-    /// there is no such stream.
+    /// The lender fails a stream after its end, while not all of its batches have been delivered. `false`: there is no
+    /// such stream.
     pub(crate) fn withdraw(&mut self, stream: StreamId, failure: &Failure) -> bool {
         let ended = self.streams.get(&stream).is_some_and(|open| open.remote_done);
         if ended {
@@ -260,7 +256,7 @@ impl Borrower {
         ended
     }
 
-    /// Ends a stream for the application, and tells the lender if it does not know.
+    /// Ends a stream for the application, and cancels it at the lender if the lender has not ended it.
     pub(crate) fn fail(&mut self, stream: StreamId, error: StreamError, reason: CancelReason) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if std::mem::replace(&mut open.over, true) {
@@ -268,7 +264,7 @@ impl Borrower {
         }
         let done = open.remote_done;
         let abandoned = open.abandon();
-        // Nobody wants its batches that are on loan, and others may wait for the room.
+        // Batches of this stream that are on loan are no longer needed, and other streams may wait for the room.
         self.loans.flush_now();
         for payload in abandoned {
             self.abandon(stream, payload);
@@ -276,10 +272,6 @@ impl Borrower {
         self.clear_deadline(stream);
         self.lose_batches(stream, &error);
         self.event(BorrowerEvent::Failed { stream, error });
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::CancelLost) && reason == CancelReason::Dropped {
-            return;
-        }
         if done {
             self.streams.remove(&stream);
         } else {
@@ -292,10 +284,10 @@ impl Borrower {
         self.deadlines.remove(&stream);
     }
 
-    /// Does what is due by now.
+    /// Handles all deadlines that have passed.
     ///
     /// # Errors
-    /// The reads of a batch were not done in time: the data plane is to be taken for dead, for this reason.
+    /// The reads of a batch were not done in time: the data plane counts as failed, for this reason.
     pub fn expire(&mut self, now: Timestamp) -> Result<(), String> {
         let mut dead = Ok(());
         while let Some(timer) = self.timers.expired(now) {
@@ -303,7 +295,7 @@ impl Borrower {
                 Timer::Stream(stream) => {
                     let deadline = self.deadlines.remove(&stream).unwrap_or_default();
                     let error = StreamError::DeadlineExceeded(deadline);
-                    // Also of a stream that is whole, while some of its batches are held.
+                    // This applies also to a stream that is complete while some of its batches are held.
                     self.lose_batches(stream, &error);
                     self.fail(stream, error, CancelReason::DeadlineExceeded);
                 }
@@ -321,8 +313,7 @@ impl Borrower {
         dead
     }
 
-    /// The connection is about to end: streams end in its error, and their batches that are not delivered are given
-    /// back.
+    /// The connection is about to end: streams end in its error, and their undelivered batches are released.
     pub fn release_abandoned(&mut self, error: &Arc<ConnectionError>) {
         let holding: BTreeSet<_> = self.on_demand.keys().map(|(stream, _)| *stream).collect();
         for stream in holding {
@@ -338,8 +329,8 @@ impl Borrower {
         }
     }
 
-    /// The connection begins to end: streams end in its error, and nothing more is said. Reads are still to be
-    /// reported.
+    /// The connection begins to end: streams end in its error, and no message is sent any more. The driver still has to
+    /// report reads.
     pub fn shut(&mut self, error: &Arc<ConnectionError>) {
         self.release_abandoned(error);
         self.ended_by = Some(Arc::clone(error));
@@ -348,10 +339,10 @@ impl Borrower {
         self.deadlines.clear();
     }
 
-    /// The endpoint is closed: whatever read was not reported is lost.
+    /// The endpoint is closed: reads that were not reported are lost.
     ///
     /// # Errors
-    /// [`ApiMisuse::State`] if there was one.
+    /// [`ApiMisuse::State`] if there was such a read.
     pub fn closed(&mut self) -> Result<(), ApiMisuse> {
         let unreported: Vec<_> = self.reads.keys().copied().collect();
         for read in &unreported {
@@ -378,10 +369,10 @@ impl Borrower {
         self.out.push_back(BorrowerOutput::Do(task));
     }
 
-    /// The lender said something.
+    /// Processes a message of the lender.
     ///
     /// # Errors
-    /// [`PeerMisbehaved`].
+    /// [`PeerMisbehaved`] if the message breaks the protocol.
     pub fn heard(&mut self, now: Timestamp, message: FromLender, payload: Bytes) -> Result<(), PeerMisbehaved> {
         self.message(now, message, payload)
     }

@@ -1,10 +1,10 @@
-//! Batches on demand: on loan and announced to the application, but read only as far as it asks.
+//! Batches on demand: on loan and announced to the application, which requests the parts to read.
 //!
-//! Each part is read, fenced and timed as a whole batch is: its bytes first, the lease word last, and only if the lease
-//! still stood are the bytes handed over. The lease is given back once the application is done with the batch, or once
-//! the batch is lost with its stream, its connection or the data plane; in any case not before the last read of it has
-//! completed. A lost batch stays known, with the reason, until the application has given it up: every later question is
-//! answered with that reason.
+//! Each part is read, fenced and timed as a whole batch is: its bytes first, the lease word last. The bytes are handed
+//! over only if the lease still stood. The lease is released once the application is done with the batch, or once the
+//! batch is lost with its stream, its connection or the data plane; but never before the last read of the batch has
+//! completed. A lost batch stays in the table, with the reason, until the application has given it up: every later
+//! request fails with that reason.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,12 +17,10 @@ use crate::error::{ApiMisuse, StreamError};
 use crate::ids::{LeaseId, PartId, ReadId, RemoteRange, StreamId};
 use crate::layout::{self, CheckedDescriptor, Piece};
 use crate::message::{FromBorrower, LeaseWord};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
-/// A batch by its stream and its position there.
+/// A batch: its stream and its position there.
 pub(super) type BatchKey = (StreamId, u64);
 
 #[derive(Debug)]
@@ -30,28 +28,28 @@ pub(super) struct OnDemandBatch {
     lease: LeaseId,
     word: Option<LeaseWord>,
     descriptor: Arc<CheckedDescriptor>,
-    /// By buffer, those that are not empty, in order.
+    /// Places of the buffers that are not empty, with the buffers' indices, in order.
     places: Vec<(usize, RemoteRange)>,
-    /// Not answered yet.
+    /// Parts that are not answered yet.
     parts: BTreeMap<PartId, ReadId>,
-    /// Reads that have not completed, whether the application still waits for them or not.
+    /// Number of reads that have not completed, cancelled ones included.
     reads: usize,
-    /// Why it cannot be read any more.
+    /// The error after which it cannot be read any more.
     lost: Option<StreamError>,
     /// The application is done with it.
     given_up: bool,
-    /// The lease has been given back.
+    /// The lease has been released.
     returned: bool,
 }
 
 impl Borrower {
-    /// Batches on demand that the application has not given up.
+    /// Number of batches on demand that the application has not given up.
     #[must_use]
     pub fn on_demand_batches(&self) -> usize {
         self.on_demand.values().filter(|batch| !batch.given_up).count()
     }
 
-    /// A batch is on loan: the application is told, and nothing is read.
+    /// Announces a batch on loan to the application. Nothing is read.
     pub(super) fn hold(
         &mut self,
         (stream, seq): BatchKey,
@@ -73,14 +71,10 @@ impl Borrower {
             returned: false,
         };
         self.on_demand.insert((stream, seq), batch);
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LazyLeaseNotHeld) {
-            self.loans.bug_give_back_early(lease);
-        }
         if let Some(open) = self.streams.get_mut(&stream) {
             open.ready(seq, bytes, Payload::OnDemand { descriptor });
         }
-        // The batches of such a stream are on demand or inline, and so each is delivered as it arrives.
+        // All batches of such a stream are on demand or inline, and so each is delivered as it arrives.
         self.deliver(stream);
     }
 
@@ -110,7 +104,7 @@ impl Borrower {
             if piece.offset.checked_add(piece.len).is_none_or(|end| end > *len) {
                 return Err(outside());
             }
-            // An empty buffer has no place, and no bytes to read.
+            // An empty buffer has no place and no bytes to read.
             if piece.len > 0
                 && let Ok(at) = batch.places.binary_search_by_key(&piece.buffer, |(buffer, _)| *buffer)
             {
@@ -120,7 +114,7 @@ impl Borrower {
             }
         }
         let (lease, word) = (batch.lease, batch.word);
-        // Between two parts the lender may have taken the lease back, and retired the region with it: that is no
+        // Between two parts the lender may have revoked the lease and then retired the region: that is not
         // misbehaviour.
         if places.iter().any(|(_, place)| self.check_range(*place).is_err()) {
             self.event(BorrowerEvent::PartFailed { stream, seq, part, error: StreamError::LeaseLost { seq } });
@@ -139,7 +133,7 @@ impl Borrower {
         Ok(())
     }
 
-    /// The application is done with a batch: parts that are due are cancelled.
+    /// The application is done with a batch: cancels parts that are due.
     pub(super) fn give_up(&mut self, key: BatchKey) -> Result<(), ApiMisuse> {
         let (stream, seq) = key;
         if self.unmapped(key) {
@@ -158,20 +152,20 @@ impl Borrower {
         Ok(())
     }
 
-    /// A batch cannot be read any more: its parts fail, and its stream, which misses a batch now, ends.
+    /// A batch cannot be read any more: its parts fail, and its stream, which now lacks a batch, ends.
     pub(super) fn lose(&mut self, key: BatchKey, error: StreamError, reason: CancelReason) {
         self.lose_batch(key, &error);
         self.fail(key.0, error, reason);
     }
 
-    /// A stream ended in an error, and with it the batches of it that are held.
+    /// Loses the held batches of a stream that has ended in an error.
     pub(super) fn lose_batches(&mut self, stream: StreamId, error: &StreamError) {
         for key in self.held_of(stream) {
             self.lose_batch(key, error);
         }
     }
 
-    /// The data plane is gone.
+    /// Loses all batches, because the data plane has failed.
     pub(super) fn lose_all(&mut self, reason: &str) {
         let held: Vec<_> =
             self.on_demand.iter().filter(|(_, batch)| batch.lost.is_none()).map(|(key, _)| *key).collect();
@@ -204,7 +198,7 @@ impl Borrower {
         self.on_demand.get(&key).is_some_and(|batch| batch.parts.contains_key(&part))
     }
 
-    /// A part has come, or fails alone: whether the application still waited for it.
+    /// Removes a part that has arrived or has failed alone. Returns whether the application still waited for it.
     pub(super) fn answer(&mut self, key: BatchKey, part: PartId) -> bool {
         self.on_demand.get_mut(&key).is_some_and(|batch| batch.parts.remove(&part).is_some())
     }
@@ -217,7 +211,8 @@ impl Borrower {
         self.settle(key);
     }
 
-    /// Gives the lease back once nobody reads under it nor will, and forgets the batch once nobody parts for it either.
+    /// Releases the lease once no read under it is outstanding or will follow. Forgets the batch once the application
+    /// has given it up, too.
     fn settle(&mut self, key: BatchKey) {
         let Some(batch) = self.on_demand.get_mut(&key) else { return };
         let is_done = batch.given_up || batch.lost.is_some();
@@ -227,10 +222,6 @@ impl Borrower {
         let (lease, given_up) = (batch.lease, batch.given_up);
         if !std::mem::replace(&mut batch.returned, true) {
             self.loans.give_back(lease);
-            #[cfg(feature = "planted-bugs")]
-            if is_planted(Bug::LazyLeaseNotHeld) {
-                self.loans.bug_lose_last_release();
-            }
         }
         if given_up {
             self.on_demand.remove(&key);
@@ -247,7 +238,7 @@ impl Borrower {
         !self.held_of(stream).is_empty()
     }
 
-    /// The application is done with batches of this cost: credit for more, once it is worth a message.
+    /// The application is done with batches of this cost. Grants the credit again, once it is worth a message.
     pub(super) fn consumed(&mut self, stream: StreamId, cost: u64) -> Result<(), ApiMisuse> {
         let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
         if !open.consumed(cost) {

@@ -1,4 +1,4 @@
-//! Reads on their way, and what becomes of them: a batch delivered, a part answered, or a lease lost.
+//! Outstanding reads and their completion: a batch delivered, a part answered, or a lease lost.
 
 use std::sync::Arc;
 
@@ -8,18 +8,16 @@ use crate::error::{ApiMisuse, Cause, StreamError};
 use crate::ids::{LeaseId, PartId, ReadId, StreamId};
 use crate::layout::CheckedDescriptor;
 use crate::message::LeaseWord;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::timers::Timer;
 
 /// The purpose of a read.
 #[derive(Debug)]
 pub(super) enum Wanted {
-    /// All of a batch of this shape.
+    /// All of a batch with this shape.
     Batch(Arc<CheckedDescriptor>),
     /// A part of a batch on demand.
     Part(PartId),
-    /// Not to be read, but mapped: all of a batch of this shape.
+    /// All of a batch with this shape, mapped instead of read.
     Mapping(Arc<CheckedDescriptor>),
 }
 
@@ -50,8 +48,6 @@ impl Borrower {
         match result {
             Ok(_) if !wanted => drop(self.forget_read(read, true)),
             Ok(found) if found == due => self.arrived(read),
-            #[cfg(feature = "planted-bugs")]
-            Ok(_) if is_planted(Bug::WordNotChecked) => self.arrived(read),
             Ok(_) => {
                 self.forget_read(read, true);
                 self.lose((stream, seq), StreamError::LeaseLost { seq }, CancelReason::LeaseLost);
@@ -59,7 +55,7 @@ impl Borrower {
             Err(ReadProblem::NoMemory(cause)) => {
                 let error = StreamError::OutOfMemory { seq, cause };
                 match self.forget_read(read, true).map(|read| read.wanted) {
-                    // The batch is still there: less of it may fit.
+                    // The batch is still on loan: a smaller part of it may fit.
                     Some(Wanted::Part(part)) => {
                         if self.answer((stream, seq), part) {
                             self.event(BorrowerEvent::PartFailed { stream, seq, part, error });
@@ -80,8 +76,8 @@ impl Borrower {
         }
     }
 
-    /// All bytes are there and the lease stood: gives the lease back, and the batch to the application in its turn; or
-    /// a part to whoever asked for it.
+    /// All bytes have been read and the lease stood. Releases the lease and delivers the batch in its turn; or answers
+    /// the request for a part.
     fn arrived(&mut self, read: ReadId) {
         let Some(Read { stream, seq, lease, wanted, .. }) = self.forget_read(read, false) else { return };
         let descriptor = match wanted {
@@ -102,7 +98,7 @@ impl Borrower {
         }
     }
 
-    /// A read did not bring its bytes.
+    /// A read failed.
     pub(super) fn lost(&mut self, read: ReadId, cause: Cause) {
         let wanted = self.reads.get(&read).is_some_and(|read| self.is_wanted(read));
         if let Some(Read { stream, seq, .. }) = self.forget_read(read, true)
@@ -126,14 +122,10 @@ impl Borrower {
             return Some(ended);
         }
         self.loans.give_back(ended.lease);
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LeaseReleasedEarly) {
-            self.loans.bug_lose_last_release();
-        }
         Some(ended)
     }
 
-    /// Gives the application the batches that are next in order, and the stream's end after the last.
+    /// Delivers the batches that are next in order, and the stream's end after the last.
     pub(super) fn deliver(&mut self, stream: StreamId) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         while let Some((seq, cost, payload)) = open.deliver() {
@@ -141,7 +133,7 @@ impl Borrower {
         }
         if let Some(stats) = open.ended() {
             self.streams.remove(&stream);
-            // The deadline applies to its batches that are held, too.
+            // The deadline also applies to batches that are held.
             if !self.holds_any(stream) {
                 self.clear_deadline(stream);
             }

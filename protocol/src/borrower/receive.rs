@@ -1,4 +1,4 @@
-//! What a lender says, checked before it is used.
+//! Messages of the lender, checked before use.
 
 use std::sync::Arc;
 
@@ -20,8 +20,6 @@ use crate::message::{
     Access, Extensions, Failure, Fencing, FromBorrower, FromLender, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey,
 };
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
@@ -65,7 +63,7 @@ impl Borrower {
                 }
                 Ok(())
             }
-            // Whatever else a failure says, it is one.
+            // A failure is valid whatever extensions it has: the stream ends in any case.
             FromLender::Failed { stream, failure, extensions } => {
                 extensions.check()?;
                 let Some(open) = self.live(stream)? else { return self.remote_done(stream) };
@@ -77,7 +75,7 @@ impl Borrower {
         }
     }
 
-    /// Whether a message has nothing that may not be ignored; if it has, its stream ends.
+    /// Whether a message has no unknown critical extension. If it has one, its stream ends.
     fn understands(
         &mut self,
         message: &'static str,
@@ -136,7 +134,7 @@ impl Borrower {
 
     fn lent(&mut self, now: Timestamp, stream: StreamId, seq: u64, batch: LentBatch) -> Result<(), PeerMisbehaved> {
         let LentBatch { lease, word, descriptor, places } = batch;
-        // Leases come in the order in which credit let them go, not in that of their numbers.
+        // Leases arrive in the order in which credit allowed them, not in the order of their numbers.
         if self.loans.has(lease) {
             return Err(PeerMisbehaved::LeaseReused(lease));
         }
@@ -144,10 +142,7 @@ impl Borrower {
             return self.give_back(stream, seq, lease);
         }
         if word.is_some() != (self.fencing == Some(Fencing::LeaseWord)) {
-            return Err(PeerMisbehaved::Places {
-                stream,
-                what: "a lease word where none belongs, or none where one does",
-            });
+            return Err(PeerMisbehaved::Places { stream, what: "an unexpected lease word, or a missing one" });
         }
         if let Some(word) = word {
             if !is_word(word.at) || word.value == 0 {
@@ -163,7 +158,7 @@ impl Borrower {
             .map_err(|error| PeerMisbehaved::Layout { stream, reason: error.to_string() })?;
         let access = open.access;
         if access.needs_complete_batches() && !descriptor.is_complete() {
-            let reason = "a dictionary is that of an earlier batch, where each batch is to be complete".to_owned();
+            let reason = "a dictionary is that of an earlier batch, but each batch must be complete".to_owned();
             return Err(PeerMisbehaved::Layout { stream, reason });
         }
         let places = self.match_places(stream, &descriptor, places)?;
@@ -175,10 +170,6 @@ impl Borrower {
             return Ok(());
         }
         let read = self.next_read();
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::LeaseReleasedEarly) {
-            self.loans.bug_give_back_early(lease);
-        }
         let batch = ReadBatch {
             read,
             stream,
@@ -196,13 +187,13 @@ impl Borrower {
         Ok(())
     }
 
-    /// A batch that is not wanted any more, or can no longer be read.
+    /// Releases a batch that is not wanted any more, or can no longer be read.
     fn give_back(&mut self, stream: StreamId, seq: u64, lease: LeaseId) -> Result<(), PeerMisbehaved> {
-        // The number of its bytes was not looked at.
+        // The batch's bytes were not counted, because its length was not looked at.
         self.loans.give_back(lease);
         self.loans.flush_now();
         if self.live(stream)?.is_some() {
-            let cause = "it was lent after the data plane had gone down".into();
+            let cause = "it was lent after the data plane had failed".into();
             self.fail(stream, StreamError::Read { seq, cause }, CancelReason::ReadFailed);
         }
         Ok(())
@@ -233,10 +224,6 @@ impl Borrower {
     }
 
     pub(super) fn check_range(&self, range: RemoteRange) -> Result<(), PeerMisbehaved> {
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::PlacesNotChecked) {
-            return Ok(());
-        }
         let region = self.regions.get(&range.region).ok_or(PeerMisbehaved::UnknownRegion(range.region))?;
         let within = range
             .address
@@ -263,7 +250,7 @@ impl Borrower {
         Ok(())
     }
 
-    /// The stream, if the application still wants it and the lender may still speak of it.
+    /// The stream, if the application still wants it and the lender may still send messages for it.
     fn live(&mut self, stream: StreamId) -> Result<Option<&mut BorrowedStream>, PeerMisbehaved> {
         match self.streams.get_mut(&stream) {
             Some(open) if open.remote_done => {
@@ -281,7 +268,7 @@ impl Borrower {
     }
 }
 
-/// Checks what a lender says of its lease words.
+/// Checks the lease words that a lender announces.
 pub(super) fn check_lending(lending: &Lending) -> Result<(), PeerMisbehaved> {
     if !is_word(lending.probe_at) {
         let RemoteRange { region, address, len } = lending.probe_at;
@@ -290,7 +277,7 @@ pub(super) fn check_lending(lending: &Lending) -> Result<(), PeerMisbehaved> {
     check_region(&lending.words)
 }
 
-/// Whoever merges partitions by these keys relies on their columns being there.
+/// Checks that the sort keys name existing columns, because the merge of partitions relies on this.
 fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(), PeerMisbehaved> {
     let (value, limit) = (order.len() as u64, MAX_SORT_KEYS as u64);
     if value > limit {
@@ -305,7 +292,7 @@ fn check_order(stream: StreamId, order: &[SortKey], schema: &Schema) -> Result<(
     }
 }
 
-/// Eight bytes, aligned.
+/// Whether a range is eight aligned bytes.
 fn is_word(range: RemoteRange) -> bool {
     range.len == 8 && range.address.is_multiple_of(8)
 }

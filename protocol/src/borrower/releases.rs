@@ -1,5 +1,5 @@
-//! The leases that this end has, and how they are given back: several in a message, or along with another message. One
-//! by one they would wake the lender for each batch; and the room that they free is seldom needed at once.
+//! Leases that this end holds, and their release: several in one message, or along with another message. A message for
+//! each release would wake the lender for each batch, and the lender seldom needs the freed room at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,25 +10,25 @@ use crate::message::FromBorrower;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
-/// Releases of this many leases are not held back.
+/// This many releases are not held back.
 const MOST_LEASES: usize = 8;
-/// Releases of this many bytes are not held back.
+/// Releases of this many bytes in total are not held back.
 const MOST_BYTES: u64 = 8 << 20;
-/// With more leases than this none is held back: the lender may be short of leases.
+/// With at least this many leases held, no release is held back: the lender may run out of leases.
 const MANY_LEASES: usize = 128;
-/// How long a release is held back at most: other connections may need the memory.
+/// Maximum time for which a release is held back: other connections may need the memory.
 const RELEASED_WITHIN: Duration = Duration::from_millis(2);
 
-/// Leases that this end has.
+/// Leases of this end.
 #[derive(Debug, Default)]
 pub(super) struct Loans {
-    /// Those of batches that are being read, or held to be, with their bytes.
+    /// Leases of batches that are being read or held, with the bytes of each.
     held: BTreeMap<LeaseId, u64>,
     held_bytes: u64,
-    /// Those that are done with, and whose lender was not told.
+    /// Leases that are done with, but whose release has not been sent.
     given_back: Vec<LeaseId>,
     given_back_bytes: u64,
-    /// The lender is to be told now.
+    /// The releases must be sent now.
     flush: bool,
 }
 
@@ -42,7 +42,7 @@ impl Loans {
         self.held_bytes = self.held_bytes.saturating_add(bytes);
     }
 
-    /// This end is done with a lease. It may be one that was never taken.
+    /// Marks a lease for release. The lease need not have been taken.
     pub(super) fn give_back(&mut self, lease: LeaseId) {
         if let Some(bytes) = self.held.remove(&lease) {
             self.held_bytes = self.held_bytes.saturating_sub(bytes);
@@ -51,25 +51,15 @@ impl Loans {
         self.given_back.push(lease);
     }
 
-    /// Releases are not held back any longer.
+    /// Stops holding releases back.
     pub(super) fn flush_now(&mut self) {
         self.flush = true;
     }
 
-    /// There is no lender any more to be told.
+    /// Drops the releases, because there is no lender any more.
     pub(super) fn forget_releases(&mut self) {
         self.given_back.clear();
         self.given_back_bytes = 0;
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    pub(super) fn bug_give_back_early(&mut self, lease: LeaseId) {
-        self.given_back.push(lease);
-    }
-
-    #[cfg(feature = "planted-bugs")]
-    pub(super) fn bug_lose_last_release(&mut self) {
-        self.given_back.pop();
     }
 }
 
@@ -83,8 +73,8 @@ impl Borrower {
             && (!self.reads.is_empty() || self.has_room())
     }
 
-    /// Whether the lender has room for everything that its credit lets it lend, releases held back left out: it does
-    /// not wait.
+    /// Whether the lender has room for everything that its credit allows it to lend, even without the held-back
+    /// releases. If so, it does not wait for them.
     fn has_room(&self) -> bool {
         if self.loans.held.len() >= MANY_LEASES {
             return false;
@@ -96,32 +86,32 @@ impl Borrower {
         [held_bytes, given_back_bytes].into_iter().fold(to_come, u64::saturating_add) <= room
     }
 
-    /// Sets the time until which releases are held back. To be called after every call.
+    /// Sets the time until which releases are held back. Call it after every other call.
     pub fn time_releases(&mut self, now: Timestamp) {
         if self.holds_releases_back() && !self.timers.is_set(Timer::Releases) {
             self.timers.set(Timer::Releases, now + RELEASED_WITHIN);
         }
     }
 
-    /// Another message goes to the lender: releases go in the same write.
+    /// Another message goes to the lender: lets the releases go in the same write.
     pub fn flush_releases(&mut self) {
         self.loans.flush_now();
     }
 
-    /// Says the releases that are not to be held back. To be called once there is nothing else to say.
+    /// Sends the releases, unless they are held back. Call it after all other messages are queued.
     pub fn say_releases(&mut self) {
         if !self.holds_releases_back() {
             self.say_all_releases();
         }
     }
 
-    /// Says all releases. Also before the connection ends: the lender would keep mapped batches until this process
-    /// ends.
+    /// Sends all releases. Call it also before the connection ends: otherwise the lender would keep mapped batches
+    /// until this process ends.
     pub fn say_all_releases(&mut self) {
         self.timers.clear(Timer::Releases);
         let given_back = std::mem::take(&mut self.loans.given_back);
         self.loans.given_back_bytes = 0;
-        // A frame holds any release of this many leases.
+        // A release of this many leases always fits a frame.
         for leases in given_back.chunks(4096) {
             self.say(FromBorrower::Release { leases: leases.to_vec() });
         }

@@ -1,4 +1,4 @@
-//! A stream at its borrower: batches that have arrived, and the application has not been given; and the window.
+//! A stream at its borrower: batches that have arrived but are not delivered, and the window.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,6 @@ use crate::ids::StreamId;
 use crate::layout::Plan;
 use crate::message::{Access, StreamStats};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 
 #[derive(Debug)]
 struct Partial {
@@ -24,29 +22,29 @@ pub(super) struct BorrowedStream {
     id: StreamId,
     /// The schema, compiled, once it has arrived.
     pub(super) plan: Option<Plan>,
-    /// How this end gets at what is lent.
+    /// How this end accesses lent batches.
     pub(super) access: Access,
-    /// The application has been told how it ended; batches that still come are given back.
+    /// The end has been reported to the application. Batches that still arrive are released.
     pub(super) over: bool,
-    /// The lender has nothing more to say on it.
+    /// The lender has sent its last message for the stream.
     pub(super) remote_done: bool,
     end: Option<StreamStats>,
     credit: Credit,
     /// Bytes granted and not consumed.
     window: u64,
-    /// Bytes that the window may grow to.
+    /// Maximum size of the window in bytes.
     most: u64,
-    /// The lender may send. A stream that is not admitted yet has no window, whatever its lender waits for.
+    /// The lender may send. A stream that is not admitted yet has no window, even if its lender requests credit.
     admitted: bool,
-    /// Credit that one batch needs, if the lender said so before it was admitted.
+    /// Credit that one batch needs, if the lender requested it before the stream was admitted.
     wanted_before: u64,
-    /// The lender waits for credit, as far as is known.
+    /// The lender waits for credit, according to its last message.
     waits: bool,
-    /// It waits for so much credit that grants are not held back.
+    /// The lender waits for more credit than the window leaves while grants are held back: grants are sent at once.
     wanted: bool,
-    /// Taken by the application and not granted again yet.
+    /// Bytes that the application has consumed and that are not granted again yet.
     to_grant: u64,
-    /// Cost of what the application was given and has not taken.
+    /// Cost of batches that were delivered and not consumed.
     delivered: u64,
     next_arrival: u64,
     next_delivery: u64,
@@ -55,7 +53,7 @@ pub(super) struct BorrowedStream {
 }
 
 impl BorrowedStream {
-    /// A stream whose window begins as `window`, and grows to `most`; or one that is not admitted yet.
+    /// A stream whose window begins as `window` and grows to `most`. Without a `window` the stream is not admitted yet.
     pub(super) fn new(id: StreamId, window: Option<u64>, most: u64, access: Access) -> Self {
         let (admitted, window) = (window.is_some(), window.unwrap_or(0));
         BorrowedStream {
@@ -87,7 +85,7 @@ impl BorrowedStream {
             return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch before the schema" });
         }
         if self.partial.is_some() {
-            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch within another" });
+            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "a batch between the pieces of another" });
         }
         if seq != self.next_arrival {
             return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: seq });
@@ -99,7 +97,7 @@ impl BorrowedStream {
         Ok(())
     }
 
-    /// A piece of an inline batch arrived; the batch, if it was the last.
+    /// A piece of an inline batch arrived. Returns the batch if the piece was the last.
     pub(super) fn piece(
         &mut self,
         seq: u64,
@@ -119,13 +117,13 @@ impl BorrowedStream {
                     what: "an inline batch of the wrong length",
                 });
             }
-            // Within the credit that was granted, hence bounded.
+            // This is bounded, because it is within the granted credit.
             let mut have = BytesMut::with_capacity(usize::try_from(bytes).unwrap_or(0));
             have.extend_from_slice(&payload);
             self.partial = Some(Partial { bytes, have });
             return Ok(None);
         };
-        // A partial batch has arrived, so that there is one before the next.
+        // A partial batch has arrived, so `next_arrival` is at least 1.
         if seq != self.next_arrival - 1 || bytes != partial.bytes {
             return Err(wrong("a piece of another inline batch"));
         }
@@ -140,10 +138,13 @@ impl BorrowedStream {
         Ok(self.partial.take().map(|whole| whole.have.freeze()))
     }
 
-    /// The lender says that the stream is whole.
+    /// The lender has announced the end of the stream.
     pub(super) fn end(&mut self, batches: u64, stats: StreamStats) -> Result<(), PeerMisbehaved> {
         if self.plan.is_none() || self.partial.is_some() {
-            return Err(PeerMisbehaved::StreamOrder { stream: self.id, what: "an end before its time" });
+            return Err(PeerMisbehaved::StreamOrder {
+                stream: self.id,
+                what: "an end before the schema or within a batch",
+            });
         }
         if batches != self.next_arrival {
             return Err(PeerMisbehaved::Sequence { stream: self.id, expected: self.next_arrival, got: batches });
@@ -152,60 +153,47 @@ impl BorrowedStream {
         Ok(())
     }
 
-    /// A batch is whole; it waits for those before it.
+    /// A batch is complete. It waits for the batches before it.
     pub(super) fn ready(&mut self, seq: u64, bytes: u64, payload: Payload) {
         self.ready.insert(seq, (batch_cost(bytes), payload));
     }
 
-    /// The next batch in order, if it is there.
+    /// The next batch in order, if it is complete.
     pub(super) fn deliver(&mut self) -> Option<(u64, u64, Payload)> {
         let seq = self.next_delivery;
-        #[cfg(feature = "planted-bugs")]
-        let seq = match self.ready.first_key_value() {
-            Some((&first, _)) if is_planted(Bug::BatchesOutOfOrder) => first,
-            _ => seq,
-        };
         let (cost, payload) = self.ready.remove(&seq)?;
         self.next_delivery += 1;
         self.delivered += cost;
         Some((seq, cost, payload))
     }
 
-    /// The lender's figures, once everything was delivered.
+    /// The lender's statistics, once everything was delivered.
     pub(super) fn ended(&self) -> Option<StreamStats> {
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::EndTooSoon) {
-            return self.end;
-        }
         if self.next_delivery == self.next_arrival { self.end } else { None }
     }
 
-    /// Takes batches that are ready and will not be delivered.
+    /// Removes and returns batches that are ready but will not be delivered.
     pub(super) fn abandon(&mut self) -> Vec<(u64, Payload)> {
         self.partial = None;
         std::mem::take(&mut self.ready).into_iter().map(|(seq, (_, payload))| (seq, payload)).collect()
     }
 
-    /// The application took what cost so much. `false` if it never was given that.
+    /// The application consumed batches of this cost. `false` if fewer were delivered.
     pub(super) fn consumed(&mut self, cost: u64) -> bool {
         if cost > self.delivered {
             return false;
         }
         self.delivered -= cost;
         self.to_grant += cost;
-        #[cfg(feature = "planted-bugs")]
-        if is_planted(Bug::CreditDoubleCounted) {
-            self.to_grant += cost;
-        }
         true
     }
 
-    /// Bytes that the lender may still send, or has sent and the application has not taken.
+    /// Bytes that the lender may still send, or has sent and the application has not consumed.
     pub(super) fn window(&self) -> u64 {
         self.window
     }
 
-    /// A new total to grant, once it is worth a message.
+    /// The new total to grant, once it is worth a message.
     pub(super) fn grant(&mut self) -> Option<u64> {
         self.grow();
         let worth = if self.wanted { 1 } else { (self.window / 4).max(1) };
@@ -215,8 +203,8 @@ impl BorrowedStream {
         Some(self.credit.extend(std::mem::take(&mut self.to_grant)))
     }
 
-    /// Widens a window that both ends wait for: the lender said that it has no credit, and everything that arrived has
-    /// been taken. A borrower that is slower than its lender never gets there, nor does one whose lender is slower.
+    /// Widens a window that both ends wait for: the lender has reported that it has no credit, and the application has
+    /// consumed everything that arrived. If one end is slower than the other, this state does not occur.
     fn grow(&mut self) {
         let out_of_work = self.delivered == 0 && self.next_delivery == self.next_arrival && self.partial.is_none();
         if !out_of_work || !std::mem::take(&mut self.waits) {
@@ -227,7 +215,7 @@ impl BorrowedStream {
         self.to_grant += more;
     }
 
-    /// The lender may send from now on. The total to grant, if there is one.
+    /// Admits the stream: the lender may send from now on. Returns the total to grant, if there is one.
     pub(super) fn admit(&mut self, window: u64, most: u64) -> Option<u64> {
         if std::mem::replace(&mut self.admitted, true) {
             return None;
@@ -238,7 +226,8 @@ impl BorrowedStream {
         self.grant()
     }
 
-    /// The lender waits for so much: widens the window so that one batch of this cost fits. The new total, if any.
+    /// The lender waits for this much credit. Widens the window so that one batch of this cost fits. Returns the new
+    /// total, if there is one.
     pub(super) fn wanted(&mut self, cost: u64) -> Option<u64> {
         if !self.admitted {
             self.wanted_before = cost;
@@ -248,7 +237,7 @@ impl BorrowedStream {
         self.window += more;
         self.to_grant += more;
         self.waits = true;
-        // Less than a quarter held back leaves more than three.
+        // Less than a quarter of the window is held back, so that more than three quarters are available.
         self.wanted = cost > self.window - self.window / 4;
         self.grant()
     }
@@ -266,7 +255,7 @@ mod tests {
         stream
     }
 
-    /// As many batches of 1000 bytes of credit as the lender can send; how many that is.
+    /// Delivers all batches of 1000 bytes of credit that the lender can send. Returns their number.
     fn arrive_all(stream: &mut BorrowedStream) -> u64 {
         let before = stream.next_arrival;
         while stream.credit.available() >= batch_cost(BATCH) {
@@ -277,7 +266,7 @@ mod tests {
         stream.next_arrival - before
     }
 
-    /// The application takes a batch; the new total, if one is granted.
+    /// The application consumes a batch. Returns the new total, if one is granted.
     fn take(stream: &mut BorrowedStream) -> Option<u64> {
         let (_, cost, _) = stream.deliver().unwrap();
         assert!(stream.consumed(cost));
@@ -285,8 +274,8 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_both_ends_wait_for_doubles_up_to_what_was_asked_for() {
-        // It matters not which end finds out first.
+    fn a_window_that_both_ends_wait_for_doubles_up_to_its_maximum() {
+        // The order in which the two ends detect it does not matter.
         for lender_first in [true, false] {
             let mut stream = stream(2000, 7000);
             let mut windows = Vec::new();
@@ -309,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_not_admitted_grants_nothing_whatever_its_lender_wants() {
+    fn a_stream_that_is_not_admitted_grants_no_credit() {
         let mut stream = BorrowedStream::new(StreamId(1), None, 0, Access::Read);
         assert_eq!(stream.wanted(5000), None);
         assert_eq!(stream.credit.granted(), 0);
@@ -319,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_window_that_only_one_end_waits_for_stays() {
-        // The borrower always has another batch in hand: it is the slower one.
+        // The borrower always has another batch to consume: it is the slower end.
         let mut slow_borrower = stream(4000, 1 << 20);
         arrive_all(&mut slow_borrower);
         for _ in 0..50 {
@@ -328,7 +317,7 @@ mod tests {
             assert!(arrive_all(&mut slow_borrower) <= 1);
         }
         assert_eq!(slow_borrower.window, 4000);
-        // The lender always has credit for another: it is the slower one.
+        // The lender always has credit for another batch: it is the slower end.
         let mut slow_lender = stream(4000, 1 << 20);
         for seq in 0..50 {
             slow_lender.arrive(seq, BATCH).unwrap();

@@ -1,4 +1,4 @@
-//! How a client's data plane and its connection end.
+//! The end of a client's data plane, and of its connection.
 
 use std::sync::Arc;
 
@@ -10,12 +10,15 @@ use crate::time::Timestamp;
 use crate::timers::Timer;
 
 impl ClientConnection {
-    /// Does what is due by now.
+    /// Handles all deadlines that have passed.
     pub(super) fn expire(&mut self, now: Timestamp) {
         while let Some(timer) = self.core.timers.expired(now) {
             match timer {
                 Timer::Handshake if self.state == State::Connecting => {
-                    self.fabric_down(&format!("it was not connected within {:?}", self.config.timeouts.handshake));
+                    self.fabric_down(&format!(
+                        "the fabric was not connected within {:?}",
+                        self.config.timeouts.handshake
+                    ));
                 }
                 Timer::Handshake => self.end(ConnectionError::HandshakeTimeout(self.config.timeouts.handshake)),
                 Timer::KeepAlive => drop(self.core.ping(now)),
@@ -34,7 +37,7 @@ impl ClientConnection {
 
     pub(super) fn fabric_closed(&mut self) -> Result<(), ApiMisuse> {
         if !std::mem::take(&mut self.fabric_closing) {
-            return Err(ApiMisuse::State { command: "fabric-closed", state: "nobody asked for it" });
+            return Err(ApiMisuse::State { command: "fabric-closed", state: "no close is pending" });
         }
         self.endpoint_open = false;
         let reported = self.core.borrower.closed();
@@ -45,8 +48,8 @@ impl ClientConnection {
         reported
     }
 
-    /// The data plane is gone, or never came up, in both directions. Reads under way complete in failure when the
-    /// endpoint closes.
+    /// The data plane has failed, or could not be opened, in both directions. Outstanding reads complete with an error
+    /// when the endpoint closes.
     pub(super) fn fabric_down(&mut self, reason: &str) {
         if self.state == State::Connecting {
             self.core.timers.clear(Timer::Handshake);
@@ -68,8 +71,8 @@ impl ClientConnection {
         }
     }
 
-    /// Begins the end of the connection: streams end, the data plane is shut, its reads complete, leases end, then it
-    /// is closed.
+    /// Begins the end of the connection. The order is: streams end, the data plane is shut, its reads complete, leases
+    /// end, the connection is closed.
     pub(super) fn end(&mut self, error: ConnectionError) {
         if self.state.is_ending() {
             return;
@@ -80,7 +83,7 @@ impl ClientConnection {
             ConnectionError::ControlLost(_) | ConnectionError::Goodbye { .. } => None,
             ConnectionError::Closed => Some((CloseCode::Normal, String::new())),
             _ if self.state == State::AwaitingWelcome => None,
-            // An error's words may hold the peer's: a field name of megabytes.
+            // The text of an error may contain text of the peer, for example a field name of megabytes.
             _ => Some((error.close_code(), clip(error.to_string()))),
         };
         if let Some((code, message)) = goodbye {

@@ -1,4 +1,4 @@
-//! What goes into a client's connection, and what comes out, besides the halves' own.
+//! Inputs and outputs of a client's connection, besides those of the two halves.
 
 use std::time::Duration;
 
@@ -9,91 +9,91 @@ use crate::ids::StreamId;
 use crate::lender::LenderCommand;
 use crate::message::{FabricChoice, Fencing, LendFrom, OpenOptions, Region, Request, ServerLimits, Thresholds};
 
-/// Everything that can happen to a client's connection.
+/// Inputs of a client's connection.
 pub type ClientInput<'a> = connection::Input<'a, ClientCommand>;
-/// Everything that a client's connection wants done.
+/// Outputs of a client's connection.
 pub type ClientOutput = connection::Output<ClientEvent>;
 
-/// How this end lends, as the driver has prepared it.
+/// The lease words of this end, as the driver has prepared them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LentWords {
-    /// How this end fences what it lends.
+    /// How this end fences the memory that it lends.
     pub fencing: Fencing,
-    /// The lease words: eight bytes a slot, as many slots as [`super::ClientConfig::max_leases`], and one more, the
-    /// probe.
+    /// The region of the lease words: eight bytes a slot, [`super::ClientConfig::max_leases`] slots, and one more for
+    /// the probe.
     pub words: Region,
-    /// The value that the driver has put into the probe.
+    /// The value that the driver has written into the probe.
     pub probe_value: u64,
 }
 
-/// How an upload is to be run.
+/// Options of an upload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UploadOptions {
-    /// From which size on batches are lent.
+    /// The size from which on batches are lent.
     pub lend_from: LendFrom,
-    /// For [`LendFrom::Auto`]: what this end has measured.
+    /// Thresholds that this end has measured, for [`LendFrom::Auto`].
     pub measured: Option<Thresholds>,
     /// The upload ends in an error after this time.
     pub deadline: Option<Duration>,
 }
 
-/// What the driver reports or asks.
+/// Commands and reports of the driver.
 #[derive(Debug)]
 pub enum ClientCommand {
-    /// To the lender's half.
+    /// A command to the lender's half.
     Lender(LenderCommand),
-    /// To the borrower's half.
+    /// A command to the borrower's half.
     Borrower(BorrowerCommand),
-    /// Answers [`ClientEvent::ConnectFabric`]: connected, and the probe's word was read and right.
+    /// Answers [`ClientEvent::ConnectFabric`]: the endpoint is connected, and the probe was read with the expected
+    /// value.
     FabricUp {
-        /// What carries the reads.
+        /// The transport that carries the reads.
         transport: String,
-        /// How this end lends. `None`: uploads go inline.
+        /// How this end lends. `None`: uploads travel inline.
         lending: Option<LentWords>,
     },
-    /// Answers [`ClientEvent::ConnectFabric`]: it does not work, or no better than inline.
+    /// Answers [`ClientEvent::ConnectFabric`]: the fabric does not work, or is not better than inline.
     FabricUnavailable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The endpoint failed as a whole.
     FabricFailed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Answers [`connection::Output::CloseFabric`]: every read has completed, and been reported.
+    /// Answers [`connection::Output::CloseFabric`]: every read has completed and has been reported.
     FabricClosed,
     /// Open a stream that the server lends.
     Open {
-        /// Names it; above all before.
+        /// The id of the stream, above all earlier ones.
         stream: StreamId,
-        /// What is wanted. Not an upload.
+        /// The request. Not an upload.
         request: Request,
-        /// How. `credit` is the window of the stream.
+        /// Options of the request. `credit` is the window of the stream.
         options: OpenOptions,
     },
-    /// Open an upload: its schema and batches are then handed over as [`LenderCommand`]s.
+    /// Open an upload. [`LenderCommand`]s then hand over its schema and batches.
     Upload {
-        /// Names it; above all before.
+        /// The id of the stream, above all earlier ones.
         stream: StreamId,
-        /// The table that the rows are for.
+        /// The table that receives the rows.
         table: String,
-        /// How.
+        /// Options of the upload.
         options: UploadOptions,
     },
-    /// The application does not want an upload any more. Nothing more is said of it, but that the lender's source stops
-    /// if it runs.
+    /// The application cancels an upload. No event follows for it, except that the lender's source stops if it runs.
     Withdraw {
         /// The upload.
         stream: StreamId,
     },
-    /// Ask whether the server is there; [`ClientEvent::Pong`] answers.
+    /// Check that the server is alive. [`ClientEvent::Pong`] answers.
     Ping,
-    /// Close: cancel what runs, shut the data plane, say goodbye.
+    /// Close: cancel streams that run, shut the data plane, send a goodbye.
     Close,
 }
 
-/// What only a client's connection wants done, and what its application is told.
+/// Events and tasks of a client's connection alone.
 #[derive(Clone, Debug)]
 pub enum ClientEvent {
     /// The server answered the hello.
@@ -102,47 +102,47 @@ pub enum ClientEvent {
         server: String,
         /// The protocol version in use.
         version: u16,
-        /// What it allows.
+        /// Limits that the server sets.
         limits: ServerLimits,
     },
     /// Connect the endpoint that was offered, import the words' region, read the probe.
     ConnectFabric(FabricChoice),
     /// The data plane works.
     FabricUp {
-        /// What carries it.
+        /// The transport that carries the reads.
         transport: String,
     },
-    /// There is no data plane (any more): batches travel inline. To be logged as a warning.
+    /// There is no data plane, or no longer: batches travel inline. To be logged as a warning.
     FabricDown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The server reads what this end lends: uploads are lent from now on.
+    /// The server can read memory that this end lends: uploads are lent from now on.
     ReversePathUp {
-        /// What carries the reads.
+        /// The transport that carries the reads.
         transport: String,
     },
-    /// The server does not read what this end lends: uploads travel inline.
+    /// The server cannot read memory that this end lends: uploads travel inline.
     ReversePathDown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// An upload is complete: the server has taken its rows.
     Uploaded {
         /// The upload.
         stream: StreamId,
-        /// Rows taken.
+        /// Number of rows taken.
         rows: u64,
     },
-    /// An upload failed: the server has taken none of its rows; or it is not known, if the connection was lost
-    /// meanwhile.
+    /// An upload failed. The server has taken none of its rows; if the connection was lost before the answer, this is
+    /// unknown.
     UploadFailed {
         /// The upload.
         stream: StreamId,
-        /// Why.
+        /// The error.
         error: StreamError,
     },
-    /// The server takes no new streams.
+    /// The server accepts no new streams.
     Draining,
     /// The server answered [`ClientCommand::Ping`].
     Pong,

@@ -24,7 +24,7 @@ use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// Limits, times and facts of a client's connection.
+/// Limits, timeouts and properties of a client's connection.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// The client's name.
@@ -33,31 +33,31 @@ pub struct ClientConfig {
     pub fabrics: Vec<FabricOffer>,
     /// Limits of frames, both ways.
     pub frame: FrameLimits,
-    /// Whether frames are to carry checksums, because no layer below has any.
+    /// Whether frames carry checksums. Needed if no layer below has checksums.
     pub checksum: bool,
-    /// Bytes that a result may have in flight at first. From there its window grows to the one that was asked for, as
-    /// long as the lender is out of credit while the borrower is out of work.
+    /// Initial window of a result, in bytes. The window grows up to the requested one whenever the lender is out of
+    /// credit while the borrower has consumed everything.
     pub first_window: u64,
-    /// Limits for what the server lends.
+    /// Limits for data that the server lends.
     pub borrow: BorrowerConfig,
-    /// Times of the control connection.
+    /// Timeouts of the control connection.
     pub timeouts: LinkTimeouts,
-    /// Bytes of uploads on loan at once.
+    /// Maximum bytes of uploads on loan at once.
     pub max_loan_bytes: u64,
-    /// Leases of uploads at once, at least 1, and slots for lease words.
+    /// Maximum number of leases of uploads at once, at least 1. Also the number of slots for lease words.
     pub max_leases: u32,
-    /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
+    /// Entropy for lease words, so that they differ from any other content of the same memory.
     pub word_nonce: u64,
-    /// How long the server may keep a lease.
+    /// Time limit of a lease.
     pub lease_timeout: Duration,
-    /// Live bytes from which on a batch of an upload is lent, where nothing else is said or was measured.
+    /// Live bytes from which on a batch of an upload is lent, if nothing else is configured or measured.
     pub thresholds: Thresholds,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     AwaitingWelcome,
-    /// The welcome came with a fabric, which the driver connects.
+    /// The welcome arrived with a fabric, which the driver now connects.
     Connecting,
     Open,
     /// The endpoint is being closed.
@@ -82,23 +82,60 @@ impl State {
 }
 
 /// The state machine of a client's connection.
+///
+/// # Order of calls
+/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it returns
+/// [`Wait`](crate::connection::Output::Wait). Carry out each output before the next call: the guarantees depend on this
+/// order. Commands may come between outputs. `examples/sans_io.rs` is a complete driver.
+///
+/// # Inputs
+/// [`handle`](Self::handle) takes every input together with the time:
+/// - bytes of the control connection: [`Received`], or [`Buffered`] for bytes that the driver has read into
+///   [`receive_buffer`](crate::connection::Machine::receive_buffer);
+/// - the end of the control connection: [`ControlLost`];
+/// - the passing of time: [`Time`];
+/// - commands.
+///
+/// [`Received`]: crate::connection::Input::Received
+/// [`Buffered`]: crate::connection::Input::Buffered
+/// [`ControlLost`]: crate::connection::Input::ControlLost
+/// [`Time`]: crate::connection::Input::Time
+///
+/// # Commands
+/// [`ClientCommand`]:
+/// - [`Open`](ClientCommand::Open) and [`Upload`](ClientCommand::Upload) begin streams.
+/// - [`Close`](ClientCommand::Close) ends the connection.
+/// - `FabricUp` or `FabricUnavailable` answers [`ConnectFabric`](ClientEvent::ConnectFabric).
+/// - `ReadDone` reports a read, and a batch or the end answers a pull of an upload.
+/// - `Consumed` reports that the application has taken a delivered batch.
+///
+/// # Outputs
+/// [`ClientOutput`]: frames to write; tasks of the data plane, as [borrower](crate::borrower::BorrowerTask) of
+/// results and [lender](crate::lender::LenderTask) of uploads; events of
+/// [streams](crate::borrower::BorrowerEvent) and of the [connection](ClientEvent).
+/// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
+///
+/// # Timers
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time
+/// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
+/// the input itself.
 #[derive(Debug)]
 pub struct ClientConnection {
     config: ClientConfig,
     state: State,
     core: Core<ClientEvent>,
     limits: Option<ServerLimits>,
-    /// Whether the endpoints that were offered still have to be closed.
+    /// Whether the offered endpoints still have to be closed.
     endpoint_open: bool,
     fabric_closing: bool,
-    /// Uploads that were not answered, with their deadlines.
+    /// Uploads that are not answered yet, with their deadlines.
     uploads: BTreeMap<StreamId, Option<Duration>>,
     pings_asked: BTreeSet<u64>,
     drain_reported: bool,
 }
 
 impl ClientConnection {
-    /// A connection that was just made.
+    /// A new connection.
     ///
     /// # Errors
     /// [`ApiMisuse::Encode`] if the hello is too long.
@@ -135,20 +172,21 @@ impl ClientConnection {
         })
     }
 
-    /// Batches that are being read.
+    /// Number of batches that are being read.
     #[must_use]
     pub fn outstanding_reads(&self) -> usize {
         self.core.borrower.outstanding_reads()
     }
 
-    /// Streams that have not ended on both sides, in either direction, and uploads that were not answered.
+    /// Number of streams that have not ended on both sides, in either direction, and of uploads that are not answered
+    /// yet.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         let lent = self.uploads.keys().filter(|stream| !self.core.lender.is_open(**stream)).count();
         self.core.borrower.open_streams() + self.core.lender.open_streams() + lent
     }
 
-    /// Whether an upload's source is still to be asked for batches.
+    /// Whether batches may still be pulled from an upload's source.
     #[must_use]
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.core.lender.is_open(stream)
@@ -180,8 +218,8 @@ impl ClientConnection {
         if self.state == State::Closed {
             return self.handle_closed(now, input);
         }
-        // Events come before deadlines: after a stall of this host the peer is not taken for silent while its
-        // bytes lie here unread, nor a read for late that has completed.
+        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
+        // not prevent the idle timeout, and a completed read would count as late.
         match input {
             ClientInput::Time => {}
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
@@ -203,13 +241,13 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// The next thing to do. To be called until it says [`ClientOutput::Wait`].
+    /// The next output. Call it until it returns [`ClientOutput::Wait`].
     #[must_use]
     pub fn poll_output(&mut self) -> ClientOutput {
         self.core.poll_output()
     }
 
-    /// Whoever asks a connection that is gone is told so, whenever it asks; and memory that still comes for an upload
+    /// Requests on a closed connection still fail with the error that ended it. Memory that still arrives for an upload
     /// is not kept.
     fn handle_closed(&mut self, now: Timestamp, input: ClientInput<'_>) -> Result<(), ApiMisuse> {
         let ClientInput::Command(command) = input else { return Ok(()) };
@@ -241,7 +279,7 @@ impl ClientConnection {
                     if let Err(error) = self.message(now, message, payload) {
                         self.end(error);
                     }
-                    // Each message's consequences come before the next message.
+                    // The outputs of each message come before the next message is handled.
                     self.absorb();
                 }
                 Err(error) => self.end(error),
@@ -318,7 +356,7 @@ impl ClientConnection {
                     _ => None,
                 };
                 self.core.lender.command(now, command)?;
-                // The source of an upload knows, and is told once more how that ended.
+                // The source of an upload reported this failure itself. The event still reports how the upload ended.
                 if let Some((stream, failure)) = failed {
                     self.upload_failed(stream, StreamError::Remote(failure));
                 }
@@ -371,7 +409,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// The server has proven the reverse path, or does not read what this end lends.
+    /// The server has proven the reverse path, or cannot read memory that this end lends.
     fn reverse_path(&mut self, message: FromBorrower) -> Result<(), ConnectionError> {
         let was = self.core.lender.path_name();
         match message {
@@ -386,7 +424,7 @@ impl ClientConnection {
             }
             FromBorrower::PathDown { reason } => {
                 let reason = clip(reason);
-                // Where this end does not lend there is nothing that could go down.
+                // If this end does not lend, no path exists that could fail.
                 self.core.lender.path_down(&reason);
                 if matches!(was, "unproven" | "up") {
                     self.core.event(ClientEvent::ReversePathDown { reason });
@@ -397,7 +435,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Sends whatever can be sent, and moves on what the halves have to say.
+    /// Sends everything that can be sent, and forwards the outputs of the two halves.
     fn settle(&mut self, now: Timestamp) {
         if self.state == State::Open {
             self.core.lender.pump(now);

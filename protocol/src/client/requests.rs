@@ -14,16 +14,14 @@ use crate::lender::{LendOptions, LenderTask};
 use crate::link::clip;
 use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
-/// Bytes of a request's message beside its text are fewer than this.
+/// Maximum bytes of a request's message besides its text.
 const REQUEST_OVERHEAD: u32 = 1024;
 
 impl ClientConnection {
-    /// Takes the next stream id. `None`: the connection is ending, and the error says why.
+    /// Takes the next stream id. Returns the inner error if the connection is ending.
     fn begin(&mut self, command: &'static str, stream: StreamId) -> Result<Result<(), StreamError>, ApiMisuse> {
         if self.is_known(stream) {
             return Err(ApiMisuse::StreamReused(stream));
@@ -73,10 +71,11 @@ impl ClientConnection {
         }
         let most_credit = self.limits.as_ref().map_or(u64::MAX, |limits| batch_cost(limits.max_loan_bytes));
         let most = options.credit.min(most_credit);
-        // A window begins small for the sake of the memory that batches are read into. Batches that are held are not
-        // read, or not before the application says so, and that they are held is no sign that it is slow.
+        // The window begins small to save the memory that batches are read into. Held batches are different: they are
+        // read only on request of the application or not at all, and holding them does not mean that the application is
+        // slow.
         let held = options.access != Access::Read;
-        // Of parts that are merged, most wait for one.
+        // In a merge, most partitions wait for one.
         let shares = options.part.map_or(1, |part| u64::from(part.count).clamp(1, 4));
         options.credit = if held { most } else { most.min((self.config.first_window / shares).max(1)) };
         let borrow = BorrowOptions {
@@ -104,15 +103,13 @@ impl ClientConnection {
             return Ok(());
         }
         let UploadOptions { lend_from, measured, deadline } = options;
-        #[cfg(feature = "planted-bugs")]
-        let deadline = deadline.filter(|_| !is_planted(Bug::DeadlineForgotten));
         self.uploads.insert(stream, deadline);
         if let Some(deadline) = deadline {
             self.core.timers.set(Timer::Answer(stream), now + deadline);
         }
         let lend = LendOptions { credit: 0, lend_from, measured, access: Access::Read, deadline };
         let opened = self.core.lender.open(now, stream, lend);
-        debug_assert!(opened.is_ok(), "it grants nothing");
+        debug_assert!(opened.is_ok(), "an initial credit of 0 is within the limit");
         let deadline_ms = deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let options = OpenOptions { deadline_ms, ..OpenOptions::default() };
         self.core.say(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
@@ -127,16 +124,16 @@ impl ClientConnection {
             return Err(PeerMisbehaved::UnknownStream(stream));
         }
         if self.core.borrower.is_open(stream) {
-            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer, as to an upload" });
+            return Err(PeerMisbehaved::StreamOrder { stream, what: "an answer to a stream that is not an upload" });
         }
-        // One that was withdrawn or has failed here is not waited for.
+        // An upload that was withdrawn, or failed at this end, needs no answer.
         if !self.uploads.contains_key(&stream) {
             return Ok(());
         }
         let result = match extensions.unknown() {
             Ok(()) => result,
             Err(unknown) => {
-                Err(Failure::new(StreamCode::Unsupported, format!("its answer is not understood: {unknown}")))
+                Err(Failure::new(StreamCode::Unsupported, format!("the server's answer is not understood: {unknown}")))
             }
         };
         match result {
@@ -160,7 +157,7 @@ impl ClientConnection {
         self.uploads.remove(&stream)
     }
 
-    /// Tells the application, if it still waits.
+    /// Reports the failure to the application, if it still waits.
     pub(super) fn upload_failed(&mut self, stream: StreamId, error: StreamError) {
         if self.forget_upload(stream).is_some() {
             self.core.event(ClientEvent::UploadFailed { stream, error });
@@ -184,7 +181,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Fails the stream of an upload, before its end or after.
+    /// Fails the stream of an upload, before its end or after it.
     fn fail_lent(&mut self, stream: StreamId, failure: Failure) {
         if self.core.lender.is_open(stream) {
             self.core.lender.stop(stream, failure);
@@ -194,7 +191,7 @@ impl ClientConnection {
         }
     }
 
-    /// Moves on everything that the halves have to say.
+    /// Forwards all outputs of the two halves.
     pub(super) fn absorb(&mut self) {
         while let Some(task) = self.core.absorb_lender() {
             if let LenderTask::Stop { stream, reason, failure } = &task {
@@ -209,7 +206,7 @@ impl ClientConnection {
         }
     }
 
-    /// The lender's half has stopped an upload: the application is told, unless it was before.
+    /// The lender's half has stopped an upload. Reports this to the application, unless the end was reported before.
     fn upload_stopped(&mut self, stream: StreamId, reason: Option<CancelReason>, failure: Option<Failure>) {
         let error = match (failure, reason, &self.core.ended_by) {
             (Some(failure), _, _) => StreamError::Remote(failure),
@@ -222,7 +219,7 @@ impl ClientConnection {
 }
 
 impl ClientCommand {
-    /// A query with these options.
+    /// A request for a query with these options.
     #[must_use]
     pub fn query(stream: StreamId, sql: impl Into<String>, options: OpenOptions) -> Self {
         ClientCommand::Open { stream, request: Request::Sql(sql.into()), options }

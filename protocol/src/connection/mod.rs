@@ -1,5 +1,4 @@
-//! A connection at either end: a link, requests, and both halves of the data plane. Here is the part that both ends
-//! share.
+//! The part of a connection that both ends share. A connection consists of a link, requests, and both halves.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,79 +14,77 @@ use crate::lender::{Lender, LenderCommand, LenderOutput, LenderTask};
 use crate::link::{Link, clip};
 use crate::message::{Extensions, FromBorrower, Message};
 use crate::misbehaviour::PeerMisbehaved;
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// Everything that can happen to a connection whose driver has commands `C`.
+/// Inputs of a connection whose driver has commands `C`.
 #[derive(Debug)]
 pub enum Input<'a, C> {
     /// Time passed.
     Time,
-    /// Bytes came on the control connection.
+    /// Bytes arrived on the control connection.
     Received(&'a [u8]),
-    /// Bytes came on the control connection, and were appended to [`Machine::receive_buffer`].
+    /// Bytes arrived on the control connection, and were appended to [`Machine::receive_buffer`].
     Buffered,
-    /// The control connection is gone: end of file, or an error.
+    /// The control connection was lost: end of file, or an error.
     ControlLost(String),
-    /// The driver reports or asks something.
+    /// A command of the driver, or its report.
     Command(C),
 }
 
-/// Everything that a connection wants done, where `E` is for this end alone.
+/// Outputs of a connection, where `E` is the events of this end alone.
 #[derive(Debug)]
 pub enum Output<E> {
-    /// Write these bytes, after all before.
+    /// Write these bytes after all earlier ones.
     Transmit(Frame),
-    /// For whoever lends.
+    /// A task of the lender's half.
     Lender(LenderTask),
-    /// For whoever borrows.
+    /// A task of the borrower's half.
     Borrower(BorrowerTask),
-    /// Tell the application of a stream that this end borrows.
+    /// An event for the application of a stream that this end borrows.
     Stream(BorrowerEvent),
-    /// For this end alone.
+    /// An event of this end alone.
     Event(E),
-    /// Close the endpoint, report the reads that complete, then say that it is closed.
+    /// Close the endpoint, report the reads that complete, then report that the endpoint is closed.
     CloseFabric,
-    /// All is done: every lease has ended. Close the control connection after what was transmitted.
+    /// Every lease has ended. Close the control connection once all frames have been written.
     Closed(ConnectionError),
-    /// Nothing more to do until an input comes, or this deadline passes.
+    /// Nothing to do until an input arrives, or this deadline passes.
     Wait(Option<(Timestamp, Timer)>),
 }
 
-/// A connection's state machine, at either end: what a driver needs to know of it.
+/// The state machine of a connection at either end, as its driver sees it.
 pub trait Machine {
-    /// What the driver reports or asks.
+    /// Commands and reports of the driver.
     type Command;
-    /// What only this end wants done.
+    /// Events of this end alone.
     type Event;
 
-    /// Takes in one thing that happened. What follows from it is to be had from [`Machine::poll_output`].
+    /// Processes one input. [`Machine::poll_output`] returns the resulting outputs.
     ///
     /// # Errors
     /// [`ApiMisuse`] if the driver broke the contract; the connection then tears itself down.
     fn handle(&mut self, now: Timestamp, input: Input<'_, Self::Command>) -> Result<(), ApiMisuse>;
 
-    /// The next thing to do. To be called until it says [`Output::Wait`].
+    /// The next output. Call it until it returns [`Output::Wait`].
     fn poll_output(&mut self) -> Output<Self::Event>;
 
-    /// Where bytes that come on the control connection can be appended, before [`Input::Buffered`].
+    /// The buffer to append bytes of the control connection to, before [`Input::Buffered`].
     fn receive_buffer(&mut self) -> &mut BytesMut;
 
-    /// The state of the connection and of its data plane, in words for traces.
+    /// Names of the states of the connection and of its data plane, for traces.
     fn state_names(&self) -> [&'static str; 2];
 
-    /// A command to the lender's half.
+    /// Wraps a command to the lender's half.
     fn lender_command(command: LenderCommand) -> Self::Command;
 
-    /// A command to the borrower's half.
+    /// Wraps a command to the borrower's half.
     fn borrower_command(command: BorrowerCommand) -> Self::Command;
 
-    /// The endpoint failed as a whole.
+    /// The report that the endpoint failed as a whole.
     fn fabric_failed(reason: String) -> Self::Command;
 
-    /// Answers [`Output::CloseFabric`].
+    /// The answer to [`Output::CloseFabric`].
     fn fabric_closed() -> Self::Command;
 }
 
@@ -109,7 +106,7 @@ impl<E> Core<E> {
         Core { link, timers, lender, borrower, last_stream: None, ended_by: None, out }
     }
 
-    /// Says something, if there is somebody to hear it.
+    /// Sends a message, unless the connection has ended.
     pub(crate) fn say(&mut self, message: Message) {
         self.say_with(message, Bytes::new());
     }
@@ -119,12 +116,12 @@ impl<E> Core<E> {
             return;
         }
         if !matches!(message, Message::Borrower(FromBorrower::Release { .. })) {
-            // Releases that are held back go in the same write.
+            // Held-back releases go in the same write.
             self.borrower.flush_releases();
         }
         match self.link.encode(&message, payload) {
             Ok(frame) => self.out.push_back(Output::Transmit(frame)),
-            // Everything of variable size is checked before it comes here.
+            // The lengths of all variable fields have been checked before this call.
             Err(misuse) => debug_assert!(false, "{misuse}"),
         }
     }
@@ -137,7 +134,7 @@ impl<E> Core<E> {
         self.out.push_back(output);
     }
 
-    /// The next thing that was asked for, or the time to wait for.
+    /// The next output, or the time to wait for.
     pub(crate) fn poll_output(&mut self) -> Output<E> {
         if self.out.is_empty() {
             self.borrower.say_releases();
@@ -151,7 +148,8 @@ impl<E> Core<E> {
         })
     }
 
-    /// The next output of the lender's half that the connection has to look at itself, everything else moved on.
+    /// Forwards outputs of the lender's half up to the next task, and returns that task: the connection has to handle
+    /// it.
     pub(crate) fn absorb_lender(&mut self) -> Option<LenderTask> {
         match self.lender.poll()? {
             LenderOutput::Say(message, payload) => {
@@ -162,7 +160,7 @@ impl<E> Core<E> {
         }
     }
 
-    /// Moves on an output of the borrower's half; its event, if it is one.
+    /// Forwards an output of the borrower's half, or returns it if it is an event.
     pub(crate) fn absorb_borrower(&mut self, output: BorrowerOutput) -> Option<BorrowerEvent> {
         match output {
             BorrowerOutput::Say(message) => self.say(Message::Borrower(message)),
@@ -172,7 +170,7 @@ impl<E> Core<E> {
         None
     }
 
-    /// A message that means the same at both ends. Others are given back.
+    /// Handles a message that means the same at both ends. Returns any other message.
     pub(crate) fn message(
         &mut self,
         now: Timestamp,
@@ -185,8 +183,6 @@ impl<E> Core<E> {
                 return Ok(Some(Message::Borrower(message)));
             }
             Message::Borrower(message) => self.lender.heard(message)?,
-            #[cfg(feature = "planted-bugs")]
-            Message::Ping(_) if is_planted(Bug::PongLost) => {}
             Message::Ping(nonce) => self.say(Message::Pong(nonce)),
             other => return Ok(Some(other)),
         }
@@ -209,7 +205,7 @@ impl<E> Core<E> {
         extensions.unknown().map_err(|extension| ConnectionError::Unsupported { message, extension })
     }
 
-    /// The connection begins to end: both halves stop, and nothing more is said but what was said before.
+    /// Begins the end of the connection: both halves stop. Only messages that are already queued are still sent.
     pub(crate) fn shut(&mut self, error: &Arc<ConnectionError>) {
         self.lender.shut();
         self.borrower.shut(error);
@@ -217,7 +213,7 @@ impl<E> Core<E> {
         self.ended_by = Some(Arc::clone(error));
     }
 
-    /// The endpoint is closed, or there never was one: leases end, and the connection is over.
+    /// The endpoint is closed, or never existed: leases end, and the connection is over.
     pub(crate) fn closed(&mut self) {
         self.lender.tear_down();
         while let Some(task) = self.absorb_lender() {
@@ -228,7 +224,7 @@ impl<E> Core<E> {
     }
 }
 
-/// A message that does not belong here.
+/// The error for a message that the state does not allow.
 pub(crate) fn unexpected(got: &Message, state: &'static str) -> PeerMisbehaved {
     PeerMisbehaved::Unexpected { got: got.name(), state }
 }

@@ -1,4 +1,4 @@
-//! The receiving end.
+//! Decodes inline batches.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,14 +16,15 @@ use super::frame::Frame;
 use super::{InlineLimits, guarded, verify_batch, verify_schema};
 use crate::layout::{Node, Plan};
 
-/// Takes batches out of the messages of one stream, in the order in which they were encoded.
+/// Decodes the batches of one stream, in the order in which they were encoded.
 ///
-/// After an error the decoder is of no use: dictionaries may be missing.
+/// After an error the decoder cannot be used: dictionaries may be missing.
 #[derive(Debug)]
 pub struct InlineDecoder {
     plan: Plan,
     limits: InlineLimits,
-    /// By the id that the schema gives them. Arrow looks them up, and never walks them in the map's order.
+    /// Dictionaries by their id in the schema. Arrow only looks them up, and never iterates over them in the map's
+    /// order.
     dictionaries: HashMap<i64, ArrayRef>,
 }
 
@@ -44,11 +45,11 @@ impl InlineDecoder {
 
     /// The batch in the bytes of one [`encode`](super::InlineEncoder::encode), validated.
     ///
-    /// Its arrays share the memory of `message`, provided that this lies at an address that is a multiple of 16;
-    /// otherwise the body is copied once.
+    /// Its arrays share the memory of `message` if this memory begins at a multiple of 16. Otherwise the body is copied
+    /// once.
     ///
     /// # Errors
-    /// The bytes are anything but dictionaries of the schema and one batch of the schema, all valid.
+    /// The bytes are not exactly dictionaries of the schema and one batch of the schema, all valid.
     pub fn decode(&mut self, message: Bytes) -> Result<RecordBatch, InlineError> {
         let mut bytes = Buffer::from(message);
         loop {
@@ -82,7 +83,7 @@ impl InlineDecoder {
             return Err(InlineError::metadata("delta dictionaries are not accepted"));
         }
         let values = batch.data().ok_or_else(no_header)?;
-        // That fields carry the id of their dictionary is deprecated, but it is how arrow-ipc's own reader finds them.
+        // The dictionary ids of fields are deprecated, but arrow-ipc's own reader finds dictionaries by them.
         #[allow(deprecated)]
         let field = self.plan.schema().fields_with_dict_id(batch.id()).first().copied().cloned();
         let Some(DataType::Dictionary(_, value_type)) = field.as_ref().map(Field::data_type) else {
@@ -113,7 +114,7 @@ pub(super) fn plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, Inline
     let schema = message.header_as_schema().ok_or_else(|| unexpected("a schema", message.header_type()))?;
     verify_schema::verify(schema, limits.max_fields)?;
     let schema = guarded(|| Ok(fb_to_schema(schema)))?;
-    // A flatbuffer can say what is no type: a width may be negative, a map may have three columns. The plan refuses
-    // those.
+    // A flatbuffer can describe an impossible type: a width may be negative, a map may have three columns. The plan
+    // refuses such types.
     Ok(Plan::new(&Arc::new(schema))?)
 }

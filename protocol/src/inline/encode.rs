@@ -1,4 +1,4 @@
-//! The sending end.
+//! Encodes inline batches.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use crate::layout::{
     Assemble, Described, Kind, LayoutLimits, Node, Plan, ValidatingAssembler, check, describe_compact, rebuild_with,
 };
 
-/// Bodies and the buffers in them begin at multiples of this many bytes from the message's start.
+/// Alignment of bodies and of the buffers in them, in bytes from the start of the message.
 const ALIGNMENT: usize = 64;
 
-/// Puts the batches of one stream into messages, which are to be decoded in the same order.
+/// Encodes the batches of one stream as messages, which must be decoded in the same order.
 pub struct InlineEncoder {
     plan: Plan,
     writer: StreamWriter<Vec<u8>>,
-    /// Whether the schema has types whose slices arrow-ipc would send with all that they were cut from.
+    /// Whether the schema has types whose slices arrow-ipc would send with the whole of their source arrays.
     cut_first: bool,
-    /// What makes the arrays that are cut.
+    /// Makes the arrays that are cut.
     assemble: &'static dyn Assemble,
 }
 
@@ -33,7 +33,7 @@ impl fmt::Debug for InlineEncoder {
 }
 
 impl InlineEncoder {
-    /// An encoder for batches of this schema, and the schema message that the stream begins with.
+    /// An encoder for batches of this schema, and the schema message at the start of the stream.
     ///
     /// # Errors
     /// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
@@ -48,7 +48,7 @@ impl InlineEncoder {
         let options = IpcWriteOptions::try_new(ALIGNMENT, false, MetadataVersion::V5)?;
         let mut writer = guarded(|| StreamWriter::try_new_with_options(Vec::new(), schema, options))?;
         let message = std::mem::take(writer.get_mut());
-        // The borrower has to see the same schema: better no stream than one with another schema.
+        // The borrower must decode the same schema. A stream with another schema would be worse than no stream.
         let limits = InlineLimits { max_fields: usize::MAX, ..InlineLimits::default() };
         let seen = decode_schema(&message, &limits)?;
         if let Some((field, _)) = schema.fields().iter().zip(seen.fields()).find(|(field, seen)| field != seen) {
@@ -58,13 +58,13 @@ impl InlineEncoder {
         Ok((InlineEncoder { plan, writer, cut_first, assemble: &ValidatingAssembler }, message))
     }
 
-    /// The stream's schema, compiled: batches of the same stream that are lent are described by it.
+    /// The stream's schema, compiled. It also describes batches of the same stream that are lent.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// The same encoder, with other means to make the arrays that it sends instead of slices.
+    /// The same encoder with another way to make the arrays that it sends instead of slices.
     #[must_use]
     pub fn with_assemble(self, assemble: &'static dyn Assemble) -> Self {
         InlineEncoder { assemble, ..self }
@@ -74,7 +74,7 @@ impl InlineEncoder {
     ///
     /// # Errors
     /// The batch has columns of other types than the stream's schema, or its arrays are not valid. In the latter case
-    /// the encoder is of no use any more: it may take dictionaries for sent that were not.
+    /// the encoder cannot be used any more: it may treat dictionaries as sent that were not sent.
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, InlineError> {
         self.same_types(batch)?;
         let cut = if self.cut_first { Some(self.cut(batch)?) } else { None };
@@ -84,8 +84,8 @@ impl InlineEncoder {
         written.map(|()| message)
     }
 
-    /// The same batch, over no more than its live range. Costs a validation of the values, which is little against
-    /// sending the buffers that a slice of views was cut from.
+    /// The same batch with its live range only. The values are validated, which costs little compared with sending the
+    /// buffers that a slice of views was cut from.
     fn cut(&self, batch: &RecordBatch) -> Result<RecordBatch, InlineError> {
         let Described { descriptor, buffers, .. } = describe_compact(&self.plan, batch)?;
         let descriptor = check(&self.plan, descriptor, &LayoutLimits::NONE)?;

@@ -5,7 +5,7 @@ use arrow_ipc::{Message, MetadataVersion, root_as_message};
 
 use super::error::InlineError;
 
-/// Every native type of Arrow is aligned at this or less. Bodies that are not are copied, once, as a whole.
+/// Maximum alignment of Arrow's native types, in bytes. A body with a smaller alignment is copied once, as a whole.
 const BODY_ALIGNMENT: usize = 16;
 
 /// One message, its metadata not yet verified.
@@ -30,7 +30,7 @@ impl Frame {
         Ok(Frame { metadata: bytes.slice_with_length(8, len), rest: bytes.slice(8 + len) })
     }
 
-    /// Verifies the metadata; gives it, the body, and what follows the body.
+    /// Verifies the metadata. Returns it, the body, and the bytes after the body.
     pub(super) fn open(&self) -> Result<(Message<'_>, Buffer, Buffer), InlineError> {
         if self.metadata.is_empty() {
             return Err(InlineError::Unexpected { expected: "a message", got: "end of stream".to_owned() });

@@ -1,8 +1,8 @@
-//! A record batch's metadata, verified against schema and body before arrow-ipc reads it: that panics on a
+//! Verifies a record batch's metadata against schema and body before arrow-ipc reads it, because arrow-ipc panics on a
 //! contradiction.
 //!
-//! The walk is that of arrow-ipc's `RecordBatchDecoder::create_array`, over the same table of types as that of lent
-//! batches. Properties that arrow validates by itself, with an error and not a panic, are left to it.
+//! The order is that of arrow-ipc's `RecordBatchDecoder::create_array`, over the table of types that lent batches use
+//! too. Properties that arrow validates itself, with an error and not a panic, are left to arrow.
 
 use arrow_buffer::Buffer;
 use arrow_ipc::{FieldNode, RecordBatch};
@@ -44,7 +44,7 @@ fn count(len: i64, max_len: u64) -> Result<usize, InlineError> {
         Ok(len) if len <= max_len => {
             usize::try_from(len).map_err(|_| InlineError::metadata("a length that does not fit in memory"))
         }
-        _ => Err(InlineError::metadata(format!("a length of {len}, with {max_len} the most that is accepted"))),
+        _ => Err(InlineError::metadata(format!("a length of {len}, the limit is {max_len}"))),
     }
 }
 
@@ -77,20 +77,20 @@ where
             Kind::DenseUnion(_) => {
                 self.type_ids(len)?;
                 let offsets = self.buffer()?;
-                // The length is bounded by that of the type ids, which are bytes of the body.
+                // `len` is bounded: the type ids, one byte each, are within the body.
                 if offsets.len() < len.saturating_mul(4) || offsets.as_ptr().align_offset(align_of::<i32>()) != 0 {
                     return refuse("offsets of a union that are too short or not aligned");
                 }
             }
-            // Arrow takes fixed size binary for bytes, and does not mind where they end.
+            // Arrow treats fixed size binary as bytes, and accepts any length of the buffer.
             Kind::Fixed { align: 1, .. } => drop(self.buffer()?),
             _ => column.buffers().iter().try_for_each(|rule| self.own_buffer(rule.len))?,
         }
         match column.kind {
-            // The values have a message of their own.
+            // The values are in a message of their own.
             Kind::Dictionary { .. } => return Ok(()),
             Kind::FixedList { size } => {
-                // Arrow multiplies these, and may widen the bitmap to as many bits.
+                // Arrow computes this product, and may widen the bitmap to this number of bits.
                 let items = i64::try_from(size).ok().and_then(|size| node.length().checked_mul(size));
                 count(items.unwrap_or(i64::MAX), self.max_len)?;
             }
@@ -106,7 +106,7 @@ where
             BufferLen::Extents => {
                 let count_of = self.variadic.next();
                 let more = count_of.ok_or_else(|| InlineError::metadata("fewer variadic counts than views"))?;
-                // Each is counted off against the buffers that there are, so that a great number ends soon.
+                // Each takes one of the remaining buffers, so that a large number ends the loop early with an error.
                 (0..count(more, u64::MAX)?).try_for_each(|_| self.buffer().map(drop))
             }
         }
@@ -119,7 +119,7 @@ where
         Ok(())
     }
 
-    /// A buffer of whole elements: arrow panics when it looks at part of one.
+    /// Takes a buffer that must contain whole elements: arrow panics on a partial one.
     fn elements(&mut self, width: u64) -> Result<(), InlineError> {
         if (self.buffer()?.len() as u64).is_multiple_of(width) {
             return Ok(());

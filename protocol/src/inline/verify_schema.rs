@@ -1,11 +1,11 @@
-//! A schema's flatbuffer, verified before arrow-ipc converts it: that conversion panics on what it does not know.
+//! Verifies a schema's flatbuffer before arrow-ipc converts it, because that conversion panics on unknown input.
 
 use arrow_ipc::{DateUnit, Endianness, Field, IntervalUnit, Precision, Schema, TimeUnit, Type, UnionMode};
 
 use super::error::InlineError;
 use crate::layout::{LayoutError, LayoutProblem, MAX_DEPTH};
 
-/// Verifies that a schema can be converted, and is not nested too deep or too large.
+/// Verifies that a schema can be converted, and is within the limits of depth and of the number of fields.
 pub(super) fn verify(schema: Schema<'_>, max_fields: usize) -> Result<(), InlineError> {
     if schema.endianness() != Endianness::Little {
         return refuse("the schema is not little-endian");
@@ -65,7 +65,7 @@ fn field(field: Field<'_>, depth: usize, budget: &mut usize) -> Result<(), Inlin
         _ => false,
     };
     if !known {
-        return Err(InlineError::metadata(format!("a field of type {:?} with parameters unknown", field.type_type())));
+        return Err(InlineError::metadata(format!("a field of type {:?} with unknown parameters", field.type_type())));
     }
     field.children().into_iter().flatten().try_for_each(|child| self::field(child, depth + 1, budget))
 }

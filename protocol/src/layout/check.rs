@@ -1,4 +1,4 @@
-//! The borrower's side, before a byte is read: does the descriptor fit the schema and the limits?
+//! The borrower's check, before it reads a byte, that a descriptor fits the schema and the limits.
 
 use std::ops::Deref;
 
@@ -9,15 +9,15 @@ use super::plan::{Node, Plan};
 use super::rebase::Rebase;
 use super::slab::{SlabLayout, slab};
 
-/// The greatest batch that a borrower accepts.
+/// Limits of a batch that a borrower accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutLimits {
-    /// Bytes of slab, alignment included.
+    /// Maximum bytes of the slab, alignment included.
     pub max_bytes: u64,
-    /// Elements of any one array, rows included. Arrays of nulls or of empty structs have elements but no bytes, so
-    /// that the limit on bytes does not bound them.
+    /// Maximum number of elements of any one array, rows included. Arrays of nulls or of empty structs have elements
+    /// but no bytes, so that the limit on bytes does not bound them.
     pub max_len: u64,
-    /// Buffers.
+    /// Maximum number of buffers.
     pub max_buffers: usize,
 }
 
@@ -28,19 +28,19 @@ impl Default for LayoutLimits {
     }
 }
 
-/// 2^33 bits are 1 GiB.
+/// Maximum number of bits of a widened bitmap: 2^33 bits are 1 GiB.
 const MAX_WIDENED: u64 = 1 << 33;
 
 impl LayoutLimits {
-    /// As much as 63 bits can count: for a batch that is in memory already.
+    /// The limits of 63-bit counters, for a batch that is in memory already.
     pub(crate) const NONE: LayoutLimits =
         LayoutLimits { max_bytes: i64::MAX as u64, max_len: i64::MAX as u64, max_buffers: usize::MAX };
 }
 
 /// A descriptor that [`check`] found to fit a plan.
 ///
-/// It holds that plan, and [`rebuild`](super::rebuild) takes the schema from there: a descriptor cannot be rebuilt by a
-/// plan against which it was not checked. Only `check` makes one, and its fields can be read but not changed:
+/// It contains that plan, and [`rebuild`](super::rebuild) takes the schema from there: a descriptor cannot be rebuilt
+/// by a plan against which it was not checked. Only `check` makes one, and its fields can be read but not changed:
 ///
 /// ```compile_fail,E0594
 /// # use thallus_protocol::layout::CheckedDescriptor;
@@ -60,16 +60,16 @@ pub struct CheckedDescriptor {
     plan: Plan,
     descriptor: BatchDescriptor,
     layout: SlabLayout,
-    /// Views that have not been rebased, and do not point into their extents as they are.
+    /// Arrays of views that still need a rebase.
     views: Vec<ViewsAt>,
 }
 
-/// Where the views of an array are.
+/// Position of an array of views in a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ViewsAt {
-    /// The position of their node.
+    /// Index of their node.
     node: usize,
-    /// The position of their buffer, which those of the extents follow.
+    /// Index of their buffer. The buffers of the extents follow it.
     buffer: usize,
 }
 
@@ -88,7 +88,7 @@ impl CheckedDescriptor {
         &self.plan
     }
 
-    /// Where in a slab each buffer goes.
+    /// The range of each buffer in a slab.
     #[must_use]
     pub fn layout(&self) -> &SlabLayout {
         &self.layout
@@ -100,13 +100,13 @@ impl CheckedDescriptor {
         self.descriptor
     }
 
-    /// How to change views in a slab that has been read, so that [`rebuild`](super::rebuild) has no views to copy. Each
-    /// change has to be applied, once, to the whole of its range. Afterwards the descriptor says that the views point
+    /// The changes to views in a slab that has been read, so that [`rebuild`](super::rebuild) need not copy views. Each
+    /// change must be applied, once, to the whole of its range. Afterwards the descriptor states that the views point
     /// into their extents. A second call returns nothing.
     ///
-    /// Nothing is validated: a view that points outside of all extents is made to point at no buffer, which `rebuild`
-    /// reports.
-    #[must_use = "the descriptor says that views have been rebased"]
+    /// Nothing is validated: a view that points outside of all extents is changed to point at no buffer, which
+    /// `rebuild` reports.
+    #[must_use = "the descriptor states that the views have been rebased"]
     pub fn rebases(&mut self) -> Vec<Rebase> {
         let (nodes, lens, ranges) = (&mut self.descriptor.nodes, &self.descriptor.buffers, &self.layout.ranges);
         let rebase = |at: ViewsAt| {
@@ -121,13 +121,14 @@ impl CheckedDescriptor {
     }
 }
 
-/// Holds a descriptor against the plan and the limits: as many arrays and buffers as the schema needs, each as long
-/// as the others demand, none too large. Costs a few steps per array, and never more memory than the descriptor itself.
+/// Checks a descriptor against the plan and the limits: the number of arrays and buffers that the schema needs, the
+/// length of each as the others require it, none too large. It takes a few steps per array, and no more memory than the
+/// descriptor itself.
 ///
-/// Says nothing about the bytes, which have not been read yet; [`rebuild`](super::rebuild) validates those.
+/// The bytes, which have not been read yet, are not checked; [`rebuild`](super::rebuild) validates them.
 ///
 /// # Errors
-/// What does not fit, and in which field.
+/// The mismatch, with the field.
 pub fn check(
     plan: &Plan,
     descriptor: BatchDescriptor,
@@ -163,7 +164,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    /// Checks an array, whose length is known where its parent determines it. Returns the length.
+    /// Checks an array. `expected` is its length if its parent determines it. Returns the length.
     fn array(&mut self, node: &Node, expected: Option<u64>) -> Result<u64, LayoutError> {
         let of = self.nodes.next().ok_or_else(|| LayoutProblem::MissingNode)?;
         if let Some(expected) = expected {
@@ -189,13 +190,13 @@ impl Checker<'_> {
         match len {
             BufferLen::Bits => self.bits(what, of.detail.first_bit(), of.len),
             BufferLen::Elements(width) => self.exactly(what, of.len, width),
-            // No element, no offset: not even the one that Arrow's format asks for.
+            // Without elements there is no offset, not even the single one that Arrow's format requires.
             BufferLen::Offsets(width) => {
                 self.exactly(what, if of.len == 0 { 0 } else { of.len.saturating_add(1) }, width)
             }
             BufferLen::Referenced => {
                 let got = self.next_len(what)?;
-                at_most("bytes of no element", got, if of.len == 0 { 0 } else { u64::MAX })
+                at_most("bytes without elements", got, if of.len == 0 { 0 } else { u64::MAX })
             }
             BufferLen::Extents => self.extents(of.detail.extents(), of.len),
         }
@@ -233,8 +234,8 @@ impl Checker<'_> {
     fn elements(&self, node: &Node, child: &Node, of: &NodeDescriptor, times: u64) -> Result<u64, LayoutError> {
         let items =
             of.len.checked_mul(times).ok_or_else(|| LayoutProblem::Overflow { what: "the number of elements" })?;
-        // Arrow widens a fixed size list's bitmap to its elements, to see whether their nulls are masked. Elements may
-        // have no bytes, so that nothing else bounds what that allocates.
+        // Arrow widens a fixed size list's bitmap to its elements, to check whether their nulls are masked. Elements
+        // may have no bytes, so that no other limit bounds this allocation.
         if matches!(node.kind, Kind::FixedList { .. }) && of.nulls > 0 && !child.field.is_nullable() {
             at_most("elements under a bitmap", items, MAX_WIDENED.min(self.limits.max_len))?;
         }
@@ -246,7 +247,7 @@ impl Checker<'_> {
         if of.nulls > 0 {
             return self.bits("validity", of.null_bit, of.len);
         }
-        at_most("first bit of no bitmap", of.null_bit.into(), 0)
+        at_most("first bit without a bitmap", of.null_bit.into(), 0)
     }
 
     fn bits(&mut self, what: &'static str, first: u8, len: u64) -> Result<(), LayoutError> {
@@ -257,9 +258,9 @@ impl Checker<'_> {
     }
 
     fn extents(&mut self, extents: &[Extent], len: u64) -> Result<(), LayoutError> {
-        at_most("extents of no view", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
+        at_most("extents without views", extents.len() as u64, if len == 0 { 0 } else { u64::MAX })?;
         if !Extent::are_whole(extents) {
-            // The node and the buffer of views before the extents were taken last.
+            // The node and the buffer of views that come before the extents were taken last.
             let node = self.descriptor.nodes.len() - self.nodes.as_slice().len() - 1;
             let buffer = self.descriptor.buffers.len() - self.lens.as_slice().len() - 1;
             self.views.push(ViewsAt { node, buffer });
@@ -268,7 +269,7 @@ impl Checker<'_> {
         for &Extent { buffer, base } in extents {
             let len = self.next_len("data")?;
             at_most("length of an extent", len, 1 << 32)?;
-            // Buffers, each of 4 GiB at most, as if one lay behind the other.
+            // The address of a byte if all data buffers, each of at most 4 GiB, lay one after the other.
             let start = u64::from(buffer) << 32 | u64::from(base);
             if len == 0 || start < end {
                 return Err(LayoutProblem::Extent { buffer, base, len }.into());

@@ -1,5 +1,5 @@
-//! Cuts arrays on loan to some of their elements. Finds out which bytes hold those, as far as offsets and views have
-//! been read.
+//! Cuts arrays on loan to some of their elements, and finds the bytes of those elements, as far as offsets and views
+//! have been read.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,10 +24,10 @@ pub struct Piece {
     pub len: u64,
 }
 
-/// The pieces that have been read, by buffer: the first byte of each within the buffer, and its bytes.
+/// The pieces that have been read, by buffer: the offset of each piece in the buffer, and its bytes.
 pub(super) type ReadPieces = BTreeMap<usize, Vec<(u64, Buffer)>>;
 
-/// Which of a descriptor's arrays and buffers belong to an array and all within it.
+/// The descriptor's arrays and buffers that belong to an array and to all arrays within it.
 #[derive(Clone, Debug)]
 pub(super) struct Span {
     pub(super) nodes: Range<usize>,
@@ -38,29 +38,29 @@ pub(super) struct Span {
 enum Nulls {
     /// The bitmap has not been read.
     NotRead,
-    /// There are none.
+    /// There are no nulls.
     Absent,
-    /// These.
+    /// The bitmap of the nulls.
     Bitmap(NullBuffer),
 }
 
-/// Walks over arrays as the descriptor lists them, and cuts them to some of their elements.
+/// Iterates over arrays in the descriptor's order, and cuts them to some of their elements.
 pub(super) struct Cutter<'a> {
     descriptor: &'a BatchDescriptor,
     have: &'a ReadPieces,
     /// The next array and buffer of the descriptor.
     node: usize,
     buffer: usize,
-    /// Pieces that have to be read before there can be arrays.
+    /// Pieces that must be read before the arrays can be made.
     missing: Vec<Piece>,
-    /// The arrays, cut, and their buffers. They are complete only if nothing is missing.
+    /// The arrays after the cut, and their buffers. They are complete only if no piece is missing.
     nodes: Vec<NodeDescriptor>,
     cut: Vec<Buffer>,
 }
 
 /// The result of a [`Cutter`].
 pub(super) enum Cut {
-    /// These pieces have to be read first.
+    /// These pieces must be read first.
     Missing(Vec<Piece>),
     /// The arrays and their buffers.
     Done(Vec<NodeDescriptor>, Vec<Buffer>),
@@ -81,12 +81,12 @@ impl<'a> Cutter<'a> {
         if self.missing.is_empty() { Cut::Done(self.nodes, self.cut) } else { Cut::Missing(self.missing) }
     }
 
-    /// Goes past an array and all within it.
+    /// Skips an array and all arrays within it.
     pub(super) fn pass(&mut self, node: &Node) -> Result<Span, LayoutError> {
         let (first_node, first_buffer) = (self.node, self.buffer);
         let of = self.next_node()?;
         if let Detail::SameValues = of.detail {
-            // A batch that is read in parts is described in full.
+            // A batch that is read in parts must contain all its dictionaries.
             let data_type = node.field.data_type().clone();
             return Err(LayoutProblem::Detail { data_type, got: of.detail.name() }.into());
         }
@@ -100,7 +100,7 @@ impl<'a> Cutter<'a> {
         Ok(Span { nodes: first_node..self.node, buffers: first_buffer..self.buffer })
     }
 
-    /// Takes an array as it is on loan.
+    /// Takes a whole array, without a cut.
     fn whole(&mut self, node: &Node) -> Result<(), LayoutError> {
         let Span { nodes, buffers } = self.pass(node)?;
         self.nodes.extend_from_slice(&self.descriptor.nodes[nodes]);
@@ -116,7 +116,7 @@ impl<'a> Cutter<'a> {
         if start.checked_add(len).is_none_or(|end| end > of.len) {
             return Err(stray("offset"));
         }
-        // Of no element nothing is read, not even a dictionary.
+        // For zero elements nothing is read, not even a dictionary.
         if len == of.len && len > 0 {
             return self.whole(node);
         }
@@ -126,7 +126,7 @@ impl<'a> Cutter<'a> {
         let nulls = self.validity(at, of, start, len)?;
         let own = self.own_buffers(node, of, start, len)?;
         match node.kind {
-            // Most arrays refer to nothing.
+            // Most arrays have no children, strings or views.
             Kind::Null | Kind::Fixed { .. } => return Ok(()),
             Kind::Dictionary { .. } => {
                 return node.children.iter().try_for_each(|values| {
@@ -151,8 +151,8 @@ impl<'a> Cutter<'a> {
         Ok(())
     }
 
-    /// Takes the parts of an array's own buffers that the elements' positions determine. `None` for those that have not
-    /// been read, and for those that other values determine.
+    /// Takes the parts of an array's own buffers that the positions of the elements determine. `None` for parts that
+    /// have not been read, and for parts that other values determine.
     fn own_buffers(
         &mut self,
         node: &Node,
@@ -177,7 +177,7 @@ impl<'a> Cutter<'a> {
         Ok(own)
     }
 
-    /// The array's detail once it is cut, and which elements of its children it refers to, if that is known by now.
+    /// The array's detail after the cut, and the elements of its children that it refers to, if they are known by now.
     /// Takes the bytes that strings and views refer to.
     fn refer(
         &mut self,
@@ -242,7 +242,7 @@ impl<'a> Cutter<'a> {
         self.buffer - 1
     }
 
-    /// Bytes of a buffer, if they have been read. They become a buffer of the arrays that are cut.
+    /// Bytes of a buffer, if they have been read. They become a buffer of the arrays after the cut.
     fn take(
         &mut self,
         buffer: usize,
@@ -255,7 +255,7 @@ impl<'a> Cutter<'a> {
         Ok(found)
     }
 
-    /// Bytes of a buffer, if they have been read. Otherwise they are missing.
+    /// Bytes of a buffer, if they have been read. Otherwise records them as missing.
     fn find(
         &mut self,
         buffer: usize,
@@ -273,19 +273,19 @@ impl<'a> Cutter<'a> {
         for (first, bytes) in self.have.get(&buffer).into_iter().flatten() {
             let within = offset.checked_sub(*first).filter(|skip| skip + len <= bytes.len() as u64);
             if let Some(skip) = within {
-                // Within a buffer that is in memory.
+                // The casts are exact: the range is within a buffer in memory.
                 return Ok(Some(bytes.slice_with_length(skip as usize, len as usize)));
             }
         }
         let piece = Piece { buffer, offset, len };
-        // A column may be named twice.
+        // The piece may be missing already, because a column can be requested twice.
         if !self.missing.contains(&piece) {
             self.missing.push(piece);
         }
         Ok(None)
     }
 
-    /// Elements of this width of the next buffer.
+    /// A range of elements of this width in the next buffer.
     fn elements(
         &mut self,
         start: u64,
@@ -322,8 +322,8 @@ impl<'a> Cutter<'a> {
         Ok(Nulls::Bitmap(nulls))
     }
 
-    /// Takes of each extent the range that the views point into, once views and nulls are known; nothing of an extent
-    /// that they do not point into. Returns those ranges as extents.
+    /// Takes the range of each extent that the views point into, once views and nulls are known. An extent that no view
+    /// points into is skipped. Returns the ranges as extents.
     fn view_data(
         &mut self,
         views: Option<Buffer>,
@@ -341,7 +341,7 @@ impl<'a> Cutter<'a> {
         let mut used = vec![Cover::NOTHING; extents.len()];
         for (at, view) in views.as_chunks::<16>().0.iter().enumerate() {
             let view = u128::from_le_bytes(*view);
-            // The view of a null may point anywhere, and its target is not lent.
+            // The view of a null may have any target, and its target is not lent.
             if view as u32 <= MAX_INLINE_VIEW_LEN || nulls.is_some_and(|nulls| nulls.is_null(at)) {
                 continue;
             }
@@ -356,15 +356,15 @@ impl<'a> Cutter<'a> {
         for (at, (extent, used)) in extents.iter().zip(used.into_iter().map(Cover::range)).enumerate() {
             if used.start < used.end {
                 self.take(first + at, used.start - u64::from(extent.base), used.end - used.start, "data")?;
-                // At most the offset of a view, which has as many bits.
+                // The cast is exact: the start is a view's offset, which has 32 bits.
                 needed.push(Extent { base: used.start as u32, ..*extent });
             }
         }
         Ok(needed)
     }
 
-    /// The runs that hold elements `first..first + len`, counted as run ends count, once all run ends are known. The
-    /// array of the run ends is next.
+    /// The runs that hold elements `first..first + len`, in the positions of the run ends, once all run ends are known.
+    /// The array of the run ends is the next one.
     fn runs(&mut self, width: usize, first: u64, len: u64) -> Result<Option<Range<u64>>, LayoutError> {
         let of = self.descriptor.nodes.get(self.node).ok_or_else(|| LayoutProblem::MissingNode)?;
         let bytes = of.len.checked_mul(width as u64);
@@ -384,9 +384,9 @@ fn ends(offsets: Option<Buffer>, wide: bool) -> Result<Option<Range<u64>>, Layou
     Ok(offsets.map(|offsets| referenced::by_offsets(&offsets, wide)).transpose()?)
 }
 
-/// Where in the elements that are lent, the first of which is element `base`, a range of elements is.
+/// The position of a range of elements among the lent elements, the first of which is element `base`.
 fn lent(range: &Range<u64>, base: u64) -> Result<Range<u64>, LayoutError> {
-    // An empty range may lie anywhere.
+    // An empty range may have any position.
     if range.start == range.end {
         return Ok(0..0);
     }
@@ -394,13 +394,13 @@ fn lent(range: &Range<u64>, base: u64) -> Result<Range<u64>, LayoutError> {
     Ok(start..start + (range.end - range.start))
 }
 
-/// The detail of offsets that refer to a range, and which elements of what is lent those are, if the range is known.
+/// The detail of offsets that refer to a range, and that range among the lent elements, if it is known.
 fn based(range: Option<Range<u64>>, base: u64) -> Result<(Detail, Option<Referenced>), LayoutError> {
     let lent = range.as_ref().map(|range| lent(range, base)).transpose()?;
     Ok((Detail::Base(range.map_or(0, |range| range.start)), lent.map(Referenced::Same)))
 }
 
-/// The byte in which an array's element is a bit, and which bit of it.
+/// The byte of an array's element in a bitmap, and its bit in that byte.
 fn bit_at(first: u8, start: u64, len: u64) -> Result<(u64, u8), LayoutError> {
     if len == 0 {
         return Ok((0, 0));

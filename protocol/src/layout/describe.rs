@@ -1,4 +1,4 @@
-//! The lender's side: which parts of a batch's buffers its rows use, found without touching the values.
+//! The lender's side: finds the parts of a batch's buffers that its rows use, without a look at the values.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use super::kind::{BufferLen, Kind};
 use super::plan::{Node, Plan};
 use super::referenced::{self, Referenced};
 
-/// Describes a batch, and lists the buffers that a borrower has to read to have it.
+/// Describes a batch, and lists the buffers that a borrower must read.
 ///
 /// Buffer `i` belongs to `descriptor.buffers[i]`. Each is a slice of one of the batch's own buffers, cut to the bytes
 /// that the batch's rows use, and keeps that buffer alive. No byte of data is copied. Offsets, views and type ids are
-/// read, values are not.
+/// read; values are not.
 ///
-/// Columns may share buffers; a buffer is listed as often as it is used.
+/// Columns may share buffers. A shared buffer is listed once for each use.
 ///
 /// # Errors
 /// The batch has columns of other types than the plan's schema, or arrays that no [`rebuild`](super::rebuild) would
-/// accept: with offsets beyond their buffers, which arrays can have that were made by unchecked means.
+/// accept: with offsets beyond their buffers, which is possible in arrays that were made unchecked.
 pub fn describe(plan: &Plan, batch: &RecordBatch) -> Result<(BatchDescriptor, Vec<Buffer>), LayoutError> {
     let Described { descriptor, buffers, .. } = described(plan, batch, Lender::default())?;
     Ok((descriptor, buffers))
@@ -36,19 +36,19 @@ pub fn describe(plan: &Plan, batch: &RecordBatch) -> Result<(BatchDescriptor, Ve
 pub struct Described {
     /// The description for the borrower.
     pub descriptor: BatchDescriptor,
-    /// The buffers that the borrower reads, one for each of the descriptor's.
+    /// The buffers that the borrower reads, one for each of the descriptor's lengths.
     pub buffers: Vec<Buffer>,
-    /// Bytes that were copied.
+    /// Number of bytes that were copied.
     pub copied: u64,
-    /// Bytes of dictionaries that are not among the buffers, because the batch before had them.
+    /// Bytes of dictionaries that are not among the buffers, because the previous batch had them.
     pub spared: u64,
-    /// The batch's dictionaries, for the next one, once this one is on loan.
+    /// The batch's dictionaries, for the next batch, once this one is on loan.
     pub dictionaries: LentDictionaries,
 }
 
-/// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, where that
-/// is much cheaper than to move the bytes between them. The strings of a scan never are scattered; those that a sort
-/// returns may lie scattered over the whole table, for each of its batches.
+/// As [`describe`], but strings of views that lie scattered over their data buffers are copied side by side, if that is
+/// much cheaper than moving the bytes between them. The strings of a scan are never scattered. The strings of a sort
+/// may lie scattered over the whole table, in each of its batches.
 ///
 /// # Errors
 /// As [`describe`].
@@ -69,7 +69,7 @@ fn described(plan: &Plan, batch: &RecordBatch, mut lender: Lender<'_>) -> Result
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
     for (node, (field, column)) in plan.columns().iter().zip(columns) {
         let name = node.field.name();
-        // Most batches have the fields of their stream's schema, which need not be compared.
+        // Most batches have the same fields as the stream's schema, and need no comparison.
         if !Arc::ptr_eq(&node.field, field) && node.field.data_type() != column.data_type() {
             let (expected, got) = (node.field.data_type().clone(), column.data_type().clone());
             return Err(LayoutProblem::OtherType { expected, got }.into()).within(name);
@@ -90,7 +90,7 @@ struct Lender<'a> {
     /// Whether scattered strings are copied side by side.
     gathers: bool,
     copied: u64,
-    /// The dictionaries that the borrower has of the batch before, if dictionaries are lent once.
+    /// The dictionaries that the borrower has of the previous batch, if dictionaries are lent only once.
     before: Option<&'a LentDictionaries>,
     spared: u64,
     dictionaries: LentDictionaries,
@@ -101,7 +101,8 @@ struct Slice<'a> {
     data: &'a ArrayData,
     start: usize,
     len: usize,
-    /// Where the first element stands in the array's buffers, whose offset does not count for the bitmap.
+    /// Position of the first element in the array's buffers. It includes the array's offset, which does not apply to
+    /// the bitmap.
     first: usize,
 }
 
@@ -119,7 +120,7 @@ impl Lender<'_> {
         let own = self.buffers.len();
         self.own_buffers(node, &slice)?;
         match node.kind {
-            // Most arrays refer to nothing.
+            // Most arrays have no children, strings or views.
             Kind::Null | Kind::Fixed { .. } => return Ok(()),
             Kind::Dictionary { number, .. } => return self.dictionary(node, at, data, number),
             _ => {}
@@ -134,14 +135,14 @@ impl Lender<'_> {
         Ok(())
     }
 
-    /// Lends the buffers whose live range the slice itself determines.
+    /// Lends the buffers whose live range follows from the slice alone.
     fn own_buffers(&mut self, node: &Node, slice: &Slice<'_>) -> Result<(), LayoutError> {
         let Slice { data, first, len, .. } = *slice;
         for (index, rule) in node.buffers().iter().enumerate() {
             self.buffers.push(match rule.len {
                 BufferLen::Bits => bits(buffer(data, index)?, first, len)?,
                 BufferLen::Elements(width) => elements(buffer(data, index)?, first, len, width)?,
-                // An empty array may have no offset at all.
+                // An empty array may have no offsets at all.
                 BufferLen::Offsets(_) if len == 0 => cut(buffer(data, index)?, 0, 0, "offsets")?,
                 BufferLen::Offsets(width) => elements(buffer(data, index)?, first, len + 1, width)?,
                 BufferLen::Referenced | BufferLen::Extents => continue,
@@ -150,8 +151,8 @@ impl Lender<'_> {
         Ok(())
     }
 
-    /// Says what the array refers to, and lends the bytes that strings and views refer to. The array's own buffers
-    /// begin at `own` among those that are lent.
+    /// Returns the elements that the array refers to, and lends the bytes that strings and views refer to. The array's
+    /// own buffers begin at `own` in the list of lent buffers.
     fn refer(&mut self, node: &Node, own: usize, slice: &Slice<'_>) -> Result<(Detail, Referenced), LayoutError> {
         let Slice { data, first, len, .. } = *slice;
         let same = |range: Range<u64>| (Detail::Base(range.start), Referenced::Same(range));
@@ -174,7 +175,7 @@ impl Lender<'_> {
             (Kind::FixedList { size }, _) => {
                 let range = (first as u64).checked_mul(*size).zip((len as u64).checked_mul(*size));
                 let (start, items) = range.ok_or_else(|| broken("children"))?;
-                // Without an element the child's end may lie before the start.
+                // Without elements the child's end may lie before the start.
                 let start = if items == 0 { 0 } else { start };
                 (Detail::None, Referenced::Same(start..start + items))
             }
@@ -195,7 +196,7 @@ impl Lender<'_> {
         })
     }
 
-    /// Lends the values of a dictionary, unless the borrower has them of the batch before.
+    /// Lends the values of a dictionary, unless the borrower has them of the previous batch.
     fn dictionary(
         &mut self,
         node: &Node,
@@ -242,7 +243,7 @@ impl Lender<'_> {
         Ok(())
     }
 
-    /// Lends the extents that views need of each data buffer; or copies of the views and their strings.
+    /// Lends the extents that views need of each data buffer, or copies of the views and their strings.
     fn views(&mut self, own: usize, slice: &Slice<'_>) -> Result<Vec<Extent>, LayoutError> {
         let Slice { data, start, len, first } = *slice;
         let views: ScalarBuffer<u128> = typed(buffer(data, 0)?, first, len, "views")?;
@@ -287,7 +288,7 @@ fn buffer(data: &ArrayData, index: usize) -> Result<&Buffer, LayoutError> {
 /// A range of a buffer's bytes, sharing its memory.
 fn cut(buffer: &Buffer, offset: usize, len: usize, what: &'static str) -> Result<Buffer, LayoutError> {
     if len == 0 {
-        // An offset at or beyond the end does not matter where nothing is taken.
+        // An empty range is valid at any offset, even beyond the end.
         return Ok(buffer.slice_with_length(0, 0));
     }
     match offset.checked_add(len) {
@@ -301,7 +302,7 @@ fn bits(buffer: &Buffer, first: usize, len: usize) -> Result<Buffer, LayoutError
     cut(buffer, first / 8, (usize::from(first_bit(first, len)) + len).div_ceil(8), "bits")
 }
 
-/// Which bit of those bytes is the first bit of the range.
+/// The bit of the first byte at which the range begins.
 fn first_bit(first: usize, len: usize) -> u8 {
     if len == 0 { 0 } else { (first % 8) as u8 }
 }
@@ -313,7 +314,7 @@ fn elements(buffer: &Buffer, first: usize, len: usize, width: u64) -> Result<Buf
     cut(buffer, offset, bytes, "values")
 }
 
-/// A range of a buffer's elements, at an address that suits them.
+/// A range of a buffer's elements, if it is aligned for them.
 fn typed<T: ArrowNativeType>(
     buffer: &Buffer,
     first: usize,
@@ -323,7 +324,7 @@ fn typed<T: ArrowNativeType>(
     let width = size_of::<T>();
     let (offset, bytes) = first.checked_mul(width).zip(len.checked_mul(width)).ok_or_else(|| broken(what))?;
     let range = cut(buffer, offset, bytes, what)?;
-    // An empty range of a buffer that is not aligned is still not aligned, and arrow would panic.
+    // An empty range of an unaligned buffer is still unaligned, and arrow would panic.
     if range.as_ptr().align_offset(align_of::<T>()) != 0 {
         return if len == 0 { Ok(ScalarBuffer::from(Vec::new())) } else { Err(broken(what)) };
     }

@@ -1,4 +1,4 @@
-//! What travels on the control plane for a lent batch.
+//! The description of a lent batch, as sent on the control connection.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,10 @@ use super::slab::SLAB_ALIGNMENT;
 
 /// One batch: its arrays and the lengths of its buffers. The schema is not repeated.
 ///
-/// A peer that sends one is not trusted: nothing in it may be used before [`check`](super::check) has accepted it.
+/// The peer that sends one is not trusted: no field may be used before [`check`](super::check) has accepted it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchDescriptor {
-    /// Number of rows, also where there is no column.
+    /// Number of rows, also if there is no column.
     pub rows: u64,
     /// The arrays, depth first, parents before children, columns in the schema's order.
     pub nodes: Vec<NodeDescriptor>,
@@ -18,19 +18,19 @@ pub struct BatchDescriptor {
 }
 
 impl BatchDescriptor {
-    /// Number of bytes that are lent, without any alignment.
+    /// Number of lent bytes, without alignment.
     #[must_use]
     pub fn live_bytes(&self) -> u64 {
         self.buffers.iter().fold(0, |sum, len| sum.saturating_add(*len))
     }
 
-    /// Whether the batch can be rebuilt by itself: no dictionary is that of a batch before.
+    /// Whether the batch can be rebuilt by itself, without dictionaries of earlier batches.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.nodes.iter().all(|node| node.detail != Detail::SameValues)
     }
 
-    /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. What credit counts.
+    /// Number of bytes that the batch takes up in a borrower's slab, each buffer aligned. Credit counts these bytes.
     #[must_use]
     pub fn slab_bytes(&self) -> u64 {
         let aligned = |len: &u64| len.checked_next_multiple_of(SLAB_ALIGNMENT).unwrap_or(u64::MAX);
@@ -43,80 +43,81 @@ impl BatchDescriptor {
 pub struct NodeDescriptor {
     /// Number of elements.
     pub len: u64,
-    /// Number of nulls in the array's own bitmap. Where it is 0 no bitmap is sent.
+    /// Number of nulls in the array's own bitmap. If it is 0, no bitmap is sent.
     pub nulls: u64,
-    /// Which bit of the bitmap's first byte is that of the first element: 0 to 7.
+    /// Position of the first element's bit in the bitmap's first byte: 0 to 7.
     pub null_bit: u8,
-    /// The rest that the type needs.
+    /// Fields that depend on the type.
     pub detail: Detail,
 }
 
-/// The part of an array's description that depends on its type. Each type has one variant, dictionaries have two.
+/// The part of an array's description that depends on its type. Each type has one variant; dictionaries have two.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Detail {
-    /// Nothing: all types that are not mentioned below.
+    /// No detail: all types that are not mentioned below.
     None,
-    /// Boolean: which bit of the first byte of values is that of the first element, 0 to 7.
+    /// Boolean: position of the first element's bit in the first byte of values.
     Bits {
         /// 0 to 7.
         first: u8,
     },
-    /// Utf8, binary, lists, maps, list views: the number to be subtracted from each offset.
+    /// Utf8, binary, lists, maps, list views: the number to subtract from each offset.
     Base(u64),
-    /// Views: the extents that are lent of their data buffers, each a buffer of the batch. They ascend by buffer and
-    /// base, do not overlap, and are not empty.
+    /// Views: the lent extents of their data buffers, each a buffer of the batch. They ascend by buffer and base, do
+    /// not overlap, and are not empty.
     Views(Vec<Extent>),
-    /// Dense union: for each child, the number to be subtracted from the offsets into it.
+    /// Dense union: for each child, the number to subtract from the offsets into it.
     UnionBases(Vec<u64>),
-    /// Run-end encoded: how many logical elements come before the array's first. Run ends count them.
+    /// Run-end encoded: number of logical elements before the array's first, which the run ends count.
     Runs {
-        /// In elements.
+        /// Number of elements.
         offset: u64,
     },
-    /// Dictionary: its values are those of the stream's last batch that was lent, and are not lent again. No array of
-    /// values follows.
+    /// Dictionary: its values are those of the stream's last lent batch, and are not lent again. No array of values
+    /// follows.
     SameValues,
 }
 
 /// A range of one of the data buffers that views point into. Its length is that of the batch's buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Extent {
-    /// Which data buffer, as the views number them. Data buffers that no view needs are not lent, nor mentioned.
+    /// Number of the data buffer in the views. Data buffers that no view needs are neither lent nor mentioned.
     pub buffer: u32,
-    /// Where in that buffer the extent begins, in bytes.
+    /// Start of the extent in that buffer, in bytes.
     pub base: u32,
 }
 
 impl Extent {
-    /// Whether views that point into these extents point into the buffers of the same number and at the same offset.
+    /// Whether each extent begins at offset 0 of the data buffer with the extent's own number. Then views need no
+    /// change.
     pub(super) fn are_whole(extents: &[Extent]) -> bool {
         (0..).zip(extents).all(|(buffer, extent)| *extent == Extent { buffer, base: 0 })
     }
 }
 
-/// What a detail says, of an array that it was found to fit; otherwise the value that changes nothing.
+/// Values of a detail whose variant fits its array. For other variants, the value that changes nothing.
 impl Detail {
-    /// Of booleans: the first bit.
+    /// Booleans: the first bit.
     pub(super) fn first_bit(&self) -> u8 {
         if let Detail::Bits { first } = self { *first } else { 0 }
     }
 
-    /// Of offsets: what is to be subtracted.
+    /// Offsets: the number to subtract.
     pub(super) fn base(&self) -> u64 {
         if let Detail::Base(base) = self { *base } else { 0 }
     }
 
-    /// Of views: the extents.
+    /// Views: the extents.
     pub(super) fn extents(&self) -> &[Extent] {
         if let Detail::Views(extents) = self { extents } else { &[] }
     }
 
-    /// Of a dense union: what is to be subtracted for each child.
+    /// Dense union: the number to subtract for each child.
     pub(super) fn union_bases(&self) -> &[u64] {
         if let Detail::UnionBases(bases) = self { bases } else { &[] }
     }
 
-    /// Of runs: elements of the first run before the array's first.
+    /// Run-end encoded: number of elements of the run ends before the array's first.
     pub(super) fn run_offset(&self) -> u64 {
         if let Detail::Runs { offset } = self { *offset } else { 0 }
     }

@@ -1,9 +1,10 @@
-//! Dictionaries that batches of a stream have in common move once.
+//! Dictionaries that several batches of a stream share are lent once.
 //!
-//! Both ends go by the stream's last batch that was lent. Where a dictionary of the next batch is the same, the
-//! descriptor says [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower takes the array
-//! that it has. The lender holds the dictionary's memory, and knows it again by its address. Dictionaries are numbered
-//! in the order of the schema, by the [plan](super::Plan), and each end keeps at most one for each number.
+//! Both ends compare a batch with the stream's last lent batch. If a dictionary is the same, the descriptor has
+//! [`Detail::SameValues`](super::Detail::SameValues) in its place, and the borrower uses the array that it already has.
+//! The lender keeps the dictionary's memory alive, and recognizes the dictionary by its address. The
+//! [plan](super::Plan) numbers the dictionaries in the order of the schema. Each end keeps at most one dictionary for
+//! each number.
 
 use arrow_buffer::{BooleanBuffer, Buffer, MutableBuffer, NullBuffer};
 use arrow_data::{ArrayData, ArrayDataBuilder};
@@ -11,12 +12,12 @@ use arrow_data::{ArrayData, ArrayDataBuilder};
 use super::check::LayoutLimits;
 use super::error::LayoutProblem;
 
-/// The lender's dictionaries: those of the stream's last loan, in the order of the schema, each with the bytes that it
-/// was lent in.
+/// The lender's dictionaries: those of the stream's last loan, in the order of the schema, each with the number of
+/// bytes that were lent for it.
 #[derive(Clone, Debug, Default)]
 pub struct LentDictionaries(Vec<(ArrayData, u64)>);
 
-/// The borrower's dictionaries: those of the stream's last batch that was lent, in the order of the schema.
+/// The borrower's dictionaries: those of the stream's last lent batch, in the order of the schema.
 #[derive(Debug)]
 pub struct KeptDictionaries {
     kept: Vec<Kept>,
@@ -28,21 +29,22 @@ pub struct KeptDictionaries {
 struct Kept {
     values: ArrayData,
     bytes: u64,
-    /// The array has been moved out of its batch's memory, or is a large part of that.
+    /// Whether the array needs no copy any more: it has been copied out of its batch's memory, or is a large part of
+    /// it.
     settled: bool,
 }
 
 impl Default for KeptDictionaries {
-    /// At most as many bytes as a batch may have by default.
+    /// The limit is the default maximum of a batch's bytes.
     fn default() -> Self {
         KeptDictionaries::new(LayoutLimits::default().max_bytes)
     }
 }
 
 impl LentDictionaries {
-    /// If the dictionary of this number is this one: in how many bytes it was lent.
+    /// If the dictionary of this number is this array: the number of bytes that were lent for it.
     pub(super) fn find(&self, number: usize, values: &ArrayData) -> Option<u64> {
-        // The arrays are held here, so that their memory cannot have been reused for another.
+        // The arrays are held here, so that their memory cannot have been reused for another array.
         self.0.get(number).filter(|(known, _)| known.ptr_eq(values)).map(|(_, bytes)| *bytes)
     }
 
@@ -52,15 +54,15 @@ impl LentDictionaries {
 }
 
 impl KeptDictionaries {
-    /// Empty; for at most `max_bytes` together. The limit of a batch is enough: an honest lender counts the bytes that
-    /// it spares.
+    /// No dictionaries, with a limit of `max_bytes` in total. The limit of a batch is enough: a correct lender counts
+    /// the bytes of repeated dictionaries, too.
     #[must_use]
     pub fn new(max_bytes: u64) -> Self {
         KeptDictionaries { kept: Vec::new(), bytes: 0, max_bytes }
     }
 
     /// The dictionary of this number, for another batch. A dictionary that is a small part of its batch's memory is
-    /// copied out of there first: it may be kept for long.
+    /// first copied out of it, because it may be kept for long.
     pub(super) fn again<E>(
         &mut self,
         number: usize,
@@ -73,17 +75,17 @@ impl KeptDictionaries {
         Ok(Some(kept.values.clone()))
     }
 
-    /// Keeps the dictionary of this number, in place of the one before.
+    /// Keeps the dictionary of this number, in place of the previous one.
     ///
     /// # Errors
-    /// They are too large together.
+    /// The dictionaries exceed the limit in total.
     pub(super) fn keep(&mut self, number: usize, values: &ArrayData) -> Result<(), LayoutProblem> {
         let bytes = parts(values).map(|buffer| buffer.len() as u64).sum();
         let kept = Kept { values: values.clone(), bytes, settled: false };
         self.bytes += bytes;
         match self.kept.get_mut(number) {
             Some(known) => self.bytes -= std::mem::replace(known, kept).bytes,
-            // They come in order.
+            // Dictionaries arrive in the order of their numbers.
             None => self.kept.push(kept),
         }
         let (got, limit) = (self.bytes, self.max_bytes);

@@ -1,20 +1,20 @@
-//! What can be wrong with a batch or a descriptor, and where.
+//! Errors of batches and descriptors, with the field concerned.
 
 use std::fmt;
 
 use arrow_schema::{ArrowError, DataType};
 
-/// Why a batch cannot be lent, or what was lent cannot be used.
+/// The reason why a batch cannot be lent, or why lent bytes cannot be used.
 #[derive(Debug)]
 pub struct LayoutError {
-    /// Field names from the column inwards; innermost first, as they are found on the way out.
+    /// Field names, innermost first: each level adds its name as the error is returned.
     path: Vec<String>,
-    /// What is wrong there.
+    /// The error at that field.
     problem: LayoutProblem,
 }
 
 impl LayoutError {
-    /// The array concerned, as `column.child.grandchild`; `batch` where it is no single column.
+    /// The array concerned, as `column.child.grandchild`; `batch` if the error concerns no single column.
     #[must_use]
     pub fn path(&self) -> String {
         if self.path.is_empty() {
@@ -23,14 +23,14 @@ impl LayoutError {
         self.path.iter().rev().map(String::as_str).collect::<Vec<_>>().join(".")
     }
 
-    /// What is wrong.
+    /// The error at that field.
     #[must_use]
     pub fn problem(&self) -> &LayoutProblem {
         &self.problem
     }
 
     pub(super) fn within(mut self, name: &str) -> Self {
-        // A hostile schema may have names of any length; an error need not repeat them.
+        // Names in a hostile schema may have any length. The error contains their beginning only.
         const LONGEST: usize = 64;
         self.path.push(match name.char_indices().nth(LONGEST) {
             Some((end, _)) => format!("{}...", &name[..end]),
@@ -64,23 +64,23 @@ impl From<ArrowError> for LayoutError {
     }
 }
 
-/// A defect of one array or of the batch.
+/// An error in one array or in the batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutProblem {
     /// The schema has more arrays than the descriptor.
     #[error("the descriptor ends before the schema does: no array for this field")]
     MissingNode,
-    /// The values of a dictionary are to be those of a batch before, and none had any.
-    #[error("its dictionary is to be that of an earlier batch, and there is none")]
+    /// A dictionary refers to the values of an earlier batch, and there are none.
+    #[error("it uses the dictionary of an earlier batch, and there is none")]
     NoDictionary,
     /// The descriptor has more arrays than the schema.
     #[error("the descriptor has {extra} arrays more than the schema")]
     ExtraNodes {
-        /// How many more.
+        /// Number of surplus arrays.
         extra: usize,
     },
-    /// An array needs a buffer that the descriptor does not have, or that was not given.
+    /// An array needs a buffer that is missing in the descriptor or in the list of buffers.
     #[error("no buffer for its {what}")]
     MissingBuffer {
         /// The buffer's role.
@@ -89,36 +89,36 @@ pub enum LayoutProblem {
     /// There are more buffers than arrays need.
     #[error("{extra} buffers belong to no array")]
     ExtraBuffers {
-        /// How many.
+        /// Number of surplus buffers.
         extra: usize,
     },
-    /// Two numbers that have to be equal are not.
+    /// Two numbers that must be equal are not.
     #[error("{what}: expected {expected}, got {got}")]
     Mismatch {
-        /// What the numbers count.
+        /// Name of the number.
         what: &'static str,
-        /// What it has to be.
+        /// The expected value.
         expected: u64,
-        /// What it is.
+        /// The actual value.
         got: u64,
     },
-    /// A number is greater than it may be, by a limit or by what else is known.
+    /// A number exceeds a limit, or another number of the batch that bounds it.
     #[error("{what}: {got} is more than {limit}")]
     TooLarge {
-        /// What the number counts.
+        /// Name of the number.
         what: &'static str,
         /// The number.
         got: u64,
-        /// The greatest that is allowed.
+        /// The maximum.
         limit: u64,
     },
-    /// A length cannot be computed in 64 bits.
+    /// A length does not fit 64 bits.
     #[error("{what} overflows")]
     Overflow {
-        /// What was to be computed.
+        /// Name of the length.
         what: &'static str,
     },
-    /// The descriptor speaks of this array as of another type.
+    /// The detail in the descriptor is of another type than the array.
     #[error("the descriptor's detail is \"{got}\", which does not fit an array of type {data_type}")]
     Detail {
         /// The field's type.
@@ -126,22 +126,20 @@ pub enum LayoutProblem {
         /// The detail's name.
         got: &'static str,
     },
-    /// An offset lies outside of the range that is lent.
-    #[error("{what} at position {at} lies outside of what is lent")]
+    /// An offset lies outside of the lent range.
+    #[error("{what} at position {at} lies outside of the lent range")]
     OutOfRange {
-        /// What kind of offset.
+        /// The kind of offset.
         what: &'static str,
         /// Position in its buffer.
         at: usize,
     },
-    /// An extent of a data buffer is empty, or not beyond the one before it.
-    #[error(
-        "{len} bytes from {base} of data buffer {buffer} on are no extent: it has to be beyond the one before, and not empty"
-    )]
+    /// An extent of a data buffer is empty, or not beyond the previous one.
+    #[error("the extent of {len} bytes at {base} of data buffer {buffer} is empty, or not beyond the previous extent")]
     Extent {
-        /// The data buffer.
+        /// Number of the data buffer.
         buffer: u32,
-        /// Where in it the extent begins.
+        /// Start of the extent in that buffer, in bytes.
         base: u32,
         /// Its length in bytes.
         len: u64,
@@ -151,7 +149,7 @@ pub enum LayoutProblem {
     View {
         /// Position in the array.
         at: usize,
-        /// The problem.
+        /// The contradiction.
         why: &'static str,
     },
     /// A string is not UTF-8.
@@ -160,20 +158,20 @@ pub enum LayoutProblem {
         /// Position in the array.
         at: usize,
     },
-    /// An offset is less than the one before it, or than zero.
+    /// An offset is less than the previous one, or negative.
     #[error("the offset at position {at} is negative, or less than the one before it")]
     Descending {
         /// Position in its buffer.
         at: usize,
     },
     /// A buffer of the lender's batch is shorter than its array needs, or not aligned for it.
-    #[error("the array's {what} buffer does not hold what the array says: the array is not valid")]
+    #[error("the array's {what} buffer is too short for the array, or not aligned: the array is not valid")]
     Broken {
         /// The buffer's role.
         what: &'static str,
     },
-    /// A column of a batch is not of the type that the stream's schema gives it.
-    #[error("the column is of type {got}, and the stream's schema says {expected}")]
+    /// The type of a batch's column is not that in the stream's schema.
+    #[error("the column is of type {got}, but {expected} in the stream's schema")]
     OtherType {
         /// The schema's type.
         expected: DataType,
@@ -183,21 +181,21 @@ pub enum LayoutProblem {
     /// A field that is declared as non-nullable has nulls.
     #[error("{nulls} nulls in a field that is declared as not nullable")]
     Nulls {
-        /// How many.
+        /// Number of nulls.
         nulls: u64,
     },
-    /// The type is not one that arrays can have.
+    /// A type that arrays cannot have.
     #[error("{data_type} is not a type that arrays can have: {why}")]
     Type {
         /// The type.
         data_type: DataType,
-        /// The rule that it breaks.
+        /// The violated rule.
         why: &'static str,
     },
     /// The type is nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
     #[error("types are nested deeper than {limit} levels")]
     TooDeep {
-        /// The greatest depth that is allowed.
+        /// The maximum depth.
         limit: usize,
     },
     /// Arrow's own validation refused the array.

@@ -1,4 +1,4 @@
-//! The lender's side of views: which parts of their data buffers they need.
+//! The lender's side of views: finds the parts of their data buffers that they need.
 
 use arrow_buffer::{Buffer, NullBuffer};
 use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
@@ -6,21 +6,22 @@ use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
 use super::descriptor::Extent;
 use super::error::LayoutProblem;
 
-/// A gap between two strings is read along with them if it has at most this many bytes. One more read, with all work
-/// that belongs to it at both ends, takes about as long as to read this many bytes.
+/// A gap between two strings is read along with them if it has at most this many bytes. One more read, with all its
+/// work at both ends, takes about as long as reading this many bytes.
 pub(super) const READ_COST: u64 = 16 * 1024;
 
-/// To copy a byte of a string takes about as long as to move this many bytes.
+/// Copying a byte of a string takes about as long as moving this many bytes.
 const COPY_COST: u64 = 2;
 
-/// Strings are not copied side by side to save fewer bytes than this.
+/// Strings are not copied side by side if that saves fewer bytes than this.
 const LEAST_SAVED: u64 = 64 * 1024;
 
 /// The parts of its data buffers that an array of views needs.
 pub(super) struct Needed {
     /// In ascending order, more than [`READ_COST`] apart.
     pub(super) extents: Vec<(Extent, u64)>,
-    /// Bytes of all strings that do not lie within their views. A string that several views share counts several times.
+    /// Bytes of all strings that do not lie within their views. A string that several views share is counted several
+    /// times.
     live: u64,
 }
 
@@ -29,11 +30,10 @@ fn points(view: u128) -> bool {
     view as u32 > MAX_INLINE_VIEW_LEN
 }
 
-/// Finds the extents. The view of a null may point anywhere, and needs nothing.
+/// Finds the extents. The view of a null may have any target, and needs nothing.
 ///
-/// Takes one pass over the views. Views of a scan point at one string after the other, and views into a dictionary to
-/// and fro within it. As long as they stay within reach of the range that is known to be needed, nothing has to be
-/// looked up.
+/// This is one pass over the views. Views of a scan point at one string after the other; views into a dictionary point
+/// back and forth within it. As long as they stay within reach of the current needed range, no lookup is necessary.
 pub(super) fn needed(views: &[u128], nulls: Option<&NullBuffer>, data: &[Buffer]) -> Result<Needed, LayoutProblem> {
     let mut finder = Finder { data, views: views.len(), cells: vec![Vec::new(); data.len()] };
     let live = match nulls {
@@ -43,8 +43,8 @@ pub(super) fn needed(views: &[u128], nulls: Option<&NullBuffer>, data: &[Buffer]
     Ok(Needed { extents: finder.extents(), live })
 }
 
-/// The ranges that are needed of each data buffer. Each buffer is divided into cells of equal size. A cell holds the
-/// first needed byte of all ranges that begin in it, and one beyond the last. So nothing has to be sorted.
+/// The needed ranges of each data buffer. Each buffer is divided into cells of equal size. A cell has the first needed
+/// byte of all ranges that begin in it, and the byte after the last. This avoids a sort.
 struct Finder<'a> {
     data: &'a [Buffer],
     views: usize,
@@ -55,20 +55,20 @@ struct Finder<'a> {
 const EMPTY: (u64, u64) = (u64::MAX, 0);
 
 impl Finder<'_> {
-    /// The smallest cell has 2 to the power of this many bytes. Gaps of [`READ_COST`] do not lie within a cell, unless
+    /// Logarithm of the size of the smallest cell in bytes. A gap of [`READ_COST`] does not lie within a cell, unless
     /// there are few views.
     const SHIFT: u32 = READ_COST.ilog2() - 2;
 
-    /// The number of cells is about that of the views, or small. A few views into a large buffer must not cost as much
-    /// as to clear many cells.
+    /// Logarithm of the size of a cell. The number of cells is about that of the views, or small: for a few views into
+    /// a large buffer it must not be expensive to clear many cells.
     fn shift(&self, buffer: &Buffer) -> u32 {
         let cells = self.views.clamp(256, 1 << 20);
         let size = (buffer.len() / cells).checked_next_power_of_two().unwrap_or(1 << 32);
         size.ilog2().max(Self::SHIFT)
     }
 
-    /// Adds all strings that views point at. Returns their bytes; a string that several views share counts several
-    /// times.
+    /// Adds all strings that views point at. Returns the sum of their lengths; a string that several views share is
+    /// counted several times.
     fn walk(&mut self, views: impl Iterator<Item = u128>) -> Result<u64, LayoutProblem> {
         let (mut live, mut buffer, mut low, mut high) = (0_u64, 0_u32, u64::MAX, 0_u64);
         for view in views.filter(|view| points(*view)) {
@@ -129,8 +129,8 @@ impl Finder<'_> {
 }
 
 impl Needed {
-    /// Whether to copy the strings side by side is cheaper than to move the bytes between them. It is where a sort or a
-    /// join picked the strings from all over its input.
+    /// Whether copying the strings side by side is cheaper than moving the bytes between them. This is so after a sort
+    /// or a join that picked the strings from all over its input.
     pub(super) fn is_sparse(&self, views: usize) -> bool {
         let reads = self.extents.len() as u64 * READ_COST;
         let moved = self.extents.iter().fold(reads, |sum, extent| sum + extent.1);
@@ -138,7 +138,7 @@ impl Needed {
         moved > copied.saturating_mul(COPY_COST).saturating_add(LEAST_SAVED) && u32::try_from(self.live).is_ok()
     }
 
-    /// Copies the strings side by side: views, and the one data buffer that they point into.
+    /// Copies the strings side by side. Returns the views and the one data buffer that they point into.
     pub(super) fn gather(
         &self,
         views: &[u128],
@@ -180,17 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_near_is_one_extent_and_what_is_far_is_not() {
+    fn near_strings_are_one_extent_and_distant_ones_are_not() {
         let gap = READ_COST as u32;
         let near: Vec<u128> = (0..100).map(|n| view(1, 1000 + n * 31, 27)).collect();
         assert_eq!(found(&near, None), [(1, 1000, 99 * 31 + 27)]);
         let backwards: Vec<u128> = near.iter().rev().copied().collect();
         assert_eq!(found(&backwards, None), [(1, 1000, 99 * 31 + 27)]);
-        // Gaps of exactly what is read along, and of one byte more.
+        // One gap of exactly the maximum, and one that is a byte longer.
         assert_eq!(found(&[view(0, 0, 20), view(0, 20 + gap, 20)], None), [(0, 0, 40 + READ_COST)]);
         let far = [view(0, 0, 20), view(0, 21 + gap, 20)];
         assert_eq!(found(&far, None), [(0, 0, 20), (0, 21 + gap, 20)]);
-        // To and fro between buffers and places, with one string within another.
+        // Back and forth between buffers and places, with one string within another.
         let places = [view(2, 900_000, 50), view(0, 5, 100), view(2, 10, 13), view(0, 20, 20), view(2, 900_010, 20)];
         assert_eq!(found(&places, None), [(0, 5, 100), (2, 10, 13), (2, 900_000, 50)]);
     }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_scattered_is_copied_and_what_a_scan_needs_is_not() {
+    fn scattered_strings_are_copied_and_those_of_a_scan_are_not() {
         let data = vec![Buffer::from_vec(vec![b'x'; 1 << 20]); 3];
         let is_sparse = |views: &[u128]| needed(views, None, &data).unwrap().is_sparse(views.len());
         let scan: Vec<u128> = (0..30_000).map(|n| view(n / 10_000, n % 10_000 * 31, 27)).collect();

@@ -1,6 +1,6 @@
-//! The table of Arrow's types: which buffers and children an array of each has, and what determines their lengths.
+//! The table of Arrow's types: the buffers and children of an array of each type, and the rules for their lengths.
 //!
-//! Whatever else in this crate walks over arrays goes by this table, so that a type is described in one place.
+//! All other code of this crate that iterates over arrays uses this table, so that each type is described in one place.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use arrow_schema::{DataType, Field, FieldRef, IntervalUnit, TimeUnit, UnionField
 use super::descriptor::Detail;
 use super::error::{LayoutError, LayoutProblem};
 
-/// A type, reduced to how its arrays are laid out.
+/// The layout of the arrays of a type.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {
-    /// No buffers at all.
+    /// No buffers.
     Null,
     /// Booleans.
     Bits,
@@ -31,15 +31,15 @@ pub(crate) enum Kind {
     FixedList { size: u64 },
     /// Structs.
     Struct,
-    /// Unions whose children are as long as they are.
+    /// Unions whose children have the same length as the union.
     SparseUnion,
     /// Unions that refer to elements of their children by offsets.
     DenseUnion(Arc<TypeIds>),
-    /// Keys of one width in bytes, into a child with the values.
+    /// Keys of one width in bytes; the values are a child.
     Dictionary {
-        /// 1, 2, 4 or 8.
+        /// Width in bytes: 1, 2, 4 or 8.
         width: usize,
-        /// Whether keys are signed, so that only the lower half of the values that fit the width are keys.
+        /// Whether keys are signed: then only the lower half of the values of that width are keys.
         signed: bool,
         /// The position among the schema's dictionaries that batches can share, if this is one of them. The plan sets
         /// it.
@@ -49,18 +49,18 @@ pub(crate) enum Kind {
     Runs { width: usize },
 }
 
-/// What determines the length of a buffer.
+/// The rule for the length of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BufferLen {
     /// One bit for each element, after those that [`Detail::Bits`] skips.
     Bits,
     /// This many bytes for each element.
     Elements(u64),
-    /// Offsets of this many bytes: one for each element, and one more. None where there is no element.
+    /// Offsets of this many bytes: one for each element, and one more. Empty if there is no element.
     Offsets(u64),
-    /// The values of the buffer before it. No byte where there is no element.
+    /// The values that the offsets in the previous buffer refer to. Empty if there is no element.
     Referenced,
-    /// Not one buffer, but one for each extent of [`Detail::Views`], as long as the descriptor says.
+    /// One buffer for each extent of [`Detail::Views`], with the length in the descriptor.
     Extents,
 }
 
@@ -93,26 +93,26 @@ impl BufferRules {
         BufferRules { rules, count: 2 }
     }
 
-    /// In order.
+    /// The rules, in the order of the buffers.
     pub(crate) fn as_slice(&self) -> &[BufferRule] {
         &self.rules[..self.count]
     }
 }
 
-/// What determines how many elements the children of an array have.
+/// The rule for the number of elements of an array's children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildLen {
-    /// The array's length, times this.
+    /// The array's length times this number.
     Times(u64),
-    /// The values of the array's offsets. No element where the array has none.
+    /// The values of the array's offsets determine it. 0 if the array is empty.
     ByRows,
-    /// The values of the array's offsets or keys; or not even those.
+    /// The values of the array's offsets or keys determine it, or it is not determined.
     Free,
-    /// All children are of one length, which is at most the array's.
+    /// All children have the same length, which is at most the array's.
     Runs,
 }
 
-/// For each type id of a union: the position of its child.
+/// The position of the child for each type id of a union.
 #[derive(Clone, Debug)]
 pub(crate) struct TypeIds([Option<u8>; 128]);
 
@@ -139,7 +139,7 @@ impl Kind {
         !matches!(self, Kind::Null | Kind::SparseUnion | Kind::DenseUnion(_) | Kind::Runs { .. })
     }
 
-    /// The buffers of an array itself after its validity bitmap, in order. Those of its children follow.
+    /// The buffers of an array itself after its validity bitmap, in order. The buffers of its children follow them.
     pub(super) fn buffers(&self) -> BufferRules {
         use BufferLen::{Bits, Elements, Extents, Offsets, Referenced};
         match *self {
@@ -161,7 +161,7 @@ impl Kind {
         }
     }
 
-    /// What determines the lengths of the children.
+    /// The rule for the lengths of the children.
     pub(super) fn child_len(&self) -> ChildLen {
         match *self {
             Kind::List { .. } | Kind::ListView { .. } => ChildLen::ByRows,
@@ -173,7 +173,7 @@ impl Kind {
         }
     }
 
-    /// Whether a descriptor may say this of an array.
+    /// Whether a detail's variant is valid for an array of this kind.
     pub(super) fn accepts(&self, detail: &Detail) -> bool {
         match self {
             Kind::Bits => matches!(detail, Detail::Bits { .. }),
@@ -189,14 +189,14 @@ impl Kind {
         }
     }
 
-    /// Whether batches can share a dictionary with such values. Values with children of their own are not shared: more
-    /// than a position would be needed to tell dictionaries apart.
+    /// Whether batches can share a dictionary with such values. Values with children of their own are not shared: a
+    /// position would not be enough to distinguish the dictionaries.
     pub(super) fn is_shareable(&self) -> bool {
         matches!(self, Kind::Bits | Kind::Fixed { .. } | Kind::Bytes { .. } | Kind::Views { .. })
     }
 
-    /// The layout of a type, and the fields of its children; or the reason why no array can have the type: arrow panics
-    /// on some of those.
+    /// The layout of a type, and the fields of its children; or the reason why no array can have the type, because
+    /// arrow panics on some of these types.
     pub(super) fn of(data_type: &DataType) -> Result<(Kind, Vec<FieldRef>), LayoutError> {
         use DataType::*;
         let refuse = |why| Err(LayoutProblem::Type { data_type: data_type.clone(), why }.into());
@@ -242,7 +242,7 @@ pub(super) fn offset_width(wide: bool) -> u64 {
     if wide { 8 } else { 4 }
 }
 
-/// Why no array can have this type, whatever is within it.
+/// The reason why no array can have this type, whatever its children are.
 fn impossible(data_type: &DataType) -> Option<&'static str> {
     use DataType::*;
     const DECIMAL: &str = "its precision or scale is out of range";
@@ -273,7 +273,7 @@ fn impossible(data_type: &DataType) -> Option<&'static str> {
     }
 }
 
-/// Width and alignment in bytes of a primitive type: what arrow's `layout` says, which allocates to say it.
+/// Width and alignment in bytes of a primitive type. Arrow's `layout` has the same values, but allocates.
 fn fixed(data_type: &DataType) -> Option<(u64, usize)> {
     fn native<T>() -> (u64, usize) {
         (size_of::<T>() as u64, align_of::<T>())
@@ -296,9 +296,9 @@ fn fixed(data_type: &DataType) -> Option<(u64, usize)> {
 #[cfg(test)]
 mod tests {
     use arrow_data::BufferSpec;
+    use thallus_protocol_testing::all_types;
 
     use super::*;
-    use crate::testing::all_types;
 
     #[test]
     fn widths_and_alignments_are_those_of_arrow() {
@@ -313,7 +313,7 @@ mod tests {
         assert!(seen > 20, "only {seen}");
     }
 
-    /// The table against arrow's own: validity, and the number and widths of the buffers.
+    /// Compares the table with arrow's own: validity, and the number and widths of the buffers.
     #[test]
     fn buffers_are_those_of_arrow() {
         for data_type in all_types() {

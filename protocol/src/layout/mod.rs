@@ -1,38 +1,40 @@
 //! Any record batch as a descriptor and a list of buffers, and back, without a copy.
 //!
-//! Both ends compile the stream's schema into a [`Plan`] once. The lender calls [`describe`] for each batch: it gets a
-//! [`BatchDescriptor`], which travels on the control plane, and the slices of the batch's own buffers that the borrower
-//! has to read. The borrower calls [`check`] before it reads a byte: the descriptor is held against the plan, and the
-//! [`CheckedDescriptor`] says where in a slab each buffer goes. When the bytes are there, [`rebuild`] makes arrays over
-//! them, and validates every value that Rust's arrays rely on: offsets, UTF-8, dictionary keys, views, run ends, union
-//! offsets, nulls. Most of that are passes over whole buffers. [`rebuild_with`] lets callers that may make arrays
-//! unchecked spare Arrow's own validation, string by string.
+//! Both ends compile the stream's schema into a [`Plan`] once. The lender calls [`describe`] for each batch. It returns
+//! a [`BatchDescriptor`], which travels on the control connection, and the slices of the batch's own buffers that the
+//! borrower has to read. The borrower calls [`check`] before it reads a byte: it checks the descriptor against the
+//! plan, and the resulting [`CheckedDescriptor`] contains the range of each buffer in a slab. After the read,
+//! [`rebuild`] makes arrays over the bytes, and validates every value that Rust's arrays rely on: offsets, UTF-8,
+//! dictionary keys, views, run ends, union offsets, nulls. Most of these checks are passes over whole buffers.
+//! [`rebuild_with`] allows callers that may make arrays unchecked to avoid Arrow's own validation of each string.
 //!
 //! The order of nodes and buffers is that of Arrow IPC (depth first over the schema, validity before values). Two
-//! things differ from IPC. Bitmaps keep their bit offset, so that a slice need not be shifted. And only the *live
-//! range* is lent: a slice of ten strings moves ten strings, whatever the array it was cut from. Offsets that then do
-//! not start at zero are lent as they stand; the descriptor carries the base, and `rebuild` subtracts it, which is the
-//! only copy there is. Views, which say where in which data buffer a string is, stand as they are, too: of their data
-//! buffers only the *extents* that they need are lent, each as a buffer of its own, and the borrower makes the views
-//! point into those, in the slab itself ([`CheckedDescriptor::rebases`]). So a scan that yields views into decoded
-//! pages moves what its rows use of the pages. Where strings lie scattered, as after a sort, [`describe_compact`]
-//! copies them side by side.
+//! things differ from IPC:
+//! - Bitmaps keep their bit offset, so that a slice need not be shifted.
+//! - Only the *live range* is lent: a slice of ten strings moves ten strings, however long its source array is.
+//!
+//! Offsets of a slice, which may not start at zero, are lent unchanged. The descriptor contains their base, and
+//! `rebuild` subtracts it; this is the only copy. Views are lent unchanged, too. Of their data buffers only the needed
+//! *extents* are lent, each as a buffer of its own. The borrower makes the views point into the extents, in the slab
+//! itself ([`CheckedDescriptor::rebases`]). So a scan that returns views into decoded pages moves only the used parts
+//! of the pages. If strings lie scattered, as after a sort, [`describe_compact`] copies them side by side.
 //!
 //! | type | buffers after the validity bitmap | live range | detail |
 //! |---|---|---|---|
 //! | null | - | - | - |
-//! | boolean | bits | the bytes that hold the bits | [`Detail::Bits`] |
+//! | boolean | bits | the bytes that contain the bits | [`Detail::Bits`] |
 //! | primitive, temporal, decimal, fixed size binary | values | the rows | - |
 //! | utf8, binary (small, large) | offsets, values | values from first to last offset | [`Detail::Base`] |
-//! | utf8 view, binary view | views, each extent | what views point at, and gaps of less than 16 KiB | [`Detail::Views`] |
+//! | utf8 view, binary view | views, each extent | targets of views, gaps of at most 16 KiB | [`Detail::Views`] |
 //! | list, large list, map | offsets | the child from first to last offset | [`Detail::Base`] |
-//! | list view, large list view | offsets, sizes | the child from lowest to highest element referenced | [`Detail::Base`] |
+//! | list view, large list view | offsets, sizes | the child from lowest to highest element | [`Detail::Base`] |
 //! | fixed size list, struct, sparse union | -, -, type ids | the children's rows | - |
 //! | dense union | type ids, offsets | each child from lowest to highest element used | [`Detail::UnionBases`] |
-//! | dictionary | keys | the whole dictionary, or nothing of it where the batch before had the same | - or [`Detail::SameValues`] |
-//! | run-end encoded | - (two children: run ends, values) | the runs that the rows touch | [`Detail::Runs`] |
+//! | dictionary | keys | the whole dictionary | - |
+//! | dictionary equal to that of the previous batch | keys | none of the dictionary | [`Detail::SameValues`] |
+//! | run-end encoded | - (two children: run ends, values) | the runs of the rows | [`Detail::Runs`] |
 //!
-//! [`Projection`] is the same for a part of a batch: some columns, some rows, and no byte that those do not need.
+//! [`Projection`] does the same for a part of a batch: some columns and rows, and no bytes that they do not need.
 //!
 //! Buffers are in native byte order, which is little-endian on every machine that this crate compiles for.
 //!

@@ -9,14 +9,12 @@ use super::descriptor::Detail;
 use super::error::{LayoutError, LayoutProblem, Within};
 use super::kind::{BufferLen, BufferRule, BufferRules, ChildLen, Kind};
 
-/// The deepest nesting of types that a schema may have, a column being 1. Keeps recursion over hostile schemas bounded.
+/// Maximum nesting of types in a schema; a column counts as 1. It bounds recursion over hostile schemas.
 pub const MAX_DEPTH: usize = 64;
 
-/// How the batches of a schema are laid out: the arrays in order, the buffers of each, and what determines their
-/// lengths.
+/// The layout of a schema's batches: the arrays in order, the buffers of each, and the rules for their lengths.
 ///
-/// Each end of a stream compiles the plan once, from the stream's schema, and goes by it for every batch. A clone
-/// shares it.
+/// Each end of a stream compiles the plan once, from the stream's schema, and uses it for every batch. Clones share it.
 #[derive(Clone)]
 pub struct Plan(Arc<Compiled>);
 
@@ -28,7 +26,7 @@ struct Compiled {
 /// One array of a plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
-    /// Name, type, and whether nulls are allowed. The values of a dictionary, which have no field, are named `values`.
+    /// Name, type and nullability. The values of a dictionary, which have no field, are named `values`.
     pub(crate) field: FieldRef,
     pub(crate) kind: Kind,
     /// Whether the array has a validity bitmap, before its other buffers.
@@ -42,7 +40,7 @@ impl Plan {
     /// Compiles a schema.
     ///
     /// # Errors
-    /// A type that no array can have, or one that is nested deeper than [`MAX_DEPTH`]; and which field has it.
+    /// A type that no array can have, or that is nested deeper than [`MAX_DEPTH`], with the field.
     pub fn new(schema: &SchemaRef) -> Result<Self, LayoutError> {
         let mut dictionaries = 0;
         let compile = |field: &FieldRef| Node::compile(field, 0, &mut dictionaries).within(field.name());
@@ -60,7 +58,7 @@ impl Plan {
         &self.0.columns
     }
 
-    /// A plan of these columns alone, in this order. Each has to be there.
+    /// A plan of these columns alone, in this order. Each of them must exist.
     pub(super) fn project(&self, columns: &[usize]) -> Result<Self, LayoutError> {
         let schema = Arc::new(self.0.schema.project(columns)?);
         let columns = columns.iter().filter_map(|column| self.0.columns.get(*column)).cloned().collect();
@@ -82,7 +80,7 @@ impl Node {
         let (mut kind, fields) = Kind::of(field.data_type())?;
         let mut compile = |field: &FieldRef| Node::compile(field, depth + 1, dictionaries).within(field.name());
         let children: Arc<[Node]> = match &fields[..] {
-            // Without an allocation.
+            // This makes no allocation.
             [] => Arc::default(),
             fields => fields.iter().map(&mut compile).collect::<Result<_, _>>()?,
         };
@@ -96,7 +94,7 @@ impl Node {
         Ok(Node { field: Arc::clone(field), kind, has_validity, rules, child_len, children })
     }
 
-    /// An array alone, outside of any schema.
+    /// Compiles a single array, outside of any schema.
     pub(crate) fn alone(field: Field) -> Result<Self, LayoutError> {
         Node::compile(&Arc::new(field), 0, &mut 0)
     }
@@ -106,12 +104,12 @@ impl Node {
         self.rules.as_slice()
     }
 
-    /// How many buffers an array has itself that is described like this, without its validity bitmap.
+    /// Number of an array's own buffers with this detail, without its validity bitmap.
     pub(super) fn buffer_count(&self, detail: &Detail) -> usize {
         self.buffers().iter().map(|rule| if rule.len == BufferLen::Extents { detail.extents().len() } else { 1 }).sum()
     }
 
-    /// The first array, this one or one within it, for which something is true. Parents come before children.
+    /// The first array, this one or one within it, that satisfies a predicate. Parents come before children.
     pub(crate) fn find(&self, is: &dyn Fn(&Node) -> bool) -> Option<&Node> {
         if is(self) { Some(self) } else { self.children.iter().find_map(|child| child.find(is)) }
     }

@@ -1,13 +1,13 @@
-//! The borrower's side of a lazy batch: which bytes hold some columns and some rows, and the arrays that they make.
+//! The borrower's side of a batch on demand: finds the bytes of some columns and rows, and makes arrays of them.
 //!
-//! Only an offset's value says which part of its target a row needs. So a [`Projection`] goes in rounds: it names the
-//! pieces of buffers that it can name by now, is given their bytes, and goes on from there, until it has a batch.
-//! Columns of fixed width take one round, strings and lists of numbers two, and each level of nesting by offsets one
-//! more. Whole columns of any type take one round: there is nothing to find out.
+//! The part of a target that a row needs is known only after its offset has been read. So a [`Projection`] works in
+//! rounds: it names the pieces of buffers that are known by now, receives their bytes, and continues until it has a
+//! batch. Columns of fixed width take one round, strings and lists of numbers two, and each level of nesting by offsets
+//! one more. Whole columns of any type take one round.
 //!
-//! The arrays are made by [`rebuild`](super::rebuild), from a descriptor cut to the rows: a part that is read is
-//! validated as a whole batch is. More than the rows need is read in two cases: the whole of a dictionary, and all run
-//! ends of run-end encoded columns.
+//! [`rebuild`](super::rebuild) makes the arrays, from a descriptor cut to the rows: a part is validated as a whole
+//! batch is. More than the rows need is read in two cases: a dictionary is read as a whole, and so are the run ends of
+//! run-end encoded columns.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use super::rebuild::{Assemble, ValidatingAssembler, rebuild_with};
 /// The next step of a projection.
 #[derive(Debug)]
 pub enum Step {
-    /// The bytes of these pieces, to be given to [`Projection::give`].
+    /// The bytes of these pieces must be read and passed to [`Projection::give`].
     Read(Vec<Piece>),
-    /// Nothing more to read: the columns and rows.
+    /// The columns and rows. Nothing more to read.
     Done(RecordBatch),
 }
 
-/// Some columns and rows of a batch that is on loan, until they are arrays.
+/// Some columns and rows of a batch that is on loan, while they are read.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -64,7 +64,7 @@ pub enum Step {
 /// ```
 #[derive(Debug)]
 pub struct Projection {
-    /// Of the columns alone.
+    /// The plan of the columns alone.
     plan: Plan,
     descriptor: Arc<CheckedDescriptor>,
     spans: Vec<Span>,
@@ -74,7 +74,7 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// These columns, in this order, of these rows.
+    /// Starts the projection of these columns, in this order, and of these rows.
     ///
     /// # Errors
     /// There is no such column or row, or a dictionary is that of an earlier batch.
@@ -94,15 +94,15 @@ impl Projection {
         Ok(Projection { plan, descriptor, spans, rows, have: ReadPieces::new(), asked: Vec::new() })
     }
 
-    /// The pieces to be read next, or the batch. Returns the same again until it is given the bytes.
+    /// The pieces to read next, or the batch. Returns the same result until the bytes have been passed.
     ///
     /// # Errors
-    /// The bytes that have been read are not those of valid arrays.
+    /// The bytes that were read do not make valid arrays.
     pub fn step(&mut self) -> Result<Step, LayoutError> {
         self.step_with(&ValidatingAssembler)
     }
 
-    /// As [`step`](Self::step), but by other means to make arrays of parts that have been validated.
+    /// As [`step`](Self::step), with another way to make arrays of validated parts.
     ///
     /// # Errors
     /// As [`step`](Self::step).
@@ -124,7 +124,8 @@ impl Projection {
         Ok(Step::Done(rebuild_with(&descriptor, &cut, assemble)?))
     }
 
-    /// The bytes of the pieces that [`step`](Self::step) named, in its order. A buffer of another length is ignored.
+    /// Passes the bytes of the pieces that [`step`](Self::step) named, in the same order. A buffer of another length is
+    /// ignored.
     pub fn give(&mut self, buffers: Vec<Buffer>) {
         for (piece, buffer) in std::mem::take(&mut self.asked).into_iter().zip(buffers) {
             if buffer.len() as u64 == piece.len {
@@ -134,7 +135,7 @@ impl Projection {
     }
 }
 
-/// Bytes on loan for each column.
+/// Number of bytes on loan for each column.
 ///
 /// # Errors
 /// A dictionary is that of an earlier batch.

@@ -1,6 +1,6 @@
-//! Offsets of a slice, made to count from where the lent range begins: the one thing that a borrower copies.
+//! Makes the offsets of a slice count from the start of the lent range. This is the only copy that a borrower makes.
 //!
-//! Each function takes one pass over offsets, and leaves the buffer as it is where nothing has to change.
+//! Each function makes one pass over offsets, and leaves the buffer unchanged if no offset has to change.
 
 use arrow_array::OffsetSizeTrait;
 use arrow_buffer::{ArrowNativeType, Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
@@ -11,14 +11,14 @@ use super::error::{LayoutError, LayoutProblem};
 use super::kind::TypeIds;
 use super::slab::Range;
 
-/// Puts a copy in the place of a buffer whose address is not a multiple of `alignment`.
+/// Replaces a buffer whose address is not a multiple of `alignment` by a copy.
 pub(super) fn align(buffer: &mut Buffer, alignment: usize) {
     if buffer.as_ptr().align_offset(alignment) != 0 {
         *buffer = Buffer::from_slice_ref(buffer.as_slice());
     }
 }
 
-/// A buffer as elements. `check` made sure that its length is a multiple of theirs.
+/// A buffer as elements. `check` has ensured that its length is a multiple of theirs.
 fn elements<T: ArrowNativeType>(buffer: &mut Buffer) -> ScalarBuffer<T> {
     align(buffer, align_of::<T>());
     ScalarBuffer::from(buffer.clone())
@@ -39,7 +39,7 @@ pub(super) fn offsets<O: OffsetSizeTrait>(buffer: &mut Buffer, base: u64) -> Res
     Ok(())
 }
 
-/// Makes offsets of list views count from `base`. Empty lists may point anywhere, and are made to point at 0.
+/// Makes offsets of list views count from `base`. Offsets of empty lists, which may have any value, become 0.
 pub(super) fn list_views<O: OffsetSizeTrait>(
     offsets_buffer: &mut Buffer,
     sizes: &mut Buffer,
@@ -68,8 +68,8 @@ pub(super) fn list_views<O: OffsetSizeTrait>(
     Ok(())
 }
 
-/// Makes views point into the extents that were lent of their data buffers, one data buffer each. Copies the views only
-/// where something has to change.
+/// Makes views point into the lent extents of their data buffers, one data buffer for each extent. Copies the views
+/// only if one has to change.
 pub(super) fn views(buffer: &mut Buffer, extents: &[Extent], data: &[Buffer], nulls: Option<&NullBuffer>) {
     let (views, _) = buffer.as_slice().as_chunks();
     let fits = Extent::are_whole(extents)
@@ -87,30 +87,30 @@ pub(super) fn views(buffer: &mut Buffer, extents: &[Extent], data: &[Buffer], nu
     *buffer = rebased.into();
 }
 
-/// Views that are to be rebased where they lie: see [`CheckedDescriptor::rebases`](super::CheckedDescriptor::rebases).
+/// Views to rebase in place: see [`CheckedDescriptor::rebases`](super::CheckedDescriptor::rebases).
 #[derive(Debug)]
 pub struct Rebase {
-    /// Where in the slab they are. Each is 16 bytes.
+    /// The range of the views in the slab. Each view has 16 bytes.
     pub range: Range,
     extents: Extents,
 }
 
 impl Rebase {
-    /// For views in this range of a slab, into extents of these lengths.
+    /// A rebase of views in this range of a slab, into extents of these lengths.
     pub(super) fn new(range: Range, extents: &[Extent], lens: impl Iterator<Item = u64>) -> Self {
         Rebase { range, extents: Extents::new(extents, lens) }
     }
 
-    /// Rebases some of the views: all bytes of whole ones.
+    /// Rebases some of the views. `views` must contain whole views only.
     pub fn apply(&self, views: &mut [u8]) {
         point(views.as_chunks_mut().0, &self.extents);
     }
 }
 
-/// The extents of an array of views, to look up what points into which.
+/// The extents of an array of views, for lookups by a view's target.
 #[derive(Debug)]
 struct Extents {
-    /// Where each begins: data buffers, of 4 GiB at most, as if one lay behind the other.
+    /// Start of each extent, if all data buffers, each of at most 4 GiB, lay one after the other.
     starts: Vec<u64>,
     lens: Vec<u64>,
 }
@@ -129,19 +129,19 @@ impl Extents {
 /// The view of an empty string.
 const NO_VIEW: [u8; 16] = [0; 16];
 
-/// Points at no data buffer, and is too long to need none.
+/// A view that points at no data buffer, and whose length requires one.
 const NOWHERE: [u8; 16] = u128::MAX.to_le_bytes();
 
-/// Clears the views of nulls, which may hold anything.
+/// Clears the views of nulls, which may have any value.
 fn clear_nulls(views: &mut [[u8; 16]], nulls: &NullBuffer) {
     for (view, valid) in views.iter_mut().zip(nulls) {
         *view = (u128::from_le_bytes(*view) & u128::from(valid).wrapping_neg()).to_le_bytes();
     }
 }
 
-/// Makes views that point into an extent of a data buffer point into the buffer that was made of that extent.
+/// Makes views that point into an extent of a data buffer point into the buffer for that extent.
 fn point(views: &mut [[u8; 16]], extents: &Extents) {
-    // Most point into the extent that the one before points into.
+    // Most views point into the same extent as the previous view.
     let (mut index, (mut start, mut len)) = (0, extents.get(0));
     for bytes in views {
         let view = u128::from_le_bytes(*bytes);
@@ -149,7 +149,7 @@ fn point(views: &mut [[u8; 16]], extents: &Extents) {
             continue;
         }
         let string = u64::from(view as u32);
-        // The offset is above the buffer's index.
+        // In a view, the offset is above the buffer's index; the rotation swaps them.
         let at = ((view >> 64) as u64).rotate_left(32);
         let within = |start: u64, len: u64| at.wrapping_sub(start) < len && string <= len - at.wrapping_sub(start);
         if !within(start, len) {
@@ -165,7 +165,7 @@ fn point(views: &mut [[u8; 16]], extents: &Extents) {
     }
 }
 
-/// Makes offsets of a dense union count from the base of the child that each row's type id names.
+/// Makes offsets of a dense union count from the base of the child that each row's type id selects.
 pub(super) fn union(ids: &Buffer, offsets: &mut Buffer, bases: &[u64], children: &TypeIds) -> Result<(), LayoutError> {
     if bases.iter().all(|base| *base == 0) {
         align(offsets, align_of::<i32>());

@@ -1,4 +1,4 @@
-//! The borrower's side, when the bytes are there: arrays over them, validated.
+//! The borrower's side, after the bytes have been read: makes validated arrays over them.
 
 use std::fmt;
 
@@ -15,31 +15,31 @@ use super::kind::{BufferLen, Kind};
 use super::plan::Node;
 use super::{rebase, valid};
 
-/// The parts of an array, validated. Only this module makes them.
+/// The validated parts of an array. Only this module makes them.
 #[derive(Debug)]
 pub struct ValidArray(ArrayDataBuilder);
 
 impl ValidArray {
-    /// The array's parts. `build` of these succeeds: [`ArrayData::validate_data`] would accept them.
+    /// The array's parts. Their `build` succeeds: [`ArrayData::validate_data`] would accept them.
     #[must_use]
     pub fn into_builder(self) -> ArrayDataBuilder {
         self.0
     }
 }
 
-/// Makes arrays of parts that are valid already.
+/// Makes arrays of validated parts.
 ///
-/// Safe code can only make arrays by validating them, string by string, as [`ValidatingAssembler`] does. Code that may
-/// use other means can save that.
+/// Safe code can make arrays only by a validation of each string, as [`ValidatingAssembler`] does. Code that may use
+/// unsafe functions can avoid that work.
 pub trait Assemble: fmt::Debug + Send + Sync {
     /// Makes the array.
     ///
     /// # Errors
-    /// Arrow found something wrong after all: a defect, please report it.
+    /// Arrow found an error after all. This is a defect: please report it.
     fn assemble(&self, array: ValidArray) -> Result<ArrayData, ArrowError>;
 }
 
-/// Has Arrow validate once more.
+/// Makes arrays with Arrow's own validation, which repeats that of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct ValidatingAssembler;
 
@@ -49,20 +49,20 @@ impl Assemble for ValidatingAssembler {
     }
 }
 
-/// Makes a batch over the buffers that were lent for it, and validates whatever safe use of its arrays relies on.
+/// Makes a batch over its lent buffers, and validates everything that safe use of its arrays relies on.
 ///
 /// The batch has the schema of the plan against which the descriptor was checked. The arrays share the memory of
-/// `buffers`. Copied are only offsets and views of slices (views only if they were not
-/// [rebased](CheckedDescriptor::rebases) where they lie), and buffers that are not aligned for their type. Buffers that
-/// lie in a slab by [`CheckedDescriptor::layout`] are aligned.
+/// `buffers`. Only these are copied: offsets and views of slices (views only if they were not
+/// [rebased](CheckedDescriptor::rebases) in place), and buffers that are not aligned for their type. Buffers that lie
+/// in a slab according to [`CheckedDescriptor::layout`] are aligned.
 ///
 /// # Errors
-/// A buffer is not as long as described, or its bytes are not those of a valid array.
+/// The length of a buffer is not that in the descriptor, or its bytes do not make a valid array.
 pub fn rebuild(descriptor: &CheckedDescriptor, buffers: &[Buffer]) -> Result<RecordBatch, LayoutError> {
     rebuild_with(descriptor, buffers, &ValidatingAssembler)
 }
 
-/// As [`rebuild`], but by other means to make arrays of parts that have been validated.
+/// As [`rebuild`], with another way to make arrays of validated parts.
 ///
 /// # Errors
 /// As [`rebuild`].
@@ -74,10 +74,10 @@ pub fn rebuild_with(
     batch(descriptor, buffers, None, assemble)
 }
 
-/// As [`rebuild_with`], for the batches of one stream in order, of which one may have dictionaries of the one before.
+/// As [`rebuild_with`], for the batches of one stream in order: a batch may use dictionaries of the previous one.
 ///
 /// # Errors
-/// As [`rebuild`]. The stream cannot go on: dictionaries may be missing.
+/// As [`rebuild`]. The stream cannot continue after an error, because dictionaries may be missing.
 pub fn rebuild_after(
     descriptor: &CheckedDescriptor,
     buffers: &[Buffer],
@@ -102,7 +102,7 @@ fn batch(
     let mut columns = Vec::with_capacity(plan.columns().len());
     for node in plan.columns() {
         let data = borrower.array(node).within(node.field.name())?;
-        // `RecordBatch::try_new` checks this too, but cannot say it as an error of ours.
+        // `RecordBatch::try_new` checks this too, but not with an error of this crate.
         required(&node.field, &data).within(node.field.name())?;
         columns.push(make_array(data));
     }
@@ -115,11 +115,11 @@ struct Borrower<'a> {
     lens: std::slice::Iter<'a, u64>,
     buffers: std::slice::Iter<'a, Buffer>,
     assemble: &'a dyn Assemble,
-    /// The dictionaries of the batches before, unless the batch stands alone.
+    /// The dictionaries of earlier batches, unless the batch is rebuilt alone.
     kept: Option<&'a mut KeptDictionaries>,
 }
 
-/// An array's parts, in its own buffers or in the children.
+/// The parts of an array: its own buffers and its children.
 struct Parts<'a> {
     of: &'a NodeDescriptor,
     nulls: Option<NullBuffer>,
@@ -129,12 +129,12 @@ struct Parts<'a> {
     offset: usize,
 }
 
-/// Who has validated an array's values.
+/// Whether an array's values have been validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Validated {
-    /// This module: the parts are a [`ValidArray`].
+    /// This module has validated them: the parts are a [`ValidArray`].
     Here,
-    /// Arrow is to do it.
+    /// Arrow has to validate them.
     NotYet,
 }
 
@@ -180,8 +180,8 @@ impl Borrower<'_> {
             };
             let data = data.within(child.field.name())?;
             if matches!(node.kind, Kind::List { .. } | Kind::ListView { .. } | Kind::Runs { .. }) {
-                // Arrow checks this for lists, but neither for list views nor for runs. Nulls of other parents may mask
-                // those of their children, which Arrow does check.
+                // Arrow checks this for lists, but neither for list views nor for runs. Under other parents, nulls of
+                // the parent may mask those of the child; Arrow checks these cases.
                 required(&child.field, &data).within(child.field.name())?;
             }
             children.push(data);
@@ -189,7 +189,7 @@ impl Borrower<'_> {
         Ok(children)
     }
 
-    /// The values of a dictionary that batches of a stream can share.
+    /// The values of a dictionary that several batches of a stream can share.
     fn shared_values(&mut self, node: &Node, number: usize, same: bool) -> Result<ArrayData, LayoutError> {
         if same {
             let kept = self.kept.as_mut().ok_or_else(|| LayoutProblem::NoDictionary)?;
@@ -228,8 +228,8 @@ impl Borrower<'_> {
 }
 
 impl Parts<'_> {
-    /// Makes offsets count from where the lent range begins, and validates the values of some types as a whole. Those
-    /// of the others are left to Arrow's own validation.
+    /// Makes offsets count from the start of the lent range, and validates the values of some types as a whole. The
+    /// other types are left to Arrow's own validation.
     fn validate(&mut self, node: &Node) -> Result<Validated, LayoutError> {
         let (base, nulls) = (self.of.detail.base(), self.nulls.as_ref());
         match (&node.kind, &mut self.buffers[..], &self.children[..]) {
@@ -255,7 +255,7 @@ impl Parts<'_> {
     }
 }
 
-/// Makes offsets of types whose values are left to Arrow count from where the lent range begins. Returns the array's
+/// Makes offsets count from the start of the lent range, for types whose values are left to Arrow. Returns the array's
 /// offset.
 fn left_to_arrow(
     kind: &Kind,
@@ -282,11 +282,12 @@ fn left_to_arrow(
     Ok(0)
 }
 
-/// Makes bits a boolean array's values. Returns the bit offset at which they begin.
+/// Makes bits the values of a boolean array. Returns the bit offset of the first value.
 fn booleans(buffer: &mut Buffer, of: &NodeDescriptor, nulls: Option<&NullBuffer>) -> Result<usize, LayoutError> {
     let values = bits("values", buffer.clone(), of.detail.first_bit(), of.len)?;
-    // Arrow's validation wants the validity's buffer to be as long as if it had the offset of the values, although
-    // it has its own. Where it is not, values are moved to offset 0. They are one bit per row, and it is rare.
+    // Arrow's validation expects the validity's buffer to be long enough for the offset of the values, although the
+    // validity has its own offset. If it is too short, the values are moved to offset 0. This costs one bit per row,
+    // and is rare.
     let needed = (values.offset() + values.len()).div_ceil(8);
     if nulls.is_some_and(|nulls| nulls.validity().len() < needed) {
         let mut moved = MutableBuffer::from_len_zeroed(values.len().div_ceil(8));
@@ -299,7 +300,7 @@ fn booleans(buffer: &mut Buffer, of: &NodeDescriptor, nulls: Option<&NullBuffer>
     Ok(values.offset())
 }
 
-/// Bits as they lie in a buffer that `check` found to be long enough for them.
+/// The bits of a buffer that `check` found to be long enough.
 fn bits(what: &'static str, buffer: Buffer, first: u8, len: u64) -> Result<BooleanBuffer, LayoutError> {
     let len = count(len)?;
     let needed = len.checked_add(first.into()).ok_or_else(|| LayoutProblem::Overflow { what })?.div_ceil(8);
@@ -327,7 +328,7 @@ fn lists<O: OffsetSizeTrait>(offsets: &mut Buffer, base: u64, items: &ArrayData)
     Ok(())
 }
 
-/// Whether the keys of a dictionary, other than those of nulls, are keys of one of `limit` values.
+/// Checks that each key of a dictionary, other than those of nulls, is less than `limit`, the number of values.
 fn keys_within(
     (width, signed): (usize, bool),
     keys: &Buffer,
@@ -339,7 +340,7 @@ fn keys_within(
             let keys = ScalarBuffer::<$key>::from(keys.clone());
             match limit.checked_sub(1) {
                 Some(last) => {
-                    // A negative key is large without its sign, and larger than every key that is not negative.
+                    // Without its sign, a negative key is larger than every key that is not negative.
                     let largest = if signed { <$key>::MAX >> 1 } else { <$key>::MAX };
                     let last = <$key>::try_from(last).unwrap_or(largest).min(largest);
                     valid::keys(&keys, nulls, |key| key > last)

@@ -1,8 +1,7 @@
-//! Which elements of its children the offsets, sizes and run ends of an array refer to.
+//! Finds the elements of an array's children that its offsets, sizes and run ends refer to.
 //!
-//! Both ends need to know: the lender to lend no more, and the borrower of some rows to read no more. The numbers are
-//! read from bytes at any address. They may come from a peer: whatever they are, the functions return an answer or an
-//! error.
+//! Both ends use this: the lender to lend no more, and the borrower of some rows to read no more. The numbers are read
+//! from bytes at any address, and may come from a peer: for all inputs the functions return a result or an error.
 
 use std::ops::Range;
 
@@ -12,9 +11,9 @@ use super::kind::TypeIds;
 /// Elements of the children of an array.
 #[derive(Debug)]
 pub(super) enum Referenced {
-    /// Of each child the same.
+    /// The same elements of each child.
     Same(Range<u64>),
-    /// Of each child others.
+    /// Different elements of each child.
     Each(Vec<Range<u64>>),
 }
 
@@ -22,7 +21,7 @@ impl Referenced {
     /// No element of any child.
     pub(super) const NONE: Referenced = Referenced::Same(0..0);
 
-    /// Those of the child at a position.
+    /// The elements of the child at a position.
     pub(super) fn of_child(&self, position: usize) -> Range<u64> {
         match self {
             Referenced::Same(range) => range.clone(),
@@ -39,7 +38,7 @@ pub(super) struct Cover {
 }
 
 impl Cover {
-    /// Nothing added yet.
+    /// No position added yet.
     pub(super) const NOTHING: Cover = Cover { low: u64::MAX, high: 0 };
 
     /// Adds positions `low..high`.
@@ -48,7 +47,7 @@ impl Cover {
         self.high = self.high.max(high);
     }
 
-    /// From the lowest to the highest, or `0..0`.
+    /// The range from the lowest to the highest position, or `0..0`.
     pub(super) fn range(self) -> Range<u64> {
         self.low.min(self.high)..self.high
     }
@@ -70,7 +69,7 @@ fn int64(bytes: &[u8; 8]) -> i64 {
     i64::from_le_bytes(*bytes)
 }
 
-/// From the first offset to the last. Without offsets there is nothing that they refer to.
+/// The elements from the first offset to the last. Without offsets, none.
 pub(super) fn by_offsets(offsets: &[u8], wide: bool) -> Result<Range<u64>, LayoutProblem> {
     let ends = if wide {
         let offsets = offsets.as_chunks().0;
@@ -86,8 +85,8 @@ pub(super) fn by_offsets(offsets: &[u8], wide: bool) -> Result<Range<u64>, Layou
     }
 }
 
-/// From the lowest element that a list view refers to, to the highest. An empty list may point anywhere, and counts for
-/// nothing.
+/// The elements from the lowest to the highest that list views refer to. An empty list may have any offset, and is
+/// ignored.
 pub(super) fn by_list_views(offsets: &[u8], sizes: &[u8], wide: bool) -> Result<Range<u64>, LayoutProblem> {
     if wide {
         list_views(offsets.as_chunks().0.iter().map(int64), sizes.as_chunks().0.iter().map(int64))
@@ -108,13 +107,13 @@ fn list_views(
         let (Ok(offset), Ok(size)) = (u64::try_from(offset), u64::try_from(size)) else {
             return Err(stray("list view", at));
         };
-        // Both are less than 2^63.
+        // The sum does not overflow: both are less than 2^63.
         cover.add(offset, offset + size);
     }
     Ok(cover.range())
 }
 
-/// Of each child of a dense union, from the lowest element that is used to the highest.
+/// For each child of a dense union, the elements from the lowest to the highest that are used.
 pub(super) fn by_union(
     ids: &[u8],
     offsets: &[u8],
@@ -132,19 +131,19 @@ pub(super) fn by_union(
     Ok(used.into_iter().map(Cover::range).collect())
 }
 
-/// The runs that hold the elements `first..first + len`, counted as run ends count. `len` is not 0, and `width` is that
-/// of a run end.
+/// The runs that hold the elements `first..first + len`, in the positions of the run ends. `len` is not 0; `width` is
+/// that of a run end.
 pub(super) fn by_runs(ends: &[u8], width: usize, first: u64, len: u64) -> Result<Range<u64>, LayoutProblem> {
     let last = first.checked_add(len.saturating_sub(1)).and_then(|last| i64::try_from(last).ok());
     let last = last.ok_or(LayoutProblem::Overflow { what: "the last run" })?;
-    // Not more than the last.
+    // The cast is exact: `first` is at most `last`.
     let first = first as i64;
     let (low, high, count) = match width {
         2 => runs(ends.as_chunks().0, int16, first, last),
         4 => runs(ends.as_chunks().0, int32, first, last),
         _ => runs(ends.as_chunks().0, int64, first, last),
     };
-    // Ends that a peer sent may be in any order.
+    // Run ends from a peer may be in any order.
     if high >= count || low > high {
         return Err(stray("run end", high));
     }
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_refer_to_what_lies_between_the_first_and_the_last() {
+    fn offsets_refer_to_the_elements_from_the_first_to_the_last() {
         let narrow = |numbers: &[i32]| by_offsets(&bytes(numbers.iter().map(|n| n.to_le_bytes())), false);
         let wide = |numbers: &[i64]| by_offsets(&bytes(numbers.iter().map(|n| n.to_le_bytes())), true);
         assert_eq!(narrow(&[3, 5, 9]).unwrap(), 3..9);

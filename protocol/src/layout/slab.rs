@@ -1,9 +1,8 @@
-//! Where the buffers of a batch lie in the borrower's slab.
+//! Positions of a batch's buffers in the borrower's slab.
 
 use super::error::{LayoutError, LayoutProblem, at_most};
 
-/// Every buffer begins at a multiple of this many bytes in the borrower's slab: a cache line, and what Arrow
-/// recommends.
+/// Alignment of every buffer in the borrower's slab, in bytes: a cache line, which Arrow recommends.
 pub const SLAB_ALIGNMENT: u64 = 64;
 
 /// A range of a slab.
@@ -15,16 +14,16 @@ pub struct Range {
     pub len: u64,
 }
 
-/// Where the buffers of a batch go.
+/// The ranges of a batch's buffers in a slab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SlabLayout {
-    /// One range for each buffer, in order, none overlapping another.
+    /// One range for each buffer, in order. They do not overlap.
     pub ranges: Vec<Range>,
     /// Length of the slab in bytes, a multiple of [`SLAB_ALIGNMENT`].
     pub len: u64,
 }
 
-/// A slab for buffers of these lengths.
+/// The layout of a slab for buffers of these lengths.
 pub(crate) fn slab(lens: &[u64], max_bytes: u64) -> Result<SlabLayout, LayoutError> {
     let overflow = || LayoutProblem::Overflow { what: "the slab's length" };
     let mut end = 0_u64;

@@ -1,8 +1,8 @@
-//! Checks everything that safe use of an array relies on, by passes over whole buffers: no branch, and no call, for
+//! Checks everything that safe use of an array relies on, by passes over whole buffers, without a branch or a call for
 //! each value.
 //!
-//! A pass returns yes or no. Only after a no are values looked at one by one, so that the error can name the first bad
-//! one.
+//! A pass returns yes or no. Only after a no does a second pass look at the values one by one, to name the first
+//! invalid one in the error.
 
 use arrow_array::OffsetSizeTrait;
 use arrow_buffer::{ArrowNativeType, Buffer, NullBuffer};
@@ -10,7 +10,7 @@ use arrow_data::{ByteView, MAX_INLINE_VIEW_LEN};
 
 use super::error::LayoutProblem;
 
-/// Checks that offsets begin at 0 or above, never descend and end at `limit` at most. Returns the first and the last.
+/// Checks that offsets are not negative, never descend, and end at `limit` at most. Returns the first and the last.
 pub(super) fn offsets<O: OffsetSizeTrait>(offsets: &[O], limit: usize) -> Result<(usize, usize), LayoutProblem> {
     let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return Ok((0, 0)) };
     let zero = O::usize_as(0);
@@ -26,7 +26,7 @@ pub(super) fn offsets<O: OffsetSizeTrait>(offsets: &[O], limit: usize) -> Result
     Ok((first.as_usize(), last.as_usize()))
 }
 
-/// Checks that strings are UTF-8. [`offsets`] has found the offsets to be in order and within the bytes.
+/// Checks that strings are UTF-8. [`offsets`] must have checked the offsets before.
 pub(super) fn strings<O: OffsetSizeTrait>(offsets: &[O], values: &[u8]) -> Result<(), LayoutProblem> {
     let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
     let used = &values[first.as_usize()..last.as_usize()];
@@ -35,7 +35,8 @@ pub(super) fn strings<O: OffsetSizeTrait>(offsets: &[O], values: &[u8]) -> Resul
     }
     let whole = is_utf8(used);
     let splits = |at: usize| values.get(at).is_some_and(|byte| !begins(*byte));
-    // The first offset begins the bytes that are valid as a whole, and the last ends them.
+    // The first and the last offset are the ends of bytes that are valid as a whole, so only those between need a
+    // check.
     let between = offsets.get(1..offsets.len() - 1).unwrap_or_default();
     if whole && !between.iter().fold(false, |split, at| split | splits(at.as_usize())) {
         return Ok(());
@@ -49,7 +50,7 @@ pub(super) fn strings<O: OffsetSizeTrait>(offsets: &[O], values: &[u8]) -> Resul
 
 /// Whether all bytes are ASCII. The standard library's check is several times slower on processors without AVX.
 fn is_ascii(bytes: &[u8]) -> bool {
-    /// Bytes that are read before the result is looked at. They fit the nearest cache.
+    /// Number of bytes between two looks at the result. They fit the first-level cache.
     const BLOCK: usize = 4096;
     bytes.chunks(BLOCK).all(|block| {
         let (vectors, rest) = block.as_chunks::<64>();
@@ -63,7 +64,8 @@ fn is_ascii(bytes: &[u8]) -> bool {
     })
 }
 
-/// Whether bytes are UTF-8, for whole buffers. simdutf8 does not say where they stop being that, and has no need to.
+/// Whether bytes are UTF-8, for whole buffers. simdutf8's basic check does not return the position of an error, which
+/// is not needed here.
 fn is_utf8(bytes: &[u8]) -> bool {
     simdutf8::basic::from_utf8(bytes).is_ok()
 }
@@ -73,7 +75,7 @@ fn begins(byte: u8) -> bool {
     byte & 0xc0 != 0x80
 }
 
-/// Checks that no key is beyond the values that there are. Keys of nulls may have any value.
+/// Checks that no key exceeds the number of values. Keys of nulls may have any value.
 pub(super) fn keys<K: ArrowNativeType>(
     keys: &[K],
     nulls: Option<&NullBuffer>,
@@ -89,14 +91,14 @@ pub(super) fn keys<K: ArrowNativeType>(
     }
 }
 
-/// How much of a data buffer is known to be text.
+/// The result of the UTF-8 check of a data buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Text {
-    /// Every part of it is UTF-8; or the array is of binary, which need not be.
+    /// Every part of it is valid: it is ASCII, or the array is of binary.
     Any,
-    /// Every part of it is UTF-8 that begins and ends at characters.
+    /// Every part of it that begins and ends at character boundaries is valid.
     Whole,
-    /// Each part has to be validated by itself.
+    /// Each part must be validated by itself.
     Unknown,
 }
 
@@ -121,7 +123,7 @@ impl Text {
     }
 }
 
-/// For each length of a string within its view: the bits that length and string take up. The other bits have to be 0.
+/// For each length of a string within its view: the bits of the length and the string. The other bits must be 0.
 const USED: [u128; MAX_INLINE_VIEW_LEN as usize + 1] = {
     let mut used = [u128::MAX; MAX_INLINE_VIEW_LEN as usize + 1];
     let mut len = 0;
@@ -132,12 +134,12 @@ const USED: [u128; MAX_INLINE_VIEW_LEN as usize + 1] = {
     used
 };
 
-/// Of a view that holds its string: the bit of each of the string's bytes that ASCII leaves 0.
+/// For a view that contains its string: the highest bit of each byte of the string, which is 0 in ASCII.
 const NOT_ASCII: u128 =
     u128::from_be_bytes([0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0, 0, 0]);
 
-/// Checks that the strings of views lie within the views or within the data, begin as the views say, and are UTF-8 if
-/// they have to be.
+/// Checks that the strings of views lie within the views or within the data, begin with the prefixes in the views, and
+/// are UTF-8 if required.
 pub(super) fn views(views: &[[u8; 16]], data: &[Buffer], utf8: bool) -> Result<(), LayoutProblem> {
     let text = |bytes: &[u8]| if utf8 { Text::of(bytes) } else { Text::Any };
     let data: Vec<(&[u8], Text)> = data.iter().map(|buffer| (buffer.as_slice(), text(buffer))).collect();
@@ -181,7 +183,7 @@ enum Wrong {
     NotUtf8,
 }
 
-/// What is wrong with a view, if anything.
+/// The error of a view, if there is one.
 fn wrong(bytes: [u8; 16], data: &[(&[u8], Text)], utf8: bool) -> Option<Wrong> {
     let view = u128::from_le_bytes(bytes);
     let len = view as u32 as usize;

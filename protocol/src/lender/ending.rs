@@ -1,4 +1,4 @@
-//! How streams and leases end at a lender.
+//! Ends of streams and leases at a lender.
 
 use bytes::Bytes;
 
@@ -13,10 +13,11 @@ use crate::time::Timestamp;
 use crate::timers::Timer;
 
 impl Lender {
-    /// Does what is due by now.
+    /// Handles all deadlines that have passed.
     ///
     /// # Errors
-    /// [`ConnectionError::LeaseExpired`]: the connection has to end, because nothing less takes the lease back.
+    /// [`ConnectionError::LeaseExpired`]: the connection must end, because the lease cannot be revoked in any other
+    /// way.
     pub fn expire(&mut self, now: Timestamp) -> Result<(), ConnectionError> {
         while let Some(timer) = self.timers.expired(now) {
             match timer {
@@ -34,7 +35,8 @@ impl Lender {
     fn lease_expired(&mut self, lease: LeaseId) -> Result<(), ConnectionError> {
         let by_word = self.path.words().is_some_and(|words| words.fencing == Fencing::LeaseWord);
         if !by_word || self.leases.revoked() >= self.config.max_leases as usize {
-            // This fabric cuts off a connection, not a lease; or the borrower keeps everything it gets.
+            // Either this fabric can only revoke all leases of a connection at once, or the borrower never releases any
+            // lease.
             if self.leases.is_live(lease) {
                 return Err(ConnectionError::LeaseExpired(lease));
             }
@@ -50,7 +52,7 @@ impl Lender {
         Ok(())
     }
 
-    /// Ends a stream in an error that its source does not know of. Nothing happens if it has ended.
+    /// Ends a stream in an error that does not come from its source. Has no effect if the stream has ended.
     pub fn stop(&mut self, stream: StreamId, failure: Failure) {
         if self.streams.contains_key(&stream) {
             let told = Some(failure.clone());
@@ -59,7 +61,7 @@ impl Lender {
         }
     }
 
-    /// Ends a stream in an error. Batches on loan stay on loan until they are given back.
+    /// Ends a stream in an error. Batches on loan stay on loan until they are released.
     pub(super) fn fail(&mut self, stream: StreamId, mut failure: Failure) {
         let Some(open) = self.streams.remove(&stream) else { return };
         self.timers.clear(Timer::Stream(stream));
@@ -69,20 +71,20 @@ impl Lender {
         self.say(FromLender::Failed { stream, failure, extensions: Extensions::none() }, Bytes::new());
     }
 
-    /// Withdraws the batch that was handed over for a stream that ends here. One whose memory is just being opened is
-    /// withdrawn when the driver says that it is: see [`super::LenderCommand::Exposed`].
+    /// Withdraws the batch that was handed over for a stream that ends here. A batch whose memory is just being opened
+    /// is withdrawn once the driver reports the result: see [`super::LenderCommand::Exposed`].
     fn withdraw_pending(&mut self, ended: LentStream) {
         if let Some(Pending::Lent(loan)) = ended.pending {
             self.withdraw(loan.lease);
         }
     }
 
-    /// A lease ends that the borrower never heard of.
+    /// Ends a lease that was never announced to the borrower.
     pub(super) fn withdraw(&mut self, lease: LeaseId) {
         self.end_lease(lease, None, LeaseEnd::Withdrawn);
     }
 
-    /// The connection begins to end: all sources stop, and nothing more is said. Leases stand until
+    /// The connection begins to end: all sources stop, and no message is sent any more. Leases stand until
     /// [`Lender::tear_down`].
     pub fn shut(&mut self) {
         self.stopped = true;
@@ -91,13 +93,9 @@ impl Lender {
             self.out.push_back(LenderOutput::Do(LenderTask::Stop { stream, reason: None, failure: None }));
             self.withdraw_pending(open);
         }
-        #[cfg(feature = "planted-bugs")]
-        if crate::planted::is_planted(crate::planted::Bug::TornDownBeforeClosed) {
-            self.tear_down();
-        }
     }
 
-    /// The borrower is cut off, as far as the fabric can: now, and only now, the leases end.
+    /// Ends all leases. The borrower must be cut off before this call, as far as the fabric can do this.
     pub fn tear_down(&mut self) {
         while let Some((lease, ended)) = self.leases.pop() {
             self.end_lease(lease, ended.slot, LeaseEnd::TornDown);

@@ -1,4 +1,4 @@
-//! What goes into a lender's half of a connection, and what comes out.
+//! Inputs and outputs of a lender's half of a connection.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::ids::{LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 use crate::message::{Access, Failure, FromLender, LendFrom, Region, SortKey, Thresholds};
 
-/// How a stream is to be lent.
+/// Options of a stream that is lent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LendOptions {
-    /// Bytes that the borrower takes before it grants more.
+    /// Initial credit in bytes.
     pub credit: u64,
-    /// From which size on batches are lent.
+    /// The size from which on batches are lent.
     pub lend_from: LendFrom,
-    /// For [`LendFrom::Auto`]. `None`: [`super::LenderConfig::thresholds`].
+    /// Measured thresholds for [`LendFrom::Auto`]. `None`: [`super::LenderConfig::thresholds`].
     pub measured: Option<Thresholds>,
-    /// How the borrower gets at what is lent.
+    /// How the borrower accesses lent batches.
     pub access: Access,
     /// The stream ends in an error after this time.
     pub deadline: Option<Duration>,
@@ -28,137 +28,138 @@ pub struct LendOptions {
 /// A batch of column buffers to be lent. Its memory is not open to the borrower yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loan {
-    /// Chosen by the driver, above all before.
+    /// The id of the lease. The driver chooses it, above all earlier ones.
     pub lease: LeaseId,
     /// Shape of the batch.
     pub descriptor: BatchDescriptor,
-    /// Bytes that had to be copied for the batch to be lent.
+    /// Bytes that were copied so that the batch can be lent.
     pub staged: u64,
-    /// Other work that it took to make the batch readable.
+    /// Other work that was needed to make the batch readable.
     pub effort: LoanEffort,
 }
 
-/// Work that it took to make a batch readable, besides copies: none, in steady state.
+/// Work that was needed to make a batch readable, besides copies. All 0 in steady state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoanEffort {
-    /// Registrations of memory.
+    /// Number of registrations of memory.
     pub registrations: u64,
-    /// Page faults.
+    /// Number of page faults.
     pub page_faults: u64,
 }
 
-/// What the driver reports or asks.
+/// Commands and reports of the driver to a lender.
 #[derive(Debug)]
 pub enum LenderCommand {
-    /// The stream's schema, as an Arrow IPC stream begins.
+    /// The stream's schema, as the schema message of an Arrow IPC stream.
     Schema {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
         /// IPC bytes.
         schema: Bytes,
-        /// The keys that a partition is sorted by; at most [`crate::message::MAX_SORT_KEYS`].
+        /// The keys that a partition is sorted by, at most [`crate::message::MAX_SORT_KEYS`] of them.
         order: Vec<SortKey>,
     },
     /// Answers [`LenderTask::Pull`] with a batch to be lent.
     Lend {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
         /// The batch.
         loan: Loan,
-        /// Rows in it.
+        /// Number of rows.
         rows: u64,
     },
     /// Answers [`LenderTask::Pull`] with a batch to be sent inline.
     Inline {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
         /// IPC bytes.
         ipc: Bytes,
-        /// Rows in it.
+        /// Number of rows.
         rows: u64,
     },
     /// Answers [`LenderTask::Pull`]: there are no more batches.
     Finish {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Nanoseconds that the engine took.
+        /// Execution time of the engine, in nanoseconds.
         execute_nanos: u64,
     },
     /// The source of the batches failed.
     Fail {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Which error.
+        /// The error.
         failure: Failure,
     },
-    /// Answers [`LenderTask::OpenLease`]: the word is set and the memory open to the borrower.
+    /// Answers [`LenderTask::OpenLease`]: the word is set and the memory is open to the borrower.
     Exposed {
-        /// Which lease.
+        /// The lease.
         lease: LeaseId,
-        /// Regions that the borrower does not have yet.
+        /// Regions that were not announced to the borrower yet.
         announce: Vec<Region>,
-        /// Where the batch's buffers are: one for each that is not empty.
+        /// Places of the batch's buffers: one for each buffer that is not empty.
         places: Vec<RemoteRange>,
     },
     /// Answers [`LenderTask::OpenLease`]: the memory cannot be opened.
     NotExposed {
-        /// Which lease.
+        /// The lease.
         lease: LeaseId,
-        /// Regions that were opened before that showed, and that the borrower does not have yet.
+        /// Regions that were opened before the failure, and were not announced to the borrower yet.
         announce: Vec<Region>,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// No lease uses that region any more.
+    /// No lease uses this region any more.
     Retire(RegionId),
 }
 
-/// What a lender wants its driver to do.
+/// Tasks of a lender for its driver.
 #[derive(Debug)]
 pub enum LenderTask {
     /// Hand over the next batch of a stream, or its end.
     ///
-    /// A driver with much left to write waits with its answer: credit bounds what a borrower that reads has in flight,
-    /// and only this bounds what is queued for one that grants and does not read.
+    /// A driver whose queue to the socket is long delays its answer. Credit bounds only the bytes in flight to a
+    /// borrower that reads. A borrower that grants credit but does not read the connection is bounded by this delay
+    /// alone.
     Pull {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Live bytes from which on the batch is to be lent; `None`: inline, whatever its size.
+        /// Live bytes from which on the batch is to be lent. `None`: inline, whatever its size.
         lend_from: Option<u64>,
     },
-    /// Stop the source of a stream's batches. Commands that still come for it are ignored, and loans withdrawn.
+    /// Stop the source of a stream's batches. Later commands for the stream are ignored, and its loans withdrawn.
     Stop {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Why, if the borrower gave it up.
+        /// The reason, if the borrower cancelled the stream.
         reason: Option<CancelReason>,
-        /// The failure that the borrower is told, if it failed here.
+        /// The failure that is sent to the borrower, if the stream failed at this end.
         failure: Option<Failure>,
     },
     /// A lease begins: set its word, open its memory to the borrower, then answer with [`LenderCommand::Exposed`] or
-    /// [`LenderCommand::NotExposed`], before anything else is done for this connection.
+    /// [`LenderCommand::NotExposed`], before any other work for this connection.
     OpenLease {
-        /// Which.
+        /// The lease.
         lease: LeaseId,
-        /// The word's slot and value, where leases are fenced by words.
+        /// The slot and the value of the word, if the fencing is by lease word.
         word: Option<(u32, u64)>,
     },
-    /// A lease ended: clear its word first, then its memory may be reused.
+    /// A lease has ended: clear its word first; after that its memory may be reused.
     EndLease {
-        /// Which.
+        /// The lease.
         lease: LeaseId,
-        /// Its word's slot.
+        /// The slot of its word.
         slot: Option<u32>,
-        /// How it ended.
+        /// How the lease ended.
         end: LeaseEnd,
     },
 }
 
-/// What comes out of a lender's half.
+/// Outputs of a lender's half.
 #[derive(Debug)]
 pub enum LenderOutput {
-    /// Tell the borrower, with this payload.
+    /// Send a message with this payload to the borrower.
     Say(FromLender, Bytes),
-    /// For the driver.
+    /// A task for the driver.
     Do(LenderTask),
 }

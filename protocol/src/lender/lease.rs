@@ -1,4 +1,4 @@
-//! The lender's ledger: the leases that stand, their streams, and their words.
+//! The table of the leases that stand, with their streams and their words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,14 @@ use crate::error::ApiMisuse;
 use crate::ids::{LeaseId, StreamId};
 use crate::misbehaviour::PeerMisbehaved;
 
-/// How a lease ended. Each ends in exactly one of these ways.
+/// How a lease ended. Each lease ends in exactly one of these ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LeaseEnd {
-    /// The borrower gave it back.
+    /// The borrower released it.
     Released,
     /// The batch was never sent: its stream ended before credit came.
     Withdrawn,
-    /// The borrower kept it beyond its deadline, and the lender fenced it.
+    /// The borrower kept it beyond its deadline, and the lender revoked it.
     Revoked,
     /// The connection ended, and the data plane has been shut.
     TornDown,
@@ -25,9 +25,9 @@ pub(crate) struct Lease {
     pub(crate) stream: StreamId,
     pub(crate) bytes: u64,
     pub(crate) slot: Option<u32>,
-    /// The borrower has it mapped, and keeps it for as long as it likes.
+    /// The borrower maps the batch, so that the lease has no timeout.
     pub(crate) mapped: bool,
-    /// The borrower has been told of it.
+    /// The lease was announced to the borrower.
     announced: bool,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 pub(crate) struct LeaseTable {
     live: BTreeMap<LeaseId, Lease>,
-    /// Revoked, and the borrower, who could not know it yet, will still release them.
+    /// Revoked leases whose releases are still to arrive: the borrower could not know of the revocation.
     revoked: BTreeSet<LeaseId>,
     last: Option<LeaseId>,
     limit: usize,
@@ -66,7 +66,7 @@ impl LeaseTable {
         self.live.len()
     }
 
-    /// Whether one more lease may be opened, fenced by a word or not.
+    /// Whether one more lease may be opened, with a lease word or without.
     pub(crate) fn has_room(&self) -> bool {
         self.live.len() < self.limit
     }
@@ -75,7 +75,7 @@ impl LeaseTable {
         self.live.contains_key(&lease)
     }
 
-    /// Checks that the driver numbers its leases upwards.
+    /// Checks that the driver numbers its leases in ascending order.
     pub(crate) fn reserve(&mut self, lease: LeaseId) -> Result<(), ApiMisuse> {
         if self.last.is_some_and(|last| lease <= last) {
             return Err(ApiMisuse::LeaseReused(lease));
@@ -84,7 +84,7 @@ impl LeaseTable {
         Ok(())
     }
 
-    /// Opens a reserved lease and says which slot its word has.
+    /// Opens a reserved lease. Returns the slot of its word.
     pub(crate) fn open(
         &mut self,
         lease: LeaseId,
@@ -100,25 +100,25 @@ impl LeaseTable {
         slot
     }
 
-    /// The borrower is told of an open lease.
+    /// Records that an open lease is announced to the borrower.
     pub(crate) fn announce(&mut self, lease: LeaseId) {
         if let Some(open) = self.live.get_mut(&lease) {
             open.announced = true;
         }
     }
 
-    /// Ends a lease that the borrower was never told of.
+    /// Ends a lease that was never announced to the borrower.
     pub(crate) fn withdraw(&mut self, lease: LeaseId) -> Option<Lease> {
         self.live.get(&lease).filter(|open| !open.announced)?;
         self.end(lease)
     }
 
-    /// Leases of mapped batches.
+    /// Number of leases of mapped batches.
     pub(crate) fn mapped(&self) -> usize {
         self.mapped
     }
 
-    /// The borrower gave a lease back. `None` if it had been revoked before.
+    /// The borrower released a lease. `None` if the lender had revoked it before.
     pub(crate) fn release(&mut self, lease: LeaseId) -> Result<Option<Lease>, PeerMisbehaved> {
         if self.revoked.remove(&lease) {
             return Ok(None);
@@ -128,7 +128,7 @@ impl LeaseTable {
         ended.map(Some).ok_or(PeerMisbehaved::UnknownLease(lease))
     }
 
-    /// The lender takes a lease back; the borrower's release is still to come.
+    /// Revokes a lease. The borrower's release is still to arrive.
     pub(crate) fn revoke(&mut self, lease: LeaseId) -> Option<Lease> {
         let ended = self.end(lease)?;
         self.revoked.insert(lease);
@@ -143,13 +143,14 @@ impl LeaseTable {
         Some(ended)
     }
 
-    /// Ends the next lease of all, when the connection is torn down.
+    /// Ends any one lease, for the teardown of the connection.
     pub(crate) fn pop(&mut self) -> Option<(LeaseId, Lease)> {
         let (&lease, _) = self.live.first_key_value()?;
         self.end(lease).map(|ended| (lease, ended))
     }
 
-    /// Leases that a borrower keeps without release grow the revoked set: this bounds it.
+    /// Number of revoked leases whose release has not arrived. The lender limits it, because a borrower may never
+    /// release.
     pub(crate) fn revoked(&self) -> usize {
         self.revoked.len()
     }

@@ -1,12 +1,11 @@
-//! The lender's half of a connection: leases and their words, credit, the batches that wait, and the regions that are
-//! announced.
+//! The lender's half of a connection: leases and their words, credit, waiting batches, and announced regions.
 //!
-//! It is the same at a server, which lends results, and at a client, which lends uploads. It knows no handshake, no
-//! request and no bytes: messages of the borrower go in, messages for the borrower and tasks for the driver come out.
+//! It is the same at a server, which lends results, and at a client, which lends uploads. It does no handshake,
+//! requests or encoding: messages of the borrower go in; messages for the borrower and tasks for the driver come out.
 //!
-//! After every call the outputs are to be taken by [`Lender::poll`] until there are none, and done in order. That order
-//! keeps the promises: a lease's word is set before the message that names it goes out, and cleared before the memory
-//! is reused.
+//! After every call the caller takes the outputs with [`Lender::poll`] until there are none, and carries them out in
+//! order. This order is part of the contract: a lease's word is set before the message that names it is sent, and
+//! cleared before the memory is reused.
 
 mod ending;
 mod io;
@@ -36,21 +35,21 @@ use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
 
-/// Limits and times of a lender.
+/// Limits and timeouts of a lender.
 #[derive(Clone, Debug)]
 pub struct LenderConfig {
-    /// Bytes on loan at once, over all streams.
+    /// Maximum bytes on loan at once, over all streams.
     pub max_loan_bytes: u64,
-    /// Leases at once, at least 1, and slots for lease words.
+    /// Maximum number of leases at once, at least 1. Also the number of slots for lease words.
     pub max_leases: u32,
-    /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
+    /// Entropy for lease words, so that they differ from any other content of the same memory.
     pub word_nonce: u64,
-    /// How long a lease may be kept. A mapped batch may be kept for longer.
+    /// Time limit of a lease. Leases of mapped batches have no limit.
     pub lease_timeout: Duration,
-    /// Live bytes from which on a batch is lent, where neither end was told otherwise and the borrower has measured
+    /// Live bytes from which on a batch is lent, if neither end is configured otherwise and the borrower has measured
     /// nothing.
     pub thresholds: Thresholds,
-    /// The largest message and payload that the borrower takes.
+    /// Maximum message and payload of the borrower.
     pub frame: FrameLimits,
 }
 
@@ -59,14 +58,14 @@ pub struct LenderConfig {
 enum Path {
     /// There is none.
     None,
-    /// Opened; the borrower has not said yet whether it can read.
+    /// Opened; the borrower has not reported yet whether it can read.
     Unproven(Words),
     Up(Words),
-    /// Was there; nothing is lent on it any more.
+    /// It has failed; nothing is lent on it any more.
     Down(Words),
 }
 
-/// Where the lease words are.
+/// Region and fencing of the lease words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Words {
     fencing: Fencing,
@@ -94,11 +93,11 @@ pub struct Lender {
     last_stream: Option<StreamId>,
     leases: LeaseTable,
     regions: BTreeSet<RegionId>,
-    /// The stream that was served last, so that blocked ones take turns.
+    /// The stream that was served last, so that blocked streams take turns.
     served: Option<StreamId>,
-    /// The stream whose batch found no room among the loans: until it has, no other may lend.
+    /// The stream whose batch waits for room among the loans. No other stream may lend until that batch is sent.
     waiting: Option<StreamId>,
-    /// The connection is ending: nothing more is said.
+    /// The connection is ending: no message is sent any more.
     stopped: bool,
     out: VecDeque<LenderOutput>,
 }
@@ -123,7 +122,7 @@ impl Lender {
         }
     }
 
-    /// The next thing to do.
+    /// The next output.
     #[must_use]
     pub fn poll(&mut self) -> Option<LenderOutput> {
         self.out.pop_front()
@@ -141,19 +140,19 @@ impl Lender {
         self.leases.bytes()
     }
 
-    /// Leases that stand.
+    /// Number of leases that stand.
     #[must_use]
     pub fn open_leases(&self) -> usize {
         self.leases.len()
     }
 
-    /// Leases that stand of mapped batches.
+    /// Number of leases of mapped batches that stand.
     #[must_use]
     pub fn mapped_leases(&self) -> usize {
         self.leases.mapped()
     }
 
-    /// Streams that have not ended.
+    /// Number of streams that have not ended.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.streams.len()
@@ -164,7 +163,7 @@ impl Lender {
         self.streams.keys().copied()
     }
 
-    /// Whether a stream is open: a driver need not prepare a batch for one that is not.
+    /// Whether a stream is open. A driver need not prepare a batch for a closed one.
     #[must_use]
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.streams.contains_key(&stream)
@@ -181,7 +180,7 @@ impl Lender {
         }
     }
 
-    /// Whether a data plane was opened, whatever has become of it.
+    /// Whether a data plane was opened, even if it has failed since.
     #[must_use]
     pub fn has_path(&self) -> bool {
         self.path != Path::None
@@ -193,8 +192,8 @@ impl Lender {
         matches!(self.path, Path::Up(_))
     }
 
-    /// The driver has opened the data plane, and its lease words: eight bytes a slot, as many slots as
-    /// [`LenderConfig::max_leases`], and one more, the probe. Says what the borrower is to be told.
+    /// The driver has opened the data plane and its lease words: eight bytes a slot, [`LenderConfig::max_leases`]
+    /// slots, and one more for the probe. Returns the description of the words for the borrower.
     ///
     /// # Errors
     /// [`ApiMisuse::Region`] if the region has no room for the words, or is not aligned.
@@ -203,7 +202,7 @@ impl Lender {
         let probe_at = word_at(&described, self.config.max_leases);
         let fits = u64::from(self.config.max_leases).saturating_add(1).saturating_mul(8) <= words.len;
         let aligned = words.base.is_multiple_of(8) && words.base.checked_add(words.len).is_some();
-        // Kept even if it is not fit to be offered: it is open, and must be closed.
+        // The path is recorded even if the words cannot be offered: it is open, and must be closed.
         self.path = Path::Unproven(described);
         self.regions.insert(words.id);
         if !fits || !aligned {
@@ -212,21 +211,21 @@ impl Lender {
         Ok(Lending { fencing, words, probe_at, probe_value })
     }
 
-    /// The borrower has proven the path. `false`: there is none to prove, or it was proven before.
+    /// The borrower has proven the path. `false`: there is no path, or it was proven before.
     pub fn path_up(&mut self) -> bool {
         match &self.path {
             Path::Unproven(words) => {
                 self.path = Path::Up(words.clone());
                 true
             }
-            // This end saw it fail while the borrower said that it works.
+            // This end detected the failure while the borrower's report of success was on its way.
             Path::Down(_) => true,
             Path::None | Path::Up(_) => false,
         }
     }
 
-    /// The path is gone, as either end has found out. Nothing is lent from now on: streams that have begun to lend end,
-    /// others travel inline. `false`: there was none.
+    /// The path has failed, according to either end. Nothing is lent from now on: streams that have begun to lend end,
+    /// other streams travel inline. `false`: there was no path.
     pub fn path_down(&mut self, reason: &str) -> bool {
         match &self.path {
             Path::None => return false,
@@ -241,18 +240,18 @@ impl Lender {
         true
     }
 
-    /// The connection has had a stream of this name, lent by whichever end: messages for it may be late.
+    /// Records that the connection has had a stream of this id, lent by either end. Messages for it may arrive late.
     pub fn note_stream(&mut self, stream: StreamId) {
         self.last_stream = self.last_stream.max(Some(stream));
     }
 
-    /// The largest credit that a borrower may have unspent.
+    /// Maximum credit that a borrower may have unspent.
     #[must_use]
     pub fn max_credit(&self) -> u64 {
         batch_cost(self.config.max_loan_bytes)
     }
 
-    /// A stream begins, to be lent.
+    /// Begins a stream that is lent.
     ///
     /// # Errors
     /// The borrower grants more than [`Lender::max_credit`].
@@ -262,12 +261,6 @@ impl Lender {
         if options.credit > limit {
             return Err(PeerMisbehaved::Limit { what: "unspent credit", value: options.credit, limit });
         }
-        #[cfg(feature = "planted-bugs")]
-        let options = if crate::planted::is_planted(crate::planted::Bug::DeadlineForgotten) {
-            LendOptions { deadline: None, ..options }
-        } else {
-            options
-        };
         if let Some(deadline) = options.deadline {
             self.timers.set(Timer::Stream(stream), now + deadline);
         }
@@ -275,10 +268,10 @@ impl Lender {
         Ok(())
     }
 
-    /// The borrower said something. The state of the path is the connection's affair: see [`Lender::path_up`].
+    /// Processes a message of the borrower. The connection handles the state of the path: see [`Lender::path_up`].
     ///
     /// # Errors
-    /// [`PeerMisbehaved`].
+    /// [`PeerMisbehaved`] if the message breaks the protocol.
     pub fn heard(&mut self, message: FromBorrower) -> Result<(), PeerMisbehaved> {
         match message {
             FromBorrower::Credit { stream, total } => {
@@ -317,7 +310,7 @@ impl Lender {
         Ok(())
     }
 
-    /// Messages for a stream that has ended are late, not wrong.
+    /// Checks that a stream has existed. Messages for a stream that has ended are late, not wrong.
     fn ensure_known(&self, stream: StreamId) -> Result<(), PeerMisbehaved> {
         if self.last_stream.is_some_and(|last| stream <= last) {
             Ok(())
@@ -337,7 +330,7 @@ impl Lender {
     }
 }
 
-/// Where a slot's word is.
+/// The place of a slot's word.
 fn word_at(words: &Words, slot: u32) -> RemoteRange {
     RemoteRange { region: words.region, address: words.base.saturating_add(u64::from(slot) * 8), len: 8 }
 }

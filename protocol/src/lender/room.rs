@@ -1,5 +1,5 @@
-//! Mapped batches: the borrower keeps them for as long as it likes, and nothing can take them back. So they may come to
-//! fill what a connection may have on loan, and a batch that waits for room among the loans could wait for ever.
+//! Room for mapped batches. The borrower may keep them without limit, and the lender cannot revoke them. So they may
+//! use up the limit of bytes on loan of a connection, and a batch could wait for room forever.
 
 use super::Lender;
 use crate::codes::StreamCode;
@@ -12,20 +12,20 @@ use crate::timers::Timer;
 /// Whether there is room among the loans for one more batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LoanRoom {
-    /// There is.
+    /// There is room.
     Available,
-    /// There is none now, and there may be some later.
+    /// There is no room now, but there may be room later.
     MayFreeUp,
-    /// There is none for as long as the borrower keeps what it has mapped.
+    /// There is no room as long as the borrower keeps the batches that it has mapped.
     Exhausted,
 }
 
 impl Lender {
-    /// Whether the next batch of a stream would find room, if it is like the largest before.
+    /// Whether the next batch of a stream would have room if it is as large as the largest one before.
     ///
-    /// A borrower that drops batches gives back room and credit; one that keeps them gives back credit only. So where
-    /// room is short the lender waits for credit, which tells the one from the other: a borrower that keeps batches
-    /// gets the rest inline, for there may never be room again.
+    /// A borrower that drops batches returns room and credit; one that keeps them returns credit only. So while there
+    /// is no room the lender waits for credit. If credit comes without room, the borrower keeps its batches; it gets
+    /// the others inline, because there may never be room again.
     pub(super) fn loan_room(&self, stream: StreamId) -> LoanRoom {
         let Some(open) = self.streams.get(&stream).filter(|_| self.leases.mapped() > 0) else {
             return LoanRoom::Available;
@@ -40,9 +40,9 @@ impl Lender {
         }
     }
 
-    /// A batch is ready, and finds no room among the loans.
+    /// Sets the time limit of a ready batch that has no room among the loans.
     pub(super) fn waits_for_room(&mut self, now: Timestamp, stream: StreamId) {
-        // Other loans end by themselves, or by their timeout.
+        // Other loans end by release or by their timeout, so without mapped batches no limit is needed.
         if self.leases.mapped() > 0 && !self.timers.is_set(Timer::Room(stream)) {
             self.timers.set(Timer::Room(stream), now + self.config.lease_timeout);
         }
@@ -55,9 +55,8 @@ impl Lender {
         let (leases, bytes) = (self.leases.mapped(), self.leases.bytes());
         let (waited, limit) = (self.config.lease_timeout, self.config.max_loan_bytes);
         let message = format!(
-            "a batch waited {waited:?} for room among {bytes} bytes on loan to this connection, {leases} batches of \
-             it mapped; the limit is {limit} bytes: drop mapped batches, ask for smaller ones, or read instead of \
-             mapping"
+            "a batch waited {waited:?} for room: {bytes} bytes are on loan to this connection, mapped batches: \
+             {leases}, limit: {limit} bytes; drop mapped batches, request smaller ones, or read instead of mapping"
         );
         self.stop(stream, Failure::new(StreamCode::ResourcesExhausted, message));
     }

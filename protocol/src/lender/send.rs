@@ -1,4 +1,4 @@
-//! Batches go out as credit, loan limits and lease words allow.
+//! Sends batches as credit, loan limits and lease words allow.
 
 use bytes::Bytes;
 
@@ -12,17 +12,15 @@ use crate::error::ApiMisuse;
 use crate::ids::{LeaseId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 use crate::message::{Extensions, Failure, Fencing, FromLender, LeaseWord, LentBatch, MAX_SORT_KEYS, Region, SortKey};
-#[cfg(feature = "planted-bugs")]
-use crate::planted::{Bug, is_planted};
 use crate::random::SplitMix64;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
 impl Lender {
-    /// The driver reports or asks something.
+    /// Processes a command or a report of the driver.
     ///
     /// # Errors
-    /// [`ApiMisuse`] if it broke the contract. A lease that it handed over with the command ends all the same.
+    /// [`ApiMisuse`] if the driver broke the contract. A lease that came with the command still ends.
     pub fn command(&mut self, now: Timestamp, command: LenderCommand) -> Result<(), ApiMisuse> {
         match command {
             LenderCommand::Schema { stream, schema, order } => self.schema(stream, schema, order),
@@ -47,7 +45,7 @@ impl Lender {
             }
             LenderCommand::NotExposed { lease, announce, reason } => {
                 self.announce(announce)?;
-                if let Some(stream) = self.never_lent(lease) {
+                if let Some(stream) = self.withdraw_unannounced(lease) {
                     self.stop(stream, Failure::new(StreamCode::DataPlaneLost, reason));
                 }
                 Ok(())
@@ -64,12 +62,13 @@ impl Lender {
         }
     }
 
-    /// Commands for a stream that has ended are late; for a stream that never was, misuse.
+    /// Checks that a stream has existed. A command for a stream that has ended is late; for one that never existed,
+    /// misuse.
     fn ensure_opened(&self, stream: StreamId) -> Result<(), ApiMisuse> {
         self.ensure_known(stream).map_err(|_| ApiMisuse::UnknownStream(stream))
     }
 
-    /// The stream if it is open; misuse if it has not asked for a batch.
+    /// The stream, if it is open. An error if it has not requested a batch.
     fn pulled(&mut self, stream: StreamId) -> Result<Option<&mut LentStream>, ApiMisuse> {
         self.ensure_opened(stream)?;
         match self.streams.get_mut(&stream) {
@@ -90,7 +89,7 @@ impl Lender {
         }
         let limit = self.config.frame.payload;
         if schema.len() > limit as usize {
-            let message = format!("a schema of {} bytes, the limit is {limit}", schema.len());
+            let message = format!("a schema of {} bytes, the limit is {limit} bytes", schema.len());
             self.stop(stream, Failure::new(StreamCode::Unencodable, message));
             return Ok(());
         }
@@ -103,7 +102,7 @@ impl Lender {
         let lease = loan.lease;
         self.leases.reserve(lease)?;
         let (up, limit, bytes) = (self.is_up(), self.config.max_loan_bytes, loan.descriptor.slab_bytes());
-        // From here on the lease is this half's to end, misuse or not.
+        // From here on this half must end the lease, also after misuse.
         match self.pulled(stream).map(|open| open.is_some()) {
             Err(misuse) => {
                 self.withdraw(lease);
@@ -121,7 +120,7 @@ impl Lender {
             Ok(true) if !self.fits_a_frame(&loan.descriptor) => {
                 self.withdraw(lease);
                 let limit = self.config.frame.message;
-                let message = format!("the description of a batch exceeds the limit of {limit} bytes of a message");
+                let message = format!("the descriptor of a batch exceeds the limit of {limit} bytes for a message");
                 self.stop(stream, Failure::new(StreamCode::Unencodable, message));
             }
             Ok(true) => {
@@ -133,13 +132,14 @@ impl Lender {
         Ok(())
     }
 
-    /// Whether the message of a lent batch is within the limit of frames, wherever its buffers may be.
+    /// Whether the message of a lent batch is within the limit of frames, for any places of its buffers.
     fn fits_a_frame(&self, descriptor: &BatchDescriptor) -> bool {
-        /// Most bytes of a place, and of all fields beside the descriptor and the places.
+        /// Maximum bytes of a place, and of all fields beside the descriptor and the places.
         const PLACE: usize = 5 + 10 + 10;
         const REST: usize = 128;
         let limit = self.config.frame.message as usize;
-        // What is certainly short is not measured: a node takes at most 22 bytes and its details, an extent 10.
+        // A message that is certainly short is not measured: a node takes at most 22 bytes and its details, an extent
+        // 10.
         let places = descriptor.buffers.len().saturating_mul(PLACE + 10);
         let few_details = descriptor.nodes.len().saturating_mul(40);
         let rough = places.saturating_add(few_details).saturating_add(REST);
@@ -151,7 +151,8 @@ impl Lender {
 
     fn too_large(&mut self, stream: StreamId, bytes: u64) {
         let limit = self.config.max_loan_bytes;
-        let message = format!("a batch of {bytes} bytes, the lender's limit is {limit}; use fewer rows a batch");
+        let message =
+            format!("a batch of {bytes} bytes exceeds the lender's limit of {limit} bytes; use fewer rows per batch");
         self.stop(stream, Failure::new(StreamCode::BatchTooLarge, message));
     }
 
@@ -167,15 +168,15 @@ impl Lender {
         Ok(())
     }
 
-    /// Sends whatever can be sent. To be called after every command and message, once there is a connection. Streams
-    /// take turns, so that none starves while another has credit.
+    /// Sends everything that can be sent. Call it after every command and message, once there is a connection. Streams
+    /// take turns, so that no stream starves while another has credit.
     pub fn pump(&mut self, now: Timestamp) {
         if self.stopped || self.streams.is_empty() {
             return;
         }
         self.waiting = self.waiting.filter(|stream| self.streams.contains_key(stream));
-        // The stream that waits for room goes first: small batches of others would take up what is given back, again
-        // and again.
+        // The stream that waits for room goes first. Otherwise small batches of other streams would take the released
+        // room again and again.
         let first = self.waiting;
         if let (None, 1, Some((&only, _))) = (first, self.streams.len(), self.streams.first_key_value()) {
             return self.serve(now, only);
@@ -198,8 +199,6 @@ impl Lender {
             }
             if lent {
                 let room = self.config.max_loan_bytes.saturating_sub(self.leases.bytes());
-                #[cfg(feature = "planted-bugs")]
-                let room = if is_planted(Bug::LoanLimitIgnored) { u64::MAX } else { room };
                 let other = self.waiting.is_some_and(|waiting| waiting != stream);
                 if other || bytes > room || !self.leases.has_room() {
                     open.blocked(now);
@@ -216,7 +215,7 @@ impl Lender {
         let room = self.loan_room(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if room == LoanRoom::MayFreeUp && open.is_idle() {
-            // The borrower may hold back less than a batch's cost until it is asked.
+            // The borrower may hold back credit of less than a batch's cost until the lender requests it.
             let cost = batch_cost(open.largest);
             self.want_credit(stream, cost);
         } else if room != LoanRoom::MayFreeUp && open.pull() {
@@ -231,7 +230,7 @@ impl Lender {
         }
     }
 
-    /// Tells the borrower, once for each batch, how much credit the stream waits for.
+    /// Requests the credit that the stream waits for, once for each batch.
     fn want_credit(&mut self, stream: StreamId, bytes: u64) {
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if !std::mem::replace(&mut open.credit_request_sent, true) {
@@ -263,7 +262,7 @@ impl Lender {
         }
     }
 
-    /// Opens the lease of a batch that may go out now; it does, once its memory is open to the borrower.
+    /// Opens the lease of a batch. The batch is sent once its memory is open to the borrower.
     fn open_lease(&mut self, now: Timestamp, stream: StreamId, seq: u64, loan: Loan) {
         let Some(words) = self.path.words().cloned() else { return };
         let Some(open) = self.streams.get_mut(&stream) else { return };
@@ -294,19 +293,19 @@ impl Lender {
         Ok(())
     }
 
-    /// The memory of a lease is open to the borrower, which is told now.
+    /// The memory of a lease is open: announces the batch to the borrower.
     fn exposed(&mut self, lease: LeaseId, places: Vec<RemoteRange>, announced: u64) -> Result<(), ApiMisuse> {
         let stream = self.streams.iter().find(|(_, open)| open.is_exposing(lease)).map(|(stream, _)| *stream);
         let Some(stream) = stream else {
-            // The stream ended meanwhile, or the connection: the borrower never hears of the lease.
-            self.never_lent(lease);
+            // The stream or the connection ended in the meantime: the lease is never announced to the borrower.
+            self.withdraw_unannounced(lease);
             return Ok(());
         };
         let Some(open) = self.streams.get_mut(&stream) else { return Ok(()) };
         open.stats.regions += announced;
         let Some(exposing) = open.exposing.take() else { return Ok(()) };
         if let Err(misuse) = self.check_places(&exposing, &places) {
-            self.never_lent(lease);
+            self.withdraw_unannounced(lease);
             return Err(misuse);
         }
         let Exposing { loan, seq, word } = exposing;
@@ -316,15 +315,15 @@ impl Lender {
         Ok(())
     }
 
-    /// Ends a lease that the borrower was never told of; its stream.
-    fn never_lent(&mut self, lease: LeaseId) -> Option<StreamId> {
+    /// Ends a lease that was never announced to the borrower. Returns its stream.
+    fn withdraw_unannounced(&mut self, lease: LeaseId) -> Option<StreamId> {
         let ended = self.leases.withdraw(lease)?;
         self.timers.clear(Timer::Lease(lease));
         self.end_lease(lease, ended.slot, LeaseEnd::Withdrawn);
         Some(ended.stream)
     }
 
-    /// The borrower would end the connection over it: better that the driver hears what it did.
+    /// Checks the places here, so that the driver gets the error. The borrower would end the connection over it.
     fn check_places(&self, exposing: &Exposing, places: &[RemoteRange]) -> Result<(), ApiMisuse> {
         if let Some(place) = places.iter().find(|place| !self.regions.contains(&place.region)) {
             return Err(ApiMisuse::Region(place.region));
@@ -338,15 +337,13 @@ impl Lender {
     }
 }
 
-/// A field that the peer would refuse is refused here.
+/// Refuses a field that the peer would refuse.
 pub(crate) fn within(what: &'static str, len: usize, limit: usize) -> Result<(), ApiMisuse> {
     if len <= limit { Ok(()) } else { Err(ApiMisuse::Encode(format!("a {what} of {len} bytes, the limit is {limit}"))) }
 }
 
-/// The value of a lease's word. It is never zero, differs from lease to lease, and equals bytes that another user of
-/// the memory writes there with a probability of one in 2^64.
+/// The value of a lease's word. It is never zero and differs from lease to lease. Other content of the same memory
+/// equals it with a probability of one in 2^64.
 fn word_value(nonce: u64, lease: LeaseId) -> u64 {
-    #[cfg(feature = "planted-bugs")]
-    let lease = if is_planted(Bug::LeaseWordsAlike) { LeaseId(1) } else { lease };
     SplitMix64::nth(nonce, lease.0).max(1)
 }

@@ -1,4 +1,4 @@
-//! A stream at its lender: batches that its source has handed over, and the borrower has not been sent.
+//! A stream at its lender: batches that its source has handed over and that are not sent yet.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    /// Bytes that it takes up at the borrower.
+    /// Bytes that the batch takes up at the borrower.
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Pending::Lent(loan) => loan.descriptor.slab_bytes(),
@@ -43,7 +43,7 @@ pub(super) struct Exposing {
 enum Phase {
     /// There is no schema yet.
     Planning,
-    /// A batch has been asked for.
+    /// A batch has been pulled.
     Pulled,
     /// A batch waits for credit, or was just sent.
     Idle,
@@ -57,7 +57,7 @@ pub(super) struct LentStream {
     pub(super) exposing: Option<Exposing>,
     pub(super) seq: u64,
     pub(super) stats: StreamStats,
-    /// Whether the borrower was told how much the pending batch needs, or the next one if none is pending.
+    /// Whether the credit needed by the pending batch, or by the next one if none is pending, has been requested.
     pub(super) credit_request_sent: bool,
     pub(super) finished: bool,
     /// Bytes of the largest batch that was lent.
@@ -85,7 +85,7 @@ impl LentStream {
         }
     }
 
-    /// Whether the schema is out.
+    /// Whether the schema has been sent.
     pub(super) fn is_running(&self) -> bool {
         self.phase != Phase::Planning
     }
@@ -103,19 +103,19 @@ impl LentStream {
         self.exposing.as_ref().is_some_and(|exposing| exposing.loan.lease == lease)
     }
 
-    /// Whether a batch of it is on its way to be lent.
+    /// Whether a batch of the stream is about to be lent.
     pub(super) fn is_lending(&self) -> bool {
         matches!(self.pending, Some(Pending::Lent(_)))
             || self.exposing.is_some()
             || self.is_pulled() && self.options.lend_from != LendFrom::Never
     }
 
-    /// Whether the next batch should be asked for.
+    /// Whether the next batch should be pulled.
     pub(super) fn is_idle(&self) -> bool {
         self.phase == Phase::Idle && self.pending.is_none() && self.exposing.is_none() && !self.finished
     }
 
-    /// Whether the next batch should be asked for; then it counts as asked for.
+    /// Whether the next batch should be pulled. If so, it counts as pulled.
     pub(super) fn pull(&mut self) -> bool {
         let due = self.is_idle();
         if due {
@@ -124,7 +124,7 @@ impl LentStream {
         due
     }
 
-    /// The source's answer to a pull.
+    /// Processes the source's answer to a pull.
     pub(super) fn handed_over(&mut self, pending: Option<Pending>, rows: u64, now: Timestamp) {
         self.phase = Phase::Idle;
         match pending {
@@ -140,7 +140,7 @@ impl LentStream {
         }
     }
 
-    /// From which size on the next batch is lent, given that there is a data plane.
+    /// The size from which on the next batch is lent, if there is a data plane.
     pub(super) fn lend_from(&self, default: Thresholds) -> Option<u64> {
         match self.options.lend_from {
             LendFrom::Never => None,
@@ -149,19 +149,19 @@ impl LentStream {
         }
     }
 
-    /// Whether what is lent stays on loan for as long as the borrower likes.
+    /// Whether lent batches stay on loan without a time limit.
     pub(super) fn is_mapped(&self) -> bool {
         matches!(self.options.access, Access::Map(_))
     }
 
-    /// A batch is ready and credit is not.
+    /// Records that a batch is ready but credit is missing.
     pub(super) fn blocked(&mut self, now: Timestamp) {
         self.blocked_since.get_or_insert(now);
     }
 
-    /// Accounts for the pending batch's going out.
+    /// Accounts for the pending batch as sent. Returns its position.
     pub(super) fn sent(&mut self, batch: &Pending, now: Timestamp) -> u64 {
-        // The need of the next one has not been said.
+        // The credit for the next batch has not been requested.
         self.credit_request_sent = false;
         if let Some(since) = self.blocked_since.take() {
             self.stats.credit_wait_nanos += nanos(now.since(since));

@@ -1,4 +1,4 @@
-//! What a borrower says: whether it can read, what it can take, and what it is done with.
+//! Messages of a borrower: the state of its data plane, credit, releases and cancellations.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,44 +9,44 @@ use crate::ids::{LeaseId, StreamId};
 /// From the borrower of a stream to its lender.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromBorrower {
-    /// No. 0: The data plane works: this end has read the other's probe.
+    /// No. 0: The data plane works: this end has read the other end's probe.
     PathUp {
-        /// What carries the reads, for the lender's log.
+        /// The transport that carries the reads, for the lender's log.
         transport: String,
-        /// From the client: how it lends itself, so that the server can prove the reverse path. `None`: it does not
-        /// lend.
+        /// From the client: how the client lends, so that the server can prove the reverse path. `None`: the client
+        /// does not lend.
         lending: Option<Lending>,
-        /// Later additions.
+        /// Fields of later versions.
         extensions: Extensions,
     },
-    /// No. 1: This end cannot read the other's memory (any more). The other lends nothing from now on.
+    /// No. 1: This end cannot, or can no longer, read the other end's memory. The other end lends nothing from now on.
     PathDown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// No. 2: More bytes may be sent. Cumulative, so that it only ever grows.
+    /// No. 2: More bytes may be sent. The total is cumulative and only grows.
     Credit {
-        /// On this stream.
+        /// The stream.
         stream: StreamId,
         /// Bytes granted since the stream began.
         total: u64,
     },
-    /// No. 3: These leases' bytes have been read, or will not be.
+    /// No. 3: The bytes of these leases have been read, or will not be read.
     Release {
-        /// Each exactly once.
+        /// The leases. Each lease is released exactly once.
         leases: Vec<LeaseId>,
     },
-    /// No. 4: The borrower gives the stream up; batches on loan are still released one by one.
+    /// No. 4: The borrower cancels the stream. It still releases each batch on loan.
     Cancel {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Why.
+        /// The reason.
         reason: CancelReason,
     },
 }
 
 impl FromBorrower {
-    /// The name of its kind.
+    /// The name of the kind of message.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

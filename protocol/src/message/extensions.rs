@@ -6,11 +6,12 @@ use thiserror::Error;
 
 use crate::misbehaviour::PeerMisbehaved;
 
-/// Bit of a key: an end that does not know the key must not act on the message. Without it, an unknown key is ignored.
+/// Bit of a key: an end that does not know the key must not act on the message. Without the bit, an unknown key is
+/// ignored.
 pub const CRITICAL: u16 = 0x8000;
-/// Most extensions of one message.
+/// Maximum number of extensions of one message.
 pub const MAX_EXTENSIONS: usize = 64;
-/// Most bytes of all extensions of one message together.
+/// Maximum bytes of all extensions of one message together.
 pub const MAX_EXTENSION_BYTES: usize = 64 << 10;
 
 /// One added field.
@@ -21,26 +22,24 @@ struct Extension {
     value: Bytes,
 }
 
-/// The added fields of a message, in any order, each key at most once. This version knows none.
+/// The added fields of a message, in any order, each key at most once. This version defines none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Extensions(Vec<Extension>);
 
-/// A message has an extension that this end does not know and may not ignore.
+/// A message has a critical extension that this end does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error(
-    "it has the extension {0:#06x}, which this end does not know and may not ignore; upgrade this end, or do without it"
-)]
+#[error("the critical extension {0:#06x} is unknown to this end; upgrade this end, or do without the extension")]
 pub struct UnknownExtension(pub u16);
 
 impl Extensions {
-    /// None.
+    /// No extensions.
     #[must_use]
     pub const fn none() -> Self {
         Extensions(Vec::new())
     }
 
-    /// The same with one more.
+    /// The same extensions and one more.
     #[must_use]
     pub fn with(mut self, key: u16, value: impl Into<Bytes>) -> Self {
         self.0.push(Extension { key, value: value.into() });
@@ -53,7 +52,7 @@ impl Extensions {
         self.0.iter().find(|extension| extension.key == key).map(|extension| &extension.value)
     }
 
-    /// Checks what no peer may send.
+    /// Checks the limits that every peer must keep.
     pub(crate) fn check(&self) -> Result<(), PeerMisbehaved> {
         let limit = |what, value: usize, limit: usize| {
             let (value, limit) = (value as u64, limit as u64);
@@ -69,7 +68,7 @@ impl Extensions {
         }
     }
 
-    /// The first extension that may not be ignored, and that this end does not know.
+    /// Returns an error for the first critical extension, because this version knows none.
     pub(crate) fn unknown(&self) -> Result<(), UnknownExtension> {
         match self.0.iter().find(|extension| extension.key & CRITICAL != 0) {
             Some(extension) => Err(UnknownExtension(extension.key)),

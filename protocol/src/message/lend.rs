@@ -1,4 +1,4 @@
-//! What a lender says: the memory that it lends from, and the batches of its streams.
+//! Messages of a lender: the memory that it lends, and the batches of its streams.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -7,24 +7,25 @@ use super::{Extensions, Failure, Fencing, StreamStats};
 use crate::ids::{LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 
-/// Most [`SortKey`]s of a stream. A result that is sorted by more comes without any.
+/// Maximum number of [`SortKey`]s of a stream. A result that is sorted by more columns is sent without any sort keys.
 pub const MAX_SORT_KEYS: usize = 256;
 
-/// One column by which every partition of a result is sorted, so that merging them by it restores the result's order.
+/// One column by which every partition of a result is sorted. Merging the partitions by the keys restores the result's
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SortKey {
-    /// Its position in the schema, from 0.
+    /// The column's position in the schema, from 0.
     pub column: u32,
-    /// Greatest first.
+    /// Whether the greatest value comes first.
     pub descending: bool,
-    /// Nulls before everything else, or after.
+    /// Whether nulls come first instead of last.
     pub nulls_first: bool,
 }
 
 /// A piece of the lender's memory that the borrower may read ranges of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
-    /// Its name among the lender's regions on this connection.
+    /// Its id among the lender's regions on this connection.
     pub id: RegionId,
     /// Address of its first byte in the lender's address space.
     pub base: u64,
@@ -35,25 +36,25 @@ pub struct Region {
     pub key: Bytes,
 }
 
-/// How an end lends: what its lease words are in, and how the other end proves that it can read them.
+/// How an end lends: the region of its lease words, and the probe by which the other end proves that it can read them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lending {
     /// How lent memory is fenced.
     pub fencing: Fencing,
     /// The region of the lease words.
     pub words: Region,
-    /// One more word in it.
+    /// The range of the probe, one more word in that region.
     pub probe_at: RemoteRange,
-    /// What the borrower must find there, little endian.
+    /// The value that the borrower must read there, little endian.
     pub probe_value: u64,
 }
 
-/// Where a lease's word is, and what stands in it as long as the lease does.
+/// Place and value of a lease's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseWord {
     /// The eight bytes, aligned.
     pub at: RemoteRange,
-    /// Their value, little endian, while the lease stands. Never zero.
+    /// The value while the lease stands, little endian. Never zero.
     pub value: u64,
 }
 
@@ -62,83 +63,84 @@ pub struct LeaseWord {
 pub struct LentBatch {
     /// The lease under which it is lent.
     pub lease: LeaseId,
-    /// The lease word, if the fabric is fenced by it.
+    /// The lease word, if the fabric's fencing is by lease word.
     pub word: Option<LeaseWord>,
     /// Shape of the batch.
     pub descriptor: BatchDescriptor,
-    /// Where the descriptor's buffers are: one for each that is not empty, in order.
+    /// Places of the descriptor's buffers: one for each buffer that is not empty, in order.
     pub places: Vec<RemoteRange>,
 }
 
 /// From the lender of a stream to its borrower.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromLender {
-    /// No. 0: A region that lent batches will refer to.
+    /// No. 0: A region that later lent batches refer to.
     Region(Region),
-    /// No. 1: Nothing is lent from that region any more.
+    /// No. 1: No later batch is lent from that region.
     RegionGone(RegionId),
-    /// No. 2: The stream begins. Payload: the schema, as an Arrow IPC stream begins.
+    /// No. 2: The stream begins. Payload: the schema message of an Arrow IPC stream.
     Schema {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
-        /// Where the stream is one partition of a sorted result: its keys, most significant first.
+        /// If the stream is one partition of a sorted result: its sort keys, most significant first.
         order: Vec<SortKey>,
-        /// Later additions.
+        /// Fields of later versions.
         extensions: Extensions,
     },
     /// No. 3: A batch, or a piece of one, in the payload: Arrow IPC.
     Inline {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
         /// Position of the batch in the stream, from 0.
         seq: u64,
-        /// Bytes of the whole batch.
+        /// Length of the whole batch in bytes.
         bytes: u64,
         /// Whether more pieces of the same batch follow.
         more: bool,
     },
-    /// No. 4: A batch on loan.
+    /// No. 4: A lent batch.
     Lent {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
         /// Position of the batch in the stream, from 0.
         seq: u64,
-        /// The rest.
+        /// The batch.
         batch: LentBatch,
     },
-    /// No. 5: The lender is blocked: the next batch of this stream needs this much credit. The borrower then grants all
-    /// consumed credit at once (it otherwise grants in quarters of its window), and widens its window if one batch
-    /// exceeds it or if both ends would otherwise wait for each other.
+    /// No. 5: The lender is blocked: the next batch of this stream needs `bytes` of credit. The borrower then grants
+    /// all consumed credit at once (it otherwise grants in quarters of its window). It widens its window if one batch
+    /// exceeds it, or if both ends would otherwise wait for each other.
     CreditWanted {
-        /// Of this stream.
+        /// The stream.
         stream: StreamId,
-        /// Credit that one batch needs.
+        /// Credit that one batch needs, in bytes.
         bytes: u64,
     },
-    /// No. 6: The stream is whole.
+    /// No. 6: The stream is complete.
     End {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Number of its batches.
+        /// Number of batches of the stream.
         batches: u64,
-        /// The lender's figures.
+        /// The lender's statistics.
         stats: StreamStats,
-        /// Later additions.
+        /// Fields of later versions.
         extensions: Extensions,
     },
-    /// No. 7: The stream ends in an error. An upload may also be failed after its end, until it is answered.
+    /// No. 7: The stream ends in an error. The client may also fail an upload after its end, until the server has
+    /// answered it.
     Failed {
-        /// This stream.
+        /// The stream.
         stream: StreamId,
-        /// Which error.
+        /// The error.
         failure: Failure,
-        /// Later additions.
+        /// Fields of later versions.
         extensions: Extensions,
     },
 }
 
 impl FromLender {
-    /// The name of its kind.
+    /// The name of the kind of message.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {

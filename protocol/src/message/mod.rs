@@ -1,12 +1,12 @@
-//! What the two ends say to each other on the control plane. `docs/PROTOCOL.md` specifies it field by field.
+//! Messages on the control connection. `docs/PROTOCOL.md` specifies them field by field.
 //!
-//! A message is postcard in a frame (see [`crate::codec`]); bulk bytes (schemas, inline batches) ride behind the
-//! message in the same frame, so that they are never copied through the serializer. The golden bytes in
-//! `tests/golden.rs` pin the format: variants are only ever appended, and fields are added as [`Extensions`].
+//! A message is postcard in a frame (see [`crate::codec`]). Bulk bytes (schemas, inline batches) follow the message in
+//! the same frame, so that the serializer never copies them. The golden bytes in `tests/golden.rs` pin the format:
+//! variants are only ever appended, and fields are added as [`Extensions`].
 //!
-//! A message belongs to a *role*, not to an end: [`FromLender`] comes from whichever end lends a stream's batches,
-//! [`FromBorrower`] from the end that borrows them. The rest is the handshake, requests (the client's) and their
-//! answers, and what either end says of the connection.
+//! A message belongs to a *role*, not to an end: [`FromLender`] comes from the lender of a stream, [`FromBorrower`]
+//! from its borrower, whichever of them is the client. The others are the handshake, the client's requests, the answers
+//! to them, and messages about the connection as a whole.
 
 mod borrow;
 mod extensions;
@@ -28,12 +28,12 @@ pub use stats::StreamStats;
 use crate::codes::{CancelReason, CloseCode, StreamCode};
 use crate::ids::{FabricKind, StreamId};
 
-/// How a lender fences lent memory once a lease has ended without a release.
+/// How a lender prevents late reads of lent memory from being used after the lease has ended without a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fencing {
-    /// The fabric refuses reads that the lender has revoked: a read that succeeded is a read of memory on loan.
+    /// The fabric refuses reads of revoked memory: a read that succeeds has read memory on loan.
     Revocation,
-    /// The borrower reads the lease word last, and delivers only if the lease still stood.
+    /// The borrower reads the lease word last, and delivers the batch only if the lease still stood.
     LeaseWord,
 }
 
@@ -48,26 +48,26 @@ pub enum Message {
     Open(Open),
     /// No. 3: The server answers a request whose stream the client lends: an upload.
     Answer(Answer),
-    /// No. 4: What the lender of a stream says.
+    /// No. 4: A message from the lender of a stream.
     Lender(FromLender),
-    /// No. 5: What the borrower of a stream says.
+    /// No. 5: A message from the borrower of a stream.
     Borrower(FromBorrower),
-    /// No. 6: A question for a sign of life, with a number for the answer.
+    /// No. 6: A request for a [`Message::Pong`] with the same number.
     Ping(u64),
-    /// No. 7: The answer to the ping of this number.
+    /// No. 7: The answer to the ping with this number.
     Pong(u64),
-    /// No. 8: From the client: it is about to close the connection. From the server: it takes no new streams, and
-    /// finishes what runs; or, with an error, the connection ends here.
+    /// No. 8: From the client: it is about to close the connection. From the server: it accepts no new streams, and
+    /// finishes those that run; or, with an error, the connection ends here.
     Goodbye {
-        /// Why.
+        /// The reason.
         code: CloseCode,
-        /// In words.
+        /// The reason as text.
         message: String,
     },
 }
 
 impl Message {
-    /// The name of its kind, for errors and traces.
+    /// The name of the kind of message, for errors and traces.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -83,17 +83,17 @@ impl Message {
         }
     }
 
-    /// Whether a payload may follow it.
+    /// Whether a payload may follow the message.
     #[must_use]
     pub fn has_payload(&self) -> bool {
         matches!(self, Message::Lender(FromLender::Schema { .. } | FromLender::Inline { .. }))
     }
 }
 
-/// One fabric that the client can use, and how to reach it there.
+/// One fabric that the client can use, and the client's address there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FabricOffer {
-    /// Which fabric.
+    /// The fabric.
     pub kind: FabricKind,
     /// The client endpoint's address blob, at most [`crate::codec::MAX_ADDRESS`] bytes.
     #[serde(with = "crate::blob")]
@@ -107,16 +107,17 @@ pub struct Hello {
     pub name: String,
     /// Fabrics in the client's order of preference. Empty: inline only.
     pub fabrics: Vec<FabricOffer>,
-    /// Bytes that the client has on loan at once, at most, as the lender of uploads. The server grants no more.
+    /// Maximum bytes that the client has on loan at once, as the lender of uploads. The server grants no more credit
+    /// than this.
     pub max_loan_bytes: u64,
-    /// Later additions.
+    /// Fields of later versions.
     pub extensions: Extensions,
 }
 
 /// The fabric that the server chose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FabricChoice {
-    /// One of those offered.
+    /// One of the fabrics that the client offered.
     pub kind: FabricKind,
     /// The server endpoint's address blob.
     #[serde(with = "crate::blob")]
@@ -128,9 +129,9 @@ pub struct FabricChoice {
 /// Limits that a server sets for a connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerLimits {
-    /// Streams open at once, results and uploads together.
+    /// Maximum number of streams open at once, results and uploads together.
     pub max_streams: u32,
-    /// Bytes that the server has on loan at once, at most, over all streams of the connection.
+    /// Maximum bytes that the server has on loan at once, over all streams of the connection.
     pub max_loan_bytes: u64,
     /// Longest SQL text in bytes.
     pub max_sql_bytes: u32,
@@ -141,57 +142,57 @@ pub struct ServerLimits {
 pub struct Welcome {
     /// The server's name.
     pub name: String,
-    /// The fabric, or why there is none.
+    /// The fabric, or the reason why there is none.
     pub fabric: Result<FabricChoice, String>,
-    /// What the server allows.
+    /// Limits that the client must keep.
     pub limits: ServerLimits,
-    /// Later additions.
+    /// Fields of later versions.
     pub extensions: Extensions,
 }
 
 /// Opens a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    /// Names the stream from now on. Chosen by the client, above all before, whichever way the batches go.
+    /// The id of the stream. The client chooses it, above all earlier ones, for both directions.
     pub stream: StreamId,
-    /// What is wanted.
+    /// The request.
     pub request: Request,
-    /// How.
+    /// Options of the request.
     pub options: OpenOptions,
-    /// Later additions.
+    /// Fields of later versions.
     pub extensions: Extensions,
 }
 
-/// Ends an upload at the server: exactly one for each, unless the client has failed the stream before.
+/// Ends an upload. The server sends exactly one for each upload, unless the client has failed the stream before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The upload's stream.
     pub stream: StreamId,
-    /// Rows taken, all of them and for good; or why none were.
+    /// Number of rows taken, which is all of them; or the reason why no row was taken.
     pub result: Result<u64, Failure>,
-    /// Later additions.
+    /// Fields of later versions.
     pub extensions: Extensions,
 }
 
 /// Why a stream, or a request, ended in an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which kind of error.
+    /// The kind of error.
     pub code: StreamCode,
-    /// Where the borrower had given the stream up: why.
+    /// If the borrower cancelled the stream: the reason.
     pub cancel: Option<CancelReason>,
-    /// In words. May be empty.
+    /// The error as text. May be empty.
     pub message: String,
 }
 
 impl Failure {
-    /// A failure of this kind, in these words.
+    /// A failure of this kind, with this text.
     #[must_use]
     pub fn new(code: StreamCode, message: impl Into<String>) -> Self {
         Failure { code, cancel: None, message: message.into() }
     }
 
-    /// The end of a stream that its borrower gave up.
+    /// The failure of a stream that its borrower cancelled.
     #[must_use]
     pub fn cancelled(reason: CancelReason) -> Self {
         Failure { code: StreamCode::Cancelled, cancel: Some(reason), message: String::new() }

@@ -1,62 +1,63 @@
-//! How a request is to be run, and how its batches travel: from which size on they are lent, and how the borrower gets
-//! at them.
+//! Options of a request: how it is run, from which size on its batches are lent, and how the borrower accesses them.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::GroupId;
 
-/// A process of the lender's host, named so that no other process ever has the same name.
+/// A process of the lender's host. No two processes of the host ever have an equal id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number, in its namespace of processes.
+    /// The process number, in the lender's PID namespace.
     pub pid: u32,
-    /// When it began, in ticks since the host did: numbers are used again.
+    /// Start time of the process, in ticks since the host's boot, because process numbers are reused.
     pub started: u64,
 }
 
-/// From which size on a batch is lent instead of sent inline.
+/// The size from which on a batch is lent instead of sent inline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LendFrom {
     /// No. 0: Every batch is sent inline.
     Never,
-    /// No. 1: From the borrower's measured [`Thresholds`] on, or else the lender's own.
+    /// No. 1: From the borrower's measured [`Thresholds`] on, if there are any; otherwise from the lender's own.
     #[default]
     Auto,
-    /// No. 2: From this many live bytes on. 0: every batch is lent.
+    /// No. 2: From this number of live bytes on. 0: every batch is lent.
     Bytes(u64),
 }
 
-/// How the borrower gets at a lent batch. Whatever is sent inline has arrived already.
+/// How the borrower accesses a lent batch. Inline batches arrive complete in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Access {
-    /// No. 0: The borrower reads each batch when it is announced, and gives it back.
+    /// No. 0: The borrower reads each batch when it is announced, and then releases it.
     #[default]
     Read,
-    /// No. 1: The borrower reads the parts that its application asks for, and keeps the batch on loan until that is
-    /// done with it. Each batch has its own dictionaries, whatever the one before had.
+    /// No. 1: The borrower reads the parts that its application requests, and keeps the batch on loan until the
+    /// application is done with it. Each batch contains all its dictionaries, even those that the previous batch had
+    /// too.
     OnDemand,
     /// No. 2: The borrower does not read: its application has a pointer to the lender's memory. The batch is on loan
-    /// until the borrower gives it back or this process, the borrower's, is gone; the end of the connection does not
-    /// end the loan. Each batch has its own dictionaries.
+    /// until the borrower releases it or this process, the borrower's, has ended; the end of the connection does not
+    /// end the loan. Each batch contains all its dictionaries.
     Map(ProcessId),
 }
 
 impl Access {
-    /// Whether each batch must be complete by itself, because not all of them are read in full, one after the other.
+    /// Whether each batch must be complete by itself, because the borrower does not read all batches in full and in
+    /// order.
     #[must_use]
     pub fn needs_complete_batches(self) -> bool {
         self != Access::Read
     }
 }
 
-/// The first batches of a stream to which [`Thresholds::first`] applies.
+/// Number of batches at the start of a stream to which [`Thresholds::first`] applies.
 pub const FIRST_BATCHES: u64 = 4;
 
-/// From how many live bytes on a batch is lent, where neither end was told otherwise.
+/// Number of live bytes from which on a batch is lent, if neither end is configured otherwise.
 ///
-/// Two sizes, since two costs are weighed. For a result that may be almost over, latency counts: a lent batch arrives
-/// two reads and a wake-up later than an inline one. For a long result, the cost of a batch at both ends counts: inline
-/// bytes are written, sent, received and assembled, lent bytes are only read.
+/// There are two sizes because there are two costs. At the start of a result, which may be short, latency counts: a
+/// lent batch arrives two reads and a wake-up later than an inline one. In a long result, the cost of a batch at both
+/// ends counts: inline bytes are written, sent, received and assembled, lent bytes are only read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Thresholds {
     /// For the first [`FIRST_BATCHES`] batches of a stream, in bytes.
@@ -66,49 +67,50 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// The same for all batches.
+    /// The same size for all batches.
     #[must_use]
     pub fn same(bytes: u64) -> Self {
         Thresholds { first: bytes, later: bytes }
     }
 
-    /// For the batch of this number.
+    /// The size for the batch with this position.
     #[must_use]
     pub fn of(self, seq: u64) -> u64 {
         if seq < FIRST_BATCHES { self.first } else { self.later }
     }
 }
 
-/// How a request is to be run. All but the deadline concern a stream that the server lends, and are ignored for an
+/// How a request is run. All options but the deadline concern streams that the server lends, and are ignored for an
 /// upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOptions {
-    /// From which size on batches are lent.
+    /// The size from which on batches are lent.
     pub lend_from: LendFrom,
-    /// What the client measured, for [`LendFrom::Auto`]. `None`: the server's thresholds apply.
+    /// Thresholds that the client measured, for [`LendFrom::Auto`]. `None`: the server's thresholds apply.
     pub measured: Option<Thresholds>,
-    /// How the client gets at what is lent.
+    /// How the client accesses lent batches.
     pub access: Access,
-    /// Rows a batch that the engine should aim at. `None`: the server's choice.
+    /// Target number of rows of a batch. `None`: the server chooses.
     pub batch_rows: Option<u32>,
     /// The stream ends in an error this many milliseconds after its start. `None`: no deadline.
     pub deadline_ms: Option<u64>,
-    /// Bytes that the client can take before it grants more.
+    /// Initial credit in bytes.
     pub credit: u64,
-    /// Which part of the result this stream is to have. `None`: all of it.
+    /// The partition of the result that this stream has. `None`: the whole result.
     pub part: Option<Partition>,
 }
 
-/// One partition of a result whose others travel on other streams, of this connection or of others to the same server.
+/// One partition of a result whose other partitions travel on other streams, of this connection or of others to the
+/// same server.
 ///
-/// All members of a group ask the same query in the same way, each for an index of its own. The server runs the query
-/// once, when all have come, and ends all of them in the same error if one of them does not get to its end.
+/// All members of a group send the same query with the same options, each with its own index. The server runs the query
+/// once all members have arrived. If one partition fails before its end, the server ends all of them in the same error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
-    /// Names the result on this server.
+    /// Identifies the result on this server.
     pub group: GroupId,
-    /// Which partition, from 0.
+    /// Index of the partition, from 0.
     pub index: u32,
-    /// How many there are.
+    /// Number of partitions.
     pub count: u32,
 }

@@ -1,4 +1,4 @@
-//! What a client can ask for: an open set, so that a server can refuse in words what it does not know.
+//! Requests of a client. The set is open: a server can refuse a request that it does not know with an error of its own.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 const SQL: u16 = 1;
 const UPLOAD: u16 = 2;
 
-/// What a stream is opened for. On the wire: a number and the request's own bytes.
+/// The request that opens a stream. On the wire: a number and the request's own bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 #[non_exhaustive]
@@ -15,7 +15,7 @@ pub enum Request {
     Sql(String),
     /// No. 2: Rows for a table. The bytes are its name, in UTF-8. The client lends.
     Upload(String),
-    /// A request that this build does not know; it is refused, and the connection goes on.
+    /// A request that this build does not know. It is refused, and the connection continues.
     Unknown {
         /// Its number.
         kind: u16,
@@ -24,7 +24,7 @@ pub enum Request {
     },
 }
 
-/// A request as it stands on the wire.
+/// A request on the wire.
 #[derive(Clone, Serialize, Deserialize)]
 struct Raw {
     kind: u16,

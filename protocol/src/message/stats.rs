@@ -1,4 +1,4 @@
-//! Figures of a stream, as numbered values: either end may know some that the other does not.
+//! Statistics of a stream, as numbered values. Either end may know values that the other end does not know.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ macro_rules! stats {
                 for (number, value) in values {
                     match number {
                         $($number => stats.$field = value,)*
-                        // Of a peer that knows more.
+                        // A value that this build does not know.
                         _ => {}
                     }
                 }
@@ -36,12 +36,12 @@ macro_rules! stats {
 }
 
 stats! {
-    /// The lender's figures of a stream, said at its good end. On the wire: a list of numbers and values, without those
-    /// that are 0; unknown numbers are ignored.
+    /// The lender's statistics of a stream, sent at its successful end. On the wire: a list of numbers and values,
+    /// without values of 0; unknown numbers are ignored.
     StreamStats {
         /// No. 1: Rows sent.
         rows = 1;
-        /// No. 2: Batches sent as leases.
+        /// No. 2: Batches lent.
         batches_lent = 2;
         /// No. 3: Batches sent inline.
         batches_inline = 3;
@@ -49,20 +49,20 @@ stats! {
         bytes_lent = 4;
         /// No. 5: Bytes of inline batches.
         bytes_inline = 5;
-        /// No. 6: Bytes that the lender had to copy to registered memory before they could be lent.
+        /// No. 6: Bytes that the lender copied to registered memory before it could lend them.
         bytes_staged = 6;
-        /// No. 7: Registrations of memory that the lender had to make for what it lent. 0 in steady state.
+        /// No. 7: Registrations of memory that the lender made for the batches it lent. 0 in steady state.
         registrations = 7;
-        /// No. 8: Regions that the lender had to announce for what it lent: keys that the borrower had to take in. 0 in
-        /// steady state.
+        /// No. 8: Regions that the lender announced for the batches it lent. The borrower imports each key. 0 in steady
+        /// state.
         regions = 8;
-        /// No. 9: Page faults that the lender took while it made batches ready to be lent. 0 in steady state.
+        /// No. 9: Page faults of the lender while it prepared batches for lending. 0 in steady state.
         page_faults = 9;
-        /// No. 10: Nanoseconds from the request's arrival to the first batch out of the engine.
+        /// No. 10: Nanoseconds from the arrival of the request to the first batch of the engine.
         first_batch_nanos = 10;
-        /// No. 11: Nanoseconds that the engine took in all, time waiting for credit left out.
+        /// No. 11: Nanoseconds of work of the engine in total, without the time that it waited for credit.
         execute_nanos = 11;
-        /// No. 12: Nanoseconds in which a batch was ready and credit was not.
+        /// No. 12: Nanoseconds during which a batch was ready but credit was missing.
         credit_wait_nanos = 12;
     }
 }

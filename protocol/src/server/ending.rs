@@ -1,4 +1,4 @@
-//! How a server's connection ends.
+//! The end of a server's connection.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::message::Failure;
 use crate::time::Timestamp;
 use crate::timers::Timer;
 
-/// How long a client has to give back the batches that it is reading, once a drain has ended its streams.
+/// Time for a client to release the batches that it is reading, once a drain has ended its streams.
 const RELEASE_GRACE: Duration = Duration::from_secs(1);
 
 impl ServerConnection {
-    /// Does what is due by now.
+    /// Handles all deadlines that have passed.
     pub(super) fn expire(&mut self, now: Timestamp) {
         while let Some(timer) = self.core.timers.expired(now) {
             match timer {
@@ -28,13 +28,13 @@ impl ServerConnection {
             self.end(error);
         }
         if let Err(reason) = self.core.borrower.expire(now) {
-            // The client's reads go by themselves: only what this end reads is lost.
+            // The client's reads are independent of this end's: only the reverse path is lost.
             self.core.borrower.path_down(&reason);
         }
     }
 
-    /// The client hears why its streams end before its leases do: closing at once would have it find them revoked, and
-    /// take an end in good order for a transfer that failed.
+    /// Ends the streams before the leases, so that the client receives the reason first. If the connection closed at
+    /// once, the client would find its leases revoked and report failed transfers instead of a shutdown.
     fn drain_is_over(&mut self, now: Timestamp) {
         let results: Vec<_> = self.core.lender.streams().collect();
         let uploads: Vec<_> = self.uploads.iter().map(|(stream, upload)| (*stream, upload.ended)).collect();
@@ -57,14 +57,15 @@ impl ServerConnection {
 
     pub(super) fn close_when_drained(&mut self) {
         let lender = &self.core.lender;
-        // Mapped batches are kept without the connection, too.
+        // Mapped batches stay on loan without the connection, too.
         let only_mapped = lender.open_leases() == lender.mapped_leases();
         if self.draining && self.state == State::Open && self.open_streams() == 0 && only_mapped {
             self.end(ConnectionError::Closed);
         }
     }
 
-    /// Begins the end of the connection: streams stop, the data plane is shut, then leases end, then it is closed.
+    /// Begins the end of the connection. The order is: streams stop, the data plane is shut, leases end, the connection
+    /// is closed.
     pub(super) fn end(&mut self, error: ConnectionError) {
         if self.is_ending() {
             return;
@@ -76,7 +77,8 @@ impl ServerConnection {
         self.absorb();
         self.core.borrower.say_all_releases();
         self.absorb();
-        // Before the hello the peer may be anything; it has our preface, which is all that every version understands.
+        // Before the hello the peer may speak any version. It has received this end's preface, the only part that is
+        // the same in every version.
         if !silent && self.state != State::AwaitingHello {
             self.core.goodbye(error.close_code(), &error.to_string());
         }
@@ -97,7 +99,7 @@ impl ServerConnection {
         }
     }
 
-    /// The peer is cut off: now, and only now, the leases end.
+    /// Ends all leases. The peer must be cut off before this call.
     pub(super) fn torn_down(&mut self) {
         self.state = State::Closed;
         self.core.closed();

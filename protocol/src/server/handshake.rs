@@ -1,4 +1,4 @@
-//! The hello, the fabric, and the data plane of either direction.
+//! The hello, the choice of the fabric, and the data plane in both directions.
 
 use super::{OpenedFabric, ServerCommand, ServerConnection, ServerEvent, ServerOutput, State};
 use crate::codec::{MAX_ADDRESS, MAX_KEY};
@@ -10,7 +10,7 @@ use crate::message::{Extensions, FabricChoice, FromBorrower, Hello, Lending, Mes
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 
-/// Most fabrics that a client may offer.
+/// Maximum number of fabrics that a client may offer.
 const MAX_OFFERS: usize = 16;
 
 impl ServerConnection {
@@ -59,7 +59,7 @@ impl ServerConnection {
         }
     }
 
-    /// What the driver reports of the data plane.
+    /// Processes the driver's reports about the data plane.
     pub(super) fn plane_command(&mut self, now: Timestamp, command: ServerCommand) -> Result<(), ApiMisuse> {
         match command {
             ServerCommand::FabricOpened(fabric) if self.state == State::OpeningFabric => {
@@ -69,7 +69,7 @@ impl ServerConnection {
             ServerCommand::FabricUnavailable { reason } if self.state == State::OpeningFabric => {
                 self.welcome(now, Err(clip(reason)));
             }
-            // The connection ended while the fabric was being opened: close it again.
+            // The connection ended while the fabric was being opened: close the fabric again.
             ServerCommand::FabricOpened(fabric) if self.is_closing_unopened() => {
                 let _described = self.core.lender.opened(fabric.fencing, fabric.words, fabric.probe_value);
                 self.core.output(ServerOutput::CloseFabric);
@@ -100,21 +100,22 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// What the client is told of an opened fabric.
+    /// The description of an opened fabric for the client.
     fn choice(&mut self, fabric: OpenedFabric) -> Result<FabricChoice, ApiMisuse> {
         let Some(kind) = self.chosen.clone() else {
             return Err(ApiMisuse::State { command: "fabric-opened", state: self.state.name() });
         };
         let OpenedFabric { address, fencing, words, probe_value } = fabric;
         let key = words.key.len();
-        // First of all: the fabric is open, and must be closed, whether it is fit to be offered or not.
+        // This comes first: the fabric is open and must be closed, even if one of the checks below fails.
         let lending = self.core.lender.opened(fencing, words, probe_value)?;
         within("fabric address", address.len(), MAX_ADDRESS)?;
         within("remote key", key, MAX_KEY)?;
         Ok(FabricChoice { kind, address, lending })
     }
 
-    /// The connection ended while the driver was opening the fabric, and has not heard of it yet.
+    /// Whether the connection ended while the driver was opening the fabric, and the driver has not reported the result
+    /// yet.
     fn is_closing_unopened(&self) -> bool {
         self.state == State::Closing && !self.core.lender.has_path()
     }
@@ -144,7 +145,7 @@ impl ServerConnection {
         // Both ends may see the fabric fail at the same time.
         if was != "down" {
             self.core.event(ServerEvent::FabricDown { reason });
-            // The client has closed its endpoint: there is nothing to be read there either.
+            // The client has closed its endpoint, so that its memory cannot be read either.
             self.core.borrower.path_down("the client has closed its end of the data plane");
         }
         Ok(())

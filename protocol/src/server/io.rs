@@ -1,4 +1,4 @@
-//! What goes into a server's connection, and what comes out, besides the halves' own.
+//! Inputs and outputs of a server's connection, besides those of the two halves.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::ids::{FabricKind, StreamId};
 use crate::lender::LenderCommand;
 use crate::message::{Failure, Fencing, Lending, OpenOptions, Region};
 
-/// Everything that can happen to a server's connection.
+/// Inputs of a server's connection.
 pub type ServerInput<'a> = connection::Input<'a, ServerCommand>;
-/// Everything that a server's connection wants done.
+/// Outputs of a server's connection.
 pub type ServerOutput = connection::Output<ServerEvent>;
 
 /// The data plane of a connection, as the driver opened it.
@@ -21,120 +21,119 @@ pub type ServerOutput = connection::Output<ServerEvent>;
 pub struct OpenedFabric {
     /// This end's address blob.
     pub address: Bytes,
-    /// How this end fences what it lends.
+    /// How this end fences the memory that it lends.
     pub fencing: Fencing,
-    /// The lease words: eight bytes a slot, as many slots as [`super::ServerConfig::max_leases`], and one more, the
-    /// probe.
+    /// The region of the lease words: eight bytes a slot, [`super::ServerConfig::max_leases`] slots, and one more for
+    /// the probe.
     pub words: Region,
-    /// The value that the driver has put into the probe.
+    /// The value that the driver has written into the probe.
     pub probe_value: u64,
 }
 
-/// What the driver reports or asks.
+/// Commands and reports of the driver.
 #[derive(Debug)]
 pub enum ServerCommand {
-    /// To the lender's half.
+    /// A command to the lender's half.
     Lender(LenderCommand),
-    /// To the borrower's half.
+    /// A command to the borrower's half.
     Borrower(BorrowerCommand),
     /// Answers [`ServerEvent::OpenFabric`].
     FabricOpened(OpenedFabric),
-    /// Answers [`ServerEvent::OpenFabric`]: it cannot be had.
+    /// Answers [`ServerEvent::OpenFabric`]: the fabric cannot be opened.
     FabricUnavailable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Answers [`ServerEvent::Prove`]: the client's probe was read, and right.
+    /// Answers [`ServerEvent::Prove`]: the client's probe was read and had the expected value.
     ReversePathUp {
-        /// What carries the reads.
+        /// The transport that carries the reads.
         transport: String,
     },
     /// Answers [`ServerEvent::Prove`]: the client's memory cannot be read.
     ReversePathDown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The endpoint failed as a whole; nothing on loan can be read any more, either way.
+    /// The endpoint failed as a whole: no memory on loan can be read any more, in either direction.
     FabricFailed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Answers [`connection::Output::CloseFabric`]: the endpoint is closed, its peer cut off as far as the fabric can,
-    /// and every read has been reported.
+    /// Answers [`connection::Output::CloseFabric`]: the endpoint is closed, its peer is cut off as far as the fabric
+    /// can do this, and every read has been reported.
     FabricClosed,
-    /// The engine takes an upload: the client may send.
+    /// The engine accepts an upload: the client may send.
     Accept {
         /// The upload.
         stream: StreamId,
-        /// Bytes that the client may have in flight at first.
+        /// Initial window of the client, in bytes.
         window: u64,
-        /// Bytes that the window may grow to.
+        /// Maximum size of the window in bytes.
         most: u64,
     },
-    /// The engine is done with an upload: with all its rows, after its end; or with an error, at any time.
+    /// The engine is done with an upload: after its end, with all its rows; or at any time, with an error.
     Answer {
         /// The upload.
         stream: StreamId,
-        /// Rows taken.
+        /// Number of rows taken, or the error.
         result: Result<u64, Failure>,
     },
-    /// Take no new streams, finish what runs, then close.
+    /// Accept no new streams, finish those that run, then close.
     Drain,
     /// Close now.
     Close {
-        /// What the peer is told.
+        /// The code that the peer receives.
         code: CloseCode,
-        /// In words.
+        /// The reason as text.
         message: String,
     },
 }
 
-/// What only a server's connection wants done.
+/// Events and tasks of a server's connection alone.
 #[derive(Debug)]
 pub enum ServerEvent {
     /// Open an endpoint and connect it to the peer's address.
     OpenFabric {
-        /// Which fabric.
+        /// The fabric.
         kind: FabricKind,
         /// The client's address blob, untrusted.
         peer: Bytes,
     },
-    /// The client lends too: take in the region of its lease words, and read the probe. Reads of uploads depend on the
-    /// answer.
+    /// The client lends too: import the region of its lease words, and read the probe. Uploads are lent only after a
+    /// successful answer.
     Prove(Lending),
     /// The client reports a working data plane.
     FabricUp {
-        /// What carries it, in the client's words.
+        /// The transport that carries the reads, as the client reports it.
         transport: String,
     },
-    /// There is no data plane (any more): results travel inline. To be logged as a warning.
+    /// There is no data plane, or no longer: results travel inline. To be logged as a warning.
     FabricDown {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Run a query.
     Query {
-        /// Its result's name.
+        /// The stream of the result.
         stream: StreamId,
-        /// The text.
+        /// The text of the query.
         sql: String,
-        /// How.
+        /// Options of the request.
         options: OpenOptions,
     },
-    /// Take an upload: [`ServerCommand::Accept`] lets the client send; its schema and batches come as
+    /// Take an upload. [`ServerCommand::Accept`] allows the client to send; the schema and the batches come as
     /// [`connection::Output::Stream`]; [`ServerCommand::Answer`] ends it.
     Upload {
-        /// Its name.
+        /// The upload's stream.
         stream: StreamId,
-        /// The table that the rows are for.
+        /// The table that receives the rows.
         table: String,
-        /// The client gives up after this time.
+        /// The client cancels the upload after this time.
         deadline: Option<Duration>,
     },
-    /// The client does not want an upload any more whose end has been delivered, and which was not answered: take none
-    /// of its rows.
+    /// The client cancels an upload whose end has been delivered and which is not answered yet: take none of its rows.
     UploadWithdrawn {
-        /// Its name.
+        /// The upload's stream.
         stream: StreamId,
     },
 }

@@ -27,39 +27,40 @@ use crate::message::{FromBorrower, Message, ServerLimits, Thresholds};
 use crate::time::Timestamp;
 use crate::timers::Timers;
 
-/// Limits, times and facts of a server's connection.
+/// Limits, timeouts and properties of a server's connection.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// The server's name.
     pub name: String,
-    /// Fabrics that can work on this host.
+    /// Fabrics that work on this host.
     pub fabrics: Vec<FabricKind>,
-    /// Why there are none, if there are none, for the client to report.
+    /// If there are none: the reason, which the client reports.
     pub no_fabric: String,
-    /// Limits for the client.
+    /// Limits that the client must keep.
     pub limits: ServerLimits,
     /// Limits of frames, both ways.
     pub frame: FrameLimits,
-    /// Whether frames are to carry checksums, because no layer below has any.
+    /// Whether frames carry checksums. Needed if no layer below has checksums.
     pub checksum: bool,
-    /// Live bytes from which on a batch is lent, unless the client asks otherwise or has measured.
+    /// Live bytes from which on a batch is lent, unless the client requests another size or has measured one.
     pub thresholds: Thresholds,
-    /// Leases at once, at least 1, and slots for lease words.
+    /// Maximum number of leases at once, at least 1. Also the number of slots for lease words.
     pub max_leases: u32,
-    /// Entropy: makes lease words unlike anything else that may come to stand in the same memory.
+    /// Entropy for lease words, so that they differ from any other content of the same memory.
     pub word_nonce: u64,
-    /// Times of the control connection.
+    /// Timeouts of the control connection.
     pub timeouts: LinkTimeouts,
-    /// How long a lease may be kept.
+    /// Time limit of a lease.
     pub lease_timeout: Duration,
-    /// How long running streams may go on after [`ServerCommand::Drain`]. Reads under way then have a second more.
+    /// Time for which running streams may continue after [`ServerCommand::Drain`]. Outstanding reads then have one more
+    /// second.
     pub drain_timeout: Duration,
-    /// Limits for what the client lends.
+    /// Limits for data that the client lends.
     pub borrow: BorrowerConfig,
 }
 
 impl ServerConfig {
-    /// Limits for borrowing uploads that suit most servers: batches of `max_batch_bytes`.
+    /// Limits for uploads of batches of `max_batch_bytes`, suitable for most servers.
     #[must_use]
     pub fn borrowing(max_batch_bytes: u64, read_timeout: Duration) -> BorrowerConfig {
         BorrowerConfig {
@@ -94,14 +95,51 @@ impl State {
     }
 }
 
-/// An upload that has not been answered.
+/// An upload that is not answered yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Upload {
-    /// Its end has been delivered.
+    /// Whether its end has been delivered.
     ended: bool,
 }
 
 /// The state machine of a server's connection.
+///
+/// # Order of calls
+/// After [`new`](Self::new), and after every input, call [`poll_output`](Self::poll_output) until it returns
+/// [`Wait`](crate::connection::Output::Wait). Carry out each output before the next call: the guarantees depend on this
+/// order. Commands may come between outputs. `examples/sans_io.rs` is a complete driver.
+///
+/// # Inputs
+/// [`handle`](Self::handle) takes every input together with the time:
+/// - bytes of the control connection: [`Received`], or [`Buffered`] for bytes that the driver has read into
+///   [`receive_buffer`](crate::connection::Machine::receive_buffer);
+/// - the end of the control connection: [`ControlLost`];
+/// - the passing of time: [`Time`];
+/// - commands.
+///
+/// [`Received`]: crate::connection::Input::Received
+/// [`Buffered`]: crate::connection::Input::Buffered
+/// [`ControlLost`]: crate::connection::Input::ControlLost
+/// [`Time`]: crate::connection::Input::Time
+///
+/// # Commands
+/// [`ServerCommand`]:
+/// - [`Drain`](ServerCommand::Drain) and [`Close`](ServerCommand::Close) end the connection.
+/// - `FabricOpened` or `FabricUnavailable` answers [`OpenFabric`](ServerEvent::OpenFabric).
+/// - A schema answers a [`Query`](ServerEvent::Query); a batch or the end answers each pull.
+/// - `Accept` answers an [`Upload`](ServerEvent::Upload), and `Answer` its end.
+/// - `Exposed` or `NotExposed` answers `OpenLease`, before anything else.
+///
+/// # Outputs
+/// [`ServerOutput`]: frames to write; tasks of the data plane, as [lender](crate::lender::LenderTask) of
+/// results and [borrower](crate::borrower::BorrowerTask) of uploads; events of
+/// [streams](crate::borrower::BorrowerEvent) and of the [connection](ServerEvent).
+/// [`Closed`](crate::connection::Output::Closed) is the last output: every lease has ended.
+///
+/// # Timers
+/// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time
+/// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
+/// the input itself.
 #[derive(Debug)]
 pub struct ServerConnection {
     config: ServerConfig,
@@ -113,7 +151,7 @@ pub struct ServerConnection {
 }
 
 impl ServerConnection {
-    /// A connection that was just accepted.
+    /// A newly accepted connection.
     #[must_use]
     pub fn new(mut config: ServerConfig, now: Timestamp) -> Self {
         config.name = clip(config.name);
@@ -145,26 +183,26 @@ impl ServerConnection {
         self.core.lender.bytes_on_loan()
     }
 
-    /// Leases that stand.
+    /// Number of leases that stand.
     #[must_use]
     pub fn open_leases(&self) -> usize {
         self.core.lender.open_leases()
     }
 
-    /// Streams that have not ended, in either direction, and uploads that were not answered.
+    /// Number of streams that have not ended, in either direction, and of uploads that are not answered yet.
     #[must_use]
     pub fn open_streams(&self) -> usize {
         let borrowed = self.uploads.keys().filter(|stream| !self.core.borrower.is_open(**stream)).count();
         self.core.lender.open_streams() + self.core.borrower.open_streams() + borrowed
     }
 
-    /// Whether a result is open: a driver need not prepare a batch for one that is not.
+    /// Whether a result is open. A driver need not prepare a batch for a closed one.
     #[must_use]
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.core.lender.is_open(stream)
     }
 
-    /// Whether an upload has not been answered.
+    /// Whether an upload is not answered yet.
     #[must_use]
     pub fn is_upload(&self, stream: StreamId) -> bool {
         self.uploads.contains_key(&stream)
@@ -182,7 +220,7 @@ impl ServerConnection {
         &self.core.lender
     }
 
-    /// The protocol version in use, once the client's preface is there.
+    /// The protocol version in use, once the client's preface has arrived.
     #[must_use]
     pub fn version(&self) -> Option<u16> {
         self.core.link.version()
@@ -202,8 +240,8 @@ impl ServerConnection {
         if self.state == State::Closed {
             return self.handle_closed(now, input);
         }
-        // Events come before deadlines: after a stall of this host the peer is not taken for silent, nor a
-        // lease for kept, while the bytes that say otherwise lie here unread.
+        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
+        // not prevent the idle timeout or the expiry of a lease.
         match input {
             ServerInput::Time => {}
             ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
@@ -226,13 +264,13 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// The next thing to do. To be called until it says [`ServerOutput::Wait`].
+    /// The next output. Call it until it returns [`ServerOutput::Wait`].
     #[must_use]
     pub fn poll_output(&mut self) -> ServerOutput {
         self.core.poll_output()
     }
 
-    /// An engine that has not heard of the end may still hand over memory; it is not kept.
+    /// An engine that is not informed of the end yet may still hand over memory. It is not kept.
     fn handle_closed(&mut self, now: Timestamp, input: ServerInput<'_>) -> Result<(), ApiMisuse> {
         if let ServerInput::Command(ServerCommand::Lender(command)) = input {
             self.core.lender.command(now, command)?;
@@ -256,7 +294,7 @@ impl ServerConnection {
                     if let Err(error) = self.message(now, message, payload) {
                         self.end(error);
                     }
-                    // Each message's consequences come before the next message.
+                    // The outputs of each message come before the next message is handled.
                     self.absorb();
                 }
                 Err(error) => self.end(error),
@@ -327,7 +365,7 @@ impl ServerConnection {
         }
     }
 
-    /// Sends whatever can be sent, and moves on what the halves have to say.
+    /// Sends everything that can be sent, and forwards the outputs of the two halves.
     fn settle(&mut self, now: Timestamp) {
         if self.state == State::Open {
             self.core.lender.pump(now);
@@ -374,7 +412,7 @@ impl Machine for ServerConnection {
     }
 }
 
-/// Why the connection ended, as both halves are told.
+/// Wraps the error that ended the connection, for both halves.
 fn shared(error: ConnectionError) -> Arc<ConnectionError> {
     Arc::new(error)
 }

@@ -1,4 +1,4 @@
-//! What a client asks for: queries, whose results this end lends, and uploads, which it borrows.
+//! Requests of a client: queries, whose results this end lends, and uploads, which this end borrows.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::message::{Answer, Extensions, Failure, FromLender, Message, Open, Ope
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 
-/// Streams that were refused, and whose lender has not said that it knows: a client that never does ends with these.
+/// Maximum number of refused streams whose end the client has not acknowledged. With more, the connection ends.
 const REFUSED_STREAMS: u64 = 1024;
 
 impl ServerConnection {
@@ -37,7 +37,7 @@ impl ServerConnection {
         Ok(())
     }
 
-    /// Why a request is not even passed on.
+    /// The reason why a request is refused before it reaches the engine, if there is one.
     fn refusal(&self, request: &Request, extensions: &Extensions) -> Option<Failure> {
         let limits = &self.config.limits;
         if let Err(extension) = extensions.unknown() {
@@ -46,17 +46,17 @@ impl ServerConnection {
         let text = match request {
             Request::Sql(text) | Request::Upload(text) => text,
             Request::Unknown { kind, .. } => {
-                let message = format!("a request of kind {kind}, which this server does not know");
+                let message = format!("request kind {kind} is unknown to this server");
                 return Some(Failure::new(StreamCode::Unsupported, message));
             }
         };
         if self.draining {
             Some(Failure::new(StreamCode::ShuttingDown, ""))
         } else if self.open_streams() >= limits.max_streams as usize {
-            let message = format!("the limit is {} a connection", limits.max_streams);
+            let message = format!("the limit is {} streams per connection", limits.max_streams);
             Some(Failure::new(StreamCode::TooManyStreams, message))
         } else if text.len() > limits.max_sql_bytes as usize {
-            let message = format!("{} bytes, the limit is {}", text.len(), limits.max_sql_bytes);
+            let message = format!("{} bytes, the limit is {} bytes", text.len(), limits.max_sql_bytes);
             Some(Failure::new(StreamCode::SqlTooLong, message))
         } else {
             None
@@ -103,11 +103,11 @@ impl ServerConnection {
         refusal: Option<Failure>,
     ) {
         let deadline = options.deadline_ms.map(Duration::from_millis);
-        // Without a window, until the engine has accepted it.
+        // The stream has no window until the engine has accepted it.
         self.core.borrower.open(now, stream, BorrowOptions { deadline, ..BorrowOptions::default() });
         self.uploads.insert(stream, Upload::default());
         match refusal {
-            // The schema may be on its way: the stream is there, and given up.
+            // The schema may be on its way, so the stream must exist: it is opened and then cancelled.
             Some(failure) => self.refuse(stream, failure),
             None => self.core.event(ServerEvent::Upload { stream, table, deadline }),
         }
@@ -120,7 +120,7 @@ impl ServerConnection {
         }
     }
 
-    /// `false` if it has been answered.
+    /// Sends the answer to an upload. `false` if it has been answered.
     fn say_answer(&mut self, stream: StreamId, result: Result<u64, Failure>) -> bool {
         if self.uploads.remove(&stream).is_none() {
             return false;
@@ -138,14 +138,14 @@ impl ServerConnection {
                 return Err(ApiMisuse::State { command: "answer", state: "the upload has not ended" });
             }
             (Some(_), Err(failure)) => self.refuse(stream, failure),
-            // It ended otherwise meanwhile.
+            // The upload has ended in another way in the meantime.
             (None, _) if self.core.last_stream.is_some_and(|last| stream <= last) => {}
             (None, _) => return Err(ApiMisuse::UnknownStream(stream)),
         }
         Ok(())
     }
 
-    /// Whether a message fails an upload after its end, before it is answered: then the client does not wait for an
+    /// Whether a message fails an upload after its end and before its answer. The client then does not wait for an
     /// answer.
     pub(super) fn withdraws_upload(&mut self, message: &Message) -> bool {
         let Message::Lender(FromLender::Failed { stream, failure, .. }) = message else { return false };
@@ -156,14 +156,14 @@ impl ServerConnection {
         if self.core.borrower.is_open(*stream) || !known {
             return false;
         }
-        // One that has been answered meanwhile is not taken back.
+        // An upload that has been answered in the meantime is not withdrawn.
         if self.uploads.remove(stream).is_some() {
             self.core.event(ServerEvent::UploadWithdrawn { stream: *stream });
         }
         true
     }
 
-    /// Moves on everything that the halves have to say.
+    /// Forwards all outputs of the two halves.
     pub(super) fn absorb(&mut self) {
         while let Some(task) = self.core.absorb_lender() {
             self.core.output(ServerOutput::Lender(task));
@@ -182,7 +182,7 @@ impl ServerConnection {
                     upload.ended = true;
                 }
             }
-            // Its lender knows: nobody waits for an answer.
+            // The lender failed the stream, or the connection has ended: no answer is needed.
             BorrowerEvent::Failed { stream, error: StreamError::Remote(_) | StreamError::Connection(_) } => {
                 self.uploads.remove(stream);
             }

@@ -1,4 +1,4 @@
-//! The driver of a borrower's half: its reads, and applications that hold what they get against what was sent.
+//! The driver of a borrower: its reads, and applications that compare received batches with the sent ones.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -13,7 +13,7 @@ use thallus_protocol::{LeaseId, PartId, ReadId, RegionId, RemoteRange, StreamErr
 use super::memory::{CELL, Memory, WORDS, tag};
 use super::script::*;
 
-/// A stream, as its application sees it.
+/// State of a stream in its application.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) script: Script,
@@ -21,31 +21,32 @@ pub(crate) struct App {
     pub(crate) next: u64,
     pub(crate) schema: bool,
     pub(crate) over: Option<Result<(), StreamError>>,
-    /// Cost of what was delivered and not taken.
+    /// Costs of delivered batches that were not consumed yet.
     pub(crate) untaken: VecDeque<u64>,
-    /// Batches on demand that were delivered and not given up.
+    /// Delivered batches on demand that were not given up yet.
     pub(crate) held: BTreeMap<u64, Held>,
-    /// Mapped batches that it looks at, and where they are.
+    /// Mapped batches in use, with the places of their buffers.
     pub(crate) mapped: BTreeMap<u64, Vec<(usize, RemoteRange)>>,
-    /// Of parts, in their order.
+    /// Answers to requested parts, in order.
     pub(crate) answers: Vec<Result<(), StreamError>>,
-    /// Of an upload: whether the engine has accepted it, and what it answered.
+    /// For an upload: whether the engine has accepted it.
     pub(crate) accepted: bool,
+    /// For an upload: whether the engine's answer, if any, was a success.
     pub(crate) answered: Option<bool>,
-    /// Of an upload: the client does not want its rows taken any more.
+    /// For an upload: whether the client has withdrawn it.
     pub(crate) withdrawn: bool,
 }
 
-/// A batch on demand, as the application sees it.
+/// State of a batch on demand in the application.
 #[derive(Debug)]
 pub(crate) struct Held {
     cost: u64,
     rows: u64,
-    /// Not answered yet.
+    /// Requested parts without an answer yet.
     parts: BTreeMap<PartId, Vec<Part>>,
-    /// Nothing more can be had of it.
+    /// The batch can no longer be read.
     lost: bool,
-    /// Asked for once more, to see that it is all there, before it is given up.
+    /// The whole batch was requested once more, as a check before it is given up.
     checked: bool,
 }
 
@@ -57,7 +58,7 @@ struct Piece {
     found: Option<u64>,
 }
 
-/// What a read brought: of which buffer or piece, from where in the lender's, how much, and what was there.
+/// One piece that was read: index of the buffer or piece, offset in the lender's buffer, length, and content.
 type Found = (usize, u64, u64, u64);
 /// A read that has completed.
 pub(crate) type Completed = (ReadId, Result<Option<u64>, ReadProblem>);
@@ -83,12 +84,12 @@ pub(crate) struct Borrowing {
     pub(crate) apps: BTreeMap<StreamId, App>,
     reading: BTreeMap<ReadId, Reading>,
     slabs: BTreeMap<ReadId, (StreamId, Vec<Found>)>,
-    /// Those of them that are mapped, and where.
+    /// Mapped slabs, with the places of their buffers.
     maps: BTreeMap<ReadId, Vec<(usize, RemoteRange)>>,
     regions: BTreeSet<RegionId>,
     knobs: Knobs,
     last_part: u64,
-    /// Whether the peer sends what its script says.
+    /// Whether the peer follows its script.
     pub(crate) trusts: bool,
 }
 
@@ -106,7 +107,7 @@ impl Borrowing {
         }
     }
 
-    /// A stream begins, to be borrowed.
+    /// Begins a stream that this end borrows.
     pub(crate) fn begin(&mut self, stream: StreamId, script: Script, options: OpenOptions) {
         let app = App {
             script,
@@ -125,12 +126,12 @@ impl Borrowing {
         assert!(self.apps.insert(stream, app).is_none());
     }
 
-    /// Takes in the region of the words.
+    /// Imports a region.
     pub(crate) fn import(&mut self, region: &Region) {
         assert!(self.regions.insert(region.id), "{:?} is imported twice", region.id);
     }
 
-    /// Whether a task is one of those that need no data plane any more.
+    /// Whether a task needs no data plane.
     pub(crate) fn is_tidying(&self, task: &BorrowerTask) -> bool {
         matches!(task, BorrowerTask::Discard { .. } | BorrowerTask::Import(_) | BorrowerTask::Forget(_))
     }
@@ -139,17 +140,17 @@ impl Borrowing {
         match task {
             BorrowerTask::Import(region) => self.import(&region),
             BorrowerTask::Forget(region) => {
-                assert!(self.regions.remove(&region), "{region:?} is forgotten, and was not there");
+                assert!(self.regions.remove(&region), "{region:?} is forgotten, but was not imported");
             }
             BorrowerTask::Read(batch) => self.read(batch, memory),
-            // As a read, that has found what it will when it is done; and what it found must stay.
+            // Like a read. Afterwards the content must stay unchanged.
             BorrowerTask::Map(batch) => {
                 self.maps.insert(batch.read, batch.places.clone());
                 self.read(batch, memory);
             }
             BorrowerTask::Discard { read } => {
                 assert!(!self.reading.contains_key(&read), "{read:?} is discarded while it is read");
-                assert!(self.slabs.remove(&read).is_some(), "{read:?} is discarded, and has no slab");
+                assert!(self.slabs.remove(&read).is_some(), "{read:?} is discarded, but has no slab");
                 self.maps.remove(&read);
             }
         }
@@ -161,11 +162,11 @@ impl Borrowing {
         let on_demand = self.apps[&stream].options.access == Access::OnDemand;
         for (index, from) in &places {
             assert_eq!(layout.ranges[*index].len, from.len);
-            assert!(on_demand || from.address % CELL == 0, "the machine reads the places that it was given");
+            assert!(on_demand || from.address % CELL == 0, "the machine reads other places than the announced ones");
         }
         assert!(on_demand || layout.ranges.len() == 2);
         let piece = |(buffer, from): (usize, RemoteRange)| {
-            assert!(self.regions.contains(&from.region), "{:?} is read, and was not imported", from.region);
+            assert!(self.regions.contains(&from.region), "{:?} is read, but was not imported", from.region);
             Piece { buffer, from, lease: memory.lease_at(from.address), found: None }
         };
         let pieces = places.into_iter().map(piece).collect();
@@ -195,7 +196,7 @@ impl Borrowing {
                 let app = self.live(stream);
                 app.over = Some(Ok(()));
                 if trusts {
-                    assert_eq!(app.next as usize, app.script.batches.len(), "{stream:?} ended before its end");
+                    assert_eq!(app.next as usize, app.script.batches.len(), "{stream:?} ended too early");
                     assert_eq!(app.script.ending, Ending::Finish);
                     assert_eq!(stats.batches_lent + stats.batches_inline, app.next);
                 }
@@ -203,9 +204,12 @@ impl Borrowing {
             BorrowerEvent::Failed { stream, error } => {
                 // A refused request has no application.
                 let Some(app) = self.apps.get_mut(&stream) else { return };
-                assert!(app.over.is_none(), "{stream:?} speaks after its end: {app:?}");
+                assert!(app.over.is_none(), "{stream:?} has an event after its end: {app:?}");
                 for (seq, held) in &mut app.held {
-                    assert!(held.parts.is_empty(), "{stream:?} failed, and batch {seq} owes answers: {held:?}");
+                    assert!(
+                        held.parts.is_empty(),
+                        "{stream:?} failed, but parts of batch {seq} have no answer: {held:?}"
+                    );
                     held.lost = true;
                 }
                 app.over = Some(Err(error));
@@ -216,39 +220,40 @@ impl Borrowing {
                 let filled = parts.iter().enumerate().filter(|(_, part)| part.len > 0);
                 let right: Vec<_> =
                     filled.map(|(at, part)| (at, part.offset, part.len, tag(stream, seq, part.buffer))).collect();
-                assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
-                let app = self.apps.get_mut(&stream).expect("it was there");
+                assert_eq!(found, right, "{stream:?}: batch {seq} contains wrong bytes");
+                let app = self.apps.get_mut(&stream).expect("checked above");
                 app.answers.push(Ok(()));
-                assert!(!app.held[&seq].lost, "{stream:?}: a part of batch {seq}, which is lost");
-                assert!(!matches!(app.over, Some(Err(_))), "{stream:?} failed, and a part of batch {seq} came");
+                assert!(!app.held[&seq].lost, "{stream:?}: a part of batch {seq} was read, but the batch is lost");
+                assert!(!matches!(app.over, Some(Err(_))), "{stream:?} failed, but a part of batch {seq} was read");
             }
             BorrowerEvent::PartFailed { stream, seq, part, error } => {
                 self.answered(stream, seq, part);
-                let app = self.apps.get_mut(&stream).expect("it was there");
-                let held = app.held.get_mut(&seq).expect("it was there");
+                let app = self.apps.get_mut(&stream).expect("checked above");
+                let held = app.held.get_mut(&seq).expect("checked above");
                 held.lost |= !matches!(error, StreamError::OutOfMemory { .. });
                 app.answers.push(Err(error));
             }
         }
     }
 
-    /// The stream, which may be spoken of: nothing comes after its end.
+    /// A stream that has not ended: there are no events after the end.
     fn live(&mut self, stream: StreamId) -> &mut App {
-        let app = self.apps.get_mut(&stream).expect("a stream that was asked for");
-        assert!(app.over.is_none(), "{stream:?} speaks after its end: {app:?}");
+        let app = self.apps.get_mut(&stream).expect("a requested stream");
+        assert!(app.over.is_none(), "{stream:?} has an event after its end: {app:?}");
         app
     }
 
-    /// The pieces of a part, which is answered now, and only now.
+    /// Removes an answered part, and returns its pieces. Each part is answered once.
     fn answered(&mut self, stream: StreamId, seq: u64, part: PartId) -> Vec<Part> {
         let held = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq));
-        let held = held.unwrap_or_else(|| panic!("{stream:?}: batch {seq} answers, and is not held"));
-        held.parts.remove(&part).unwrap_or_else(|| panic!("{part:?} is answered, and was not asked or twice"))
+        let held =
+            held.unwrap_or_else(|| panic!("{stream:?}: a part of batch {seq} is answered, but the batch is not held"));
+        held.parts.remove(&part).unwrap_or_else(|| panic!("{part:?} is answered twice or was not requested"))
     }
 
     fn delivered(&mut self, stream: StreamId, seq: u64, cost: u64, payload: Payload) {
         let places = match &payload {
-            Payload::Mapped { read, .. } => Some(self.maps.remove(read).expect("it was mapped")),
+            Payload::Mapped { read, .. } => Some(self.maps.remove(read).expect("a mapped batch")),
             _ => None,
         };
         let trusts = self.trusts;
@@ -285,11 +290,11 @@ impl Borrowing {
             Payload::Lent { read, descriptor: got } | Payload::Mapped { read, descriptor: got } => {
                 let Batch::Lent { rows, .. } = batch else { panic!("{stream:?} {seq} was inline") };
                 assert_eq!(**got, descriptor(rows));
-                assert!(!self.reading.contains_key(&read), "delivered while it is read");
+                assert!(!self.reading.contains_key(&read), "{read:?} is delivered while it is read");
                 let (_, found) = self.slabs.remove(&read).expect("a batch that was read");
                 let right: Vec<_> =
                     (0..if rows > 0 { 2 } else { 0 }).map(|i| (i, 0, rows * 8, tag(stream, seq, i))).collect();
-                assert_eq!(found, right, "{stream:?}: batch {seq} holds the wrong bytes");
+                assert_eq!(found, right, "{stream:?}: batch {seq} contains wrong bytes");
             }
         }
     }
@@ -298,7 +303,7 @@ impl Borrowing {
         self.reading.len()
     }
 
-    /// The `k`th read makes a step: a piece of it reaches memory, then the lease word, then all of it completes.
+    /// Advances the `k`th read: its pieces are read one by one, then the lease word, and then it completes.
     pub(crate) fn step(&mut self, k: usize, refused: bool, memory: &Memory) -> Option<Completed> {
         let read = self.reading.keys().nth(k % self.reading.len().max(1)).copied()?;
         let reading = self.reading.get_mut(&read)?;
@@ -324,22 +329,22 @@ impl Borrowing {
         }
         let found = |piece: &Piece| (piece.buffer, piece.from.address % CELL, piece.from.len, piece.found.unwrap_or(0));
         let found = reading.pieces.iter().map(found).collect();
-        self.slabs.get_mut(&read).expect("a slab under the read").1 = found;
+        self.slabs.get_mut(&read).expect("a read has a slab").1 = found;
         (read, Ok(reading.word_found))
     }
 
-    /// All reads complete, as they do when an endpoint closes.
+    /// Completes all reads with an error, as a closing endpoint does.
     pub(crate) fn flush(&mut self) -> Vec<Completed> {
         let reading = std::mem::take(&mut self.reading);
         reading.into_keys().map(|read| (read, Err(ReadProblem::failed("flushed")))).collect()
     }
 
-    /// A driver that loses its reads.
+    /// Loses all reads without completing them.
     pub(crate) fn forget_reads(&mut self) -> usize {
         std::mem::take(&mut self.reading).len()
     }
 
-    /// There is no memory for the `k`th read, which has not begun.
+    /// Fails the `k`th read that has not begun, for lack of memory.
     pub(crate) fn no_memory(&mut self, k: usize) -> Option<Completed> {
         let fresh: Vec<_> = self.reading.iter().filter(|(_, r)| !r.has_begun()).map(|(read, _)| *read).collect();
         let read = *fresh.get(k % fresh.len().max(1))?;
@@ -347,8 +352,8 @@ impl Borrowing {
         Some((read, Err(ReadProblem::NoMemory("the pool is empty".into()))))
     }
 
-    /// A lease that the borrower gave back is read no more. What was there when the read began may have been another's
-    /// already, but never another of the same stream: a stream whose lease runs out lends nothing more.
+    /// Checks that a released lease is not being read. Memory may be reused before a read begins, but never by the same
+    /// stream, because a stream whose lease expires lends nothing more.
     pub(crate) fn released(&self, lease: LeaseId, stream: StreamId) {
         let of_stream = self.reading.values().filter(|reading| reading.stream == stream);
         let late = of_stream.flat_map(|reading| &reading.pieces).find(|piece| piece.lease == Some(lease));
@@ -363,18 +368,18 @@ impl Borrowing {
         self.apps.iter().flat_map(|(stream, app)| app.held.iter().map(|(seq, held)| (*stream, *seq, held)))
     }
 
-    /// The application asks the `k`th batch on demand for parts: each of a buffer, from so far in it, so many bytes.
-    pub(crate) fn ask(&mut self, k: usize, parts: &[(usize, u64, u64)]) -> Option<BorrowerCommand> {
+    /// Requests parts of the `k`th batch on demand: each part has a buffer, an offset and a length.
+    pub(crate) fn read_part(&mut self, k: usize, parts: &[(usize, u64, u64)]) -> Option<BorrowerCommand> {
         let (stream, seq, held) = self.held().nth(k % self.held().count().max(1))?;
         let bytes = held.rows * 8;
         let part = |&(buffer, offset, len): &(usize, u64, u64)| {
             let offset = offset % (bytes + 1);
             Part { buffer: buffer % 2, offset, len: len.min(bytes - offset) }
         };
-        Some(self.asking(stream, seq, parts.iter().map(part).collect()))
+        Some(self.request_part(stream, seq, parts.iter().map(part).collect()))
     }
 
-    fn asking(&mut self, stream: StreamId, seq: u64, pieces: Vec<Part>) -> BorrowerCommand {
+    fn request_part(&mut self, stream: StreamId, seq: u64, pieces: Vec<Part>) -> BorrowerCommand {
         self.last_part += 1;
         let part = PartId(self.last_part);
         if let Some(held) = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq)) {
@@ -393,7 +398,7 @@ impl Borrowing {
         self.apps.iter().flat_map(|(stream, app)| app.mapped.keys().map(|seq| (*stream, *seq)))
     }
 
-    /// The application is done with a batch on demand or mapped, and looks at it once more if it is mapped.
+    /// Gives up a batch on demand or mapped. A mapped batch is checked before.
     pub(crate) fn giving_up(&mut self, (stream, seq): (StreamId, u64), memory: &Memory) -> BorrowerCommand {
         let mapped = self.apps.get_mut(&stream).and_then(|app| app.mapped.remove(&seq));
         for (buffer, place) in mapped.iter().flatten() {
@@ -403,17 +408,17 @@ impl Borrowing {
         BorrowerCommand::GiveUp { stream, seq }
     }
 
-    /// And has been told what is due.
+    /// Removes a batch that was given up. All its parts must have an answer.
     pub(crate) fn given_up(&mut self, (stream, seq): (StreamId, u64)) {
         let held = self.apps.get_mut(&stream).and_then(|app| app.held.remove(&seq));
         assert!(
             held.is_none_or(|held| held.parts.is_empty()),
-            "{stream:?}: batch {seq} was given up, and owes answers"
+            "{stream:?}: batch {seq} was given up, but parts have no answer"
         );
     }
 
-    /// What an application does that looks at a mapped batch, or wants all of one on demand, and then no more of it:
-    /// asks for it, if it is there to be had.
+    /// The next step of an application that uses its batches once: requests a whole batch on demand (`Ok`), or gives up
+    /// a mapped batch or a batch already requested (`Err`).
     pub(crate) fn lazy_step(&mut self) -> Option<Result<BorrowerCommand, (StreamId, u64)>> {
         if let Some(mapped) = self.mapped().next() {
             return Some(Err(mapped));
@@ -428,10 +433,10 @@ impl Borrowing {
         if let Some(held) = self.apps.get_mut(&stream).and_then(|app| app.held.get_mut(&seq)) {
             held.checked = true;
         }
-        Some(Ok(self.asking(stream, seq, parts)))
+        Some(Ok(self.request_part(stream, seq, parts)))
     }
 
-    /// The `k`th application takes a batch: its cost.
+    /// The `k`th application consumes a batch. Returns the batch's cost.
     pub(crate) fn take(&mut self, k: usize) -> Option<(StreamId, u64)> {
         let full: Vec<_> = self.apps.iter().filter(|(_, app)| !app.untaken.is_empty()).map(|(id, _)| *id).collect();
         let stream = *full.get(k % full.len().max(1))?;
@@ -448,21 +453,21 @@ impl Borrowing {
     pub(crate) fn check(&self, machine: &Borrower) {
         assert_eq!(machine.outstanding_reads(), self.reading.len());
         for (stream, app) in &self.apps {
-            // Memory that a stream has here: within its window, which is widened for one large batch at most.
+            // The memory of a stream stays within its window, which one large batch may widen.
             let slabs = self.slabs.keys().filter(|read| self.slabs[read].0 == *stream).count() as u64;
-            // Parts of batches on demand are apart: the batches are in the window as long as they are held.
+            // Parts of batches on demand do not count: a held batch counts as a whole.
             let slabs = if app.options.access == Access::OnDemand { 0 } else { slabs };
             let held: u64 = app.held.values().map(|held| held.cost).sum();
             let most = batch_cost(self.knobs.max_batch_bytes).max(app.options.credit);
             let taken: u64 = app.untaken.iter().sum::<u64>() + held + slabs * batch_cost(0);
-            assert!(app.over.is_some() || taken <= most, "{stream:?} has {taken} bytes here, of {most}");
+            assert!(app.over.is_some() || taken <= most, "{stream:?} holds {taken} bytes, more than {most} bytes");
         }
         let undelivered = self.slabs.keys().filter(|read| self.maps.contains_key(read)).count();
         assert!((self.mapped().count()..=self.mapped().count() + undelivered).contains(&machine.mapped_batches()));
         assert!(self.regions.is_empty() || self.regions.contains(&WORDS));
     }
 
-    /// As the machine sees it.
+    /// Checks that the machine counts the same batches on demand.
     pub(crate) fn check_held(&self, machine: &Borrower) {
         assert_eq!(machine.on_demand_batches(), self.held().count());
     }

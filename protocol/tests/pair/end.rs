@@ -18,31 +18,31 @@ use super::memory::{Memory, PROBE, WORDS, WORDS_BASE};
 use super::script::*;
 use super::{DRAIN_TIMEOUT, LEASE_TIMEOUT, Pipe, READ_TIMEOUT, timeouts};
 
-/// What becomes of an end's data plane.
+/// State of an end's data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Plane {
     None,
-    /// The machine waits for it to be opened, or connected.
+    /// The machine waits until the data plane is opened or connected.
     Asked,
     Open,
-    /// The machine waits for it to be closed.
+    /// The machine waits until the data plane is closed.
     Closing,
     Closed,
 }
 
-/// The memory of both ends, as one of them sees it.
+/// The memory of both ends, from the view of one end.
 pub(crate) struct Memories<'a> {
     pub(crate) mine: &'a mut Memory,
     pub(crate) theirs: &'a Memory,
 }
 
-/// What the ends do differently.
+/// The differences between the two ends.
 pub(crate) trait End: Machine + std::fmt::Debug + Sized {
     fn lender(&self) -> &Lender;
     fn borrower(&self) -> &thallus_protocol::borrower::Borrower;
     fn open_streams(&self) -> usize;
     fn event(driver: &mut Driver<Self>, now: Timestamp, event: Self::Event, memories: &mut Memories<'_>);
-    /// Answers that the plane is open, or cannot be.
+    /// Answers that the data plane is open or unavailable.
     fn answer_open(driver: &mut Driver<Self>, now: Timestamp, memories: &mut Memories<'_>);
     /// Answers whether the other end's memory can be read.
     fn answer_prove(driver: &mut Driver<Self>, now: Timestamp, well: bool);
@@ -56,18 +56,18 @@ pub(crate) struct Driver<M: End> {
     pub(crate) plane: Plane,
     pub(crate) wake: Option<Timestamp>,
     pub(crate) closed: Option<ConnectionError>,
-    /// Whether requests may be made.
+    /// Whether the application may send requests.
     pub(crate) ready: bool,
-    /// This end's endpoint is broken.
+    /// Whether this end's endpoint has failed.
     pub(crate) broken: bool,
     pub(crate) scripts: Vec<Script>,
     pub(crate) lend: LendSide,
     pub(crate) borrow: Borrowing,
-    /// The fabric to connect to.
+    /// The fabric to which the client connects.
     choice: Option<FabricChoice>,
-    /// The probe to be read.
+    /// The probe that this end must read.
     pub(crate) prove: Option<Lending>,
-    /// At the client: uploads, and how each was answered.
+    /// At the client: uploads with their answers.
     pub(crate) uploads: std::collections::BTreeMap<StreamId, Option<Result<u64, thallus_protocol::StreamError>>>,
 }
 
@@ -98,7 +98,7 @@ impl Driver<ServerConnection> {
 }
 
 impl Driver<ServerConnection> {
-    /// The engine does something for the `k`th upload: accepts it, or answers it once it has taken all.
+    /// The engine accepts the `k`th upload, or answers it after the last batch.
     pub(crate) fn sink(&mut self, k: usize) -> Option<ServerCommand> {
         let due = |app: &super::borrow::App| {
             let whole = app.over == Some(Ok(())) && app.untaken.is_empty();
@@ -137,7 +137,7 @@ pub(crate) fn client_config(knobs: &Knobs) -> ClientConfig {
         fabrics: vec![FabricOffer { kind: FabricKind::SIM, address: Bytes::from_static(b"client") }],
         frame: super::frame(),
         checksum: true,
-        // A batch or two: windows have to grow.
+        // Credit for one or two batches, so that windows have to grow.
         first_window: 1500,
         borrow,
         timeouts: timeouts(),
@@ -192,11 +192,11 @@ impl<M: End> Driver<M> {
 
     fn drain(&mut self, now: Timestamp, memories: &mut Memories<'_>, out: &mut Pipe) {
         for turn in 0.. {
-            assert!(turn < 100_000, "outputs without end");
+            assert!(turn < 100_000, "one input makes {turn} outputs");
             match self.machine.poll_output() {
                 Output::Wait(deadline) => {
                     self.wake = deadline.map(|(at, _)| at);
-                    assert!(self.closed.is_none() || self.wake.is_none(), "timers are left over");
+                    assert!(self.closed.is_none() || self.wake.is_none(), "a timer after the close");
                     return;
                 }
                 Output::Transmit(frame) => {
@@ -216,25 +216,29 @@ impl<M: End> Driver<M> {
                 Output::Stream(event) => self.borrow.event(event),
                 Output::Event(event) => M::event(self, now, event, memories),
                 Output::CloseFabric => {
-                    assert!(!matches!(self.plane, Plane::Closing | Plane::Closed), "closed twice");
+                    assert!(!matches!(self.plane, Plane::Closing | Plane::Closed), "the data plane is closed twice");
                     self.plane = Plane::Closing;
                     if self.knobs.instant {
                         self.answer(now, memories);
                     }
                 }
                 Output::Closed(error) => {
-                    assert!(self.closed.replace(error).is_none(), "closed twice");
+                    assert!(self.closed.replace(error).is_none(), "the connection is closed twice");
                     assert!(!matches!(self.plane, Plane::Asked | Plane::Open | Plane::Closing), "{:?}", self.plane);
                     self.lend.all_ended();
                     self.borrow.all_ended();
-                    assert!(self.uploads.values().all(Option::is_some), "uploads outlive it: {:?}", self.uploads);
+                    assert!(
+                        self.uploads.values().all(Option::is_some),
+                        "uploads outlive the connection: {:?}",
+                        self.uploads
+                    );
                     out.close();
                 }
             }
         }
     }
 
-    /// Answers a question of the machine about the fabric. `false`: there is none.
+    /// Answers a task of the machine about the fabric. Returns `false` if there is none.
     pub(crate) fn answer(&mut self, now: Timestamp, memories: &mut Memories<'_>) -> bool {
         match self.plane {
             Plane::Asked => M::answer_open(self, now, memories),
@@ -389,7 +393,7 @@ impl End for ClientConnection {
 
 impl Driver<ClientConnection> {
     fn answered(&mut self, stream: StreamId, result: Result<u64, thallus_protocol::StreamError>) {
-        let upload = self.uploads.get_mut(&stream).expect("an upload that was asked for");
+        let upload = self.uploads.get_mut(&stream).expect("a requested upload");
         assert!(upload.replace(result).is_none(), "{stream:?} is answered twice");
     }
 }

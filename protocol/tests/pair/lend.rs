@@ -1,4 +1,4 @@
-//! The driver of a lender's half: sources that yield batches, and an account of every lease.
+//! The driver of a lender: sources that yield batches, and a record of every lease.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,16 +11,16 @@ use super::end::Plane;
 use super::memory::{CELL, CELLS, DATA, DATA_BASE, Memory, tag};
 use super::script::*;
 
-/// What yields the batches of a stream.
+/// The source of a stream's batches.
 #[derive(Debug)]
 struct Engine {
     script: Script,
     next: usize,
-    schema_said: bool,
+    schema_sent: bool,
     pulled: Option<Option<u64>>,
 }
 
-/// Memory that was handed to the machine.
+/// Memory of a batch that the machine lends.
 #[derive(Debug)]
 struct Held {
     stream: StreamId,
@@ -45,7 +45,7 @@ pub(crate) struct Lending {
     announced: bool,
     last_lease: u64,
     last_region: u32,
-    /// What is said of a batch's places, where the machine is to find it wrong.
+    /// Wrong place that is announced for all buffers of the next batch.
     pub(crate) twist: Option<RemoteRange>,
 }
 
@@ -66,7 +66,7 @@ impl Lending {
         }
     }
 
-    /// Leases that the machine holds, pending ones included.
+    /// Number of leases that the machine holds, including pending ones.
     pub(crate) fn leases_held(&self) -> usize {
         self.held.len()
     }
@@ -75,14 +75,14 @@ impl Lending {
         assert!(self.held.is_empty(), "leases outlive the connection: {:?}", self.held);
     }
 
-    /// A stream begins, to be lent.
+    /// Begins a stream that this end lends.
     pub(crate) fn begin(&mut self, stream: StreamId, script: Script, access: Access) {
         self.mapped.extend(matches!(access, Access::Map(_)).then_some(stream));
-        let engine = Engine { script, next: 0, schema_said: false, pulled: None };
+        let engine = Engine { script, next: 0, schema_sent: false, pulled: None };
         assert!(self.engines.insert(stream, engine).is_none(), "{stream:?} runs twice");
     }
 
-    /// Does what the machine wants, and says what is to be answered.
+    /// Runs a task of the machine, and returns the answers.
     pub(crate) fn task(
         &mut self,
         task: LenderTask,
@@ -92,11 +92,11 @@ impl Lending {
     ) -> Vec<LenderCommand> {
         match task {
             LenderTask::Pull { stream, lend_from } => {
-                let engine = self.engines.get_mut(&stream).expect("a pull for a stream that runs");
+                let engine = self.engines.get_mut(&stream).expect("a running stream is pulled");
                 assert!(engine.pulled.replace(lend_from).is_none(), "{stream:?} is pulled twice");
                 Vec::new()
             }
-            // What still comes for it is ignored: the source goes on for a batch, as real ones do.
+            // Like a real source, this one yields one more batch, which the machine ignores.
             LenderTask::Stop { .. } => Vec::new(),
             LenderTask::OpenLease { lease, word } => self.open_lease(lease, word, memory),
             LenderTask::EndLease { lease, slot, end } => self.end_lease(lease, slot, end, plane, memory),
@@ -105,7 +105,7 @@ impl Lending {
 
     fn open_lease(&mut self, lease: LeaseId, word: Option<(u32, u64)>, memory: &mut Memory) -> Vec<LenderCommand> {
         let data = |id, key| Region { id, base: DATA_BASE, len: CELL * CELLS, key: Bytes::from_static(key) };
-        let held = self.held.get_mut(&lease).expect("a lease opens that was lent");
+        let held = self.held.get_mut(&lease).expect("a lent batch has this lease");
         assert_eq!(word.is_some(), self.knobs.fencing == Fencing::LeaseWord);
         if let Some((slot, value)) = word {
             assert!(self.slots.insert(slot), "slot {slot} is in use");
@@ -138,7 +138,7 @@ impl Lending {
         plane: Plane,
         memory: &mut Memory,
     ) -> Vec<LenderCommand> {
-        let held = self.held.remove(&lease).unwrap_or_else(|| panic!("{lease:?} ends, and is not on loan"));
+        let held = self.held.remove(&lease).unwrap_or_else(|| panic!("{lease:?} ends, but is not on loan"));
         assert!(self.ends.insert(lease, end).is_none(), "{lease:?} ends twice");
         assert_eq!(held.slot, slot, "{lease:?} has another slot");
         if end == LeaseEnd::TornDown {
@@ -149,7 +149,7 @@ impl Lending {
             memory.words[slot as usize] = 0;
             self.slots.remove(&slot);
         }
-        // What is mapped and was not given back is never used again: nobody says here that the borrower is gone.
+        // Mapped memory that was not released is never reused, because this driver does not detect the borrower's end.
         let kept = end == LeaseEnd::TornDown && self.mapped.contains(&held.stream);
         for address in held.addresses.into_iter().filter(|_| !kept) {
             memory.free(address);
@@ -157,26 +157,26 @@ impl Lending {
         held.region.map(LenderCommand::Retire).into_iter().collect()
     }
 
-    /// Whether the `k`th stream can do a step, and which it is.
+    /// Streams whose source can do a step.
     pub(crate) fn able(&self) -> Vec<StreamId> {
         let able = |engine: &Engine| {
             let stalled = engine.next == engine.script.batches.len() && engine.script.ending == Ending::Stall;
-            !engine.schema_said || (engine.pulled.is_some() && !stalled)
+            !engine.schema_sent || (engine.pulled.is_some() && !stalled)
         };
         self.engines.iter().filter(|(_, engine)| able(engine)).map(|(id, _)| *id).collect()
     }
 
-    /// The source of a stream does its next step.
+    /// Does the next step of a stream's source.
     pub(crate) fn step(&mut self, stream: StreamId, memory: &mut Memory) -> Option<VecDeque<LenderCommand>> {
         let engine = self.engines.get_mut(&stream)?;
-        if !std::mem::replace(&mut engine.schema_said, true) {
+        if !std::mem::replace(&mut engine.schema_sent, true) {
             return Some([LenderCommand::Schema { stream, schema: schema_message(), order: Vec::new() }].into());
         }
         let lend_from = engine.pulled.take()?;
         let Some(batch) = engine.script.batches.get(engine.next).copied() else {
             let failed = engine.script.ending == Ending::Fail;
             self.engines.remove(&stream);
-            let failure = Failure::new(FAILURE, "as it was told");
+            let failure = Failure::new(FAILURE, "as scripted");
             let finish = LenderCommand::Finish { stream, execute_nanos: 5 };
             return Some([if failed { LenderCommand::Fail { stream, failure } } else { finish }].into());
         };
@@ -194,7 +194,7 @@ impl Lending {
         }
     }
 
-    /// A batch of `rows` rows, its memory accounted for: what is to be said of it.
+    /// Stores a batch of `rows` rows in memory, and returns the commands that lend it.
     pub(crate) fn lend(
         &mut self,
         stream: StreamId,

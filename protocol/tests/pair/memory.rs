@@ -1,4 +1,4 @@
-//! The lender's memory, as one-sided reads see it: cells that hold one buffer each, and lease words.
+//! The memory of a lender for one-sided reads: cells with one buffer each, and lease words.
 
 use thallus_protocol::{LeaseId, RegionId, RemoteRange, StreamId};
 
@@ -9,7 +9,7 @@ pub(crate) const DATA_BASE: u64 = 1 << 32;
 pub(crate) const CELL: u64 = 1 << 20;
 pub(crate) const CELLS: u64 = 1 << 16;
 pub(crate) const PROBE: u64 = 0x5555_aaaa;
-/// What stands in a cell that nobody has on loan.
+/// Content of a cell that is not on loan.
 const POISON: u64 = u64::MAX;
 
 #[derive(Clone, Copy, Debug)]
@@ -18,19 +18,19 @@ struct Cell {
     lease: Option<LeaseId>,
 }
 
-/// Memory and the way to it.
+/// Memory of one end, and the state of the path to it.
 #[derive(Debug)]
 pub(crate) struct Memory {
     cells: Vec<Cell>,
     free: Vec<u64>,
     pub(crate) words: Vec<u64>,
-    /// The lender has cut the borrower off, and the fabric enforces it; or the lender's endpoint failed.
+    /// The fabric refuses reads, because the lender has revoked access or its endpoint has failed.
     pub(crate) refuses: bool,
-    /// Reads are swallowed.
+    /// Reads never complete.
     pub(crate) blackhole: bool,
 }
 
-/// What stands in a buffer of a batch: one number for its bytes.
+/// The content of a buffer of a batch: one number for all its bytes.
 pub(crate) fn tag(stream: StreamId, seq: u64, buffer: usize) -> u64 {
     (u64::from(stream.0) << 40) | (seq << 8) | buffer as u64
 }
@@ -42,7 +42,7 @@ impl Memory {
         Memory { cells: Vec::new(), free: Vec::new(), words, refuses: false, blackhole: false }
     }
 
-    /// Puts a buffer somewhere, the place that was freed last first, so that reuse is quick.
+    /// Stores a buffer in the cell that was freed last, so that cells are reused quickly.
     pub(crate) fn put(&mut self, lease: LeaseId, tag: u64) -> u64 {
         let cell = Cell { tag, lease: Some(lease) };
         let index = self.free.pop().unwrap_or_else(|| {
@@ -54,7 +54,7 @@ impl Memory {
         DATA_BASE + index * CELL
     }
 
-    /// The lease has ended: what was there is gone at once.
+    /// Overwrites and frees a cell whose lease has ended.
     pub(crate) fn free(&mut self, address: u64) {
         let index = (address - DATA_BASE) / CELL;
         self.cells[index as usize] = Cell { tag: POISON, lease: None };
@@ -65,13 +65,13 @@ impl Memory {
         self.cells[((address - DATA_BASE) / CELL) as usize].lease
     }
 
-    /// What a read finds now.
+    /// The content that a read finds now.
     pub(crate) fn read(&self, at: RemoteRange) -> u64 {
         if at.region == WORDS {
             assert_eq!((at.len, at.address % 8), (8, 0));
             return self.words[((at.address - WORDS_BASE) / 8) as usize];
         }
-        assert!((at.address - DATA_BASE) % CELL + at.len <= CELL, "a read of two places at once");
+        assert!((at.address - DATA_BASE) % CELL + at.len <= CELL, "a read crosses the end of its cell");
         self.cells[((at.address - DATA_BASE) / CELL) as usize].tag
     }
 }

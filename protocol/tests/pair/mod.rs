@@ -1,5 +1,5 @@
-//! Both machines under a virtual clock, with pipes that split and delay, a data plane that is late, loses and reuses,
-//! and a checker that knows what must have been delivered. Nothing here is random: every choice is an operation.
+//! Both machines with a virtual clock, pipes that split and delay bytes, a data plane that delays reads, loses reads
+//! and reuses memory, and a check of every delivered batch. The pair has no randomness: every choice is an operation.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -38,18 +38,18 @@ pub(crate) use pipe::Pipe;
 use script::{Batch, Ending, FAILURE, Knobs, Script};
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shorter than a read may take, as no sound configuration has it: leases run out while they are read.
+/// Shorter than a read may take, so that leases expire during reads. A sensible configuration has a longer timeout.
 pub(crate) const LEASE_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// For so long at most releases are held back.
+/// Longest time for which releases are held back.
 pub(crate) const MOMENT: Duration = Duration::from_millis(2);
 
 pub(crate) fn timeouts() -> LinkTimeouts {
     LinkTimeouts { handshake: Duration::from_secs(3), keepalive: Duration::from_secs(4), idle: Duration::from_secs(10) }
 }
 
-/// Pieces of inline batches are small, so that there are many.
+/// Limits of frames, small so that inline batches have many pieces.
 pub(crate) fn frame() -> FrameLimits {
     FrameLimits { message: 256 << 10, payload: 4 << 10 }
 }
@@ -58,26 +58,27 @@ pub(crate) struct Pair {
     pub(crate) now: Timestamp,
     pub(crate) server: Driver<ServerConnection>,
     pub(crate) client: Driver<ClientConnection>,
-    /// The server's, and the client's.
+    /// Memory of the server.
     pub(crate) memory: Memory,
+    /// Memory of the client.
     pub(crate) client_memory: Memory,
     pub(crate) to_server: Pipe,
     pub(crate) to_client: Pipe,
-    /// A connection was cut and the ends have not been told.
+    /// The connection was cut. Each end notices it by an operation.
     cut: bool,
     waiting: Vec<Waiting>,
     last_stream: u32,
     faults: bool,
 }
 
-/// A request that could not be made yet.
+/// A request that waits for the handshake.
 #[derive(Debug)]
 enum Waiting {
     Execute(usize, OpenOptions),
     Upload(usize, UploadOptions),
 }
 
-/// Which end has a role.
+/// An end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Server,
@@ -134,19 +135,19 @@ impl Pair {
         self.try_client(input).expect("this driver keeps the contract");
     }
 
-    /// A bit of what one end says is flipped on the way: of the byte of this number, counted from 0.
+    /// Flips a bit of one direction, in the byte with this number (counted from 0).
     pub(crate) fn flip(&mut self, to_server: bool, byte: usize, bit: u8) {
         self.faults = true;
         if to_server { &mut self.to_server } else { &mut self.to_client }.flip(byte, bit);
     }
 
-    /// A command that breaks the contract.
+    /// Gives the server's machine a command that breaks the contract.
     pub(crate) fn misuse_server(&mut self, command: ServerCommand) -> Result<(), ApiMisuse> {
         self.faults = true;
         self.try_server(ServerInput::Command(command))
     }
 
-    /// A command that breaks the contract.
+    /// Gives the client's machine a command that breaks the contract.
     pub(crate) fn misuse_client(&mut self, command: ClientCommand) -> Result<(), ApiMisuse> {
         self.faults = true;
         self.try_client(ClientInput::Command(command))
@@ -177,7 +178,7 @@ impl Pair {
     pub(crate) fn apply(&mut self, op: Op) {
         self.faults |= op.is_fault();
         match op {
-            // Who hears of a cut, and when, is an operation of its own.
+            // After a cut, separate operations report it to each end.
             Op::ToServer(most) => drop(self.deliver_to_server(most, !self.cut)),
             Op::ToClient(most) => drop(self.deliver_to_client(most, !self.cut)),
             Op::Engine(k) => drop(self.engine(k)),
@@ -185,8 +186,8 @@ impl Pair {
             Op::ReadFails(k) => drop(self.read(k, true)),
             Op::NoMemory(k) => self.no_memory(k),
             Op::Take(k) => drop(self.take(k)),
-            Op::Ask(k, parts) => {
-                if let Some(command) = self.client.borrow.ask(k, &parts) {
+            Op::ReadPart(k, parts) => {
+                if let Some(command) = self.client.borrow.read_part(k, &parts) {
                     self.borrower_command(At::Client, command);
                 }
             }
@@ -209,7 +210,7 @@ impl Pair {
             Op::Refuse(k) => self.refuse(k),
             Op::Withdraw(k) => {
                 if let Some(stream) = nth(self.client.uploads.keys(), k) {
-                    // The application does not wait any more, and is told nothing.
+                    // The application does not wait any more, and gets no event.
                     self.client.uploads.entry(stream).or_default().get_or_insert(Err(StreamError::Cancelled));
                     self.client_command(ClientCommand::Withdraw { stream });
                 }
@@ -246,26 +247,26 @@ impl Pair {
                 }
             }
             Op::Silence { to_server, to_client } => {
-                self.to_server.deaf |= to_server;
-                self.to_client.deaf |= to_client;
+                self.to_server.discards |= to_server;
+                self.to_client.discards |= to_client;
             }
             Op::Cut { lose } => {
                 self.cut = true;
                 for pipe in [&mut self.to_server, &mut self.to_client] {
-                    pipe.deaf = true;
+                    pipe.discards = true;
                     pipe.ended = true;
                     if lose {
                         pipe.bytes.clear();
                     }
                 }
             }
-            Op::ServerHearsCut if self.cut && !std::mem::replace(&mut self.to_server.told, true) => {
+            Op::ServerNoticesCut if self.cut && !std::mem::replace(&mut self.to_server.end_reported, true) => {
                 self.server(ServerInput::ControlLost("reset".into()));
             }
-            Op::ClientHearsCut if self.cut && !std::mem::replace(&mut self.to_client.told, true) => {
+            Op::ClientNoticesCut if self.cut && !std::mem::replace(&mut self.to_client.end_reported, true) => {
                 self.client(ClientInput::ControlLost("reset".into()));
             }
-            Op::ServerHearsCut | Op::ClientHearsCut => {}
+            Op::ServerNoticesCut | Op::ClientNoticesCut => {}
             Op::Drain => self.server_command(ServerCommand::Drain),
             Op::ServerCloses => {
                 self.server_command(ServerCommand::Close { code: CloseCode::Normal, message: "enough".into() });
@@ -276,7 +277,7 @@ impl Pair {
     }
 
     fn execute_waiting(&mut self) {
-        // A client that has ended says so to whoever asks; one that is still connecting must not be asked.
+        // A closed client fails new requests. A connecting client must not get any.
         if !self.client.ready && self.client.closed.is_none() {
             return;
         }
@@ -286,7 +287,7 @@ impl Pair {
             match waiting {
                 Waiting::Execute(index, mut options) => {
                     let index = index % scripts.len();
-                    // What nobody would ever end needs a deadline.
+                    // A stream that never ends needs a deadline.
                     if scripts[index].ending == Ending::Stall {
                         options.deadline_ms.get_or_insert(2500);
                     }
@@ -337,13 +338,13 @@ impl Pair {
 
     fn deliver_to_server(&mut self, most: usize, tell: bool) -> bool {
         let bytes = self.to_server.take(most);
-        if !bytes.is_empty() && !self.to_server.told {
+        if !bytes.is_empty() && !self.to_server.end_reported {
             self.server(ServerInput::Received(&bytes));
         }
         if tell
             && self.to_server.bytes.is_empty()
             && self.to_server.ended
-            && !std::mem::replace(&mut self.to_server.told, true)
+            && !std::mem::replace(&mut self.to_server.end_reported, true)
         {
             self.server(ServerInput::ControlLost("end of file".into()));
             return true;
@@ -353,13 +354,13 @@ impl Pair {
 
     fn deliver_to_client(&mut self, most: usize, tell: bool) -> bool {
         let bytes = self.to_client.take(most);
-        if !bytes.is_empty() && !self.to_client.told {
+        if !bytes.is_empty() && !self.to_client.end_reported {
             self.client(ClientInput::Received(&bytes));
         }
         if tell
             && self.to_client.bytes.is_empty()
             && self.to_client.ended
-            && !std::mem::replace(&mut self.to_client.told, true)
+            && !std::mem::replace(&mut self.to_client.end_reported, true)
         {
             self.client(ClientInput::ControlLost("end of file".into()));
             return true;
@@ -367,7 +368,7 @@ impl Pair {
         !bytes.is_empty()
     }
 
-    /// The `k`th source of batches, of either end, does a step.
+    /// Does a step of the `k`th source of batches of both ends.
     fn engine(&mut self, k: usize) -> bool {
         let at = |at: At| move |stream| (at, stream);
         let able: Vec<_> = self.server.lend.able().into_iter().map(at(At::Server)).collect();
@@ -383,7 +384,7 @@ impl Pair {
         true
     }
 
-    /// The `k`th read, of either end, makes a step.
+    /// Advances the `k`th read of both ends.
     fn read(&mut self, k: usize, fail: bool) -> bool {
         let (ours, theirs) = (self.client.borrow.readings(), self.server.borrow.readings());
         if ours + theirs == 0 {
@@ -418,7 +419,7 @@ impl Pair {
         }
     }
 
-    /// The `k`th application, of either end, takes a batch.
+    /// Consumes a batch in the `k`th application of both ends.
     fn take(&mut self, k: usize) -> bool {
         let mut full = Vec::new();
         for (at, borrow) in [(At::Client, &self.client.borrow), (At::Server, &self.server.borrow)] {
@@ -433,7 +434,7 @@ impl Pair {
         true
     }
 
-    /// The server's engine does something for the `k`th upload.
+    /// The server's engine accepts or answers the `k`th upload.
     fn sink(&mut self, k: usize) -> bool {
         let Some(command) = self.server.sink(k) else { return false };
         self.server_command(command);
@@ -461,7 +462,7 @@ impl Pair {
 
     fn lazy_step(&mut self) -> bool {
         match self.client.borrow.lazy_step() {
-            Some(Ok(ask)) => self.borrower_command(At::Client, ask),
+            Some(Ok(command)) => self.borrower_command(At::Client, command),
             Some(Err(batch)) => self.give_up(batch),
             None => return false,
         }
@@ -482,7 +483,7 @@ impl Pair {
         answered
     }
 
-    /// Everything that can happen without time.
+    /// Does every step that needs no time to pass. Returns whether there was any.
     fn anything(&mut self) -> bool {
         self.execute_waiting();
         let moved = [
@@ -499,7 +500,7 @@ impl Pair {
         moved.contains(&true)
     }
 
-    /// Faults have stopped: lets things happen until `done`, and time pass when nothing else does.
+    /// Runs both ends without further faults until `done`. Time passes only when no other step is possible.
     fn settle(&mut self, what: &str, done: impl Fn(&Pair) -> bool) {
         let started = self.now;
         for _ in 0..100_000 {
@@ -510,8 +511,8 @@ impl Pair {
                 return;
             }
             let wake = [self.server.wake, self.client.wake].into_iter().flatten().min();
-            let wake = wake.unwrap_or_else(|| panic!("{what}: nothing will ever happen: {}", self.state()));
-            // A lender that has no more leases waits for the moment for which releases are held back.
+            let wake = wake.unwrap_or_else(|| panic!("{what}: stuck without a timer: {}", self.state()));
+            // A lender without free leases waits until the borrower sends held-back releases.
             let is_soon = wake <= self.now + MOMENT;
             assert!(self.faults || is_soon, "{what}: stuck without a fault: {}", self.state());
             self.now = self.now.max(wake);
@@ -520,10 +521,10 @@ impl Pair {
             let took = self.now - started;
             assert!(took < Duration::from_secs(120), "{what}: not done after {took:?}: {}", self.state());
         }
-        panic!("{what}: steps without end");
+        panic!("{what}: too many steps");
     }
 
-    /// Releases are not held back for longer.
+    /// Passes the time for which releases are held back.
     fn a_moment_passes(&mut self) {
         self.apply(Op::Advance(MOMENT));
         while self.anything() {}
@@ -534,7 +535,7 @@ impl Pair {
         format!("{apps:#?}\n{:#?}\n{:#?}", self.client.machine, self.server.machine)
     }
 
-    /// Every stream ends: which results ended well.
+    /// Runs until every stream has ended. Returns for each result whether it ended without an error.
     pub(crate) fn streams_end(&mut self) -> Vec<bool> {
         self.settle("streams end", |pair| {
             let answered = pair.client.uploads.values().all(Option::is_some);
@@ -543,20 +544,21 @@ impl Pair {
         self.client.borrow.apps.values().map(|app| matches!(app.over, Some(Ok(())))).collect()
     }
 
-    /// Every stream ends; then both ends close, and nothing is left. Why each closed: the server, the client.
+    /// Ends all streams, closes both ends and checks that nothing is left. Returns the reasons for which the server and
+    /// the client closed.
     pub(crate) fn finish(mut self) -> [ConnectionError; 2] {
-        // Whoever could not ask yet will be told; whoever asks a connection that never opens is told too.
+        // Waiting requests are sent, or fail if the connection never opens.
         self.streams_end();
         self.a_moment_passes();
         if !self.faults {
             self.all_well();
         }
         self.uploads_agree();
-        let connected = [&self.to_server, &self.to_client].iter().all(|pipe| !pipe.deaf && !pipe.ended);
+        let connected = [&self.to_server, &self.to_client].iter().all(|pipe| !pipe.discards && !pipe.ended);
         if connected {
-            // Both have heard all, and the connection could live for years.
+            // All bytes have arrived, so an open connection must have nothing left over.
             let streams = [self.client.machine.open_streams(), self.server.machine.open_streams()];
-            assert_eq!(streams, [0, 0], "streams are left over: {}", self.state());
+            assert_eq!(streams, [0, 0], "streams are left: {}", self.state());
             let reads = self.client.machine.outstanding_reads() + self.server.borrow.readings();
             let held = self.server.lend.leases_held() + self.client.lend.leases_held();
             assert!(self.memory.blackhole || (reads, held) == (0, 0), "{}", self.state());
@@ -566,10 +568,10 @@ impl Pair {
         self.settle("both close", |pair| pair.server.closed.is_some() && pair.client.closed.is_some());
         assert_eq!(self.server.lend.leases_held() + self.client.lend.leases_held(), 0);
         assert_eq!(self.client.machine.open_streams(), 0);
-        [self.server.closed, self.client.closed].map(|closed| closed.expect("both are closed"))
+        [self.server.closed, self.client.closed].map(|closed| closed.expect("both ends are closed"))
     }
 
-    /// The client takes an upload for complete only if the server has taken every batch of it.
+    /// Checks that each successful upload at the client has succeeded at the server with all its batches.
     fn uploads_agree(&self) {
         for (stream, answer) in &self.client.uploads {
             if let Some(Ok(rows)) = answer {
@@ -579,7 +581,7 @@ impl Pair {
         }
     }
 
-    /// Without faults, streams end as their scripts say, but for limits that they run into.
+    /// Checks that, without faults, streams end as scripted, unless they exceed a limit.
     fn all_well(&self) {
         let knobs = &self.server.knobs;
         let most = knobs.max_loan_bytes.min(knobs.max_batch_bytes);
@@ -603,12 +605,14 @@ impl Pair {
     }
 }
 
-/// The `k`th of those that there are.
+/// The `k`th stream, modulo the number of streams.
 fn nth<'a>(mut keys: impl ExactSizeIterator<Item = &'a StreamId>, k: usize) -> Option<StreamId> {
     keys.nth(k % keys.len().max(1)).copied()
 }
 
-/// The given number of cases, unless `PROPTEST_CASES` says otherwise. Seeds of failures go to `tests/regressions/`.
+/// A configuration with this number of cases, unless `PROPTEST_CASES` is set. Seeds of failures go to
+/// `tests/regressions/`.
+#[expect(clippy::disallowed_methods, reason = "a test may read its environment, the protocol may not")]
 pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { default.cases } else { cases };
@@ -616,7 +620,7 @@ pub(crate) fn config(cases: u32, regressions: &'static str) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: Some(Box::new(persistence)), max_shrink_iters: 20_000, ..default }
 }
 
-/// A message's bytes, whatever its length.
+/// The bytes of a message of any length.
 pub(crate) fn bytes_of(message: &Message, payload: Bytes) -> Vec<u8> {
     let frame = encode(message, payload, FrameLimits { message: u32::MAX, payload: u32::MAX }).expect("any message");
     [frame.head, frame.payload].concat()
@@ -626,7 +630,7 @@ pub(crate) fn preface() -> Vec<u8> {
     Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec()
 }
 
-/// Numbers at which something may overflow.
+/// Numbers near limits and overflows.
 pub(crate) fn any_edge() -> impl Strategy<Value = u64> {
     prop_oneof![0..4_u64, 200..3000_u64, Just(1 << 20), Just(u64::MAX), Just(u64::MAX - 255), any::<u64>()]
 }

@@ -1,11 +1,11 @@
-//! What can happen to a pair of machines.
+//! Operations on a pair of machines.
 
 use std::time::Duration;
 
 use thallus_protocol::client::UploadOptions;
 use thallus_protocol::message::OpenOptions;
 
-/// One thing that happens. Numbers pick among what there is, whatever that is then.
+/// One operation. Its numbers choose among the streams, reads or batches that exist when it is applied.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     ToServer(usize),
@@ -13,8 +13,8 @@ pub(crate) enum Op {
     Engine(usize),
     Read(usize),
     Take(usize),
-    /// A lazy batch is asked for parts of its buffers.
-    Ask(usize, Vec<(usize, u64, u64)>),
+    /// The application reads parts of the buffers of a batch on demand.
+    ReadPart(usize, Vec<(usize, u64, u64)>),
     GiveUp(usize),
     AnswerServer,
     AnswerClient,
@@ -26,16 +26,16 @@ pub(crate) enum Op {
         script: usize,
         options: UploadOptions,
     },
-    /// The engine at the server does something for an upload.
+    /// The server's engine accepts or answers an upload.
     Sink(usize),
     LongSql,
     Ping,
     Advance(Duration),
-    // From here on: whatever disturbs.
+    // The following operations are faults.
     Cancel(usize),
-    /// The engine at the server fails an upload.
+    /// The server's engine fails an upload.
     Refuse(usize),
-    /// The client does not want an upload any more.
+    /// The client withdraws an upload.
     Withdraw(usize),
     Reject(usize),
     ReadFails(usize),
@@ -43,24 +43,24 @@ pub(crate) enum Op {
     Blackhole,
     ServerFabricFails,
     ClientFabricFails,
-    /// Bytes vanish, and nobody is told.
+    /// Bytes are lost, and neither end gets an error.
     Silence {
         to_server: bool,
         to_client: bool,
     },
-    /// The connection breaks: what is under way arrives or not, and each end hears of it when it does.
+    /// The connection breaks. Bytes in flight may be lost, and each end notices the cut at its own time.
     Cut {
         lose: bool,
     },
-    ServerHearsCut,
-    ClientHearsCut,
+    ServerNoticesCut,
+    ClientNoticesCut,
     Drain,
     ServerCloses,
     ClientCloses,
 }
 
 impl Op {
-    /// Whether what follows must still end well.
+    /// Whether streams may end with an error after this operation.
     pub(super) fn is_fault(&self) -> bool {
         !matches!(
             self,
@@ -69,7 +69,7 @@ impl Op {
                 | Op::Engine(_)
                 | Op::Read(_)
                 | Op::Take(_)
-                | Op::Ask(..)
+                | Op::ReadPart(..)
                 | Op::GiveUp(_)
                 | Op::AnswerServer
                 | Op::AnswerClient
@@ -82,7 +82,7 @@ impl Op {
     }
 }
 
-/// As most connections begin, so that operations are not spent on it.
+/// The operations at the beginning of most connections.
 pub(crate) fn open() -> Vec<Op> {
     let all = usize::MAX;
     let handshake = [Op::ToServer(all), Op::AnswerServer, Op::ToClient(all), Op::AnswerClient, Op::ToServer(all)];

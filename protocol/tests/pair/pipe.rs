@@ -4,25 +4,25 @@ use std::collections::VecDeque;
 
 use thallus_protocol::codec::Frame;
 
-/// Bytes that were written and not read.
+/// A queue of bytes that were written and not read.
 #[derive(Debug, Default)]
 pub(crate) struct Pipe {
     pub(super) bytes: VecDeque<u8>,
-    /// What is written is gone: broken, or swallowed by the network.
-    pub(super) deaf: bool,
-    /// No more is written; the reader hears of it after the last byte.
+    /// Written bytes are lost, because the connection is broken or the network drops them.
+    pub(super) discards: bool,
+    /// No more bytes are written. The reader gets the end after the last byte.
     pub(super) ended: bool,
-    /// The reader has heard.
-    pub(super) told: bool,
-    /// Bytes that were written.
+    /// The reader has got the end.
+    pub(super) end_reported: bool,
+    /// Number of bytes written so far.
     written: usize,
-    /// Which of them is to be damaged, and how.
+    /// Number of a byte to be damaged, and the bit to be flipped.
     flip: Option<(usize, u8)>,
 }
 
 impl Pipe {
     pub(crate) fn write(&mut self, frame: &Frame) {
-        if !self.deaf && !self.ended {
+        if !self.discards && !self.ended {
             self.bytes.extend(frame.head.iter().chain(frame.payload.iter()));
             self.written += frame.len();
             if let Some((byte, bit)) = self.flip.take_if(|(byte, _)| *byte < self.written) {
@@ -31,7 +31,7 @@ impl Pipe {
         }
     }
 
-    /// Flips a bit of the byte of this number, now or when it is written.
+    /// Flips a bit of the byte with this number, now or when it is written.
     pub(super) fn flip(&mut self, byte: usize, bit: u8) {
         if byte < self.written {
             self.damage(byte, bit);
@@ -40,7 +40,7 @@ impl Pipe {
         }
     }
 
-    /// Does nothing if the byte has been read.
+    /// Flips a bit, unless the byte has already been read.
     fn damage(&mut self, byte: usize, bit: u8) {
         let taken = self.written - self.bytes.len();
         if let Some(byte) = byte.checked_sub(taken).and_then(|at| self.bytes.get_mut(at)) {
@@ -48,7 +48,7 @@ impl Pipe {
         }
     }
 
-    /// Bytes that were written, all in all.
+    /// Number of bytes written so far.
     pub(crate) fn written(&self) -> usize {
         self.written
     }

@@ -1,4 +1,4 @@
-//! What the engine does for a query, and what becomes of the data plane.
+//! Scripts of the engine for queries, and the settings of a connection.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use thallus_protocol::{StreamId, codes::StreamCode};
 /// A batch that the engine yields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Batch {
-    /// Lent if the machine lends, of so many rows; in a region of its own or in the common one.
+    /// A batch of `rows` rows, lent if the machine lends; in a region of its own or in the common region.
     Lent { rows: u64, own_region: bool },
-    /// Inline, of so many bytes.
+    /// An inline batch of `bytes` bytes.
     Inline { bytes: usize },
 }
 
@@ -23,11 +23,11 @@ pub(crate) enum Batch {
 pub(crate) enum Ending {
     Finish,
     Fail,
-    /// The engine never says anything more.
+    /// The engine yields nothing more, and does not end.
     Stall,
 }
 
-/// What the engine does for one query.
+/// Behaviour of the engine for one query.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     pub(crate) batches: Vec<Batch>,
@@ -36,14 +36,14 @@ pub(crate) struct Script {
 
 pub(crate) const FAILURE: StreamCode = StreamCode::Execution;
 
-/// Two columns of 64-bit integers: two buffers a batch, none if it has no row.
+/// Two columns of 64-bit integers: two buffers in each batch with rows, none in a batch without rows.
 pub(crate) fn schema() -> Schema {
     let column = |name| Arc::new(Field::new(name, DataType::Int64, false));
     Schema::new(vec![column("a"), column("b")])
 }
 
 pub(crate) fn schema_message() -> Bytes {
-    encode_schema(&schema()).expect("a schema that IPC carries").into()
+    encode_schema(&schema()).expect("a schema that IPC supports").into()
 }
 
 pub(crate) fn descriptor(rows: u64) -> BatchDescriptor {
@@ -51,13 +51,13 @@ pub(crate) fn descriptor(rows: u64) -> BatchDescriptor {
     BatchDescriptor { rows, nodes: vec![node.clone(), node], buffers: vec![rows * 8, rows * 8] }
 }
 
-/// The bytes of an inline batch: nobody else's.
+/// The bytes of an inline batch, different for each stream and batch.
 pub(crate) fn inline_bytes(stream: StreamId, seq: u64, len: usize) -> Bytes {
     (0..len).map(|i| (u64::from(stream.0) * 31 + seq * 7 + i as u64) as u8).collect()
 }
 
 impl Batch {
-    /// Bytes at the borrower.
+    /// Size at the borrower, in bytes.
     pub(crate) fn bytes(self, lent: bool) -> u64 {
         match self {
             Batch::Lent { rows, .. } if lent => descriptor(rows).slab_bytes(),
@@ -65,7 +65,7 @@ impl Batch {
         }
     }
 
-    /// How long it is when it travels inline.
+    /// Size of the batch when it travels inline, in bytes.
     pub(crate) fn inline_len(self) -> usize {
         match self {
             Batch::Lent { rows, .. } => rows as usize * 16 + 40,
@@ -85,7 +85,7 @@ pub(crate) fn arb_script() -> impl Strategy<Value = Script> {
     (prop::collection::vec(batch, 0..8), ending).prop_map(|(batches, ending)| Script { batches, ending })
 }
 
-/// What is drawn once for a connection.
+/// Settings of a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Knobs {
     pub(crate) fencing: Fencing,
@@ -94,7 +94,7 @@ pub(crate) struct Knobs {
     pub(crate) connect_works: bool,
     /// The client has lease words of its own, and lends uploads.
     pub(crate) client_lends: bool,
-    /// Fabric questions are answered within the same turn, as drivers do where they need not wait.
+    /// Fabric tasks are answered in the same turn, as by a driver that need not wait.
     pub(crate) instant: bool,
     pub(crate) max_streams: u32,
     pub(crate) max_loan_bytes: u64,
@@ -126,7 +126,7 @@ pub(crate) fn arb_knobs() -> impl Strategy<Value = Knobs> {
         })
 }
 
-/// A connection on which all works.
+/// Settings of a connection without failures.
 pub(crate) fn plain() -> Knobs {
     Knobs {
         fencing: Fencing::LeaseWord,

@@ -1,41 +1,44 @@
-//! What can be wrong with a table, before and when it is first opened.
+//! Errors of tables, at start-up and when a table is first opened.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// A table cannot be served. Every message names the table, if there is one yet, and the path.
+/// A table cannot be served. Every message contains the path, and the table if it is known.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CatalogError {
-    /// There is nothing at the path.
+    /// The path does not exist.
     #[error("{}{}: no such file or directory", of(table), path.display())]
     NotFound {
-        /// The table, unless it is a whole data directory that is missing.
+        /// The table, unless a whole data directory is missing.
         table: Option<String>,
-        /// Where it should be.
+        /// The path.
         path: PathBuf,
     },
-    /// The system refuses to let this process read it, or fails to.
+    /// The operating system denies reading, or reading fails.
     #[error("{}{}: cannot be read: {source}", of(table), path.display())]
     Unreadable {
         /// The table, unless it is a whole data directory.
         table: Option<String>,
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A directory without a file that could be read.
-    #[error("{}{}: the directory holds no data files (names that begin with `.` or `_` are skipped)", of(table), path.display())]
+    /// A directory without readable files.
+    #[error(
+        "{}{}: the directory holds no data files (names that begin with `.` or `_` are skipped)",
+        of(table), path.display()
+    )]
     EmptyDirectory {
         /// The table, unless it is a whole data directory.
         table: Option<String>,
         /// The directory.
         path: PathBuf,
     },
-    /// A file without any bytes, in a format that has no such files.
+    /// An empty file, in a format that has no empty files.
     #[error("table `{table}`: {}: the file is empty", path.display())]
     EmptyFile {
         /// The table.
@@ -58,8 +61,8 @@ pub enum CatalogError {
     },
     /// A directory within a table's directory that is not a partition such as `year=2024`.
     #[error(
-        "table `{table}`: {}: a directory within a table's directory must be a partition such as year=2024, at the same \
-         depth and of the same column everywhere; make it a table of its own, or move it away",
+        "table `{table}`: {}: a directory within a table's directory must be a partition such as year=2024, at the \
+         same depth and of the same column everywhere; make it a table of its own, or move it away",
         path.display()
     )]
     NestedDirectory {
@@ -68,9 +71,10 @@ pub enum CatalogError {
         /// The inner directory.
         path: PathBuf,
     },
-    /// A file of which neither name nor content tells the format.
+    /// A file whose format follows neither from its name nor from its content.
     #[error(
-        "table `{table}`: {}: unknown format; known extensions: {}; or give the table's `format` in the configuration file",
+        "table `{table}`: {}: unknown format; known extensions: {}; or give the table's `format` in the \
+         configuration file",
         path.display(), super::files::KNOWN_EXTENSIONS
     )]
     UnknownFormat {
@@ -87,55 +91,55 @@ pub enum CatalogError {
         /// The path.
         path: PathBuf,
     },
-    /// A name that no table may have.
+    /// An invalid name for a table.
     #[error("`{table}` (for {}) cannot be a table's name: {reason}", path.display())]
     BadName {
         /// The name.
         table: String,
-        /// Where it came from.
+        /// The path of the table.
         path: PathBuf,
         /// The problem.
         reason: String,
     },
-    /// One name for two tables; names differ in more than case.
+    /// Two tables have the same name. Names that differ only in case are the same.
     #[error("table `{table}` is given twice: {} and {}", first.display(), second.display())]
     Duplicate {
         /// The name.
         table: String,
-        /// Where the first comes from.
+        /// The path of the first.
         first: PathBuf,
-        /// Where the second comes from.
+        /// The path of the second.
         second: PathBuf,
     },
-    /// A path that is not UTF-8, which neither SQL nor the object store can name.
+    /// A path that is not UTF-8, which neither SQL nor the object store can express.
     #[error("{}: the path is not UTF-8", path.display())]
     NotUtf8 {
         /// The path.
         path: PathBuf,
     },
-    /// A file that is not what its format says.
+    /// A file that does not have its declared format.
     #[error("table `{table}`: {}: not a readable {format} file: {reason}", path.display())]
     Corrupt {
         /// The table.
         table: String,
         /// The file.
         path: PathBuf,
-        /// The format it should have.
+        /// The expected format.
         format: &'static str,
         /// The problem.
         reason: String,
     },
-    /// Files of one table whose columns do not fit together.
+    /// Files of one table whose columns are incompatible.
     #[error("table `{table}`: {}: the files' columns do not fit together: {reason}", path.display())]
     SchemaMismatch {
         /// The table.
         table: String,
         /// Its directory.
         path: PathBuf,
-        /// Which columns, and how they differ.
+        /// The columns and their difference.
         reason: String,
     },
-    /// Files from which no column can be told.
+    /// Files without columns.
     #[error("table `{table}`: {}: has no columns", path.display())]
     NoColumns {
         /// The table.

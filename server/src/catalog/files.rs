@@ -1,4 +1,4 @@
-//! From a path to the files of a table, and what kind of file they are.
+//! From a path to the files of a table, and their kind.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use super::{CatalogError, Compression, Format};
 use crate::config::TableConfig;
 
-/// For messages.
+/// Known extensions, for messages.
 pub(super) const KNOWN_EXTENSIONS: &str =
     ".parquet .csv .tsv .json .ndjson .jsonl .arrow .arrows .ipc .feather (text also .gz .bz2 .xz .zst)";
 
-/// What a file's name says of it.
+/// Kind of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileKind {
     pub(super) format: Format,
     pub(super) compression: Compression,
     pub(super) delimiter: u8,
-    /// Arrow IPC in its stream format. Only the content tells.
+    /// Arrow IPC in its stream format. Known only from the content.
     pub(super) ipc_stream: bool,
 }
 
@@ -26,7 +26,7 @@ impl FileKind {
         FileKind { format, compression: Compression::None, delimiter: b',', ipc_stream: false }
     }
 
-    /// The stem of a file's name and its kind, by its extensions. The suffix is what follows the stem.
+    /// The stem of a file's name and its kind, by its extensions. The suffix follows the stem.
     pub(super) fn of_name(name: &str) -> Option<(&str, FileKind)> {
         let (rest, compression) = compression_of(name);
         let (stem, extension) = rest.rsplit_once('.').filter(|(stem, _)| !stem.is_empty())?;
@@ -61,7 +61,7 @@ fn compression_of(name: &str) -> (&str, Compression) {
     (name, Compression::None)
 }
 
-/// Whether a file or directory is nobody's data by its name: hidden ones, and markers such as `_SUCCESS`.
+/// Whether the name marks a file or directory that is not data: hidden ones, and markers such as `_SUCCESS`.
 pub(crate) fn is_hidden(name: &str) -> bool {
     name.starts_with(['.', '_'])
 }
@@ -76,7 +76,7 @@ pub(super) struct Found {
     pub(super) partition_columns: Vec<String>,
 }
 
-/// Finds the files of `table`, checks that they can be opened, and what kind they are.
+/// Finds the files of `table`, checks that they can be opened, and determines their kind.
 pub(super) fn find(table: &str, config: &TableConfig) -> Result<Found, CatalogError> {
     let io_error = |source| CatalogError::of_io(Some(table), &config.path, source);
     let metadata = fs::metadata(&config.path).map_err(io_error)?;
@@ -123,7 +123,7 @@ struct Walk<'a> {
     table: &'a str,
     forced: Option<Format>,
     files: Vec<(PathBuf, FileKind, String)>,
-    /// Of the first file; every other must have the same.
+    /// Columns of the first file's directories; those of every other file must be the same.
     partition_columns: Option<Vec<String>>,
 }
 
@@ -170,7 +170,7 @@ impl Walk<'_> {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             return Err(CatalogError::NotUtf8 { path });
         };
-        // The first bytes are read even where the name says enough: what cannot be opened shows now.
+        // Reads the first bytes even if the name defines the format, so that an unreadable file is detected now.
         let head = head_of(&path).map_err(|source| CatalogError::of_io(Some(self.table), &path, source))?;
         let by_name = FileKind::of_name(name);
         let suffix = match &by_name {
@@ -208,8 +208,8 @@ fn head_of(path: &Path) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// What is wrong with the end of a Parquet file: the metadata, its length in four bytes, and a magic (Parquet format, "File
-/// format"). The reader takes this length on trust, and panics where it is longer than the file.
+/// The defect of the end of a Parquet file, if any: the metadata, its length in four bytes, and a magic (Parquet
+/// format, "File format"). The reader does not check this length, and panics if it is larger than the file.
 fn parquet_flaw(path: &Path) -> io::Result<Option<String>> {
     const TAIL: u64 = 8;
     let mut file = File::open(path)?;
@@ -223,11 +223,11 @@ fn parquet_flaw(path: &Path) -> io::Result<Option<String>> {
     let [a, b, c, d, magic @ ..] = tail;
     let metadata = u64::from(u32::from_le_bytes([a, b, c, d]));
     Ok(match &magic {
-        // The second is that of encrypted metadata.
+        // The second is the magic of encrypted metadata.
         b"PAR1" | b"PARE" if metadata + TAIL + 4 <= len => None,
         b"PAR1" | b"PARE" => {
-            Some(format!("its end announces {metadata} bytes of metadata, more than the file's {len} bytes hold"))
+            Some(format!("its end declares {metadata} bytes of metadata, but the file has only {len} bytes"))
         }
-        _ => Some("it does not end in the format's magic; it is something else, or cut short".to_owned()),
+        _ => Some("it does not end with the format's magic: another format, or truncated".to_owned()),
     })
 }

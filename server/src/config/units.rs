@@ -1,20 +1,16 @@
-//! Sizes and durations as people write them: `64 MiB`, `30s`.
+//! Sizes and durations of a configuration, for serde. [`thallus_fabric::units`] defines the text forms.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use thallus_fabric::units;
 
-/// A number of bytes. Written `64MiB`, `1.5GiB`, `100MB` (powers of ten), `4096` or `4096B`; printed in the largest binary
-/// unit that is exact, so that what is printed parses to the same number.
+/// A number of bytes. Written `64MiB`, `1.5GiB`, `100MB` (powers of ten), `4096` or `4096B`. Printed in the largest
+/// exact binary unit, so that the printed text parses to the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
-
-/// Binary units (IEC 80000-13), largest first.
-const BINARY: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-/// Decimal units (SI), largest first.
-const DECIMAL: [(&str, u64); 4] = [("TB", 1_000_000_000_000), ("GB", 1_000_000_000), ("MB", 1_000_000), ("KB", 1_000)];
 
 impl ByteSize {
     /// `n` KiB.
@@ -35,13 +31,13 @@ impl ByteSize {
         ByteSize(n << 30)
     }
 
-    /// In bytes.
+    /// The size in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0
     }
 
-    /// In bytes, as a length in memory; the largest there is, if this host's addresses are shorter.
+    /// The size in bytes, as a length in memory; `usize::MAX` if it is larger than that.
     #[must_use]
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
@@ -50,12 +46,7 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, unit) in BINARY {
-            if self.0 >= unit && self.0.is_multiple_of(unit) {
-                return write!(f, "{}{name}", self.0 / unit);
-            }
-        }
-        write!(f, "{}B", self.0)
+        f.write_str(&units::exact_size(self.0))
     }
 }
 
@@ -63,33 +54,8 @@ impl FromStr for ByteSize {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let hint = || format!("`{text}` is not a size; write a number and a unit, such as 64KiB, 16MiB, 1.5GiB, 100MB");
-        let trimmed = text.trim();
-        let split = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
-        let (number, unit) = trimmed.split_at(split);
-        let unit = unit.trim();
-        let factor = if unit.is_empty() || unit.eq_ignore_ascii_case("B") {
-            1
-        } else {
-            BINARY
-                .iter()
-                .chain(&DECIMAL)
-                .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-                .map(|(_, factor)| *factor)
-                .ok_or_else(hint)?
-        };
-        if let Ok(whole) = number.parse::<u64>() {
-            return whole.checked_mul(factor).map(ByteSize).ok_or_else(|| format!("`{text}` is more than 16 EiB"));
-        }
-        let value = number.parse::<f64>().map_err(|_| hint())? * factor as f64;
-        if value.fract() != 0.0 {
-            return Err(format!("`{text}` is not a whole number of bytes"));
-        }
-        // Beyond 2^53 a fraction no longer has an exact meaning.
-        if !(0.0..=9_007_199_254_740_992.0).contains(&value) {
-            return Err(hint());
-        }
-        Ok(ByteSize(value as u64))
+        let bytes = units::parse_size(text).map_err(|error| format!("`{text}` is not a size: {error}"))?;
+        Ok(ByteSize(bytes))
     }
 }
 
@@ -125,7 +91,7 @@ impl<'de> Deserialize<'de> for ByteSize {
     }
 }
 
-/// A length of time. Written `30s`, `5m`, `1h 30m`, `250ms`, with its unit always.
+/// A length of time. Written `30s`, `5min`, `1h 30m`, `250ms`, always with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
@@ -145,7 +111,7 @@ impl From<Span> for Duration {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
+        f.write_str(&units::exact_duration(self.0))
     }
 }
 
@@ -153,9 +119,8 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text.trim())
-            .map(Span)
-            .map_err(|e| format!("`{text}` is not a duration ({e}); write a number and a unit, such as 250ms, 30s, 5m"))
+        let span = units::parse_duration(text).map_err(|error| format!("`{text}` is not a duration: {error}"))?;
+        Ok(Span(span))
     }
 }
 
@@ -193,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused_with_a_hint() {
-        for text in ["", "MiB", "-1", "1e9", "12 parsecs", "64M", "1.2.3GiB", "0.3B", "16777216TiB", "1.5EiB", "NaN"] {
+    fn invalid_sizes_are_refused_with_a_hint() {
+        for text in ["", "MiB", "-1", "1e9", "12 parsecs", "1.2.3GiB", "0.3B", "16777216TiB", "1.5EiB", "NaN"] {
             let error = text.parse::<ByteSize>().unwrap_err();
             assert!(error.contains(text), "{text}: {error}");
         }
@@ -212,7 +177,7 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!("30s".parse(), Ok(Span::secs(30)));
         assert_eq!("1h 30m".parse(), Ok(Span::secs(5400)));
-        assert_eq!(Span::secs(5400).to_string(), "1h 30m");
+        assert_eq!(Span::secs(5400).to_string(), "90min");
         for text in ["30", "", "soon", "-1s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }

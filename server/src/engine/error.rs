@@ -1,4 +1,4 @@
-//! Why a query failed, in words for the user and in a kind for the wire.
+//! Errors of queries, with a message for the user and a kind for the wire.
 
 use std::path::PathBuf;
 
@@ -14,70 +14,70 @@ pub enum EngineError {
     /// The text is not SQL that the engine can parse, or not exactly one statement.
     #[error("syntax error: {message}")]
     Syntax {
-        /// What was expected, and where.
+        /// The expectation and its position.
         message: String,
     },
-    /// The query is longer or more deeply nested than the engine takes.
+    /// The query is longer or more deeply nested than the engine accepts.
     #[error("query too large: {what} is {actual}, the limit is {limit}")]
     TooLarge {
-        /// What is too large.
+        /// The measure that is too large.
         what: &'static str,
-        /// How large it is.
+        /// Its value.
         actual: usize,
-        /// How large it may be.
+        /// The limit.
         limit: usize,
     },
     /// There is no such table.
     #[error("table '{table}' not found; {}", known_tables(known))]
     UnknownTable {
-        /// As the query names it.
+        /// The name in the query.
         table: String,
-        /// The tables there are.
+        /// Names of the existing tables.
         known: Vec<String>,
     },
     /// There is no such column, or more than one.
     #[error("{message}")]
     Column {
-        /// Which column, and which ones there are.
+        /// The column, and the existing ones.
         message: String,
     },
-    /// The query has no meaning: types that do not fit, an unknown function, an aggregate in the wrong place.
+    /// The query is invalid: types that do not fit, an unknown function, an aggregate in the wrong place.
     #[error("{message}")]
     Plan {
-        /// What does not fit.
+        /// The part that is invalid, and why.
         message: String,
     },
-    /// SQL that the engine does not implement.
+    /// The engine does not implement this SQL.
     #[error("not supported: {message}")]
     Unsupported {
-        /// What.
+        /// The unsupported part.
         message: String,
     },
-    /// A statement that would change something: data, tables, settings, files.
+    /// A statement that would make changes: to data, tables, settings, files.
     #[error("{statement} is not allowed: this server only answers queries (SELECT, EXPLAIN, SHOW, DESCRIBE)")]
     ReadOnly {
         /// The statement's first word or words.
         statement: String,
     },
-    /// The query failed on the values it met: division by zero, a cast that does not hold, overflow.
+    /// The query failed on its input values: division by zero, an impossible cast, overflow.
     #[error("execution failed: {message}")]
     Execution {
-        /// What failed.
+        /// The operation that failed.
         message: String,
     },
     /// The engine's memory or its space for spilling is used up.
     #[error(
-        "out of resources: {message} (ask for less, try again when fewer queries run, or raise engine.memory_limit or \
+        "out of resources: {message} (request less, try again when fewer queries run, or raise engine.memory_limit or \
          engine.max_spill_bytes)"
     )]
     ResourcesExhausted {
-        /// Which resource, and who holds it.
+        /// The resource, and its largest consumers.
         message: String,
     },
-    /// The files of a table cannot be read: gone, changed, corrupt, forbidden.
+    /// The files of a table cannot be read: missing, changed, corrupt, forbidden.
     #[error("cannot read {}: {reason}", source_name(tables, path))]
     Source {
-        /// The table; several if the engine cannot tell which of those that the query reads.
+        /// The table; several if the engine cannot determine which of the query's tables it is.
         tables: Vec<String>,
         /// The file or directory, if known.
         path: Option<PathBuf>,
@@ -87,7 +87,7 @@ pub enum EngineError {
     /// A bug in the engine, or the engine is shutting down.
     #[error("internal error of the query engine: {message}")]
     Internal {
-        /// What is known.
+        /// The cause, as far as known.
         message: String,
     },
 }

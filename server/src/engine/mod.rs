@@ -1,12 +1,11 @@
-//! What runs a query: SQL in, a lazy stream of record batches out.
+//! The engine: SQL in, a lazy stream of record batches out.
 //!
-//! The server knows an engine only by [`Engine`]. `datafusion` is the one that ships; [`scripted`] is the one for
-//! tests, which plays what it was told to, including every way to fail.
+//! The server uses an engine only through [`Engine`]. `datafusion` is the engine that ships. The crate
+//! `thallus-scripted-engine` is the engine for tests: it plays scripts, including every kind of failure.
 
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
 mod error;
-pub mod scripted;
 
 use std::fmt;
 use std::pin::Pin;
@@ -24,17 +23,17 @@ pub use error::{EngineError, EngineErrorKind};
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Plans a query and starts it. Rows are produced as the stream is polled, with a bounded number of batches ahead.
     ///
-    /// Dropping the future, or the stream, cancels the query and every task of it. A panic within the engine is an
-    /// [`EngineError::Internal`] of that query, and nobody else's.
+    /// Dropping the future, or the stream, cancels the query and all its tasks. A panic within the engine is an
+    /// [`EngineError::Internal`] of that query, and does not affect other queries.
     ///
     /// # Errors
-    /// [`EngineError`], for what shows before the first row.
+    /// [`EngineError`], if an error is detected before the first row.
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError>;
 
     /// Plans a query and starts it once, with its result in exactly `count` partitions (at least one), which can be
-    /// polled in parallel: every row of the result is in one of them. Otherwise like [`Engine::execute`].
+    /// polled in parallel. Every row of the result is in one of them. Otherwise like [`Engine::execute`].
     ///
-    /// By default all rows are in the first.
+    /// By default all rows are in the first partition.
     ///
     /// # Errors
     /// As [`Engine::execute`].
@@ -42,41 +41,42 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         Ok(PartitionedQuery::in_first(self.execute(query).await?, count))
     }
 
-    /// Begins to take rows for a table. Nothing is taken before [`Ingestion::finish`] has returned well: dropping the
-    /// future, or the ingestion, takes none of them.
+    /// Begins an upload of rows to a table. No row is stored before [`Ingestion::finish`] has returned successfully:
+    /// dropping the future, or the ingestion, discards all of them.
     ///
-    /// This is the basis of ingestion: an engine that does not implement it takes no uploads, and clients are told so.
+    /// This is the basis of ingestion: an engine that does not implement it accepts no uploads, and clients receive an
+    /// error.
     ///
     /// # Errors
-    /// [`EngineError::Unsupported`] by default; otherwise whatever shows before the first row.
+    /// [`EngineError::Unsupported`] by default; otherwise any error that is detected before the first row.
     async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
-        let message = format!("this server takes no uploads; nothing was written to {:?}", request.table);
+        let message = format!("this server accepts no uploads; nothing was written to {:?}", request.table);
         Err(EngineError::Unsupported { message })
     }
 
-    /// What there is to query, for the start-up log.
+    /// The tables, for the start-up log.
     fn tables(&self) -> Vec<TableInfo>;
 }
 
-/// A query, as a client asks it.
+/// A query, as requested by a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryRequest {
     /// Exactly one statement.
     pub sql: String,
-    /// Target number of rows in a batch; the engine's own if not given. No batch has more; the last, and those of
-    /// selective queries, may have fewer.
+    /// Most rows in a batch, and the target; by default the engine's own. The last batch, and those of selective
+    /// queries, may have fewer.
     pub batch_rows: Option<usize>,
 }
 
 impl QueryRequest {
-    /// The query `sql`, all else by default.
+    /// The query `sql`, with defaults for the rest.
     #[must_use]
     pub fn new(sql: impl Into<String>) -> Self {
         QueryRequest { sql: sql.into(), batch_rows: None }
     }
 }
 
-/// Rows for a table, as a client announces them.
+/// An upload, as announced by a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IngestRequest {
@@ -86,30 +86,30 @@ pub struct IngestRequest {
     pub schema: SchemaRef,
 }
 
-/// An upload on its way into an engine.
+/// A running upload to an engine.
 #[async_trait]
 pub trait Ingestion: Send {
-    /// Takes in the next batch. The client may send more once this has returned.
+    /// Adds the next batch. The client may send more once this has returned.
     ///
     /// # Errors
-    /// [`EngineError`]: the upload ends, and none of its rows are taken.
+    /// [`EngineError`]: the upload ends, and none of its rows are stored.
     async fn push(&mut self, batch: RecordBatch) -> Result<(), EngineError>;
 
-    /// All batches have come: takes their rows, for good. Returns how many.
+    /// Stores the rows of all batches permanently, after the last batch. Returns their number.
     ///
     /// # Errors
-    /// [`EngineError`]: none of the rows are taken.
+    /// [`EngineError`]: none of the rows are stored.
     async fn finish(self: Box<Self>) -> Result<u64, EngineError>;
 }
 
-/// Record batches as they come, in the result's order. After an error there is nothing more.
+/// Record batches in the result's order. Nothing follows an error.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch, EngineError>> + Send>>;
 
 /// A running query.
 pub struct QueryStream {
     /// Schema of every batch.
     pub schema: SchemaRef,
-    /// The rows. No batch is empty.
+    /// The record batches. None is empty.
     pub batches: BatchStream,
 }
 
@@ -123,16 +123,17 @@ impl fmt::Debug for QueryStream {
 pub struct PartitionedQuery {
     /// Schema of every batch.
     pub schema: SchemaRef,
-    /// If the result is sorted: by what, most significant first. Each partition is sorted so, and merging them by it
-    /// gives the result; at most [`MAX_SORT_KEYS`](thallus_protocol::message::MAX_SORT_KEYS). A result without has no
-    /// order, or all its rows in one partition.
+    /// The order of a sorted result, most significant key first; at most
+    /// [`MAX_SORT_KEYS`](thallus_protocol::message::MAX_SORT_KEYS) keys. Each partition is sorted by it, and merging
+    /// the partitions by it yields the result. If it is empty, the result has no order, or all its rows are in one
+    /// partition.
     pub order: Vec<SortKey>,
-    /// The rows.
+    /// The streams of the partitions.
     pub partitions: Vec<BatchStream>,
 }
 
 impl PartitionedQuery {
-    /// All of a result in the first of `count` partitions.
+    /// All rows of a result in the first of `count` partitions.
     #[must_use]
     pub fn in_first(QueryStream { schema, batches }: QueryStream, count: usize) -> Self {
         let empty = (1..count).map(|_| futures::stream::empty().boxed());
@@ -149,23 +150,24 @@ impl fmt::Debug for PartitionedQuery {
     }
 }
 
-/// A table, for people to read of.
+/// Description of a table, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableInfo {
-    /// Its name in SQL.
+    /// Name of the table in SQL.
     pub name: String,
-    /// Where its rows come from: a path, or words.
+    /// Source of the rows: a path or a description.
     pub source: String,
-    /// Format of its files.
+    /// Format of the files.
     pub format: &'static str,
-    /// Number of its columns.
+    /// Number of columns.
     pub columns: usize,
-    /// Number of its files at start-up.
+    /// Number of files at start-up.
     pub files: usize,
 }
 
-/// A batch in pieces of at most `rows` rows, without copying; nothing of an empty batch.
-fn slices(
+/// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines with a limit
+/// of rows per batch.
+pub fn slices(
     item: Result<RecordBatch, EngineError>,
     rows: usize,
 ) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {

@@ -1,9 +1,9 @@
-//! Queries in partitions: streams, of one connection or of several, that share one run of one query.
+//! Queries in partitions: streams, on one connection or several, that share one run of one query.
 //!
-//! The members of a group find each other by an id that their client drew: 128 bits of its system's entropy, which
-//! nobody guesses, and which whoever learns of it could take a partition with. The first member has the engine plan and
-//! start the query; each takes its partition once all have come. From then on they stand and fall together: whatever
-//! keeps one from its end ends the others in the same error, so that nobody takes a part for the whole.
+//! The members of a group share an id that their client chose: 128 random bits from its operating system. The id cannot
+//! be guessed, but a client that learns it could take a partition. The first member has the engine plan and start the
+//! query; each member takes its partition once all have joined. From then on they succeed or fail together: an error
+//! that ends one member ends the others with the same error, so that no client mistakes a part for the whole.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,18 +21,18 @@ use tracing::debug;
 use super::source::{Source, failure};
 use crate::engine::{BatchStream, Engine, PartitionedQuery, QueryRequest};
 
-/// What queries in partitions may take of a server.
+/// Limits of queries in partitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupLimits {
-    /// Groups at once.
+    /// Most groups at a time.
     pub max_groups: usize,
-    /// Partitions of one query.
+    /// Most partitions of one query.
     pub max_partitions: u32,
-    /// From the first member's coming to the last's.
+    /// Limit from the request of the first member to the request of the last.
     pub rendezvous: Duration,
 }
 
-/// How far a group is.
+/// Progress of a group.
 #[derive(Clone, Debug, Default)]
 struct Stage {
     all_came: bool,
@@ -50,7 +50,7 @@ struct Members {
 struct Plan {
     schema: SchemaRef,
     order: Vec<SortKey>,
-    /// Each until it is taken.
+    /// Each partition until its member takes it.
     partitions: Vec<Option<BatchStream>>,
 }
 
@@ -58,7 +58,7 @@ struct Group {
     sql: String,
     options: OpenOptions,
     count: u32,
-    /// When all must have come.
+    /// Deadline for all members to join.
     until: Instant,
     stage: watch::Sender<Stage>,
     members: Mutex<Members>,
@@ -70,7 +70,7 @@ struct Group {
 #[derive(Debug)]
 pub(crate) struct Groups {
     limits: GroupLimits,
-    /// Those with members; and, while their rendezvous lasts, those that failed, so that who comes late hears why.
+    /// Groups with members. Failed groups stay until their deadline, so that late members receive the error.
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
 }
 
@@ -82,7 +82,7 @@ fn invalid(what: String) -> Failure {
     Failure::new(StreamCode::PartitionInvalid, what)
 }
 
-/// What all members ask for alike. What suits each one's connection may differ.
+/// The options that all members must have in common. The others may differ by connection.
 fn common(options: &OpenOptions) -> OpenOptions {
     OpenOptions { part: None, measured: None, credit: 0, ..options.clone() }
 }
@@ -92,15 +92,15 @@ impl Groups {
         Groups { limits, groups: Mutex::default() }
     }
 
-    /// Groups that have members.
+    /// Number of groups that have members.
     pub(crate) fn len(&self) -> usize {
         lock(&self.groups).values().filter(|group| lock(&group.members).present > 0).count()
     }
 
-    /// Takes a member's seat. A stranger who is refused does no harm to those who sit.
+    /// Joins a group. A refused request does not affect members that have already joined.
     ///
     /// # Errors
-    /// What is asked for does not fit the other members, or the limits; or the group has failed already.
+    /// The request does not fit the other members or the limits, or the group has failed already.
     pub(crate) fn join(
         self: &Arc<Self>,
         partition: Partition,
@@ -110,10 +110,10 @@ impl Groups {
         let Partition { group: id, index, count } = partition;
         let limit = self.limits.max_partitions;
         if count == 0 || count > limit {
-            return Err(invalid(format!("{count} partitions were asked for; this server gives from 1 to {limit}")));
+            return Err(invalid(format!("{count} partitions were requested; this server allows 1 to {limit}")));
         }
         if index >= count {
-            return Err(invalid(format!("partition {index} of {count}: they are counted from 0")));
+            return Err(invalid(format!("partition {index} of {count}: partitions are counted from 0")));
         }
         let mut groups = lock(&self.groups);
         let (group, plans) = match groups.get(&id) {
@@ -126,7 +126,7 @@ impl Groups {
                 (group, true)
             }
         };
-        group.sit(index, count, sql, options)?;
+        group.join(index, count, sql, options)?;
         Ok(Seat { groups: Arc::clone(self), id, group, index, plans })
     }
 
@@ -143,7 +143,7 @@ impl Groups {
                 Ok(())
             }
             None => {
-                let message = format!("the server runs {limit} queries in partitions at once");
+                let message = format!("the server runs at most {limit} queries in partitions at a time");
                 Err(Failure::new(StreamCode::TooManyStreams, message))
             }
         }
@@ -161,21 +161,21 @@ impl Group {
         self.stage.borrow().failed.is_some()
     }
 
-    fn sit(&self, index: u32, count: u32, sql: &str, options: &OpenOptions) -> Result<(), Failure> {
+    fn join(&self, index: u32, count: u32, sql: &str, options: &OpenOptions) -> Result<(), Failure> {
         if count != self.count {
             return Err(invalid(format!(
-                "one of {count} partitions was asked for where the others are of {}",
+                "one of {count} partitions was requested, but the others are of {}",
                 self.count
             )));
         }
         if sql != self.sql || common(options) != self.options {
-            return Err(invalid("the other partitions are of another query, or of other options".into()));
+            return Err(invalid("the other partitions have another query or other options".into()));
         }
         let mut members = lock(&self.members);
         let came =
             members.came.get_mut(index as usize).ok_or_else(|| invalid(format!("there is no partition {index}")))?;
         if *came {
-            return Err(invalid(format!("partition {index} was asked for before")));
+            return Err(invalid(format!("partition {index} was requested before")));
         }
         if let Some(failed) = self.stage.borrow().failed.clone() {
             return Err(failed);
@@ -188,7 +188,7 @@ impl Group {
         Ok(())
     }
 
-    /// Ends every member that has not ended, in the first of the errors. What nobody has taken is dropped.
+    /// Ends every member that has not ended, with the first of the errors. Drops partitions that are not taken.
     fn fail(&self, failed: Failure) {
         let mut first = false;
         self.stage.send_if_modified(|stage| {
@@ -221,7 +221,7 @@ impl Group {
 
     fn missing(&self, rendezvous: Duration) -> Failure {
         let came = lock(&self.members).came.iter().filter(|came| **came).count();
-        let message = format!("{came} of {} were asked for within {rendezvous:?}", self.count);
+        let message = format!("{came} of {} partitions were requested within {rendezvous:?}", self.count);
         Failure::new(StreamCode::PartitionMissing, message)
     }
 }
@@ -242,12 +242,12 @@ pub(crate) struct Seat {
     id: GroupId,
     group: Arc<Group>,
     index: u32,
-    /// Whether it is this member who has the query planned.
+    /// Whether this member has the query planned.
     plans: bool,
 }
 
 impl Seat {
-    /// This member's partition, once all have come and the query runs.
+    /// Returns this member's partition, once all members have joined and the query runs.
     pub(crate) async fn part(&self, engine: &dyn Engine, request: QueryRequest) -> Result<Source, Failure> {
         let group = &self.group;
         let mut stage = group.stage.subscribe();
@@ -261,38 +261,39 @@ impl Seat {
             }
         };
         let rendezvous = async {
-            // The sender is this member's own.
+            // The group, which this member holds, owns the sender.
             let all_came = stage.wait_for(|stage| stage.all_came);
             let late = tokio::time::timeout_at(group.until, all_came).await.is_err();
             if late { Err(group.missing(self.groups.limits.rendezvous)) } else { Ok(()) }
         };
         tokio::try_join!(plan, rendezvous)?;
-        // What it gives is a lock on the stage, not to be held while another is taken.
+        // The returned reference locks the stage, so it is dropped before another lock is taken.
         drop(stage.wait_for(|stage| stage.planned || stage.failed.is_some()).await);
         let mut members = lock(&group.members);
         let taken = members.plan.as_mut().and_then(|plan| {
             let batches = plan.partitions.get_mut(self.index as usize)?.take()?;
             Some(Source { schema: Arc::clone(&plan.schema), order: plan.order.clone(), batches })
         });
-        taken
-            .ok_or_else(|| group.stage.borrow().failed.clone().unwrap_or_else(|| self.lost("bug: it was taken before")))
+        taken.ok_or_else(|| {
+            group.stage.borrow().failed.clone().unwrap_or_else(|| self.lost("bug: the partition was taken before"))
+        })
     }
 
-    /// Waits until the group has failed, and says why.
+    /// Waits until the group has failed, and returns the error.
     pub(crate) async fn failed(&self) -> Failure {
         let mut stage = self.group.stage.subscribe();
         let failed = stage.wait_for(|stage| stage.failed.is_some()).await;
-        failed.ok().and_then(|stage| stage.failed.clone()).unwrap_or_else(|| self.lost("it is gone"))
+        failed.ok().and_then(|stage| stage.failed.clone()).unwrap_or_else(|| self.lost("the group has been dropped"))
     }
 
-    /// This member's query failed, as what its client is told.
+    /// Ends the group because this member's query failed. `failure` is the error for the clients.
     pub(crate) fn fail(&self, failure: Failure) {
         self.group.fail(failure);
     }
 
-    /// This member ends before its partition does.
+    /// Ends the group because this member ends before its partition does.
     pub(crate) fn leave(&self, why: &str) {
-        debug!(partition = self.index, of = self.group.count, why, "a partition was given up");
+        debug!(partition = self.index, of = self.group.count, why, "a partition ended early");
         self.group.fail(self.lost(why));
     }
 
@@ -306,7 +307,7 @@ impl Drop for Seat {
         let mut groups = lock(&self.groups.groups);
         let mut members = lock(&self.group.members);
         members.present -= 1;
-        // Who has yet to come to a group that failed is told so, and does not begin another.
+        // A failed group with missing members stays: late members receive its error, and do not begin another group.
         let done = members.present == 0 && members.came.iter().all(|came| *came);
         if done && groups.get(&self.id).is_some_and(|group| Arc::ptr_eq(group, &self.group)) {
             groups.remove(&self.id);

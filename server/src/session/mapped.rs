@@ -1,5 +1,5 @@
-//! Memory that clients have mapped: a loan that nothing can take back. It ends when the client gives it back, or when
-//! the client's process is gone. The end of its connection, or of the server's task for it, does not end it.
+//! Memory that clients have mapped. The server cannot revoke such a loan. It ends when the client releases it, or when
+//! the client's process ends, but not with the connection or the server's task for the connection.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,14 +11,14 @@ use thallus_fabric::process::Presence;
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
 
-/// How often to look whether processes are gone.
+/// Interval of the checks for ended processes.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Says whether a process is there.
+/// Returns whether a process exists.
 type Look = fn(ProcessId) -> Presence;
 
-/// Memory that processes have mapped and whose connections are gone. It is never freed before these processes are gone,
-/// not even at the end of this one, since freeing memory may write to it.
+/// Memory that processes have mapped and whose connections have ended. It is never freed before these processes end,
+/// not even at the end of the server's process, because freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
     look: Look,
     kept: Mutex<BTreeMap<ProcessId, Vec<Held>>>,
@@ -29,7 +29,7 @@ impl OrphanedLoans {
         Arc::new(OrphanedLoans { look, kept: Mutex::default() })
     }
 
-    /// Whether this process can be seen, so that its end can be.
+    /// Whether this process is visible, so that its end can be detected.
     pub(crate) fn sees(&self, process: ProcessId) -> bool {
         (self.look)(process) == Presence::There
     }
@@ -42,19 +42,19 @@ impl OrphanedLoans {
             if of_process.is_empty() {
                 info!(
                     pid = process.pid,
-                    "a connection ended of which memory is mapped: it is kept until its process ends"
+                    "a connection with mapped memory ended: the memory is kept until the client's process ends"
                 );
             }
             of_process.push(held);
             is_first
         };
-        // Without a runtime this process is about to end, and keeps everything until then.
+        // Without a runtime the server's process is about to end, and keeps all memory until then.
         if is_first && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(watch(Arc::clone(self)));
         }
     }
 
-    /// Frees the memory of processes that are gone. Whether anything is left.
+    /// Frees the memory of ended processes. Returns whether any memory is left.
     fn sweep(&self) -> bool {
         let watched: Vec<_> = self.lock().keys().copied().collect();
         for process in watched.into_iter().filter(|process| (self.look)(*process) == Presence::Gone) {
@@ -82,7 +82,7 @@ impl Drop for OrphanedLoans {
     fn drop(&mut self) {
         let kept = std::mem::take(&mut *self.lock());
         if !kept.is_empty() {
-            warn!(processes = kept.len(), "memory is still mapped by processes: it is never freed");
+            warn!(processes = kept.len(), "memory is still mapped by client processes: it is never freed");
             std::mem::forget(kept);
         }
     }
@@ -94,7 +94,7 @@ impl fmt::Debug for OrphanedLoans {
     }
 }
 
-/// Keeps loans of this process, once their connection is gone.
+/// Keeps the loans of this process after the end of their connection.
 pub(crate) fn keep_for(process: ProcessId, orphans: Arc<OrphanedLoans>) -> KeepLoan {
     Arc::new(move |held| orphans.keep(process, held))
 }

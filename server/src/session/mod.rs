@@ -33,64 +33,64 @@ use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
 
 use crate::engine::{Engine, QueryRequest};
 
-/// What every connection of a server shares.
+/// State that all connections of a server share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) pools: Vec<Arc<LoanPool>>,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
-    /// Whether clients may map what they are lent.
+    /// Whether clients may map lent batches.
     pub(crate) allow_mapped: bool,
-    /// Bytes that the window of an upload may grow to.
+    /// Most bytes of an upload's window.
     pub(crate) upload_window: u64,
-    /// Memory that clients have mapped and whose connections are gone.
+    /// Memory that clients have mapped and whose connections have ended.
     pub(crate) orphans: Arc<OrphanedLoans>,
-    /// Page faults of the thread so far.
+    /// Page faults of the calling thread so far.
     pub(crate) page_faults: fn() -> u64,
 }
 
-/// While more than this is to be written, queries are not asked for more: a client that grants credit without end and
-/// never reads costs no more memory than this and a batch for each stream.
+/// While more bytes than this wait to be written, no query is polled for further batches. A client that grants
+/// unlimited credit and never reads costs at most this memory and a batch for each stream.
 const MAX_BACKLOG: usize = 64 << 20;
 
 /// Query events handled before the control connection is polled again, so that their messages share one write.
 const MAX_QUERY_EVENTS_PER_TURN: usize = 16;
 
-/// Queries that are spawned at once after one has held its connection up, before another may run in the connection's
-/// task.
+/// Queries that are spawned immediately after one has stalled its connection, before another may run in the
+/// connection's task.
 const SPAWN_COOLDOWN_QUERIES: u32 = 16;
 
-/// Bytes of an upload that its client may have in flight at first.
+/// Initial window of an upload, in bytes.
 const FIRST_UPLOAD_WINDOW: u64 = 4 << 20;
 
-/// Something happened.
+/// An event of the connection's task.
 enum Event {
     Connection(Happened),
     Query(StreamId, QueryEvent),
     Upload(StreamId, UploadEvent),
-    /// The backlog is small enough again for pulls that were put off.
+    /// The backlog is small enough for deferred pulls.
     Relieved,
     Drain,
 }
 
-/// A connection and everything that belongs to it.
+/// A connection and all its state.
 pub(crate) struct Session<S> {
     shared: Arc<Shared>,
     connection: Connection<ServerConnection, S>,
     queries: BTreeMap<StreamId, RunningQuery>,
-    /// What becomes of a query's loans that its client has mapped.
+    /// For queries whose client maps batches: the function that keeps their loans after the end of the connection.
     keeps: BTreeMap<StreamId, KeepLoan>,
     uploads: BTreeMap<StreamId, RunningUpload>,
-    /// The query that runs in this task: one at a time.
+    /// The one query that runs in this task, if any.
     inline: Option<StreamId>,
     /// Queries still to be spawned before one may run in this task again.
     cooldown: u32,
     /// Query events since the control connection was polled.
     query_events: usize,
-    /// Pulls that wait until the backlog is smaller.
+    /// Pulls that are deferred until the backlog is smaller.
     put_off: Vec<(StreamId, Pull)>,
-    /// The process for which batches were mapped last: it was seen, and its end is noticed later.
+    /// The process that mapped batches last. It was visible, so its end will be detected.
     seen: Option<ProcessId>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
@@ -99,7 +99,7 @@ pub(crate) struct Session<S> {
     ended: Option<ConnectionError>,
 }
 
-/// Serves one connection until it ends, and says why it did. `word_nonce` is entropy for its lease words.
+/// Serves one connection until it ends, and returns the reason. `word_nonce` is entropy for its lease words.
 pub(crate) async fn serve<S: ControlIo>(
     shared: Arc<Shared>,
     io: S,
@@ -138,7 +138,7 @@ pub(crate) async fn serve<S: ControlIo>(
 impl<S: ControlIo> Session<S> {
     async fn run(mut self, mut drain: watch::Receiver<bool>) -> ConnectionError {
         let mut drained = std::pin::pin!(async move {
-            // A server that was dropped drains too.
+            // The drop of the server drains too.
             let _gone = drain.wait_for(|drain| *drain).await;
         });
         let mut draining = false;
@@ -159,7 +159,7 @@ impl<S: ControlIo> Session<S> {
             })
             .await;
             self.handle(event);
-            // A query that has a batch whenever it is asked would keep all others of this thread waiting.
+            // A query that always has a batch ready would block all other tasks of this thread.
             tokio::task::coop::consume_budget().await;
         }
     }
@@ -172,7 +172,7 @@ impl<S: ControlIo> Session<S> {
             return Poll::Ready(Event::Query(stream, event));
         }
         self.query_events = 0;
-        // Batches go out here, and a dead peer shows here.
+        // Sends batches, and detects a dead peer.
         if let Poll::Ready(happened) = self.connection.poll_control(cx) {
             return Poll::Ready(Event::Connection(happened));
         }
@@ -191,7 +191,7 @@ impl<S: ControlIo> Session<S> {
         self.connection.poll_clock(cx).map(Event::Connection)
     }
 
-    /// The next event of the query in this task, or of a spawned one.
+    /// The next event of the query in this task, or of a spawned query.
     fn poll_queries(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
         if let Some(stream) = self.inline {
             let Some(query) = self.queries.get_mut(&stream).and_then(RunningQuery::inline) else {
@@ -218,7 +218,7 @@ impl<S: ControlIo> Session<S> {
     fn poll_spawned(&mut self, cx: &mut Context<'_>) -> Poll<(StreamId, QueryEvent)> {
         match self.events.poll_recv(cx) {
             Poll::Ready(Some(event)) => Poll::Ready(event),
-            // This end keeps a sender: the channel is never closed.
+            // `self` holds a sender, so the channel is never closed.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
@@ -284,7 +284,7 @@ impl<S: ControlIo> Session<S> {
         }
     }
 
-    /// Does what the machine wants done, in order.
+    /// Performs the machine's tasks, in order.
     fn carry_out(&mut self) {
         while let Some(task) = self.connection.next_task() {
             match task {
@@ -352,7 +352,7 @@ impl<S: ControlIo> Session<S> {
         };
         let context = QueryContext { engine: Arc::clone(&self.shared.engine), packing };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
-        // The partitions of a result wait for one another.
+        // The partitions of a result wait for each other.
         let is_partition = seat.is_some();
         let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, seat);
         if !is_partition && self.cooldown == 0 && self.inline.is_none() {
@@ -371,7 +371,7 @@ impl<S: ControlIo> Session<S> {
         self.uploads.insert(stream, upload);
     }
 
-    /// What the client says of an upload.
+    /// Handles an event of an upload's stream.
     fn stream_event(&mut self, event: BorrowerEvent) {
         match event {
             BorrowerEvent::Schema { stream, schema, ipc, .. } => {
@@ -412,7 +412,7 @@ impl<S: ControlIo> Session<S> {
         }
     }
 
-    /// What the engine says of an upload.
+    /// Handles an event of an upload's task.
     fn upload_event(&mut self, stream: StreamId, event: UploadEvent) {
         if !self.uploads.contains_key(&stream) {
             return;
@@ -427,7 +427,7 @@ impl<S: ControlIo> Session<S> {
             UploadEvent::Rejected { seq, reason } => {
                 let failure = Failure::new(StreamCode::InvalidBatch, format!("batch {seq} is invalid: {reason}"));
                 self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason });
-                // The machine answers if the stream runs still; its end may have been delivered before.
+                // The machine answers if the stream still runs. Its end may already have been delivered.
                 self.upload_event(stream, UploadEvent::Done(Err(failure)));
             }
             UploadEvent::Done(result) => {

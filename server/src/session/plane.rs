@@ -1,4 +1,4 @@
-//! How a session opens its data plane, and for whom it lends mapped memory.
+//! The data plane of a session, and the condition for mapped memory.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl<S: ControlIo> Session<S> {
             Some(pool) => {
                 open(Arc::clone(pool), self.shared.machine.max_leases, peer).map_err(|error| error.to_string())
             }
-            None => Err(format!("fabric {kind} is not there any more")),
+            None => Err(format!("fabric {kind} is no longer available")),
         };
         match opened {
             Ok((plane, opened)) => {
@@ -29,7 +29,7 @@ impl<S: ControlIo> Session<S> {
         }
     }
 
-    /// The client's probe was read, or could not be.
+    /// Reports the result of reading the client's probe.
     pub(super) fn proven(&mut self, result: Result<Proof, String>) {
         self.command(match result {
             Ok(Proof { transport, .. }) => ServerCommand::ReversePathUp { transport },
@@ -37,11 +37,12 @@ impl<S: ControlIo> Session<S> {
         });
     }
 
-    /// What becomes of a query's loans once its connection is gone, if the client maps them; or why it may not map.
+    /// If the client maps a query's loans: the function that keeps them after the end of the connection, or the reason
+    /// why mapping is not allowed.
     pub(super) fn keep_mapped(&mut self, options: &OpenOptions) -> Result<Option<KeepLoan>, String> {
         let Access::Map(process) = options.access else { return Ok(None) };
         if !self.shared.allow_mapped {
-            return Err("this server does not allow it: start it with --allow-mapped, or read instead".into());
+            return Err("this server does not allow mapping: start it with --allow-mapped, or read instead".into());
         }
         let Some(plane) = &self.connection.plane else {
             return Err("the connection has no data plane: its results travel inline".into());
@@ -63,14 +64,14 @@ impl<S: ControlIo> Session<S> {
     }
 }
 
-/// An endpoint connected to the peer's address, with its lease words and the probe among them.
+/// An endpoint that is connected to the peer's address, with lease words and the probe.
 fn open(pool: Arc<LoanPool>, max_leases: u32, peer: &[u8]) -> Result<(Plane, OpenedFabric), FabricError> {
     let fabric = pool.fabric();
     let mut endpoint = fabric.endpoint()?;
     let address = endpoint.address();
     endpoint.connect(peer)?;
     let pools = Pools::over(fabric, PoolLimits::default());
-    // The memory for lease words of uploads is made now, and not while the first result travels.
+    // Allocates the memory for lease words of uploads now, and not during the first result.
     drop(pools.words.take(8));
     let capabilities = fabric.capabilities();
     let mut plane = Plane::new(endpoint, pools, &capabilities, pool);

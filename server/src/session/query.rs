@@ -1,9 +1,9 @@
-//! One query: runs the engine as batches are asked for, and makes them ready to travel.
+//! One query: runs the engine as batches are requested, and packs the batches for sending.
 //!
-//! It begins in its connection's own task: a result of one batch that is ready at once wakes no other task, and all of
-//! it goes out in one write. It stays there for as long as its batches cost less than waking another task for them, as
-//! those of tables in memory do. A query that costs more, or holds its connection up, is [spawned](RunningQuery::spawn)
-//! into a task of its own, where the engine works one batch ahead.
+//! A query begins in its connection's own task: a result of one batch that is ready immediately wakes no other task,
+//! and all of it is sent in one write. The query stays there as long as its batches cost less than waking another task
+//! for them, as those of tables in memory do. A query that costs more, or stalls its connection, is
+//! [spawned](RunningQuery::spawn) into its own task, where the engine works one batch ahead.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,14 +29,14 @@ use super::groups::Seat;
 use super::source::{Source, failure};
 use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream};
 
-/// The connection wants the next batch of a query.
+/// A request of the connection for the next batch of a query.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pull {
-    /// Live bytes from which on it is to be lent.
+    /// Live bytes from which the batch is lent.
     pub(crate) lend_from: Option<u64>,
 }
 
-/// What a query says to its connection.
+/// An event of a query for its connection.
 #[derive(Debug)]
 pub(crate) enum QueryEvent {
     Schema { schema: Bytes, order: Vec<SortKey> },
@@ -45,68 +45,69 @@ pub(crate) enum QueryEvent {
     Fail(Failure),
 }
 
-/// What a query works with.
+/// The resources of a query.
 #[derive(Clone, Debug)]
 pub(crate) struct QueryContext {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) packing: PackingContext,
 }
 
-/// Where queries in tasks of their own report to.
+/// Channel for the events of spawned queries.
 pub(crate) type Events = mpsc::UnboundedSender<(StreamId, QueryEvent)>;
 
-/// A query, as its connection holds it. Dropping it stops the query.
+/// A query, as held by its connection. Dropping it stops the query.
 #[derive(Debug)]
 pub(crate) struct RunningQuery {
     execution: Execution,
-    /// Where the query is one partition of another, until it has ended.
+    /// If the query is one partition of another: its seat, until it has ended.
     seat: Option<Arc<Seat>>,
 }
 
-/// Where a query runs.
+/// The task that runs a query.
 #[derive(Debug)]
 enum Execution {
-    /// In the connection's task, which polls it.
+    /// The connection's task, which polls the query.
     Inline(Box<Query>),
-    /// In a task of its own.
+    /// A task of the query's own.
     Spawned { pulls: mpsc::UnboundedSender<Pull>, _task: Task },
 }
 
-/// What came of polling a query.
+/// The result of polling a query.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Said(QueryEvent),
-    /// It is to be spawned.
+    /// The query must be spawned.
     Grown,
 }
 
 impl RunningQuery {
-    /// A query that its connection is to poll; or, if it has a seat, to spawn.
+    /// A query for its connection to poll; or, if it has a seat, to spawn.
     pub(crate) fn new(context: QueryContext, request: QueryRequest, seat: Option<Arc<Seat>>) -> Self {
         RunningQuery { execution: Execution::Inline(Box::new(Query::new(context, request, seat.clone()))), seat }
     }
 
-    /// Its end is on its way to the client: the other partitions need not know if the connection is lost now.
+    /// Ends the query well: its end is in the connection's queue, so a loss of the connection no longer affects the
+    /// other partitions.
     pub(crate) fn finish(mut self) {
         self.seat = None;
     }
 
-    /// Stops it before its end: because the client gave it up, or because it failed as what the client is told, or
-    /// because the connection ends.
+    /// Stops the query before its end. `failure` is its error, as reported to the client; `reason` is the client's
+    /// reason for cancelling. Without both, the connection ends.
     pub(crate) fn stop(mut self, reason: Option<CancelReason>, failure: Option<Failure>) {
         let Some(seat) = self.seat.take() else { return };
         match (failure, reason) {
             (Some(failure), _) => seat.fail(failure),
-            (None, Some(reason)) => seat.leave(&format!("the client gave it up: {reason}")),
+            (None, Some(reason)) => seat.leave(&format!("the client cancelled it: {reason}")),
             (None, None) => seat.leave("its connection ended"),
         }
     }
 
-    /// Asks for the next batch.
+    /// Requests the next batch.
     pub(crate) fn pull(&mut self, pull: Pull) {
         match &mut self.execution {
             Execution::Inline(query) => query.pull = Some(pull),
-            // The task is gone only if it has reported its end already.
+            // The task ends only after it has reported the query's end.
             Execution::Spawned { pulls, .. } => drop(pulls.send(pull)),
         }
     }
@@ -119,13 +120,13 @@ impl RunningQuery {
         }
     }
 
-    /// Goes on in a task of its own, which reports to `events`.
+    /// Moves the query to its own task, which reports to `events`.
     pub(crate) fn spawn(&mut self, stream: StreamId, events: Events) {
         let Execution::Inline(query) = &mut self.execution else { return };
         let query = query.take();
         let (pulls, wanted) = mpsc::unbounded_channel();
         if let Some(pull) = query.pull {
-            // The receiver is here.
+            // The receiver still exists.
             let _sent = pulls.send(pull);
         }
         let member = self.seat.clone();
@@ -159,7 +160,7 @@ impl Drop for RunningQuery {
     }
 }
 
-/// A task that ends with its handle.
+/// A task that is aborted when its handle is dropped.
 #[derive(Debug)]
 pub(crate) struct Task(AbortHandle);
 
@@ -175,14 +176,14 @@ impl Drop for Task {
     }
 }
 
-/// A query, for as long as it is in its connection's task.
+/// A query in its connection's task.
 pub(crate) struct Query {
     context: QueryContext,
     stage: Stage,
-    /// A batch is asked for.
+    /// The pending request for a batch.
     pull: Option<Pull>,
     allowance: Allowance,
-    /// Since when the engine is at the current step.
+    /// Start of the engine's current step.
     since: Option<Instant>,
 }
 
@@ -194,7 +195,7 @@ enum Stage {
 
 struct Running {
     batches: BatchStream,
-    /// One that came of them already.
+    /// A batch that the engine has already produced.
     next: Option<Result<RecordBatch, EngineError>>,
     packing: Packing,
     /// Time in the engine.
@@ -229,16 +230,16 @@ impl Query {
         Query { context, stage: Stage::Planning(planning), pull: None, allowance: Allowance::new(), since: None }
     }
 
-    /// What there is of it; nothing is left here.
+    /// Takes the query's state, and leaves an ended query.
     fn take(&mut self) -> Query {
         let (context, stage) = (self.context.clone(), std::mem::replace(&mut self.stage, Stage::Over));
         Query { context, stage, ..*self }
     }
 
-    /// The next thing that it has to say. Nothing comes after [`QueryEvent::Finish`] and [`QueryEvent::Fail`], nor
-    /// before a batch has been pulled, once the schema is out.
+    /// The next event of the query. Nothing follows [`QueryEvent::Finish`] and [`QueryEvent::Fail`]. After the schema,
+    /// each batch needs a pull.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Progress> {
-        // A query that panicked is dropped, and was nobody else's.
+        // A panic ends only this query, which is dropped.
         let polled = catch_unwind(AssertUnwindSafe(|| self.poll_step(cx)));
         let failure = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
@@ -250,7 +251,7 @@ impl Query {
         Poll::Ready(Progress::Said(QueryEvent::Fail(failure)))
     }
 
-    /// Whether the engine took long to come back, with or without an answer.
+    /// Whether a call of the engine took too long, with or without a result.
     pub(crate) fn has_held_up(&self) -> bool {
         self.allowance.has_held_up()
     }
@@ -281,7 +282,7 @@ impl Query {
         };
         self.since = None;
         let (Stage::Running(running), Some(pull)) = (&mut self.stage, self.pull) else { return Poll::Pending };
-        if is_end(item.as_ref()) {
+        if item.is_none() {
             let execute = running.execute;
             self.stage = Stage::Over;
             return Poll::Ready(Ok(Progress::Said(QueryEvent::Finish { execute })));
@@ -298,7 +299,7 @@ impl Query {
         Poll::Ready(Ok(Progress::Said(QueryEvent::Batch(packed))))
     }
 
-    /// Takes the engine's rows, and says their schema.
+    /// Begins to deliver the engine's rows: returns the event with their schema.
     fn begin(&mut self, source: Source, execute: Duration) -> Result<QueryEvent, Failure> {
         let Source { schema, order, batches } = source;
         let (packing, schema) = Packing::new(&schema, self.context.packing.clone())?;
@@ -308,18 +309,9 @@ impl Query {
     }
 }
 
-const PANICKED: &str = "the query panicked; the server's log says where";
+const PANICKED: &str = "the query panicked; see the server's log";
 
-/// Whether the rows end here.
-fn is_end(item: Option<&Result<RecordBatch, EngineError>>) -> bool {
-    #[cfg(feature = "planted-bugs")]
-    if thallus_protocol::planted::is_planted(thallus_protocol::planted::Bug::ErrorTakenForEnd) {
-        return !matches!(item, Some(Ok(_)));
-    }
-    item.is_none()
-}
-
-/// The way back to the connection; says so if the task panics.
+/// The channel to the connection. Reports a failure if the task panics.
 struct Report {
     stream: StreamId,
     events: Events,
@@ -328,7 +320,7 @@ struct Report {
 
 impl Report {
     fn say(&self, event: QueryEvent) {
-        // A connection that is gone has dropped its queries, and hears nothing.
+        // A connection that has ended has dropped its queries, and receives no events.
         let _gone = self.events.send((self.stream, event));
     }
 }
@@ -341,7 +333,7 @@ impl Drop for Report {
     }
 }
 
-/// The task of a query, from where it is.
+/// The task of a spawned query, from its current stage on.
 async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report: &Report) -> Result<(), Failure> {
     if let Stage::Planning(planning) = &mut query.stage {
         let since = query.since.unwrap_or_else(Instant::now);
@@ -356,21 +348,20 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
             Some(item) => Some(item),
             None => ahead.batches.recv().await,
         };
-        // A producer that panicked has sent no error: what it has not said must not pass for the end.
+        // A producer that panicked has sent no error, and the result must not seem complete.
         if item.is_none() && !ahead.finished() {
             return Err(Failure::new(StreamCode::Internal, PANICKED));
         }
-        if is_end(item.as_ref()) {
+        let Some(batch) = item else {
             report.say(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
-        }
-        let Some(batch) = item else { return Ok(()) };
+        };
         report.say(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
     }
     Ok(())
 }
 
-/// The engine, a batch ahead of what is asked for, so that it works while batches travel.
+/// The engine, one batch ahead of the requests, so that it works while batches travel.
 struct Ahead {
     batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
     execute_nanos: Arc<AtomicU64>,

@@ -1,4 +1,4 @@
-//! What an engine gives: rows, or an error that the client is told.
+//! The output of an engine: rows, or an error for the client.
 
 use arrow_schema::SchemaRef;
 use thallus_protocol::codes::StreamCode;
@@ -6,15 +6,15 @@ use thallus_protocol::message::{Failure, SortKey};
 
 use crate::engine::{BatchStream, EngineError, EngineErrorKind};
 
-/// A result, or one partition of it, as it comes from the engine.
+/// A result, or one partition of it, from the engine.
 pub(crate) struct Source {
     pub(crate) schema: SchemaRef,
-    /// What a partition is sorted by, if the result is.
+    /// The order of a partition, if the result is sorted.
     pub(crate) order: Vec<SortKey>,
     pub(crate) batches: BatchStream,
 }
 
-/// An engine's error, as the client is told.
+/// Translates an engine's error for the client.
 pub(crate) fn failure(error: EngineError) -> Failure {
     let code = match error.kind() {
         EngineErrorKind::Syntax => StreamCode::Syntax,
@@ -28,7 +28,7 @@ pub(crate) fn failure(error: EngineError) -> Failure {
         EngineErrorKind::Source => StreamCode::Source,
         EngineErrorKind::Internal => StreamCode::Internal,
     };
-    // The code has words of its own, which are not repeated.
+    // The code has its own text, which is not repeated.
     let message = match error {
         EngineError::Syntax { message } | EngineError::Execution { message } | EngineError::Unsupported { message } => {
             message

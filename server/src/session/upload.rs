@@ -1,4 +1,4 @@
-//! One upload: batches that the client lends, borrowed here and handed to the engine.
+//! One upload: batches that the client lends, borrowed by the server and passed to the engine.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -17,7 +17,7 @@ use super::query::Task;
 use super::source::failure;
 use crate::engine::{Engine, IngestRequest, Ingestion};
 
-/// What a connection tells an upload. Bounded by the upload's window.
+/// An item from a connection for an upload. The upload's window bounds the number of items.
 #[derive(Debug)]
 pub(crate) enum UploadItem {
     Schema { schema: SchemaRef, ipc: Bytes },
@@ -25,23 +25,23 @@ pub(crate) enum UploadItem {
     End { rows: u64 },
 }
 
-/// What an upload tells its connection.
+/// An event of an upload for its connection.
 #[derive(Debug)]
 pub(crate) enum UploadEvent {
-    /// The engine takes it.
+    /// The engine has accepted the upload.
     Accepted,
-    /// The engine has taken a batch.
+    /// The engine has consumed a batch.
     Consumed { cost: u64 },
     /// A batch is not valid.
     Rejected { seq: u64, reason: String },
-    /// It is over.
+    /// The upload has ended.
     Done(Result<u64, Failure>),
 }
 
-/// Where uploads report to.
+/// Channel for the events of uploads.
 pub(crate) type UploadEvents = mpsc::UnboundedSender<(StreamId, UploadEvent)>;
 
-/// An upload, as its connection holds it. Dropping it gives it up: the engine takes none of its rows.
+/// An upload, as held by its connection. Dropping it cancels the upload: the engine stores none of its rows.
 pub(crate) struct RunningUpload {
     items: mpsc::UnboundedSender<UploadItem>,
     _task: Task,
@@ -54,7 +54,7 @@ impl fmt::Debug for RunningUpload {
 }
 
 impl RunningUpload {
-    /// Begins to take an upload for `table`, whose largest batch has `max_batch` bytes.
+    /// Starts an upload to `table`, whose largest batch has at most `max_batch` bytes.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         stream: StreamId,
@@ -64,11 +64,10 @@ impl RunningUpload {
     ) -> Self {
         let (items, received) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
-            // A connection that is gone has dropped its uploads, and hears nothing.
+            // A connection that has ended has dropped its uploads, and receives no events.
             let report = |event| drop(events.send((stream, event)));
             let taken = AssertUnwindSafe(take(&*engine, table, max_batch, received, &report)).catch_unwind().await;
-            let panicked =
-                || Err(Failure::new(StreamCode::Internal, "the upload panicked; the server's log says where"));
+            let panicked = || Err(Failure::new(StreamCode::Internal, "the upload panicked; see the server's log"));
             let result = taken.unwrap_or_else(|_panic| Some(panicked()));
             if let Some(result) = result {
                 report(UploadEvent::Done(result));
@@ -77,14 +76,14 @@ impl RunningUpload {
         RunningUpload { items, _task: Task::new(&task) }
     }
 
-    /// Hands the next thing over.
+    /// Passes an item to the upload's task.
     pub(crate) fn push(&self, item: UploadItem) {
-        // The task is gone only if it has reported its end already.
+        // The task ends only after it has reported the upload's end.
         let _gone = self.items.send(item);
     }
 }
 
-/// Takes an upload to its end. `None`: the connection knows already how it ended.
+/// Runs an upload to its end. `None`: the connection already has the result.
 async fn take(
     engine: &dyn Engine,
     table: String,
@@ -121,7 +120,7 @@ async fn take(
                 report(UploadEvent::Consumed { cost });
             }
             UploadItem::End { rows } if rows != taken => {
-                let message = format!("{taken} rows arrived of {rows} that were sent");
+                let message = format!("received {taken} of {rows} rows");
                 return Some(Err(Failure::new(StreamCode::InvalidBatch, message)));
             }
             UploadItem::End { .. } => return Some(ingestion.finish().await.map_err(failure)),

@@ -1,4 +1,4 @@
-//! Dictionaries that the batches of a result share are lent with the first of them only, where each batch is read in
+//! A dictionary that several batches of a result share is lent only with the first of them, if each batch is read in
 //! full.
 
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use arrow_array::{Array, ArrayRef, DictionaryArray, RecordBatch, StringArray};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Access, Client, LendFrom, QueryOptions, TransferReport};
 use thallus_fabric::Fencing;
-use thallus_server::engine::scripted::{Script, ScriptedEngine};
+use thallus_scripted_engine::{Script, ScriptedEngine};
 
 use crate::world::{World, block_on, within};
 
 const ROWS: usize = 30_000;
-/// What the keys of a batch take up.
+/// Size of the keys of a batch, in bytes.
 const KEYS: u64 = ROWS as u64 * 4;
 
-/// Words that take up some 140 KB.
+/// A dictionary of about 140 KB.
 fn words(prefix: &str) -> ArrayRef {
     Arc::new(StringArray::from_iter_values((0..10_000).map(|i| format!("{prefix}{i:09}"))))
 }
@@ -31,7 +31,7 @@ fn batch(words: &ArrayRef, number: usize) -> RecordBatch {
     RecordBatch::try_from_iter([("word", Arc::new(column) as ArrayRef)]).unwrap()
 }
 
-/// Batches of one dictionary, then of another, then of the first.
+/// Batches with one dictionary, then with another, then with the first again; and the size of one dictionary, in bytes.
 fn batches() -> (Vec<RecordBatch>, u64) {
     let (a, b) = (words("a"), words("b"));
     let each = [&a, &a, &a, &a, &b, &b, &a];
@@ -63,9 +63,9 @@ fn batches_that_share_a_dictionary_move_it_once() {
     }
 }
 
-/// A batch that comes inline between others has its dictionary, and theirs are as they were.
+/// An inline batch contains its dictionary, and does not change the kept dictionaries of lent batches.
 #[test]
-fn batches_that_come_inline_between_leave_what_was_lent() {
+fn inline_batches_leave_the_lent_dictionaries_unchanged() {
     block_on(async {
         let (a, b) = (words("a"), words("b"));
         let sent = vec![
@@ -91,9 +91,10 @@ fn batches_that_come_inline_between_leave_what_was_lent() {
     });
 }
 
-/// Without its dictionary a batch is small. It is lent all the same: inline it might have to carry it.
+/// Without its dictionary the batch is small. The server lends it nevertheless, because an inline batch contains its
+/// dictionary.
 #[test]
-fn a_batch_is_not_small_for_what_was_spared() {
+fn a_batch_whose_dictionary_is_kept_is_still_lent() {
     block_on(async {
         let world = world(Fencing::LeaseWord);
         let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(KEYS + 1))).await;
@@ -103,7 +104,7 @@ fn a_batch_is_not_small_for_what_was_spared() {
     });
 }
 
-/// What is read in parts, or not in order, says it all.
+/// Batches that are read in parts, in any order, contain their dictionaries.
 #[test]
 fn lazy_batches_are_complete() {
     block_on(async {

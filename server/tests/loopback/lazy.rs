@@ -1,4 +1,4 @@
-//! Lazy results: what is asked for is right, nothing else is read, and what is held goes back whatever happens.
+//! Lazy results: requested parts are correct, nothing else is read, and held batches are always released.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{Client, ClientError, LazyBatch, LazyOptions, LazyStream, LendFrom, StreamCode};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 
 use crate::world::{World, block_on, within};
 
 const FENCINGS: [Fencing; 2] = [Fencing::LeaseWord, Fencing::Revocation];
 
-/// Fifty columns of numbers and one of names, of so many rows.
+/// A batch of `rows` rows, with fifty columns of numbers and one of names.
 fn wide(number: u64, rows: usize) -> RecordBatch {
     let first = number as i64 * rows as i64;
     let numbers = |column: i64| (0..rows as i64).map(|row| (first + row) * 100 + column).collect::<Int64Array>();
@@ -31,11 +31,11 @@ fn wide_script(batches: u64, rows: usize) -> Script {
 }
 
 async fn next(result: &mut LazyStream) -> LazyBatch {
-    within("a lazy batch", result.next()).await.expect("a batch").expect("a good one")
+    within("a lazy batch", result.next()).await.expect("a batch").expect("no error")
 }
 
-/// The one batch of a result that is dropped whole: dropped before its end was seen, it would be cancelled, and its
-/// batch with it.
+/// The only batch of a result. Waits for the end, because a result dropped before its end is cancelled with its
+/// batches.
 async fn only(mut result: LazyStream) -> LazyBatch {
     let batch = next(&mut result).await;
     assert!(within("the end", result.next()).await.is_none());
@@ -43,7 +43,7 @@ async fn only(mut result: LazyStream) -> LazyBatch {
 }
 
 #[test]
-fn only_what_is_asked_for_is_read() {
+fn only_requested_columns_and_rows_are_read() {
     for fencing in FENCINGS {
         block_on(async {
             let world = World::over(ScriptedEngine::new().on("wide", wide_script(4, 10_000)), Some(fencing));
@@ -55,7 +55,7 @@ fn only_what_is_asked_for_is_read() {
                 assert_eq!((batch.num_rows(), batch.schema(), batch.is_here()), (10_000, sent.schema(), false));
                 assert_eq!(batch.column_bytes()[7], 80_000);
                 assert_eq!(batch.columns(&[7]).await.unwrap(), sent.project(&[7]).unwrap());
-                // Again, less, in another order, and side by side.
+                // Repeated reads of fewer rows, in another order and at the same time.
                 let (first, second) =
                     tokio::join!(batch.columns_in(&[50, 3], 500..600), batch.columns_in(&[0], 9_999..10_000));
                 assert_eq!(first.unwrap(), sent.project(&[50, 3]).unwrap().slice(500, 100));
@@ -66,9 +66,9 @@ fn only_what_is_asked_for_is_read() {
             let report = result.report();
             assert_eq!((report.rows, report.batches_lent, report.complete), (40_000, 4, true), "{report}");
             let lazy = report.lazy.unwrap();
-            // 10 000 numbers; a hundred numbers, names of twelve letters and their offsets; one number.
+            // Bytes of 10 000 numbers; of 100 numbers, 100 names of 12 letters and 101 offsets; of one number.
             assert_eq!(lazy.bytes_read, 4 * (80_000 + 800 + 1200 + 101 * 4 + 8));
-            // Fifty columns of numbers; names with their offsets.
+            // Bytes of fifty columns of numbers; of the names and their offsets.
             assert_eq!(lazy.bytes_offered, 4 * (50 * 80_000 + 120_000 + 40_004));
             assert_eq!((lazy.asks, report.bytes_lent), (16, lazy.bytes_read));
             assert!(lazy.saved() > 0.97, "{report}");
@@ -78,7 +78,7 @@ fn only_what_is_asked_for_is_read() {
     }
 }
 
-fn arb_ask() -> impl Strategy<Value = (Vec<prop::sample::Index>, [prop::sample::Index; 2])> {
+fn arb_selection() -> impl Strategy<Value = (Vec<prop::sample::Index>, [prop::sample::Index; 2])> {
     (prop::collection::vec(any::<prop::sample::Index>(), 0..4), any::<[prop::sample::Index; 2]>())
 }
 
@@ -89,7 +89,7 @@ proptest! {
     fn any_part_of_any_batch_survives_every_way(
         batches in arb_batches(3),
         way in 0_usize..3,
-        asks in prop::collection::vec(arb_ask(), 1..4),
+        asks in prop::collection::vec(arb_selection(), 1..4),
     ) {
         let (fencing, lend_from) = [
             (Some(Fencing::LeaseWord), LendFrom::Bytes(0)),
@@ -111,20 +111,20 @@ proptest! {
         });
         match compared {
             Ok(different) => prop_assert_eq!(different, Vec::<String>::new()),
-            // What Arrow IPC has no words for, its schema included, is refused in words.
+            // Types that Arrow IPC does not support are refused with a message.
             Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => {}
             Err(other) => prop_assert!(false, "{other}"),
         }
     }
 }
 
-/// Asks every batch the same, and says what was not as it was sent.
+/// Reads the same parts of every batch, and returns the differences from the sent batches.
 async fn compare(
     result: LazyStream,
     sent: &[RecordBatch],
     asks: &[(Vec<prop::sample::Index>, [prop::sample::Index; 2])],
 ) -> Result<Vec<String>, ClientError> {
-    // All of them at once: they stay readable after the end.
+    // Collects all batches first: they stay readable after the end.
     let batches: Vec<LazyBatch> = result.try_collect().await?;
     let mut different = Vec::new();
     if batches.len() != sent.len() {
@@ -146,7 +146,7 @@ async fn compare(
 }
 
 #[test]
-fn small_batches_are_here_already() {
+fn small_batches_are_local_already() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(2, 10)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -166,7 +166,7 @@ fn small_batches_are_here_already() {
 }
 
 #[test]
-fn there_is_no_such_column_or_row() {
+fn a_column_or_row_out_of_range_is_an_error() {
     block_on(async {
         for (rows, here) in [(10, true), (20_000, false)] {
             let world =
@@ -186,13 +186,14 @@ fn there_is_no_such_column_or_row() {
     });
 }
 
-/// A result that waits in the middle, so that it is not at its end.
+/// An engine with a result that never ends.
 fn waits() -> ScriptedEngine {
     let script = wide_script(2, 10_000).hang();
     ScriptedEngine::new().on("waits", script).on("next", Script::synthetic(1, 10))
 }
 
-async fn goes_on(world: &World, client: &Client) {
+/// Waits until no query runs, and checks that the connection is still usable.
+async fn still_works(world: &World, client: &Client) {
     within("the query to stop", async {
         while world.engine.running() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -200,11 +201,11 @@ async fn goes_on(world: &World, client: &Client) {
     })
     .await;
     let rest: Vec<_> = client.query("next").await.unwrap().try_collect().await.unwrap();
-    assert_eq!(rest, [synthetic_batch(0, 10)], "the connection goes on");
+    assert_eq!(rest, [synthetic_batch(0, 10)], "the connection is still usable");
 }
 
 #[test]
-fn what_is_held_of_a_result_that_is_dropped_cannot_be_read() {
+fn held_batches_of_a_dropped_result_cannot_be_read() {
     block_on(async {
         let world = World::over(waits(), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -214,14 +215,14 @@ fn what_is_held_of_a_result_that_is_dropped_cannot_be_read() {
         drop(result);
         let error = batch.columns(&[0]).await.unwrap_err();
         assert!(matches!(error, ClientError::Cancelled), "{error:?}");
-        goes_on(&world, &client).await;
+        still_works(&world, &client).await;
         drop((batch, client));
         world.is_at_rest().await;
     });
 }
 
 #[test]
-fn what_is_held_outlives_the_end_of_its_result_and_even_its_client() {
+fn held_batches_outlive_the_end_of_their_result_and_the_client() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(3, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -236,7 +237,7 @@ fn what_is_held_outlives_the_end_of_its_result_and_even_its_client() {
 }
 
 #[test]
-fn a_result_that_is_dropped_unseen_gives_its_loans_back() {
+fn an_unread_result_releases_its_loans_when_it_is_dropped() {
     block_on(async {
         let world = World::over(
             ScriptedEngine::new().on("wide", wide_script(3, 10_000)).on("next", Script::synthetic(1, 10)),
@@ -244,11 +245,11 @@ fn a_result_that_is_dropped_unseen_gives_its_loans_back() {
         );
         let client = world.client().await;
         let result = client.query_lazy("wide").await.unwrap();
-        // Every batch has arrived, and nobody has looked.
-        goes_on(&world, &client).await;
+        // Every batch has arrived, and none has been taken from the result.
+        still_works(&world, &client).await;
         client.ping().await.unwrap();
         drop(result);
-        within("the loans to come back", async {
+        within("the loans to be released", async {
             while world.server.bytes_on_loan() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -260,11 +261,11 @@ fn a_result_that_is_dropped_unseen_gives_its_loans_back() {
 }
 
 #[test]
-fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
+fn a_reader_that_holds_its_window_gets_no_batch_until_it_drops_one() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
-        // Batches of about 4.2 million bytes.
+        // A window for two batches of about 4.2 million bytes.
         let options = LazyOptions::default().with_window(Some(10_000_000));
         let mut result = client.query_lazy_with("wide", options).await.unwrap();
         let mut held = vec![next(&mut result).await, next(&mut result).await];
@@ -284,14 +285,14 @@ fn a_reader_that_hoards_gets_no_more_until_it_drops_something() {
 }
 
 #[test]
-fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
+fn a_reader_that_holds_batches_for_too_long_gets_an_error_with_the_cause() {
     block_on(async {
         let engine = ScriptedEngine::new().on("wide", wide_script(20, 10_000));
         let world = World::impatient(engine, Duration::from_millis(400));
         let client = world.client().await;
         let options = LazyOptions::default().with_window(Some(10_000_000));
         let result = client.query_lazy_with("wide", options).await.unwrap();
-        let error = within("the server to take its loans back", result.try_collect::<Vec<_>>()).await.unwrap_err();
+        let error = within("the server to revoke its loans", result.try_collect::<Vec<_>>()).await.unwrap_err();
         assert!(matches!(error, ClientError::LeaseExpired { .. }), "{error:?}");
         assert!(error.to_string().contains("2 batches of this lazy result are held"), "{error}");
         drop(client);
@@ -300,7 +301,7 @@ fn a_reader_that_hoards_for_too_long_is_told_what_it_does_wrong() {
 }
 
 #[test]
-fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
+fn a_deadline_ends_the_wait_for_room_and_the_held_batches() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(20, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
@@ -313,7 +314,7 @@ fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
                 match result.next().await {
                     Some(Ok(batch)) => held.push(batch),
                     Some(Err(error)) => break error,
-                    None => panic!("a whole result in a window for two batches"),
+                    None => panic!("the whole result fits a window for two batches"),
                 }
             }
         })
@@ -330,7 +331,7 @@ fn a_deadline_ends_the_wait_of_a_reader_that_hoards_and_what_it_holds() {
 }
 
 #[test]
-fn a_server_that_is_cut_off_between_two_asks() {
+fn a_server_that_is_cut_off_between_two_reads() {
     for fencing in FENCINGS {
         block_on(async {
             let world = World::over(ScriptedEngine::new().on("wide", wide_script(2, 10_000)), Some(fencing));
@@ -338,9 +339,9 @@ fn a_server_that_is_cut_off_between_two_asks() {
             let batches: Vec<_> = client.query_lazy("wide").await.unwrap().try_collect().await.unwrap();
             batches[0].columns(&[0]).await.unwrap();
             world.cut();
-            let lost = within("an ask to fail", async {
+            let lost = within("a read to fail", async {
                 loop {
-                    // Until the client has noticed it may still read what the server has not taken back.
+                    // Until the client notices the cut, it may still read memory that the server has not revoked.
                     match batches[1].columns(&[0]).await {
                         Ok(got) => assert_eq!(got, wide(1, 10_000).project(&[0]).unwrap()),
                         Err(error) => break error,
@@ -357,7 +358,7 @@ fn a_server_that_is_cut_off_between_two_asks() {
 }
 
 #[test]
-fn an_engine_that_fails_takes_what_is_held_with_it() {
+fn an_engine_failure_also_fails_the_held_batches() {
     block_on(async {
         let error = EngineError::Execution { message: "the third batch is bad".into() };
         let world = World::over(
@@ -371,7 +372,7 @@ fn an_engine_that_fails_takes_what_is_held_with_it() {
             match result.next().await {
                 Some(Ok(batch)) => held.push(batch),
                 Some(Err(error)) => break error,
-                None => panic!("an end"),
+                None => panic!("the result ended without an error"),
             }
         };
         assert!(failure.to_string().contains("the third batch is bad"), "{failure}");
@@ -383,15 +384,15 @@ fn an_engine_that_fails_takes_what_is_held_with_it() {
 }
 
 #[test]
-fn asks_that_are_dropped_harm_nothing() {
+fn dropped_reads_do_no_harm() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;
         let batch = only(client.query_lazy("wide").await.unwrap()).await;
         for _ in 0..20 {
-            let (ask, columns) = (batch.columns(&[0, 50]), batch.columns(&[1]));
-            // Begun, and dropped while it is on its way.
-            tokio::select! { biased; _ = ask => {} () = std::future::ready(()) => {} }
+            let (dropped, columns) = (batch.columns(&[0, 50]), batch.columns(&[1]));
+            // The first read begins, and is dropped before it completes.
+            tokio::select! { biased; _ = dropped => {} () = std::future::ready(()) => {} }
             assert_eq!(columns.await.unwrap(), wide(0, 10_000).project(&[1]).unwrap());
         }
         drop((batch, client));
@@ -400,7 +401,7 @@ fn asks_that_are_dropped_harm_nothing() {
 }
 
 #[test]
-fn closing_the_client_ends_what_is_held() {
+fn closing_the_client_fails_the_held_batches() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("wide", wide_script(1, 10_000)), Some(Fencing::LeaseWord));
         let client = world.client().await;

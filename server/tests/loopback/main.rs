@@ -1,4 +1,4 @@
-//! The real server and the real client in one process, over the in-memory fabric and a pipe for a control connection.
+//! The real server and the real client in one process, with the simulated fabric and a pipe as control connection.
 
 mod dictionaries;
 mod lazy;
@@ -18,9 +18,9 @@ use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{ClientError, LendFrom, QueryOptions, StreamCode};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use world::{World, block_on, within};
@@ -48,9 +48,9 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
     });
 }
 
-/// Queries begin in their connection's task: what an engine does there is still its query's affair alone.
+/// Queries begin in the task of their connection. A panic or a blocked engine must affect only its own query.
 #[test]
-fn an_engine_that_panics_or_blocks_is_no_matter_to_the_connection() {
+fn an_engine_that_panics_or_blocks_does_not_harm_the_connection() {
     block_on(async {
         let blocks = |number| {
             std::thread::sleep(Duration::from_millis(5));
@@ -69,7 +69,7 @@ fn an_engine_that_panics_or_blocks_is_no_matter_to_the_connection() {
             let batches: Vec<_> = client.query(sql).await?.try_collect().await?;
             Ok(batches.iter().map(arrow_array::RecordBatch::num_rows).sum())
         };
-        // More often than a query that blocked makes its connection wary of the next.
+        // More rounds than the server spawns queries for, after a query has blocked its connection.
         for _ in 0..20 {
             for sql in ["panics", "panics later"] {
                 let failed = rows(sql).await;
@@ -111,14 +111,14 @@ proptest! {
         });
         match got {
             Ok(got) => {
-                // Engines hand out no empty batches.
+                // Engines yield no empty batches.
                 let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).collect();
                 prop_assert_eq!(got.len(), sent.len());
                 for (got, sent) in got.iter().zip(sent) {
                     prop_assert_eq!(same_batch(got, sent), Ok(()));
                 }
             }
-            // What Arrow IPC has no words for, its schema included, is refused in words.
+            // Types that Arrow IPC does not support are refused with a message.
             Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => {}
             Err(other) => prop_assert!(false, "{other}"),
         }
@@ -126,9 +126,9 @@ proptest! {
 }
 
 #[test]
-fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
+fn registrations_and_copies_are_counted_and_a_warm_server_registers_nothing() {
     block_on(async {
-        // Of small buffers, which are copied, and of large ones, each of which this fabric registers where it lies.
+        // Small buffers are copied. This fabric registers each large buffer in place.
         let table: Vec<_> = (0..3).map(|n| synthetic_batch(n, 20_000)).collect();
         let engine = ScriptedEngine::new()
             .on("small", Script::synthetic(5, 250))
@@ -146,7 +146,7 @@ fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
             assert_eq!(world.server.registrations() - before, server.registrations, "{report}");
             (report.registrations, server)
         };
-        // The client's first piece of memory was made for the probe.
+        // The client allocated its first slab for the probe.
         let (_, cold) = run("small").await;
         assert!(cold.registrations > 0 && cold.regions > 0 && cold.bytes_copied > 0, "{cold:?}");
         for _ in 0..3 {
@@ -156,10 +156,10 @@ fn what_lending_takes_is_counted_and_is_nothing_once_all_is_warm() {
         }
         let (by_client, large) = run("large").await;
         assert!(by_client > 0, "{by_client}");
-        // Of `id`, `value` and `payload`, the values, and of the last its offsets too; what is shorter is copied.
+        // The values of `id`, `value` and `payload`, and the offsets of `payload`. Shorter buffers are copied.
         assert_eq!(large.registrations, 3 * 4, "{large:?}");
         assert!(large.regions >= large.registrations, "{large:?}");
-        // What is there to be lent again is registered once, and of what was computed no more is kept than a few.
+        // Memory that is lent again is registered once. Of computed results only few registrations are kept.
         let (_, cold) = run("table").await;
         assert_eq!(cold.registrations, 3 * 4, "{cold:?}");
         for _ in 0..3 {
@@ -219,7 +219,7 @@ fn a_dropped_result_is_cancelled_at_the_server() {
             .await;
         }
         let rest: Vec<_> = client.query("next").await.unwrap().try_collect().await.unwrap();
-        assert_eq!(rest, [synthetic_batch(0, 10)], "the connection goes on");
+        assert_eq!(rest, [synthetic_batch(0, 10)], "the connection is still usable");
         drop(client);
         world.is_at_rest().await;
     });
@@ -235,7 +235,7 @@ fn a_slow_reader_stops_the_engine_at_its_window() {
         let client = world.client().await;
         let options = QueryOptions::default().with_window(Some(4 << 20));
         let result = client.query_with("endless", options).await.unwrap();
-        // It comes to rest, however slow the machine, and not only after the whole result.
+        // The engine stops at the window, even on a slow machine, and not only after the whole result.
         let mut batches = u64::MAX;
         while std::mem::replace(&mut batches, world.engine.batches()) != world.engine.batches() {
             assert!(batches == u64::MAX || batches < 20, "{batches} batches of half a megabyte in a window of 4 MiB");
@@ -259,7 +259,7 @@ fn an_error_in_the_middle_is_an_error_and_not_an_end() {
             match result.next().await {
                 Some(Ok(batch)) => rows += batch.num_rows(),
                 Some(Err(error)) => break error,
-                None => panic!("an end after {rows} rows"),
+                None => panic!("the result ended without an error after {rows} rows"),
             }
         };
         assert!(failure.to_string().contains("the third batch is bad"), "{failure}");
@@ -319,19 +319,19 @@ fn a_server_cut_off_in_the_middle_ends_results_and_leaves_nothing_behind() {
                 match result.next().await {
                     Some(Ok(_)) => {}
                     Some(Err(error)) => break error,
-                    None => panic!("an end where the connection broke"),
+                    None => panic!("the result ended without an error after the cut"),
                 }
             }
         })
         .await;
-        // Whichever shows first: the connection is lost, or the server's endpoint is gone in the middle of a read.
+        // The client notices first either the lost connection or the missing endpoint during a read.
         assert!(matches!(failure, ClientError::ServerGone { .. } | ClientError::Read { .. }), "{failure:?}");
         world.is_at_rest().await;
     });
 }
 
 #[test]
-fn a_drained_server_finishes_what_runs_and_takes_no_more() {
+fn a_draining_server_finishes_running_queries_and_refuses_new_ones() {
     block_on(async {
         let script = Script::synthetic(3, 20_000).sleep(Duration::from_millis(300)).batch(synthetic_batch(9, 5));
         let world = World::over(ScriptedEngine::new().on("slow", script), Some(Fencing::LeaseWord));
@@ -348,7 +348,7 @@ fn a_drained_server_finishes_what_runs_and_takes_no_more() {
 }
 
 #[test]
-fn one_connection_too_many_is_refused_in_words() {
+fn one_connection_too_many_is_refused_with_a_message() {
     block_on(async {
         let world = World::limited(ScriptedEngine::new(), 2);
         let _first = world.client().await;
@@ -362,18 +362,18 @@ fn one_connection_too_many_is_refused_in_words() {
 }
 
 #[test]
-fn garbage_on_the_port_is_hung_up_on_and_others_are_served() {
+fn a_connection_that_sends_garbage_is_closed_and_others_are_served() {
     block_on(async {
         let world = World::over(ScriptedEngine::new().on("q", Script::synthetic(1, 10)), None);
         let client = world.client().await;
         for garbage in
             [&b"GET / HTTP/1.1\r\n\r\n"[..], b"THALLUS\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", &[0xff; 4096]]
         {
-            let mut stranger = world.pipe();
-            stranger.write_all(garbage).await.unwrap();
+            let mut connection = world.pipe();
+            connection.write_all(garbage).await.unwrap();
             let mut answer = Vec::new();
-            within("the server to hang up", stranger.read_to_end(&mut answer)).await.unwrap();
-            assert!(answer.starts_with(b"THALLUS\n"), "the preface is all that every version understands");
+            within("the server to close", connection.read_to_end(&mut answer)).await.unwrap();
+            assert!(answer.starts_with(b"THALLUS\n"), "the answer does not begin with a preface");
         }
         let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
         assert_eq!(batches.len(), 1);
@@ -391,7 +391,7 @@ fn a_client_that_grants_much_and_never_reads_does_not_fill_the_server() {
         greedy.write_all(&Preface { versions: VERSIONS, features: FEATURES }.encode()).await.unwrap();
         let mut messages = vec![Message::Hello(Hello { name: "greedy".into(), ..Hello::default() })];
         for stream in 1..=4 {
-            // As much as one stream may have; without a bound of the connection that would be a gigabyte.
+            // The largest credit of one stream. Without a limit per connection, four streams could take a gigabyte.
             let options = OpenOptions { credit: 256 << 20, ..OpenOptions::default() };
             let (stream, request) = (thallus_protocol::StreamId(stream), Request::Sql("endless".into()));
             messages.push(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
@@ -400,7 +400,7 @@ fn a_client_that_grants_much_and_never_reads_does_not_fill_the_server() {
             let frame = encode(&message, bytes::Bytes::new(), FrameLimits::default()).unwrap();
             greedy.write_all(&frame.head).await.unwrap();
         }
-        // It comes to rest with a backlog of its own limit: some hundred batches of half a megabyte.
+        // The engine stops at the limit of the server's backlog: a few hundred batches of half a megabyte.
         let mut batches = u64::MAX;
         while std::mem::replace(&mut batches, world.engine.batches()) != world.engine.batches() || batches == 0 {
             assert!(batches == u64::MAX || batches < 400, "{batches} batches for a client that reads nothing");

@@ -1,5 +1,4 @@
-//! Mapped results: the arrays are right for as long as they are held, whatever happens, and the server keeps what they
-//! lie in exactly as long.
+//! Mapped results: the arrays stay correct as long as they are held, and the server keeps their memory exactly as long.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,8 +9,8 @@ use proptest::prelude::*;
 use thallus_client::{Access, ClientError, LendFrom, QueryOptions, ResultStream, StreamCode};
 use thallus_fabric::Fencing;
 use thallus_fabric::process::Presence;
-use thallus_protocol::testing::{arb_batches, same_batch};
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 
 use crate::world::{World, block_on, within};
 
@@ -31,17 +30,17 @@ fn engine() -> ScriptedEngine {
 
 fn assert_right(batches: &[RecordBatch]) {
     for (number, batch) in batches.iter().enumerate() {
-        assert!(*batch == synthetic_batch(number as u64, ROWS), "batch {number} is not what it was");
+        assert!(*batch == synthetic_batch(number as u64, ROWS), "batch {number} has changed");
     }
 }
 
 async fn next(result: &mut ResultStream) -> RecordBatch {
-    within("a batch", result.next()).await.expect("a batch").expect("a good one")
+    within("a batch", result.next()).await.expect("a batch").expect("no error")
 }
 
-/// Waits until nothing is on loan, as far as the server knows.
+/// Waits until the server has no bytes on loan.
 async fn nothing_on_loan(world: &World) {
-    within("the loans to come back", async {
+    within("the loans to be released", async {
         while world.server.bytes_on_loan() > 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -50,7 +49,7 @@ async fn nothing_on_loan(world: &World) {
 }
 
 #[test]
-fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
+fn a_mapped_batch_is_on_loan_until_its_last_array_is_dropped() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -63,7 +62,7 @@ fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
         let all = world.server.bytes_on_loan();
         assert!(all >= report.bytes_mapped, "{all} bytes on loan");
 
-        // Memory that comes free is used again, and what is held is not among it.
+        // The server reuses released memory, but not the memory of held arrays.
         let column = batches[3].column(1).slice(17, 100);
         let held = batches[1].clone();
         drop((batches, result));
@@ -76,7 +75,7 @@ fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
         let some = world.server.bytes_on_loan();
         assert!(some > 0 && some < all, "{some} of {all} bytes on loan");
         drop(held);
-        // The connection is there for as long as an array is.
+        // The connection stays open as long as an array exists.
         drop(client);
         assert_eq!(&column, &synthetic_batch(3, ROWS).column(1).slice(17, 100));
         assert_eq!(world.server.connections(), 1);
@@ -87,7 +86,7 @@ fn what_is_mapped_is_on_loan_until_the_last_array_is_dropped() {
 }
 
 #[test]
-fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
+fn mapped_batches_outlive_a_dropped_or_failed_stream() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -96,7 +95,7 @@ fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
             let batches = [next(&mut result).await, next(&mut result).await];
             if deadline.is_some() {
                 let error = within("the deadline", result.next()).await.unwrap().unwrap_err();
-                // Either end's clock.
+                // The deadline may expire first at either end.
                 let late = matches!(
                     error,
                     ClientError::Timeout { .. } | ClientError::Query { kind: StreamCode::DeadlineExceeded, .. }
@@ -116,7 +115,7 @@ fn what_is_mapped_outlives_a_stream_that_is_dropped_or_fails() {
 }
 
 #[test]
-fn what_is_mapped_and_nobody_looks_at_goes_back() {
+fn unread_mapped_batches_are_released() {
     block_on(async {
         let world = World::mapping(engine(), |_| {});
         let client = world.client().await;
@@ -126,7 +125,7 @@ fn what_is_mapped_and_nobody_looks_at_goes_back() {
         drop(_arrived);
         nothing_on_loan(&world).await;
         let small: Vec<_> = client.query_with("small", mapped()).await.unwrap().try_collect().await.unwrap();
-        assert_eq!((small, world.server.bytes_on_loan()), (vec![synthetic_batch(0, 3)], 0), "small ones come inline");
+        assert_eq!((small, world.server.bytes_on_loan()), (vec![synthetic_batch(0, 3)], 0), "small batches are inline");
         drop(client);
         world.is_at_rest().await;
     });
@@ -160,11 +159,11 @@ fn partitions_are_mapped_each_over_its_connection() {
     });
 }
 
-/// What the server is told of the client's process, after it was there: nothing, and then that it is gone.
+/// Index of the client process' state that the server sees: there, unknown, gone.
 static ENDS: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
-fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_is_gone() {
+fn after_a_cut_the_server_keeps_mapped_memory_until_the_client_process_is_gone() {
     block_on(async {
         let world = World::mapping(engine(), |settings| {
             settings.presence = |_| [Presence::There, Presence::Unknown, Presence::Gone][ENDS.load(Ordering::Relaxed)];
@@ -172,12 +171,12 @@ fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_
         let client = world.client().await;
         let batches: Vec<_> = client.query_with("q", mapped()).await.unwrap().try_collect().await.unwrap();
         let all = world.server.bytes_on_loan();
-        // The server's task for it ends where it stands.
+        // The server's task of the connection is aborted.
         world.cut();
         let error = within("the client to notice", client.query("q")).await.map(drop).unwrap_err();
         assert!(matches!(error, ClientError::ServerGone { .. }), "{error:?}");
         drop(client);
-        // Closed by the client with arrays left.
+        // A client closes its connection while arrays are held.
         let closed = world.client().await;
         let others: Vec<_> = closed.query_with("q", mapped()).await.unwrap().try_collect().await.unwrap();
         closed.close().await;
@@ -188,7 +187,7 @@ fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_
         for ends in 0..2 {
             ENDS.store(ends, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(1500)).await;
-            assert_eq!(world.server.bytes_on_loan(), 2 * all, "the process is there, or may be, and may look");
+            assert_eq!(world.server.bytes_on_loan(), 2 * all, "a process that may exist may still read");
         }
         assert_right(&batches);
         assert_right(&others);
@@ -200,7 +199,7 @@ fn when_the_connection_is_cut_the_server_keeps_what_is_mapped_until_the_process_
 }
 
 #[test]
-fn who_keeps_everything_gets_the_rest_inline() {
+fn a_client_that_keeps_all_batches_gets_the_rest_inline() {
     block_on(async {
         let world = World::mapping(engine(), |settings| settings.limits.max_loan_bytes = 12 << 20);
         let client = world.client().await;
@@ -210,7 +209,7 @@ fn who_keeps_everything_gets_the_rest_inline() {
         let report = result.report();
         assert_eq!(report.batches_mapped + report.batches_inline, 40, "{report}");
         assert!(report.batches_mapped > 2 && report.batches_inline > 2, "{report}");
-        // And who does not, nothing.
+        // A client that drops its batches gets nothing inline.
         drop(batches);
         let mut result = client.query_with("many", mapped().with_window(Some(3 << 20))).await.unwrap();
         let mut number = 0;
@@ -223,7 +222,7 @@ fn who_keeps_everything_gets_the_rest_inline() {
 }
 
 #[test]
-fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
+fn a_batch_that_never_finds_room_fails_its_stream_with_the_reason() {
     block_on(async {
         let large = Script::batches([ROWS, 4 * ROWS].map(|rows| synthetic_batch(0, rows)));
         let world = World::mapping(ScriptedEngine::new().on("grows", large), |settings| {
@@ -235,7 +234,7 @@ fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
         let error = within("the server to give up", result.try_collect::<Vec<_>>()).await;
         match error {
             Err(ClientError::Query { kind: StreamCode::ResourcesExhausted, message }) => {
-                assert!(message.contains("1 batches of it mapped"), "{message}");
+                assert!(message.contains("mapped batches: 1"), "{message}");
             }
             other => panic!("{other:?}"),
         }
@@ -245,27 +244,27 @@ fn a_batch_that_never_finds_room_ends_its_stream_and_says_why() {
 }
 
 #[test]
-fn it_is_refused_in_words_unless_all_is_as_it_must_be() {
+fn mapping_is_refused_with_a_reason_unless_all_conditions_hold() {
     block_on(async {
         let refusal = async |world: &World| {
             let client = world.client().await;
             let error = client.query_with("q", mapped()).await.map(drop).unwrap_err();
-            // The connection goes on.
+            // The connection is still usable.
             let copied: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
             assert_right(&copied);
             error
         };
-        let said = |error: &ClientError, what: &str| {
+        let check = |error: &ClientError, what: &str| {
             let refused = matches!(error, ClientError::Query { kind: StreamCode::MappingRefused, .. });
             assert!(refused && error.to_string().contains(what), "{error:?}");
         };
-        said(&refusal(&World::over(engine(), Some(Fencing::LeaseWord))).await, "start it with --allow-mapped");
-        said(
+        check(&refusal(&World::over(engine(), Some(Fencing::LeaseWord))).await, "start it with --allow-mapped");
+        check(
             &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Gone)).await,
             "does not see",
         );
         let device = World::over_with(engine(), Some(Fencing::Revocation), |settings| settings.allow_mapped = true);
-        said(&refusal(&device).await, "fabric sim maps no memory");
+        check(&refusal(&device).await, "fabric sim maps no memory");
         let inline = World::over_with(engine(), None, |settings| settings.allow_mapped = true);
         let error = refusal(&inline).await;
         assert!(matches!(&error, ClientError::Mapping { message } if message.contains("inline")), "{error:?}");
@@ -280,7 +279,7 @@ proptest! {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
         let compared = block_on(async {
             let world = World::mapping(ScriptedEngine::new().on("q", Script::batches(batches)), |_| {});
-            // Whatever their size.
+            // Lends batches of any size.
             let client = world.client_with(|options| options.with_lend_from(LendFrom::Bytes(0))).await;
             let different = match client.query_with("q", mapped()).await {
                 Ok(result) => {
@@ -288,7 +287,7 @@ proptest! {
                     assert_eq!(got.len(), sent.len());
                     got.iter().zip(&sent).filter_map(|(got, sent)| same_batch(got, sent).err()).collect()
                 }
-                // What Arrow IPC has no schema for is refused in words.
+                // Types that Arrow IPC does not support are refused with a message.
                 Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => Vec::new(),
                 Err(other) => panic!("{other}"),
             };

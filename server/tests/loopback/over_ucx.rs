@@ -1,6 +1,6 @@
-//! The real server and the real client over TCP and UCX, in one process, without a query engine. (By itself: `cargo
-//! test -p thallus-server -p thallus-client --no-default-features --features thallus-server/ucx,thallus-client/ucx
-//! --test loopback`.)
+//! The real server and the real client over TCP and UCX, in one process, without a query engine. To run only this:
+//! `cargo test -p thallus-server -p thallus-client --no-default-features --features
+//! thallus-server/ucx,thallus-client/ucx --test loopback`.
 
 use std::sync::Arc;
 
@@ -11,15 +11,15 @@ use thallus_client::{
 };
 use thallus_fabric::Fabric;
 use thallus_fabric_ucx::{UcxFabric, UcxOptions};
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::config::ServerConfig;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::net::TcpListener;
 
 use crate::world::block_on;
 
-/// A server on a port of its own. Its task ends with the runtime.
+/// Starts a server on a free port. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {
     serve_as(engine, &ServerConfig::default()).await
 }
@@ -78,7 +78,7 @@ fn some_columns_and_rows_cross_shared_memory() {
 }
 
 #[test]
-fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
+fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
     block_on(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
@@ -92,7 +92,7 @@ fn where_ucx_has_only_tcp_results_travel_inline_and_that_is_said() {
 }
 
 #[test]
-fn without_a_fabric_nothing_is_missed() {
+fn without_a_fabric_results_travel_inline_without_a_fallback() {
     block_on(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
@@ -114,7 +114,7 @@ proptest! {
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
             let mut result = match client.query_with("q", lent).await {
                 Ok(result) => result,
-                // What Arrow IPC has no schema for is refused in words.
+                // Types that Arrow IPC does not support are refused with a message.
                 Err(ClientError::Query { kind: StreamCode::Unencodable, .. }) => return None,
                 Err(other) => panic!("{other}"),
             };
@@ -130,7 +130,7 @@ proptest! {
     }
 }
 
-/// A server that lets its clients map what it lends.
+/// Starts a server whose clients may map lent memory.
 async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
     let mut config = ServerConfig::default();
     config.fabric.allow_mapped = true;
@@ -138,7 +138,7 @@ async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
 }
 
 #[test]
-fn a_result_is_used_where_it_lies() {
+fn a_mapped_result_is_used_in_place() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
@@ -155,7 +155,7 @@ fn a_result_is_used_where_it_lies() {
         }
         let report = result.report();
         assert_eq!((number, report.batches_mapped, report.batches_lent), (50, 50, 0), "{report}");
-        // The server's memory is used again, and the client and its endpoint go.
+        // The server reuses its memory, and then the client and its endpoint are dropped.
         for _ in 0..3 {
             let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
             assert_eq!(batches.len(), 50);
@@ -169,7 +169,7 @@ fn a_result_is_used_where_it_lies() {
 }
 
 #[test]
-fn where_ucx_copies_through_the_kernel_nothing_is_mapped() {
+fn where_ucx_has_only_tcp_mapping_is_refused() {
     block_on(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
@@ -195,7 +195,7 @@ proptest! {
                 Err(other) => panic!("{other}"),
             }
         });
-        // The runtime, the endpoint and the server are gone, and the arrays are there.
+        // The runtime, the endpoint and the server are gone, but the arrays are still valid.
         let Some(got) = got else { return Ok(()) };
         prop_assert_eq!(got.len(), sent.len());
         for (got, sent) in got.iter().zip(&sent) {

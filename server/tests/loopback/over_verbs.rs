@@ -1,12 +1,12 @@
-//! The real server and the real client over TCP and verbs, in one process, without a query engine. Needs an RDMA
-//! device, named by `THALLUS_VERBS_DEVICE`.
+//! The real server and the real client over TCP and verbs, in one process, without a query engine. These tests need an
+//! RDMA device, named by `THALLUS_VERBS_DEVICE`.
 
 use futures::{StreamExt, TryStreamExt};
 use proptest::prelude::*;
 use thallus_client::{Carrier, Client, ConnectOptions, FabricPreference, LendFrom, QueryOptions};
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::config::{ExposureChoice, FabricChoice, FabricConfig, ServerConfig, VerbsConfig};
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch};
 use thallus_server::{Server, Settings, fabrics};
 use tokio::net::TcpListener;
 
@@ -16,7 +16,7 @@ fn device() -> String {
     std::env::var("THALLUS_VERBS_DEVICE").expect("THALLUS_VERBS_DEVICE names no device to test on")
 }
 
-/// A server on a port of its own. Its task ends with the runtime.
+/// Starts a server on a free port. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine, exposure: ExposureChoice) -> ConnectOptions {
     let verbs = VerbsConfig { device: Some(device()), exposure, ..VerbsConfig::default() };
     let fabric = FabricConfig { kind: FabricChoice::Verbs, verbs, ..FabricConfig::default() };
@@ -55,18 +55,18 @@ fn a_result_crosses(exposure: ExposureChoice) {
 
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
-fn a_result_crosses_the_device_as_it_can() {
+fn a_result_crosses_the_device_with_automatic_exposure() {
     a_result_crosses(ExposureChoice::Auto);
 }
 
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
-fn a_result_crosses_by_one_key_for_all() {
+fn a_result_crosses_the_device_with_one_key_for_all_memory() {
     a_result_crosses(ExposureChoice::Whole);
 }
 
-/// What is there to be lent again, outside of registered memory, is neither registered nor copied in the end. Before
-/// that it may be copied some times: it is measured which is cheaper.
+/// Unregistered memory that is lent again and again is in the end neither registered nor copied. Before that, it may be
+/// copied several times, while the server measures the cheaper way.
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_table_is_registered_once_where_one_key_opens_all() {
@@ -80,7 +80,7 @@ fn a_table_is_registered_once_where_one_key_opens_all() {
             while result.try_next().await.unwrap().is_some() {}
             let (lent, server) = (result.report().bytes_lent, result.report().server.unwrap());
             costs.push((server.registrations, server.bytes_copied));
-            // Bitmaps are always copied: they are short.
+            // Bitmaps are always copied, because they are short.
             if server.registrations == 0 && server.bytes_copied < lent / 20 {
                 println!("registrations and bytes copied: {costs:?}, of {lent}");
                 return;

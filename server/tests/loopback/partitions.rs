@@ -1,4 +1,4 @@
-//! Results in partitions: all of them or one error, and nothing for strangers.
+//! Results in partitions: all partitions or one error, and no effect of requests from other clients.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use thallus_client::{ClientError, QueryOptions, ResultStream, SortKey, StreamCod
 use thallus_fabric::Fencing;
 use thallus_protocol::GroupId;
 use thallus_protocol::message::{OpenOptions, Partition};
+use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 use thallus_server::config::{ServerConfig, Span};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, synthetic_batch, synthetic_schema};
 
 use crate::raw::Raw;
 use crate::world::{World, block_on, within};
 
-/// By `id`, and by nothing else.
+/// A sort order by `id` only.
 fn by_id(descending: bool) -> Vec<SortKey> {
     vec![SortKey { column: 0, descending, nulls_first: false }]
 }
 
-/// Three partitions: of large batches, of small ones, and of none.
+/// Three partitions: with large batches, with small batches, and without batches.
 fn uneven() -> Vec<Script> {
     vec![
         Script::new(synthetic_schema()).generate(4, |n| synthetic_batch(n, 20_000)),
@@ -46,11 +46,11 @@ async fn failure(mut result: ResultStream) -> ClientError {
             match result.next().await {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    assert!(result.next().await.is_none(), "there is nothing after an error");
+                    assert!(result.next().await.is_none(), "a result continues after an error");
                     assert!(!result.report().complete);
                     return error;
                 }
-                None => panic!("an end where there is none"),
+                None => panic!("the result ended without an error"),
             }
         }
     })
@@ -96,7 +96,7 @@ fn all_partitions_come_over_connections_that_are_kept() {
 fn partitions_of_a_sorted_result_are_merged_to_its_order() {
     block_on(async {
         let part = |ids: fn(u64) -> u64| {
-            // Each batch holds one id in all its rows but the first column's first: batches of one row.
+            // Batches of one row each.
             (0..500).map(move |n| synthetic_batch(ids(n), 1)).collect::<Vec<_>>()
         };
         let ascending = vec![
@@ -107,7 +107,7 @@ fn partitions_of_a_sorted_result_are_merged_to_its_order() {
         let descending = vec![
             Script::batches(part(|n| 5000 - 2 * n)),
             Script::batches(part(|n| 5000 - 2 * n)),
-            // Whole batches that come before and after all others.
+            // One large batch whose rows all come before those of the other partitions.
             Script::batches([synthetic_batch(3, 3000)].map(|batch| reversed(&batch))),
         ];
         let engine = ScriptedEngine::new().on_partitioned("up", by_id(false), ascending).on_partitioned(
@@ -122,7 +122,7 @@ fn partitions_of_a_sorted_result_are_merged_to_its_order() {
         let whole = concat_batches(&synthetic_schema(), &up).unwrap();
         let expected: Vec<_> = (0..1500).map(|n| synthetic_batch(n, 1)).collect();
         assert_eq!(whole, concat_batches(&synthetic_schema(), &expected).unwrap());
-        assert!(up.len() < 1500, "rows of several batches come in one");
+        assert!(up.len() < 1500, "rows of several batches are merged into one batch");
 
         let mut result = client.query_with("down", three()).await.unwrap();
         let down: Vec<_> = result.by_ref().try_collect().await.unwrap();
@@ -173,7 +173,7 @@ fn each_partition_can_be_a_stream_of_its_own() {
 }
 
 #[test]
-fn an_engine_that_does_not_divide_and_a_connection_alone_do_as_well() {
+fn an_undivided_result_and_a_single_connection_work_as_well() {
     block_on(async {
         let world = World::over(
             ScriptedEngine::new().on("whole", Script::synthetic(5, 10)).on_partitioned("q", Vec::new(), uneven()),
@@ -205,7 +205,7 @@ fn an_error_of_one_partition_is_the_error_of_all() {
             .on("fine", Script::synthetic(1, 1));
         let world = World::over(engine, Some(Fencing::LeaseWord));
         let client = world.client_of_many().await;
-        // It may be there before all others have begun.
+        // The error may arrive before all partitions have begun.
         let mut errors = match client.query_with("breaks", three()).await {
             Ok(result) => vec![failure(result).await],
             Err(error) => vec![error],
@@ -221,7 +221,7 @@ fn an_error_of_one_partition_is_the_error_of_all() {
         let refused = client.query_with("refused", three()).await.unwrap_err();
         assert_eq!(code(&refused), StreamCode::Execution, "{refused}");
         let rest: Vec<_> = client.query_with("fine", three()).await.unwrap().try_collect().await.unwrap();
-        assert_eq!(rest, [synthetic_batch(0, 1)], "the connections go on");
+        assert_eq!(rest, [synthetic_batch(0, 1)], "the connections are still usable");
         drop((rest, client));
         world.is_at_rest().await;
     });
@@ -259,7 +259,7 @@ fn a_dropped_result_stops_all_partitions() {
 }
 
 #[test]
-fn one_stream_given_up_ends_the_others() {
+fn a_dropped_partition_ends_the_others() {
     block_on(async {
         let world = World::over(endless(), Some(Fencing::LeaseWord));
         let client = world.client_of_many().await;
@@ -270,7 +270,7 @@ fn one_stream_given_up_ends_the_others() {
             assert_eq!(code(&error), StreamCode::PartitionLost, "{error}");
             assert!(error.to_string().contains("partition 1 of 3"), "{error}");
         }
-        // What one partition alone finds is what all hear.
+        // An error of one partition is the error of all.
         let options = three().with_deadline(Some(Duration::from_millis(200)));
         let error = failure(client.query_with("endless", options).await.unwrap()).await;
         let late = matches!(
@@ -284,7 +284,7 @@ fn one_stream_given_up_ends_the_others() {
 }
 
 #[test]
-fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
+fn a_lost_connection_is_one_error_and_the_others_stay_usable() {
     block_on(async {
         for lost in 1..3 {
             let world = World::over(endless(), Some(Fencing::LeaseWord));
@@ -293,8 +293,8 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
             result.next().await.unwrap().unwrap();
             world.cut_one(lost);
             let error = failure(result).await;
-            // Whichever shows first: the lost connection, what the server says to the others, or a read that is not
-            // answered.
+            // The first visible error is the lost connection, the server's message on another connection, or a failed
+            // read.
             let known = matches!(
                 error,
                 ClientError::ServerGone { .. }
@@ -308,7 +308,7 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
                 }
             })
             .await;
-            // As soon as the client has noticed, another takes its place.
+            // As soon as the client notices the lost connection, it opens another.
             let rest = within("a new connection", async {
                 loop {
                     match client.query_with("fine", three()).await {
@@ -327,7 +327,7 @@ fn a_lost_connection_is_one_error_and_the_others_are_good_for_more() {
 }
 
 #[test]
-fn too_many_partitions_are_refused_in_words() {
+fn too_many_partitions_are_refused_with_a_message() {
     block_on(async {
         let mut config = ServerConfig::default();
         config.limits.max_partitions = 2;
@@ -336,12 +336,12 @@ fn too_many_partitions_are_refused_in_words() {
         let client = world.client_of_many().await;
         let error = client.query_with("endless", three()).await.unwrap_err();
         assert_eq!(code(&error), StreamCode::PartitionInvalid, "{error}");
-        assert!(error.to_string().contains("from 1 to 2"), "{error}");
+        assert!(error.to_string().contains("1 to 2"), "{error}");
         let error = client.query_partitions("endless", 5).await.unwrap_err();
         assert!(matches!(error, ClientError::Refused { .. }), "no connection is left: {error}");
         for senseless in [0, 1025, u32::MAX] {
             let error = client.query_partitions("endless", senseless).await.unwrap_err();
-            assert!(error.to_string().contains("from 1 to 1024"), "{error}");
+            assert!(error.to_string().contains("1 to 1024"), "{error}");
         }
         drop(client);
         world.is_at_rest().await;
@@ -353,13 +353,13 @@ fn part(group: u8, index: u32, count: u32) -> Partition {
 }
 
 #[test]
-fn who_does_not_fit_is_refused_and_does_no_harm() {
+fn a_mismatched_request_is_refused_without_harm_to_the_group() {
     block_on(async {
         let parts = vec![Script::synthetic(2, 5), Script::synthetic(3, 5)];
         let world = World::over(ScriptedEngine::new().on_partitioned("q", Vec::new(), parts), None);
-        let (mut honest, mut stranger) = (Raw::new(&world).await, Raw::new(&world).await);
-        let first = honest.ask("q", part(1, 0, 2)).await;
-        within("it to come", async {
+        let (mut honest, mut other_client) = (Raw::new(&world).await, Raw::new(&world).await);
+        let first = honest.open_part("q", part(1, 0, 2)).await;
+        within("the first request to arrive", async {
             while world.server.partitioned_queries() == 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -367,39 +367,39 @@ fn who_does_not_fit_is_refused_and_does_no_harm() {
         .await;
         let other = OpenOptions { credit: 1 << 20, batch_rows: Some(1), ..OpenOptions::default() };
         for (sql, options, words) in [
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "of other options"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), ..other.clone() }, "or other options"),
             ("another", OpenOptions { part: Some(part(1, 1, 2)), batch_rows: None, ..other.clone() }, "another query"),
-            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "asked for before"),
+            ("q", OpenOptions { part: Some(part(1, 0, 2)), batch_rows: None, ..other.clone() }, "requested before"),
             ("q", OpenOptions { part: Some(part(1, 1, 3)), ..other.clone() }, "the others are of 2"),
             ("q", OpenOptions { part: Some(part(1, 2, 2)), ..other.clone() }, "counted from 0"),
-            ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "from 1 to 64"),
-            ("q", OpenOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "from 1 to 64"),
+            ("q", OpenOptions { part: Some(part(2, 0, 0)), ..other.clone() }, "1 to 64"),
+            ("q", OpenOptions { part: Some(part(2, 0, u32::MAX)), ..other.clone() }, "1 to 64"),
         ] {
-            let stream = stranger.ask_with(sql, options).await;
-            let (code, message) = stranger.begun(stream).await.unwrap_err();
+            let stream = other_client.open(sql, options).await;
+            let (code, message) = other_client.begun(stream).await.unwrap_err();
             assert_eq!(code, StreamCode::PartitionInvalid, "{message}");
             assert!(message.contains(words), "{message}");
         }
-        let second = honest.ask("q", part(1, 1, 2)).await;
+        let second = honest.open_part("q", part(1, 1, 2)).await;
         let mut rows = Vec::new();
         for stream in [first, second] {
             rows.push(honest.ended(stream).await);
         }
         assert_eq!(rows, [Ok(10), Ok(15)]);
-        assert_eq!(world.engine.started(), 2, "it was run once, in two partitions");
-        drop((honest, stranger));
+        assert_eq!(world.engine.started(), 2, "the query ran once, in two partitions");
+        drop((honest, other_client));
         world.is_at_rest().await;
     });
 }
 
 #[test]
-fn partitions_that_do_not_come_fail_those_that_came() {
+fn missing_partitions_fail_the_requested_ones() {
     block_on(async {
         let mut config = ServerConfig::default();
         config.timeouts.rendezvous = Span(Duration::from_millis(300));
         let world = World::configured(endless(), config);
         let mut raw = Raw::new(&world).await;
-        let two = [raw.ask("endless", part(1, 0, 3)).await, raw.ask("endless", part(1, 2, 3)).await];
+        let two = [raw.open_part("endless", part(1, 0, 3)).await, raw.open_part("endless", part(1, 2, 3)).await];
         for stream in two {
             let (code, message) = raw.begun(stream).await.unwrap_err();
             assert_eq!(code, StreamCode::PartitionMissing, "{message}");
@@ -417,16 +417,16 @@ fn partitions_that_do_not_come_fail_those_that_came() {
 }
 
 #[test]
-fn who_comes_late_to_what_failed_hears_why_and_starts_nothing() {
+fn a_late_request_for_a_failed_group_gets_the_cause_and_starts_nothing() {
     block_on(async {
         let world = World::over(endless(), None);
         let mut raw = Raw::new(&world).await;
-        let first = raw.ask("endless", part(1, 0, 3)).await;
+        let first = raw.open_part("endless", part(1, 0, 3)).await;
         raw.cancel(first).await;
         let (code, _) = raw.begun(first).await.unwrap_err();
         assert_eq!(code, StreamCode::Cancelled);
         let started = world.engine.started();
-        let late = raw.ask("endless", part(1, 1, 3)).await;
+        let late = raw.open_part("endless", part(1, 1, 3)).await;
         let (code, message) = raw.begun(late).await.unwrap_err();
         assert_eq!(code, StreamCode::PartitionLost, "{message}");
         assert!(message.contains("partition 0 of 3"), "{message}");
@@ -444,12 +444,12 @@ fn groups_are_bounded_and_failed_ones_do_not_count() {
         let world = World::configured(endless(), config);
         let mut raw = Raw::new(&world).await;
         for group in 10..20 {
-            let stream = raw.ask("endless", part(group, 0, 3)).await;
+            let stream = raw.open_part("endless", part(group, 0, 3)).await;
             raw.cancel(stream).await;
             assert_eq!(raw.begun(stream).await.unwrap_err().0, StreamCode::Cancelled);
         }
-        let waiting = [raw.ask("endless", part(1, 0, 3)).await, raw.ask("endless", part(2, 0, 3)).await];
-        let refused = raw.ask("endless", part(3, 0, 3)).await;
+        let waiting = [raw.open_part("endless", part(1, 0, 3)).await, raw.open_part("endless", part(2, 0, 3)).await];
+        let refused = raw.open_part("endless", part(3, 0, 3)).await;
         let (code, message) = raw.begun(refused).await.unwrap_err();
         assert_eq!(code, StreamCode::TooManyStreams, "{message}");
         assert!(message.contains("2 queries in partitions"), "{message}");
@@ -457,15 +457,15 @@ fn groups_are_bounded_and_failed_ones_do_not_count() {
         raw.begun(waiting[0]).await.unwrap_err();
         let mut running = Vec::new();
         for index in 0..3 {
-            running.push(raw.ask("endless", part(4, index, 3)).await);
+            running.push(raw.open_part("endless", part(4, index, 3)).await);
         }
         for stream in running {
             raw.begun(stream).await.unwrap();
         }
-        let again = raw.ask("endless", part(4, 1, 3)).await;
+        let again = raw.open_part("endless", part(4, 1, 3)).await;
         let (code, message) = raw.begun(again).await.unwrap_err();
         assert_eq!(code, StreamCode::PartitionInvalid, "{message}");
-        assert!(message.contains("asked for before"), "{message}");
+        assert!(message.contains("requested before"), "{message}");
         drop(raw);
         world.is_at_rest().await;
     });

@@ -1,4 +1,4 @@
-//! A client that says what no honest one would.
+//! A client that can send messages that the real client never sends.
 
 use bytes::Bytes;
 use thallus_protocol::StreamId;
@@ -14,75 +14,76 @@ use crate::world::{World, within};
 pub(crate) struct Raw {
     io: DuplexStream,
     decoder: Decoder,
-    heard: Vec<Message>,
+    received: Vec<Message>,
     streams: u32,
 }
 
 impl Raw {
-    /// Connected, without a fabric.
+    /// Connects without a fabric.
     pub(crate) async fn new(world: &World) -> Self {
         let mut io = world.pipe();
         io.write_all(&Preface { versions: VERSIONS, features: FEATURES }.encode()).await.unwrap();
         let decoder = Decoder::new(FrameLimits::default());
-        let mut raw = Raw { io, decoder, heard: Vec::new(), streams: 0 };
-        raw.say(Message::Hello(Hello { name: "raw".into(), ..Hello::default() })).await;
+        let mut raw = Raw { io, decoder, received: Vec::new(), streams: 0 };
+        raw.send(Message::Hello(Hello { name: "raw".into(), ..Hello::default() })).await;
         raw
     }
 
-    pub(crate) async fn say(&mut self, message: Message) {
+    pub(crate) async fn send(&mut self, message: Message) {
         let frame = encode(&message, Bytes::new(), FrameLimits::default()).unwrap();
         self.io.write_all(&frame.head).await.unwrap();
     }
 
-    /// Asks for a partition.
-    pub(crate) async fn ask(&mut self, sql: &str, part: Partition) -> StreamId {
-        self.ask_with(sql, OpenOptions { credit: 1 << 20, part: Some(part), ..OpenOptions::default() }).await
+    /// Opens a stream for a partition.
+    pub(crate) async fn open_part(&mut self, sql: &str, part: Partition) -> StreamId {
+        self.open(sql, OpenOptions { credit: 1 << 20, part: Some(part), ..OpenOptions::default() }).await
     }
 
-    pub(crate) async fn ask_with(&mut self, sql: &str, options: OpenOptions) -> StreamId {
+    pub(crate) async fn open(&mut self, sql: &str, options: OpenOptions) -> StreamId {
         self.streams += 1;
         let stream = StreamId(self.streams);
         let (request, extensions) = (Request::Sql(sql.into()), Extensions::none());
-        self.say(Message::Open(Open { stream, request, options, extensions })).await;
+        self.send(Message::Open(Open { stream, request, options, extensions })).await;
         stream
     }
 
     pub(crate) async fn cancel(&mut self, stream: StreamId) {
         let cancel = FromBorrower::Cancel { stream, reason: CancelReason::Dropped };
-        self.say(Message::Borrower(cancel)).await;
+        self.send(Message::Borrower(cancel)).await;
     }
 
-    /// The first message that this is something for. Others wait for their turn.
-    async fn hear<T>(&mut self, wanted: impl Fn(&Message) -> Option<T>) -> T {
+    /// Returns the first match among the received messages. Other messages stay queued.
+    async fn receive<T>(&mut self, wanted: impl Fn(&Message) -> Option<T>) -> T {
         loop {
-            if let Some((at, found)) = self.heard.iter().enumerate().find_map(|(at, said)| Some((at, wanted(said)?))) {
-                self.heard.remove(at);
+            let mut received = self.received.iter().enumerate();
+            if let Some((at, found)) = received.find_map(|(at, message)| Some((at, wanted(message)?))) {
+                self.received.remove(at);
                 return found;
             }
             let mut bytes = [0; 4096];
             let len = within("the server to answer", self.io.read(&mut bytes)).await.unwrap();
-            assert!(len > 0, "the server hung up");
+            assert!(len > 0, "the server closed the connection");
             self.decoder.push(&bytes[..len]);
             while let Some(decoded) = self.decoder.decode::<Message>().unwrap() {
                 if let Decoded::Message(message, _) = decoded {
-                    self.heard.push(message);
+                    self.received.push(message);
                 }
             }
         }
     }
 
-    /// Waits until this stream's schema has come, or it has failed.
+    /// Waits until the stream's schema has arrived or the stream has failed.
     pub(crate) async fn begun(&mut self, stream: StreamId) -> Result<(), (StreamCode, String)> {
-        self.hear(|said| match said {
+        self.receive(|message| match message {
             Message::Lender(FromLender::Schema { stream: of, .. }) if *of == stream => Some(Ok(())),
             other => failure(stream, other),
         })
         .await
     }
 
-    /// Waits until this stream is whole, and says of how many rows, or has failed.
+    /// Waits until the stream has ended or failed. Returns the number of rows.
     pub(crate) async fn ended(&mut self, stream: StreamId) -> Result<u64, (StreamCode, String)> {
-        self.hear(|said| match said {
+        self.receive(|message| match message {
             Message::Lender(FromLender::End { stream: of, stats, .. }) if *of == stream => Some(Ok(stats.rows)),
             other => failure(stream, other),
         })
@@ -90,8 +91,8 @@ impl Raw {
     }
 }
 
-fn failure<T>(stream: StreamId, said: &Message) -> Option<Result<T, (StreamCode, String)>> {
-    match said {
+fn failure<T>(stream: StreamId, message: &Message) -> Option<Result<T, (StreamCode, String)>> {
+    match message {
         Message::Lender(FromLender::Failed { stream: of, failure: Failure { code, message, .. }, .. })
             if *of == stream =>
         {

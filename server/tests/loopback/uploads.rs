@@ -1,4 +1,4 @@
-//! Uploads, through the real client, server and a table that keeps what it is given.
+//! Uploads with the real client and server, into a table that keeps its batches.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use futures::{Stream, StreamExt, stream};
 use proptest::prelude::*;
 use thallus_client::{Client, ClientError, LendFrom, StreamCode, UploadOptions, UploadReport};
 use thallus_fabric::Fencing;
-use thallus_protocol::testing::{arb_batches, same_batch};
+use thallus_protocol_testing::{arb_batches, same_batch};
+use thallus_scripted_engine::{Script, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{Script, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 
 use crate::world::{World, block_on, within};
 
@@ -29,7 +29,7 @@ async fn upload(client: &Client, count: u64, rows: usize, lend_from: LendFrom) -
     client.upload_with(TABLE, synthetic_schema(), batches(count, rows), options).await
 }
 
-/// The server proves the reverse path on its own time: waits until it lends.
+/// Waits until the client lends. The server proves the reverse path in the background.
 async fn lends(client: &Client) {
     within("the reverse path", async {
         while upload(client, 1, 20_000, LendFrom::Bytes(0)).await.unwrap().batches_lent == 0 {
@@ -83,7 +83,7 @@ fn results_and_uploads_share_a_connection() {
 }
 
 #[test]
-fn an_engine_that_fails_or_takes_no_uploads_says_so() {
+fn an_engine_that_fails_or_takes_no_uploads_returns_an_error() {
     block_on(async {
         let broken = || EngineError::Execution { message: "the disk is full".into() };
         for (sink, at_once) in [
@@ -99,7 +99,7 @@ fn an_engine_that_fails_or_takes_no_uploads_says_so() {
             let unknown = client.upload("no such", synthetic_schema(), batches(1, 1)).await.unwrap_err();
             assert!(matches!(unknown, ClientError::Query { kind: StreamCode::UnknownTable, .. }), "{unknown:?}");
             let rows: Vec<_> = client.query("q").await.unwrap().collect().await;
-            assert_eq!(rows.len(), 5, "the connection goes on");
+            assert_eq!(rows.len(), 5, "the connection is still usable");
             assert_eq!(world.engine.uploads(TABLE).len(), 0);
             drop(client);
             world.is_at_rest().await;
@@ -121,7 +121,7 @@ fn a_source_that_fails_and_an_upload_that_is_dropped_leave_nothing() {
         let endless = upload(&client, u64::MAX, 20_000, LendFrom::Bytes(0));
         let dropped = tokio::time::timeout(Duration::from_millis(100), endless).await;
         assert!(dropped.is_err(), "{dropped:?}");
-        within("the engine to let go", async {
+        within("the engine to end the upload", async {
             while world.engine.running() > 0 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -134,13 +134,13 @@ fn a_source_that_fails_and_an_upload_that_is_dropped_leave_nothing() {
 }
 
 #[test]
-fn a_deadline_ends_an_upload_wherever_it_is() {
+fn a_deadline_ends_an_upload_at_any_point() {
     block_on(async {
         let slow = SinkScript::new().pace(Duration::from_secs(30));
         let world = World::over(taking(slow), None);
         let client = world.client().await;
         let options = UploadOptions::new().with_deadline(Some(Duration::from_millis(150)));
-        // While a batch is taken, and while its end is.
+        // The deadline expires while the engine takes a batch, or while it takes the end.
         for count in [2, 0] {
             let late = client.upload_with(TABLE, synthetic_schema(), batches(count, 10), options.clone()).await;
             assert!(

@@ -1,4 +1,4 @@
-//! A server, its fabric, and pipes to it.
+//! A server, its fabric, and pipes to the server.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use thallus_client::{Client, ClientError, ConnectOptions, FabricPreference};
 use thallus_fabric::{Fabric, Fencing};
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
+use thallus_scripted_engine::ScriptedEngine;
 use thallus_server::config::{ServerConfig, Span};
-use thallus_server::engine::scripted::ScriptedEngine;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::io::DuplexStream;
 use tokio::task::AbortHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a test on two threads, so that ends and fabric really run side by side.
+/// Runs a test on two threads, so that both ends and the fabric run in parallel.
 pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(within("the test", test))
@@ -35,12 +35,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A server over a fabric that is fenced so, or over none.
+    /// A server with a fabric of this fencing, or without a fabric.
     pub(crate) fn over(engine: ScriptedEngine, fencing: Option<Fencing>) -> Self {
         Self::over_with(engine, fencing, |_| {})
     }
 
-    /// A server with other settings.
+    /// A server with changed settings.
     pub(crate) fn over_with(
         engine: ScriptedEngine,
         fencing: Option<Fencing>,
@@ -58,7 +58,7 @@ impl World {
         Self::new(engine, network, ServerConfig::default(), change)
     }
 
-    /// A server whose clients may map what it lends.
+    /// A server whose clients may map lent memory.
     pub(crate) fn mapping(engine: ScriptedEngine, change: impl FnOnce(&mut Settings)) -> Self {
         Self::over_with(engine, Some(Fencing::LeaseWord), |settings| {
             settings.allow_mapped = true;
@@ -66,7 +66,7 @@ impl World {
         })
     }
 
-    /// A server that takes its loans back soon, over a fabric that is fenced by words.
+    /// A server with a short lease timeout, with a fabric fenced by lease words.
     pub(crate) fn impatient(engine: ScriptedEngine, lease: Duration) -> Self {
         let network = SimNetwork::new(42, SimOptions::shared_memory());
         let host = network.host();
@@ -75,14 +75,14 @@ impl World {
         Self::new(engine, Some((network, host)), config, |_| {})
     }
 
-    /// A server that takes few connections.
+    /// A server with a limit on connections.
     pub(crate) fn limited(engine: ScriptedEngine, max_connections: usize) -> Self {
         let mut config = ServerConfig::default();
         config.limits.max_connections = max_connections;
         Self::new(engine, None, config, |_| {})
     }
 
-    /// A server without a fabric, configured so.
+    /// A server without a fabric, with this configuration.
     pub(crate) fn configured(engine: ScriptedEngine, config: ServerConfig) -> Self {
         Self::new(engine, None, config, |_| {})
     }
@@ -95,14 +95,14 @@ impl World {
     ) -> Self {
         let available = network.iter().map(|(_, host)| Arc::clone(host) as Arc<dyn Fabric>).collect();
         let fabrics = Fabrics { available, reason: "this world has no fabric".into(), ..Fabrics::default() };
-        // What is copied and what is registered is not to depend on how fast this machine does it.
+        // Without a clock, the choice between copying and registering does not depend on the speed of this machine.
         let mut settings = Settings { clock: None, ..Settings::new(&config) };
         change(&mut settings);
         let server = Server::new(Arc::new(engine.clone()), fabrics, settings);
         World { engine, server, network, connections: Arc::default() }
     }
 
-    /// A new connection's far end.
+    /// Opens a connection, and returns the client's end.
     pub(crate) fn pipe(&self) -> DuplexStream {
         self.pipes()()
     }
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// A client that makes as many connections as it needs.
+    /// A client that may open several connections.
     pub(crate) async fn client_of_many(&self) -> Client {
         let (options, fabrics) = self.client_side();
         let pipes = self.pipes();
@@ -149,20 +149,20 @@ impl World {
         Client::connect_over(self.pipe(), &fabrics, None, change(options)).await
     }
 
-    /// Kills the server's side of every connection where it stands.
+    /// Aborts the server's task of every connection.
     pub(crate) fn cut(&self) {
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.abort();
         }
     }
 
-    /// Kills the server's side of the connection that was made as this one, from 0.
+    /// Aborts the server's task of one connection, numbered from 0 in the order of their creation.
     pub(crate) fn cut_one(&self, number: usize) {
         self.connections.lock().unwrap()[number].abort();
     }
 
-    /// Waits until no connection, no query and, but for what pools keep, no lent memory is left; and nothing was read that
-    /// was not on loan.
+    /// Waits until no connection and no query is left. Checks that no registration is left except those that the server
+    /// keeps, and that no memory was read that was not on loan.
     pub(crate) async fn is_at_rest(&self) {
         within("connections and queries to end", async {
             while self.server.connections() > 0 || self.engine.running() > 0 {
@@ -173,7 +173,7 @@ impl World {
         assert_eq!(self.server.partitioned_queries(), 0);
         if let Some((network, host)) = &self.network {
             assert_eq!(network.violations(), [], "memory was read that was not on loan");
-            // What is kept for loans to come stays with the server; lease words do not.
+            // The server keeps memory for further loans, but no lease words.
             assert_eq!(host.registered_bytes(), self.server.kept_bytes(), "registrations were leaked");
         }
     }

@@ -1,4 +1,4 @@
-//! From paths to tables, and every mistake on the way.
+//! Paths become tables, and invalid paths and names are refused.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -88,7 +88,7 @@ fn partitions_are_directories_that_spell_columns() {
 }
 
 #[test]
-fn without_an_extension_the_first_bytes_or_the_configuration_tell_the_format() {
+fn without_an_extension_the_first_bytes_or_the_configuration_set_the_format() {
     let directory = directory();
     let path = directory.path().join("data");
     for (extension, format) in [("parquet", Format::Parquet), ("arrow", Format::Arrow)] {
@@ -103,7 +103,7 @@ fn without_an_extension_the_first_bytes_or_the_configuration_tell_the_format() {
 }
 
 #[test]
-fn what_is_missing_empty_mixed_or_nested_is_refused() {
+fn missing_empty_mixed_or_nested_paths_are_refused() {
     let directory = directory();
     let path = directory.path();
     assert!(matches!(error(&path.join("nothing.csv")), CatalogError::NotFound { .. }));
@@ -139,7 +139,7 @@ fn what_is_missing_empty_mixed_or_nested_is_refused() {
 }
 
 #[test]
-fn names_that_clash_or_are_none() {
+fn duplicate_or_invalid_names_are_refused() {
     let directory = directory();
     let path = write(directory.path().join("orders.csv"), &rows(0..1));
     write(directory.path().join("Orders.json"), &rows(0..1));
@@ -154,9 +154,9 @@ fn names_that_clash_or_are_none() {
     }
 }
 
-/// Root may read everything, so that the check is made by a child that is not root.
+/// Root may read every file, so a child process that is not root makes the check.
 #[test]
-fn what_may_not_be_read_is_refused() {
+fn unreadable_files_are_refused() {
     const CHILD: &str = "THALLUS_TEST_UNREADABLE";
     if let Some(path) = std::env::var_os(CHILD) {
         let path = Path::new(&path);
@@ -173,12 +173,12 @@ fn what_may_not_be_read_is_refused() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     let privileged = fs::read(&file).is_ok();
 
-    // Where the test's own executable is might be closed to the child: it gets a copy.
+    // The child may not be allowed to read the directory of the test executable, so it runs a copy.
     let executable = directory.path().join("test");
     fs::copy(std::env::current_exe().unwrap(), &executable).unwrap();
     fs::set_permissions(&executable, fs::Permissions::from_mode(0o755)).unwrap();
     let mut child = std::process::Command::new(&executable);
-    child.args(["--exact", "catalog::what_may_not_be_read_is_refused"]).env(CHILD, directory.path()).current_dir("/");
+    child.args(["--exact", "catalog::unreadable_files_are_refused"]).env(CHILD, directory.path()).current_dir("/");
     if privileged {
         const NOBODY: u32 = 65_534;
         child.uid(NOBODY).gid(NOBODY);

@@ -1,4 +1,4 @@
-//! How queries run: lazily, cancellably, within their means, side by side.
+//! Queries run lazily, can be cancelled, stay within their limits and run in parallel.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -17,24 +17,24 @@ pub(crate) async fn open(config: &ServerConfig) -> DataFusionEngine {
     DataFusionEngine::open(config).await.unwrap()
 }
 
-/// All rows, as one batch.
+/// Runs a query, and returns all rows as one batch.
 pub(crate) async fn query(engine: &DataFusionEngine, sql: &str) -> Result<RecordBatch, EngineError> {
     let stream = engine.execute(QueryRequest::new(sql)).await?;
     let batches: Vec<_> = stream.batches.try_collect().await?;
     Ok(concat_batches(&stream.schema, &batches).unwrap())
 }
 
-/// The first column, of 64-bit integers.
+/// The values of the first column, which has 64-bit integers.
 pub(crate) fn numbers(batch: &RecordBatch) -> Vec<i64> {
     batch.column(0).as_primitive::<Int64Type>().values().to_vec()
 }
 
-/// What `SELECT count(*) ...` says.
+/// The result of a query `SELECT count(*) ...`.
 pub(crate) async fn count(engine: &DataFusionEngine, sql: &str) -> i64 {
     numbers(&query(engine, sql).await.unwrap())[0]
 }
 
-/// Waits until nothing of any query is left.
+/// Waits until no task and no memory of any query is left.
 pub(crate) async fn settled(engine: &DataFusionEngine) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while engine.alive_tasks() > 0 || engine.memory_reserved() > 0 {
@@ -44,7 +44,7 @@ pub(crate) async fn settled(engine: &DataFusionEngine) {
     }
 }
 
-/// More rows than anybody waits for.
+/// A query with more rows than any test reads.
 const ENDLESS: &str = "SELECT value AS id FROM generate_series(1, 1000000000000)";
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn the_first_rows_come_long_before_the_last() {
 #[tokio::test]
 async fn a_dropped_stream_leaves_nothing_behind() {
     let engine = open(&config(&[])).await;
-    // Sorting, grouping and repartitioning, each with tasks of its own, never to be done.
+    // Endless queries that sort, group or repartition, each with tasks of its own.
     for sql in [
         ENDLESS.to_owned(),
         format!("SELECT id % 7, count(*) FROM ({ENDLESS}) GROUP BY 1 ORDER BY 2"),
@@ -79,7 +79,7 @@ async fn a_dropped_stream_leaves_nothing_behind() {
 async fn a_dropped_request_leaves_nothing_behind() {
     let engine = open(&config(&[])).await;
     {
-        // Begun, and dropped wherever it is by then: planning goes on in a task of its own.
+        // The request begins and is dropped, while planning may continue in its own task.
         let mut request = std::pin::pin!(engine.execute(QueryRequest::new(ENDLESS)));
         let _begun = futures::poll!(&mut request);
     }
@@ -97,7 +97,7 @@ async fn batches_have_the_rows_asked_for_and_none_is_empty() {
     let series = "SELECT * FROM generate_series(1, 100000)";
     assert_eq!(sizes(None, series).await, [65_536, 34_464]);
     assert_eq!(sizes(Some(30_000), series).await, [30_000, 30_000, 30_000, 10_000]);
-    // Out of range is clamped, not refused: it is a wish.
+    // The requested number is a preference, so values out of range are clamped and not refused.
     assert_eq!(sizes(Some(0), "SELECT * FROM generate_series(1, 3)").await, [1, 1, 1]);
     assert_eq!(sizes(Some(usize::MAX), series).await, [100_000]);
     assert_eq!(sizes(None, "SELECT 1 WHERE false").await, [0; 0]);
@@ -158,7 +158,7 @@ async fn memory_has_a_limit_and_spilling_has_one_too() {
         assert_eq!(error.kind(), EngineErrorKind::ResourcesExhausted, "{error}");
         assert!(error.message().contains("engine.memory_limit"), "{error}");
         settled(&engine).await;
-        // And the next query is served.
+        // The next query is served.
         assert_eq!(count(&engine, "SELECT count(*) FROM generate_series(1, 10)").await, 10);
     }
 }

@@ -1,4 +1,4 @@
-//! Small tables, in files of every format.
+//! Small tables in files of every format.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use parquet::file::properties::WriterProperties;
 use tempfile::TempDir;
 use thallus_server::config::{ByteSize, ServerConfig, TableConfig};
 
-/// Rows of a table `(id BIGINT, name TEXT)` with these ids; the name is the id in words of a sort.
+/// Rows of a table `(id BIGINT, name TEXT)` with these ids. The name contains the id.
 pub(crate) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     let names = StringArray::from_iter_values(ids.clone().map(|id| format!("name {id}")));
     let columns: [(&str, ArrayRef); 2] =
@@ -35,7 +35,7 @@ pub(crate) fn write(path: impl AsRef<Path>, batch: &RecordBatch) -> PathBuf {
     let file = File::create(path).unwrap();
     match extension {
         "parquet" => {
-            // Small pages and row groups, so that a file has many.
+            // Small row groups, so that a file has several.
             let properties = WriterProperties::builder().set_max_row_group_row_count(Some(1000)).build();
             let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
             writer.write(batch).unwrap();
@@ -78,12 +78,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A directory for one test.
+/// A temporary directory for one test.
 pub(crate) fn directory() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// A configuration with these tables, small and the same on every machine.
+/// A configuration with these tables, with fixed small limits that do not depend on the machine.
 pub(crate) fn config(tables: &[(&str, &Path)]) -> ServerConfig {
     let mut config = ServerConfig::default();
     config.engine.memory_limit = Some(ByteSize::mib(256));

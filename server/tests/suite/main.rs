@@ -1,7 +1,6 @@
-//! The parts of the server that need no network: configuration, catalog, query engine.
+//! Tests of the server's parts without a network: catalog and query engine.
 
 mod catalog;
-mod config;
 #[cfg(feature = "datafusion")]
 mod engine;
 mod files;

@@ -1,4 +1,4 @@
-//! One result in partitions: the same rows in the same order, however many the plan has.
+//! A result in partitions has the same rows in the same order for any number of partitions in the plan.
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort};
@@ -22,7 +22,7 @@ async fn engine() -> (TempDir, DataFusionEngine) {
     (directory, engine)
 }
 
-/// Each partition as one batch, and what it is sorted by.
+/// Each partition as one batch, and the sort order of the partitions.
 async fn divided(
     engine: &DataFusionEngine,
     sql: &str,
@@ -30,7 +30,7 @@ async fn divided(
 ) -> Result<(Vec<RecordBatch>, Vec<SortKey>), EngineError> {
     let query = engine.execute_partitioned(QueryRequest::new(sql), count).await?;
     assert_eq!(query.partitions.len(), count, "{sql}");
-    // All at once, as connections do.
+    // All partitions at the same time, as connections do.
     let parts = query.partitions.into_iter().map(|part| part.try_collect::<Vec<_>>());
     let parts = try_join_all(parts).await?;
     let batch = |batches: &Vec<RecordBatch>| concat_batches(&query.schema, batches).unwrap();
@@ -51,13 +51,13 @@ fn sorted(parts: &[RecordBatch]) -> Vec<i64> {
 async fn every_row_is_in_one_partition() {
     let (_directory, engine) = engine().await;
     for count in [1, 2, 3, 4, 5, 9] {
-        // Of a scan, the partition that is read first may take all the files; groups are dealt out by their keys.
+        // In a scan, the partition read first may take all files. Groups are distributed by their keys.
         let grouped = "SELECT id, count(*) FROM t GROUP BY id";
         for sql in ["SELECT * FROM t", grouped, "SELECT id FROM t WHERE id % 2 = 0"] {
             let (parts, order) = divided(&engine, sql, count).await.unwrap();
             let expected = numbers(&query(&engine, sql).await.unwrap()).len();
             let ids = sorted(&parts);
-            assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{sql}: a row came twice");
+            assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "{sql}: a row is in two partitions");
             assert_eq!((ids.len(), order), (expected, Vec::new()), "{sql} in {count}");
             assert!(filled(&parts) > 1 || count == 1 || sql != grouped, "{sql} in {count}: nothing is parallel");
         }
@@ -77,7 +77,7 @@ async fn partitions_of_a_sorted_result_are_each_sorted() {
         ),
         ("SELECT max(id) AS m, id % 700 AS r FROM t GROUP BY r ORDER BY r NULLS FIRST", vec![key(1, false, true)]),
     ] {
-        // More partitions than the plan has, as many, and fewer, which it then merges itself.
+        // More partitions than the plan has, as many, and fewer; the engine merges surplus ones.
         for count in [2, 3, 4, 7] {
             let (parts, order) = divided(&engine, sql, count).await.unwrap();
             assert_eq!(order, expected, "{sql} in {count}");
@@ -101,7 +101,7 @@ async fn partitions_of_a_sorted_result_are_each_sorted() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_divided_stays_whole_and_in_order() {
+async fn indivisible_results_stay_whole_and_in_order() {
     let (_directory, engine) = engine().await;
     for sql in [
         "SELECT id FROM t ORDER BY id DESC LIMIT 100",
@@ -114,7 +114,7 @@ async fn what_cannot_be_divided_stays_whole_and_in_order() {
         assert_eq!((filled(&parts), order), (1, Vec::new()), "{sql}");
         assert_eq!(parts[0], query(&engine, sql).await.unwrap(), "{sql}");
     }
-    // By what is not in the result: no client could merge by it.
+    // A sort key that is not in the result: no client could merge by it.
     let (parts, order) = divided(&engine, "SELECT name FROM t ORDER BY id", 3).await.unwrap();
     assert_eq!((filled(&parts), order), (1, Vec::new()));
     assert_eq!(parts[0].column(0).as_string_view().value(5999), "name 5999");
@@ -137,7 +137,7 @@ async fn errors_are_those_of_any_query() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_leaves_nothing_behind() {
+async fn dropped_queries_leave_nothing_behind() {
     let (_directory, engine) = engine().await;
     let endless = "SELECT id FROM t, generate_series(1, 1000000000) ORDER BY id";
     drop(engine.execute_partitioned(QueryRequest::new(endless), 3).await.unwrap());
@@ -146,7 +146,7 @@ async fn what_is_dropped_leaves_nothing_behind() {
     let mut query = engine.execute_partitioned(QueryRequest::new(unordered), 3).await.unwrap();
     let mut first = query.partitions.remove(0);
     drop(query);
-    // The one that is left goes on alone.
+    // The remaining partition continues alone.
     for _ in 0..5 {
         assert!(first.next().await.is_none_or(|batch| batch.is_ok()));
     }

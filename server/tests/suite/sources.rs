@@ -1,4 +1,4 @@
-//! Tables from files of every format, and what happens when the files are not as they should be.
+//! Tables from files of every format, and errors for missing, changed and corrupt files.
 
 use std::fs;
 use std::path::Path;
@@ -45,7 +45,7 @@ async fn every_format_reads_the_same_rows_from_a_file_and_from_a_directory() {
 }
 
 #[tokio::test]
-async fn paths_mean_themselves_whatever_characters_they_have() {
+async fn paths_with_special_characters_are_taken_literally() {
     let directory = directory();
     for name in ["with blank", "100%", "%41", "a#b", "ä€😀", "q?", "[z]", "st*r", "a=b", "a+b&c", "quote'"] {
         let file = write(directory.path().join(format!("{name}.csv")), &rows(0..10));
@@ -69,7 +69,7 @@ async fn partitions_become_columns() {
 }
 
 #[tokio::test]
-async fn csv_as_it_is_found() {
+async fn csv_options_quotes_and_empty_files() {
     let directory = directory();
     let path = directory.path().join("t.csv");
     let engine_of = async |text: &str, header, delimiter| {
@@ -112,7 +112,7 @@ async fn a_corrupt_file_is_refused_at_start_up_and_named() {
         fs::write(&path, content).unwrap();
         let error = refused(&path).await;
         assert!(matches!(error, CatalogError::Corrupt { .. }), "{name}: {error}");
-        // One bad file among good ones is named too.
+        // An error also names one corrupt file among valid ones.
         let many = directory.path().join(format!("many-{name}"));
         let extension = name.split_once('.').unwrap().1;
         write(many.join(format!("1.{extension}")), &rows(0..10));
@@ -151,7 +151,7 @@ async fn a_file_that_vanishes_is_an_error_not_an_empty_table() {
         for sql in ["SELECT * FROM t", "SELECT count(*) FROM t", "SELECT id FROM t JOIN (SELECT 1 AS x) ON id = x"] {
             assert!(source_error(&engine, sql, &path).await.contains("no such file"), "{extension}");
         }
-        // It comes back, and so do its rows.
+        // A file that is written again is read again.
         write(&path, &rows(0..7));
         assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 7, "{extension}");
     }
@@ -186,7 +186,7 @@ async fn a_file_that_is_emptied_is_an_error_not_an_empty_table() {
         fs::write(&part, "").unwrap();
         let error = query(&engine, "SELECT count(*) FROM parts").await.expect_err(extension);
         assert!(error.message().contains(part.to_str().unwrap()), "{}", error.message());
-        // A text file may be empty, and files of other kinds do not belong to the table.
+        // A text file may be empty, and a file with another extension does not belong to the table.
         write(&part, &rows(0..10));
         fs::write(directory.path().join("parts/3.tmp"), "").unwrap();
         assert_eq!(count(&engine, "SELECT count(*) FROM parts").await, 30, "{extension}");
@@ -201,13 +201,13 @@ async fn a_file_that_becomes_corrupt_is_an_error_that_names_it() {
         let good = fs::read(&path).unwrap();
         let engine = open(&config(&[("t", &path)])).await;
         let sql = "SELECT sum(id), max(name) FROM t";
-        // Garbage from the middle on; then nothing from the middle on.
+        // The second half of the file is overwritten, and then cut off.
         let half = good.len() / 2;
         let mut overwritten = good.clone();
         overwritten[half..].fill(0xff);
         fs::write(&path, &overwritten).unwrap();
         source_error(&engine, sql, &path).await;
-        // A text file that is cut short may still be one.
+        // A text file that is cut off may still be valid.
         if !matches!(extension, "csv" | "json") {
             fs::write(&path, &good[..half]).unwrap();
             source_error(&engine, sql, &path).await;

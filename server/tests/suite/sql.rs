@@ -1,4 +1,4 @@
-//! What a text may ask for, and what it gets for an answer if it may not.
+//! Allowed SQL statements, and the errors for all others.
 
 use std::fs;
 use std::time::Instant;
@@ -9,11 +9,11 @@ use thallus_server::engine::EngineErrorKind as Kind;
 use crate::engine::{count, open, query};
 use crate::files::{config, directory, rows, write};
 
-/// A way to nest, and the query that is nested so deep.
+/// Name of a kind of nesting, and a function that makes a query of the given depth.
 type Shape = (&'static str, fn(usize) -> String);
 
 #[tokio::test]
-async fn every_mistake_has_its_kind_and_says_what_is_wrong() {
+async fn every_mistake_has_its_kind_and_a_message() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..100));
     let engine = open(&config(&[("t", &path), ("other", &path)])).await;
@@ -39,7 +39,7 @@ async fn every_mistake_has_its_kind_and_says_what_is_wrong() {
         assert!(error.message().contains(expected), "{sql}: {error}");
         assert!(!error.message().contains(".rs:"), "{sql}: {error}");
     }
-    // None of it harmed the engine.
+    // The engine still works after these errors.
     assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 100);
 }
 
@@ -83,7 +83,7 @@ async fn nothing_is_written_and_no_other_file_is_read() {
 }
 
 #[tokio::test]
-async fn what_describes_the_tables_is_answered() {
+async fn statements_that_describe_tables_are_answered() {
     let directory = directory();
     let path = write(directory.path().join("t.parquet"), &rows(0..100));
     let engine = open(&config(&[("t", &path)])).await;
@@ -101,8 +101,8 @@ async fn what_describes_the_tables_is_answered() {
     }
 }
 
-/// Each of these is a tree (of expressions, or of plans) as deep as it is long. All of them must be answered, by a result
-/// or by an error, and none may take the process with it.
+/// Each of these queries is a tree of expressions or plans as deep as the query is long. The engine must answer each
+/// one by a result or an error, and must not crash.
 #[tokio::test]
 async fn deep_queries_do_not_overflow_the_stack() {
     let directory = directory();

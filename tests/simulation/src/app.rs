@@ -1,4 +1,4 @@
-//! A client's application: it asks, takes what comes, cancels, drops, and knows what it must have got.
+//! A client's application. It makes requests, reads, cancels and drops results, and compares them with the scripts.
 
 mod lazy;
 mod uploads;
@@ -26,26 +26,26 @@ use crate::tap::Tap;
 use crate::wire::{Side, Wire, more_wires};
 use crate::world::{PORT, Shared};
 
-/// Nothing that is asked of a connection takes longer, whatever happens.
+/// Time limit for every operation of a connection, under any faults.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ATTEMPTS: u32 = 25;
 
-/// One client.
+/// The application of one client.
 pub struct App {
     shared: Arc<Shared>,
     index: usize,
     who: String,
     dice: Dice,
-    /// What is asked in partitions; apart, so that all else is drawn as it would be without.
+    /// Choices for partitioned queries. Separate, so that they do not change the other choices.
     parts: Dice,
-    /// What is uploaded; apart too.
+    /// Choices for uploads. Separate for the same reason.
     uploads: Dice,
     fabric: Arc<dyn Fabric>,
     process: ProcessId,
 }
 
 impl App {
-    /// The client of this index, in its next life.
+    /// The application of the client of this index, in this life of its process.
     pub fn new(shared: Arc<Shared>, index: usize, life: u64, fabric: Arc<dyn Fabric>, process: ProcessId) -> Self {
         let dice = Dice::new(shared.options.seed, 1000 + index as u64 * 100 + life);
         let parts = Dice::new(shared.options.seed, 50_000 + index as u64 * 100 + life);
@@ -53,7 +53,8 @@ impl App {
         App { who: format!("client-{index}"), shared, index, dice, parts, uploads, fabric, process }
     }
 
-    /// Asks while things go wrong; then, once they do not any more, until it is answered.
+    /// Makes requests while faults happen. After the end of the faults, repeats a final set of requests until all
+    /// succeed.
     pub async fn run(mut self) {
         for _ in 0..self.shared.options.rounds {
             if self.shared.is_healed() {
@@ -70,7 +71,7 @@ impl App {
             if let Some(client) = self.connect().await {
                 let query = QueryOptions::default();
                 let plan = Plan { index: 0, query, cancel_after: None, pace: Duration::ZERO, lazy: None };
-                // Leases may be short: what waits for its turn to be asked must not outlive them.
+                // Leases may be short: a batch that waits for its turn must not outlive its lease.
                 let narrow = QueryOptions::default().with_window(Some(20_000));
                 let lazily = Plan { lazy: Some(Asks::all()), query: narrow, ..plan.clone() };
                 let plain = self.plan_upload(true);
@@ -88,10 +89,10 @@ impl App {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        self.shared.trace.violated("once healed, all ends well", format!("{} is not answered", self.who));
+        self.shared.trace.violated("once healed, all ends well", format!("{} has no result", self.who));
     }
 
-    /// A result that is dropped stops at the server, while the connection goes on.
+    /// Drops a result and checks that its query stops at the server while the connection remains.
     async fn drop_one(&self, client: &Client) -> bool {
         let few = QueryOptions::default().with_window(Some(20_000));
         let asked = self.within("an endless query", client.query_with(ENDLESS, few)).await;
@@ -212,7 +213,7 @@ impl App {
         }
     }
 
-    /// Whether it ended well.
+    /// Makes a query. Whether it succeeded.
     async fn query(&self, client: &Client, number: usize, plan: Plan) -> bool {
         let trace = &self.shared.trace;
         let script = &self.shared.options.scripts[plan.index];
@@ -225,8 +226,8 @@ impl App {
         }
         let text = sql(plan.index);
         let mut options = plan.query.clone();
-        // A slow network may have no data plane without any fault, and then nothing is mapped: that is refused, and no
-        // failure.
+        // A slow network may lead to no data plane without any fault. Then the server refuses mapped results, which is
+        // not a failure of this run.
         if self.shared.options.calm && client.connection().carrier.fallback().is_some() {
             options.access = Access::Read;
         }
@@ -286,7 +287,7 @@ impl App {
         let deadline = (hangs || !options.calm && dice.percent(10)).then(|| dice.millis(30, 500));
         let count = dice.pick(&PARTITIONS);
         let lend_from = dice.pick(&[None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
-        // Of several connections one may have no data plane, without any fault.
+        // Among several connections one may have no data plane without any fault.
         let (lend_from, access) = way(lend_from, maps(options) && !options.calm && index.is_multiple_of(2));
         let query = lend_from
             .into_iter()
@@ -299,7 +300,7 @@ impl App {
         Divided { index, count, query, merged: dice.percent(40), dropped }
     }
 
-    /// A result in partitions: whole only if every one is.
+    /// Makes a query in partitions, which must be whole together or not at all.
     async fn divided(&self, client: &Client, plan: Divided) {
         let (trace, script) = (&self.shared.trace, &self.shared.options.scripts[plan.index]);
         let text = sql_of_parts(plan.index, plan.count);
@@ -334,7 +335,7 @@ impl App {
         }
     }
 
-    /// How one partition, or all of them merged, ended; `None` if it was dropped, or is accounted for.
+    /// Reads one partition, or all of them merged. `None` if it was dropped, or a violation was recorded.
     async fn part(
         &self,
         name: &str,
@@ -343,7 +344,7 @@ impl App {
         mut result: ResultStream,
     ) -> Option<Result<(), ClientError>> {
         let (trace, script) = (&self.shared.trace, &self.shared.options.scripts[plan.index]);
-        // Those of the partitions that may come next; of one that is alone, always the next.
+        // Batches that are still to come, by partition. For a single partition only the next of its batches may come.
         let mut left: Vec<_> = match plan.merged {
             true => (0..plan.count).map(|part| script.part(part, plan.count)).collect(),
             false => vec![script.part(part, plan.count)],
@@ -387,7 +388,7 @@ impl App {
         }
     }
 
-    /// An error is counted; one that honest ends never make is a violation.
+    /// Counts an error. An error that honest ends never cause is a violation.
     fn judge(&self, what: &str, error: &ClientError) {
         self.judge_as("stream", what, error);
     }
@@ -401,7 +402,7 @@ impl App {
             ClientError::Query { kind, .. } => trace.count(counted, format!("failed: {kind:?}")),
             _ => trace.count(counted, format!("error: {name}")),
         }
-        // Where a bit was flipped on the way, the end that finds it accuses the other.
+        // After a bit was flipped in transit, the end that finds it reports a protocol error of its peer.
         let accuses = matches!(error, ClientError::Protocol { .. }) && !self.shared.has_flipped();
         if accuses || error.to_string().contains("bug:") {
             trace.violated("honest ends do not accuse each other", format!("{what}: {error}"));
@@ -409,14 +410,14 @@ impl App {
     }
 }
 
-/// Batches that are kept for a while. What is mapped stays as it is until it is dropped: the network looks at that.
+/// Batches that are kept for a while. Mapped memory must not change until they are dropped, which the network checks.
 struct Kept {
     batches: VecDeque<RecordBatch>,
     most: usize,
 }
 
 impl Kept {
-    /// Who keeps much may wait until the server gives up, which is no calm run.
+    /// In calm runs no batch is kept: an application that keeps many may have to wait until its leases are revoked.
     fn new(access: Access, calm: bool) -> Self {
         Kept { batches: VecDeque::new(), most: if access == Access::Map && !calm { 3 } else { 0 } }
     }
@@ -429,7 +430,7 @@ impl Kept {
     }
 }
 
-/// How a query lends and how its client gets at that: some that would be inline are mapped instead.
+/// The way of a query's batches: if mapping is possible, some queries that would be inline are mapped instead.
 fn way(lend_from: Option<LendFrom>, maps: bool) -> (Option<LendFrom>, Access) {
     match lend_from {
         Some(LendFrom::Never) if maps => (Some(LendFrom::Bytes(0)), Access::Map),
@@ -437,7 +438,7 @@ fn way(lend_from: Option<LendFrom>, maps: bool) -> (Option<LendFrom>, Access) {
     }
 }
 
-/// Over a network that plays a device, nothing is mapped.
+/// Whether batches can be mapped: not on a network that simulates a device.
 fn maps(options: &Options) -> bool {
     options.server_fabric && options.network.fencing == Fencing::LeaseWord
 }
@@ -458,6 +459,6 @@ struct Divided {
     count: usize,
     query: QueryOptions,
     merged: bool,
-    /// Which partition is dropped, after how many batches.
+    /// The partition that is dropped, and its number of batches before that.
     dropped: Option<(usize, usize)>,
 }

@@ -1,10 +1,10 @@
-//! What must have happened in a long hunt, or its silence about it proves nothing.
+//! Events that must occur in a long series of runs. A series in which one never occurs does not test it.
 
 use crate::hostile;
 use crate::options::Fault;
 use crate::trace::Counts;
 
-/// Kinds of events with their names, besides those that enums list.
+/// Kinds of events and their names, besides the names listed by enums.
 const EXPECTED: [(&str, &[&str]); 13] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
     ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
@@ -57,7 +57,7 @@ const EXPECTED: [(&str, &[&str]); 13] = [
             "failed: Execution",
             "inline batches",
             "kept",
-            "kept unheard",
+            "kept without an answer",
             "lent batches",
             "whole",
         ],
@@ -66,7 +66,7 @@ const EXPECTED: [(&str, &[&str]); 13] = [
     ("transition", &TRANSITIONS),
 ];
 
-/// State of the connection and of its data plane, before and after one input.
+/// States of the connection and of its data plane, before and after one input.
 const TRANSITIONS: [&str; 31] = [
     r#"client ["awaiting the welcome", "none"] -> ["closed", "none"]"#,
     r#"client ["awaiting the welcome", "none"] -> ["closing", "none"]"#,
@@ -101,7 +101,7 @@ const TRANSITIONS: [&str; 31] = [
     r#"server ["opening the fabric", "none"] -> ["open", "unproven"]"#,
 ];
 
-/// What never happened.
+/// Expected events that did not occur.
 #[must_use]
 pub fn missing(counts: &Counts) -> Vec<String> {
     let listed = EXPECTED.iter().flat_map(|(kind, names)| names.iter().map(|name| (*kind, (*name).to_owned())));

@@ -1,41 +1,41 @@
-//! Choices from a seed.
+//! Random choices from a seed.
 
 use std::time::Duration;
 
 use thallus_fabric::random::SplitMix64;
 
-/// Draws choices, the same for the same seed.
+/// Draws choices. The same seed gives the same choices.
 #[derive(Clone, Debug)]
 pub struct Dice(SplitMix64);
 
 impl Dice {
-    /// A sequence of its own for the `part`th part of a run.
+    /// The sequence for part number `part` of a run.
     #[must_use]
     pub fn new(seed: u64, part: u64) -> Self {
         Dice(SplitMix64::split(seed, part))
     }
 
-    /// A number of the range, ends included.
+    /// A number from `least` to `most`, inclusive.
     pub fn within(&mut self, least: u32, most: u32) -> u32 {
         self.0.within(&(least..=most))
     }
 
-    /// True in so many of a hundred cases.
+    /// True with a probability of `percent`.
     pub fn percent(&mut self, percent: u32) -> bool {
         self.within(1, 100) <= percent
     }
 
-    /// One of these.
+    /// One of the given values.
     pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.within(0, of.len() as u32 - 1) as usize].clone()
     }
 
-    /// Milliseconds.
+    /// A duration from `least` to `most` milliseconds.
     pub fn millis(&mut self, least: u32, most: u32) -> Duration {
         Duration::from_millis(u64::from(self.within(least, most)))
     }
 
-    /// `value`, in so many of a hundred cases; else 0.
+    /// A number from `least` to `most` with a probability of `percent`; otherwise 0.
     pub fn sometimes(&mut self, percent: u32, least: u32, most: u32) -> u32 {
         let value = self.within(least, most);
         if self.percent(percent) { value } else { 0 }

@@ -1,4 +1,4 @@
-//! Peers that mean no good: a client that breaks every rule, and a server that lies to a client of ours.
+//! Hostile peers: a client that breaks every rule of the protocol, and a server that lies to an honest client.
 
 mod client;
 mod server;
@@ -11,20 +11,20 @@ pub use server::LIARS_LEASE;
 
 use crate::world::Shared;
 
-/// What hostile clients do and what hostile servers say.
+/// Names of the hostile client's acts and of the hostile server's lies.
 pub fn names() -> (Vec<String>, Vec<String>) {
     let acts = client::ACTS.iter().map(|act| format!("{act:?}")).collect();
     (acts, server::LIES.iter().map(|lie| format!("{lie:?}")).collect())
 }
 
-/// Adds those that the options ask for.
+/// Adds the hostile peers that the options name.
 pub fn add(sim: &mut Sim<'static>, shared: &Arc<Shared>) {
     let (client, server) = shared.options.hostile;
     if client {
         let shared = Arc::clone(shared);
         sim.host("mallory", move || client::run(Arc::clone(&shared)));
     }
-    // Its victim asks for a result.
+    // The victim of the hostile server requests a result.
     if server && !shared.options.uploads_only() {
         let of_liar = Arc::clone(shared);
         sim.host("liar", move || server::run(Arc::clone(&of_liar)));

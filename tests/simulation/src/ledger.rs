@@ -1,18 +1,19 @@
-//! Uploads, as clients offered them and as the engine keeps them: each is kept whole and once, or not at all.
+//! Compares the uploads that clients offer with those that the engine keeps: an upload is kept whole and once, or not
+//! at all.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
-use thallus_server::engine::scripted::ScriptedEngine;
+use thallus_scripted_engine::ScriptedEngine;
 
 use crate::scripts::TABLES;
 use crate::trace::Trace;
 
-/// One upload that a client offered.
+/// An upload that a client offered.
 struct Offered {
-    /// No two uploads of a run have the same.
+    /// The batches. No two uploads of a run have the same.
     batches: Vec<RecordBatch>,
-    /// Whether the engine may keep it: its source ends well, and the table takes it.
+    /// Whether the engine may keep the upload: its source ends without an error, and its table accepts uploads.
     may_be_kept: bool,
     kept: bool,
 }
@@ -26,14 +27,14 @@ impl Ledger {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client offers these batches; the number of the upload.
+    /// Records the batches that a client offers. Returns the number of the upload.
     pub fn offer(&self, batches: Vec<RecordBatch>, may_be_kept: bool) -> usize {
         let mut offered = self.lock();
         offered.push(Offered { batches, may_be_kept, kept: false });
         offered.len() - 1
     }
 
-    /// Takes from the engine what it has kept since, and compares it with what was offered.
+    /// Takes the newly kept uploads from the engine and compares them with the offered ones.
     pub fn collect(&self, engine: &ScriptedEngine, trace: &Trace) {
         let kept = TABLES.iter().flat_map(|table| engine.take_uploads(table));
         for batches in kept {
@@ -57,7 +58,7 @@ impl Ledger {
         }
     }
 
-    /// Whether the engine keeps the upload of this number.
+    /// Whether the engine has kept the upload of this number.
     pub fn is_kept(&self, upload: usize) -> bool {
         self.lock()[upload].kept
     }

@@ -9,6 +9,7 @@ mod hostile;
 mod ledger;
 pub mod options;
 pub mod panics;
+pub mod planted;
 pub mod scripts;
 mod sockets;
 pub mod swarm;

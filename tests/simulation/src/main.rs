@@ -6,44 +6,43 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use thallus_protocol::planted::Bug;
 use thallus_simulation::coverage::missing;
 use thallus_simulation::options::Streams;
+use thallus_simulation::planted::{self, Bug};
 use thallus_simulation::swarm::{describe, swarm};
 use thallus_simulation::{panics, world};
 
 /// Runs server and clients under faults, from seeds.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(default_value_t = 100)]
     seeds: u64,
-    /// Just this one, with its whole trace.
+    /// Run only this seed, and print its whole trace.
     #[arg(long)]
     seed: Option<u64>,
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     from: u64,
-    /// Stop after so many seconds.
+    /// Stop after this time, in seconds.
     #[arg(long)]
     seconds: Option<u64>,
-    /// Threads. One for each processor, if it is not said.
+    /// Number of threads. Default: one for each processor.
     #[arg(long)]
     threads: Option<usize>,
-    /// Which streams there are.
+    /// Kinds of streams in the runs.
     #[arg(long, value_enum, default_value = "all")]
     streams: Streams,
     /// Plant a bug.
     #[arg(long, value_parser = bug)]
     bug: Option<Bug>,
-    /// Say how often what happened.
+    /// Print the number of occurrences of each event.
     #[arg(long)]
     table: bool,
 }
 
 fn bug(name: &str) -> Result<Bug, String> {
-    let names = || Bug::ALL.iter().map(|bug| bug.name()).collect::<Vec<_>>().join(", ");
-    Bug::ALL.iter().copied().find(|bug| bug.name() == name).ok_or_else(|| format!("one of {}", names()))
+    planted::ALL.iter().copied().find(|&bug| bug == name).ok_or_else(|| format!("one of {}", planted::ALL.join(", ")))
 }
 
 fn main() -> ExitCode {
@@ -73,9 +72,9 @@ fn main() -> ExitCode {
     println!("{}", report.summary());
     let missing = missing(&report.counts);
     if args.table && !missing.is_empty() {
-        println!("never happened in these runs: {}", missing.join("; "));
+        println!("did not occur in these runs: {}", missing.join("; "));
     }
-    // A long hunt must have seen everything.
+    // In this number of runs every expected event must have occurred.
     if report.runs >= 10_000 && !missing.is_empty() {
         return ExitCode::FAILURE;
     }

@@ -1,4 +1,4 @@
-//! Everything about a run, from its seed.
+//! All parameters of a run, drawn from its seed.
 
 use std::time::Duration;
 
@@ -10,40 +10,40 @@ use thallus_protocol::LinkTimeouts;
 use crate::dice::Dice;
 use crate::scripts::Script;
 
-/// One thing that goes wrong, to one client or to the server, at one time.
+/// A kind of fault. It happens to one client or to the server, at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// Nothing passes between server and client.
+    /// No bytes pass between server and client.
     Partition,
-    /// What the client says is lost.
+    /// Messages from the client are lost.
     OneWayToServer,
-    /// What the server says is lost.
+    /// Messages from the server are lost.
     OneWayToClient,
-    /// What is said waits.
+    /// Messages are held until the fault ends.
     Hold,
-    /// What is said takes long.
+    /// Messages are slow.
     Latency,
-    /// Both ends find the connection reset.
+    /// Both ends find the control connection reset.
     Reset,
-    /// The control connection ends for the server; the client hears nothing, and its one-sided reads still work.
+    /// The control connection ends at the server. The client does not notice, and its one-sided reads still work.
     ControlCutAtServer,
-    /// The control connection ends for the client; the server hears nothing.
+    /// The control connection ends at the client. The server does not notice.
     ControlCutAtClient,
     /// One-sided reads have no path; the control connection works.
     DataCut,
     /// Neither plane has a path.
     BothCut,
-    /// The client's fabric dies, its process does not.
+    /// The client's fabric dies; its process lives on.
     ClientFabricDies,
-    /// The server's fabric dies, its process does not.
+    /// The server's fabric dies; its process lives on.
     ServerFabricDies,
     /// The client's process dies and starts again.
     ClientCrash,
     /// The server's process dies and starts again.
     ServerCrash,
-    /// The server's machine dies: nobody is told.
+    /// The server's machine dies. Its peers receive no notice.
     ServerPowerLoss,
-    /// The server is told to shut down, and starts again.
+    /// The server is asked to shut down, and starts again.
     ServerDrains,
     /// The client's clock jumps forward.
     ClientClockJumps,
@@ -52,11 +52,11 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Those after which one end does not hear of the other's leases, and reads on.
+    /// Faults after which one end does not learn that the other's leases have ended, and continues to read.
     pub const FENCING: [Fault; 5] =
         [Fault::OneWayToClient, Fault::Hold, Fault::Latency, Fault::ControlCutAtServer, Fault::Partition];
 
-    /// All of them.
+    /// All faults.
     pub const ALL: [Fault; 18] = [
         Fault::Partition,
         Fault::OneWayToServer,
@@ -79,20 +79,20 @@ impl Fault {
     ];
 }
 
-/// A fault with its time.
+/// A fault with its time and target.
 #[derive(Clone, Copy, Debug)]
 pub struct Timed {
-    /// From the start of the run.
+    /// Time since the start of the run.
     pub at: Duration,
-    /// What.
+    /// Kind of fault.
     pub fault: Fault,
-    /// To which client.
+    /// Index of the affected client.
     pub client: usize,
-    /// For how long, or how far.
+    /// Duration of the fault, or distance of a clock's jump.
     pub lasts: Duration,
 }
 
-/// How often a fabric's calls and completions fail: once in so many, 0 never.
+/// Failure rates of a fabric's calls and completions: one in this number fails; 0: none.
 #[derive(Clone, Debug, Default)]
 pub struct FabricFaults {
     allocate: u32,
@@ -135,7 +135,7 @@ impl FabricFaults {
         }
     }
 
-    /// As a plan for the fault injector.
+    /// The plan for the fault injector.
     #[must_use]
     pub fn plan(&self, seed: u64) -> FaultPlan {
         let calls = [
@@ -160,18 +160,18 @@ impl FabricFaults {
     }
 }
 
-/// How badly a byte stream behaves.
+/// Faults of a byte stream.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WireFaults {
-    /// Most bytes that one write takes. 0: all.
+    /// Most bytes that one write accepts. 0: no limit.
     pub max_write: usize,
-    /// Most bytes that one read brings. 0: all.
+    /// Most bytes that one read returns. 0: no limit.
     pub max_read: usize,
-    /// One read in so many comes late. 0: none.
+    /// One read in this number is delayed. 0: none.
     pub slow_one_in: u32,
-    /// How late.
+    /// Delay of a slow read.
     pub slow: Duration,
-    /// In one write in so many a bit is flipped. 0: in none.
+    /// One write in this number has a bit flipped. 0: none.
     pub flip_one_in: u32,
 }
 
@@ -187,7 +187,7 @@ impl WireFaults {
     }
 }
 
-/// Which streams there are.
+/// Kinds of streams in a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Streams {
     /// Results and uploads.
@@ -199,24 +199,24 @@ pub enum Streams {
     Uploads,
 }
 
-/// Everything about a run.
+/// All parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where all else comes from.
+    /// Seed from which everything else is drawn.
     pub seed: u64,
-    /// Which streams there are.
+    /// Kinds of streams.
     pub streams: Streams,
-    /// Nothing goes wrong on purpose: then everything must go right.
+    /// No faults are injected. Then every request must succeed.
     pub calm: bool,
-    /// How many clients.
+    /// Number of clients.
     pub clients: usize,
-    /// Rounds of queries that each client makes.
+    /// Rounds of queries of each client.
     pub rounds: u32,
-    /// Queries at once.
+    /// Queries of one client at a time.
     pub concurrency: u32,
     /// Whether the server has the fabric.
     pub server_fabric: bool,
-    /// What the network is like.
+    /// Properties of the simulated network.
     pub network: SimOptions,
     /// Faults of the server's fabric.
     pub server_faults: FabricFaults,
@@ -226,48 +226,48 @@ pub struct Options {
     pub server_wire: WireFaults,
     /// Faults of the clients' ends.
     pub client_wire: WireFaults,
-    /// Latency of the control plane.
+    /// Least and greatest latency of the control connections.
     pub latency: (Duration, Duration),
-    /// What is queried.
+    /// Scripts of the queries.
     pub scripts: Vec<Script>,
-    /// Limits of the server: streams and bytes on loan of a connection, bytes in all, connections.
+    /// Most streams open at once on a connection.
     pub max_streams: u32,
-    /// Bytes on loan to one client.
+    /// Most bytes on loan to one client.
     pub max_loan_bytes: u64,
-    /// Bytes on loan to all.
+    /// Most bytes on loan to all clients.
     pub max_loan_total: u64,
-    /// Connections at once.
+    /// Most connections at once.
     pub max_connections: usize,
-    /// Times of control connections.
+    /// Timeouts of control connections.
     pub timeouts: LinkTimeouts,
-    /// How long a lease may be kept.
+    /// Time after which the lender revokes a lease.
     pub lease_timeout: Duration,
-    /// How long a batch's reads may take.
+    /// Time limit for the reads of one batch.
     pub read_timeout: Duration,
-    /// Bytes that the window of an upload may grow to.
+    /// Largest window of an upload, in bytes.
     pub upload_window: u64,
-    /// Whether somebody misbehaves: a client, a server.
+    /// Whether there is a hostile client, and a hostile server.
     pub hostile: (bool, bool),
-    /// What goes wrong when.
+    /// Faults with their times.
     pub faults: Vec<Timed>,
-    /// When all that ends.
+    /// Time at which all faults end.
     pub heal_at: Duration,
 }
 
 impl Options {
-    /// Whether nothing is queried.
+    /// Whether the run has no queries.
     #[must_use]
     pub fn uploads_only(&self) -> bool {
         self.streams == Streams::Uploads
     }
 
-    /// Whether nothing is uploaded.
+    /// Whether the run has no uploads.
     #[must_use]
     pub fn queries_only(&self) -> bool {
         self.streams == Streams::Results
     }
 
-    /// Draws them, for these streams.
+    /// Draws the parameters of a run with these kinds of streams.
     #[must_use]
     pub fn draw(seed: u64, streams: Streams) -> Self {
         let dice = &mut Dice::new(seed, 0);
@@ -295,7 +295,7 @@ impl Options {
             loans: true,
             record: true,
         };
-        // Leases that run out while their bytes are read, and an end that does not hear of it.
+        // Leases that expire while their bytes are being read, and an end that does not learn of it.
         let fencing_profile = stormy(dice, 15);
         let network = if fencing_profile {
             let (one_in, most) = (dice.within(2, 4), dice.within(100, 300));

@@ -1,4 +1,4 @@
-//! Where a run's panic came from: kept for its report instead of being printed at once.
+//! Records the place of a run's panic for the report, instead of printing it.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Once;
@@ -8,7 +8,7 @@ thread_local! {
     static LAST: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on panics of runs are kept, for each thread. Others, as of tests that find something wrong, are printed as ever.
+/// Installs the hook that records panics of runs, for each thread. Other panics, such as of failing tests, are printed.
 pub fn keep() {
     static KEPT: Once = Once::new();
     KEPT.call_once(|| {
@@ -20,7 +20,7 @@ pub fn keep() {
     });
 }
 
-/// What this thread does is a run.
+/// Executes `run` as a run: its panics are recorded.
 pub fn within_run<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
     RUNS.set(true);
     let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));

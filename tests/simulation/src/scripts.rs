@@ -1,4 +1,4 @@
-//! What the engine plays, and what must come of it.
+//! Scripts that the engine plays, and their expected results.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,30 +6,30 @@ use std::time::Duration;
 
 use arrow_array::{Array, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema, SchemaRef};
+use thallus_scripted_engine::{self as scripted, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 use thallus_server::engine::EngineError;
-use thallus_server::engine::scripted::{self, ScriptedEngine, SinkScript, synthetic_batch, synthetic_schema};
 
 use crate::dice::Dice;
 
-/// How a query ends at the engine.
+/// The end of a query at the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Well.
+    /// The query succeeds.
     Finish,
-    /// In an error.
+    /// The query fails.
     Fail,
-    /// Never.
+    /// The query never ends.
     Hang,
 }
 
 /// A query's script.
 #[derive(Clone)]
 pub struct Script {
-    /// Batches, each after so long.
+    /// Batches, each with the wait before it.
     pub batches: Vec<(Duration, RecordBatch)>,
-    /// And then.
+    /// The end after the batches.
     pub ending: Ending,
-    /// It does not even begin.
+    /// Whether the engine refuses the query at once.
     pub refused: bool,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Script {
 }
 
 impl Script {
-    /// Some scripts. The first always works.
+    /// Draws some scripts. The first always succeeds.
     pub fn draw_all(dice: &mut Dice, calm: bool) -> Vec<Script> {
         (0..dice.within(2, 4)).map(|index| Script::draw(dice, u64::from(index) << 20, calm || index == 0)).collect()
     }
@@ -60,7 +60,7 @@ impl Script {
                 (wait, synthetic_batch(first + index, rows as usize))
             })
             .collect();
-        // One in two has dictionaries, which two batches at a time share.
+        // Every second script has dictionaries, each shared by two successive batches.
         let batches = if (first >> 8 | first >> 20) % 2 == 1 { with_words(batches) } else { batches };
         let ending = match dice.within(0, 9) {
             _ if works => Ending::Finish,
@@ -71,9 +71,10 @@ impl Script {
         Script { batches, ending, refused: !works && dice.percent(8) }
     }
 
-    /// The source of an upload, of one batch at least, such as no other upload of the run has: `number` is its own.
+    /// Draws the source of an upload, with one batch at least. `number` is unique, so the batches are unique in the
+    /// run.
     pub fn draw_source(dice: &mut Dice, number: u64, works: bool) -> Self {
-        // Numbers of batches of queries are lower.
+        // Batches of queries have lower numbers.
         let first = (1 << 40) | number << 8;
         loop {
             let source = Script { refused: false, ..Script::draw(dice, first, works) };
@@ -83,7 +84,7 @@ impl Script {
         }
     }
 
-    /// The schema of all its batches.
+    /// The schema of all batches.
     pub fn schema(&self) -> SchemaRef {
         self.batches.first().map_or_else(synthetic_schema, |(_, batch)| batch.schema())
     }
@@ -100,12 +101,12 @@ impl Script {
         expected
     }
 
-    /// The batches of one of `count` partitions: dealt out in turn.
+    /// The batches of one of `count` partitions, which are assigned in turn.
     pub fn part(&self, index: usize, count: usize) -> Vec<RecordBatch> {
         self.batches.iter().skip(index).step_by(count).map(|(_, batch)| batch.clone()).collect()
     }
 
-    /// What it is like, in words.
+    /// Names of the script's properties, for the counts.
     pub fn traits(&self) -> impl Iterator<Item = &'static str> {
         let ending = match self.ending {
             _ if self.refused => "refuses",
@@ -117,7 +118,7 @@ impl Script {
         [Some(ending), slow.then_some("is slow")].into_iter().flatten()
     }
 
-    /// The same in partitions, of which the last ends as the whole does.
+    /// The scripts of `count` partitions. The last one ends as the whole does.
     fn play_parts(&self, count: usize) -> Vec<scripted::Script> {
         let part = |index: usize| {
             let ending = if index + 1 == count { self.ending } else { Ending::Finish };
@@ -147,7 +148,7 @@ impl Script {
     }
 }
 
-/// The same batches with a column of words, as keys into one of two dictionaries.
+/// The batches with an additional column of words: keys into one of two dictionaries.
 fn with_words(batches: Vec<(Duration, RecordBatch)>) -> Vec<(Duration, RecordBatch)> {
     let words = |word| Arc::new(StringArray::from_iter_values((0..50).map(|number| format!("{word} {number}"))));
     let dictionaries = [words("word"), words("another")];
@@ -166,29 +167,29 @@ fn with_words(batches: Vec<(Duration, RecordBatch)>) -> Vec<(Duration, RecordBat
 /// A query without an end.
 pub const ENDLESS: &str = "endless";
 
-/// What a table does with uploads.
+/// The behaviour of a table for uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sink {
-    /// Takes them.
+    /// Accepts them.
     Takes,
-    /// Takes them, slowly.
+    /// Accepts them slowly.
     IsSlow,
     /// Fails at the second batch, or at the end if there is none.
     Fails,
-    /// Takes none.
+    /// Refuses them.
     Refuses,
 }
 
-/// Tables for uploads.
+/// The tables for uploads.
 pub const TABLES: [&str; 4] = ["takes", "is slow", "fails", "refuses"];
 
-/// The table that does this.
+/// The table with this behaviour.
 #[must_use]
 pub fn table(sink: Sink) -> &'static str {
     TABLES[sink as usize]
 }
 
-/// An engine that plays them under the names of [`sql`], and has all [`TABLES`].
+/// An engine that plays the scripts under the names of [`sql`], and has all [`TABLES`].
 #[must_use]
 pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
@@ -208,7 +209,7 @@ pub fn engine(scripts: &[Script]) -> ScriptedEngine {
     })
 }
 
-/// In how many partitions a script can be had.
+/// Numbers of partitions that the engine offers for each script.
 pub const PARTITIONS: [usize; 2] = [2, 3];
 
 /// The query that plays a script in partitions.

@@ -1,4 +1,4 @@
-//! A process's sockets, as its kernel has them.
+//! The sockets of a simulated process, as its kernel would hold them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use turmoil::net::TcpStream;
 
-/// The sockets of one process. Clones are the same ones.
+/// The sockets of one process. Clones share the same sockets.
 ///
-/// A runtime that is dropped drops its tasks in an order that depends on how many tasks the whole test process has ever spawned
-/// (tokio shards them by their numbers), and each of a peer's connections would hear of the end in that order: two runs of a seed
-/// would differ. So the sockets of a process that is killed are kept until all of it is gone, and close in the order in which they
-/// were opened.
+/// A dropped runtime drops its tasks in an order that depends on the number of tasks that the whole test process has
+/// ever spawned (tokio shards tasks by their numbers). The peers of the connections would see their ends in that order,
+/// and two runs of a seed would differ. So the sockets of a killed process stay open until its last task is gone, and
+/// then close in the order in which they were opened.
 #[derive(Clone, Default)]
 pub struct Sockets(Arc<Mutex<Open>>);
 
@@ -27,12 +27,12 @@ impl Sockets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on nothing closes, but all at once when the last of the process has been dropped.
+    /// From now on no socket closes until the last handle has been dropped. Then all close.
     pub fn kill(self) {
         self.lock().killed = true;
     }
 
-    /// One more.
+    /// Adds a socket.
     pub fn open(&self, stream: TcpStream) -> Socket {
         let mut open = self.lock();
         open.opened += 1;
@@ -49,7 +49,7 @@ impl fmt::Debug for Sockets {
     }
 }
 
-/// A process's handle of a socket. The socket closes with it.
+/// A process's handle of a socket. Dropping the handle closes the socket.
 #[derive(Debug)]
 pub struct Socket {
     sockets: Sockets,
@@ -57,12 +57,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The process's.
+    /// All sockets of the process.
     pub fn sockets(&self) -> &Sockets {
         &self.sockets
     }
 
-    /// Does something with the stream.
+    /// Calls a function with the stream.
     pub fn with<T>(&self, what: impl FnOnce(&mut TcpStream) -> T) -> T {
         let mut open = self.sockets.lock();
         what(open.streams.get_mut(&self.number).expect("a socket is open while its handle lives"))

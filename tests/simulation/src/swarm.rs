@@ -1,4 +1,4 @@
-//! Many runs.
+//! A series of runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,30 +6,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use thallus_protocol::planted::Bug;
-
 use crate::options::{Options, Streams};
+use crate::planted::Bug;
 use crate::trace::Counts;
 use crate::world::{Outcome, run};
 
-/// What came of many runs.
+/// Result of a series of runs.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Runs made.
+    /// Number of runs.
     pub runs: u64,
-    /// Those that failed.
+    /// Failed runs.
     pub failures: Vec<Outcome>,
-    /// How often what happened, in all of them.
+    /// Number of occurrences of each event, over all runs.
     pub counts: Counts,
-    /// Events in all.
+    /// Number of trace lines of all runs.
     pub events: u64,
-    /// Simulated time in all.
+    /// Simulated time of all runs.
     pub simulated: Duration,
-    /// Real time.
+    /// Real time of the series.
     pub real: Duration,
 }
 
-/// Runs seeds on so many threads until there are no more, one fails, or the time is over.
+/// Runs seeds on `threads` threads until no seed is left, a run fails, or the time budget is used up.
 #[must_use]
 pub fn swarm(
     seeds: impl Iterator<Item = u64> + Send,
@@ -77,7 +76,7 @@ impl Report {
         }
     }
 
-    /// In figures.
+    /// The figures in one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let real = self.real.as_secs_f64().max(1e-9);
@@ -92,7 +91,7 @@ impl Report {
         )
     }
 
-    /// How often what happened, as a table.
+    /// The number of occurrences of each event, as a table.
     #[must_use]
     pub fn table(&self) -> String {
         let mut by_kind: BTreeMap<&str, Vec<(&str, u64)>> = BTreeMap::new();
@@ -110,10 +109,10 @@ impl Report {
     }
 }
 
-/// A failure, with all that is needed to see it again.
+/// A failed run, with the command that repeats it.
 #[must_use]
 pub fn describe(outcome: &Outcome, streams: Streams, bug: Option<Bug>) -> String {
-    let bug = bug.map_or(String::new(), |bug| format!(" --bug {}", bug.name()));
+    let bug = bug.map_or(String::new(), |bug| format!(" --bug {bug}"));
     let only = match streams {
         Streams::All => "",
         Streams::Results => " --streams results",

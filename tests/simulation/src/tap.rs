@@ -1,5 +1,5 @@
-//! Listens in at a client's end of a control connection: no more is granted than was taken, nor sent than was granted,
-//! by either end.
+//! Watches a client's end of a control connection and checks credit in both directions: the borrower grants no more
+//! than its window, and the lender sends no more than it was granted.
 
 use std::collections::BTreeMap;
 
@@ -10,60 +10,60 @@ use thallus_protocol::message::{FromBorrower, FromLender, Message, Request};
 
 use crate::trace::Trace;
 
-/// What both ends said of a connection.
+/// Observer of the messages of one connection.
 pub struct Tap {
     trace: Trace,
     from_server: Decoder,
     from_client: Decoder,
     streams: BTreeMap<StreamId, Account>,
-    /// Bytes that the window of an upload may grow to.
+    /// Largest window of an upload, in bytes.
     upload_window: u64,
 }
 
-/// One stream's credit.
+/// The credit of one stream.
 #[derive(Debug, Default)]
 struct Account {
     window: u64,
     granted: u64,
     arrived: u64,
-    /// Bytes of the pieces that make up the inline batch before.
+    /// Sequence number of the inline batch of the last piece.
     piece_of: Option<u64>,
 }
 
 impl Tap {
-    /// A tap of one connection to a server with that limit of an upload's window.
+    /// A tap of one connection to a server with this limit for the window of an upload.
     #[must_use]
     pub fn new(trace: Trace, upload_window: u64) -> Self {
         let decoder = || {
             let mut decoder = Decoder::new(FrameLimits { message: u32::MAX, payload: u32::MAX });
-            // What has a bit flipped is not what was said.
+            // A message with a flipped bit must not be counted.
             decoder.verify_checksums(true);
             decoder
         };
         Tap { trace, from_server: decoder(), from_client: decoder(), streams: BTreeMap::new(), upload_window }
     }
 
-    /// The client wrote this.
+    /// Takes bytes that the client wrote.
     pub fn sent(&mut self, bytes: &[u8]) {
         self.from_client.push(bytes);
         while let Ok(Some(decoded)) = self.from_client.decode::<Message>() {
             if let Decoded::Message(message, _) = decoded {
-                self.said(message, "server");
+                self.message(message, "server");
             }
         }
     }
 
-    /// The client read this.
+    /// Takes bytes that the client read.
     pub fn received(&mut self, bytes: &[u8]) {
         self.from_server.push(bytes);
         while let Ok(Some(decoded)) = self.from_server.decode::<Message>() {
             if let Decoded::Message(message, _) = decoded {
-                self.said(message, "client");
+                self.message(message, "client");
             }
         }
     }
 
-    fn said(&mut self, message: Message, to: &str) {
+    fn message(&mut self, message: Message, to: &str) {
         match message {
             Message::Open(open) => {
                 let account = match open.request {
@@ -75,8 +75,8 @@ impl Tap {
                 };
                 self.streams.insert(open.stream, account);
             }
-            Message::Lender(message) => self.lender_said(message, to),
-            Message::Borrower(message) => self.borrower_said(message, to),
+            Message::Lender(message) => self.lender_message(message, to),
+            Message::Borrower(message) => self.borrower_message(message, to),
             Message::Answer(answer) => {
                 let what = if answer.result.is_ok() { "upload taken" } else { "upload not taken" };
                 self.trace.count("message", what);
@@ -87,7 +87,7 @@ impl Tap {
         }
     }
 
-    fn lender_said(&mut self, message: FromLender, to: &str) {
+    fn lender_message(&mut self, message: FromLender, to: &str) {
         match message {
             FromLender::Lent { stream, batch, .. } => {
                 self.trace.count("message", format!("lent to {to}"));
@@ -112,7 +112,7 @@ impl Tap {
         }
     }
 
-    fn borrower_said(&mut self, message: FromBorrower, to: &str) {
+    fn borrower_message(&mut self, message: FromBorrower, to: &str) {
         match message {
             FromBorrower::Credit { stream, total } => {
                 self.trace.count("message", format!("credit to {to}"));

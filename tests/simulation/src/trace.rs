@@ -1,4 +1,4 @@
-//! What happened: a line for each event, their hash, and how often what happened.
+//! The trace of a run: a line for each event, a hash of the lines, and counts of events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
@@ -9,13 +9,13 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 
-/// Lines kept for a report.
+/// Number of last lines that a report has.
 const KEPT: usize = 120;
 
-/// How often what happened.
+/// Number of occurrences of each event, by kind and name.
 pub type Counts = BTreeMap<(&'static str, String), u64>;
 
-/// The trace of a run. Clones are the same trace.
+/// The trace of a run. Clones share the same trace.
 #[derive(Clone, Debug, Default)]
 pub struct Trace(Arc<Mutex<Inner>>);
 
@@ -32,7 +32,7 @@ struct Inner {
 }
 
 impl Trace {
-    /// One that keeps every line, or the last ones.
+    /// A trace that keeps every line, or only the last [`KEPT`].
     #[must_use]
     pub fn new(whole: bool) -> Self {
         Trace(Arc::new(Mutex::new(Inner { whole, hash: 0xCBF2_9CE4_8422_2325, ..Inner::default() })))
@@ -42,17 +42,18 @@ impl Trace {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the time of what follows, in milliseconds.
+    /// Sets the time of later lines, in milliseconds.
     pub fn set_now(&self, millis: u64) {
         self.lock().now = millis;
     }
 
-    /// Whether what server and client say of themselves is heard: who is being killed says nothing.
+    /// Stops or resumes the recording of log events of server and client. A process that is being killed is not
+    /// recorded.
     pub fn mute(&self, muted: bool) {
         self.lock().muted = muted;
     }
 
-    /// Something happened.
+    /// Records an event.
     pub fn line(&self, who: &str, what: &dyn fmt::Display) {
         let mut inner = self.lock();
         let line = scrub(&format!("{:>6} {who:<9} {what}", inner.now));
@@ -65,36 +66,36 @@ impl Trace {
         inner.lines.push_back(line);
     }
 
-    /// Counts something of a kind.
+    /// Counts an event.
     pub fn count(&self, kind: &'static str, what: impl Into<String>) {
         self.count_many(kind, what, 1);
     }
 
-    /// Counts something of a kind, so many times.
+    /// Adds `times` to the count of an event.
     pub fn count_many(&self, kind: &'static str, what: impl Into<String>, times: u64) {
         *self.lock().counts.entry((kind, what.into())).or_default() += times;
     }
 
-    /// An invariant does not hold.
+    /// Records that an invariant does not hold.
     pub fn violated(&self, invariant: &str, how: impl fmt::Display) {
         let failure = scrub(&format!("{invariant}: {how}"));
         self.line("CHECK", &failure);
         self.lock().failures.push(failure);
     }
 
-    /// The first thing that was wrong.
+    /// The first violation.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.lock().failures.first().cloned()
     }
 
-    /// The lines kept.
+    /// The recorded lines.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         self.lock().lines.iter().cloned().collect()
     }
 
-    /// A hash of all lines, how many there were, and the counts.
+    /// The hash of all lines, their number, and the counts.
     #[must_use]
     pub fn summary(&self) -> (u64, u64, Counts) {
         let inner = self.lock();
@@ -102,7 +103,7 @@ impl Trace {
     }
 }
 
-/// Addresses differ from run to run.
+/// Removes addresses, which differ between two runs.
 fn scrub(line: &str) -> String {
     let mut clean = String::with_capacity(line.len());
     let mut rest = line;
@@ -116,7 +117,7 @@ fn scrub(line: &str) -> String {
     clean
 }
 
-/// Takes in what server and client say of themselves.
+/// Records the log events of server and client.
 pub struct Listener(pub Trace);
 
 impl Subscriber for Listener {
@@ -151,7 +152,9 @@ impl Subscriber for Listener {
         if words.message == "state"
             && let (Some(from), Some(to)) = (words.from, words.to)
         {
-            self.0.count("transition", format!("{who} {from} -> {to}"));
+            // Both ends have one driver: which end it is, is in the event.
+            let end = words.end.as_deref().unwrap_or(who).trim_matches('"');
+            self.0.count("transition", format!("{end} {from} -> {to}"));
         }
         if words.line.contains("bug:") {
             self.0.violated("no bug is logged", &words.line);
@@ -167,6 +170,7 @@ impl Subscriber for Listener {
 struct Words {
     message: String,
     line: String,
+    end: Option<String>,
     from: Option<String>,
     to: Option<String>,
 }
@@ -176,6 +180,7 @@ impl Visit for Words {
         let text = format!("{value:?}");
         match field.name() {
             "message" => self.message.clone_from(&text),
+            "end" => self.end = Some(text.clone()),
             "from" => self.from = Some(text.clone()),
             "to" => self.to = Some(text.clone()),
             _ => {}

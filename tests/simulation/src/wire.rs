@@ -1,4 +1,4 @@
-//! Control connections that behave badly: short reads and writes, slowness, flipped bits, resets of either end alone.
+//! Control connections with faults: short reads and writes, delays, flipped bits, and a reset of one end.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use crate::sockets::Socket;
 use crate::tap::Tap;
 use crate::world::{PORT, Shared};
 
-/// Which end of a client's connections.
+/// An end of a client's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
     /// The server's.
@@ -28,7 +28,7 @@ pub enum Side {
     Client,
 }
 
-/// All connections' ends, to be reset.
+/// The ends of all connections, which can be reset.
 #[derive(Clone, Debug, Default)]
 pub struct Gates(Arc<Mutex<BTreeMap<(IpAddr, Side), Gate>>>);
 
@@ -43,7 +43,7 @@ impl Gates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every connection that this client has now ends at this side, in an error.
+    /// Ends all current connections of this client at this side, with an error.
     pub fn reset(&self, client: IpAddr, side: Side) {
         let wakers = {
             let mut gates = self.lock();
@@ -73,7 +73,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Around a stream of the client at `client`.
+    /// Wraps a stream of the client whose address is in `key`.
     pub fn new(
         io: Socket,
         shared: Arc<Shared>,
@@ -90,7 +90,7 @@ impl Wire {
         if self.shared.is_healed() { WireFaults::default() } else { self.faults }
     }
 
-    /// The bytes with one bit flipped, in one write of so many.
+    /// In one write of `one_in`, returns the bytes with one bit flipped.
     fn flip(&mut self, one_in: u32, bytes: &[u8]) -> Option<Vec<u8>> {
         if one_in == 0 || bytes.is_empty() || self.dice.within(1, one_in) != 1 {
             return None;
@@ -115,7 +115,7 @@ impl Wire {
     }
 }
 
-/// What a client connects through: a wire that is there, and then as many more to the server as it asks for.
+/// The connector of a client: returns `first`, then a new connection to the server for each further call.
 pub fn more_wires(
     first: Wire,
     shared: Arc<Shared>,

@@ -1,4 +1,4 @@
-//! One run: a server, its clients, and what is done to them.
+//! One run: a server, its clients, and the faults.
 
 mod checks;
 mod faults;
@@ -18,9 +18,7 @@ use thallus_fabric_sim::core::{EndpointId, HostId};
 use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
 use thallus_protocol::message::{ProcessId, ServerLimits};
-use thallus_protocol::planted::{Bug, plant};
-use thallus_server::config::ServerConfig;
-use thallus_server::engine::scripted::ScriptedEngine;
+use thallus_scripted_engine::ScriptedEngine;
 use thallus_server::{Fabrics, Listen, Server, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -32,32 +30,33 @@ use crate::dice::Dice;
 use crate::hostile;
 use crate::ledger::Ledger;
 use crate::options::{Fault, Options, Streams, Timed};
+use crate::planted::{Bug, plant};
 use crate::scripts;
 use crate::sockets::Sockets;
 use crate::trace::{Counts, Listener, Trace};
 use crate::wire::{Gates, Side, Wire};
 
-/// Where the server listens.
+/// Port of the server.
 pub const PORT: u16 = 7807;
 const TICK: Duration = Duration::from_millis(2);
-/// After the heal, all clients must have been answered by then, and then all be at rest.
+/// Time limit after the end of all faults: until then every client must have its results, and then all must be at rest.
 const LIVENESS: Duration = Duration::from_secs(60);
 
 type Faulty = Arc<FaultInjector<Arc<SimFabric>>>;
 
-/// What everything in a run shares.
+/// State that all parts of a run share.
 pub struct Shared {
-    /// Of the run.
+    /// Parameters of the run.
     pub options: Options,
-    /// Of the run.
+    /// Trace of the run.
     pub trace: Trace,
     /// The data plane.
     pub network: SimNetwork,
-    /// The control connections' ends.
+    /// The ends of the control connections.
     pub gates: Gates,
-    /// The server's, in all its lives.
+    /// The server's engine, which survives restarts of the server.
     pub engine: ScriptedEngine,
-    /// What clients uploaded.
+    /// Uploads of the clients.
     pub ledger: Ledger,
     uploads: AtomicU64,
     flipped: AtomicBool,
@@ -69,7 +68,7 @@ pub struct Shared {
 struct State {
     server: Option<Server>,
     server_fabric: Option<Faulty>,
-    /// By name: whose tasks must end.
+    /// Runtimes of the processes, by name. Their tasks must end.
     handles: BTreeMap<String, Handle>,
     jumps: BTreeMap<String, mpsc::UnboundedSender<Duration>>,
     client_fabrics: BTreeMap<usize, Faulty>,
@@ -84,7 +83,7 @@ impl Shared {
         self.healed.load(Ordering::Relaxed)
     }
 
-    /// A bit was flipped on the way.
+    /// Records that a bit was flipped in transit.
     pub fn flip(&self) {
         self.flipped.store(true, Ordering::Relaxed);
     }
@@ -94,17 +93,17 @@ impl Shared {
         self.flipped.load(Ordering::Relaxed)
     }
 
-    /// A number for an upload, that no other has.
+    /// A number for an upload, unique in the run.
     pub fn next_upload(&self) -> u64 {
         self.uploads.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Looks at the uploads that the engine has kept since it was asked last.
+    /// Collects the uploads that the engine has kept since the last call.
     pub fn collect_uploads(&self) {
         self.ledger.collect(&self.engine, &self.trace);
     }
 
-    /// A client has been answered after the heal.
+    /// Records that a client has all its results after the end of the faults.
     pub fn finished(&self, client: usize) {
         self.lock().finished.insert(client, true);
     }
@@ -118,7 +117,7 @@ impl Shared {
         self.lock().sockets.entry(name.to_owned()).or_default().clone()
     }
 
-    /// A process of this name starts: which of its lives it is.
+    /// Records the start of the process of this name. Returns the number of its starts so far.
     pub fn born(&self, name: &str) -> u64 {
         let (jump, mut jumps) = mpsc::unbounded_channel();
         tokio::task::spawn_local(async move {
@@ -140,7 +139,7 @@ thread_local! {
     static ENTROPY: RefCell<Dice> = RefCell::new(Dice::new(0, 0));
 }
 
-/// The life that each client's process is in, by its number.
+/// The current life of each client's process, by process id.
 type Lives = BTreeMap<u32, u64>;
 
 thread_local! {
@@ -152,14 +151,14 @@ fn presence(process: ProcessId) -> Presence {
     if is_there { Presence::There } else { Presence::Gone }
 }
 
-/// The process of a client that has just begun.
+/// Registers the process of a client that has just started.
 fn process(index: usize, life: u64) -> ProcessId {
     let pid = index as u32 + 1;
     LIVES.with_borrow_mut(|lives| lives.insert(pid, life));
     ProcessId { pid, started: life }
 }
 
-/// A client's process is gone.
+/// Removes the process of a client.
 fn process_ends(index: usize) {
     LIVES.with_borrow_mut(|lives| lives.remove(&(index as u32 + 1)));
 }
@@ -203,7 +202,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         }
         shared.lock().server_fabric = Some(fabric);
     }
-    let mut settings = Settings::new(&ServerConfig::default());
+    let mut settings = Settings::default();
     settings.limits = ServerLimits {
         max_streams: options.max_streams,
         max_loan_bytes: options.max_loan_bytes,
@@ -220,7 +219,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
     settings.entropy = entropy;
     settings.allow_mapped = true;
     settings.presence = presence;
-    // Of the real process, and so of everything that it has done before.
+    // The real count is that of the whole test process, with everything that it has done before.
     settings.page_faults = || 0;
     settings.clock = None;
     settings.loan_observer = Some(Arc::new(shared.network.clone()));
@@ -243,7 +242,7 @@ async fn client(shared: Arc<Shared>, index: usize) -> turmoil::Result {
     shared.lock().client_fabrics.insert(index, Arc::clone(&fabric));
     let process = process(index, life);
     App::new(shared, index, life, fabric, process).run().await;
-    // A host whose software has returned stands still, and with it what its connections still have to do.
+    // The future must not end: a turmoil host whose software has returned no longer runs the tasks of its connections.
     std::future::pending().await
 }
 
@@ -251,22 +250,23 @@ fn client_name(index: usize) -> String {
     format!("client-{index}")
 }
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// The seed.
     pub seed: u64,
-    /// What was wrong first.
+    /// The first violation.
     pub failure: Option<String>,
-    /// The last events; all of them, if that was asked for.
+    /// The last lines of the trace; all lines if the whole trace was requested.
     pub lines: Vec<String>,
-    /// Of all lines.
+    /// Hash of all lines.
     pub hash: u64,
-    /// How many there were.
+    /// Number of lines.
     pub events: u64,
+    /// Number of occurrences of each event.
     /// How often what happened.
     pub counts: Counts,
-    /// Time that passed for server and clients.
+    /// Simulated time.
     pub simulated: Duration,
 }
 
@@ -292,12 +292,12 @@ pub fn run(seed: u64, streams: Streams, bug: Option<Bug>, whole_trace: bool) -> 
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Everything is dropped now, in no particular order.
+        // All tasks are dropped now, in no particular order.
         self.shared.trace.mute(true);
     }
 }
 
-/// What an endpoint has on loan.
+/// The loans of one endpoint.
 #[derive(Default)]
 struct Loans {
     host: Option<HostId>,
@@ -307,10 +307,10 @@ struct Loans {
 struct World {
     sim: Sim<'static>,
     shared: Arc<Shared>,
-    /// What is undone when.
+    /// Faults to be undone, with their times and clients.
     undo: Vec<(Duration, Fault, usize)>,
     faults: Vec<Timed>,
-    /// What is on loan, by lender.
+    /// Loans by lender.
     loans: BTreeMap<EndpointId, Loans>,
     violations: usize,
 }
@@ -362,7 +362,7 @@ impl World {
         let until = self.sim.elapsed() + LIVENESS;
         let clients = self.shared.options.clients;
         while self.shared.lock().finished.len() < clients {
-            // One that drained when all was healed.
+            // The server may have drained when the faults ended.
             self.start_server();
             if !self.step() {
                 break;
@@ -372,7 +372,8 @@ impl World {
                 break;
             }
         }
-        // Whoever is done has ended: only then does a server that has lost its connection let go of what was mapped.
+        // The processes of finished clients end here. Only then does a server that has lost its connection free mapped
+        // memory.
         (0..clients).for_each(process_ends);
         let until = self.sim.elapsed() + LIVENESS;
         while let Some(left) = self.left_over() {

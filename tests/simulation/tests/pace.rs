@@ -1,4 +1,4 @@
-//! The simulated network by tokio's clock. Here, because only this workspace has a clock that can be moved.
+//! The simulated network with tokio's clock. This workspace has this test, because only its clock can be advanced.
 
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
-//! The swarm itself: that a seed is a run, that fresh seeds and old bugs' seeds pass, and that planted bugs are found.
+//! Tests of the simulation itself: a seed determines a run, new seeds and seeds of fixed bugs pass.
 
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use thallus_protocol::planted::Bug;
 use thallus_simulation::options::Streams;
 use thallus_simulation::swarm::{describe, swarm};
 use thallus_simulation::world::Outcome;
@@ -22,8 +21,8 @@ fn all_pass(seeds: impl Iterator<Item = u64> + Send, budget: Option<Duration>) {
     assert!(failed.is_empty(), "{failed}");
 }
 
-/// Seeds that found a bug in what ships, by the bug's name. Options are drawn from the seed, so that a change of what
-/// is drawn makes another run of it: the unit test that came with the fix stays.
+/// Seeds that found a bug in released code, by the bug's name. Options are drawn from the seed, so a change to the
+/// drawing makes another run of the seed. The unit test that came with the fix remains valid.
 const REGRESSIONS: [(&str, u64); 2] =
     [("spins-on-end-of-file", 0), ("what-the-next-batch-needs-is-not-said", 1_882_855_175_096_480)];
 
@@ -45,7 +44,7 @@ fn fresh_seeds_pass() {
     all_pass(first.., Some(Duration::from_secs(30)));
 }
 
-/// Where two runs of a seed part.
+/// The first difference between two runs of a seed.
 fn difference(first: &Outcome, second: &Outcome) -> Option<String> {
     let (seed, mut lines) = (first.seed, first.lines.iter().zip(&second.lines).enumerate());
     if let Some((at, (first, second))) = lines.find(|(_, (first, second))| first != second) {
@@ -56,7 +55,7 @@ fn difference(first: &Outcome, second: &Outcome) -> Option<String> {
     (!same).then(|| format!("seed {seed}: two runs differ in their ends or figures: {counts:?}"))
 }
 
-/// Alone, and again while others run: what else the process does and has done must not matter.
+/// Runs each seed alone, and again while others run: other work of the process must not change a run.
 #[test]
 fn a_seed_is_a_run_byte_for_byte() {
     panics::keep();
@@ -85,36 +84,4 @@ fn other_seeds_are_other_runs() {
     let hashes: std::collections::BTreeSet<_> =
         (0..20).map(|seed| world::run(seed, Streams::All, None, false).hash).collect();
     assert_eq!(hashes.len(), 20);
-}
-
-/// In how many seeds each planted bug must be found; most are in a few.
-const PATIENCE: u64 = 1500;
-
-/// Bugs of what only results have: reads on demand, cancels because the application wants no more, and a peer's hostile
-/// places.
-const NOT_OF_UPLOADS: [Bug; 3] = [Bug::CancelLost, Bug::LazyLeaseNotHeld, Bug::PlacesNotChecked];
-
-#[test]
-fn every_planted_bug_is_found() {
-    panics::keep();
-    println!("{:<8} {:<26} {:>6}  found by", "in", "planted bug", "seeds");
-    let mut missed = Vec::new();
-    for streams in [Streams::Results, Streams::Uploads] {
-        for &bug in Bug::ALL {
-            if streams == Streams::Uploads && NOT_OF_UPLOADS.contains(&bug) {
-                continue;
-            }
-            // On all processors, and yet the first seed that fails, whichever is run first.
-            let report = swarm(0..PATIENCE, streams, Some(bug), threads(), None);
-            match report.failures.iter().min_by_key(|outcome| outcome.seed) {
-                Some(outcome) => {
-                    let how = outcome.failure.as_deref().unwrap_or_default();
-                    let how = how.split(':').next().unwrap_or_default();
-                    println!("{:<8} {:<26} {:>6}  {how}", format!("{streams:?}"), bug.name(), outcome.seed + 1);
-                }
-                None => missed.push((streams, bug.name())),
-            }
-        }
-    }
-    assert!(missed.is_empty(), "not found within {PATIENCE} seeds: {missed:?}");
 }

@@ -1,4 +1,4 @@
-//! Makes TPC-H data: `thallus-tpch-data --scale 0.1 --out data/tpch`.
+//! Generates TPC-H data: `thallus-tpch-data --scale 0.1 --out data/tpch`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Parser;
 use thallus_tests::tpch::{Format, Generated, generate};
 
-/// Makes the eight tables of TPC-H, one file each. Does nothing if they are there already.
+/// Generates the eight tables of TPC-H, one file each. Does nothing if they are already there.
 #[derive(Parser)]
 #[command(name = "thallus-tpch-data", version)]
 struct Args {
@@ -15,7 +15,7 @@ struct Args {
     #[arg(long, default_value_t = 0.1)]
     scale: f64,
 
-    /// Directory to write to; made if it is missing.
+    /// Directory to write to; created if it is missing.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Generated::AlreadyThere) => {
-            println!("{} holds TPC-H data of scale {scale} as {format} already", out.display());
+            println!("{} already holds TPC-H data of scale {scale} as {format}", out.display());
             ExitCode::SUCCESS
         }
         Err(e) => {

@@ -24,7 +24,7 @@ impl Core {
         }
     }
 
-    /// The lender's report that a lease is over.
+    /// The lender's report that a lease has ended.
     pub fn lease_ended(&mut self, lender: EndpointId, lease: LeaseId, end: LeaseEnd) {
         if !self.options.loans {
             return;
@@ -46,7 +46,7 @@ impl Core {
         }
     }
 
-    /// Leases of `lender` that stand, its lease words' included.
+    /// Number of leases of `lender` that stand, including that of its lease words.
     #[must_use]
     pub fn standing_leases(&self, lender: EndpointId) -> usize {
         self.loans.standing(lender)

@@ -1,5 +1,5 @@
 //! Mapped memory. A mapping is a copy, which is compared with the lender's memory when it is dropped. So a simulation
-//! is sound and the same each time, and still finds a lender that reuses mapped memory.
+//! is sound and reproducible, and still finds a lender that reuses mapped memory.
 
 use std::sync::Weak;
 
@@ -16,12 +16,12 @@ pub struct Mapping {
     key: KeyId,
     address: u64,
     bytes: Vec<u8>,
-    /// Its place at the lender; `None` if it was mapped too late, and shows made-up bytes.
+    /// The memory and offset at the lender; `None` if the mapping was too late, and shows invented bytes.
     source: Option<(Weak<RegisteredMemory>, usize)>,
 }
 
 impl Mapping {
-    /// The bytes, as they stood when they were mapped.
+    /// The bytes at the time of the mapping.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -29,7 +29,8 @@ impl Mapping {
 }
 
 impl Core {
-    /// Maps `len` bytes at `address`, if the memory protection lets it. To be given back by [`Core::unmap`].
+    /// Maps `len` bytes at `address`, if the memory protection allows it. The caller passes the mapping to
+    /// [`Core::unmap`] later.
     ///
     /// # Errors
     /// The reason of the refusal.
@@ -71,8 +72,8 @@ impl Core {
         Err(access)
     }
 
-    /// The last slice of a mapping is gone. It is a violation if its memory changed or was freed meanwhile, whatever
-    /// became of the connection, unless the lender's host crashed.
+    /// The last slice of a mapping was dropped. It is a violation if its memory changed or was freed meanwhile, even
+    /// after the end of the connection, unless the lender's host crashed.
     pub fn unmap(&mut self, mapping: &Mapping) {
         let Some((memory, offset)) = &mapping.source else { return };
         let access = match memory.upgrade() {
@@ -86,7 +87,7 @@ impl Core {
         }
     }
 
-    /// Whether `reader` can map anything now.
+    /// Whether `reader` can map memory now.
     #[must_use]
     pub fn can_map(&self, reader: EndpointId) -> bool {
         self.state(reader) == Some(EndpointState::Connected) && !self.has_no_path(reader)

@@ -1,12 +1,13 @@
-//! The process's heap in registered memory, so that whatever the program computes can be lent from where it lies.
+//! The process's heap in registered memory, so that all data that the program computes can be lent in place.
 //!
-//! A program makes [`RegisteredHeap`] its allocator and, first thing, lets it [grow](RegisteredHeap::grow_in) in memory
-//! of a fabric. The allocator is mimalloc; it is given memory of the fabric, which it uses and never
-//! hands back to the system. A region grows the heap when an allocation found no room: the first is small, each further
-//! one is as large as all before, up to a limit. What does not fit any more lies in ordinary memory.
+//! A program declares [`RegisteredHeap`] as its allocator and, at its very start, lets it
+//! [grow](RegisteredHeap::grow_in) in memory of a fabric. The allocator is mimalloc. It gets memory of the fabric and
+//! never returns it to the system. A region is added when an allocation found no room: the first region is small, each
+//! further region is as large as all before together, up to a limit. Allocations beyond the limit lie in ordinary
+//! memory.
 //!
-//! Memory that is registered is never unregistered: the process ends with it. A program with such a heap must not
-//! `fork` and go on in the child, which would share it with its parent.
+//! Registered memory stays registered until the process ends. A program with such a heap must not `fork` and continue
+//! in the child, which would share the heap with its parent.
 
 mod mimalloc;
 mod regions;
@@ -25,19 +26,19 @@ use super::{RegisteredMemory, RegisteredSpace};
 use crate::{Fabric, FabricError, Touch};
 use regions::Regions;
 
-/// The first region. mimalloc takes no less than 32 MiB, and keeps a part of it for itself.
+/// Length of the first region. mimalloc accepts no less than 32 MiB, and uses a part of it for itself.
 const FIRST_REGION: usize = 64 << 20;
-/// The longest region, lest one allocation wait for a device to pin a whole host's memory.
+/// Length of the longest region, so that no allocation waits until a device has pinned a whole host's memory.
 const LONGEST_REGION: usize = 4 << 30;
-/// The share of a region that mimalloc may need for itself, and the grain in which it takes memory.
+/// The part of a region that mimalloc may need for itself, and the unit in which it accepts memory.
 const GRAIN: usize = 32 << 20;
-/// Allocations from here on are looked at, and may grow the heap.
+/// Allocations of at least this size are checked, and may grow the heap.
 const LARGE: usize = 32 << 10;
-/// Twice what mimalloc takes at once to put allocations of one size side by side: where there is room for this, there
-/// is for any.
+/// Twice the memory that mimalloc takes at once for allocations of one size: with room for this, there is room for any
+/// such allocation.
 const PROBE: usize = 8 << 20;
 
-/// The process's allocator.
+/// The global allocator of the process.
 ///
 /// ```no_run
 /// use thallus_fabric::memory::RegisteredHeap;
@@ -50,7 +51,7 @@ pub struct RegisteredHeap {
     _only_by_new: (),
 }
 
-/// Why the heap does not lie in registered memory.
+/// The reason why the heap does not lie in registered memory.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeapError {
@@ -60,16 +61,16 @@ pub enum HeapError {
     /// [`RegisteredHeap::grow_in`] was called before.
     #[error("the heap grows in registered memory already")]
     Already,
-    /// The limit is below what the allocator can use at all.
+    /// The limit is below the minimum of the allocator.
     #[error("a registered heap of {limit} bytes is too small: it takes at least {FIRST_REGION}")]
     TooSmall {
         /// The requested limit.
         limit: usize,
     },
-    /// The fabric gave no memory.
+    /// The fabric could not allocate memory.
     #[error("no registered memory for the heap: {0}")]
     Fabric(#[from] FabricError),
-    /// The allocator did not take a region.
+    /// The allocator refused a region.
     #[error("the allocator cannot use a region of {len} bytes")]
     Refused {
         /// Length of the region.
@@ -80,17 +81,17 @@ pub enum HeapError {
 /// Figures of the heap in registered memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapStats {
-    /// Regions, each a registration.
+    /// Number of regions. Each is one registration.
     pub regions: usize,
-    /// Bytes in them.
+    /// Bytes in the regions.
     pub bytes: usize,
-    /// Bytes that they may grow to.
+    /// Maximum bytes in the regions.
     pub limit: usize,
-    /// Why it does not grow any more.
+    /// The reason why the heap cannot grow any more.
     pub full: Option<String>,
 }
 
-/// How the heap grows.
+/// The growth of the heap.
 struct Growth {
     fabric: Arc<dyn Fabric>,
     limit: usize,
@@ -100,34 +101,34 @@ struct Growth {
 
 static REGIONS: Regions = Regions::new();
 static GROWTH: Mutex<Option<Growth>> = Mutex::new(None);
-/// Whether allocations that find no room are to grow the heap. Only a hint for those who do not hold the lock.
+/// Whether allocations that find no room should grow the heap. Without the lock, the value is only a hint.
 static GROWS: AtomicBool = AtomicBool::new(false);
-/// Whether the allocator has been told to wait for regions.
+/// Whether the allocator was configured to wait for regions.
 static PREPARED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// Whether this thread is growing the heap: what it allocates meanwhile does not grow it again.
+    /// Whether this thread is growing the heap. Its own allocations meanwhile do not grow the heap again.
     static GROWING: Cell<bool> = const { Cell::new(false) };
 }
 
 fn growth() -> MutexGuard<'static, Option<Growth>> {
-    // A panic under this lock leaves a consistent state: a region is booked in one step, when it is there.
+    // A panic under this lock leaves a consistent state: a finished region is recorded in one step.
     GROWTH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RegisteredHeap {
     /// The allocator, for a `static`.
     #[must_use]
-    #[expect(clippy::new_without_default, reason = "a static needs a const fn, and nobody else makes one")]
+    #[expect(clippy::new_without_default, reason = "a static needs a const fn, and there is no other use")]
     pub const fn new() -> Self {
         RegisteredHeap { _only_by_new: () }
     }
 
-    /// Lets the heap of this process grow in memory of `fabric`, to `limit` bytes. Called first thing in `main`: what
-    /// is allocated before lies elsewhere. Returns how to find out what lies there.
+    /// Lets the heap of this process grow in memory of `fabric`, to `limit` bytes. Call it first in `main`: earlier
+    /// allocations lie elsewhere. Returns a handle that finds the registrations of allocations.
     ///
     /// # Errors
-    /// [`HeapError`]. The heap is ordinary memory then.
+    /// [`HeapError`]. The heap is then ordinary memory.
     pub fn grow_in(fabric: Arc<dyn Fabric>, limit: usize) -> Result<HeapMemory, HeapError> {
         if !PREPARED.load(Ordering::Relaxed) {
             return Err(HeapError::NotTheAllocator);
@@ -146,7 +147,7 @@ impl RegisteredHeap {
         Ok(HeapMemory(()))
     }
 
-    /// Lets the heap be ordinary memory. For programs that have no fabric to [grow in](RegisteredHeap::grow_in).
+    /// Keeps the heap in ordinary memory. For programs that have no fabric to [grow in](RegisteredHeap::grow_in).
     pub fn stay_ordinary() {
         if growth().is_none() {
             mimalloc::use_system_arenas();
@@ -155,10 +156,10 @@ impl RegisteredHeap {
 }
 
 impl Growth {
-    /// One more region, with room for an allocation of `wanted` bytes. `false`: one so long is beyond the limit.
+    /// Adds a region with room for an allocation of `wanted` bytes. `false`: such a region would exceed the limit.
     ///
     /// # Errors
-    /// There will be no further region.
+    /// No further region can be added.
     fn grow(&mut self, wanted: usize) -> Result<bool, HeapError> {
         let least = wanted.checked_next_multiple_of(GRAIN).unwrap_or(usize::MAX).saturating_add(GRAIN);
         let usual = self.bytes.clamp(FIRST_REGION, LONGEST_REGION).max(least);
@@ -172,7 +173,7 @@ impl Growth {
         if !memory.claim() {
             return Err(HeapError::Refused { len });
         }
-        // The allocator may hand it out from now on, so that it must be known first.
+        // The allocator may use the region from now on, so the region must be in the table first.
         let Some(slot) = REGIONS.insert(memory) else { return Err(HeapError::Refused { len }) };
         if !mimalloc::manage(slot) {
             return Err(HeapError::Refused { len });
@@ -182,7 +183,7 @@ impl Growth {
     }
 }
 
-/// Grows the heap because an allocation of `size` bytes found no room in it. Whether there is room now.
+/// Grows the heap after an allocation of `size` bytes found no room in it. Returns whether there is room now.
 #[cold]
 fn grow_for(size: usize) -> bool {
     if GROWING.replace(true) {
@@ -193,7 +194,8 @@ fn grow_for(size: usize) -> bool {
         let mut state = growth();
         let Some(growth) = state.as_mut().filter(|growth| growth.full.is_none()) else { return false };
         if mimalloc::has_room(size.max(PROBE), &REGIONS) {
-            // Another thread has grown it meanwhile; or it had room, and the allocator preferred an old page elsewhere.
+            // Another thread has grown the heap meanwhile, or the heap had room and the allocator preferred an old page
+            // elsewhere.
             return true;
         }
         growth.grow(size).unwrap_or_else(|error| {
@@ -207,7 +209,7 @@ fn grow_for(size: usize) -> bool {
     grown.unwrap_or(false)
 }
 
-/// Whether an allocation that came to lie at `start` should rather be made again, in a region that has been added.
+/// Whether an allocation at `start` lies outside the regions and should be repeated, because a region was added.
 fn is_worth_moving(start: *mut u8, layout: Layout) -> bool {
     layout.size() >= LARGE
         && layout.align() <= super::PAGE
@@ -217,14 +219,14 @@ fn is_worth_moving(start: *mut u8, layout: Layout) -> bool {
         && grow_for(layout.size())
 }
 
-/// Allocates again, until it is in a region, what came to lie elsewhere at `start`. The allocator may go on for a while
-/// with a page that it took from the system before there was room.
+/// Repeats an allocation that lies outside the regions at `start`, until it lies in a region. The allocator may keep
+/// using a page for a while that it took from the system before there was room.
 ///
 /// # Safety
-/// The block at `start` is the caller's to give up.
+/// The caller owns the block at `start` and gives it up.
 #[cold]
 unsafe fn again(start: *mut u8, layout: Layout, alloc: fn(Layout) -> *mut u8) -> *mut u8 {
-    /// As many as a page holds of those that are large.
+    /// The maximum number of large blocks in one page of the allocator.
     const TRIES: usize = 64;
     let mut aside = [ptr::null_mut(); TRIES];
     let mut block = start;
@@ -236,14 +238,14 @@ unsafe fn again(start: *mut u8, layout: Layout, alloc: fn(Layout) -> *mut u8) ->
         block = alloc(layout);
     }
     for block in aside {
-        // SAFETY: null, the caller's, or allocated above and not handed out.
+        // SAFETY: null, the caller's block, or allocated above and not handed out.
         unsafe { mimalloc::free(block) };
     }
     block
 }
 
-// SAFETY: mimalloc's functions, which are an allocator's; what is done beside them keeps to their contract: a block
-// that is given up for another one was not handed out yet, or has been copied. Nothing unwinds.
+// SAFETY: the functions are mimalloc's, which is an allocator. The other operations keep to its contract: a block that
+// is replaced by another one was not handed out yet, or has been copied. No function unwinds.
 unsafe impl GlobalAlloc for RegisteredHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if !PREPARED.load(Ordering::Relaxed) {
@@ -272,14 +274,14 @@ unsafe impl GlobalAlloc for RegisteredHeap {
     }
 
     unsafe fn dealloc(&self, start: *mut u8, _layout: Layout) {
-        // SAFETY: allocated by the functions above, and given up by the caller.
+        // SAFETY: allocated by the functions above; the caller gives it up.
         unsafe { mimalloc::free(start) }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: as in `dealloc`; the caller vouches for the layout.
+        // SAFETY: as in `dealloc`; the caller guarantees the layout.
         let moved = unsafe { mimalloc::realloc(start, new_size, layout.align()) };
-        // SAFETY: the caller vouches that the new size makes a layout.
+        // SAFETY: the caller guarantees that the new size makes a layout.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         if !is_worth_moving(moved, new_layout) {
             return moved;
@@ -290,8 +292,8 @@ unsafe impl GlobalAlloc for RegisteredHeap {
         if better.is_null() {
             return moved;
         }
-        // SAFETY: two blocks, of which the new one has `new_size` bytes and the old one, by `realloc`, too; whatever of
-        // them was never written is copied as it is. Then no pointer to the old one is left.
+        // SAFETY: two blocks. The new one has `new_size` bytes, and by `realloc` the old one has too; bytes that were
+        // never written are copied as they are. After that no pointer to the old block is left.
         unsafe {
             ptr::copy_nonoverlapping(moved, better, new_size);
             mimalloc::free(moved);
@@ -305,7 +307,7 @@ unsafe impl GlobalAlloc for RegisteredHeap {
 pub struct HeapMemory(());
 
 impl HeapMemory {
-    /// Its figures now.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> HeapStats {
         let state = growth();

@@ -1,14 +1,14 @@
-//! The heap's regions, which are looked up while memory is allocated: without a lock, and without allocating.
+//! The heap's regions. They are looked up during allocations: without a lock, and without allocating.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::memory::RegisteredMemory;
 
-/// Of regions that double up to 4 GiB, this is half a terabyte.
+/// Maximum number of regions. With regions that double up to 4 GiB, this is half a terabyte.
 const MAX: usize = 128;
 
-/// Regions, only ever added.
+/// A table of regions. Regions are added and never removed.
 pub(super) struct Regions {
     slots: [OnceLock<Arc<RegisteredMemory>>; MAX],
     len: AtomicUsize,
@@ -19,7 +19,7 @@ impl Regions {
         Regions { slots: [const { OnceLock::new() }; MAX], len: AtomicUsize::new(0) }
     }
 
-    /// Adds a region, for good. Callers hold a lock against each other. `None` if there are too many.
+    /// Adds a region permanently. Callers exclude each other by a lock. `None` if the table is full.
     pub(super) fn insert(&self, memory: Arc<RegisteredMemory>) -> Option<&Arc<RegisteredMemory>> {
         let at = self.len.load(Ordering::Relaxed);
         let slot = self.slots.get(at)?;
@@ -32,12 +32,12 @@ impl Regions {
         self.len.load(Ordering::Acquire)
     }
 
-    /// The region that `len` bytes at `address` lie in, and at which offset. `None` also for no bytes.
+    /// The region that contains `len` bytes at `address`, and their offset in it. `None` also for zero bytes.
     pub(super) fn find(&self, address: usize, len: usize) -> Option<(&Arc<RegisteredMemory>, usize)> {
         if len == 0 {
             return None;
         }
-        // The later, the larger.
+        // Later regions are larger.
         let regions = self.slots[..self.len()].iter().rev().filter_map(OnceLock::get);
         regions.into_iter().find_map(|memory| Some((memory, memory.offset_of(address as u64, len as u64)?)))
     }

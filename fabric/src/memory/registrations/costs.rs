@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::super::{Pages, StagingArena};
 use crate::{Fabric, FabricError};
 
-/// Lengths at which both are measured, in bytes. Other lengths lie on the line through them.
+/// Lengths at which both costs are measured, in bytes. The cost of other lengths is on the line through them.
 const LENGTHS: [usize; 2] = [64 << 10, 1 << 20];
-/// Each is done so often, and the least time counts: what else the machine does only ever adds.
+/// Number of measurements. The shortest time counts, since other work of the machine only adds time.
 const TIMES: usize = 3;
 
-/// Time by length: a straight line.
+/// Time as a linear function of length.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Line {
     base: f64,
@@ -21,7 +21,7 @@ impl Line {
     fn through(times: [Duration; 2]) -> Self {
         let [short, long] = times.map(|time| time.as_secs_f64());
         let [from, to] = LENGTHS.map(|len| len as f64);
-        // Noise may have the longer one take less.
+        // By noise, the longer one may take less time.
         let per_byte = ((long - short) / (to - from)).max(0.0);
         Line { base: (short - per_byte * from).max(0.0), per_byte }
     }
@@ -34,18 +34,18 @@ impl Line {
 /// The measured costs. The default is for hosts where they cannot be measured: registrations cost nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Costs {
-    /// To register and, in the end, to deregister.
+    /// Cost of registering and of deregistering later.
     register: Line,
     copy: Line,
 }
 
 impl Costs {
-    /// Registers memory, and copies it, a few times each. Memory as an engine has it that does not use ours: touched
-    /// pages. `None` where either fails.
+    /// Registers and copies memory a few times each. The memory consists of touched pages, as an engine has that does
+    /// not use our memory. `None` where either fails.
     pub(super) fn measure(fabric: &dyn Fabric, staging: &StagingArena, clock: fn() -> Duration) -> Option<Self> {
         let mut least = [[Duration::MAX; 2]; 2];
         for (index, len) in LENGTHS.into_iter().enumerate() {
-            // All there at once, so that each is other memory: some libraries keep registrations themselves.
+            // All samples exist at once, so that each is other memory: some libraries keep registrations themselves.
             let samples =
                 (0..TIMES).map(|_| Pages::new(len).map(Pages::into_buffer)).collect::<Result<Vec<_>, _>>().ok()?;
             for sample in &samples {

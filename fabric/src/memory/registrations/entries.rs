@@ -1,4 +1,4 @@
-//! The registrations that are kept, and which of them go.
+//! The table of kept registrations, and the rules of their removal.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,24 +10,24 @@ use tokio::time::Instant;
 use super::super::RegisteredMemory;
 use super::CachePolicy;
 
-/// So many are looked at as one more comes in: more than one, so that what nobody else has is found sooner than such
-/// can pile up.
+/// Number of entries that are checked when an entry is added. It is more than one, so that entries without another
+/// holder are found faster than they accumulate.
 const LOOKED_AT: usize = 4;
-/// Handles that an entry has of its buffer: its own, and the one in its registration.
+/// Number of handles that an entry has of its buffer: its own, and the handle in its registration.
 const OWN_HANDLES: usize = 2;
 
-/// A buffer: where its bytes begin, and how many they are. An entry keeps the buffer alive, so that nothing else can
-/// lie there.
+/// A buffer: address and length of its bytes. An entry keeps the buffer alive, so that no other buffer can have the
+/// same address.
 pub(super) type Place = (usize, usize);
 
-/// A registration, and the buffer that it is of.
+/// A registration, with its buffer.
 pub(super) struct Entry {
     memory: Arc<RegisteredMemory>,
-    /// Another handle to the buffer that `memory` keeps, to see who else has it.
+    /// Another handle to the buffer that `memory` keeps. It shows whether there are other holders.
     buffer: Buffer,
-    /// In the order in which they came.
+    /// Ascending in the order of insertion.
     number: u64,
-    /// In the order in which they were last lent.
+    /// Ascending in the order of the last loans.
     age: u64,
     lent: Instant,
 }
@@ -37,7 +37,7 @@ impl Entry {
         self.memory.len()
     }
 
-    /// Whether anybody has the registration besides the cache.
+    /// Whether the registration has holders besides the cache.
     fn is_on_loan(&self) -> bool {
         Arc::strong_count(&self.memory) > 1
     }
@@ -47,20 +47,20 @@ impl Entry {
     }
 }
 
-/// All of them.
+/// All entries.
 #[derive(Default)]
 pub(super) struct Entries {
     by_place: HashMap<Place, Entry>,
-    /// The one that was not lent for the longest time first.
+    /// The entry that has not been lent for the longest time is first.
     by_age: BTreeMap<u64, Place>,
     by_number: BTreeMap<u64, Place>,
-    /// Entries in each allocation, by where that begins.
+    /// Number of entries in each allocation, by the allocation's address.
     allocations: HashMap<usize, usize>,
     bytes: usize,
     hits: u64,
-    /// The last age, or number, that was given.
+    /// The last age or number that was assigned.
     last: u64,
-    /// Up to which number they were looked at.
+    /// The number up to which entries were checked.
     looked_at: u64,
 }
 
@@ -81,7 +81,7 @@ impl Entries {
         self.hits
     }
 
-    /// The registration of a buffer, if there is one; it is about to be lent.
+    /// The registration of a buffer that is about to be lent, if there is one.
     pub(super) fn hit(&mut self, place: Place) -> Option<Arc<RegisteredMemory>> {
         let entry = self.by_place.get_mut(&place)?;
         self.by_age.remove(&entry.age);
@@ -92,7 +92,7 @@ impl Entries {
         Some(Arc::clone(&entry.memory))
     }
 
-    /// Takes one more in, if there is still room, and none of the same buffer.
+    /// Adds an entry, if there is still room and no entry of the same buffer.
     pub(super) fn insert(&mut self, place: Place, memory: Arc<RegisteredMemory>, buffer: Buffer, policy: &CachePolicy) {
         if self.by_place.contains_key(&place) || !self.has_room(place.1, (0, 0), policy) {
             return;
@@ -130,8 +130,8 @@ impl Entries {
         self.len() - gone < policy.max_entries && bytes.is_some_and(|bytes| bytes <= policy.max_bytes)
     }
 
-    /// Takes out what has to make way for one of `len` bytes: those that were not lent for the longest time. Nothing,
-    /// and `false`, if there is no room for it even so.
+    /// Removes entries until one of `len` bytes has room, those first that have not been lent for the longest time. If
+    /// there would be no room even then, removes nothing and returns `false`.
     pub(super) fn make_room(&mut self, len: usize, policy: &CachePolicy) -> (Vec<Entry>, bool) {
         let (mut places, mut bytes) = (Vec::new(), 0);
         let mut idle = self.by_age.values().filter_map(|place| {
@@ -153,11 +153,11 @@ impl Entries {
         entry.buffer.strong_count() > entries * OWN_HANDLES
     }
 
-    /// Checks the next few entries in turn, and takes out those without another holder.
+    /// Checks the next few entries in turn, and removes those without another holder.
     pub(super) fn take_some_unshared(&mut self) -> Vec<Entry> {
         let after = self.by_number.range(self.looked_at + 1..).take(LOOKED_AT);
         let next: Vec<(u64, Place)> = after.map(|(&number, &place)| (number, place)).collect();
-        // Then from the first on again.
+        // After the last entry, the checks start again at the first.
         self.looked_at = next.get(LOOKED_AT - 1).map_or(0, |(number, _)| *number);
         let is_lost = |entry: &Entry| !entry.is_on_loan() && !self.is_shared_with_others(entry);
         let lost = next.into_iter().map(|(_, place)| place);
@@ -165,7 +165,7 @@ impl Entries {
         self.take(lost)
     }
 
-    /// Takes out, `most` at most, the entries that were not lent for `idle`, and those without another holder.
+    /// Removes at most `most` entries: those that were not lent for `idle`, and those without another holder.
     pub(super) fn take_idle(&mut self, idle: Duration, most: usize) -> Vec<Entry> {
         let is_idle =
             |entry: &Entry| !entry.is_on_loan() && (entry.lent.elapsed() >= idle || !self.is_shared_with_others(entry));

@@ -1,4 +1,4 @@
-//! Registrations of buffers that others allocated, kept for as long as they may be lent again.
+//! Registrations of foreign buffers, kept for as long as they may be lent again.
 
 mod costs;
 mod entries;
@@ -18,20 +18,21 @@ use crate::{Fabric, FabricError};
 use costs::Costs;
 use entries::{Entries, Entry, Place};
 
-/// Buffers that were copied and of which it is remembered how often. With more, all is forgotten.
+/// Maximum number of buffers whose copies are counted. Above it, all counts are dropped.
 const MAX_COPIED: usize = 4096;
-/// Most registrations that one [`RegistrationCache::trim`] gives back: a device takes its time for each.
+/// Maximum number of registrations that one [`RegistrationCache::trim`] drops: a device needs some time for each.
 const MOST_TRIMMED: usize = 512;
 
-/// How a [`RegistrationCache`] decides, and how much it may keep.
+/// The rules and limits of a [`RegistrationCache`].
 #[derive(Clone, Copy, Debug)]
 pub struct CachePolicy {
-    /// Most bytes that are kept registered, on loan or not. With more, a registration lasts as long as its loan.
+    /// Maximum number of bytes that stay registered, on loan or not. Above it, a registration lasts only as long as its
+    /// loan.
     pub max_bytes: usize,
-    /// Most registrations that are kept, on loan or not: devices have a limit to their number.
+    /// Maximum number of registrations that are kept, on loan or not: devices limit their number.
     pub max_entries: usize,
-    /// The time since some moment, for measuring once what registering and copying cost here. `None`: every buffer is
-    /// registered as it is first lent.
+    /// A clock, for measuring once what registering and copying cost here. `None`: every buffer is registered when it
+    /// is first lent.
     pub clock: Option<fn() -> Duration>,
 }
 
@@ -49,35 +50,35 @@ pub struct CacheStats {
     pub bytes: usize,
     /// Of these, bytes that are not on loan.
     pub idle_bytes: usize,
-    /// Registrations that the bytes are in.
+    /// Number of registrations of these bytes.
     pub entries: usize,
-    /// Buffers that were found registered.
+    /// Number of buffers that were registered already.
     pub hits: u64,
-    /// Buffers that were registered.
+    /// Number of buffers that were newly registered.
     pub misses: u64,
-    /// Buffers for which a copy was cheaper.
+    /// Number of buffers for which a copy was cheaper.
     pub copies: u64,
 }
 
 /// Registers buffers that lie outside of registered memory, and keeps the registrations: tables in another allocator's
-/// memory, or in a mapped file, are lent again and again.
+/// memory, or in a mapped file, are lent repeatedly.
 ///
-/// A registration is worth keeping while another part of the program holds the buffer. One that only the cache holds
-/// will never be lent again: such are dropped as others come in, so that results which are computed and forgotten do
-/// not pile up. Registered buffers are kept alive, and arrow writes to no buffer that has another holder: a borrower
-/// that was lent one, and has its key, finds the same bytes there for as long as they are registered. (Of a mapped
-/// file, whatever is written to the file.) Where the fabric opens ranges of memory only, nothing of it is open to
-/// anybody between loans. Memory that a fabric registers loan by loan is not kept.
+/// A registration is worth keeping while another part of the program holds the buffer. A buffer that only the cache
+/// holds will never be lent again. Its entry is dropped when others are added, so that computed results do not
+/// accumulate. Registered buffers are kept alive, and arrow does not write to a buffer that has another holder: a
+/// borrower that has the key of a lent buffer finds the same bytes there for as long as the buffer is registered. (In a
+/// mapped file, it finds the bytes that are written to the file.) Where the fabric exposes ranges of memory only, no
+/// memory is exposed to any peer between loans. Memory that a fabric registers loan by loan is not kept.
 ///
-/// A buffer is registered at once if that costs no more than a copy; else it is copied as often as a registration costs
-/// copies, and registered then (as one rents skis before one buys them; Karlin et al., Algorithmica 3, 1988). What both
-/// cost is measured, for devices and page tables differ. A buffer that is lent seldom is copied each time: copies are
-/// forgotten after two [trims](RegistrationCache::trim).
+/// A buffer is registered at once if that costs no more than a copy. Otherwise it is copied until the copies have cost
+/// as much as a registration, and is registered then (as one rents skis before one buys them; Karlin et al.,
+/// Algorithmica 3, 1988). Both costs are measured, because devices and page tables differ. A buffer that is lent seldom
+/// is copied each time: copies are forgotten after two [trims](RegistrationCache::trim).
 pub struct RegistrationCache {
     fabric: Arc<dyn Fabric>,
     staging: StagingArena,
     policy: CachePolicy,
-    /// Whether the fabric registers memory of others at all.
+    /// Whether the fabric supports registering foreign memory.
     registers: AtomicBool,
     costs: OnceLock<Costs>,
     state: Mutex<State>,
@@ -86,14 +87,14 @@ pub struct RegistrationCache {
 #[derive(Default)]
 struct State {
     entries: Entries,
-    /// How often buffers were copied that are not registered: since the last trim, and between it and the one before.
+    /// Number of copies of each unregistered buffer: since the last trim, and between that trim and the one before.
     copied: [HashMap<Place, u32>; 2],
     misses: u64,
     copies: u64,
 }
 
 impl RegistrationCache {
-    /// A cache of registrations by `fabric`. `staging` is where the copies go that are the alternative.
+    /// A cache of registrations by `fabric`. `staging` receives the copies that are the alternative.
     #[must_use]
     pub fn new(fabric: Arc<dyn Fabric>, staging: StagingArena, policy: CachePolicy) -> Self {
         RegistrationCache {
@@ -106,8 +107,8 @@ impl RegistrationCache {
         }
     }
 
-    /// The registration of exactly these bytes, there already or new. `None`: they are to be copied, because that is
-    /// cheaper or because the fabric registers no memory of others.
+    /// The registration of exactly these bytes, kept or new. `None`: the bytes are to be copied, because that is
+    /// cheaper or because the fabric registers no foreign memory.
     ///
     /// Two callers may register the same buffer at once; one of the two registrations is kept.
     ///
@@ -138,7 +139,8 @@ impl RegistrationCache {
             drop(gone);
             is_kept
         };
-        // A fabric may clone the buffer as often as it likes: these are handles of the one that it gets.
+        // A fabric may clone the buffer: its clones are handles of the guarded buffer, and do not count as other
+        // holders.
         let memory = match self.making_room(|| self.fabric.register(buffer_with_guard(buffer.clone(), ()))) {
             Ok(memory) => memory,
             Err(FabricError::Unsupported { .. }) => {
@@ -158,10 +160,11 @@ impl RegistrationCache {
         Ok(Some(memory))
     }
 
-    /// Takes memory of the fabric; if there is none, all that is not on loan makes way, and it is tried once more.
+    /// Takes memory of the fabric by `take`. If that fails for want of memory, drops all registrations that are not on
+    /// loan and tries once more.
     ///
     /// # Errors
-    /// What `take` says then.
+    /// The error of `take`.
     pub fn making_room<T>(&self, take: impl Fn() -> Result<T, FabricError>) -> Result<T, FabricError> {
         match take() {
             Err(FabricError::Registration { .. } | FabricError::OutOfMemory { .. }) if self.clear() > 0 => take(),
@@ -169,8 +172,8 @@ impl RegistrationCache {
         }
     }
 
-    /// Gives back registrations that were not lent for `idle`, and those without another holder of the buffer; some
-    /// hundred registrations at most. Returns their bytes.
+    /// Drops registrations that were not lent for `idle`, and those without another holder of the buffer; at most some
+    /// hundred registrations. Returns the number of their bytes.
     pub fn trim(&self, idle: Duration) -> usize {
         let gone = {
             let mut state = self.lock();
@@ -181,13 +184,13 @@ impl RegistrationCache {
         bytes(&gone)
     }
 
-    /// Gives back all registrations that are not on loan. Returns their bytes.
+    /// Drops all registrations that are not on loan. Returns the number of their bytes.
     pub fn clear(&self) -> usize {
         let gone = self.lock().entries.take_idle(Duration::ZERO, usize::MAX);
         bytes(&gone)
     }
 
-    /// Its figures now.
+    /// Current figures.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
         let state = self.lock();
@@ -203,7 +206,7 @@ impl RegistrationCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics half way through a change.
+        // No code panics half way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -213,7 +216,7 @@ fn bytes(entries: &[Entry]) -> usize {
 }
 
 impl State {
-    /// Whether one more copy is better than a registration; then it is counted.
+    /// Whether one more copy is better than a registration. If so, the copy is counted.
     fn is_to_be_copied(&mut self, place: Place, costs: Costs) -> bool {
         let copies: u32 = self.copied.iter().filter_map(|copied| copied.get(&place)).sum();
         if costs.is_registration_worth(place.1, copies.saturating_add(1)) {

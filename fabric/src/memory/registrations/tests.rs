@@ -8,13 +8,13 @@ use super::super::test_fabric::TestFabric;
 use super::super::{PAGE, PoolLimits};
 use super::*;
 
-/// A cache over a fabric like this.
+/// A cache over the given fabric.
 fn over(fabric: TestFabric, policy: CachePolicy) -> RegistrationCache {
     let fabric: Arc<dyn Fabric> = Arc::new(fabric);
     RegistrationCache::new(Arc::clone(&fabric), StagingArena::new(fabric, PoolLimits::default()), policy)
 }
 
-/// A cache, and how many bytes its fabric has registered.
+/// A cache, and the number of bytes that its fabric has registered.
 fn cache(policy: CachePolicy) -> (RegistrationCache, Arc<AtomicUsize>) {
     let fabric = TestFabric::default();
     let registered = Arc::clone(&fabric.registered);
@@ -34,7 +34,7 @@ fn lend(cache: &RegistrationCache, buffer: &Buffer) -> Arc<RegisteredMemory> {
 }
 
 #[test]
-fn what_is_lent_again_is_registered_once() {
+fn a_buffer_that_is_lent_again_is_registered_once() {
     let (cache, registered) = cache(policy(8, 8));
     let table = page();
     let first = lend(&cache, &table);
@@ -43,7 +43,7 @@ fn what_is_lent_again_is_registered_once() {
     for _ in 0..10 {
         drop(lend(&cache, &table));
     }
-    // A part of it is something else: no more is opened than is lent.
+    // A part of the buffer has a registration of its own: no more is exposed than is lent.
     let part = table.slice_with_length(64, 1024);
     assert_eq!(lend(&cache, &part).len(), 1024);
     let stats = CacheStats { bytes: PAGE + 1024, idle_bytes: PAGE + 1024, entries: 2, hits: 10, misses: 2, copies: 0 };
@@ -52,16 +52,16 @@ fn what_is_lent_again_is_registered_once() {
     assert_eq!(registered.load(Ordering::SeqCst), 0);
 }
 
-/// However often others are lent again meanwhile, and though loans are held until some later ones were made.
+/// Other buffers are lent again meanwhile, and loans are held until some later loans were made.
 #[test]
-fn what_only_the_cache_has_makes_way() {
+fn entries_without_another_holder_are_dropped() {
     for hits in 0..4 {
         let (cache, registered) = cache(policy(10_000, 10_000));
         let tables: Vec<_> = (0..20).map(|_| page()).collect();
         drop(tables.iter().map(|table| lend(&cache, table)).collect::<Vec<_>>());
         let mut loans = VecDeque::new();
         for n in 0..1000 {
-            // Computed, lent in two parts, and forgotten.
+            // Computed, lent in two parts, and dropped.
             let result = page();
             let (one, other) = (result.slice_with_length(0, 2048), result.slice_with_length(2048, 2048));
             loans.push_back((lend(&cache, &one), lend(&cache, &other)));
@@ -83,7 +83,7 @@ fn what_only_the_cache_has_makes_way() {
 }
 
 #[test]
-fn the_longest_unused_makes_way_and_what_is_on_loan_does_not() {
+fn the_longest_unused_entry_is_dropped_and_entries_on_loan_are_kept() {
     let (cache, registered) = cache(policy(3, 3));
     let tables: Vec<_> = (0..5).map(|_| page()).collect();
     let on_loan = lend(&cache, &tables[0]);
@@ -96,9 +96,9 @@ fn the_longest_unused_makes_way_and_what_is_on_loan_does_not() {
     for is_there in [0, 1, 3] {
         drop(lend(&cache, &tables[is_there]));
     }
-    assert_eq!(cache.stats().misses, misses, "the third was the longest unused");
+    assert_eq!(cache.stats().misses, misses, "the third buffer was the longest unused");
     let all: Vec<_> = tables.iter().map(|table| lend(&cache, table)).collect();
-    assert_eq!((cache.stats().entries, all.len()), (3, 5), "those beyond last as long as their loans");
+    assert_eq!((cache.stats().entries, all.len()), (3, 5), "registrations above the limit last as long as their loans");
     assert_eq!(registered.load(Ordering::SeqCst), 5 * PAGE);
     assert_eq!(cache.stats().idle_bytes, 0);
     drop((all, on_loan));
@@ -106,12 +106,12 @@ fn the_longest_unused_makes_way_and_what_is_on_loan_does_not() {
     assert_eq!(registered.load(Ordering::SeqCst), 3 * PAGE);
     let long = Buffer::from(vec![0_u8; 4 * PAGE]);
     drop(lend(&cache, &long));
-    assert_eq!(cache.stats().entries, 3, "what is longer than all throws nothing out");
+    assert_eq!(cache.stats().entries, 3, "a buffer above the limit drops no entry");
     assert_eq!(registered.load(Ordering::SeqCst), 3 * PAGE);
 }
 
 #[test]
-fn what_is_idle_is_given_back() {
+fn idle_registrations_are_dropped() {
     let (cache, registered) = cache(policy(8, 8));
     let tables = [page(), page(), page()];
     let on_loan = lend(&cache, &tables[0]);
@@ -127,8 +127,8 @@ thread_local! {
     static CALLS: Cell<u32> = const { Cell::new(0) };
 }
 
-/// By which a registration takes five times as long as a copy, whichever length it has: it is asked before and after
-/// each in turn.
+/// A clock by which a registration takes five times as long as a copy, independent of the length. It is read before and
+/// after each of them in turn.
 fn dear_registrations() -> Duration {
     let call = CALLS.replace(CALLS.get() + 1);
     let registrations = call.div_ceil(4);
@@ -137,7 +137,7 @@ fn dear_registrations() -> Duration {
 }
 
 #[test]
-fn what_is_dear_to_register_is_copied_until_that_was_as_dear() {
+fn a_buffer_is_copied_until_copies_cost_as_much_as_a_registration() {
     let (cache, _) = cache(CachePolicy { clock: Some(dear_registrations), ..policy(8, 8) });
     let (table, other) = (page(), page());
     for copies in 1..5 {
@@ -159,7 +159,7 @@ fn copies_are_forgotten_after_two_trims() {
         cache.trim(Duration::ZERO);
         cache.trim(Duration::ZERO);
     }
-    // Three between one trim and the next are four within two.
+    // Three copies between two trims are four copies within two intervals.
     let copies = (0..10).take_while(|n| {
         if n % 3 == 2 {
             cache.trim(Duration::ZERO);
@@ -170,7 +170,7 @@ fn copies_are_forgotten_after_two_trims() {
 }
 
 #[test]
-fn a_fabric_that_registers_nothing_of_others_is_asked_once() {
+fn a_fabric_that_registers_no_foreign_memory_is_called_once() {
     let fabric = TestFabric { own_only: true, ..TestFabric::default() };
     let asked = Arc::clone(&fabric.asked);
     let cache = over(fabric, policy(8, 8));
@@ -181,7 +181,7 @@ fn a_fabric_that_registers_nothing_of_others_is_asked_once() {
 }
 
 #[test]
-fn what_each_loan_registers_is_not_kept() {
+fn memory_that_is_registered_per_loan_is_not_kept() {
     let cache = over(TestFabric { registers_when_exposed: true, ..TestFabric::default() }, policy(8, 8));
     let table = page();
     for misses in 1..4 {
@@ -191,7 +191,7 @@ fn what_each_loan_registers_is_not_kept() {
 }
 
 #[test]
-fn what_is_kept_makes_way_where_the_device_has_no_more_room() {
+fn kept_registrations_are_dropped_when_the_device_is_full() {
     let fabric = TestFabric { room: Some(4 * PAGE), ..TestFabric::default() };
     let registered = Arc::clone(&fabric.registered);
     let cache = over(fabric, policy(1000, 1000));
@@ -202,11 +202,11 @@ fn what_is_kept_makes_way_where_the_device_has_no_more_room() {
     }
     assert!(registered.load(Ordering::SeqCst) <= 4 * PAGE);
     drop(lend(&cache, &tables[0]));
-    assert_eq!(cache.stats().hits, 1, "what is on loan stays");
+    assert_eq!(cache.stats().hits, 1, "a registration on loan is kept");
     let all: Vec<_> = tables[1..4].iter().map(|table| lend(&cache, table)).collect();
     assert!(matches!(cache.register(&tables[4]), Err(FabricError::Registration { .. })));
     drop((all, on_loan));
-    // For somebody else.
+    // The caller needs memory for another purpose.
     let pages = cache.making_room(|| match registered.load(Ordering::SeqCst) {
         0 => Ok(()),
         len => Err(FabricError::OutOfMemory { len, available: 0, limit: len }),
@@ -215,7 +215,7 @@ fn what_is_kept_makes_way_where_the_device_has_no_more_room() {
 }
 
 #[test]
-fn many_threads_lend_the_same() {
+fn many_threads_lend_the_same_buffers() {
     let (cache, registered) = cache(policy(6, 6));
     let tables: Vec<_> = (0..8).map(|_| page()).collect();
     std::thread::scope(|scope| {
@@ -239,8 +239,8 @@ fn many_threads_lend_the_same() {
 }
 
 proptest! {
-    /// Whatever is lent, held and forgotten in whichever order: within the bounds, each loan over its own bytes,
-    /// nothing left.
+    /// Any order of loans, holds and drops stays within the limits. Each loan has its own bytes, and nothing is left at
+    /// the end.
     #[test]
     fn any_use_stays_within_bounds(
         steps in prop::collection::vec((0_usize..12, 0_usize..4, any::<bool>()), 1..200),

@@ -1,4 +1,4 @@
-//! From DataFusion's errors, which wrap each other and those of five libraries, to one of ours.
+//! Translates DataFusion's errors, which wrap each other and those of five libraries, to [`EngineError`].
 
 use std::any::Any;
 use std::error::Error;
@@ -15,12 +15,12 @@ use tokio::task::JoinError;
 use crate::catalog::TableSpec;
 use crate::engine::EngineError;
 
-/// The engine went away under a query.
+/// The engine shut down during a query.
 pub(super) fn shutting_down() -> EngineError {
     EngineError::Internal { message: "the engine is shutting down".to_owned() }
 }
 
-/// A task of the engine did not end by itself.
+/// A task of the engine panicked or was aborted.
 pub(super) fn of_join(error: JoinError) -> EngineError {
     match error.try_into_panic() {
         Ok(panic) => EngineError::Internal { message: format!("a bug: {}", of_panic(&*panic)) },
@@ -40,20 +40,19 @@ pub(super) fn of_panic(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message")
 }
 
-/// DataFusion's message alone.
+/// DataFusion's message without its context.
 pub(super) fn short(error: &DataFusionError) -> String {
     error.find_root().message().into_owned()
 }
 
-/// What DataFusion's error means to the user of a query that reads the tables `scanned`.
+/// The meaning of DataFusion's error for the user of a query that reads the tables `scanned`.
 pub(super) fn of_datafusion(error: DataFusionError, scanned: &[&TableSpec]) -> EngineError {
     let mut cause: &(dyn Error + 'static) = &error;
-    // The innermost error that says what happened decides; those around it say where it passed by. No recursion: chains
-    // may be long.
+    // The innermost error with a meaning decides; those around it only show the path. No recursion: chains may be long.
     let mut found = None;
     loop {
         found = meaning(cause, scanned).or(found);
-        // What lies below a store's own words is the system's error code, which says less.
+        // Below a store's own message is only the operating system's error code, which is less informative.
         match cause.source().filter(|_| !is_of_store(cause)) {
             Some(source) => cause = source,
             None => break,
@@ -84,7 +83,7 @@ fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<Engi
     if let Some(error) = cause.downcast_ref::<io::Error>() {
         return Some(of_io(error, scanned));
     }
-    // Of a task that the query's own task spawned.
+    // The error of a task that the query's own task spawned.
     let shared = cause.downcast_ref::<Arc<JoinError>>().map(|error| &**error);
     if let Some(error) = cause.downcast_ref().or(shared) {
         return Some(of_nested_join(error));
@@ -107,7 +106,7 @@ fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Opti
         DataFusionError::ParquetError(error) => source(scanned, None, error.to_string()),
         DataFusionError::ObjectStore(error) => of_store(error, scanned),
         DataFusionError::IoError(error) => of_io(error, scanned),
-        // Wrappers, which say nothing by themselves.
+        // Wrappers without a meaning of their own.
         _ => return None,
     })
 }
@@ -134,10 +133,10 @@ fn of_arrow(error: &ArrowError, scanned: &[&TableSpec]) -> Option<EngineError> {
         | ArrowError::IpcError(_)
         | ArrowError::ParquetError(_) => source(scanned, None, message),
         ArrowError::IoError(_, error) => of_io(error, scanned),
-        // The reader of CSV says so too when a later row is not of the type that the first rows had; a cast in the query
-        // does not say "for column".
+        // The CSV reader reports this if a later row does not have the type of the first rows. The error of a cast in
+        // the query does not contain "for column".
         ArrowError::ParseError(text) if text.contains("for column") && !scanned.is_empty() => {
-            source(scanned, None, format!("{text} (a column's type is told from the first rows)"))
+            source(scanned, None, format!("{text} (a column's type is inferred from the first rows)"))
         }
         ArrowError::ParseError(text) if text.starts_with("Arrow file") => source(scanned, None, text.clone()),
         _ => EngineError::Execution { message },
@@ -166,7 +165,7 @@ fn of_store(error: &object_store::Error, scanned: &[&TableSpec]) -> EngineError 
 
 fn of_io(error: &io::Error, scanned: &[&TableSpec]) -> EngineError {
     match error.kind() {
-        // Only spilling writes.
+        // Only spilling writes files.
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             EngineError::ResourcesExhausted { message: format!("cannot spill: {error}") }
         }
@@ -174,7 +173,7 @@ fn of_io(error: &io::Error, scanned: &[&TableSpec]) -> EngineError {
     }
 }
 
-/// A file cannot be read: of the table that the path belongs to, else of one of those that the query reads.
+/// A file cannot be read. The error names the table of the path, or else all tables that the query reads.
 fn source(scanned: &[&TableSpec], path: Option<PathBuf>, reason: String) -> EngineError {
     let owner = path.as_ref().and_then(|path| scanned.iter().find(|spec| path.starts_with(&spec.path)));
     let candidates: &[&TableSpec] = owner.map_or(scanned, std::slice::from_ref);

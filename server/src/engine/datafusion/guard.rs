@@ -1,8 +1,8 @@
-//! What is let through to the planner: one statement, that reads, and not so deep that the stack would not hold it.
+//! Statements accepted for planning: one at a time, read-only, and not nested so deeply that the stack would overflow.
 //!
-//! The parser limits its own recursion, but chains such as `a + a + ...` it parses in a loop, to a tree as deep as the
-//! chain is long; and most of what is later done to trees (to copy, compare, hash, print, evaluate and drop them)
-//! recurses without asking how deep. So depth is bounded here, from the tokens, before there is a tree.
+//! The parser limits its own recursion, but it parses chains such as `a + a + ...` in a loop, to a tree as deep as the
+//! chain is long. Most later operations on trees (to copy, compare, hash, print, evaluate and drop them) recurse
+//! without a limit. So this module bounds the depth from the tokens, before there is a tree.
 
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
@@ -13,14 +13,14 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use super::error;
 use crate::engine::EngineError;
 
-/// Deepest nesting of parentheses, sub-queries and the like that the parser follows.
+/// Deepest nesting of parentheses, sub-queries and the like that the parser accepts.
 pub(super) const PARSER_RECURSION: usize = 128;
 
-/// Highest [`nesting`] let through. Not the stack alone sets it: DataFusion's planning of a chain takes time that grows
-/// faster than its square.
+/// Highest accepted [`nesting`]. Not only the stack limits it: DataFusion's time for planning a chain grows faster than
+/// the square of its length.
 pub(super) const MAX_NESTING: usize = 1024;
 
-/// Parses the one statement that `sql` must be, if it is one that only reads.
+/// Parses `sql`, which must be exactly one statement that only reads.
 pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, EngineError> {
     if sql.len() > max_sql_bytes {
         return Err(EngineError::TooLarge { what: "length in bytes", actual: sql.len(), limit: max_sql_bytes });
@@ -50,7 +50,7 @@ pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, Engine
     }
 }
 
-/// Whether a statement, by its kind, only reads. A list of what may, so that a kind that a later version adds may not.
+/// Whether a statement, by its kind, only reads. A list of allowed kinds, so that kinds of later versions are refused.
 fn only_reads(statement: &Statement) -> bool {
     match statement {
         Statement::Explain(explain) => only_reads(&explain.statement),
@@ -96,14 +96,14 @@ fn first_words(tokens: &[TokenWithSpan]) -> String {
 struct Level {
     /// Operators and keywords since the last comma: each may be one level of a tree.
     operators: usize,
-    /// Deepest of the parentheses since the last comma.
+    /// Depth of the deepest parentheses since the last comma.
     inner: usize,
-    /// Deepest of what lies between earlier commas.
+    /// Depth of the deepest part between earlier commas.
     deepest: usize,
-    /// Whether a query stands here: then commas too may nest, in `FROM a, b` (as joins) and in `WITH a AS (), b AS ()`.
+    /// Whether this is a query. Then commas may nest too, in `FROM a, b` (as joins) and in `WITH a AS (), b AS ()`.
     query: bool,
-    /// Whether the last operator or keyword was one that begins a term, after which one comparison is free: a chain of
-    /// terms `a = 1 OR a = 2 OR ...` is as deep as it has ORs, and one.
+    /// Whether the last operator or keyword begins a term. One comparison after it does not count: the depth of a chain
+    /// `a = 1 OR a = 2 OR ...` is its number of ORs plus one.
     begins_term: bool,
 }
 
@@ -118,8 +118,8 @@ impl Level {
     }
 }
 
-/// Keywords that are as often names of columns, or types or constants, and by themselves never a level of a tree. Without
-/// this, `id = 1 OR id = 2` would be taken for deeper than it is.
+/// Keywords that are as often names of columns, or types or constants, and never a level of a tree by themselves.
+/// Without this list the depth of `id = 1 OR id = 2` would be overestimated.
 fn is_a_name(keyword: Keyword) -> bool {
     matches!(
         keyword,
@@ -175,7 +175,7 @@ fn is_a_name(keyword: Keyword) -> bool {
     )
 }
 
-/// At least half the depth of any tree, of expressions or of plans, that can be made of these tokens. It does not grow with
+/// At least half the depth of any tree, of expressions or of plans, that these tokens can form. It does not grow with
 /// the number of literals in a list.
 fn nesting(tokens: &[TokenWithSpan]) -> usize {
     let mut outer: Vec<Level> = Vec::new();
@@ -185,10 +185,10 @@ fn nesting(tokens: &[TokenWithSpan]) -> usize {
             Token::LParen | Token::LBracket | Token::LBrace => outer.push(std::mem::take(&mut level)),
             Token::RParen | Token::RBracket | Token::RBrace => {
                 let depth = level.depth() + 1;
-                // One too many is a syntax error, which the parser explains better.
+                // One too many is a syntax error, which the parser reports with a better message.
                 level = outer.pop().unwrap_or_default();
                 level.inner = level.inner.max(depth);
-                // `a[1][1]`, `f(x)(y)`: one within the other, though no operator stands between.
+                // `a[1][1]`, `f(x)(y)`: one within the other, without an operator between them.
                 level.operator();
             }
             Token::Comma if level.query => level.operator(),
@@ -257,7 +257,7 @@ mod tests {
         let terms = |n: usize| (0..n).map(|i| format!("id = {i}")).collect::<Vec<_>>().join(" OR ");
         let depth = nesting_of(&format!("SELECT id FROM t WHERE {}", terms(1000)));
         assert!((1000..1010).contains(&depth), "{depth}");
-        // But not those that are one within the other.
+        // Nested comparisons do count.
         assert!(nesting_of(&format!("a{}", " = a".repeat(1000))) >= 999);
     }
 

@@ -1,8 +1,8 @@
 //! The engine that ships: Apache DataFusion over files.
 //!
-//! It has a tokio runtime of its own, for three reasons: planning and scanning are long computations that must not delay
-//! the connections; its threads have stacks deep enough for the deepest query that `guard` lets through; and everything
-//! that a query spawned can be counted.
+//! The engine has its own tokio runtime, for three reasons: planning and scanning are long computations that must not
+//! delay the connections; the threads have stacks deep enough for the deepest query that `guard` accepts; and all tasks
+//! of queries can be counted.
 
 mod error;
 mod guard;
@@ -35,10 +35,10 @@ use crate::catalog::{self, CatalogError, TableSpec};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
 use store::ReadOnlyStore;
 
-/// Stack of each of the engine's threads: four times what the tests show to be enough for every shape of query of the
-/// greatest [`guard::MAX_NESTING`]. Only what is touched costs memory.
+/// Stack of each of the engine's threads: four times the size that the tests show to suffice for every shape of query
+/// with the greatest [`guard::MAX_NESTING`]. Only touched pages cost memory.
 const STACK_BYTES: usize = 64 << 20;
-/// How many of the largest consumers an out-of-memory error names.
+/// Number of the largest consumers that an out-of-memory error names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
 /// The engine could not be opened.
@@ -48,23 +48,23 @@ pub enum OpenError {
     /// A table cannot be served.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// There is no place to spill to.
+    /// The directory for spilling is not usable.
     #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
     SpillDirectory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The reason.
         reason: String,
     },
-    /// The system gives no more threads.
+    /// The operating system provides no more threads.
     #[error("cannot start the engine's threads: {0}")]
     Threads(#[source] std::io::Error),
-    /// Anything else; a bug.
+    /// Any other error; a bug.
     #[error("cannot open the query engine: {0}")]
     Internal(String),
 }
 
-/// What each query's task needs of the engine.
+/// The parts of the engine that each query's task needs.
 struct Shared {
     context: SessionContext,
     specs: Vec<TableSpec>,
@@ -74,19 +74,19 @@ struct Shared {
 
 /// Runs SQL over Parquet, CSV, JSON and Arrow files with DataFusion.
 pub struct DataFusionEngine {
-    /// Always there, but for the end of `drop`.
+    /// `Some` until the end of `drop`.
     runtime: Option<Runtime>,
     shared: Arc<Shared>,
     tables: Vec<TableInfo>,
 }
 
 impl DataFusionEngine {
-    /// Opens every table that the configuration names, and starts the engine's threads.
+    /// Opens every table of the configuration, and starts the engine's threads.
     ///
-    /// Every file's schema is read, so that one that is corrupt shows now. The data itself is not.
+    /// Reads every file's schema, to detect corrupt files now. Does not read the data.
     ///
     /// # Errors
-    /// [`OpenError`], for the first table that cannot be served, or a resource that cannot be had.
+    /// [`OpenError`], for the first table that cannot be served, or a resource that is not available.
     pub async fn open(config: &ServerConfig) -> Result<Self, OpenError> {
         Self::open_with_stack(config, STACK_BYTES).await
     }
@@ -101,7 +101,7 @@ impl DataFusionEngine {
             .enable_all()
             .build()
             .map_err(OpenError::Threads)?;
-        // From here on the runtime is dropped the way an asynchronous context allows.
+        // From here on `DataFusionEngine::drop` drops the runtime, in a way that an asynchronous context allows.
         let mut engine = DataFusionEngine {
             runtime: Some(runtime),
             shared: Arc::new(Shared {
@@ -113,7 +113,7 @@ impl DataFusionEngine {
             tables: Vec::new(),
         };
         let shared = Arc::clone(&engine.shared);
-        // On the engine's own threads: a decoder that panics on a corrupt file then ends in an error here.
+        // On the engine's own threads, so that a panic of a decoder on a corrupt file becomes an error here.
         engine.tables = engine
             .handle()
             .spawn(async move { register(&shared).await })
@@ -126,13 +126,13 @@ impl DataFusionEngine {
         self.runtime.as_ref().expect("taken only by drop").handle()
     }
 
-    /// Tasks alive in the engine, those of every query together; for tests and metrics.
+    /// Number of tasks of all queries together; for tests and metrics.
     #[must_use]
     pub fn alive_tasks(&self) -> usize {
         self.handle().metrics().num_alive_tasks()
     }
 
-    /// Bytes that queries hold of the engine's memory now; for tests and metrics.
+    /// Bytes of the engine's memory that queries hold now; for tests and metrics.
     #[must_use]
     pub fn memory_reserved(&self) -> usize {
         self.shared.context.runtime_env().memory_pool.reserved()
@@ -148,7 +148,7 @@ impl fmt::Debug for DataFusionEngine {
 impl Drop for DataFusionEngine {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // A plain drop would block, which panics where the owner is asynchronous.
+            // A plain drop would block, which panics in an asynchronous context.
             runtime.shutdown_background();
         }
     }
@@ -197,7 +197,7 @@ fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
     let mode = match config.max_spill_bytes.bytes() {
         0 => DiskManagerMode::Disabled,
         _ => {
-            // DataFusion would make a missing directory; a mistyped one is better refused.
+            // DataFusion would create a missing directory. Refusing it detects a mistyped one.
             let usable = std::fs::metadata(&spill_dir)
                 .map_err(|e| e.to_string())
                 .and_then(|metadata| metadata.is_dir().then_some(()).ok_or_else(|| "it is not a directory".to_owned()));
@@ -210,7 +210,7 @@ fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(config.max_spill_bytes.bytes()),
         )
-        // A directory's listing is not remembered: new and vanished files count from the next query on.
+        // Listings of directories are not cached, so that the next query sees new and removed files.
         .with_object_list_cache_limit(0)
         .build_arc()
         .map_err(|e| OpenError::SpillDirectory { path: spill_dir, reason: e.strip_backtrace() })
@@ -221,7 +221,7 @@ async fn register(shared: &Shared) -> Result<Vec<TableInfo>, OpenError> {
     let state = shared.context.state();
     let mut tables = Vec::new();
     for spec in &shared.specs {
-        // Decoders of file formats are known to panic on what they do not expect.
+        // Decoders of file formats are known to panic on unexpected input.
         let opened = AssertUnwindSafe(tables::open(&state, spec)).catch_unwind().await;
         let provider = opened.unwrap_or_else(|panic| {
             let reason = format!("its reader panicked: {}", error::of_panic(&*panic));

@@ -1,7 +1,7 @@
-//! A result as several streams: what a plan would bring together at its very end is left apart.
+//! A result as several streams: leaves out the last step of a plan if that only merges partitions.
 //!
-//! All of them are of one plan and one execution, so that together they are the result and nothing else. A plan that ends in
-//! one partition for a reason (a limit, an aggregate over everything) stays in one.
+//! All streams belong to one plan and one execution, so that together they are exactly the result. A plan that ends in
+//! one partition for another reason (a limit, an aggregate over everything) stays in one.
 
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ use datafusion::physical_plan::{
 use futures::stream::select_all;
 use thallus_protocol::message::{MAX_SORT_KEYS, SortKey};
 
-/// Batches that each of several merged partitions may be ahead.
+/// Batches that each of several merged partitions may produce in advance.
 const MERGED_AHEAD: usize = 1;
 
-/// A plan's partitions, dealt out.
+/// A plan's partitions, distributed over streams.
 pub(super) struct Dealt {
-    /// What each is sorted by, if the result is.
+    /// The order of each stream, if the result is sorted.
     pub(super) order: Vec<SortKey>,
-    /// As many as were asked for; some may be empty.
+    /// As many streams as requested; some may be empty.
     pub(super) streams: Vec<SendableRecordBatchStream>,
 }
 
@@ -50,14 +50,14 @@ pub(super) fn deal(
     Ok(Dealt { order, streams })
 }
 
-/// A plan whose partitions, put together, are the result.
+/// A plan whose partitions together are the result.
 struct Apart {
     plan: Arc<dyn ExecutionPlan>,
     sorted_by: Option<LexOrdering>,
     order: Vec<SortKey>,
 }
 
-/// Leaves out a last step that does nothing but bring partitions together.
+/// Leaves out a last step that only merges partitions.
 fn take_apart(plan: &Arc<dyn ExecutionPlan>) -> Apart {
     if let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>().filter(|merge| merge.fetch().is_none())
         && let Some(order) = sort_keys(merge.expr(), merge.input())
@@ -85,7 +85,8 @@ fn sort_keys(ordering: &LexOrdering, plan: &Arc<dyn ExecutionPlan>) -> Option<Ve
     (keys.len() <= MAX_SORT_KEYS).then_some(keys)
 }
 
-/// The partitions that fell to one stream; each of several runs in a task of its own, as it would if the plan merged them.
+/// The stream of the partitions in `hand`. If there are several, each runs in its own task, as it would if the plan
+/// merged them.
 fn one_stream(
     plan: &Arc<dyn ExecutionPlan>,
     sorted_by: Option<&LexOrdering>,

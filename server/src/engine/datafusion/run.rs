@@ -1,4 +1,4 @@
-//! One query, from its text to the end of its rows: a task on the engine's runtime, and the stream at the other end.
+//! One query, from its text to the end of its rows: a task on the engine's runtime, and the stream of its batches.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use super::{Shared, error, guard};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
-/// Batches that wait for whoever takes them, besides the one in the making: enough that neither side waits for the other's
-/// every step, and no more memory than that.
+/// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
+/// and no more memory than that.
 const BATCHES_AHEAD: usize = 2;
 
-/// Aborts the query's task when dropped, and with it everything that the task spawned.
+/// Aborts the query's task when dropped, and with it all tasks that the task spawned.
 struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -38,7 +38,7 @@ impl Drop for Task {
 }
 
 impl Task {
-    /// How the task ended: `None` by itself, else why not.
+    /// The end of the task: `None` if it completed, else the error.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<EngineError>> {
         self.0.poll_unpin(cx).map(|end| end.err().map(error::of_join))
     }
@@ -68,17 +68,17 @@ pub(super) async fn start_partitioned(
 ) -> Result<PartitionedQuery, EngineError> {
     let (started, start) = oneshot::channel();
     let mut task = Task(handle.spawn(async move {
-        // What nobody is there to take is dropped here, and ends with it.
+        // If the receiver is gone, this drops the partitions and ends their tasks.
         let _gone = started.send(partitions(&shared, &sql, batch_rows, count).await);
     }));
     answer(start, &mut task).await
 }
 
-/// What a task says when it has planned.
+/// Waits until a task has planned, and returns its answer.
 async fn answer<T>(start: oneshot::Receiver<Result<T, EngineError>>, task: &mut Task) -> Result<T, EngineError> {
     match start.await {
         Ok(answer) => answer,
-        // It ended without an answer: it panicked, or the engine is going down.
+        // The task ended without an answer: it panicked, or the engine is shutting down.
         Err(_) => {
             let end = std::future::poll_fn(|cx| task.poll_end(cx)).await;
             Err(end.unwrap_or_else(error::shutting_down))
@@ -89,7 +89,7 @@ async fn answer<T>(start: oneshot::Receiver<Result<T, EngineError>>, task: &mut 
 /// The receiving end of a query's rows.
 struct Batches {
     batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
-    /// `None` once its end is known.
+    /// `None` once the task's end is known.
     task: Option<Task>,
 }
 
@@ -100,7 +100,7 @@ impl Stream for Batches {
         if let Some(item) = ready!(self.batches.poll_recv(cx)) {
             return Poll::Ready(Some(item));
         }
-        // A closed channel alone does not tell a complete result from one cut short by a panic.
+        // A closed channel alone does not distinguish a complete result from one that a panic truncated.
         let Some(task) = &mut self.task else { return Poll::Ready(None) };
         let end = ready!(task.poll_end(cx));
         self.task = None;
@@ -108,7 +108,7 @@ impl Stream for Batches {
     }
 }
 
-/// The task: everything of a query happens here, the drop of its (possibly deep) plan included.
+/// The task of a query: every step happens here, including the drop of its (possibly deep) plan.
 async fn run(
     shared: Arc<Shared>,
     sql: String,
@@ -123,7 +123,7 @@ async fn run(
     let (stream, scanned) = match planned {
         Ok(query) => query,
         Err(e) => {
-            // Nobody to tell if the asker is gone.
+            // The receiver may be dropped.
             let _ = started.send(Err(e));
             return;
         }
@@ -133,7 +133,7 @@ async fn run(
     }
 }
 
-/// A query's partitions, each with a task of its own.
+/// A query's partitions, each with its own task.
 async fn partitions(
     shared: &Arc<Shared>,
     sql: &str,
@@ -152,7 +152,7 @@ async fn partitions(
     Ok(PartitionedQuery { schema, order: dealt.order, partitions: dealt.streams.into_iter().map(start).collect() })
 }
 
-/// Hands over what a stream yields, to its end or its first error.
+/// Sends the batches of a stream, up to its end or its first error.
 async fn feed(
     shared: &Shared,
     mut stream: SendableRecordBatchStream,
@@ -179,18 +179,18 @@ async fn feed(
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
-    /// Names of the tables that it reads.
+    /// Names of the tables that the query reads.
     scanned: Vec<String>,
 }
 
-/// From SQL to a plan of at least as many partitions as are asked for, where it can have them.
+/// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
 async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
     let statement = guard::parse(sql, shared.max_sql_bytes)?;
     let mut state = shared.context.state();
     let config = state.config().clone().with_batch_size(batch_rows);
     let partitions = partitions.max(config.target_partitions());
     *state.config_mut() = config.with_target_partitions(partitions);
-    // Asked only when planning failed: whether it was for want of a table.
+    // Needed only if planning fails, to check for a missing table.
     let references = state.resolve_table_references(&statement).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
         Ok(logical) => logical,
@@ -218,7 +218,7 @@ fn of_planning(e: DataFusionError) -> EngineError {
 async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
     let defaults = &state.config_options().catalog;
     for reference in references {
-        // A function that yields a table looks like a table to whoever only reads the SQL.
+        // In the SQL alone, a function that yields a table looks like a table.
         if state.table_functions().contains_key(reference.table()) {
             continue;
         }
@@ -238,7 +238,7 @@ async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<Ta
     None
 }
 
-/// The names of the tables that a plan reads, to name them when a file of theirs fails.
+/// The names of the tables that a plan reads, to name them when one of their files fails.
 fn scanned_tables(plan: &LogicalPlan) -> Vec<String> {
     let mut names = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
@@ -252,13 +252,13 @@ fn scanned_tables(plan: &LogicalPlan) -> Vec<String> {
 }
 
 impl Shared {
-    /// The tables of these names.
+    /// The tables with these names.
     fn specs(&self, names: &[String]) -> Vec<&TableSpec> {
         self.specs.iter().filter(|spec| names.contains(&spec.name)).collect()
     }
 }
 
-/// The batch under exactly the schema that was announced: some operators yield one that differs in nullability or metadata.
+/// The batch with exactly the announced schema: some operators yield one that differs in nullability or metadata.
 fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, EngineError> {
     if Arc::ptr_eq(batch.schema_ref(), schema) || batch.schema_ref() == schema {
         return Ok(batch);

@@ -1,8 +1,8 @@
-//! The only way from a query to a file: read-only, and only to the tables' own paths.
+//! The only access of queries to files: read-only, and only to the tables' own paths.
 //!
-//! Statements that write are refused before they are planned; this is the second lock on the same door. It also tells a
-//! vanished or emptied file from an empty table, which the plain local store does not: there, listing what is not there
-//! lists nothing, DataFusion passes over files without bytes, and would answer with no rows.
+//! Statements that write are already refused before they are planned; this is a second check. The store also
+//! distinguishes a removed or emptied file from an empty table, unlike the plain local store: there, the listing of a
+//! missing path is empty, DataFusion skips files without bytes, and a query would return no rows.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,17 +20,17 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::catalog::is_hidden;
 
-/// Where a table's files are.
+/// The location of a table's files.
 #[derive(Clone, Debug)]
 pub(super) struct Root {
     /// The file, or the directory of the files.
     pub(super) path: Path,
-    /// How names of files end whose format has no file without bytes; `None` if the format has (CSV, JSON).
+    /// Suffix of the files if their format has no file without bytes; `None` if the format has (CSV, JSON).
     pub(super) never_empty: Option<String>,
 }
 
 impl Root {
-    /// Passes on what is not an emptied file of the table.
+    /// Refuses an emptied file of the table.
     fn not_emptied(&self, file: ObjectMeta) -> Result<ObjectMeta> {
         match &self.never_empty {
             Some(suffix) if file.size == 0 && file.location.as_ref().ends_with(suffix.as_str()) => {
@@ -44,7 +44,7 @@ impl Root {
 #[derive(Debug)]
 pub(super) struct ReadOnlyStore {
     files: LocalFileSystem,
-    /// The tables; what is neither one of their paths nor under one is refused.
+    /// The tables. Other paths are refused.
     roots: Vec<Root>,
 }
 
@@ -53,7 +53,7 @@ impl ReadOnlyStore {
         ReadOnlyStore { files: LocalFileSystem::new(), roots }
     }
 
-    /// The table whose path `path` is, or is under.
+    /// The table of a path: the path is the table's, or below it.
     fn root_of(&self, path: &Path) -> Result<&Root> {
         self.roots
             .iter()

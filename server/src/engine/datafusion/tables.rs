@@ -1,4 +1,4 @@
-//! From a table's files to something that DataFusion can scan.
+//! From a table's files to a table that DataFusion can scan.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::OpenError;
 use super::store::Root;
 use crate::catalog::{CatalogError, Compression, Format, TableSpec};
 
-/// Where a table is, as the object store names it.
+/// The location of a table, as a path of the object store.
 pub(super) fn root(spec: &TableSpec) -> Result<Root, OpenError> {
     let may_be_empty = matches!(spec.format, Format::Csv | Format::Json) && spec.compression == Compression::None;
     Ok(Root {
@@ -29,7 +29,7 @@ pub(super) fn root(spec: &TableSpec) -> Result<Root, OpenError> {
     })
 }
 
-// Through a URL, not by `ListingTableUrl::parse`: in a path that is given, `*`, `?` and `[` mean themselves.
+// Not by `ListingTableUrl::parse`: `*`, `?` and `[` in a configured path are literal.
 fn url_of(path: &FsPath, is_directory: bool) -> Result<ListingTableUrl, OpenError> {
     let url = if is_directory { Url::from_directory_path(path) } else { Url::from_file_path(path) };
     url.ok()
@@ -37,7 +37,7 @@ fn url_of(path: &FsPath, is_directory: bool) -> Result<ListingTableUrl, OpenErro
         .ok_or_else(|| OpenError::Internal(format!("{} cannot be written as a URL", path.display())))
 }
 
-/// Reads the schema of every file of a table, and makes the table of them.
+/// Reads the schema of every file of a table, and makes a table of the files.
 pub(super) async fn open(state: &SessionState, spec: &TableSpec) -> Result<Arc<dyn TableProvider>, OpenError> {
     let url = url_of(&spec.path, spec.is_directory)?;
     let partition_columns = spec.partition_columns.iter().map(|name| (name.clone(), DataType::Utf8)).collect();
@@ -77,7 +77,7 @@ fn format(spec: &TableSpec) -> Arc<dyn FileFormat> {
     }
 }
 
-/// Which file it is that could not be read, since DataFusion's error does not say.
+/// The file that could not be read, because DataFusion's error does not name it.
 async fn culprit(
     state: &SessionState,
     spec: &TableSpec,
@@ -94,7 +94,7 @@ async fn culprit(
             });
         }
     }
-    // Each by itself is sound.
+    // Each file by itself is valid.
     Ok(CatalogError::SchemaMismatch {
         table: spec.name.clone(),
         path: spec.path.clone(),
@@ -110,7 +110,7 @@ fn check_columns(spec: &TableSpec, schema: &SchemaRef) -> Result<(), CatalogErro
         Some(column) => Err(CatalogError::SchemaMismatch {
             table: spec.name.clone(),
             path: spec.path.clone(),
-            reason: format!("`{column}` is a column of the files and of the directories' names"),
+            reason: format!("`{column}` is a column of both the files and the directories' names"),
         }),
         None => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! What needs a hand inside the engine: bugs, put there for the purpose.
+//! Tests with functions inside the engine that panic on purpose.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::store::Root;
 use super::*;
 use crate::engine::EngineErrorKind;
 
-/// A function that panics when it is given a scalar, which is while planning, or a batch with the number 70000, which is
-/// not the first.
+/// A function that panics on a scalar, which happens while planning, and on a batch with the number 70000, which is not
+/// the first.
 fn buggy(arguments: &[ColumnarValue]) -> Result<ColumnarValue> {
     if let ColumnarValue::Scalar(_) = &arguments[0] {
         panic!("the planner's bug");
@@ -96,7 +96,7 @@ async fn the_store_reads_the_tables_and_nothing_else() {
     assert_eq!(std::fs::read_dir(directory.path().join("table")).unwrap().count(), 2);
 }
 
-/// A way to nest, and the query that is nested so deep.
+/// A kind of nesting, and a function that makes a query of a given depth.
 type NestedQuery = (&'static str, fn(usize) -> String);
 
 /// Shapes of queries that are trees as deep as they are long, by their [`guard`] count.
@@ -129,7 +129,7 @@ const SHAPES: [NestedQuery; 11] = [
     }),
 ];
 
-/// With a quarter of the stack, so that there is room for what another version, or another shape, takes.
+/// With a quarter of the stack, so that other versions and other shapes may need more.
 #[tokio::test]
 async fn the_deepest_queries_let_through_need_a_quarter_of_the_stack() {
     let directory = tempfile::tempdir().unwrap();
@@ -140,7 +140,7 @@ async fn the_deepest_queries_let_through_need_a_quarter_of_the_stack() {
     let engine = DataFusionEngine::open_with_stack(&config, STACK_BYTES / 4).await.unwrap();
     for (name, shape) in SHAPES {
         let start = std::time::Instant::now();
-        // A little is for what stands around the chain.
+        // A small margin for the query around the chain.
         let query = engine.execute(QueryRequest::new(shape(guard::MAX_NESTING - 16))).await;
         let rows: Vec<_> = query.unwrap_or_else(|e| panic!("{name}: {e}")).batches.try_collect().await.unwrap();
         println!("{name}: {} batches in {:?}", rows.len(), start.elapsed());

@@ -1,5 +1,5 @@
-//! A query whose result is read lazily: some columns and rows of each batch, perhaps late, perhaps while others are
-//! held.
+//! A query whose result is read lazily: some columns and rows of each batch, possibly late, possibly while other
+//! batches are held.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use super::{App, Plan};
 use crate::dice::Dice;
 use crate::scripts::{Ending, sql};
 
-/// What is asked of every batch.
+/// The parts that are read of every batch.
 #[derive(Clone, Debug)]
 pub(super) struct Asks {
-    /// Columns, and the rows in thousandths of the batch.
+    /// Columns, and the range of rows in thousandths of the batch.
     asks: Vec<(Vec<usize>, [u32; 2])>,
-    /// Time between two asks.
+    /// Pause before each read.
     pause: Duration,
-    /// Batches that are kept before the first of them is asked.
+    /// Number of batches to hold before the first of them is read.
     hold: usize,
-    /// Each ask is made twice at once.
+    /// Whether each read is made twice at the same time.
     twice: bool,
 }
 
 impl Asks {
-    /// All of each batch, at once.
+    /// All of each batch, without a pause.
     pub(super) fn all() -> Self {
         Asks { asks: vec![(vec![0, 1, 2], [0, 1000])], pause: Duration::ZERO, hold: 0, twice: false }
     }
@@ -43,7 +43,7 @@ impl Asks {
         Asks {
             asks: (0..dice.within(0, 3)).map(|_| ask(dice)).collect(),
             pause: if dice.percent(40) { dice.millis(1, 60) } else { Duration::ZERO },
-            // Who hoards may wait until its leases are taken back, which is no calm run.
+            // A client that holds several batches may have to wait until its leases are revoked: not in a calm run.
             hold: if calm { 0 } else { dice.pick(&[0, 0, 1, 3]) },
             twice: dice.percent(20),
         }
@@ -51,7 +51,7 @@ impl Asks {
 }
 
 impl App {
-    /// Whether it ended well.
+    /// Makes a query and reads its result lazily. Whether it succeeded.
     pub(super) async fn query_lazily(&self, client: &Client, name: &str, plan: &Plan, asks: &Asks) -> bool {
         let trace = &self.shared.trace;
         let script = &self.shared.options.scripts[plan.index];
@@ -78,7 +78,7 @@ impl App {
             if plan.cancel_after == Some(got) {
                 trace.line(&self.who, &format_args!("{name}: dropped after {got} batches, {} held", held.len()));
                 trace.count("lazy", "dropped");
-                // What is held is asked all the same, while it is being torn down: an error, or what is right.
+                // Read the held batches during the teardown: each read gives an error, or the right values.
                 drop(result);
                 for (at, batch) in &held {
                     if let Some(Err(error)) = self.within(name, self.check(name, batch, expected.get(*at), asks)).await
@@ -125,7 +125,7 @@ impl App {
         true
     }
 
-    /// Whether a batch has what was sent, as far as it is asked.
+    /// Reads parts of a batch. Whether they equal the same parts of the batch that the engine sent.
     async fn check(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! Uploads: a client hands batches over, late, never, or up to an error; drops some uploads; and knows what must come
-//! of each.
+//! Uploads: a client offers batches, possibly late, without an end, or up to an error. It drops some uploads, and
+//! compares the outcome of each with its script.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ pub(super) struct Offer {
     sink: Sink,
     source: Script,
     options: UploadOptions,
-    /// After which time it is dropped.
+    /// Time after which the upload is dropped.
     dropped: Option<Duration>,
 }
 
 impl Offer {
-    /// One that ends well, whose batches are all lent. `number` is its own in the run.
+    /// An upload that succeeds, with all batches lent. `number` is unique in the run.
     pub(super) fn plain(dice: &mut Dice, number: u64) -> Self {
         let source = Script::draw_source(dice, number, true);
         let options = UploadOptions::new().with_lend_from(LendFrom::Bytes(0));
@@ -52,14 +52,14 @@ impl Offer {
         Offer { sink, source, options: upload, dropped }
     }
 
-    /// Whether the server may say that it has taken it.
+    /// Whether the server may answer that it has taken the upload.
     fn may_be_kept(&self) -> bool {
         self.source.ending == Ending::Finish && matches!(self.sink, Sink::Takes | Sink::IsSlow)
     }
 }
 
 impl App {
-    /// Uploads of a round.
+    /// Draws the uploads of a round.
     pub(super) fn plan_uploads(&mut self) -> Vec<Offer> {
         let most = if self.shared.options.uploads_only() { self.shared.options.concurrency } else { 2 };
         let number = self.uploads.within(0, most);
@@ -74,7 +74,7 @@ impl App {
         }
     }
 
-    /// Whether it ended well.
+    /// Makes an upload. Whether it succeeded.
     pub(super) async fn upload(&self, client: &Client, offer: Offer) -> bool {
         let trace = &self.shared.trace;
         let batches: Vec<RecordBatch> = offer.source.expected(None);
@@ -102,7 +102,7 @@ impl App {
                 trace.count_many("upload", "lent batches", report.batches_lent);
                 trace.count_many("upload", "inline batches", report.batches_inline);
                 if !self.shared.ledger.is_kept(upload) || report.rows != rows {
-                    let how = format!("{name}: {} rows are said to be taken of {rows}", report.rows);
+                    let how = format!("{name}: the answer is {} rows taken of {rows}", report.rows);
                     trace.violated("an upload that is taken is kept", how);
                 }
                 true
@@ -111,7 +111,7 @@ impl App {
                 self.upload_failed(&name, &offer, &error);
                 if self.shared.ledger.is_kept(upload) {
                     // The answer was lost, or came too late.
-                    trace.count("upload", "kept unheard");
+                    trace.count("upload", "kept without an answer");
                     if matches!(error, ClientError::Source { .. }) {
                         trace.violated("an upload that fails is not kept", format!("{name}: {error}"));
                     }
@@ -137,7 +137,7 @@ impl App {
     }
 }
 
-/// Plays a script as the source of an upload.
+/// The source of an upload that plays a script.
 fn source(script: &Script) -> impl futures::Stream<Item = Result<RecordBatch, ArrowError>> + Send + use<> {
     let ending = script.ending;
     let batches = stream::iter(script.batches.clone()).then(|(wait, batch)| async move {

@@ -1,4 +1,5 @@
-//! A client that breaks the rules: each time the server must hang up, and nobody else must notice.
+//! A client that breaks the rules. Each time the server must close the connection, and other clients must not be
+//! affected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use thallus_protocol::message::{
     Answer, CRITICAL, Extensions, FromBorrower, FromLender, Hello, Message, Open, OpenOptions, Request, StreamStats,
 };
 use thallus_protocol::{LeaseId, StreamId};
-use thallus_server::engine::scripted::synthetic_schema;
+use thallus_scripted_engine::synthetic_schema;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
@@ -20,7 +21,7 @@ use crate::dice::Dice;
 use crate::scripts::{ENDLESS, Sink, table};
 use crate::world::{PORT, Shared};
 
-/// A way to break the rules.
+/// A violation of the protocol.
 #[derive(Clone, Copy, Debug)]
 pub enum Act {
     Garbage,
@@ -47,7 +48,7 @@ pub enum Act {
     FlippedBit,
 }
 
-/// All of them.
+/// All violations.
 pub const ACTS: [Act; 22] = [
     Act::Garbage,
     Act::Silence,
@@ -75,7 +76,7 @@ pub const ACTS: [Act; 22] = [
 
 fn bytes_of(message: &Message, payload: Bytes) -> Vec<u8> {
     let limits = FrameLimits { message: u32::MAX, payload: u32::MAX };
-    // Whatever is made here is shorter.
+    // Every message of this file is shorter than the limits.
     encode(message, payload, limits).map(|frame| [frame.head, frame.payload].concat()).unwrap_or_default()
 }
 
@@ -94,7 +95,7 @@ fn execute(stream: u32, credit: u64) -> Vec<u8> {
     open(stream, Request::Sql(ENDLESS.into()), credit)
 }
 
-/// An upload with its schema, and then this.
+/// The frames of an upload with its schema, followed by `then`.
 fn upload(then: FromLender, payload: &'static [u8]) -> Vec<u8> {
     let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
     let extensions = Extensions::none();
@@ -108,7 +109,7 @@ fn upload(then: FromLender, payload: &'static [u8]) -> Vec<u8> {
 }
 
 impl Act {
-    /// What it says.
+    /// The bytes that the client sends.
     fn bytes(self) -> Vec<u8> {
         let preface = Preface { versions: VERSIONS, features: FEATURES }.encode().to_vec();
         let say = |message: FromBorrower| bytes_of(&Message::Borrower(message), Bytes::new());
@@ -120,7 +121,7 @@ impl Act {
             Act::Silence => Vec::new(),
             Act::HalfAFrame => then(vec![execute(1, 1000)[..7].to_vec()]),
             Act::TooLongAFrame => {
-                // Without checksums: the lengths themselves must be looked at.
+                // Without checksums, so that the server has to check the lengths.
                 let preface = Preface { versions: VERSIONS, features: 0 }.encode().to_vec();
                 [preface, hello(Extensions::none()), [0xFF; 16].to_vec()].concat()
             }
@@ -170,7 +171,7 @@ impl Act {
     }
 }
 
-/// Acts, again and again, until all is healed.
+/// Breaks rules repeatedly until the faults are over.
 pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
     let life = shared.born("mallory");
     let mut dice = Dice::new(shared.options.seed, 5000 + life);
@@ -181,7 +182,7 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
             shared.trace.count("hostile client", format!("{act:?}"));
             let over = timeout(Duration::from_secs(20), play(stream, act)).await;
             if over.is_err() {
-                shared.trace.violated("who breaks the rules is hung up on", format!("{act:?}"));
+                shared.trace.violated("a peer that breaks the rules is disconnected", format!("{act:?}"));
             }
         }
         let pause = dice.millis(1, 100);
@@ -190,13 +191,13 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
     std::future::pending().await
 }
 
-/// Ends when the server has hung up, or has died.
+/// Ends when the server has closed the connection, or has died.
 async fn play(mut stream: TcpStream, act: Act) {
     if stream.write_all(&act.bytes()).await.is_err() {
         return;
     }
     if matches!(act, Act::GrantsAndNeverReads) {
-        // The server takes its peer for dead, which answers no ping; it takes no answer to know.
+        // Until the idle timeout of the server: this client reads no ping, and so answers none.
         sleep(Duration::from_secs(2)).await;
     }
     let mut read = [0; 4096];

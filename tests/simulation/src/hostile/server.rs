@@ -1,4 +1,4 @@
-//! A server that lies, and an honest client that must not be taken in.
+//! A server that lies, and an honest client that must detect it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use thallus_protocol::message::{
     ServerLimits, StreamStats, Welcome,
 };
 use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, StreamId};
-use thallus_server::engine::scripted::{synthetic_batch, synthetic_schema};
+use thallus_scripted_engine::{synthetic_batch, synthetic_schema};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
@@ -30,7 +30,7 @@ use crate::dice::Dice;
 use crate::world::Shared;
 
 const PORT: u16 = 7808;
-/// What it lends is in nobody's ledger.
+/// The lease of all lent batches of this server. The checks do not count it.
 pub const LIARS_LEASE: LeaseId = LeaseId(1 << 60);
 const STREAM: StreamId = StreamId(1);
 const SLOTS: usize = 8;
@@ -61,7 +61,7 @@ pub enum Lie {
     AnswerOfNoUpload,
 }
 
-/// All of them.
+/// All lies.
 pub const LIES: [Lie; 21] = [
     Lie::GarbageForASchema,
     Lie::BatchBeforeSchema,
@@ -87,7 +87,7 @@ pub const LIES: [Lie; 21] = [
 ];
 
 impl Lie {
-    /// Whether it shows as a lie, rather than as a batch that is no batch.
+    /// Whether the lie violates the protocol. Otherwise it shows as an invalid batch or a timeout.
     fn breaks_the_protocol(self) -> bool {
         !matches!(self, Lie::InlineGarbage | Lie::OffsetsThatDecrease | Lie::NeverAnswers)
     }
@@ -102,14 +102,14 @@ fn lender(message: FromLender, payload: Bytes) -> Vec<u8> {
     bytes_of(&Message::Lender(message), payload)
 }
 
-/// What the liar has on its fabric.
+/// The data plane of the hostile server.
 struct Plane {
     endpoint: Box<dyn Endpoint>,
     words: LeaseWords,
     memories: Vec<Arc<RegisteredMemory>>,
 }
 
-/// The next lie, told to whoever connects.
+/// Accepts connections, and tells each of them the next lie.
 pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
     shared.born("liar");
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
@@ -120,7 +120,7 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
         let lie = lie_of(&shared, number);
         number += 1;
         let fabric = Arc::clone(&fabric);
-        // Until the client has had enough.
+        // Ends when the client closes the connection.
         tokio::task::spawn_local(async move { tell(&mut stream, lie, &fabric).await });
     }
 }
@@ -129,7 +129,7 @@ fn lie_of(shared: &Shared, number: u64) -> Lie {
     Dice::new(shared.options.seed, 6000 + number).pick(&LIES)
 }
 
-/// Asks the liar, again and again, until all is healed; and knows what should come of it.
+/// Queries the hostile server repeatedly until the faults are over, and checks the outcome of each lie.
 pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
     shared.born("victim");
     let fabric = shared.network.host() as Arc<dyn Fabric>;
@@ -148,9 +148,9 @@ pub async fn victim(shared: Arc<Shared>) -> turmoil::Result {
         shared.trace.line("victim", &format_args!("{lie:?}: {asked:?}"));
         match asked {
             Ok(Err(ClientError::Protocol { .. })) => {}
-            // Told when the result was whole: the connection ends all the same.
+            // The client may find this lie after the whole result. Then the connection ends.
             Ok(Err(ClientError::ServerGone { .. })) if lie == Lie::AfterTheEnd => {}
-            // Without one-sided reads the client does not look at what is lent.
+            // Without one-sided reads the client does not check lent batches.
             Ok(Err(ClientError::Read { .. } | ClientError::Query { .. })) if !one_sided => {}
             Ok(Err(_)) if !lie.breaks_the_protocol() => {}
             other => shared.trace.violated("a lie is called a lie", format!("{lie:?}: {other:?}")),
@@ -172,7 +172,7 @@ async fn ask(stream: TcpStream, fabric: Arc<dyn Fabric>, one_sided: &mut bool) -
     let options = QueryOptions::default().with_window(Some(100_000)).with_deadline(Some(Duration::from_secs(10)));
     let result = client.query_with("truth", options).await?;
     let batches: Vec<_> = result.try_collect().await?;
-    // A lie about the connection shows after the result, if the liar told it last.
+    // A lie that follows the result shows in the connection.
     client.ping().await?;
     Ok(batches.len())
 }
@@ -238,7 +238,7 @@ fn open(fabric: &Arc<SimFabric>, peer: &[u8]) -> Option<(Plane, FabricChoice)> {
     Some((Plane { endpoint, words, memories: Vec::new() }, choice))
 }
 
-/// The lie itself.
+/// The frames that tell a lie.
 fn answer(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Option<Plane>) -> Vec<u8> {
     let schema: Bytes = encode_schema(&synthetic_schema()).unwrap_or_default().into();
     let schema_of = |stream, payload| {
@@ -276,7 +276,7 @@ fn answer(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Option<Plane>) -> Vec<u
         Lie::NeverAnswers => schema,
         lent => match plane.as_mut().and_then(|plane| lend(lent, fabric, plane)) {
             Some(said) => [schema, said].concat(),
-            // Without a fabric there is nothing to lie about: another lie then.
+            // Without a fabric no lent batch is possible: tell another lie.
             None => [schema, end(3)].concat(),
         },
     }
@@ -324,7 +324,7 @@ fn lend(lie: Lie, fabric: &Arc<SimFabric>, plane: &mut Plane) -> Option<Vec<u8>>
     Some(said)
 }
 
-/// The offsets of the last column, the wrong way round.
+/// Makes one offset of the last column larger than its successor.
 fn spoil_offsets(descriptor: &BatchDescriptor, buffers: &mut [Buffer]) {
     // Offsets of a binary column of 100 rows: the one buffer of 101 four-byte integers.
     debug_assert_eq!(descriptor.rows, 100);

@@ -1,4 +1,4 @@
-//! What must hold after every step, and at the end.
+//! Invariants that are checked after every step, and at the end of a run.
 
 use thallus_fabric::STANDING_LEASE;
 use thallus_fabric_sim::core::What;
@@ -8,19 +8,19 @@ use super::{Faulty, World};
 use crate::hostile;
 
 impl World {
-    /// One step of everything. `false`: something is wrong.
+    /// Advances the simulation by one step. `false` means that a check has failed.
     pub(super) fn step(&mut self) -> bool {
         if let Err(error) = self.sim.step() {
             self.shared.trace.violated("no process fails", error);
         }
         self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
-        self.hear_network();
+        self.collect_network_events();
         self.shared.collect_uploads();
         self.shared.trace.failure().is_none()
     }
 
-    /// What happened in the network since it was heard of last.
-    pub(super) fn hear_network(&mut self) {
+    /// Records and checks the network events since the last call.
+    pub(super) fn collect_network_events(&mut self) {
         let trace = &self.shared.trace;
         for event in self.shared.network.take_events() {
             trace.line("network", &format_args!("{:?} {:?}", event.endpoint, event.what));
@@ -39,7 +39,7 @@ impl World {
                     trace.count("lease", format!("{end:?}"));
                     self.loans.entry(event.endpoint).or_default().bytes.remove(&lease);
                     if self.shared.options.calm && matches!(end, LeaseEnd::Revoked) {
-                        trace.violated("calm runs go well", format!("{lease:?} was not given back in time"));
+                        trace.violated("calm runs go well", format!("{lease:?} was not released in time"));
                     }
                 }
                 _ => {}
@@ -48,7 +48,7 @@ impl World {
         let violations = self.shared.network.violations();
         for violation in &violations[self.violations..] {
             let hostile = self.shared.options.hostile.1;
-            // What a hostile server exposes, its victim may read in vain.
+            // The victim of a hostile server may read anything that the server exposes.
             if !hostile {
                 let how = format!("{:?} by {:?}", violation.access, violation.reader);
                 trace.violated("only what is on loan is read, and it does not change", how);
@@ -57,7 +57,7 @@ impl World {
         self.violations = violations.len();
     }
 
-    /// What is still there although nobody wants anything any more.
+    /// Resources that are still in use although no client has a request.
     pub(super) fn left_over(&self) -> Option<String> {
         let state = self.shared.lock();
         let engine = &self.shared.engine;
@@ -82,7 +82,7 @@ impl World {
                 let (registered, kept) = (fabric.inner().registered_bytes(), server.kept_bytes());
                 if registered != kept {
                     return Some(format!(
-                        "{registered} bytes registered at the server, {kept} of them for loans to come"
+                        "{registered} bytes registered at the server, {kept} of them kept for later loans"
                     ));
                 }
             }

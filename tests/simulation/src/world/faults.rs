@@ -1,4 +1,4 @@
-//! What goes wrong, and its end.
+//! Starts and ends faults.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::options::{Fault, Timed};
 use crate::wire::Side;
 
 impl World {
-    /// Faults whose time has come, and the end of those whose time is over.
+    /// Starts the faults that are due, and ends those whose time is over.
     pub(super) fn strike(&mut self) {
         let now = self.sim.elapsed();
         let (over, left): (Vec<_>, Vec<_>) =
@@ -107,33 +107,33 @@ impl World {
             Fault::ClientClockJumps | Fault::ServerClockJumps => {
                 let who = if fault == Fault::ClientClockJumps { name } else { "server".to_owned() };
                 if let Some(jumps) = self.shared.lock().jumps.get(&who) {
-                    // A process that is down has no clock.
+                    // The process may be down, and its clock with it.
                     let _down = jumps.send(lasts);
                 }
             }
         }
     }
 
-    /// Ends what is left of a process. That its tasks are dropped one after the other, in no particular order, is
-    /// nothing that others could tell.
+    /// Ends a process. Its tasks are dropped in no particular order, which must not show in the trace: it is muted
+    /// meanwhile.
     fn kill(&mut self, name: &str, end: impl FnOnce(&mut Sim<'static>, &str)) {
-        self.hear_network();
+        self.collect_network_events();
         if let Some(sockets) = self.shared.lock().sockets.remove(name) {
             sockets.kill();
         }
         self.shared.trace.mute(true);
         end(&mut self.sim, name);
         self.shared.trace.mute(false);
-        let _of_no_particular_order = self.shared.network.take_events();
+        let _in_no_particular_order = self.shared.network.take_events();
     }
 
-    /// The process at that host is gone, and its loans with it.
+    /// Removes the loans of a host whose process has ended.
     fn forget_loans(&mut self, host: Option<HostId>) {
-        self.hear_network();
+        self.collect_network_events();
         self.loans.retain(|_, loans| loans.host != host);
     }
 
-    /// The server's process is gone, and its loans with it.
+    /// Removes the server and its loans after the end of its process.
     fn forget_server(&mut self) {
         self.forget_loans(self.server_host());
         let mut state = self.shared.lock();
@@ -180,7 +180,7 @@ impl World {
         }
     }
 
-    /// From now on everything works.
+    /// Ends all faults. From now on everything works.
     pub(super) fn heal(&mut self) {
         for (_, fault, client) in std::mem::take(&mut self.undo) {
             self.undo_fault(fault, client);
@@ -198,7 +198,7 @@ impl World {
         self.shared.network.change(|options| {
             options.straggler_one_in = 0;
             options.early_one_in = 0;
-            // Fast enough for the shortest lease.
+            // Fast enough for the shortest lease timeout.
             options.latency = 0..=2;
             options.completion_lag = 0..=1;
             options.bytes_per_step = 0;
@@ -210,6 +210,6 @@ impl World {
         let state = self.shared.lock();
         state.client_fabrics.values().chain(&state.server_fabric).for_each(|fabric| fabric.stop());
         drop(state);
-        self.shared.trace.line("FAULT", &"none any more");
+        self.shared.trace.line("FAULT", &"all over");
     }
 }

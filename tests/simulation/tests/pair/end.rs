@@ -1,4 +1,5 @@
-//! One end of a connection: its machine, what it lends and what it borrows, over an endpoint of the simulated network.
+//! One end of a connection: its machine, the batches that it lends and borrows, and an endpoint of the simulated
+//! network.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,22 +23,22 @@ use super::SLOTS;
 pub(super) const PROBE: u64 = 0x5EED;
 const WORDS: RegionId = RegionId(1);
 
-/// What both ends share.
+/// State shared by both ends.
 pub(super) struct Shared {
     pub(super) now: Timestamp,
     pub(super) core: Core,
-    /// Where memory comes from; the core is told of it.
+    /// Allocates memory, which is then added to the core.
     pub(super) fabric: Arc<SimFabric>,
     pub(super) pool: SlabPool,
 }
 
-/// A batch and then its word, or the probe.
+/// The reads of a batch followed by the read of its word, or the read of the probe.
 struct Reading {
     slab: Slab,
     remaining: usize,
     failed: bool,
     then_word: Option<RemoteRange>,
-    /// Its bytes are here, and this reads the word.
+    /// The batch has been read, and this is the read of its word.
     word: bool,
 }
 
@@ -48,11 +49,11 @@ struct Source {
     handed: u64,
 }
 
-/// Things that this end's application has to look at.
+/// Events for this end's application.
 pub(super) enum Happened<E> {
     Stream(BorrowerEvent),
     Event(E),
-    /// The probe was read: whether it was right.
+    /// The probe was read. The value says whether it was right.
     Probe(bool),
 }
 
@@ -60,14 +61,14 @@ pub(super) struct End<M: Machine> {
     pub(super) machine: M,
     host: HostId,
     endpoint: EndpointId,
-    /// What goes to the other end.
+    /// Bytes to be sent to the other end.
     pub(super) out: VecDeque<u8>,
     pub(super) is_cut: bool,
     pub(super) closed: bool,
     sources: BTreeMap<StreamId, Source>,
     pub(super) pulled: VecDeque<(StreamId, Option<u64>)>,
     words: LeaseWords,
-    /// With whether the other end has been told of their regions.
+    /// Memory of each loan, and whether its region was announced.
     loans: BTreeMap<LeaseId, (Arc<RegisteredMemory>, bool)>,
     last_lease: u64,
     keys: BTreeMap<RegionId, KeyId>,
@@ -76,11 +77,11 @@ pub(super) struct End<M: Machine> {
     tokens: BTreeMap<ReadToken, ReadId>,
     probe: Option<(ReadToken, Slab)>,
     last_token: u64,
-    /// For the application.
+    /// Events for the application.
     pub(super) happened: VecDeque<Happened<M::Event>>,
 }
 
-/// A batch's one buffer: numbers that no other batch has.
+/// The only buffer of a batch: numbers that no other batch has.
 pub(super) fn content(stream: StreamId, seq: u64, rows: u64) -> Vec<u8> {
     let first = u64::from(stream.0) << 48 | seq << 32;
     (0..rows).flat_map(|row| (first | row).to_le_bytes()).collect()
@@ -117,7 +118,7 @@ impl<M: Machine> End<M> {
     }
 
     pub(super) fn handle(&mut self, shared: &mut Shared, input: Input<'_, M::Command>) {
-        self.machine.handle(shared.now, input).expect("this driver keeps the contract");
+        self.machine.handle(shared.now, input).expect("this driver calls the machine as specified");
         self.drain(shared);
     }
 
@@ -133,16 +134,16 @@ impl<M: Machine> End<M> {
         self.command(shared, M::borrower_command(command));
     }
 
-    pub(super) fn hears(&mut self, shared: &mut Shared, bytes: &[u8]) {
+    pub(super) fn receive(&mut self, shared: &mut Shared, bytes: &[u8]) {
         self.handle(shared, Input::Received(bytes));
     }
 
-    /// Leases that stand, besides that of the words.
+    /// Number of open leases, without the standing lease of the words.
     pub(super) fn open_leases(&self, shared: &Shared) -> usize {
         shared.core.standing_leases(self.endpoint).saturating_sub(1) + self.loans.len()
     }
 
-    /// A stream that this end lends begins: its schema is said, and its batches will have so many rows.
+    /// Starts a stream that this end lends: sends its schema. `rows` has the numbers of rows of its batches.
     pub(super) fn begin(&mut self, shared: &mut Shared, stream: StreamId, rows: Vec<u64>) {
         self.sources.insert(stream, Source { rows: rows.into(), handed: 0 });
         let schema = Schema::new(vec![Arc::new(Field::new("a", DataType::Int64, false))]);
@@ -150,7 +151,7 @@ impl<M: Machine> End<M> {
         self.lender(shared, LenderCommand::Schema { stream, schema, order: Vec::new() });
     }
 
-    /// The source answers the oldest pull.
+    /// Answers the oldest pull from the source.
     pub(super) fn source(&mut self, shared: &mut Shared) -> bool {
         let Some((stream, lend_from)) = self.pulled.pop_front() else { return false };
         let Some(source) = self.sources.get_mut(&stream) else { return true };
@@ -182,7 +183,7 @@ impl<M: Machine> End<M> {
         Region { id, base: memory.address(), len: memory.len() as u64, key: key_bytes(key) }
     }
 
-    /// Opens its lease words, with the probe among them.
+    /// Exposes the lease words, with the probe among them.
     pub(super) fn open_words(&mut self, shared: &mut Shared) -> (message::Fencing, Region) {
         let memory = Arc::clone(self.words.memory());
         let words = self.expose(shared, WORDS, &memory);
@@ -213,7 +214,7 @@ impl<M: Machine> End<M> {
         let token = ReadToken(self.last_token);
         let key = self.keys.get(&from.region).copied().unwrap_or(KeyId(u64::MAX));
         let range = slab.range(offset, from.len as usize).expect("a range of the slab");
-        // The endpoint is there until the machine has it closed.
+        // The endpoint exists until the machine closes it.
         shared.core.post(self.endpoint, token, key, from.address, range).expect("the endpoint is connected");
         token
     }
@@ -256,7 +257,7 @@ impl<M: Machine> End<M> {
         }
         let Some(Reading { slab, failed, then_word, word, .. }) = self.reading.remove(&read) else { return };
         let result = match (failed, word, then_word) {
-            (true, ..) => Err(ReadProblem::failed("as the network said")),
+            (true, ..) => Err(ReadProblem::failed("the simulated network failed the read")),
             (false, true, _) => {
                 let found = slab.into_buffer().expect("its read is over");
                 Ok(Some(u64::from_le_bytes(found.as_slice()[..8].try_into().expect("eight bytes"))))
@@ -278,7 +279,7 @@ impl<M: Machine> End<M> {
         self.borrower(shared, BorrowerCommand::ReadDone { read, result });
     }
 
-    /// The bytes of a batch that was read.
+    /// The bytes of a batch that has been read.
     pub(super) fn take_slab(&mut self, read: ReadId) -> Vec<u8> {
         let slab = self.slabs.remove(&read).expect("it was read");
         slab.into_buffer().expect("its reads are over").to_vec()
@@ -299,7 +300,7 @@ impl<M: Machine> End<M> {
                 Output::Event(event) => self.happened.push_back(Happened::Event(event)),
                 Output::CloseFabric => {
                     shared.core.close(self.endpoint);
-                    // The machine is asked for more only when all of this is done.
+                    // The machine is polled again only after this.
                     self.network(shared);
                     self.command(shared, M::fabric_closed());
                 }

@@ -1,5 +1,5 @@
-//! A client's and a server's machine, with two pipes, a network and a source of batches at each end. Nothing waits:
-//! every step is asked for.
+//! A client's and a server's machine, with two pipes, a network, and a source of batches at each end. Time does not
+//! pass by itself: the test requests every step.
 
 mod end;
 
@@ -23,23 +23,23 @@ use thallus_protocol::{ClientConnection, FabricKind, LinkTimeouts, ServerConnect
 use self::end::{End, Happened, PROBE, Shared, content};
 
 pub const MAX_LOAN: u64 = 4000;
-/// Releases are not held back for longer.
+/// Longest time for which a borrower holds releases back, in ms.
 const HELD_BACK_MS: u64 = 2;
 const SLOTS: u32 = 4;
 
-/// One stream, where its batches arrive.
+/// One stream at its borrower.
 #[derive(Default)]
 struct App {
     upload: bool,
     credit: u64,
     rows: Vec<u64>,
     untaken: VecDeque<u64>,
-    /// All of an upload has been delivered.
+    /// All batches of an upload have been delivered.
     ended: bool,
     over: Option<bool>,
 }
 
-/// A stream that is asked for once there is a connection.
+/// A stream that is requested once the connection is open.
 struct Waiting {
     at: usize,
     rows: Vec<u64>,
@@ -50,7 +50,7 @@ pub struct Pair {
     server: End<ServerConnection>,
     client: End<ClientConnection>,
     apps: Vec<App>,
-    /// The rows of each stream's batches.
+    /// Numbers of rows of each stream's batches.
     scripts: Vec<Vec<u64>>,
     waiting: VecDeque<Waiting>,
     is_open: bool,
@@ -141,7 +141,7 @@ impl Pair {
         self.client.command(&mut self.shared, command);
     }
 
-    /// Looks at everything that happened at either end.
+    /// Handles all events of both ends.
     fn look(&mut self) {
         loop {
             if let Some(happened) = self.server.happened.pop_front() {
@@ -223,7 +223,7 @@ impl Pair {
         }
     }
 
-    /// A borrower's application is told something.
+    /// Handles an event for a borrower's application.
     fn arrived(&mut self, event: BorrowerEvent, at_server: bool) {
         match event {
             BorrowerEvent::Batch { stream, seq, cost, payload } => {
@@ -247,14 +247,14 @@ impl Pair {
                 self.answer(stream);
             }
             BorrowerEvent::End { stream, .. } => self.over_with(stream, true),
-            // The client is told by the answer.
+            // The client learns of the failure from the answer.
             BorrowerEvent::Failed { .. } if at_server => {}
             BorrowerEvent::Failed { stream, .. } => self.over_with(stream, false),
             _ => {}
         }
     }
 
-    /// The server answers an upload whose every batch has been taken.
+    /// Answers an upload once all its batches have been taken.
     fn answer(&mut self, stream: StreamId) {
         let app = &self.apps[stream.0 as usize - 1];
         if app.ended && app.untaken.is_empty() && self.server.machine.is_upload(stream) {
@@ -275,12 +275,12 @@ impl Pair {
         }
         if let Some(waiting) = self.waiting.iter().position(|waiting| waiting.at == at) {
             self.waiting.remove(waiting);
-            // Ids go up: this one is used all the same.
+            // Stream ids ascend, so this id counts as used.
             self.apps[at].over = Some(false);
             return;
         }
         if self.apps[at].upload {
-            // Nothing more is said of it.
+            // No further event follows for this stream.
             self.apps[at].over = Some(false);
             self.ask(ClientCommand::Withdraw { stream });
         } else {
@@ -296,7 +296,7 @@ impl Pair {
         self.look();
     }
 
-    /// What is under way is lost, and both ends hear of it.
+    /// Cuts the control connection: bytes in transit are lost, and both ends learn of it.
     pub fn cut(&mut self) {
         self.server.is_cut = true;
         self.client.is_cut = true;
@@ -307,23 +307,23 @@ impl Pair {
         self.look();
     }
 
-    pub fn server_hears(&mut self, most: usize) -> bool {
+    pub fn server_receives(&mut self, most: usize) -> bool {
         let out = &mut self.client.out;
         let bytes: Vec<u8> = out.drain(..most.min(out.len())).collect();
-        self.server.hears(&mut self.shared, &bytes);
+        self.server.receive(&mut self.shared, &bytes);
         self.look();
         !bytes.is_empty()
     }
 
-    pub fn client_hears(&mut self, most: usize) -> bool {
+    pub fn client_receives(&mut self, most: usize) -> bool {
         let out = &mut self.server.out;
         let bytes: Vec<u8> = out.drain(..most.min(out.len())).collect();
-        self.client.hears(&mut self.shared, &bytes);
+        self.client.receive(&mut self.shared, &bytes);
         self.look();
         !bytes.is_empty()
     }
 
-    /// A source at either end answers the oldest pull.
+    /// Answers the oldest pull at each end.
     pub fn source(&mut self) -> bool {
         let moved = [self.server.source(&mut self.shared), self.client.source(&mut self.shared)];
         self.look();
@@ -351,7 +351,7 @@ impl Pair {
         true
     }
 
-    /// Everything that can happen without time does, but for the moment for which releases are held back.
+    /// Performs all steps that are possible without time passing, apart from the time that releases are held back.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
             if !self.anything() {
@@ -365,8 +365,13 @@ impl Pair {
     }
 
     fn anything(&mut self) -> bool {
-        let moved =
-            [self.server_hears(usize::MAX), self.client_hears(usize::MAX), self.source(), self.network(), self.take()];
+        let moved = [
+            self.server_receives(usize::MAX),
+            self.client_receives(usize::MAX),
+            self.source(),
+            self.network(),
+            self.take(),
+        ];
         moved.contains(&true)
     }
 

@@ -1,0 +1,129 @@
+//! Tables as text.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Drawn, presets};
+
+use super::{BatchWriter, WriteError};
+use crate::output::OutputWriter;
+use thallus_fabric::units::grouped;
+
+/// Most characters of a value on a terminal.
+const TERMINAL_CELL: usize = 500;
+
+/// Formats the first rows as they arrive, so that no batch is held, and counts the others.
+pub(super) struct Table {
+    to: OutputWriter,
+    schema: SchemaRef,
+    drawn: Drawn,
+    max_rows: usize,
+    shown: usize,
+    rows: u64,
+    max_cell: usize,
+}
+
+impl Table {
+    pub(super) fn new(schema: &SchemaRef, to: OutputWriter, max_rows: usize, terminal: bool) -> Self {
+        let mut drawn = Drawn::new();
+        drawn.load_preset(presets::UTF8_FULL_CONDENSED);
+        // Wrapped to the terminal's width; unlimited elsewhere.
+        let arrangement = if terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+        drawn.set_content_arrangement(arrangement);
+        drawn.set_header(schema.fields().iter().map(|field| printable(field.name(), TERMINAL_CELL)));
+        for (column, field) in drawn.column_iter_mut().zip(schema.fields()) {
+            if is_number(field.data_type()) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let max_cell = if terminal { TERMINAL_CELL } else { usize::MAX };
+        Table { to, schema: schema.clone(), drawn, max_rows, shown: 0, rows: 0, max_cell }
+    }
+}
+
+impl BatchWriter for Table {
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+        let wanted = batch.num_rows().min(self.max_rows - self.shown);
+        if wanted > 0 {
+            // A value that cannot be displayed shows the error in its cell.
+            let options = FormatOptions::new().with_null("NULL").with_display_error(true);
+            let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
+            let columns = columns.collect::<Result<Vec<_>, _>>()?;
+            for row in 0..wanted {
+                let cells = columns.iter().map(|c| Cell::new(printable(&c.value(row).to_string(), self.max_cell)));
+                self.drawn.add_row(cells);
+            }
+        }
+        self.shown += wanted;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    fn left_out(&mut self, rows: u64) {
+        self.rows += rows;
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<(), WriteError> {
+        if !self.schema.fields().is_empty() {
+            for line in self.drawn.lines() {
+                writeln!(self.to, "{}", line.trim_end())?;
+            }
+        }
+        let rows = |count: u64| format!("{} row{}", grouped(count), if count == 1 { "" } else { "s" });
+        let shown = self.shown as u64;
+        if shown == self.rows {
+            writeln!(self.to, "{}", rows(shown))?;
+        } else {
+            let left_out = self.rows - shown;
+            writeln!(
+                self.to,
+                "{} shown, {} more left out: see them with --max-rows {}, or write all to a file with --output",
+                rows(shown),
+                grouped(left_out),
+                self.rows
+            )?;
+        }
+        Ok(self.to.flush()?)
+    }
+}
+
+fn is_number(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => is_number(values),
+        other => other.is_numeric(),
+    }
+}
+
+/// Escapes characters that would break the table's lines or control the terminal.
+fn printable(text: &str, max: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(max));
+    for (i, c) in text.chars().enumerate() {
+        if i == max {
+            shown.push('…');
+            break;
+        }
+        // Marks that change the direction of writing would hide the text.
+        if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            // Writing to a String cannot fail.
+            let _ = write!(shown, "{}", c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_does_not_control_the_terminal() {
+        assert_eq!(printable("a\nb\u{1b}[31m\u{202e}é", 100), "a\\nb\\u{1b}[31m\\u{202e}é");
+        assert_eq!(printable("abcdef", 3), "abc…");
+        assert_eq!(printable("abc", 3), "abc");
+    }
+}

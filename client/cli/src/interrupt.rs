@@ -1,0 +1,67 @@
+//! Ctrl-C and SIGTERM: the first requests a clean stop, the second ends the process immediately.
+
+use std::io;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::failure::{Failure, Interrupt};
+
+/// Notifies its clones when the user requests a stop.
+#[derive(Clone, Debug)]
+pub struct Interrupts {
+    seen: watch::Receiver<Option<Interrupt>>,
+}
+
+impl Interrupts {
+    /// Watches a channel, whose value is set when the user requests a stop.
+    #[must_use]
+    pub fn new(seen: watch::Receiver<Option<Interrupt>>) -> Self {
+        Interrupts { seen }
+    }
+
+    /// Installs handlers for SIGINT and SIGTERM. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn install() -> io::Result<Self> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (tell, seen) = watch::channel(None);
+        tokio::spawn(async move {
+            loop {
+                let now = tokio::select! {
+                    Some(()) = interrupt.recv() => Interrupt::CtrlC,
+                    Some(()) = terminate.recv() => Interrupt::Terminate,
+                    else => return,
+                };
+                if tell.borrow().is_some() {
+                    super::leave(Failure::Interrupted(now).exit_code());
+                }
+                tell.send_replace(Some(now));
+            }
+        });
+        Ok(Interrupts::new(seen))
+    }
+
+    /// Returns when the user requests a stop, immediately if that has already happened.
+    pub async fn wait(&mut self) -> Interrupt {
+        match self.seen.wait_for(Option::is_some).await.map(|seen| *seen) {
+            Ok(Some(interrupt)) => interrupt,
+            // The sender is dropped, so no interrupt can arrive.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Runs a future until it completes or the user requests a stop. A stop drops the future, which cancels its work.
+    ///
+    /// # Errors
+    /// [`Failure::Interrupted`].
+    pub async fn unless<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
+        tokio::select! {
+            biased;
+            interrupt = self.wait() => Err(Failure::Interrupted(interrupt)),
+            output = work => Ok(output),
+        }
+    }
+}

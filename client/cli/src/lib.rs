@@ -1,0 +1,140 @@
+//! The command line, `thallus`. A library for the binary and its tests only; programs use `thallus-client`.
+
+#![forbid(unsafe_code)]
+
+pub mod args;
+mod doctor;
+pub mod failure;
+pub mod format;
+pub mod interrupt;
+pub mod lazy;
+pub mod output;
+mod ping;
+pub mod progress;
+pub mod query;
+
+use std::fmt;
+use std::io::{self, Write};
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use self::args::{Cli, Command};
+use self::failure::{Failure, Phase};
+use self::interrupt::Interrupts;
+use thallus_client::ConnectOptions;
+
+/// Runs `thallus` with the process's arguments, and ends the process with its exit code.
+pub fn main() -> ! {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    // An error of the log itself cannot be reported: its reader may have closed stderr.
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
+    match run(cli) {
+        Ok(()) => leave(0),
+        Err(failure) => {
+            tell(&failure);
+            leave(failure.exit_code())
+        }
+    }
+}
+
+/// Ends the process even if other threads still run code of a fabric's library.
+#[cfg(feature = "ucx")]
+fn leave(code: u8) -> ! {
+    thallus_fabric_ucx::exit_process(code)
+}
+
+#[cfg(not(feature = "ucx"))]
+fn leave(code: u8) -> ! {
+    std::process::exit(code.into())
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Query(args) => {
+            // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
+            let request = query::Request::new(args, std::env::var("THALLUS_URL").ok())?;
+            with_runtime(async |interrupts| request.run(interrupts).await)
+        }
+        Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),
+        Command::Doctor(args) => {
+            let (text, works) = doctor::doctor(&args)?;
+            print(&text)?;
+            if works { Ok(()) } else { Err(Failure::NoFabric) }
+        }
+        Command::Version => print(&ping::version()),
+    }
+}
+
+fn with_runtime<T>(work: impl AsyncFnOnce(Interrupts) -> Result<T, Failure>) -> Result<T, Failure> {
+    let local = |source| Failure::Local { what: "cannot start".into(), source };
+    // The work itself runs, and blocks for output, on this thread; one worker moves the data, another handles signals.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(local)?;
+    let outcome = runtime.block_on(async { work(Interrupts::install().map_err(local)?).await });
+    // Does not wait for operations that cannot be stopped, such as the resolution of a name.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Options from a URL.
+fn options(url: &str) -> Result<ConnectOptions, Failure> {
+    url.parse()
+        .map_err(|error: thallus_client::UrlError| Failure::Client { phase: Phase::Connect, error: error.into() })
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    let written = stdout.write_all(plain(text).as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|source| match source.kind() {
+        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+        _ => Failure::Local { what: "cannot write to standard output".into(), source },
+    })
+}
+
+/// Prints one message on stderr. If stderr is closed, the message is lost.
+fn say(message: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{}", plain(&message.to_string()));
+}
+
+fn tell(failure: &Failure) {
+    if matches!(failure, Failure::BrokenPipe) {
+        return;
+    }
+    say(format_args!("error: {failure}"));
+    if let Some(hint) = failure.hint() {
+        say(format_args!("hint: {hint}"));
+    }
+}
+
+/// Removes control characters: text from a server must not control the terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_knows_every_option_of_a_url_and_every_exit_code() {
+        let help = Cli::command().find_subcommand_mut("query").unwrap().render_long_help().to_string();
+        for name in ConnectOptions::URL_OPTIONS {
+            assert!(help.contains(name), "{name}");
+        }
+        for code in [2, 3, 4, 5, 6, 130, 141, 143] {
+            assert!(help.contains(&code.to_string()), "{code}");
+        }
+    }
+
+    #[test]
+    fn text_from_a_server_does_not_control_the_terminal() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+    }
+}

@@ -1,0 +1,282 @@
+//! `thallus query`.
+
+use std::io::{IsTerminal, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::{Stream, StreamExt};
+
+use super::args::{AccessArg, QueryArgs, StatsFormat};
+use super::failure::{Failure, Phase};
+use super::format::{self, Format, FormatOptions};
+use super::interrupt::Interrupts;
+use super::lazy::{LazyRows, Rows};
+use super::output::Output;
+use super::progress::Progress;
+use super::say;
+use thallus_client::{
+    Access, Client, ClientError, ConnectOptions, LazyOptions, QueryOptions, ResultStream, TransferReport,
+};
+
+/// Time allowed for closing the connection.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A running result, as needed by the command line. Dropping it cancels the query.
+pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
+    /// The schema of all batches.
+    fn schema(&self) -> SchemaRef;
+    /// The transfer so far.
+    fn report(&self) -> TransferReport;
+    /// Rows that were only counted, because the output does not show them.
+    fn rows_left_out(&self) -> u64 {
+        0
+    }
+}
+
+impl QueryResult for ResultStream {
+    fn schema(&self) -> SchemaRef {
+        ResultStream::schema(self)
+    }
+
+    fn report(&self) -> TransferReport {
+        ResultStream::report(self)
+    }
+}
+
+/// How to read the result.
+#[derive(Debug)]
+enum Way {
+    /// Whole, or mapped.
+    Whole(QueryOptions),
+    /// On demand: these columns, these rows.
+    OnDemand(LazyOptions, Vec<String>, Rows),
+}
+
+/// The arguments of `thallus query`, checked as far as possible without a server.
+#[derive(Debug)]
+pub struct Request {
+    connect: ConnectOptions,
+    sql: String,
+    way: Way,
+    format: FormatOptions,
+    output: Option<std::path::PathBuf>,
+    stats: Option<StatsFormat>,
+    quiet: bool,
+}
+
+impl Request {
+    /// Parses the arguments, and reads the query from its file.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`], [`Failure::Client`] for the URL, [`Failure::Local`] for the query's file.
+    pub fn new(args: QueryArgs, default_url: Option<String>) -> Result<Self, Failure> {
+        let (url, sql) = arguments(&args, default_url)?;
+        let connect = super::options(&url)?;
+        let sql = match (&args.file, sql) {
+            (Some(file), _) => read_sql(file)?,
+            (None, Some(sql)) if sql == "-" => read_sql(Path::new("-"))?,
+            (None, Some(sql)) => sql,
+            (None, None) => return Err(no_sql()),
+        };
+        if sql.trim().is_empty() {
+            return Err(no_sql());
+        }
+        let way = way(&args)?;
+        let output = args.output.filter(|path| path != Path::new("-"));
+        let format = match (args.format, &output) {
+            (Some(format), _) => format,
+            (None, Some(path)) => Format::of_path(path)?,
+            (None, None) => Format::Table,
+        };
+        let stream =
+            output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
+        let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
+        Ok(Request { connect, sql, way, format, output, stats: args.stats, quiet: args.quiet })
+    }
+
+    /// Runs the query and writes its result.
+    ///
+    /// # Errors
+    /// Any [`Failure`].
+    pub async fn run(self, mut interrupts: Interrupts) -> Result<(), Failure> {
+        // First, so that the server does not work for a file that cannot be written.
+        let output = match &self.output {
+            Some(path) => Output::file(path)?,
+            None => Output::stdout()?,
+        };
+        self.format.format.check(output.is_terminal(), output.is_regular_file())?;
+        let client = interrupts.unless(Client::connect_with(self.connect)).await?;
+        let client = client.map_err(|error| Failure::Client { phase: Phase::Connect, error })?;
+        if let Some(reason) = client.connection().carrier.fallback() {
+            say(format_args!("warning: one-sided reads are not available: {reason}; results travel inline over TCP"));
+            say(format_args!(
+                "hint: fabric=none in the URL selects inline without a warning; require_fabric=true makes it an error"
+            ));
+        }
+        // A table is written at the end, so a bar can use the same terminal until then.
+        let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
+        let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
+        let failed = |error| Failure::Client { phase: Phase::Transfer, error };
+        let delivered = match self.way {
+            Way::Whole(options) => {
+                let answer = interrupts.unless(client.query_with(&self.sql, options)).await;
+                match answer.and_then(|answer| answer.map_err(failed)) {
+                    Ok(result) => {
+                        // The fallback of an additional connection has not been reported yet.
+                        if let (None, Some(reason)) =
+                            (client.connection().carrier.fallback(), result.report().carrier.fallback())
+                        {
+                            say(format_args!(
+                                "warning: a partition is not read one-sidedly: {reason}; it travels inline over TCP"
+                            ));
+                        }
+                        Ok(deliver(result, self.format, output, progress, interrupts).await)
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            Way::OnDemand(options, columns, rows) => {
+                let answer = interrupts.unless(client.query_lazy_with(&self.sql, options)).await;
+                // A table counts the rows that it does not show.
+                let show = (self.format.format == Format::Table).then_some(self.format.max_rows);
+                let result = answer.and_then(|answer| answer.map_err(failed));
+                match result.and_then(|result| LazyRows::new(result, &columns, rows, show)) {
+                    Ok(result) => Ok(deliver(result, self.format, output, progress, interrupts).await),
+                    Err(failure) => Err(failure),
+                }
+            }
+        };
+        let outcome = match delivered {
+            Ok((outcome, report)) => {
+                match self.stats {
+                    Some(StatsFormat::Text) => say(format_args!("{report}")),
+                    Some(StatsFormat::Json) => say(format_args!("{}", report.to_json())),
+                    None => {}
+                }
+                outcome
+            }
+            Err(failure) => Err(failure),
+        };
+        // Closing also sends the cancellation. The timeout covers a server that does not respond.
+        let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+        outcome
+    }
+}
+
+/// Writes a result to the output. The output file exists only if this succeeds.
+///
+/// In all cases the result is dropped at the end, and its last report returned.
+pub async fn deliver<R: QueryResult>(
+    mut result: R,
+    options: FormatOptions,
+    output: Output,
+    mut progress: Progress,
+    mut interrupts: Interrupts,
+) -> (Result<(), Failure>, TransferReport) {
+    let outcome = transfer(&mut result, options, &output, &mut progress, &mut interrupts).await;
+    progress.clear();
+    let outcome = outcome.and_then(|()| output.commit());
+    (outcome, result.report())
+}
+
+async fn transfer<R: QueryResult>(
+    result: &mut R,
+    options: FormatOptions,
+    output: &Output,
+    progress: &mut Progress,
+    interrupts: &mut Interrupts,
+) -> Result<(), Failure> {
+    let mut writer = format::writer(options, &result.schema(), output)?;
+    for note in writer.notes() {
+        say(format_args!("note: {note}"));
+    }
+    let failure = |error| format::failure(options.format, error, output);
+    while let Some(batch) = interrupts.unless(result.next()).await? {
+        let batch = batch.map_err(|error| Failure::Client { phase: Phase::Transfer, error })?;
+        // Blocks only this thread, on which no task runs.
+        writer.write(&batch).map_err(failure)?;
+        progress.update(|| result.report());
+    }
+    progress.clear();
+    writer.left_out(result.rows_left_out());
+    writer.finish().map_err(failure)
+}
+
+/// How to read the result, from the arguments.
+fn way(args: &QueryArgs) -> Result<Way, Failure> {
+    let on_demand = args.access() == AccessArg::OnDemand;
+    let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
+    if !on_demand {
+        if !args.columns.is_empty() || args.rows.is_some() {
+            let message = "--columns and --rows read on demand, but another --access is given";
+            return Err(conflict(message, "leave --access out"));
+        }
+        let mut options = QueryOptions::new()
+            .with_deadline(args.deadline)
+            .with_access(if args.access() == AccessArg::Map { Access::Map } else { Access::Read })
+            .with_batch_rows(args.batch_rows)
+            .with_window(args.window)
+            .with_partitions(args.partitions)
+            .with_unordered(args.unordered);
+        options.lend_from = args.lend_from;
+        return Ok(Way::Whole(options));
+    }
+    if args.partitions.is_some() || args.unordered {
+        let message = "a result that is read on demand has no partitions";
+        return Err(conflict(message, "leave out --partitions and --unordered, or read whole batches"));
+    }
+    let mut options =
+        LazyOptions::new().with_deadline(args.deadline).with_batch_rows(args.batch_rows).with_window(args.window);
+    options.lend_from = args.lend_from;
+    Ok(Way::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
+}
+
+/// Assigns the arguments: the URL may come from the environment, the query from a file.
+fn arguments(args: &QueryArgs, default_url: Option<String>) -> Result<(String, Option<String>), Failure> {
+    let (first, second) = (args.first.clone(), args.second.clone());
+    let (url, sql) = match (first, second) {
+        (Some(url), Some(sql)) => (Some(url), Some(sql)),
+        // A single argument that is certainly not SQL: `://` could be in a string, but not before any space.
+        (Some(only), None) if args.file.is_some() || looks_like_url(&only) => (Some(only), None),
+        (Some(only), None) => (None, Some(only)),
+        (None, _) => (None, None),
+    };
+    if sql.is_some() && args.file.is_some() {
+        return Err(Failure::Usage {
+            message: "the query is given twice: as an argument and by --file".into(),
+            hint: "leave one out".into(),
+        });
+    }
+    let url = url.or(default_url).ok_or_else(|| Failure::Usage {
+        message: "no server is given".into(),
+        hint: "write thallus query thallus://localhost:7807 \"SELECT 1\", or set THALLUS_URL".into(),
+    })?;
+    Ok((url, sql))
+}
+
+fn looks_like_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric()))
+}
+
+fn no_sql() -> Failure {
+    Failure::Usage {
+        message: "no query is given".into(),
+        hint: "write it after the URL, in a file for --file, or pipe it to --file -".into(),
+    }
+}
+
+fn read_sql(path: &Path) -> Result<String, Failure> {
+    let (name, read) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        ("standard input".to_owned(), std::io::stdin().read_to_end(&mut bytes).map(|_| bytes))
+    } else {
+        (path.display().to_string(), std::fs::read(path))
+    };
+    let bytes = read.map_err(|source| Failure::Local { what: format!("cannot read the query from {name}"), source })?;
+    String::from_utf8(bytes).map_err(|error| Failure::Usage {
+        message: format!("the query in {name} is not UTF-8: {error}"),
+        hint: "save it as UTF-8".into(),
+    })
+}

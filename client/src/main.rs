@@ -1,7 +1,0 @@
-//! `thallus`: SQL to a server, results to a table, file or pipe. All of it is in the library, where tests reach it.
-
-#![forbid(unsafe_code)]
-
-fn main() {
-    thallus_client::cli::main()
-}

@@ -1,0 +1,10 @@
+//! The configuration of the program `thallus-server`, from a TOML file and from flags. A library for the binary and its
+//! tests only; programs use `thallus-server`.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod choices;
+pub mod config;
+
+pub use args::{Args, TableArg};
