@@ -133,7 +133,8 @@ impl Copies {
             state.waiting.push_back(Copy { operation, from, to, len });
             state.waiting_bytes += len;
             // The helpers that were woken before take their share of the queue.
-            let call = state.helpers < self.pool.most() && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
+            let call =
+                state.helpers < self.pool.most() && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
             state.helpers += usize::from(call);
             call
         };
@@ -294,8 +295,7 @@ mod tests {
             let (to, mut ended) = copied(helpers, BYTES / len, len, usize::MAX);
             assert!(to.iter().enumerate().all(|(i, &byte)| byte == (i / 7) as u8), "with {helpers} helpers");
             ended.sort_by_key(|&(operation, _)| operation);
-            let expected: Vec<_> =
-                (0..(BYTES / len) as u64).map(|operation| (operation, End::Done)).collect();
+            let expected: Vec<_> = (0..(BYTES / len) as u64).map(|operation| (operation, End::Done)).collect();
             assert_eq!(ended, expected, "with {helpers} helpers");
         }
     }
@@ -307,10 +307,7 @@ mod tests {
             let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
             operations.sort_unstable();
             assert_eq!(operations, (0..(BYTES / len) as u64).collect::<Vec<_>>(), "with {helpers} helpers");
-            assert!(
-                ended.iter().any(|&(_, end)| end == End::Cancelled),
-                "with {helpers} helpers"
-            );
+            assert!(ended.iter().any(|&(_, end)| end == End::Cancelled), "with {helpers} helpers");
             for (operation, end) in ended {
                 let at = operation as usize * len;
                 let copied = to[at..at + len].iter().enumerate().all(|(i, &byte)| byte == ((at + i) / 7) as u8);

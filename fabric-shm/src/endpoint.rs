@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
 use thallus_fabric::{
-    Completion, Endpoint, FabricError, FabricKind, MapsPeer, ReadFailure, ReadToken, RegionId, RemoteRange, Transport,
+    Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe, ReadFailure, ReadToken, RegionId,
+    RemoteRange, Transport,
 };
 use tokio::time::Sleep;
 
@@ -23,7 +24,7 @@ use crate::key::Key;
 use crate::links::{Links, Socket};
 use crate::region::ShmRegistration;
 use crate::status::{down, refused};
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, Shared};
+use crate::{Audience, MAX_OUTSTANDING_READS, MAX_READ, ShmFabric};
 
 /// The longest that reads wait for the peer's socket, or for the descriptor of their region.
 const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
@@ -31,6 +32,11 @@ const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
 /// An endpoint. See [`Endpoint`].
 #[derive(Debug)]
 pub(crate) struct ShmEndpoint {
+    fabric: ShmFabric,
+    /// The fabric for memory that this peer alone may see, if it has no user id here.
+    private: OnceLock<ShmFabric>,
+    /// The process that made the endpoint: a child of it that was forked must not use the endpoint.
+    process: u32,
     links: Links,
     regions: HashMap<RegionId, Imported>,
     last_number: u64,
@@ -86,12 +92,16 @@ struct Mapped {
 }
 
 impl ShmEndpoint {
-    pub(crate) fn new(shared: &Shared) -> Result<Self, FabricError> {
+    pub(crate) fn new(fabric: &ShmFabric) -> Result<Self, FabricError> {
+        let shared = &fabric.shared;
         let address = Address::new(shared.options.directory.as_deref())?;
         let links = Links::new(address, Arc::clone(&shared.attachments));
         let links = links.map_err(|error| down(format!("a socket to listen on: {error}")))?;
         let reports = Arc::default();
         Ok(ShmEndpoint {
+            fabric: fabric.clone(),
+            private: OnceLock::new(),
+            process: std::process::id(),
             links,
             regions: HashMap::new(),
             last_number: 0,
@@ -108,12 +118,20 @@ impl ShmEndpoint {
 
     /// Does what can be done without waiting.
     fn progress(&mut self) {
+        if self.is_forked() {
+            self.broken.get_or_insert_with(|| "the connection belongs to the parent of this process".to_owned());
+        }
         if !self.closing
             && self.broken.is_none()
             && let Err(reason) = self.links.progress()
         {
             self.broken = Some(reason);
         }
+    }
+
+    /// Whether this process is a child of the one that made the endpoint.
+    fn is_forked(&self) -> bool {
+        std::process::id() != self.process
     }
 
     fn check_open(&self) -> Result<(), FabricError> {
@@ -271,7 +289,8 @@ impl Endpoint for ShmEndpoint {
         if self.regions.contains_key(&region) {
             return Err(FabricError::Misuse("the region is imported already"));
         }
-        let error = |reason: &str| FabricError::RemoteKey { fabric: FabricKind::SHM, region, reason: reason.to_owned() };
+        let error =
+            |reason: &str| FabricError::RemoteKey { fabric: FabricKind::SHM, region, reason: reason.to_owned() };
         let key = Key::parse(key).ok_or_else(|| error("it is no key of this fabric"))?;
         if self.links.peer().is_none_or(|peer| peer.name != key.lender) {
             return Err(error("it is not a key of this connection's peer"));
@@ -320,6 +339,25 @@ impl Endpoint for ShmEndpoint {
         Ok(())
     }
 
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        let options = &self.fabric.shared.options;
+        match self.links.user() {
+            Some(user) if options.audience.admits(user) => None,
+            Some(user) if Audience::User(user).admits(user) => Some(Arc::new(self.fabric.for_user(user))),
+            // The peer has no user id in this namespace, or has not connected yet. The memory is sent over this
+            // endpoint's own socket only, whose other end has shown the secret.
+            _ => {
+                let private = self.private.get_or_init(|| self.fabric.with_audience(Audience::Everyone));
+                Some(Arc::new(private.clone()))
+            }
+        }
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        let socket = self.links.socket()?;
+        Some(Arc::new(move || socket.presence()))
+    }
+
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
         Some(self)
     }
@@ -353,7 +391,7 @@ impl Endpoint for ShmEndpoint {
     fn close(&mut self) {
         if !self.closing {
             self.closing = true;
-            self.links.close();
+            self.links.close(self.is_forked());
             self.regions.clear();
         }
         self.flush();
@@ -389,6 +427,11 @@ impl MapsPeer for ShmEndpoint {
 impl Drop for ShmEndpoint {
     fn drop(&mut self) {
         self.close();
+        if self.is_forked() {
+            // The threads that copy are the parent's.
+            std::mem::forget(std::mem::take(&mut self.reads));
+            return;
+        }
         let mut flushed = Vec::new();
         // Threads that copy for this endpoint finish the pieces that they have begun.
         loop {

@@ -46,7 +46,8 @@ mod region;
 mod socket;
 mod status;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::RegisteredMemory;
@@ -71,13 +72,17 @@ pub struct ShmFabric {
     shared: Arc<Shared>,
 }
 
-/// What the endpoints of a fabric share.
+/// The part of a fabric that its endpoints share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     options: ShmOptions,
     copy_pool: Arc<CopyPool>,
     attachments: Arc<Attachments>,
+    users: Arc<Users>,
 }
+
+/// The fabrics for memory of single users.
+type Users = Mutex<HashMap<u32, Weak<Shared>>>;
 
 impl ShmFabric {
     /// Opens the fabric, and tries what it needs of the kernel.
@@ -95,7 +100,28 @@ impl ShmFabric {
             }
         }
         let copy_pool = CopyPool::new(options.copy_threads);
-        Ok(ShmFabric { shared: Arc::new(Shared { options, copy_pool, attachments: Arc::default() }) })
+        let (attachments, users) = (Arc::default(), Arc::default());
+        Ok(ShmFabric { shared: Arc::new(Shared { options, copy_pool, attachments, users }) })
+    }
+
+    /// The same fabric for memory that another audience may read.
+    fn with_audience(&self, audience: Audience) -> Self {
+        let Shared { options, copy_pool, attachments, users } = &*self.shared;
+        let options = ShmOptions { audience, ..options.clone() };
+        let (copy_pool, attachments, users) = (Arc::clone(copy_pool), Arc::clone(attachments), Arc::clone(users));
+        ShmFabric { shared: Arc::new(Shared { options, copy_pool, attachments, users }) }
+    }
+
+    /// The fabric for memory that a user may read, the same for all connections of that user.
+    fn for_user(&self, user: u32) -> Self {
+        let mut users = self.shared.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = users.get(&user).and_then(Weak::upgrade) {
+            return ShmFabric { shared };
+        }
+        users.retain(|_, shared| shared.strong_count() > 0);
+        let new = self.with_audience(Audience::User(user));
+        users.insert(user, Arc::downgrade(&new.shared));
+        new
     }
 }
 
@@ -127,6 +153,6 @@ impl Fabric for ShmFabric {
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
-        Ok(Box::new(ShmEndpoint::new(&self.shared)?))
+        Ok(Box::new(ShmEndpoint::new(self)?))
     }
 }

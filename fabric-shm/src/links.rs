@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use thallus_fabric::memory::RegisteredMemory;
+use thallus_fabric::process::Presence;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -41,6 +43,19 @@ const MAX_REGIONS: usize = 4096;
 /// the end of this process and not only that of its endpoint.
 #[derive(Clone, Debug)]
 pub(crate) struct Socket(Arc<OwnedFd>);
+
+impl Socket {
+    /// Whether the process at the other end is still there: whether any process has that end open.
+    pub(crate) fn presence(&self) -> Presence {
+        let mut polled = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+            Ok(0) => Presence::There,
+            Ok(_) if polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => Presence::Gone,
+            Ok(_) => Presence::There,
+            Err(_) => Presence::Unknown,
+        }
+    }
+}
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
@@ -190,8 +205,13 @@ impl Links {
         self.arrived.get(&number)
     }
 
-    /// Tells the peer that this end closes, and closes it.
-    pub(crate) fn close(&mut self) {
+    /// Tells the peer that this end closes, and closes it. `forked`: this process is a child of the one that connected.
+    /// It closes its copies of the descriptors only.
+    pub(crate) fn close(&mut self, forked: bool) {
+        if forked {
+            self.listeners.iter_mut().for_each(|listener| listener.path = None);
+            self.links.iter_mut().for_each(|link| link.state = LinkState::Stranger);
+        }
         for link in self.links.iter_mut().filter(|link| link.state == LinkState::Up) {
             // The peer may be gone, or not read any more: it sees the end of the connection then.
             _ = link.say(BYE, &Secret::default());
