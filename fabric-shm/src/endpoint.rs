@@ -34,7 +34,7 @@ const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
 pub(crate) struct ShmEndpoint {
     fabric: ShmFabric,
     /// The fabric for memory that this peer alone may see, if it has no user id here.
-    private: OnceLock<ShmFabric>,
+    private: OnceLock<Arc<ShmFabric>>,
     /// The process that made the endpoint: a child of it that was forked must not use the endpoint.
     process: u32,
     links: Links,
@@ -343,12 +343,12 @@ impl Endpoint for ShmEndpoint {
         let options = &self.fabric.shared.options;
         match self.links.user() {
             Some(user) if options.audience.admits(user) => None,
-            Some(user) if Audience::User(user).admits(user) => Some(Arc::new(self.fabric.for_user(user))),
+            Some(user) if Audience::User(user).admits(user) => Some(self.fabric.for_user(user)),
             // The peer has no user id in this namespace, or has not connected yet. The memory is sent over this
             // endpoint's own socket only, whose other end has shown the secret.
             _ => {
-                let private = self.private.get_or_init(|| self.fabric.with_audience(Audience::Everyone));
-                Some(Arc::new(private.clone()))
+                let private = self.private.get_or_init(|| Arc::new(self.fabric.with_audience(Audience::Everyone)));
+                Some(Arc::clone(private) as Arc<dyn Fabric>)
             }
         }
     }

@@ -35,6 +35,7 @@ mod address;
 mod attachment;
 mod audience;
 mod copies;
+mod diagnose;
 mod endpoint;
 mod helpers;
 mod interleave;
@@ -55,6 +56,7 @@ use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, FabricKind, Fe
 
 use attachment::Attachments;
 pub use audience::Audience;
+pub use diagnose::diagnose;
 use endpoint::ShmEndpoint;
 use helpers::CopyPool;
 pub use options::ShmOptions;
@@ -82,7 +84,7 @@ pub(crate) struct Shared {
 }
 
 /// The fabrics for memory of single users.
-type Users = Mutex<HashMap<u32, Weak<Shared>>>;
+type Users = Mutex<HashMap<u32, Weak<ShmFabric>>>;
 
 impl ShmFabric {
     /// Opens the fabric, and tries what it needs of the kernel.
@@ -113,14 +115,14 @@ impl ShmFabric {
     }
 
     /// The fabric for memory that a user may read, the same for all connections of that user.
-    fn for_user(&self, user: u32) -> Self {
+    fn for_user(&self, user: u32) -> Arc<Self> {
         let mut users = self.shared.users.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = users.get(&user).and_then(Weak::upgrade) {
-            return ShmFabric { shared };
+        if let Some(known) = users.get(&user).and_then(Weak::upgrade) {
+            return known;
         }
-        users.retain(|_, shared| shared.strong_count() > 0);
-        let new = self.with_audience(Audience::User(user));
-        users.insert(user, Arc::downgrade(&new.shared));
+        users.retain(|_, known| known.strong_count() > 0);
+        let new = Arc::new(self.with_audience(Audience::User(user)));
+        users.insert(user, Arc::downgrade(&new));
         new
     }
 }

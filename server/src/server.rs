@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
+use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
@@ -233,6 +233,7 @@ impl Server {
             shared: Arc::new(Shared {
                 engine,
                 pools,
+                separate_pools: SeparatePools::default(),
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
@@ -263,7 +264,7 @@ impl Server {
     /// were lent in place and may be lent again.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
+        self.shared.all_pools().map(|pool| pool.kept_bytes()).sum()
     }
 
     /// Number of registrations of memory with fabrics so far, for all purposes. Constant in steady state, except for
@@ -311,7 +312,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
                 _ = drained.wait_for(|drain| *drain) => break,
                 _ = tidying.tick() => {
-                    self.shared.pools.iter().for_each(|pool| pool.trim(IDLE_MEMORY));
+                    self.shared.all_pools().for_each(|pool| pool.trim(IDLE_MEMORY));
                     continue;
                 }
                 Some(ended) = tasks.join_next() => {

@@ -113,6 +113,15 @@ impl LoanPool {
         }
     }
 
+    /// A pool over another fabric, with the budget of this pool. It copies what it lends.
+    #[must_use]
+    pub fn over(&self, fabric: Arc<dyn Fabric>) -> Self {
+        let budget = (self.permits as u64).saturating_mul(BUDGET_UNIT);
+        let mut pool = LoanPool::new(fabric, None, budget, None).with_observer(self.observer.clone());
+        pool.budget = Arc::clone(&self.budget);
+        pool
+    }
+
     /// Reports the pool's leases to an observer.
     #[must_use]
     pub fn with_observer(mut self, observer: Option<Arc<dyn LoanObserver>>) -> Self {

@@ -27,7 +27,9 @@ use tracing::{debug, info, trace, warn};
 
 pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
+use mapped::MappingClient;
 pub(crate) use mapped::OrphanedLoans;
+pub(crate) use plane::SeparatePools;
 use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
 use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
 
@@ -38,6 +40,7 @@ use crate::engine::{Engine, QueryRequest};
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) pools: Vec<Arc<LoanPool>>,
+    pub(crate) separate_pools: SeparatePools,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
     /// Whether clients may map lent batches.
@@ -48,6 +51,13 @@ pub(crate) struct Shared {
     pub(crate) orphans: Arc<OrphanedLoans>,
     /// Page faults of the calling thread so far.
     pub(crate) page_faults: fn() -> u64,
+}
+
+impl Shared {
+    /// The pools of all fabrics, and of peers with separate memory.
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = Arc<LoanPool>> {
+        self.pools.iter().cloned().chain(self.separate_pools.all())
+    }
 }
 
 /// While more bytes than this wait to be written, no query is polled for further batches. A client that grants
@@ -91,7 +101,7 @@ pub(crate) struct Session<S> {
     /// Pulls that are deferred until the backlog is smaller.
     put_off: Vec<(StreamId, Pull)>,
     /// The process that mapped batches last. It was visible, so its end will be detected.
-    seen: Option<ProcessId>,
+    mapping_client: Option<(ProcessId, MappingClient)>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
     upload_events: mpsc::UnboundedReceiver<(StreamId, UploadEvent)>,
@@ -122,7 +132,7 @@ pub(crate) async fn serve<S: ControlIo>(
         cooldown: 0,
         query_events: 0,
         put_off: Vec::new(),
-        seen: None,
+        mapping_client: None,
         events,
         report,
         upload_events,
