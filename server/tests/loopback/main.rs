@@ -3,6 +3,7 @@
 mod dictionaries;
 mod lazy;
 mod mapped;
+mod one_host;
 #[cfg(feature = "ucx")]
 mod over_ucx;
 #[cfg(feature = "verbs")]
