@@ -1,7 +1,7 @@
 //! The address blob: where an endpoint listens, and the secrets by which both ends know each other.
 //!
 //! The blob travels on the control connection. The kernel shows the names of abstract sockets to every process of a
-//! network namespace (`/proc/net/unix`), so a name proves nothing: whoever connects must show the secret of the blob.
+//! network namespace (`/proc/net/unix`), so a name proves nothing: a peer that connects must show the secret of the blob.
 
 use std::fs;
 use std::io;

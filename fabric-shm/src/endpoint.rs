@@ -418,8 +418,8 @@ impl MapsPeer for ShmEndpoint {
         let start = start.ok_or_else(|| error("its memory is shorter than its key says"))?;
         let owner = Mapped { _attachment: attachment, _socket: self.links.socket() };
         let len = usize::try_from(len).map_err(|_| error("it is longer than this address space"))?;
-        // SAFETY: `len` mapped bytes, which the owner keeps mapped, and which the kernel has initialised. No part of this
-        // process writes there: the mapping is for reading. That the peer does not is what `_peer` states.
+        // SAFETY: `len` mapped bytes, which the owner keeps mapped, and which the kernel has initialised. No part of
+        // this process writes there: the mapping is for reading. `_peer` states that the peer does not write either.
         Ok(unsafe { Buffer::from_custom_allocation(start, len, Arc::new(owner)) })
     }
 }

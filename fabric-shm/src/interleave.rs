@@ -2,13 +2,13 @@
 
 use std::ptr;
 
-/// Places at which one copy goes on at once. What a core fetches ahead of a single place does not use all that it can
-/// have on its way: from memory, four take a fifth less time than `memcpy`; from a cache, as long.
+/// Places at which one copy proceeds in turn. Prefetching for a single place does not use all outstanding cache misses
+/// of a core: from memory, four places take a fifth less time than `memcpy`; from a cache, the same time.
 const STREAMS: usize = 4;
-/// Bytes that are copied at one place before it is the next one's turn: two cache lines, in four 32-byte registers.
+/// Bytes copied at one place before the next: two cache lines, in four 32-byte registers.
 const STEP: usize = 128;
 
-/// Copies `len` bytes, in no order that anybody could rely on.
+/// Copies `len` bytes, in an undefined order.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.

@@ -6,28 +6,28 @@
 //!
 //! # How it works
 //!
-//! - A region is a memory file: the lender maps it for writing, and then seals it against shrinking, growing and new
-//!   writable mappings (memfd_create(2), fcntl(2)). The file goes with its last mapping and descriptor, however the
+//! - A region is a memory file. The lender maps it for writing, and then seals it against shrinking, growing and new
+//!   writable mappings (memfd_create(2), fcntl(2)). The file ends with its last mapping and descriptor, however the
 //!   processes end.
 //! - Each endpoint listens on an abstract Unix socket, and on one with a path if there is a
-//!   [directory](ShmOptions::directory). The address blob has its name, and a secret that the peer shows.
-//! - [`Endpoint::expose`] sends a read-only descriptor of the region over that socket. The peer maps it, once for all of
-//!   its connections.
-//! - A read is a copy by the borrower's own threads; the lender has no part in it. A mapped buffer is the region without
-//!   the copy.
+//!   [directory](ShmOptions::directory). The address blob has the socket's name, and a secret that the peer shows.
+//! - [`Endpoint::expose`] sends a read-only descriptor of the region over that socket. The peer maps the region, once
+//!   for all of its connections.
+//! - A read is a copy by the borrower's own threads; the lender has no part in it. A mapped buffer is a slice of the
+//!   region, without the copy.
 //!
 //! # Trust
-//! A peer reaches exactly the regions whose descriptors it was sent: it can read all of such a region, for as long as it
-//! likes, and can neither write, shorten nor punch holes. The kernel vouches for a peer's user (`SO_PEERCRED`), and a
-//! region goes only to users of its [`Audience`]. Keys cannot be revoked, so leases are fenced by lease words
-//! ([`Fencing::LeaseWord`]).
+//! A peer reaches exactly the regions whose descriptors this process sent to it. It can read all of such a region, for as
+//! long as it keeps the descriptor, and can neither write, shorten nor punch holes. The kernel vouches for a peer's user
+//! (`SO_PEERCRED`), and a region goes only to users of its [`Audience`]. Keys cannot be revoked, so lease words fence the
+//! leases ([`Fencing::LeaseWord`]).
 //!
-//! A borrower maps only memory files that are sealed against shrinking: no peer can make a read raise SIGBUS. The lender
-//! can change the bytes while they are read, as with any one-sided read; the lease word, and validation of the copy,
-//! take care of that.
+//! A borrower maps only memory files that are sealed against shrinking, so no peer can make a read raise SIGBUS. The
+//! lender can change bytes during a read, as with any one-sided read; the lease word and the validation of the copy
+//! detect that.
 //!
 //! # When the peer dies
-//! The kernel closes its socket, and the endpoint fails at once. What was mapped stays readable.
+//! The kernel closes its socket, and the endpoint fails immediately. Mapped memory stays readable.
 
 #![warn(missing_docs)]
 

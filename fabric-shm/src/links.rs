@@ -102,7 +102,7 @@ enum LinkState {
     Up,
 }
 
-/// What is to be sent.
+/// A message to be sent.
 enum Outgoing {
     Region { number: u64, memory: Arc<RegisteredMemory> },
     Withdrawn { number: u64 },
@@ -233,7 +233,7 @@ impl Links {
             let was_stranger = link.state == LinkState::Stranger;
             match self.receive(at) {
                 Ok(()) => at += 1,
-                // Whoever it was: the true peer may still come.
+                // The true peer may still connect.
                 Err(_) if was_stranger => drop(self.links.remove(at)),
                 Err(reason) => return Err(reason),
             }

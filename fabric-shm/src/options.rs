@@ -8,8 +8,8 @@ use crate::Audience;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShmOptions {
-    /// A directory in which every endpoint listens too. A peer in another network namespace, such as a container, reaches
-    /// this process there; both must see the directory under the same path.
+    /// A directory in which every endpoint listens too. A peer in another network namespace, such as a container,
+    /// reaches this process there. Both must see the directory under the same path.
     pub directory: Option<PathBuf>,
     /// The users whom memory of this fabric is shown to.
     pub audience: Audience,

@@ -1,4 +1,4 @@
-//! Memory that this process lends: memory files, mapped for writing here and sealed against everybody else.
+//! Memory that this process lends: memory files, mapped for writing here and sealed against other processes.
 
 use std::fmt;
 use std::io;
@@ -13,8 +13,8 @@ use thallus_fabric::{FabricError, FabricKind, Touch};
 
 use crate::audience::Audience;
 
-/// The seals of a region. Its length is fixed, so that a reader never takes SIGBUS, and from now on nobody maps it for
-/// writing (fcntl(2), `F_SEAL_FUTURE_WRITE`, Linux 5.1). This process goes on writing through its older mapping.
+/// The seals of a region. Its length is fixed, so that a reader never takes SIGBUS, and no process maps it for writing
+/// from now on (fcntl(2), `F_SEAL_FUTURE_WRITE`, Linux 5.1). This process goes on writing through its older mapping.
 ///
 /// The seals also forbid to punch holes: memory goes back to the system only as a whole region.
 pub(crate) const SEALS: SealFlags =
@@ -83,7 +83,7 @@ pub(crate) fn allocate(len: usize, touch: Touch, audience: Audience) -> Result<A
 /// A sealed memory file of `len` bytes: mapped for writing, and a descriptor for reading only.
 fn map(len: usize) -> io::Result<(NonNull<u8>, OwnedFd)> {
     let file = rustix::fs::memfd_create("thallus", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    // Who has no descriptor cannot open it by `/proc/PID/fd` either, unless it is this user.
+    // A process without a descriptor cannot open the file by `/proc/PID/fd` either, unless it is of this user.
     rustix::fs::fchmod(&file, Mode::RUSR)?;
     rustix::fs::ftruncate(&file, len as u64)?;
     let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);

@@ -231,8 +231,8 @@ pub struct ShmConfig {
     /// They must see it under the same path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
-    /// Whether clients of every user may read the server's whole registered heap. Otherwise only clients of the server's
-    /// user and of root may; the results of other users are copied once, to memory of that user.
+    /// Whether clients of every user may read the server's whole registered heap. Otherwise only clients of the
+    /// server's user and of root may; results for other users are copied once, to memory of that user.
     pub share_heap: bool,
 }
 

@@ -87,7 +87,7 @@ fn open(
     Ok((plane, OpenedFabric { address, fencing, words, probe_value }))
 }
 
-/// The pools for peers whose memory is separate from that of others: see [`Endpoint::lends_from`](thallus_fabric::Endpoint::lends_from).
+/// The pools for peers that must not see the memory of others (`Endpoint::lends_from`).
 #[derive(Debug, Default)]
 pub(crate) struct SeparatePools(Mutex<Vec<Weak<LoanPool>>>);
 

@@ -1,4 +1,4 @@
-//! The real server and the real client over TCP and a fabric with shared memory, in one process, without a query engine.
+//! The real server and the real client over TCP and a fabric with shared memory, in one process, without an engine.
 //! To run only this: `cargo test -p thallus-server -p thallus-client --no-default-features --features
 //! thallus-server/ucx,thallus-client/ucx --test loopback one_host`.
 
