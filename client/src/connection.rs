@@ -95,12 +95,7 @@ impl Client {
     pub async fn connect_with(options: ConnectOptions) -> Result<Client, ClientError> {
         options.validate()?;
         let tasks = Tasks::default();
-        let first = async {
-            let stream = tcp(&options).await?;
-            let (fabrics, missing) = fabrics::open(&options)?;
-            Ok((link(stream, &fabrics, missing.clone(), &options, &tasks).await?, fabrics, missing))
-        };
-        let (first, fabrics, missing) = in_time(&options, first).await?;
+        let (first, fabrics, missing) = in_time(&options, dial_first(&options, &tasks)).await?;
         let (more, others) = (options.clone(), tasks.clone());
         let dial = move || {
             let (options, fabrics, missing) = (more.clone(), fabrics.clone(), missing.clone());
@@ -393,6 +388,30 @@ async fn tcp(options: &ConnectOptions) -> Result<TcpStream, ClientError> {
         Ok(stream)
     };
     connected.await.map_err(cannot_connect(options))
+}
+
+/// The first connection, and the fabrics for all of them. For a server on this host shared memory is tried alone: the
+/// other fabrics take milliseconds to open. If the server does not have it, a second connection offers the others.
+async fn dial_first(
+    options: &ConnectOptions,
+    tasks: &Tasks,
+) -> Result<(Link, Vec<Arc<dyn Fabric>>, Option<String>), ClientError> {
+    let stream = tcp(options).await?;
+    let is_local = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
+    if let Some(fabric) = is_local.then(|| fabrics::open_local(options)).flatten() {
+        let fabrics = vec![fabric];
+        let optional = ConnectOptions { require_fabric: false, ..options.clone() };
+        let first = link(stream, &fabrics, None, &optional, tasks).await?;
+        if first.info().carrier.fallback().is_none() {
+            return Ok((first, fabrics, None));
+        }
+        drop(first);
+        let (fabrics, missing) = fabrics::open(options)?;
+        let second = link(tcp(options).await?, &fabrics, missing.clone(), options, tasks).await?;
+        return Ok((second, fabrics, missing));
+    }
+    let (fabrics, missing) = fabrics::open(options)?;
+    Ok((link(stream, &fabrics, missing.clone(), options, tasks).await?, fabrics, missing))
 }
 
 fn cannot_connect(options: &ConnectOptions) -> impl Fn(std::io::Error) -> ClientError {

@@ -16,8 +16,12 @@ type Open = fn(&ConnectOptions) -> Result<Arc<dyn Fabric>, String>;
 pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     let candidates: &[(FabricKind, Open)] = match options.fabric {
         FabricPreference::None => return Ok((Vec::new(), None)),
-        // With an RDMA device, verbs check every access and cost the lender nothing; UCX finds the other paths.
-        FabricPreference::Auto => &[(FabricKind::VERBS, open_verbs), (FabricKind::UCX, open_ucx)],
+        // Shared memory is the fastest on one host. With an RDMA device, verbs check every access and cost the lender
+        // nothing; UCX finds the other paths.
+        FabricPreference::Auto => {
+            &[(FabricKind::SHM, open_shm), (FabricKind::VERBS, open_verbs), (FabricKind::UCX, open_ucx)]
+        }
+        FabricPreference::Shm => &[(FabricKind::SHM, open_shm)],
         FabricPreference::Ucx => &[(FabricKind::UCX, open_ucx)],
         FabricPreference::Verbs => &[(FabricKind::VERBS, open_verbs)],
     };
@@ -39,6 +43,14 @@ pub(crate) fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
         return Err(ClientError::Fabric { message });
     }
     Ok((fabrics, Some(message)))
+}
+
+/// The fabric for a server on this host alone, if the options leave the choice. Opening and connecting the others takes
+/// milliseconds.
+pub(crate) fn open_local(options: &ConnectOptions) -> Option<Arc<dyn Fabric>> {
+    let chooses = options.fabric == FabricPreference::Auto;
+    let opened = chooses.then(|| shared(&FabricKind::SHM, open_shm, options))?;
+    opened.inspect_err(|reason| tracing::debug!(reason, "a fabric is not available")).ok()
 }
 
 /// The options that a fabric was opened with.
@@ -76,7 +88,36 @@ fn shared(kind: &FabricKind, open: Open, options: &ConnectOptions) -> Result<Arc
 /// options for devices and transports, and connects to no server.
 #[must_use]
 pub fn diagnose(options: &ConnectOptions) -> Vec<Diagnosis> {
-    vec![diagnose_verbs(options), diagnose_ucx(options)]
+    vec![diagnose_shm(options), diagnose_verbs(options), diagnose_ucx(options)]
+}
+
+#[cfg(target_os = "linux")]
+fn shm(options: &ConnectOptions) -> thallus_fabric_shm::ShmOptions {
+    let mut shm = thallus_fabric_shm::ShmOptions::default();
+    shm.copy_threads = options.copy_threads.map_or(shm.copy_threads, usize::from);
+    shm
+}
+
+#[cfg(target_os = "linux")]
+fn diagnose_shm(options: &ConnectOptions) -> Diagnosis {
+    thallus_fabric_shm::diagnose(shm(options))
+}
+
+#[cfg(target_os = "linux")]
+fn open_shm(options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
+    let opened = thallus_fabric_shm::ShmFabric::new(shm(options));
+    opened.map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn diagnose_shm(options: &ConnectOptions) -> Diagnosis {
+    let verdict = open_shm(options).map(|_| String::new());
+    Diagnosis { fabric: FabricKind::SHM, verdict, findings: Vec::new() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_shm(_options: &ConnectOptions) -> Result<Arc<dyn Fabric>, String> {
+    Err("the fabric shm needs Linux".into())
 }
 
 #[cfg(feature = "ucx")]

@@ -13,7 +13,8 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer, buffer_with_guard};
 use thallus_fabric::{
-    Completion, Endpoint, FabricError, FabricKind, Fencing, MapsPeer, ReadToken, RegionId, RemoteRange, Transport,
+    Completion, Endpoint, Fabric, FabricError, FabricKind, Fencing, MapsPeer, PresenceProbe, ReadToken, RegionId,
+    RemoteRange, Transport,
 };
 use tokio::time::{Instant, Sleep};
 
@@ -217,6 +218,14 @@ impl Endpoint for SimEndpoint {
             waker.wake();
         }
         Ok(())
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        None
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use thallus_fabric::conformance::{Bench, cases, run};
 use thallus_fabric::memory::{LocalRange, RangeHold, RegisteredMemory, Registration};
 use thallus_fabric::{
-    Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, ReadToken, RegionId,
-    RemoteRange, Touch, Transport,
+    Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe,
+    ReadToken, RegionId, RemoteRange, Touch, Transport,
 };
 use thallus_fabric_sim::{SimFabric, SimNetwork, SimOptions};
 
@@ -165,6 +165,14 @@ impl Endpoint for BrokenEndpoint {
             _ => {}
         }
         self.inner.post_read(token, from, into)
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        self.inner.lends_from()
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        self.inner.peer_presence()
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

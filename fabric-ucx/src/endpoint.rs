@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
-use thallus_fabric::{Completion, Endpoint, FabricError, Maps, MapsPeer, ReadToken, Transport};
+use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, Maps, MapsPeer, PresenceProbe, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
@@ -433,6 +433,14 @@ impl Endpoint for UcxEndpoint {
                 }
             })
             .map_err(|status| post_error("ucp_get_nbx", status))
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        None
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

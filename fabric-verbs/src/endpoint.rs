@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ibverbs_sys as sys;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
-use thallus_fabric::{Completion, Endpoint, FabricError, MapsPeer, ReadToken, Transport};
+use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, MapsPeer, PresenceProbe, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Sleep;
@@ -371,6 +371,14 @@ impl Endpoint for VerbsEndpoint {
 
     fn revoke(&mut self, key: &Bytes) {
         self.close_key(key);
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        None
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, Registration, SlabPool};
 use thallus_fabric::{
     Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, MapsPeer,
-    ReadFailure, ReadToken, RegionId, RemoteRange, Touch, Transport,
+    PresenceProbe, ReadFailure, ReadToken, RegionId, RemoteRange, Touch, Transport,
 };
 
 const MAX_READ: u64 = 1 << 20;
@@ -219,6 +219,14 @@ impl Endpoint for End {
         self.done.push((Completion { token, result }, into));
         self.wake();
         Ok(())
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        None
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

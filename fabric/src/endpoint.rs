@@ -10,7 +10,8 @@ use bytes::Bytes;
 use thallus_protocol::{RegionId, RemoteRange};
 
 use crate::memory::{LocalRange, RegisteredMemory, TrustedPeer};
-use crate::{FabricError, ReadFailure};
+use crate::process::PresenceProbe;
+use crate::{Fabric, FabricError, ReadFailure};
 
 /// The transport of an endpoint's reads. Known once the endpoint is connected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +97,15 @@ pub trait Endpoint: Send + fmt::Debug {
     /// [`FabricError::Post`]; [`FabricError::EndpointDown`]. After an error, nothing was posted, `into` is dropped, and
     /// no completion follows.
     fn post_read(&mut self, token: ReadToken, from: RemoteRange, into: LocalRange) -> Result<(), FabricError>;
+
+    /// The fabric whose memory this end may expose to its peer, if that is not the endpoint's own fabric: a fabric that
+    /// knows the peer's user separates the users' results, and lends to each from separate memory. `None`: the
+    /// endpoint's own. Known once connected.
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>>;
+
+    /// A probe for the presence of the peer's process. By it a lender detects the end of a process that has its memory
+    /// mapped, also after the end of the connection. `None` if the fabric has no such probe.
+    fn peer_presence(&self) -> Option<PresenceProbe>;
 
     /// The extension for mapping the peer's memory. `Some` exactly if [`Capabilities::maps`](crate::Capabilities::maps)
     /// is not [`Maps::Nothing`](crate::Maps::Nothing).

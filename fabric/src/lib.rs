@@ -91,6 +91,7 @@ pub use endpoint::{Completion, Endpoint, MapsPeer, ReadToken, Transport};
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Fabric, Touch};
 pub use observe::STANDING_LEASE;
+pub use process::PresenceProbe;
 
 /// The examples of README.md compile.
 #[cfg(doctest)]

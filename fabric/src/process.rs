@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use thallus_protocol::message::ProcessId;
 
@@ -49,6 +49,9 @@ pub enum Presence {
     /// The check failed, for example for want of descriptors. Nothing follows from this.
     Unknown,
 }
+
+/// Tells whether one process is still there, for as long as the probe is held.
+pub type PresenceProbe = Arc<dyn Fn() -> Presence + Send + Sync>;
 
 /// The state of this process, as far as the calling process can see it.
 #[must_use]

@@ -13,7 +13,8 @@ use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
 use crate::memory::{LocalRange, RegisteredMemory, TrustedPeer};
 use crate::{
-    Capabilities, Completion, Endpoint, Fabric, FabricError, MapsPeer, ReadFailure, ReadToken, Touch, Transport,
+    Capabilities, Completion, Endpoint, Fabric, FabricError, MapsPeer, PresenceProbe, ReadFailure, ReadToken, Touch,
+    Transport,
 };
 
 /// An endpoint of a traced fabric. Endpoints are numbered from 1 in order of creation.
@@ -223,6 +224,14 @@ impl Endpoint for TracedEndpoint {
         let result = self.inner.post_read(token, from, into);
         self.log.record(TraceEvent::Posted(self.number, token, from, result.clone()));
         result
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        self.inner.lends_from()
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        self.inner.peer_presence()
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

@@ -14,7 +14,7 @@ use thallus_fabric::memory::{LocalRange, PoolLimits, RegisteredMemory, Registrat
 use thallus_fabric::trace::Tracer;
 use thallus_fabric::{
     Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, MapsPeer,
-    ReadToken, RegionId, RemoteRange, Touch, Transport,
+    PresenceProbe, ReadToken, RegionId, RemoteRange, Touch, Transport,
 };
 
 /// The names of the methods that were called.
@@ -118,6 +118,16 @@ impl Endpoint for Recorder {
         Ok(())
     }
 
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        self.record("lends_from");
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        self.record("peer_presence");
+        None
+    }
+
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
         self.record("mapping");
         Some(self)
@@ -164,6 +174,7 @@ fn call_all(fabric: &dyn Fabric) {
     let pool = SlabPool::new(Arc::new(Recorder::default()), PoolLimits::default());
     let slab = pool.take(2).unwrap();
     endpoint.post_read(ReadToken(9), PLACE, slab.range(0, 2).unwrap()).unwrap();
+    assert!(endpoint.lends_from().is_none() && endpoint.peer_presence().is_none());
     let mapping = endpoint.mapping().expect("a wrapper hides the mapping");
     assert_eq!(mapping.map(PLACE, TrustedPeer::assume()).unwrap().as_slice(), b"ab");
     assert!(endpoint.poll(&mut Context::from_waker(Waker::noop()), &mut Vec::new()).is_pending());

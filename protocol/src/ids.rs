@@ -67,6 +67,8 @@ impl fmt::Debug for GroupId {
 pub struct FabricKind(Cow<'static, str>);
 
 impl FabricKind {
+    /// Shared memory of one host: memory files passed over a Unix socket.
+    pub const SHM: FabricKind = FabricKind::new("shm");
     /// UCX: RDMA, shared memory or TCP, as far as the installed UCX supports them.
     pub const UCX: FabricKind = FabricKind::new("ucx");
     /// Raw InfiniBand verbs.

@@ -190,6 +190,8 @@ pub struct FabricConfig {
     /// Whether clients on this host may map lent batches instead of reading them. The server cannot revoke a mapped
     /// loan, and the mapping opens all registered memory to the client.
     pub allow_mapped: bool,
+    /// Settings of shared memory.
+    pub shm: ShmConfig,
     /// Settings of UCX.
     pub ucx: UcxConfig,
     /// Settings of verbs.
@@ -211,12 +213,27 @@ pub enum FabricChoice {
     /// The best fabric that works on this host; inline, with a warning, if none does.
     #[default]
     Auto,
+    /// Shared memory, for clients of this host only. The server does not start without it.
+    Shm,
     /// UCX. The server does not start without it.
     Ucx,
     /// InfiniBand verbs. The server does not start without them.
     Verbs,
     /// None: all results travel inline over the control connection.
     None,
+}
+
+/// Settings of shared memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShmConfig {
+    /// A directory for sockets, by which clients in another network namespace, such as containers, reach the server.
+    /// They must see it under the same path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Whether clients of every user may read the server's whole registered heap. Otherwise only clients of the
+    /// server's user and of root may; results for other users are copied once, to memory of that user.
+    pub share_heap: bool,
 }
 
 /// Settings of UCX. UCX chooses where they are empty.

@@ -42,7 +42,8 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
         FabricChoice::None => {
             return Ok(Fabrics { reason: "the server was started with --fabric none".into(), ..Fabrics::default() });
         }
-        FabricChoice::Auto => &[(open_verbs, diagnose_verbs), (open_ucx, diagnose_ucx)],
+        FabricChoice::Auto => &[(open_verbs, diagnose_verbs), (open_shm, diagnose_shm), (open_ucx, diagnose_ucx)],
+        FabricChoice::Shm => &[(open_shm, diagnose_shm)],
         FabricChoice::Ucx => &[(open_ucx, diagnose_ucx)],
         FabricChoice::Verbs => &[(open_verbs, diagnose_verbs)],
     };
@@ -69,6 +70,36 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
     }
     warn!(reason, "no fabric: all results will travel inline over TCP");
     Ok(Fabrics { reason: format!("the server has no fabric: {reason}"), ..Fabrics::default() })
+}
+
+#[cfg(target_os = "linux")]
+fn shm(config: &FabricConfig) -> thallus_fabric_shm::ShmOptions {
+    use thallus_fabric_shm::{Audience, ShmOptions};
+    let mut options = ShmOptions::default();
+    options.directory.clone_from(&config.shm.directory);
+    options.audience = if config.shm.share_heap { Audience::Everyone } else { Audience::SameUser };
+    options
+}
+
+#[cfg(target_os = "linux")]
+fn diagnose_shm(config: &FabricConfig) -> Vec<Finding> {
+    thallus_fabric_shm::diagnose(shm(config)).findings
+}
+
+#[cfg(target_os = "linux")]
+fn open_shm(config: &FabricConfig) -> Opened {
+    let opened = thallus_fabric_shm::ShmFabric::new(shm(config));
+    opened.map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn diagnose_shm(_config: &FabricConfig) -> Vec<Finding> {
+    Vec::new()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_shm(_config: &FabricConfig) -> Opened {
+    Err("the fabric shm needs Linux".into())
 }
 
 #[cfg(feature = "ucx")]

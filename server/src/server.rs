@@ -25,7 +25,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::session::{GroupLimits, Groups, OrphanedLoans, Shared, serve};
+use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
 use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
@@ -230,12 +230,14 @@ impl Server {
         let budget = LoanBudget::new(settings.max_loan_bytes_total);
         let pools: Vec<_> = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
         let connections = Arc::default();
-        let trimming = Trimming::new(pools.clone(), Arc::clone(&connections));
+        let separate_pools: Arc<SeparatePools> = Arc::default();
+        let trimming = Trimming::new(pools.clone(), Arc::clone(&separate_pools), Arc::clone(&connections));
         Server {
             shared: Arc::new(Shared {
                 engine,
                 pools,
                 budget,
+                separate_pools,
                 machine,
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
@@ -267,7 +269,7 @@ impl Server {
     /// were lent in place and may be lent again.
     #[must_use]
     pub fn idle_registered_bytes(&self) -> usize {
-        self.shared.pools.iter().map(|pool| pool.kept_bytes()).sum()
+        self.shared.all_pools().map(|pool| pool.kept_bytes()).sum()
     }
 
     /// Number of registrations of memory with fabrics so far, for all purposes. Constant in steady state, except for

@@ -8,6 +8,8 @@ use std::time::Duration;
 use thallus_driver::LoanPool;
 use tokio::task::AbortHandle;
 
+use crate::session::SeparatePools;
+
 /// Time for which memory without a batch is kept for reuse.
 const IDLE_MEMORY: Duration = Duration::from_secs(30);
 
@@ -16,13 +18,18 @@ const IDLE_MEMORY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Trimming {
     pools: Vec<Arc<LoanPool>>,
+    separate_pools: Arc<SeparatePools>,
     connections: Arc<AtomicUsize>,
     task: Mutex<Option<AbortHandle>>,
 }
 
 impl Trimming {
-    pub(crate) fn new(pools: Vec<Arc<LoanPool>>, connections: Arc<AtomicUsize>) -> Arc<Self> {
-        Arc::new(Trimming { pools, connections, task: Mutex::default() })
+    pub(crate) fn new(
+        pools: Vec<Arc<LoanPool>>,
+        separate_pools: Arc<SeparatePools>,
+        connections: Arc<AtomicUsize>,
+    ) -> Arc<Self> {
+        Arc::new(Trimming { pools, separate_pools, connections, task: Mutex::default() })
     }
 
     /// Starts the task unless it runs. Call it once the new connection is counted.
@@ -36,11 +43,11 @@ impl Trimming {
 
     /// Returns whether the task is still needed.
     fn trim(&self) -> bool {
-        self.pools.iter().for_each(|pool| pool.trim(IDLE_MEMORY));
+        let pools = || self.pools.iter().cloned().chain(self.separate_pools.all());
+        pools().for_each(|pool| pool.trim(IDLE_MEMORY));
         // Under the lock, so that a connection that is counted after this decision starts a new task.
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        let needed =
-            self.connections.load(Ordering::Relaxed) > 0 || self.pools.iter().any(|pool| pool.kept_bytes() > 0);
+        let needed = self.connections.load(Ordering::Relaxed) > 0 || pools().any(|pool| pool.kept_bytes() > 0);
         if !needed {
             *task = None;
         }

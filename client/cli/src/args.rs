@@ -27,7 +27,7 @@ Environment:
   THALLUS_LOG  what to log on stderr, as in thallus=debug";
 
 const URL_HELP: &str = "\
-Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|ucx|verbs|none, \
+Server: thallus://host[:7807][?option=value&...], by default $THALLUS_URL. Options: fabric=auto|shm|ucx|verbs|none, \
 require_fabric, window, lend_from=never|auto|SIZE, partitions, max_batch, pool, connect_timeout, read_timeout, \
 idle_timeout, keepalive, max_upload_loans, upload_lease, busy_poll, copy_threads, ucx_tls, ucx_net_devices, device, \
 port, gid";

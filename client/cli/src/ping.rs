@@ -69,10 +69,10 @@ fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
 #[must_use]
 pub(super) fn version() -> String {
     let fabrics = match (cfg!(feature = "verbs"), cfg!(feature = "ucx")) {
-        (true, true) => "verbs, ucx, inline",
-        (true, false) => "verbs, inline (built without ucx)",
-        (false, true) => "ucx, inline (built without verbs)",
-        (false, false) => "inline only (built without verbs and ucx)",
+        (true, true) => "shm, verbs, ucx, inline",
+        (true, false) => "shm, verbs, inline (built without ucx)",
+        (false, true) => "shm, ucx, inline (built without verbs)",
+        (false, false) => "shm, inline (built without verbs and ucx)",
     };
     format!(
         "thallus {}\nprotocol {}\narrow {}\nfabrics {fabrics}\n",

@@ -333,7 +333,8 @@ impl<S: ControlIo> Driver<S> {
         };
         let connected = endpoint.connect(&choice.address).map_err(|error| error.to_string());
         let inferior = endpoint.transport().and_then(|transport| transport.inferior).filter(|_| !self.forced);
-        let mut plane = Plane::new(endpoint, pools, &capabilities, loans);
+        let separate = endpoint.lends_from().map(|separate| Arc::new(loans.over(separate)));
+        let mut plane = Plane::new(endpoint, pools, &capabilities, separate.unwrap_or(loans));
         let refused = connected.err().or(inferior);
         if refused.is_none() {
             plane.prove(&choice.lending, true, self.measure);

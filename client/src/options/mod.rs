@@ -22,6 +22,8 @@ pub enum FabricPreference {
     /// Every fabric of this build that works on this host.
     #[default]
     Auto,
+    /// Shared memory of this host.
+    Shm,
     /// UCX.
     Ucx,
     /// InfiniBand verbs.
@@ -32,13 +34,14 @@ pub enum FabricPreference {
 
 impl FabricPreference {
     /// The names in a URL.
-    pub const NAMES: [&str; 4] = ["auto", "ucx", "verbs", "none"];
+    pub const NAMES: [&str; 5] = ["auto", "shm", "ucx", "verbs", "none"];
 
     /// The name in a URL.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             FabricPreference::Auto => "auto",
+            FabricPreference::Shm => "shm",
             FabricPreference::Ucx => "ucx",
             FabricPreference::Verbs => "verbs",
             FabricPreference::None => "none",

@@ -216,6 +216,7 @@ impl ConnectOptions {
             "fabric" => {
                 self.fabric = match value {
                     "auto" => FabricPreference::Auto,
+                    "shm" => FabricPreference::Shm,
                     "ucx" => FabricPreference::Ucx,
                     "verbs" => FabricPreference::Verbs,
                     "none" => FabricPreference::None,

@@ -107,6 +107,12 @@ impl LoanPool {
         }
     }
 
+    /// A pool over another fabric, with the budget of this pool. It copies what it lends.
+    #[must_use]
+    pub fn over(&self, fabric: Arc<dyn Fabric>) -> Self {
+        LoanPool::new(fabric, None, self.budget.clone(), None).with_observer(self.observer.clone())
+    }
+
     /// Reports the pool's leases to an observer.
     #[must_use]
     pub fn with_observer(mut self, observer: Option<Arc<dyn LoanObserver>>) -> Self {

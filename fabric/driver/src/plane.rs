@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{SlabPool, TrustedPeer};
-use thallus_fabric::{Capabilities, Endpoint, FabricError, Transport};
+use thallus_fabric::{Capabilities, Endpoint, FabricError, PresenceProbe, Transport};
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadError};
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanCost};
 use thallus_protocol::message::{self, Region, Thresholds};
@@ -107,6 +107,11 @@ impl Plane {
     /// The transport of the reads, as the fabric names it.
     pub fn transport(&mut self) -> Option<Transport> {
         self.reads.endpoint().transport()
+    }
+
+    /// A probe for the presence of the peer's process, if the fabric has one.
+    pub fn peer_presence(&mut self) -> Option<PresenceProbe> {
+        self.reads.endpoint().peer_presence()
     }
 
     /// Opens the region of the peer's lease words and reads the probe among them. [`PlaneEvent::ProofCompleted`]

@@ -5,7 +5,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use bytes::Bytes;
 use thallus_fabric::memory::PoolLimits;
 use thallus_fabric::memory::RegisteredMemory;
-use thallus_fabric::{Fabric, MapsPeer, Transport};
+use thallus_fabric::{Fabric, MapsPeer, PresenceProbe, Transport};
 use thallus_fabric_sim::{SimNetwork, SimOptions};
 use thallus_protocol::layout::{LayoutLimits, Plan, check, describe};
 
@@ -104,6 +104,14 @@ impl Endpoint for Slow {
     fn post_read(&mut self, token: ReadToken, _from: RemoteRange, into: LocalRange) -> Result<(), FabricError> {
         self.held().posted.push_back((token, into));
         Ok(())
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        None
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        None
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

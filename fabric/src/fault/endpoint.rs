@@ -15,7 +15,7 @@ use super::injector::{REASON, fails};
 use super::plan::{CallFaults, ReadFaults};
 use super::{Call, InjectedFault, ReadFault};
 use crate::memory::{LocalRange, RangeHold, RegisteredMemory, TrustedPeer};
-use crate::{Completion, Endpoint, FabricError, MapsPeer, ReadFailure, ReadToken, Transport};
+use crate::{Completion, Endpoint, Fabric, FabricError, MapsPeer, PresenceProbe, ReadFailure, ReadToken, Transport};
 
 #[derive(Debug)]
 pub(super) struct FaultyEndpoint {
@@ -180,6 +180,14 @@ impl Endpoint for FaultyEndpoint {
             self.wake();
         }
         Ok(())
+    }
+
+    fn lends_from(&self) -> Option<Arc<dyn Fabric>> {
+        self.inner.lends_from()
+    }
+
+    fn peer_presence(&self) -> Option<PresenceProbe> {
+        self.inner.peer_presence()
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {

@@ -4,9 +4,10 @@ use super::{OpenedFabric, ServerCommand, ServerConnection, ServerEvent, ServerOu
 use crate::codec::{MAX_ADDRESS, MAX_KEY};
 use crate::codes::CloseCode;
 use crate::error::{ApiMisuse, ConnectionError};
+use crate::ids::FabricKind;
 use crate::lender::within;
 use crate::link::truncate;
-use crate::message::{Extensions, FabricChoice, FromBorrower, Hello, Lending, Message, Welcome};
+use crate::message::{Extensions, FabricChoice, FabricOffer, FromBorrower, Hello, Lending, Message, Welcome};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 
@@ -21,29 +22,36 @@ impl ServerConnection {
         }
         limit("fabrics offered", hello.fabrics.len(), MAX_OFFERS)?;
         self.core.borrower.set_lender_limit(hello.max_loan_bytes);
-        let common = hello.fabrics.iter().find(|offer| self.config.fabrics.contains(&offer.kind));
-        match common {
-            Some(offer) => {
-                self.state = State::OpeningFabric;
-                self.chosen = Some(offer.kind.clone());
-                let (kind, peer) = (offer.kind.clone(), offer.address.clone());
-                self.core.event(ServerEvent::OpenFabric { kind, peer });
-            }
-            None => {
-                let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.as_str()).collect();
-                let reason = match (self.config.fabrics.is_empty(), offered.is_empty()) {
-                    (true, _) => self.config.no_fabric_reason.clone(),
-                    (false, true) => "the client offered no fabric".into(),
-                    (false, false) => format!(
-                        "no fabric in common: the client offered {}, the server has {:?}",
-                        truncate(offered.join(", ")),
-                        self.config.fabrics
-                    ),
-                };
-                self.welcome(now, Err(reason));
-            }
+        let offered: Vec<_> = hello.fabrics.iter().map(|offer| offer.kind.clone()).collect();
+        let common = hello.fabrics.into_iter().filter(|offer| self.config.fabrics.contains(&offer.kind));
+        self.candidates = common.collect();
+        if !self.open_next() {
+            let reason = self.nothing_in_common(&offered);
+            self.welcome(now, Err(reason));
         }
         Ok(())
+    }
+
+    /// Has the next candidate opened. `false` if there is none.
+    fn open_next(&mut self) -> bool {
+        let Some(FabricOffer { kind, address }) = self.candidates.pop_front() else { return false };
+        self.state = State::OpeningFabric;
+        self.chosen = Some(kind.clone());
+        self.core.event(ServerEvent::OpenFabric { kind, peer: address });
+        true
+    }
+
+    fn nothing_in_common(&self, offered: &[FabricKind]) -> String {
+        let names: Vec<_> = offered.iter().map(FabricKind::as_str).collect();
+        match (self.config.fabrics.is_empty(), offered.is_empty()) {
+            (true, _) => self.config.no_fabric_reason.clone(),
+            (false, true) => "the client offered no fabric".into(),
+            (false, false) => format!(
+                "no fabric in common: the client offered {}, the server has {:?}",
+                truncate(names.join(", ")),
+                self.config.fabrics
+            ),
+        }
     }
 
     fn welcome(&mut self, now: Timestamp, fabric: Result<FabricChoice, String>) {
@@ -67,7 +75,11 @@ impl ServerConnection {
                 self.welcome(now, Ok(choice));
             }
             ServerCommand::FabricUnavailable { reason } if self.state == State::OpeningFabric => {
-                self.welcome(now, Err(truncate(reason)));
+                self.refusals.push(reason);
+                if !self.open_next() {
+                    let reasons = std::mem::take(&mut self.refusals).join("; ");
+                    self.welcome(now, Err(truncate(reasons)));
+                }
             }
             // The connection ended while the fabric was being opened: close the fabric again.
             ServerCommand::FabricOpened(fabric) if self.is_closing_unopened() => {

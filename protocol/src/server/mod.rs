@@ -5,7 +5,7 @@ mod handshake;
 mod io;
 mod requests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::lender::{Lender, LenderCommand, LenderConfig};
 use crate::link::{Link, LinkTimeouts, truncate};
-use crate::message::{FromBorrower, Message, ServerLimits, Thresholds};
+use crate::message::{FabricOffer, FromBorrower, Message, ServerLimits, Thresholds};
 use crate::time::Timestamp;
 use crate::timers::Timers;
 
@@ -145,7 +145,12 @@ pub struct ServerConnection {
     config: ServerConfig,
     state: State,
     core: Core<ServerEvent>,
+    /// The fabric that is being opened, or was.
     chosen: Option<FabricKind>,
+    /// Offers that both ends have and that were not tried, in the client's order.
+    candidates: VecDeque<FabricOffer>,
+    /// The reasons why fabrics could not be opened.
+    refusals: Vec<String>,
     uploads: BTreeMap<StreamId, Upload>,
     draining: bool,
 }
@@ -172,6 +177,8 @@ impl ServerConnection {
             state: State::AwaitingHello,
             core: Core::new(link, preface, timers, lender, borrower),
             chosen: None,
+            candidates: VecDeque::new(),
+            refusals: Vec::new(),
             uploads: BTreeMap::new(),
             draining: false,
         }

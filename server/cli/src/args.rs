@@ -52,6 +52,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub ucx_library: Option<PathBuf>,
 
+    /// Directory for sockets of shared memory, by which clients in containers reach the server. They must see it under
+    /// the same path [default: none].
+    #[arg(long, value_name = "DIR")]
+    pub shm_directory: Option<PathBuf>,
+
+    /// Let clients of every user on this host read the server's whole registered heap. Otherwise results for other
+    /// users are copied once.
+    #[arg(long)]
+    pub shm_share_heap: bool,
+
     /// Transports that UCX may use, as in UCX_TLS [default: UCX's own choice].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub ucx_transports: Option<Vec<String>>,
@@ -186,6 +196,8 @@ impl Args {
         set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));
         config.fabric.allow_mapped |= self.allow_mapped;
         set(&mut config.fabric.ucx.library, self.ucx_library.map(Some));
+        set(&mut config.fabric.shm.directory, self.shm_directory.map(Some));
+        config.fabric.shm.share_heap |= self.shm_share_heap;
         set(&mut config.fabric.ucx.transports, self.ucx_transports);
         set(&mut config.fabric.ucx.net_devices, self.ucx_net_devices);
         config.fabric.ucx.busy_poll |= self.ucx_busy_poll;

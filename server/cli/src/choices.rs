@@ -26,6 +26,8 @@ choices! {
     FabricArg as FabricChoice {
         /// The best that works here; inline, with a warning, if none does.
         Auto,
+        /// Shared memory, for clients of this host only, or fail to start.
+        Shm,
         /// UCX, or fail to start.
         Ucx,
         /// InfiniBand verbs, or fail to start.

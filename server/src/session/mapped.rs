@@ -1,12 +1,12 @@
 //! Memory that clients have mapped. The server cannot revoke such a loan. It ends when the client releases it, or when
 //! the client's process ends, but not with the connection or the server's task for the connection.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thallus_driver::{KeepLoan, LoanBuffers};
+use thallus_fabric::PresenceProbe;
 use thallus_fabric::process::Presence;
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
@@ -21,7 +21,28 @@ type PresenceCheck = fn(ProcessId) -> Presence;
 /// not even at the end of the server's process, because freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
     presence: PresenceCheck,
-    kept: Mutex<BTreeMap<ProcessId, Vec<LoanBuffers>>>,
+    kept: Mutex<Vec<Orphans>>,
+}
+
+/// The loans of one ended connection whose client process has them mapped.
+struct Orphans {
+    client: MappingClient,
+    held: Vec<LoanBuffers>,
+}
+
+/// A client process that may map memory.
+#[derive(Clone)]
+pub(crate) struct MappingClient {
+    /// The process id, as the client sent it: for the log only.
+    pid: u32,
+    probe: PresenceProbe,
+}
+
+impl MappingClient {
+    /// A client at the other end of a fabric that detects the end of its process.
+    pub(crate) fn by_fabric(pid: u32, probe: PresenceProbe) -> Self {
+        MappingClient { pid, probe }
+    }
 }
 
 impl OrphanedLoans {
@@ -29,23 +50,27 @@ impl OrphanedLoans {
         Arc::new(OrphanedLoans { presence, kept: Mutex::default() })
     }
 
-    /// Whether this process is visible, so that its end can be detected.
-    pub(crate) fn is_visible(&self, process: ProcessId) -> bool {
-        (self.presence)(process) == Presence::Running
+    /// The client process with this id, if it is visible, so that its end can be detected.
+    pub(crate) fn find(&self, process: ProcessId) -> Option<MappingClient> {
+        let presence = self.presence;
+        let client = MappingClient { pid: process.pid, probe: Arc::new(move || presence(process)) };
+        ((client.probe)() == Presence::Running).then_some(client)
     }
 
-    fn keep(self: &Arc<Self>, process: ProcessId, held: LoanBuffers) {
+    fn keep(self: &Arc<Self>, client: &MappingClient, held: LoanBuffers) {
         let is_first = {
             let mut kept = self.lock();
             let is_first = kept.is_empty();
-            let of_process = kept.entry(process).or_default();
-            if of_process.is_empty() {
-                info!(
-                    pid = process.pid,
-                    "a connection with mapped memory ended: the memory is kept until the client's process ends"
-                );
+            match kept.iter_mut().find(|orphans| Arc::ptr_eq(&orphans.client.probe, &client.probe)) {
+                Some(orphans) => orphans.held.push(held),
+                None => {
+                    info!(
+                        pid = client.pid,
+                        "a connection with mapped memory ended: the memory is kept until the client's process ends"
+                    );
+                    kept.push(Orphans { client: client.clone(), held: vec![held] });
+                }
             }
-            of_process.push(held);
             is_first
         };
         // Without a runtime the server's process is about to end, and keeps all memory until then.
@@ -56,15 +81,21 @@ impl OrphanedLoans {
 
     /// Frees the memory of ended processes. Returns whether any memory is left.
     fn sweep(&self) -> bool {
-        let watched: Vec<_> = self.lock().keys().copied().collect();
-        for process in watched.into_iter().filter(|process| (self.presence)(*process) == Presence::Ended) {
-            let freed = self.lock().remove(&process).unwrap_or_default();
-            info!(pid = process.pid, batches = freed.len(), "a process is gone, and what it had mapped is free again");
+        let (freed, left) = {
+            let mut kept = self.lock();
+            let all = std::mem::take(&mut *kept).into_iter();
+            let (freed, left): (Vec<_>, Vec<_>) = all.partition(|orphans| (orphans.client.probe)() == Presence::Ended);
+            *kept = left;
+            (freed, !kept.is_empty())
+        };
+        for Orphans { client, held } in freed {
+            let batches = held.len();
+            info!(pid = client.pid, batches, "a process is gone, and what it had mapped is free again");
         }
-        !self.lock().is_empty()
+        left
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ProcessId, Vec<LoanBuffers>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Orphans>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -82,7 +113,7 @@ impl Drop for OrphanedLoans {
     fn drop(&mut self) {
         let kept = std::mem::take(&mut *self.lock());
         if !kept.is_empty() {
-            warn!(processes = kept.len(), "memory is still mapped by client processes: it is never freed");
+            warn!(connections = kept.len(), "memory is still mapped by client processes: it is never freed");
             std::mem::forget(kept);
         }
     }
@@ -90,11 +121,11 @@ impl Drop for OrphanedLoans {
 
 impl fmt::Debug for OrphanedLoans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.lock().iter().map(|(process, held)| (process.pid, held.len()))).finish()
+        f.debug_map().entries(self.lock().iter().map(|orphans| (orphans.client.pid, orphans.held.len()))).finish()
     }
 }
 
-/// Keeps the loans of this process after the end of their connection.
-pub(crate) fn keep_for(process: ProcessId, orphans: Arc<OrphanedLoans>) -> KeepLoan {
-    Arc::new(move |held| orphans.keep(process, held))
+/// Keeps the loans of this client's process after the end of their connection.
+pub(crate) fn keep_for(client: MappingClient, orphans: Arc<OrphanedLoans>) -> KeepLoan {
+    Arc::new(move |held| orphans.keep(&client, held))
 }

@@ -28,7 +28,9 @@ use tracing::{debug, info, trace, warn};
 
 pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
+use mapped::MappingClient;
 pub(crate) use mapped::OrphanedLoans;
+pub(crate) use plane::SeparatePools;
 use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
 use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
 
@@ -42,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) pools: Vec<Arc<LoanPool>>,
     /// Bytes that may be on loan to all clients over all fabrics.
     pub(crate) budget: LoanBudget,
+    pub(crate) separate_pools: Arc<SeparatePools>,
     pub(crate) machine: MachineConfig,
     pub(crate) groups: Arc<Groups>,
     /// Whether clients may map lent batches.
@@ -52,6 +55,13 @@ pub(crate) struct Shared {
     pub(crate) orphans: Arc<OrphanedLoans>,
     /// Page faults of the calling thread so far.
     pub(crate) page_faults: fn() -> u64,
+}
+
+impl Shared {
+    /// The pools of all fabrics, and of peers with separate memory.
+    pub(crate) fn all_pools(&self) -> impl Iterator<Item = Arc<LoanPool>> {
+        self.pools.iter().cloned().chain(self.separate_pools.all())
+    }
 }
 
 /// While more bytes than this wait to be written, no query is polled for further batches. A client that grants
@@ -95,7 +105,7 @@ pub(crate) struct Session<S> {
     /// Pulls that are deferred until the backlog is smaller.
     deferred_pulls: Vec<(StreamId, Pull)>,
     /// The process that mapped batches last. It was visible, so its end will be detected.
-    visible_process: Option<ProcessId>,
+    mapping_client: Option<(ProcessId, MappingClient)>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
     upload_events: mpsc::UnboundedReceiver<(StreamId, UploadEvent)>,
@@ -126,7 +136,7 @@ pub(crate) async fn serve<S: ControlIo>(
         cooldown: 0,
         query_events: 0,
         deferred_pulls: Vec::new(),
-        visible_process: None,
+        mapping_client: None,
         events,
         report,
         upload_events,

@@ -4,6 +4,7 @@ mod dictionaries;
 mod lazy;
 mod mapped;
 mod memory;
+mod one_host;
 #[cfg(feature = "ucx")]
 mod over_ucx;
 #[cfg(feature = "verbs")]

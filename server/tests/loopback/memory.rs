@@ -92,7 +92,8 @@ fn the_loans_of_two_fabrics_count_against_one_budget() {
 /// Here nothing but [`Server::handle`] runs: this test accepts its connections itself.
 #[tokio::test(start_paused = true)]
 async fn idle_memory_is_freed_while_and_after_connections_are_handled() {
-    let world = World::over(ScriptedEngine::new().with_query("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
+    let world =
+        World::over(ScriptedEngine::new().with_query("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
     let idle = Duration::from_secs(100);
     for _ in 0..2 {
         let client = world.client().await;
@@ -101,7 +102,11 @@ async fn idle_memory_is_freed_while_and_after_connections_are_handled() {
         let kept = world.server.idle_registered_bytes();
         tokio::time::sleep(idle).await;
         // The connection still announces the memory that small buffers were copied to.
-        assert!(world.server.idle_registered_bytes() < kept / 2, "{} bytes of {kept} kept", world.server.idle_registered_bytes());
+        assert!(
+            world.server.idle_registered_bytes() < kept / 2,
+            "{} bytes of {kept} kept",
+            world.server.idle_registered_bytes()
+        );
         query().await;
         drop(client);
         world.is_at_rest().await;
@@ -114,7 +119,8 @@ async fn idle_memory_is_freed_while_and_after_connections_are_handled() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_server_leaves_no_task_behind() {
-    let world = World::over(ScriptedEngine::new().with_query("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
+    let world =
+        World::over(ScriptedEngine::new().with_query("q", Script::synthetic(5, 20_000)), Some(Fencing::LeaseWord));
     let client = world.client().await;
     client.query("q").await.unwrap().try_collect::<Vec<_>>().await.unwrap();
     drop(client);

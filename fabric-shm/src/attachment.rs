@@ -1,0 +1,148 @@
+//! Memory of a peer, mapped for reading.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::fs::SealFlags;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::prefault::Prefault;
+
+/// A region of a peer, readable in this process until it is dropped, whatever becomes of the peer.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    start: NonNull<u8>,
+    len: usize,
+    prefault: Option<Prefault>,
+}
+
+// SAFETY: it is memory that this process only reads, and an address to unmap it by, from any thread.
+unsafe impl Send for Attachment {}
+// SAFETY: as above.
+unsafe impl Sync for Attachment {}
+
+impl Attachment {
+    /// Maps the memory file of a peer, which is untrusted: only what can never get shorter is mapped, so that no read
+    /// of it raises SIGBUS.
+    pub(crate) fn new(file: &OwnedFd, len: u64) -> Result<Self, String> {
+        // Fails for everything that is not a memory file.
+        let seals = rustix::fs::fcntl_get_seals(file).map_err(|error| format!("it is no memory file: {error}"))?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err("its memory file is not sealed against shrinking".to_owned());
+        }
+        let found = rustix::fs::fstat(file).map_err(|error| format!("fstat: {error}"))?.st_size;
+        let len = usize::try_from(len).ok().filter(|&len| len > 0 && u64::try_from(found) == Ok(len as u64));
+        let len = len.ok_or_else(|| format!("its memory file has {found} bytes, and not as many as its peer says"))?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let mapped = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0) };
+        let mapped = mapped.map_err(|error| {
+            format!("mapping {len} bytes: {error}; look at the limit of address space (`ulimit -v`)")
+        })?;
+        let start = NonNull::new(mapped.cast::<u8>()).ok_or("it was mapped at address 0")?;
+        Ok(Attachment { start, len, prefault: Prefault::new(start.addr().get(), len) })
+    }
+
+    /// Bytes in it.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where `len` bytes at `offset` are.
+    pub(crate) fn find(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
+        let offset = usize::try_from(offset).ok()?;
+        let end = offset.checked_add(usize::try_from(len).ok()?)?;
+        // SAFETY: the offset lies within the mapping.
+        (end <= self.len).then(|| unsafe { self.start.add(offset) })
+    }
+
+    /// Maps the pages of a range that is about to be read for the first time.
+    pub(crate) fn prefault(&self, offset: u64, len: u64) {
+        if let Some(prefault) = &self.prefault {
+            prefault.prefault(offset, len);
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` at this length, unmapped once; every reader holds `self`.
+        if let Err(error) = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) } {
+            tracing::error!(%error, "a peer's memory could not be unmapped");
+        }
+    }
+}
+
+/// The attachments of a fabric: connections to one server share the mapping of its heap, its page tables, and its first
+/// touch.
+#[derive(Debug, Default)]
+pub(crate) struct Attachments(Mutex<Vec<(FileId, Weak<Attachment>)>>);
+
+/// The device and inode of a memory file. While the file is mapped here no other has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId(u64, u64);
+
+impl Attachments {
+    /// The attachment of this file: the one that another endpoint has, or a new one.
+    pub(crate) fn attach(&self, file: &OwnedFd, len: u64) -> Result<Arc<Attachment>, String> {
+        let id = identify(file).map_err(|error| format!("fstat: {error}"))?;
+        let mut attached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = attached.iter().filter(|(other, _)| *other == id).find_map(|(_, known)| known.upgrade());
+        if let Some(known) = known.filter(|known| known.len() as u64 == len) {
+            return Ok(known);
+        }
+        attached.retain(|(_, known)| known.strong_count() > 0);
+        let new = Arc::new(Attachment::new(file, len)?);
+        attached.push((id, Arc::downgrade(&new)));
+        Ok(new)
+    }
+}
+
+fn identify(file: &OwnedFd) -> io::Result<FileId> {
+    let stat = rustix::fs::fstat(file.as_fd())?;
+    Ok(FileId(stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    fn memory_file(len: u64, seals: SealFlags) -> OwnedFd {
+        let file = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, len).unwrap();
+        rustix::io::pwrite(&file, &[9; 4096], 0).unwrap();
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_file_is_mapped_once_and_read_no_further_than_it_reaches() {
+        let (attachments, file) = (Attachments::default(), memory_file(8192, SealFlags::SHRINK));
+        let attached = attachments.attach(&file, 8192).unwrap();
+        assert!(Arc::ptr_eq(&attached, &attachments.attach(&file.try_clone().unwrap(), 8192).unwrap()));
+        let other = attachments.attach(&memory_file(8192, SealFlags::SHRINK), 8192).unwrap();
+        assert!(!Arc::ptr_eq(&attached, &other));
+        drop(file);
+        let start = attached.find(4000, 96).unwrap();
+        // SAFETY: within the mapping, which is alive, and which no process writes any more.
+        assert_eq!(unsafe { std::slice::from_raw_parts(start.as_ptr(), 96) }, [9; 96]);
+        assert!(attached.find(0, 8192).is_some() && attached.find(8192, 0).is_some());
+        for (offset, len) in [(0, 8193), (8192, 1), (u64::MAX, 1), (1, u64::MAX)] {
+            assert!(attached.find(offset, len).is_none(), "{offset} {len}");
+        }
+        attached.prefault(4096, 1);
+    }
+
+    #[test]
+    fn a_file_that_could_get_shorter_or_is_no_memory_is_refused() {
+        let attachments = Attachments::default();
+        let refused = |file: &OwnedFd, len| attachments.attach(file, len).unwrap_err();
+        assert!(refused(&memory_file(4096, SealFlags::GROW), 4096).contains("shrinking"));
+        assert!(refused(&memory_file(4096, SealFlags::SHRINK), 8192).contains("4096 bytes"));
+        assert!(refused(&memory_file(4096, SealFlags::SHRINK), 0).contains("4096 bytes"));
+        assert!(refused(&tempfile::tempfile().unwrap().into(), 4096).contains("no memory file"));
+    }
+}

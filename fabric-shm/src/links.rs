@@ -1,0 +1,399 @@
+//! The sockets between two endpoints: how they find each other, and how descriptors of regions travel.
+//!
+//! Each endpoint listens from its creation on. The end that is connected first dials the other; the second one finds
+//! that connection waiting, or dials itself. Only one of the two directions may work: a container with its own network
+//! namespace is reached through a socket with a path, if the other end has one. If both ends dial at once there are two
+//! links, and both serve.
+//!
+//! The dialling end shows the secret of the other's address (`HELLO`), and the other answers with that of the first
+//! (`WELCOME`). Only then do descriptors travel. Messages on a link arrive in order, and the kernel queues them in
+//! `sendmsg`: a region that was sent before its key went out on the control connection is there when the key arrives.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use thallus_fabric::memory::RegisteredMemory;
+use thallus_fabric::process::Presence;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::address::{Address, Secret};
+use crate::attachment::{Attachment, Attachments};
+use crate::region::ShmRegistration;
+use crate::socket;
+
+const HELLO: u8 = 1;
+const WELCOME: u8 = 2;
+const REGION: u8 = 3;
+const WITHDRAWN: u8 = 4;
+const BYE: u8 = 5;
+
+/// Connections that have not shown the secret yet. More are closed, the oldest first.
+const MAX_STRANGERS: usize = 8;
+/// Regions that a peer may have sent and not withdrawn.
+const MAX_REGIONS: usize = 4096;
+
+/// A socket that other ends may share: the buffers that this process has mapped keep it open, so that the lender sees
+/// the end of this process and not only that of its endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Socket(Arc<OwnedFd>);
+
+impl Socket {
+    /// Whether the process at the other end is still there: whether any process has that end open.
+    pub(crate) fn presence(&self) -> Presence {
+        let mut polled = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        match rustix::event::poll(&mut polled, Some(&Timespec::default())) {
+            Ok(0) => Presence::Running,
+            Ok(_) if polled[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) => Presence::Ended,
+            Ok(_) => Presence::Running,
+            Err(_) => Presence::Unknown,
+        }
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A listening socket. Its path is removed with it.
+struct Listener {
+    io: AsyncFd<OwnedFd>,
+    path: Option<PathBuf>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Another process may have swept it.
+            _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A connected socket.
+struct Link {
+    io: AsyncFd<Socket>,
+    /// The user at the other end.
+    user: u32,
+    state: LinkState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LinkState {
+    /// Accepted; the other end has not shown the secret yet.
+    Stranger,
+    /// Dialled; the other end has not answered yet.
+    Dialled,
+    /// Both ends have proven themselves.
+    Up,
+}
+
+/// A message to be sent.
+enum Outgoing {
+    Region { number: u64, memory: Arc<RegisteredMemory> },
+    Withdrawn { number: u64 },
+}
+
+/// The sockets of one endpoint.
+pub(crate) struct Links {
+    own: Address,
+    peer: Option<Address>,
+    listeners: Vec<Listener>,
+    links: Vec<Link>,
+    outbox: VecDeque<Outgoing>,
+    arrived: HashMap<u64, Result<Arc<Attachment>, String>>,
+    attachments: Arc<Attachments>,
+}
+
+impl Links {
+    /// Listens at this address.
+    pub(crate) fn new(own: Address, attachments: Arc<Attachments>) -> io::Result<Self> {
+        let mut listeners = vec![Listener { io: reading(socket::listen(&own.abstract_name())?)?, path: None }];
+        if let Some(path) = &own.path {
+            let listener = socket::listen_at(path)?;
+            listeners.push(Listener { io: reading(listener)?, path: Some(path.clone()) });
+        }
+        Ok(Links {
+            own,
+            peer: None,
+            listeners,
+            links: Vec::new(),
+            outbox: VecDeque::new(),
+            arrived: HashMap::new(),
+            attachments,
+        })
+    }
+
+    pub(crate) fn own(&self) -> &Address {
+        &self.own
+    }
+
+    pub(crate) fn peer(&self) -> Option<&Address> {
+        self.peer.as_ref()
+    }
+
+    /// Connects to the peer, or finds that the peer has connected already. The call never waits.
+    pub(crate) fn connect(&mut self, peer: Address) -> Result<(), String> {
+        if peer.is_elsewhere() {
+            return Err("the peer is on another host".to_owned());
+        }
+        let (name, path) = (peer.abstract_name(), peer.path.clone());
+        self.peer = Some(peer);
+        self.accept()?;
+        if !self.links.is_empty() {
+            return self.progress();
+        }
+        let dialled = socket::dial(&name).or_else(|error| path.as_deref().map_or(Err(error), socket::dial_path));
+        match dialled {
+            Ok(dialled) => {
+                let mut link = Link::new(dialled, LinkState::Dialled).map_err(|error| error.to_string())?;
+                let secret = self.peer.as_ref().map(|peer| peer.secret).unwrap_or_default();
+                link.say(HELLO, &secret).map_err(|error| format!("the peer's socket: {error}"))?;
+                self.links.push(link);
+                self.progress()
+            }
+            // The peer can still come here.
+            Err(_) if self.own.path.is_some() => Ok(()),
+            Err(error) => Err(format!(
+                "its socket cannot be reached ({error}): it is gone, or in another network namespace; then give both \
+                 ends a directory that both see"
+            )),
+        }
+    }
+
+    /// The user at the other end, as the kernel knows it.
+    pub(crate) fn user(&self) -> Option<u32> {
+        self.links.iter().find(|link| link.state != LinkState::Stranger).map(|link| link.user)
+    }
+
+    /// A link whose end is that of the peer's process.
+    pub(crate) fn socket(&self) -> Option<Socket> {
+        self.links.iter().find(|link| link.state == LinkState::Up).map(|link| link.io.get_ref().clone())
+    }
+
+    /// Whether both ends have proven themselves.
+    pub(crate) fn is_up(&self) -> bool {
+        self.links.iter().any(|link| link.state == LinkState::Up)
+    }
+
+    /// Sends a region, as soon as there is a link.
+    pub(crate) fn offer(&mut self, number: u64, memory: Arc<RegisteredMemory>) {
+        self.outbox.push_back(Outgoing::Region { number, memory });
+    }
+
+    /// Tells the peer to let go of a region.
+    pub(crate) fn withdraw(&mut self, number: u64) {
+        self.outbox.push_back(Outgoing::Withdrawn { number });
+    }
+
+    /// The region of this number, once it is there.
+    pub(crate) fn arrived(&self, number: u64) -> Option<&Result<Arc<Attachment>, String>> {
+        self.arrived.get(&number)
+    }
+
+    /// Tells the peer that this end closes, and closes it. `forked`: this process is a child of the one that connected.
+    /// It closes its copies of the descriptors only.
+    pub(crate) fn close(&mut self, forked: bool) {
+        if forked {
+            self.listeners.iter_mut().for_each(|listener| listener.path = None);
+            self.links.iter_mut().for_each(|link| link.state = LinkState::Stranger);
+        }
+        for link in self.links.iter_mut().filter(|link| link.state == LinkState::Up) {
+            // The peer may be gone, or not read any more: it sees the end of the connection then.
+            _ = link.say(BYE, &Secret::default());
+        }
+        self.listeners.clear();
+        self.links.clear();
+        self.outbox.clear();
+        self.arrived.clear();
+    }
+
+    /// Does everything that can be done without waiting.
+    ///
+    /// # Errors
+    /// Why the endpoint is beyond use.
+    pub(crate) fn progress(&mut self) -> Result<(), String> {
+        self.accept()?;
+        let mut at = 0;
+        while let Some(link) = self.links.get(at) {
+            let was_stranger = link.state == LinkState::Stranger;
+            match self.receive(at) {
+                Ok(()) => at += 1,
+                // The true peer may still connect.
+                Err(_) if was_stranger => drop(self.links.remove(at)),
+                Err(reason) => return Err(reason),
+            }
+        }
+        if self.is_up() {
+            // One connection is expected, and it is there: the sockets to listen on are two descriptors less.
+            self.listeners.clear();
+            self.links.retain(|link| link.state != LinkState::Stranger);
+        }
+        self.send_offers()
+    }
+
+    /// Wakes the task when there is anything to do. Returns whether there is already.
+    pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut ready = false;
+        for listener in &self.listeners {
+            if let Poll::Ready(Ok(mut guard)) = listener.io.poll_read_ready(cx) {
+                guard.clear_ready();
+                ready = true;
+            }
+        }
+        for link in &self.links {
+            if let Poll::Ready(Ok(mut guard)) = link.io.poll_read_ready(cx) {
+                guard.clear_ready();
+                ready = true;
+            }
+            if !self.outbox.is_empty()
+                && link.state == LinkState::Up
+                && let Poll::Ready(Ok(mut guard)) = link.io.poll_write_ready(cx)
+            {
+                guard.clear_ready();
+                ready = true;
+            }
+        }
+        ready
+    }
+
+    fn accept(&mut self) -> Result<(), String> {
+        // Before, this end does not know which secret to answer with.
+        if self.peer.is_none() {
+            return Ok(());
+        }
+        for listener in &self.listeners {
+            let accepted = socket::accept(listener.io.get_ref().as_fd());
+            if let Some(socket) = accepted.map_err(|error| format!("accepting the peer's connection: {error}"))? {
+                let link = Link::new(socket, LinkState::Stranger).map_err(|error| error.to_string())?;
+                self.links.push(link);
+            }
+        }
+        while self.links.iter().filter(|link| link.state == LinkState::Stranger).count() > MAX_STRANGERS {
+            let oldest = self.links.iter().position(|link| link.state == LinkState::Stranger).unwrap_or(0);
+            self.links.remove(oldest);
+        }
+        Ok(())
+    }
+
+    /// Takes the messages of a link.
+    fn receive(&mut self, at: usize) -> Result<(), String> {
+        while let Some(link) = self.links.get_mut(at) {
+            let received = socket::receive(link.io.get_ref().as_fd()).map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "the peer is gone".to_owned(),
+                _ => format!("the peer's socket: {error}"),
+            })?;
+            let Some((message, file)) = received else { return Ok(()) };
+            let Some((&tag, rest)) = message.split_first() else { continue };
+            let theirs = self.peer.as_ref().map(|peer| peer.secret);
+            match (link.state, tag, file) {
+                (LinkState::Stranger, HELLO, None) if rest == self.own.secret => {
+                    let secret: Secret = theirs.unwrap_or_default();
+                    link.say(WELCOME, &secret).map_err(|error| format!("the peer's socket: {error}"))?;
+                    link.state = LinkState::Up;
+                }
+                (LinkState::Dialled, WELCOME, None) if rest == self.own.secret => link.state = LinkState::Up,
+                (LinkState::Up, REGION, Some(file)) if rest.len() == 16 => {
+                    let (number, len) = (number(rest), number(&rest[8..]));
+                    if self.arrived.len() >= MAX_REGIONS {
+                        return Err(format!("the peer sent more than {MAX_REGIONS} regions"));
+                    }
+                    self.arrived.insert(number, self.attachments.attach(&file, len));
+                }
+                (LinkState::Up, WITHDRAWN, None) if rest.len() == 16 => {
+                    self.arrived.remove(&number(rest));
+                }
+                (LinkState::Up, BYE, None) => return Err("the peer has closed its end".to_owned()),
+                _ => return Err("the peer sent what is no message of this fabric".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_offers(&mut self) -> Result<(), String> {
+        let Some(link) = self.links.iter().find(|link| link.state == LinkState::Up) else { return Ok(()) };
+        while let Some(outgoing) = self.outbox.front() {
+            let (tag, number, len, file) = match outgoing {
+                Outgoing::Region { number, memory } => {
+                    let file = shown_to(link.user, memory)?;
+                    (REGION, *number, memory.len() as u64, Some(file))
+                }
+                Outgoing::Withdrawn { number } => (WITHDRAWN, *number, 0, None),
+            };
+            let message = message(tag, [number, len].map(u64::to_le_bytes).as_flattened());
+            match socket::send(link.io.get_ref().as_fd(), &message, file) {
+                Ok(true) => drop(self.outbox.pop_front()),
+                Ok(false) => return Ok(()),
+                Err(error) => return Err(format!("sending a region to the peer: {error}")),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    fn new(socket: OwnedFd, state: LinkState) -> io::Result<Self> {
+        let (user, _) = socket::peer(socket.as_fd())?;
+        // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
+        let io = unsafe { AsyncFd::register(Socket(Arc::new(socket))) }?;
+        Ok(Link { io, user, state })
+    }
+
+    fn say(&mut self, tag: u8, secret: &Secret) -> io::Result<()> {
+        // The first message of a link finds room.
+        socket::send(self.io.get_ref().as_fd(), &message(tag, secret), None).map(drop)
+    }
+}
+
+/// A message of 17 bytes: its tag and 16 bytes.
+fn message(tag: u8, rest: &[u8]) -> Vec<u8> {
+    let mut message = vec![tag];
+    message.extend_from_slice(rest);
+    message.resize(17, 0);
+    message
+}
+
+/// The descriptor of memory, if this user may see it.
+fn shown_to(user: u32, memory: &RegisteredMemory) -> Result<BorrowedFd<'_>, String> {
+    let registration = memory.registration::<ShmRegistration>();
+    let registration = registration.ok_or("bug: memory of another fabric was offered")?;
+    if registration.audience().admits(user) {
+        Ok(registration.file())
+    } else {
+        Err(format!("the peer runs as user {user}, and this memory is shown to {:?} only", registration.audience()))
+    }
+}
+
+fn reading(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?)
+}
+
+/// The little-endian number at the beginning.
+pub(crate) fn number(bytes: &[u8]) -> u64 {
+    bytes.first_chunk().copied().map_or(0, u64::from_le_bytes)
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("links", &self.links.iter().map(|link| link.state).collect::<Vec<_>>())
+            .field("outbox", &self.outbox.len())
+            .field("arrived", &self.arrived.len())
+            .finish_non_exhaustive()
+    }
+}

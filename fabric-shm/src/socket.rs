@@ -1,0 +1,177 @@
+//! Unix sockets that keep the boundaries of messages (`SOCK_SEQPACKET`), and descriptors sent over them.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// Longest message.
+pub(crate) const MAX_MESSAGE: usize = 64;
+/// Connections that may wait to be accepted. Only one is expected: the rest is room for strangers.
+const BACKLOG: i32 = 8;
+
+/// A message, and the descriptor that came with it.
+pub(crate) type Received = (Vec<u8>, Option<OwnedFd>);
+
+fn new() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Listens on the abstract name.
+pub(crate) fn listen(name: &str) -> io::Result<OwnedFd> {
+    let socket = new()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Listens on a path, at which every user may connect that reaches its directory.
+pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+    let socket = new()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o666))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to an abstract name. The call never waits.
+pub(crate) fn dial(name: &str) -> io::Result<OwnedFd> {
+    let socket = new()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    Ok(socket)
+}
+
+/// Connects to a path. The call never waits.
+pub(crate) fn dial_path(path: &Path) -> io::Result<OwnedFd> {
+    let socket = new()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// A connection that waits to be accepted; `None` if there is none.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+    match rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a message, with a descriptor if there is one. `Ok(false)`: the peer's queue is full.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files = file.as_slice();
+    if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, flags) {
+        Ok(_) => Ok(true),
+        // ETOOMANYREFS: too many descriptors of this user are on their way.
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS | rustix::io::Errno::TOOMANYREFS) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The next message. `Ok(None)`: none is there yet. An error of kind `UnexpectedEof` once the peer has closed its end.
+pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Received>> {
+    let mut message = [0; MAX_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut control, flags);
+    let received = match received {
+        Ok(received) => received,
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut files = control.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    let file = files.by_ref().flatten().next();
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // A descriptor is cut off where this process has no more room for one (`ulimit -n`).
+    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message was cut short: it is too long, or this process has no room for more open files (`ulimit -n`)",
+        ));
+    }
+    Ok(Some((message[..received.bytes].to_vec(), file)))
+}
+
+/// The user and the process at the other end, as the kernel knows them. The process is 0 if it has no id in this
+/// namespace of processes.
+pub(crate) fn peer(socket: BorrowedFd<'_>) -> io::Result<(u32, i32)> {
+    // Not by rustix, whose type for the process id excludes 0.
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: an open socket, and room for a `ucred` of which the call writes at most `len` bytes.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if asked == 0 { Ok((peer.uid, peer.pid)) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str) -> (OwnedFd, OwnedFd) {
+        let listener = listen(name).unwrap();
+        let dialled = dial(name).unwrap();
+        (accept(listener.as_fd()).unwrap().unwrap(), dialled)
+    }
+
+    #[test]
+    fn messages_and_descriptors_arrive_whole_and_in_order() {
+        let (a, b) = pair("thallus-test-messages");
+        assert!(receive(a.as_fd()).unwrap().is_none());
+        let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        assert!(send(b.as_fd(), b"one", None).unwrap());
+        assert!(send(b.as_fd(), b"two", Some(file.as_fd())).unwrap());
+        let (message, none) = receive(a.as_fd()).unwrap().unwrap();
+        assert!(message == b"one" && none.is_none());
+        let (message, some) = receive(a.as_fd()).unwrap().unwrap();
+        assert!(message == b"two" && some.is_some());
+        assert!(send(b.as_fd(), &[1; MAX_MESSAGE + 1], None).unwrap());
+        assert!(receive(a.as_fd()).is_err(), "too long");
+        drop(b);
+        assert_eq!(receive(a.as_fd()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_kernel_vouches_for_the_peer() {
+        let (a, b) = pair("thallus-test-peer");
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getpid().as_raw_nonzero().get());
+        assert_eq!(peer(a.as_fd()).unwrap(), own);
+        assert_eq!(peer(b.as_fd()).unwrap(), own);
+    }
+
+    #[test]
+    fn a_name_without_a_listener_is_refused_at_once() {
+        assert_eq!(dial("thallus-test-none").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let listener = listen_at(&path).unwrap();
+        dial_path(&path).unwrap();
+        drop(listener);
+        assert_eq!(dial_path(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
