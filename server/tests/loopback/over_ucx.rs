@@ -17,7 +17,7 @@ use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::net::TcpListener;
 
-use crate::world::block_on;
+use crate::world::in_parallel;
 
 /// Starts a server on a free port. Its task ends with the runtime.
 async fn serve(engine: ScriptedEngine) -> ConnectOptions {
@@ -36,7 +36,7 @@ async fn serve_as(engine: ScriptedEngine, config: &ServerConfig) -> ConnectOptio
 
 #[test]
 fn a_result_crosses_shared_memory() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let info = client.connection();
@@ -56,7 +56,7 @@ fn a_result_crosses_shared_memory() {
 
 #[test]
 fn some_columns_and_rows_cross_shared_memory() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mut result = client.query_lazy("q").await.unwrap();
@@ -79,7 +79,7 @@ fn some_columns_and_rows_cross_shared_memory() {
 
 #[test]
 fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
         let reason = client.connection().carrier.fallback().map(str::to_owned).expect("a fallback");
@@ -93,7 +93,7 @@ fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
 
 #[test]
 fn without_a_fabric_results_travel_inline_without_a_fallback() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
         assert_eq!(client.connection().carrier, Carrier::Inline { fallback: None });
@@ -108,7 +108,7 @@ proptest! {
     #[test]
     fn any_batches_survive_ucx(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
-        let got = block_on(async {
+        let got = in_parallel(async {
             let options = serve(ScriptedEngine::new().on("q", Script::batches(batches))).await;
             let client = Client::connect_with(options).await.unwrap();
             let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
@@ -139,7 +139,7 @@ async fn serve_mapped(engine: ScriptedEngine) -> ConnectOptions {
 
 #[test]
 fn a_mapped_result_is_used_in_place() {
-    block_on(async {
+    in_parallel(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mapped = QueryOptions::default().with_access(Access::Map);
@@ -170,7 +170,7 @@ fn a_mapped_result_is_used_in_place() {
 
 #[test]
 fn where_ucx_has_only_tcp_mapping_is_refused() {
-    block_on(async {
+    in_parallel(async {
         let options = serve_mapped(ScriptedEngine::new().on("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_ucx_tls(Some("tcp".into()))).await.unwrap();
         let mapped = QueryOptions::default().with_access(Access::Map);
@@ -185,7 +185,7 @@ proptest! {
     #[test]
     fn any_batches_survive_being_mapped_over_ucx(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
-        let got = block_on(async {
+        let got = in_parallel(async {
             let options = serve_mapped(ScriptedEngine::new().on("q", Script::batches(batches))).await;
             let client = Client::connect_with(options.with_lend_from(LendFrom::Bytes(0))).await.unwrap();
             let mapped = QueryOptions::default().with_access(Access::Map);
