@@ -25,7 +25,7 @@ use thallus_scripted_engine::{Script, ScriptedEngine, synthetic_batch, synthetic
 use thallus_server::engine::EngineError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use world::{World, block_on, within};
+use world::{World, block_on, in_parallel, within};
 
 #[test]
 fn a_small_result_comes_inline_and_a_large_one_lent() {
@@ -54,7 +54,7 @@ fn a_small_result_comes_inline_and_a_large_one_lent() {
 /// Queries begin in the task of their connection. A panic or a blocked engine must affect only its own query.
 #[test]
 fn an_engine_that_panics_or_blocks_does_not_harm_the_connection() {
-    block_on(async {
+    in_parallel(async {
         let blocks = |number| {
             std::thread::sleep(Duration::from_millis(5));
             synthetic_batch(number, 7)
@@ -186,7 +186,7 @@ fn registrations_and_copies_are_counted_and_a_warm_server_registers_nothing() {
 
 #[test]
 fn many_results_at_once_on_one_connection() {
-    block_on(async {
+    in_parallel(async {
         let mut engine = ScriptedEngine::new();
         for n in 0..40_u64 {
             engine = engine.with_query(format!("q{n}"), Script::synthetic(n % 7, 100 * n as usize + 1));

@@ -72,6 +72,8 @@ fn a_mapped_batch_is_on_loan_until_its_last_array_is_dropped() {
         }
         assert_eq!(held, synthetic_batch(1, ROWS));
         assert_eq!(&column, &synthetic_batch(3, ROWS).column(1).slice(17, 100));
+        // Releases are held back for up to 2 ms.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let some = world.server.bytes_on_loan();
         assert!(some > 0 && some < all, "{some} of {all} bytes on loan");
         drop(held);

@@ -17,7 +17,7 @@ use thallus_server::config::ServerConfig;
 use thallus_server::{Fabrics, Server, Settings};
 use tokio::net::TcpListener;
 
-use crate::world::block_on;
+use crate::world::in_parallel;
 
 /// A fabric with shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,7 @@ pub(crate) async fn serve_mapped(over: Over, engine: ScriptedEngine) -> ConnectO
 }
 
 fn a_result_crosses_shared_memory(over: Over) {
-    block_on(async {
+    in_parallel(async {
         let options = serve(over, ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let info = client.connection();
@@ -117,7 +117,7 @@ fn a_result_crosses_shared_memory(over: Over) {
 }
 
 fn some_columns_and_rows_cross_shared_memory(over: Over) {
-    block_on(async {
+    in_parallel(async {
         let options = serve(over, ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mut result = client.query_lazy("q").await.unwrap();
@@ -142,7 +142,7 @@ fn any_batches_survive(over: Over) {
     let config = ProptestConfig { cases: 32, ..ProptestConfig::default() };
     proptest!(config, |(batches in arb_batches(3))| {
             let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
-            let got = block_on(async {
+            let got = in_parallel(async {
                 let options = serve(over, ScriptedEngine::new().with_query("q", Script::batches(batches))).await;
                 let client = Client::connect_with(options).await.unwrap();
                 let lent = QueryOptions::default().with_lend_from(LendFrom::Bytes(0));
@@ -165,7 +165,7 @@ fn any_batches_survive(over: Over) {
 }
 
 fn a_mapped_result_is_used_in_place(over: Over) {
-    block_on(async {
+    in_parallel(async {
         let options = serve_mapped(over, ScriptedEngine::new().with_query("q", Script::synthetic(50, 50_000))).await;
         let client = Client::connect_with(options.with_require_fabric(true)).await.unwrap();
         let mapped = QueryOptions::default().with_access(Access::Map);
@@ -198,7 +198,7 @@ fn any_batches_survive_being_mapped(over: Over) {
     let config = ProptestConfig { cases: 32, ..ProptestConfig::default() };
     proptest!(config, |(batches in arb_batches(3))| {
             let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
-            let got = block_on(async {
+            let got = in_parallel(async {
                 let options = serve_mapped(over, ScriptedEngine::new().with_query("q", Script::batches(batches))).await;
                 let client = Client::connect_with(options.with_lend_from(LendFrom::Bytes(0))).await.unwrap();
                 let mapped = QueryOptions::default().with_access(Access::Map);

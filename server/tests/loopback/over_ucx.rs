@@ -5,11 +5,11 @@ use thallus_client::{Access, Carrier, Client, ClientError, FabricPreference, Que
 use thallus_scripted_engine::{Script, ScriptedEngine};
 
 use crate::one_host::{Over, serve, serve_mapped};
-use crate::world::block_on;
+use crate::world::in_parallel;
 
 #[test]
 fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(Over::Ucx, ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::Auto).with_ucx_tls(Some("tcp".into())))
             .await
@@ -25,7 +25,7 @@ fn where_ucx_has_only_tcp_results_travel_inline_with_a_reason() {
 
 #[test]
 fn without_a_fabric_results_travel_inline_without_a_fallback() {
-    block_on(async {
+    in_parallel(async {
         let options = serve(Over::Ucx, ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::None)).await.unwrap();
         assert_eq!(client.connection().carrier, Carrier::Inline { fallback: None });
@@ -36,7 +36,7 @@ fn without_a_fabric_results_travel_inline_without_a_fallback() {
 
 #[test]
 fn where_ucx_has_only_tcp_mapping_is_refused() {
-    block_on(async {
+    in_parallel(async {
         let options =
             serve_mapped(Over::Ucx, ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
         let client = Client::connect_with(options.with_fabric(FabricPreference::Auto).with_ucx_tls(Some("tcp".into())))

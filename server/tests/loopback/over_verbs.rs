@@ -10,7 +10,7 @@ use thallus_server::config::{ExposureChoice, FabricChoice, FabricConfig, ServerC
 use thallus_server::{Server, Settings, fabrics};
 use tokio::net::TcpListener;
 
-use crate::world::block_on;
+use crate::world::in_parallel;
 
 fn device() -> String {
     std::env::var("THALLUS_VERBS_DEVICE").expect("THALLUS_VERBS_DEVICE names no device to test on")
@@ -34,7 +34,7 @@ async fn serve(engine: ScriptedEngine, exposure: ExposureChoice) -> ConnectOptio
 }
 
 fn a_result_crosses(exposure: ExposureChoice) {
-    block_on(async {
+    in_parallel(async {
         let options = serve(ScriptedEngine::new().with_query("q", Script::synthetic(6, 10_000)), exposure).await;
         let client = Client::connect_with(options).await.unwrap();
         let info = client.connection();
@@ -70,7 +70,7 @@ fn a_result_crosses_the_device_with_one_key_for_all_memory() {
 #[test]
 #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
 fn a_table_is_registered_once_where_one_key_opens_all() {
-    block_on(async {
+    in_parallel(async {
         let table = (0..4).map(|n| synthetic_batch(n, 20_000));
         let options = serve(ScriptedEngine::new().with_query("q", Script::batches(table)), ExposureChoice::Whole).await;
         let client = Client::connect_with(options).await.unwrap();
@@ -97,7 +97,7 @@ proptest! {
     #[ignore = "needs an RDMA device, named by THALLUS_VERBS_DEVICE"]
     fn any_batches_survive_verbs(batches in arb_batches(3)) {
         let sent: Vec<_> = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect();
-        let got = block_on(async {
+        let got = in_parallel(async {
             let engine = ScriptedEngine::new().with_query("q", Script::batches(batches));
             let options = serve(engine, ExposureChoice::Auto).await;
             let client = Client::connect_with(options).await.unwrap();

@@ -14,8 +14,15 @@ use tokio::task::AbortHandle;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a test on two threads, so that both ends and the fabric run in parallel.
+/// Runs a test in paused time: sleeps and timeouts take no time, and no test depends on the speed of this machine.
 pub(crate) fn block_on<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(within("the test", test))
+}
+
+/// Runs a test on two threads and the real clock, so that both ends and the fabric run in parallel. For tests with a
+/// real device or an engine that blocks its thread, and for races.
+pub(crate) fn in_parallel<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(within("the test", test))
 }
