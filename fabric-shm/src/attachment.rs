@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use rustix::fs::SealFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
-use crate::prefault::Prefault;
+use thallus_fabric::memory::copying::Prefault;
 
 /// A region of a peer, readable in this process until it is dropped, whatever becomes of the peer.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
+use thallus_fabric::memory::copying::{self, Copies, End, Reports};
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
 use thallus_fabric::{
     Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe, ReadFailure, ReadToken, RegionId,
@@ -19,7 +20,6 @@ use tokio::time::Sleep;
 
 use crate::address::Address;
 use crate::attachment::Attachment;
-use crate::copies::{self, Copies, End, Reports};
 use crate::key::Key;
 use crate::links::{Links, Socket};
 use crate::region::ShmRegistration;
@@ -164,13 +164,13 @@ impl ShmEndpoint {
         read.from = Some(Arc::clone(attachment));
         attachment.prefault(offset, read.into.len() as u64);
         let (from, to, len): (NonNull<u8>, NonNull<u8>, usize) = (from, read.into.start(), read.into.len());
-        if len as u64 >= copies::SHORTEST {
+        if len as u64 >= copying::SHORTEST {
             // SAFETY: `len` mapped bytes at `from`; `into` is as long, valid for writes, and no other code accesses it.
             // The table keeps both until the operation was reported.
             unsafe { self.copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
         } else {
             // SAFETY: as above.
-            unsafe { copies::copy_at_once(from.as_ptr(), to.as_ptr(), len) };
+            unsafe { copying::copy_at_once(from.as_ptr(), to.as_ptr(), len) };
             self.reports.ended(operation, End::Done);
         }
     }

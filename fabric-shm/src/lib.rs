@@ -34,15 +34,11 @@
 mod address;
 mod attachment;
 mod audience;
-mod copies;
 mod diagnose;
 mod endpoint;
-mod helpers;
-mod interleave;
 mod key;
 mod links;
 mod options;
-mod prefault;
 mod region;
 mod socket;
 mod status;
@@ -52,13 +48,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::RegisteredMemory;
+use thallus_fabric::memory::copying::CopyPool;
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, Touch};
 
 use attachment::Attachments;
 pub use audience::Audience;
 pub use diagnose::diagnose;
 use endpoint::ShmEndpoint;
-use helpers::CopyPool;
 pub use options::ShmOptions;
 use status::unavailable;
 

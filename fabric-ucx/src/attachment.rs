@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::domains::{POSIX, PROCFS, SYSTEM_V, number};
 use crate::envelope;
-use crate::mapping::Mapping;
+use thallus_fabric::memory::copying::Prefault;
 
 /// Flags of a POSIX segment that has another kind of name, other pages, or another PID namespace.
 const OTHERWISE: u64 = 0b111 << 60;
@@ -59,7 +59,7 @@ pub(crate) struct Attachment {
     segment: Segment,
     start: NonNull<u8>,
     len: usize,
-    mapping: Option<Mapping>,
+    mapping: Option<Prefault>,
 }
 
 /// The System V segments that this process has attached. Connections to one server share them, and so share page tables
@@ -80,7 +80,7 @@ impl Attachment {
         let (start, len) = attached.map_err(|refused| {
             format!("its shared memory cannot be attached: {refused}; the peer is gone, or of another host or user")
         })?;
-        Ok(Attachment { segment, start, len, mapping: Mapping::new(start.addr().get(), len) })
+        Ok(Attachment { segment, start, len, mapping: Prefault::new(start.addr().get(), len) })
     }
 
     /// As [`Attachment::new`], but returns an existing attachment if that is certain to be of the same segment.

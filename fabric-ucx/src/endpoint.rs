@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
+use thallus_fabric::memory::copying::{self, Copies, CopyPool, End, Reports};
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
 use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, Maps, MapsPeer, PresenceProbe, ReadToken, Transport};
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
@@ -19,7 +20,6 @@ use tokio::time::Sleep;
 use ucx_sys::{self as sys, ucs_status_t};
 
 use crate::attachment::{self, Attachment};
-use crate::copies::{self, Copies, CopyPool};
 use crate::domains::Domains;
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
@@ -54,6 +54,8 @@ pub(crate) struct UcxEndpoint {
     operations: Operations,
     /// Makes reads of mapped memory.
     copies: Copies,
+    /// The ends of the copies.
+    reports: Arc<Reports>,
     /// Reads of mapped memory that wait for the connection.
     waiting: Vec<Waiting>,
     regions: HashMap<RegionId, Imported>,
@@ -127,7 +129,8 @@ impl UcxEndpoint {
         let address = envelope::seal(Kind::WorkerAddress, version, about, &packed).map_err(down)?.into();
         let events = EventFd::register(&worker).map_err(down)?;
         let shared = Arc::default();
-        let copies = Copies::new(copy_pool, &shared);
+        let reports = Arc::default();
+        let copies = Copies::new(copy_pool, &reports);
         Ok(UcxEndpoint {
             address,
             state: State::Idle,
@@ -139,6 +142,7 @@ impl UcxEndpoint {
             shared,
             operations: Operations::default(),
             copies,
+            reports,
             waiting: Vec::new(),
             regions: HashMap::new(),
             wireup: Wireup::Unknown,
@@ -230,6 +234,10 @@ impl UcxEndpoint {
     /// Appends finished reads to `completions`, and starts the reads that waited for the connection.
     fn settle(&mut self, completions: &mut Vec<Completion>) {
         let before = completions.len();
+        for (operation, end) in self.reports.take() {
+            let status = if end == End::Done { ucs_status_t::UCS_OK } else { ucs_status_t::UCS_ERR_CANCELED };
+            self.shared.ended(operation, status);
+        }
         let flushed = self.operations.settle(&self.shared, completions);
         if completions.len() > before || flushed == Some(ucs_status_t::UCS_OK) {
             self.wireup = Wireup::Done;
@@ -261,13 +269,13 @@ impl UcxEndpoint {
         if matches!(self.wireup, Wireup::Done) {
             let (copies, shared) = (&self.copies, &self.shared);
             self.operations.enter(token, into, source, |operation, _| {
-                if len as u64 >= copies::SHORTEST {
+                if len as u64 >= copying::SHORTEST {
                     // SAFETY: `len` bytes where the source is mapped; `into` is as long, valid, and accessed by no
                     // other code; the table holds both until the operation was reported.
                     unsafe { copies.post(operation, from.as_ptr(), to.as_ptr(), len) };
                 } else {
                     // SAFETY: as above.
-                    unsafe { copies::copy_at_once(from.as_ptr(), to.as_ptr(), len) };
+                    unsafe { copying::copy_at_once(from.as_ptr(), to.as_ptr(), len) };
                     shared.ended(operation, ucs_status_t::UCS_OK);
                 }
             });

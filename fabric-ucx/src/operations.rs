@@ -41,12 +41,6 @@ impl Shared {
         self.report(|reported| reported.ended.push((operation, status)));
     }
 
-    /// Reports that operations have ended with success.
-    pub(crate) fn all_ended(&self, operations: impl Iterator<Item = u64>) {
-        let well = operations.map(|operation| (operation, ucs_status_t::UCS_OK));
-        self.report(|reported| reported.ended.extend(well));
-    }
-
     pub(crate) fn take_ended(&self) -> Vec<(u64, ucs_status_t)> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).ended)
     }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use ucx_sys::{self as sys, Begun, EndpointTransports, Ucx, Version, ucp_transport_entry_t};
 
-use crate::mapping::Mapping;
 use crate::operations::{Shared, peer_failed};
 use crate::status::{check, failed};
 use crate::worker::Worker;
+use thallus_fabric::memory::copying::Prefault;
 
 /// The first UCX whose `ucp_ep_query` returns transports.
 const TELLS_TRANSPORTS: Version = Version::new(1, 14);
@@ -145,7 +145,7 @@ pub(crate) struct RemoteKey {
     /// The address at which UCX has mapped the first byte, if it has.
     start: Option<NonNull<u8>>,
     /// The touched pages of the mapping.
-    mapping: Option<Mapping>,
+    mapping: Option<Prefault>,
     /// The key lies in the worker's pools.
     worker: Arc<Worker>,
 }
@@ -167,7 +167,7 @@ impl RemoteKey {
         // SAFETY: an unpacked key, room for the address. UCX computes it, and accesses no memory of the peer.
         let is_mapped =
             unsafe { connection.worker.ucx().ucp_rkey_ptr(handle, base, &mut start) } == sys::ucs_status_t::UCS_OK;
-        let mapping = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Mapping::new(start.addr(), len));
+        let mapping = usize::try_from(len).ok().filter(|_| is_mapped).and_then(|len| Prefault::new(start.addr(), len));
         let start = NonNull::new(start.cast::<u8>()).filter(|_| is_mapped);
         Ok(RemoteKey { handle, base, len, start, mapping, worker: connection.worker.clone() })
     }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use thallus_fabric::memory::copying;
 use thallus_fabric::memory::{LocalRange, RegisteredMemory};
 use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken, Touch};
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::time::timeout;
 
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxFabric, copies};
+use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxFabric};
 
 const REGION: RegionId = RegionId(1);
 const REGION_BYTES: usize = 4 << 20;
@@ -67,7 +68,7 @@ async fn run(fabric: &UcxFabric) -> Result<Rehearsal, String> {
     let transport = pair.reader.transport().map(|transport| transport.name).unwrap_or_default();
     pair.read(&[(0, 8)], Help::Both, STEP).await.map_err(|reason| format!("the first read: {reason}"))?;
     // Short enough for UCX to read them itself, even where this crate copies longer ones.
-    let short: Vec<_> = (0..8).map(|at| (at << 16, copies::SHORTEST as usize / 2)).collect();
+    let short: Vec<_> = (0..8).map(|at| (at << 16, copying::SHORTEST as usize / 2)).collect();
     let alone = pair.read(&short, Help::Reader, ALONE).await;
     let one_sided = alone.is_ok();
     let help = if one_sided { Help::Reader } else { Help::Both };

@@ -205,7 +205,7 @@ fn each_wrapper_forwards_each_method() {
     let mut expected = methods(include_str!("../src/fabric.rs"), "Fabric");
     expected.extend(methods(endpoint, "Endpoint"));
     expected.extend(methods(endpoint, "MapsPeer"));
-    assert_eq!(expected.len(), 5 + 12 + 1, "{expected:?}");
+    assert_eq!(expected.len(), 5 + 14 + 1, "{expected:?}");
     expected.insert("allocate to be touched when used");
     type Wrap = fn(Recorder) -> Box<dyn Fabric>;
     let wrappers: [(&str, Wrap); 5] = [

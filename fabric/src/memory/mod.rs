@@ -8,11 +8,13 @@
 //!   buffer; `RegisteredHeap`, behind a feature, makes a whole program's heap such a space. A [`RegistrationCache`]
 //!   registers other buffers, and keeps registrations that may be used again.
 //! - [`UncheckedAssembler`] makes arrays over such memory from parts that the protocol has validated.
+//! - [`copying`] makes reads of mapped memory by several threads, for fabrics of one host.
 //! - [`TrustedPeer`] maps a peer's memory; [`buffer_with_guard`] makes a buffer that reports the end of its last slice.
 //!
 //! Outside the fabric crates, only this module has unsafe code.
 
 mod copy;
+pub mod copying;
 mod extents;
 mod faults;
 mod guarded;

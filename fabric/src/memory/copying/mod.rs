@@ -1,32 +1,29 @@
-//! Reads of a peer's memory that this process has mapped. They are copies, made by the endpoint's own thread and by
-//! helper threads.
+//! Reads of the peer's memory, which this process has mapped: copies, made by the endpoint's own task and by helper
+//! threads.
 //!
-//! UCX could read this memory too, but its method depends on its version: a `memcpy` within the call up to 1.15,
-//! messages that the lender answers from 1.16 on (`ucp_get_nbx` over `sysv` and `posix` is software emulation in the
-//! new protocols). One core copies at a third to a half of the memory bandwidth of even a small machine, so several
-//! threads make large copies: the endpoint when it is polled, piece by piece, and the threads of the [`CopyPool`] that
-//! all endpoints of a fabric share. These threads sleep until an endpoint has enough work for them.
+//! One core copies at a third to a half of the memory bandwidth of even a small machine. So several threads make large
+//! copies: the endpoint's task as it polls, piece by piece, and the threads of a [`CopyPool`], which all endpoints of a
+//! fabric share. The threads sleep until an endpoint has enough work for them.
+
+mod interleave;
+mod pool;
+mod prefault;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread;
 
-use ucx_sys::ucs_status_t;
+pub use pool::CopyPool;
+pub use prefault::Prefault;
 
-use crate::operations::Shared;
-use crate::{MAX_READ, interleave};
-
-/// Shorter reads are copied at once: the copy takes less time than passing it to another thread.
-pub(crate) const SHORTEST: u64 = 4 << 10;
-/// Maximum number of bytes of short pieces that are taken from the queue at a time.
+/// Shorter reads are copied at once: they take less time than it takes to share them.
+pub const SHORTEST: u64 = 4 << 10;
+/// Most bytes of short pieces that are taken from the queue at a time.
 const BYTES_AT_A_TIME: usize = 64 << 10;
-/// Bytes in the queue per woken helper. Waking a thread takes as long as copying some hundred KiB.
+/// Bytes in the queue per helper that is woken. Waking a thread takes as long as copying some hundred KiB.
 const BYTES_PER_HELPER: usize = 2 << 20;
-// A helper is woken for several pieces.
-const _: () = assert!(BYTES_PER_HELPER as u64 >= 8 * MAX_READ);
 
 /// A piece to be copied.
 struct Copy {
@@ -36,16 +33,16 @@ struct Copy {
     len: usize,
 }
 
-// SAFETY: the caller of [`Copies::post`] guarantees both pointers, on any thread, until the copy is reported.
+// SAFETY: the caller of [`Copies::post`] vouches for both pointers, on any thread, until the copy is reported.
 unsafe impl Send for Copy {}
 
 /// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was
-/// copied before, as a lease word must be.
+/// copied before: a lease word is.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap. The peer may write at
 /// `from` meanwhile.
-pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
+pub unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
     fence(Ordering::Acquire);
     if len == 8 && from.cast::<u64>().is_aligned() {
         // SAFETY: the caller's promise; aligned, as was just checked. The peer writes the word atomically.
@@ -58,17 +55,52 @@ pub(crate) unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
+/// How a copy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every byte is in place.
+    Done,
+    /// The copy was not begun.
+    Cancelled,
+    /// The memory is not there, or not all of it.
+    Refused,
+}
+
+/// The ends of operations, in their order, until the endpoint takes them.
+#[derive(Debug, Default)]
+pub struct Reports(Mutex<Vec<(u64, End)>>);
+
+impl Reports {
+    /// Reports the end of an operation.
+    pub fn ended(&self, operation: u64, end: End) {
+        self.lock().push((operation, end));
+    }
+
+    /// Takes all reports.
+    pub fn take(&self) -> Vec<(u64, End)> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn all_done(&self, operations: impl Iterator<Item = u64>) {
+        self.lock().extend(operations.map(|operation| (operation, End::Done)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(u64, End)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The copies of one endpoint.
-pub(crate) struct Copies {
+pub struct Copies {
     pool: Arc<CopyPool>,
     queue: Arc<CopyQueue>,
     /// The copies that this thread is making.
     making: Vec<Copy>,
 }
 
-/// The queued copies of one endpoint.
-struct CopyQueue {
-    shared: Arc<Shared>,
+/// The copies of one endpoint that wait to be made.
+pub struct CopyQueue {
+    reports: Arc<Reports>,
     state: Mutex<State>,
 }
 
@@ -76,34 +108,35 @@ struct CopyQueue {
 struct State {
     waiting: VecDeque<Copy>,
     waiting_bytes: usize,
-    /// Number of copies that a thread is making.
+    /// Copies that a thread is making.
     underway: usize,
-    /// Number of helpers that were woken for this queue and have not finished it.
+    /// Helpers that were woken for this queue and have not finished it.
     helpers: usize,
     /// The waker of the endpoint, while it only waits for helpers.
     waker: Option<Waker>,
 }
 
 impl Copies {
-    /// The copies of an endpoint. `shared` receives the reports of finished operations.
-    pub(crate) fn new(pool: &Arc<CopyPool>, shared: &Arc<Shared>) -> Self {
-        let queue = Arc::new(CopyQueue { shared: shared.clone(), state: Mutex::default() });
+    /// The copies of an endpoint, which learns from `reports` that operations have ended.
+    pub fn new(pool: &Arc<CopyPool>, reports: &Arc<Reports>) -> Self {
+        let queue = Arc::new(CopyQueue { reports: reports.clone(), state: Mutex::default() });
         Copies { pool: pool.clone(), queue, making: Vec::new() }
     }
 
-    /// Queues a copy of `len` bytes. The operation is reported when the copy is done.
+    /// Has `len` bytes copied, and the operation reported once that is done.
     ///
     /// # Safety
     /// Until the operation is reported, `from` is valid for reads and `to` for writes of `len` bytes, the two do not
     /// overlap, and no other code accesses the bytes at `to`. (The peer may write at `from` meanwhile, as it may under
-    /// any one-sided read: the bytes are used only after its lease was proven.)
-    pub(crate) unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
+    /// any one-sided read: the bytes are looked at only after its lease was proven.)
+    pub unsafe fn post(&self, operation: u64, from: *const u8, to: *mut u8, len: usize) {
         let call = {
             let mut state = self.queue.lock();
             state.waiting.push_back(Copy { operation, from, to, len });
             state.waiting_bytes += len;
-            // Helpers that were woken earlier take their share of the queue.
-            let call = state.helpers < self.pool.most && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
+            // The helpers that were woken before take their share of the queue.
+            let call =
+                state.helpers < self.pool.most() && state.waiting_bytes >= BYTES_PER_HELPER * (state.helpers + 1);
             state.helpers += usize::from(call);
             call
         };
@@ -112,8 +145,8 @@ impl Copies {
         }
     }
 
-    /// Makes a copy on this thread, or several short ones. Returns `false` if none is queued.
-    pub(crate) fn make_some(&mut self) -> bool {
+    /// Makes a copy on this thread, or several short ones. `false` if none waits.
+    pub fn make_some(&mut self) -> bool {
         let begun = self.queue.lock().begin_some(&mut self.making);
         if begun {
             self.queue.make(&mut self.making);
@@ -122,7 +155,7 @@ impl Copies {
     }
 
     /// Wakes `waker` when a helper has made a copy. Returns whether any copy is being made; if not, all were reported.
-    pub(crate) fn wait(&self, waker: &Waker) -> bool {
+    pub fn wait(&self, waker: &Waker) -> bool {
         let mut state = self.queue.lock();
         let waits = state.underway > 0;
         if waits && state.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
@@ -131,21 +164,21 @@ impl Copies {
         waits
     }
 
-    /// Reports the copies that no thread has started as cancelled.
-    pub(crate) fn cancel(&self) {
+    /// Reports the copies that no thread has begun as cancelled.
+    pub fn cancel(&self) {
         let cancelled = {
             let mut state = self.queue.lock();
             state.waiting_bytes = 0;
             std::mem::take(&mut state.waiting)
         };
         for copy in cancelled {
-            self.queue.shared.ended(copy.operation, ucs_status_t::UCS_ERR_CANCELED);
+            self.queue.reports.ended(copy.operation, End::Cancelled);
         }
     }
 }
 
 impl State {
-    /// Moves the oldest queued copies to `making`. Returns `false` if none is queued.
+    /// Moves the copies that have waited longest to `making`, as under way. `false` if none waits.
     fn begin_some(&mut self, making: &mut Vec<Copy>) -> bool {
         let mut bytes = 0;
         while bytes < BYTES_AT_A_TIME
@@ -165,8 +198,8 @@ impl CopyQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The work of a helper: makes copies until none is queued.
-    fn help(&self) {
+    /// A helper's work: makes copies until none waits.
+    pub fn help(&self) {
         let mut making = Vec::new();
         loop {
             let mut state = self.lock();
@@ -185,10 +218,10 @@ impl CopyQueue {
             // SAFETY: the contract of `post` holds until the report below.
             unsafe { interleave::copy(copy.from, copy.to, copy.len) };
         }
-        // Under the lock that `wait` takes: when no copy is in progress, its report has been made.
+        // Under the lock that `wait` takes: when nothing is under way, the report is there.
         let waker = {
             let mut state = self.lock();
-            self.shared.all_ended(copies.iter().map(|copy| copy.operation));
+            self.reports.all_done(copies.iter().map(|copy| copy.operation));
             state.underway -= copies.len();
             state.waker.take()
         };
@@ -206,99 +239,16 @@ impl fmt::Debug for Copies {
     }
 }
 
-/// The helper threads of one fabric. They start when they are first needed, and end with the fabric.
-#[derive(Debug)]
-pub(crate) struct CopyPool {
-    most: usize,
-    requests: Arc<Requests>,
-}
-
-#[derive(Debug, Default)]
-struct Requests {
-    state: Mutex<PoolState>,
-    waiting: Condvar,
-}
-
-#[derive(Default)]
-struct PoolState {
-    queues: VecDeque<Arc<CopyQueue>>,
-    idle: usize,
-    threads: usize,
-    closed: bool,
-}
-
-impl CopyPool {
-    /// A pool of at most `most` threads. None is started yet.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
-        Arc::new(CopyPool { most, requests: Arc::default() })
-    }
-
-    /// Wakes or starts a helper for a queue. Returns `false` if there is no helper and none can be started.
-    fn wake_helper(&self, queue: &Arc<CopyQueue>) -> bool {
-        let mut state = self.requests.lock();
-        if state.idle <= state.queues.len() && state.threads < self.most {
-            let requests = self.requests.clone();
-            match thread::Builder::new().name("thallus-copy".into()).spawn(move || requests.run()) {
-                Ok(_detached) => state.threads += 1,
-                Err(error) => tracing::debug!(%error, "a helper thread for copies cannot be started"),
-            }
-        }
-        if state.threads == 0 {
-            return false;
-        }
-        state.queues.push_back(queue.clone());
-        self.requests.waiting.notify_one();
-        true
-    }
-}
-
-impl Drop for CopyPool {
-    fn drop(&mut self) {
-        self.requests.lock().closed = true;
-        self.requests.waiting.notify_all();
-    }
-}
-
-impl Requests {
-    fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The main loop of a helper.
-    fn run(&self) {
-        let mut state = self.lock();
-        loop {
-            // Also after the fabric was dropped: the queue counts this helper until it has finished the queue.
-            while let Some(queue) = state.queues.pop_front() {
-                drop(state);
-                queue.help();
-                state = self.lock();
-            }
-            if state.closed {
-                return;
-            }
-            state.idle += 1;
-            state = self.waiting.wait(state).unwrap_or_else(PoisonError::into_inner);
-            state.idle -= 1;
-        }
-    }
-}
-
-impl fmt::Debug for PoolState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PoolState").field("threads", &self.threads).field("idle", &self.idle).finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
+    use std::thread;
     use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// A length of which one copy is taken at a time, and a length of which several are.
+    /// A length that is taken alone, and one of which several are taken at a time.
     const LENGTHS: [usize; 2] = [256 << 10, 5 << 10];
     /// Enough for several helpers to be woken.
     const BYTES: usize = 16 << 20;
@@ -314,15 +264,15 @@ mod tests {
 
     /// Copies `pieces` pieces of `len` bytes with `helpers` helpers, as an endpoint does. Returns the results in the
     /// order of their reports.
-    fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, ucs_status_t)>) {
+    fn copied(helpers: usize, pieces: usize, len: usize, cancel_after: usize) -> (Vec<u8>, Vec<(u64, End)>) {
         let from: Vec<u8> = (0..pieces * len).map(|i| (i / 7) as u8).collect();
         let mut to = vec![0; from.len()];
-        let (pool, shared) = (CopyPool::new(helpers), Arc::new(Shared::default()));
-        let mut copies = Copies::new(&pool, &shared);
+        let (pool, reports) = (CopyPool::new(helpers), Arc::new(Reports::default()));
+        let mut copies = Copies::new(&pool, &reports);
         let base = to.as_mut_ptr();
         for piece in 0..pieces {
             // SAFETY: both live until every operation was reported, below; the pieces are disjoint, and `to` is not
-            // accessed before.
+            // touched before.
             unsafe { copies.post(piece as u64, from[piece * len..].as_ptr(), base.add(piece * len), len) };
         }
         let waker = Waker::from(Arc::new(Counter(AtomicUsize::new(0), thread::current())));
@@ -330,7 +280,7 @@ mod tests {
         let mut ended = Vec::new();
         while ended.len() < pieces {
             assert!(began.elapsed() < Duration::from_secs(20), "{copies:?} with {helpers} helpers, reported {ended:?}");
-            ended.append(&mut shared.take_ended());
+            ended.append(&mut reports.take());
             if ended.len() >= cancel_after {
                 copies.cancel();
             }
@@ -347,8 +297,7 @@ mod tests {
             let (to, mut ended) = copied(helpers, BYTES / len, len, usize::MAX);
             assert!(to.iter().enumerate().all(|(i, &byte)| byte == (i / 7) as u8), "with {helpers} helpers");
             ended.sort_by_key(|&(operation, _)| operation);
-            let expected: Vec<_> =
-                (0..(BYTES / len) as u64).map(|operation| (operation, ucs_status_t::UCS_OK)).collect();
+            let expected: Vec<_> = (0..(BYTES / len) as u64).map(|operation| (operation, End::Done)).collect();
             assert_eq!(ended, expected, "with {helpers} helpers");
         }
     }
@@ -360,39 +309,36 @@ mod tests {
             let mut operations: Vec<_> = ended.iter().map(|&(operation, _)| operation).collect();
             operations.sort_unstable();
             assert_eq!(operations, (0..(BYTES / len) as u64).collect::<Vec<_>>(), "with {helpers} helpers");
-            assert!(
-                ended.iter().any(|&(_, status)| status == ucs_status_t::UCS_ERR_CANCELED),
-                "with {helpers} helpers"
-            );
-            for (operation, status) in ended {
+            assert!(ended.iter().any(|&(_, end)| end == End::Cancelled), "with {helpers} helpers");
+            for (operation, end) in ended {
                 let at = operation as usize * len;
                 let copied = to[at..at + len].iter().enumerate().all(|(i, &byte)| byte == ((at + i) / 7) as u8);
-                assert_eq!(copied, status == ucs_status_t::UCS_OK, "piece {operation} with {helpers} helpers");
+                assert_eq!(copied, end == End::Done, "piece {operation} with {helpers} helpers");
             }
         }
     }
 
     #[test]
     fn helpers_are_woken_for_long_queues_only_and_end_with_their_fabric() {
-        let (pool, shared) = (CopyPool::new(3), Arc::new(Shared::default()));
-        let copies = Copies::new(&pool, &shared);
+        let (pool, reports) = (CopyPool::new(3), Arc::new(Reports::default()));
+        let copies = Copies::new(&pool, &reports);
         let from = vec![1; BYTES_PER_HELPER];
         let mut to = vec![0; BYTES_PER_HELPER];
-        // SAFETY: alive until reported, and not accessed before.
+        // SAFETY: alive until reported, and not touched.
         unsafe { copies.post(1, from.as_ptr(), to.as_mut_ptr(), BYTES_PER_HELPER - 1) };
-        assert_eq!(pool.requests.lock().threads, 0, "no helper is started for a copy that this thread makes faster");
-        // SAFETY: as above, for the last byte.
+        assert_eq!(pool.threads(), 0, "for what this thread does sooner");
+        // SAFETY: as above, the last byte.
         unsafe { copies.post(2, from[BYTES_PER_HELPER - 1..].as_ptr(), to.as_mut_ptr().add(BYTES_PER_HELPER - 1), 1) };
-        assert_eq!(pool.requests.lock().threads, 1);
+        assert_eq!(pool.threads(), 1);
         let began = Instant::now();
         let mut ended = 0;
         while ended < 2 {
-            ended += shared.take_ended().len();
+            ended += reports.take().len();
             assert!(began.elapsed() < Duration::from_secs(20), "{copies:?}");
             thread::yield_now();
         }
         assert_eq!(to, from);
-        let calls = Arc::downgrade(&pool.requests);
+        let calls = pool.watch();
         drop((copies, pool));
         while calls.upgrade().is_some() {
             assert!(began.elapsed() < Duration::from_secs(20), "a helper outlives its fabric");

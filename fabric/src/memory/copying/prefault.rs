@@ -3,12 +3,12 @@
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use thallus_fabric::memory::PAGE;
+use crate::memory::PAGE;
 
 /// Memory of the peer in this process's address space. The first touch of each page costs a page fault, and several
 /// times as much as copying the page. This type touches many pages by one system call instead.
 #[derive(Debug)]
-pub(crate) struct Prefault {
+pub struct Prefault {
     start: usize,
     len: usize,
     /// Which blocks have been touched.
@@ -19,13 +19,13 @@ impl Prefault {
     const BLOCK: usize = 2 << 20;
 
     /// A mapping of `len` bytes at `start`; `None` if that is not whole pages.
-    pub(crate) fn new(start: usize, len: usize) -> Option<Self> {
+    pub fn new(start: usize, len: usize) -> Option<Self> {
         let whole = start.is_multiple_of(PAGE) && len > 0 && start.checked_add(len).is_some();
         whole.then(|| Prefault { start, len, touched: Mutex::new(vec![false; len.div_ceil(Self::BLOCK)]) })
     }
 
     /// Maps the pages around `offset .. offset + len` that no read has touched yet.
-    pub(crate) fn prefault(&self, offset: u64, len: u64) {
+    pub fn prefault(&self, offset: u64, len: u64) {
         let (Ok(first), Ok(last)) = (usize::try_from(offset), usize::try_from(offset.saturating_add(len.max(1)) - 1))
         else {
             return;
@@ -50,7 +50,7 @@ impl Prefault {
 
 #[cfg(test)]
 mod tests {
-    use thallus_fabric::memory::Pages;
+    use crate::memory::Pages;
 
     use super::*;
 

@@ -1,19 +1,18 @@
-//! Copies some hundred KiB that probably come from memory, not from a cache.
+//! Copying of some hundred KiB that are likely to come from memory.
 
 use std::ptr;
 
-/// Number of positions at which one copy proceeds at once. The prefetches of a core for a single position do not use
-/// all requests that it can have in flight: from memory, four take a fifth less time than `memcpy`; from a cache, the
-/// same time.
+/// Places at which one copy proceeds in turn. Prefetching for a single place does not use all outstanding cache misses
+/// of a core: from memory, four places take a fifth less time than `memcpy`; from a cache, the same time.
 const STREAMS: usize = 4;
-/// Number of bytes that are copied at one position before the next one: two cache lines, in four 32-byte registers.
+/// Bytes copied at one place before the next: two cache lines, in four 32-byte registers.
 const STEP: usize = 128;
 
-/// Copies `len` bytes, in unspecified order.
+/// Copies `len` bytes, in an undefined order.
 ///
 /// # Safety
 /// `from` is valid for reads and `to` for writes of `len` bytes, and the two do not overlap.
-pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         // SAFETY: the processor has AVX2; the rest is the caller's promise.
@@ -23,7 +22,7 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     unsafe { interleaved(from, to, len) };
 }
 
-/// The same with registers of 32 bytes, which the compiler may not assume.
+/// The same with registers of 32 bytes, which the compiler may not take for granted.
 ///
 /// # Safety
 /// As for [`copy`], on a processor that has AVX2.

@@ -5,11 +5,11 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::copies::CopyQueue;
+use super::CopyQueue;
 
 /// The helper threads of one fabric. They start when they are first needed, and end with the fabric.
 #[derive(Debug)]
-pub(crate) struct CopyPool {
+pub struct CopyPool {
     most: usize,
     requests: Arc<Requests>,
 }
@@ -30,28 +30,28 @@ struct PoolState {
 
 impl CopyPool {
     /// A pool of at most `most` threads. None is started yet.
-    pub(crate) fn new(most: usize) -> Arc<Self> {
+    pub fn new(most: usize) -> Arc<Self> {
         Arc::new(CopyPool { most, requests: Arc::default() })
     }
 
     /// The most threads that may help.
-    pub(crate) fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.most
     }
 
     #[cfg(test)]
-    pub(crate) fn threads(&self) -> usize {
+    pub(super) fn threads(&self) -> usize {
         self.requests.lock().threads
     }
 
     /// Shows, by its strong count, whether any helper still runs.
     #[cfg(test)]
-    pub(crate) fn watch(&self) -> std::sync::Weak<impl Sized + use<>> {
+    pub(super) fn watch(&self) -> std::sync::Weak<impl Sized + use<>> {
         Arc::downgrade(&self.requests)
     }
 
     /// Wakes or starts a helper for a queue. `false` if there is no helper and none can be started.
-    pub(crate) fn wake_helper(&self, queue: &Arc<CopyQueue>) -> bool {
+    pub(super) fn wake_helper(&self, queue: &Arc<CopyQueue>) -> bool {
         let mut state = self.requests.lock();
         if state.idle <= state.queues.len() && state.threads < self.most {
             let requests = self.requests.clone();
