@@ -154,3 +154,8 @@ impl Fabric for ShmFabric {
         Ok(Box::new(ShmEndpoint::new(self)?))
     }
 }
+
+/// The example of README.md compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
