@@ -31,6 +31,9 @@ for line in open(path):
 PYTHON
 }
 
+# The tests of server and client choose the fabric by it.
+export THALLUS_TEST_FABRIC=ucx
+
 failed=0
 run() { # WHAT DIRECTORY PROGRAM ARGUMENTS...
     local what=$1 directory=$2 log

@@ -21,10 +21,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// A query whose result never ends: 16 bytes a row, computed as fast as the client reads.
 pub const ENDLESS: &str = "SELECT value, value * 2 AS twice FROM generate_series(1, 1000000000000000)";
 
-/// The fabric under test: `THALLUS_TEST_FABRIC`, by default `ucx`.
+/// The fabric under test: `THALLUS_TEST_FABRIC`, by default `shm`.
 #[must_use]
 pub fn fabric() -> String {
-    std::env::var("THALLUS_TEST_FABRIC").unwrap_or_else(|_| "ucx".into())
+    std::env::var("THALLUS_TEST_FABRIC").unwrap_or_else(|_| "shm".into())
 }
 
 /// Runs a future to its end, on a runtime of two threads.

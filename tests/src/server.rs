@@ -19,6 +19,8 @@ pub struct TestServer {
     address: String,
 }
 
+/// Environment variable: the fabric of servers that a test starts without `--fabric`. All that work, if it is not set.
+pub const FABRIC: &str = "THALLUS_TEST_FABRIC";
 /// Environment variable: UCX library of the servers, if it differs from the clients'. A path, or `system`.
 pub const SERVER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
 
@@ -35,6 +37,10 @@ fn prepare<'a, A: AsRef<OsStr>>(
     fs::write(&config, settings).expect("a configuration file");
     let log = fs::File::create(log_path(scratch)).expect("a log file");
     let mut command = command("thallus-server");
+    let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    if let Some(fabric) = std::env::var_os(FABRIC).filter(|_| !args.iter().any(|arg| arg == "--fabric")) {
+        command.arg("--fabric").arg(fabric);
+    }
     command.arg("--config").arg(config).args(args).stdout(Stdio::null()).stderr(log);
     match std::env::var(SERVER_UCX) {
         Ok(system) if system == "system" => command.env_remove("THALLUS_UCX_LIBRARY"),

@@ -120,7 +120,7 @@ fn programs_at_once_get_each_its_own_result() {
         let stats: serde_json::Value = serde_json::from_str(finished.stderr.trim()).unwrap();
         // The report names a fabric only if the fabric carried batches.
         let lent = stats["batches_lent"].as_u64().unwrap() > 0;
-        let fabric = if lent { "ucx".into() } else { serde_json::Value::Null };
+        let fabric = if lent { thallus_tests::fabric().into() } else { serde_json::Value::Null };
         assert_eq!((&stats["rows"], &stats["fabric"]), (&rows.into(), &fabric), "{stats}");
         assert_eq!(stats["fallback"], serde_json::Value::Null, "{stats}");
     }
