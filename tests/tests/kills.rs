@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Access, Client, ClientError, LendFrom, QueryOptions};
 use thallus_protocol::random::SplitMix64;
-use thallus_tests::ENDLESS;
 use thallus_tests::cli::{Cli, thallus};
 use thallus_tests::server::TestServer;
 use thallus_tests::usage::Orphans;
+use thallus_tests::{ENDLESS, fabric};
 
+/// Kills of clients, unless `THALLUS_TEST_KILLS` sets another number.
 const CLIENTS: u64 = 200;
 const SERVERS: u64 = 20;
 /// Longest time from the start of a client's result to the kill of its server.
@@ -25,6 +26,10 @@ fn seed() -> u64 {
         std::env::var("THALLUS_TEST_SEED").map_or(1, |seed| seed.parse().expect("THALLUS_TEST_SEED is a number"));
     println!("THALLUS_TEST_SEED={seed}");
     seed
+}
+
+fn clients_to_kill() -> u64 {
+    std::env::var("THALLUS_TEST_KILLS").map_or(CLIENTS, |kills| kills.parse().expect("THALLUS_TEST_KILLS is a number"))
 }
 
 /// A time below `most` that depends on the seed and the round alone.
@@ -74,7 +79,7 @@ fn kills_at_random_moments() {
     clients(seed);
     servers(seed);
     let left: Vec<_> = named_segments().into_iter().filter(|path| !before.contains(path)).collect();
-    println!("{CLIENTS} clients and {SERVERS} servers killed, {} segments left", left.len());
+    println!("{} clients and {SERVERS} servers killed, {} segments left", clients_to_kill(), left.len());
     doctor_names(&left);
     // System V and POSIX segments that no process has mapped.
     Orphans::now().wait_until_gone();
@@ -82,13 +87,13 @@ fn kills_at_random_moments() {
 
 /// The server and another client's connection survive every kill of a client.
 fn clients(seed: u64) {
-    let server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
+    let server = TestServer::start(["--fabric", &fabric(), "--allow-mapped"]);
     block_on_long(async {
         let bystander = Client::connect(&server.url("require_fabric=true")).await.unwrap();
         // Half of the kills happen while a client connects, which takes half a second with some versions of UCX.
         let connecting = thallus(["ping", &server.url("require_fabric=true"), "--count", "1"]).elapsed;
         println!("connecting takes {connecting:?}");
-        for round in 0..CLIENTS {
+        for round in 0..clients_to_kill() {
             let access = ["read", "map"][(round % 2) as usize];
             let mut cli = Cli::start([
                 "query",
@@ -117,11 +122,11 @@ fn clients(seed: u64) {
 fn servers(seed: u64) {
     block_on_long(async {
         for round in 0..SERVERS {
-            let mut server = TestServer::start(["--fabric", "ucx", "--allow-mapped"]);
+            let mut server = TestServer::start(["--fabric", &fabric(), "--allow-mapped"]);
             let client = Client::connect(&server.url("require_fabric=true&window=16MiB")).await.unwrap();
             let access = if round % 2 == 0 { Access::Read } else { Access::Map };
             let mut result = client.query_with(ENDLESS, QueryOptions::new().with_access(access)).await.unwrap();
-            let until = Instant::now() + moment(seed, CLIENTS + round, RESULT);
+            let until = Instant::now() + moment(seed, clients_to_kill() + round, RESULT);
             let mut kept = Vec::new();
             while Instant::now() < until {
                 let batch = result.next().await.unwrap().unwrap();

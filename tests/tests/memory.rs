@@ -47,7 +47,10 @@ fn ten_gigabytes_stream_through_less_than_one_on_either_side() {
     println!("{report}");
     println!("{:.2} GB in {took:.1} s", report.bytes() as f64 / GB as f64);
     println!("peak resident: server {} MB, client {} MB", server_peak / 1_000_000, client_peak / 1_000_000);
-    assert!(matches!(&report.carrier, Carrier::OneSided { fabric, .. } if *fabric == thallus_tests::fabric()), "{report}");
+    assert!(
+        matches!(&report.carrier, Carrier::OneSided { fabric, .. } if *fabric == thallus_tests::fabric()),
+        "{report}"
+    );
     assert_eq!((report.rows, report.batches_inline), (ROWS as u64, 0), "{report}");
     assert!(report.bytes_lent >= 10 * GB, "{report}");
     assert!(server_peak < LIMIT, "the server had {server_peak} bytes resident");
