@@ -119,7 +119,7 @@ impl Programs {
         let began = std::time::Instant::now();
         loop {
             let text = fs::read_to_string(&log).unwrap();
-            assert!(server.ended().is_none(), "{}: the server has ended: {text}", place.name);
+            assert!(server.exit_status().is_none(), "{}: the server has ended: {text}", place.name);
             if let Some((_, after)) = text.split_once("listening address=")
                 && let Some((address, _)) = after.split_once('\n')
             {
