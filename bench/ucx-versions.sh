@@ -19,6 +19,7 @@ QUERY = f"num8 rows={ROWS}"
 def start(arguments, library):
     environment = dict(os.environ)
     environment.pop("THALLUS_UCX_LIBRARY", None)
+    environment["THALLUS_BENCH_FABRIC"] = "ucx"
     if library != "system":
         environment["THALLUS_UCX_LIBRARY"] = library
     return subprocess.Popen(

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Compares the fabrics of one host, shm and UCX's shared memory, in turn: a lent and a mapped result of 1 GiB, 64 streams
+# of 16 MiB, and a result of one row. Medians of some rounds, and of each round's ratio.
+# usage: bench/one-host.sh [ROUNDS]
+set -euo pipefail
+cd "$(dirname "$0")"
+../scripts/setup.sh
+cargo build --release --locked
+exec python3 - "${CARGO_TARGET_DIR:-target}/release/thallus-bench" "${1:-7}" <<'PYTHON'
+import json, os, statistics, subprocess, sys
+
+program, rounds = sys.argv[1], int(sys.argv[2])
+CASES = (  # name, contender, rows, streams, iterations
+    ("1 GiB, lent", "lent", 16 << 20, 1, 4),
+    ("1 GiB, mapped", "mapped", 16 << 20, 1, 4),
+    ("64 streams of 16 MiB, lent", "lent", 256 << 10, 64, 6),
+    ("1 row", "thallus", 1, 1, 2000),
+)
+
+
+def seconds(fabric, contender, rows, streams, iterations):
+    environment = dict(os.environ, THALLUS_BENCH_FABRIC=fabric)
+    start = lambda *arguments: subprocess.Popen(
+        [program, *arguments], env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    server = start("serve", "thallus")
+    client = start("client", contender, server.stdout.readline().split()[1])
+    order = {"query": f"num8 rows={rows}", "bytes": rows * 64, "read_every_byte": False, "streams": streams,
+             "iterations": iterations}
+    client.stdin.write(json.dumps(order) + "\n")
+    client.stdin.flush()
+    answer = json.loads(client.stdout.readline())
+    for process in (client, server):
+        process.stdin.close()
+        process.wait()
+    if answer.get("error"):
+        raise SystemExit(f"{fabric}: {answer['error']}")
+    # The first iterations fill pools.
+    return statistics.median(answer["seconds"][max(1, iterations // 10):])
+
+
+for name, *case in CASES:
+    times = {"shm": [], "ucx": []}
+    for _ in range(rounds):
+        for fabric in times:
+            times[fabric].append(seconds(fabric, *case))
+    ratio = statistics.median(ucx / shm for shm, ucx in zip(times["shm"], times["ucx"]))
+    medians = ", ".join(f"{fabric} {statistics.median(of) * 1e3:.3f} ms" for fabric, of in times.items())
+    print(f"{name:28} {medians}; shm is {ratio:.2f} times as fast")
+PYTHON
