@@ -19,7 +19,7 @@ fn poll(endpoint: &mut dyn Endpoint, completions: &mut Vec<Completion>) -> Optio
     None
 }
 
-/// What the child does; true if all is as it should be.
+/// The steps of the child. Returns whether each of them is refused as it should be.
 fn in_the_child(mut borrower: Box<dyn Endpoint>, slab: thallus_fabric::memory::Slab, address: u64) -> bool {
     let failed = poll(&mut *borrower, &mut Vec::new()).is_some_and(|error| error.to_string().contains("parent"));
     let from = RemoteRange { region: IMPORTED, address, len: 4096 };
