@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Compares the fabrics of one host, shm and UCX's shared memory, in turn: a lent and a mapped result of 1 GiB, 64 streams
-# of 16 MiB, and a result of one row. Medians of some rounds, and of each round's ratio.
+# Compares the fabrics of one host, shm and the shared memory of UCX, in turn: a lent and a mapped result of 1 GiB, 64
+# streams of 16 MiB, and a result of one row. Medians of some rounds, and of the ratio in each round.
 # usage: bench/one-host.sh [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")"

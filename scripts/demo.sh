@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demonstration: installs missing packages, builds, generates TPC-H tables (or takes your directory of files),
-# starts a server, runs queries over UCX, prints results and transfer reports, and stops the server.
+# starts a server, runs queries over shared memory, prints results and transfer reports, and stops the server.
 #
 #   scripts/demo.sh                  TPC-H at scale factor 1 (SCALE=0.1 for less)
 #   scripts/demo.sh DIR              every file and sub-directory of DIR is a table

@@ -13,8 +13,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 cargo clippy -p thallus-client -p thallus-cli --no-default-features --all-targets --quiet -- -D warnings
 cargo clippy -p thallus-server -p thallus-server-cli --no-default-features --all-targets --quiet -- -D warnings
 # protocol, fabrics and client must not depend on the query engine.
-for crate in thallus-protocol thallus-fabric thallus-fabric-sim thallus-fabric-ucx thallus-fabric-verbs thallus-driver \
-    thallus-client thallus-cli; do
+for crate in thallus-protocol thallus-fabric thallus-fabric-shm thallus-fabric-sim thallus-fabric-ucx \
+    thallus-fabric-verbs thallus-driver thallus-client thallus-cli; do
     if cargo tree -p "$crate" -e normal --prefix none | grep -q '^datafusion '; then
         echo "lint: $crate depends on DataFusion" >&2
         exit 1

@@ -20,6 +20,8 @@ ldconfig -p 2>/dev/null | grep -q 'libclang-[0-9.]*\.so' ||
 # ibverbs-sys generates its bindings from its own headers, which its cmake build collects. It links with libibverbs.
 command -v cmake >/dev/null || missing+=(cmake)
 command -v python3 >/dev/null || missing+=(python3-minimal)
+# scripts/ucx-versions.sh downloads versions of UCX with it, for tests.
+command -v pip >/dev/null || missing+=(python3-pip)
 pkg-config --exists libnl-3.0 libnl-route-3.0 2>/dev/null || missing+=(libnl-3-dev libnl-route-3-dev)
 pkg-config --exists libibverbs 2>/dev/null || missing+=(libibverbs-dev)
 

@@ -169,8 +169,8 @@ impl Links {
             // The peer can still come here.
             Err(_) if self.own.path.is_some() => Ok(()),
             Err(error) => Err(format!(
-                "its socket cannot be reached ({error}): it is gone, or in another network namespace; then give both \
-                 ends a directory that both see"
+                "its socket cannot be reached ({error}): it is gone, or in another network namespace; then start the \
+                 server with --shm-directory DIR, a directory that both see"
             )),
         }
     }

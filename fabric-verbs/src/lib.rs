@@ -158,7 +158,9 @@ impl Fabric for VerbsFabric {
             max_outstanding_reads: self.max_outstanding,
             exposes_ranges: self.scope != Scope::Whole,
             registers_when_exposed: self.scope == Scope::Registrations,
-            maps: Maps::Nothing { reason: "an RDMA device reads memory, and maps none; on one host UCX does".into() },
+            maps: Maps::Nothing {
+                reason: "an RDMA device reads memory, and maps none; on one host shm and UCX do".into(),
+            },
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::codec::{self, Decoded, Decoder, FEATURE_CHECKSUM, Frame, FrameLimits, Preface, VERSIONS};
+use crate::codec::{self, Decoded, Decoder, FEATURE_CHECKSUM, FEATURES, Frame, FrameLimits, Preface, VERSIONS};
 use crate::error::{ApiMisuse, ConnectionError};
 use crate::message::Message;
 use crate::misbehaviour::PeerMisbehaved;
@@ -64,7 +64,7 @@ impl Link {
             FrameLimits { message: limits.message.max(LEAST.message), payload: limits.payload.max(LEAST.payload) };
         let timeouts = LinkTimeouts { keepalive: timeouts.keepalive.max(LEAST_KEEPALIVE), ..timeouts };
         timers.set(Timer::Handshake, now + timeouts.handshake);
-        let features = if checksum { FEATURE_CHECKSUM } else { 0 };
+        let features = if checksum { FEATURES } else { FEATURES & !FEATURE_CHECKSUM };
         let preface = Preface { versions: VERSIONS, features }.encode();
         let decoder = Decoder::new(limits);
         let link = Link { decoder, limits, timeouts, version: None, features, common: None, pings: 0 };

@@ -57,7 +57,8 @@ pub enum Access {
     #[default]
     Read,
     /// Does not read: the arrays lie in the server's memory, which this process maps. Nothing is copied. Requires a
-    /// server on this host that [allows it](crate::Client#mapped-results), and UCX over shared memory.
+    /// server on this host that [allows it](crate::Client#mapped-results), and a data plane over shm or UCX's shared
+    /// memory.
     ///
     /// By requesting it, the caller declares the server's process as trusted. The documentation of
     /// `thallus_fabric::memory::TrustedPeer::assume` defines this promise, and the consequences if the server breaks

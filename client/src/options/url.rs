@@ -450,7 +450,7 @@ mod tests {
             ("thallus://h/db", "a thallus URL has no path (known parts: host, port, options)"),
             ("thallus://h#x", "a thallus URL has no fragment (known parts: host, port, options)"),
             ("thallus://h?pool=1&pool=2", "option pool is given twice"),
-            ("thallus://h?fabric=tcp", "bad value \"tcp\" for option fabric: known: auto, ucx, verbs, none"),
+            ("thallus://h?fabric=tcp", "bad value \"tcp\" for option fabric: known: auto, shm, ucx, verbs, none"),
             ("thallus://h?port=0", "bad value \"0\" for option port: expected a number from 1 to 255"),
             ("thallus://h?partitions=0", "bad value \"0\" for option partitions: expected a number from 1 to 1024"),
             ("thallus://h?gid=256", "bad value \"256\" for option gid: expected a number from 0 to 255"),

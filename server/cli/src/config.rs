@@ -165,6 +165,8 @@ impl Config {
             .data
             .iter_mut()
             .chain(config.tables.values_mut().map(|table| &mut table.path))
+            .chain(&mut config.fabric.shm.directory)
+            .chain(&mut config.fabric.ucx.library)
             .chain(&mut config.engine.spill_dir)
         {
             *relative = base.join(&*relative);

@@ -29,6 +29,12 @@ fn the_example_file_shows_every_key() {
     all.engine.memory_limit = Some(ByteSize::gib(8));
     all.engine.partitions = Some(8);
     all.engine.spill_dir = Some("/var/tmp".into());
+    all.fabric.registered_heap = Some(ByteSize::gib(32));
+    all.fabric.shm.directory = Some("/run/thallus".into());
+    all.fabric.ucx.library = Some("/opt/ucx/lib/libucp.so.0".into());
+    all.fabric.verbs.device = Some("mlx5_0".into());
+    all.fabric.verbs.port = Some(1);
+    all.fabric.verbs.gid = Some(3);
     for line in all.to_toml().unwrap().lines().filter(|line| line.contains('=')) {
         let key = line.split('=').next().unwrap().trim();
         assert!(
@@ -91,8 +97,12 @@ fn a_flag_wins_over_the_file_and_paths_in_the_file_are_its_own() {
             B = { path = "/b", format = "csv", header = false, delimiter = ";" }
             [timeouts]
             lease = "5s"
+            [fabric]
+            shm = { directory = "sockets" }
+            ucx = { library = "libucp.so.0" }
             [engine]
             batch_rows = 1000
+            spill_dir = "spill"
         "#,
     )
     .unwrap();
@@ -103,6 +113,9 @@ fn a_flag_wins_over_the_file_and_paths_in_the_file_are_its_own() {
     assert_eq!(config.timeouts.lease, Span::secs(5));
     assert_eq!(config.timeouts.idle, Span::secs(300));
     assert_eq!(config.data, [directory.path().join("more"), "/elsewhere".into()]);
+    assert_eq!(config.fabric.shm.directory, Some(directory.path().join("sockets")));
+    assert_eq!(config.fabric.ucx.library, Some(directory.path().join("libucp.so.0")));
+    assert_eq!(config.engine.spill_dir, Some(directory.path().join("spill")));
     assert_eq!(config.tables.keys().collect::<Vec<_>>(), ["A", "B"]);
     assert_eq!(config.tables["A"].path, Path::new("other.csv"));
     let b = &config.tables["B"];
