@@ -32,7 +32,7 @@ PYTHON
 }
 
 # The tests of server and client choose the fabric by it.
-export THALLUS_TEST_FABRIC=ucx
+export THALLUS_TEST_FABRIC=ucx THALLUS_TEST_SERVER_FABRIC=ucx
 
 failed=0
 run() { # WHAT DIRECTORY PROGRAM ARGUMENTS...

@@ -20,7 +20,7 @@ pub struct TestServer {
 }
 
 /// Environment variable: the fabric of servers that a test starts without `--fabric`. All that work, if it is not set.
-pub const FABRIC: &str = "THALLUS_TEST_FABRIC";
+pub const FABRIC: &str = "THALLUS_TEST_SERVER_FABRIC";
 /// Environment variable: UCX library of the servers, if it differs from the clients'. A path, or `system`.
 pub const SERVER_UCX: &str = "THALLUS_TEST_SERVER_UCX";
 
