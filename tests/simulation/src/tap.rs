@@ -98,7 +98,7 @@ impl Tap {
                 self.trace.count("message", format!("lent to {to}"));
                 if self.path_lost.contains(to) {
                     let how = format!("{stream:?} to the {to}");
-                    self.trace.violated("nothing is lent once the path is lost", how);
+                    self.trace.violation("nothing is lent once the path is lost", how);
                 }
                 self.arrived(stream, batch.descriptor.slab_bytes());
             }

@@ -202,27 +202,30 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         }
         shared.lock().server_fabric = Some(fabric);
     }
-    let mut settings = Settings::default();
-    settings.limits = ServerLimits {
+    let limits = ServerLimits {
         max_streams: options.max_streams,
         max_loan_bytes: options.max_loan_bytes,
         max_sql_bytes: 1 << 16,
     };
-    settings.max_loan_bytes_total = options.max_loan_total;
+    let mut settings = Settings {
+        limits,
+        max_loan_bytes_total: options.max_loan_total,
+        max_connections: options.max_connections,
+        timeouts: options.timeouts,
+        lease_timeout: options.lease_timeout,
+        drain_timeout: Duration::from_millis(300),
+        upload_window: options.upload_window,
+        upload_read_timeout: options.read_timeout,
+        entropy,
+        allow_mapped: true,
+        presence,
+        // The real count is that of the whole test process, with everything that it has done before.
+        page_faults: || 0,
+        clock: None,
+        loan_observer: Some(Arc::new(shared.network.clone())),
+        ..Settings::default()
+    };
     settings.groups.rendezvous = options.timeouts.handshake;
-    settings.max_connections = options.max_connections;
-    settings.timeouts = options.timeouts;
-    settings.lease_timeout = options.lease_timeout;
-    settings.drain_timeout = Duration::from_millis(300);
-    settings.upload_window = options.upload_window;
-    settings.upload_read_timeout = options.read_timeout;
-    settings.entropy = entropy;
-    settings.allow_mapped = true;
-    settings.presence = presence;
-    // The real count is that of the whole test process, with everything that it has done before.
-    settings.page_faults = || 0;
-    settings.clock = None;
-    settings.loan_observer = Some(Arc::new(shared.network.clone()));
     let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
     shared.lock().server = Some(server.clone());
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
