@@ -14,7 +14,7 @@ use thallus_fabric::FabricError;
 use crate::status::unavailable;
 
 /// Begins every blob: the format, and its version.
-const MAGIC: [u8; 8] = *b"THLSHM01";
+const MAGIC: [u8; 8] = *b"THLSHM02";
 /// Longest path of a Unix socket (unix(7), `sun_path`), without its zero byte.
 const MAX_PATH: usize = 107;
 
@@ -26,6 +26,8 @@ pub(crate) type Secret = [u8; 16];
 pub(crate) struct Address {
     /// The kernel that the endpoint's process runs under, since its last start; 0 if that is not known.
     pub(crate) host: [u8; 16],
+    /// The network namespace of the endpoint's process: abstract names belong to one.
+    pub(crate) network: [u8; 16],
     /// The name of its socket, without the prefix.
     pub(crate) name: [u8; 8],
     /// A peer that connects shows it.
@@ -45,23 +47,24 @@ impl Address {
             let reason = format!("the path of a socket is too long: {} (limit {MAX_PATH} bytes)", path.display());
             return Err(unavailable(reason));
         }
-        Ok(Address { host: host(), name, secret, path })
+        Ok(Address { host: host(), network: network(), name, secret, path })
     }
 
     /// The blob.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let path = self.path.as_deref().map_or(&[][..], |path| path.as_os_str().as_encoded_bytes());
-        [&MAGIC[..], &self.host, &self.name, &self.secret, path].concat().into()
+        [&MAGIC[..], &self.host, &self.network, &self.name, &self.secret, path].concat().into()
     }
 
     /// The address in a peer's blob, which is untrusted.
     pub(crate) fn parse(blob: &[u8]) -> Result<Self, String> {
         use std::os::unix::ffi::OsStrExt;
         let rest = blob.strip_prefix(&MAGIC).ok_or("it is no address of this fabric, or of another version")?;
-        if rest.len() < 40 {
+        if rest.len() < 56 {
             return Err("the address is too short".to_owned());
         }
-        let (host, name, secret, path) = (first(rest), first(&rest[16..]), first(&rest[24..]), &rest[40..]);
+        let (host, network) = (first(rest), first(&rest[16..]));
+        let (name, secret, path) = (first(&rest[32..]), first(&rest[40..]), &rest[56..]);
         if path.len() > MAX_PATH || path.contains(&0) {
             return Err("the path in the address is malformed".to_owned());
         }
@@ -70,7 +73,16 @@ impl Address {
         if path.as_ref().is_some_and(|path| path.file_name() != Some(socket_name(&name).as_ref())) {
             return Err("the path in the address is not that of its socket".to_owned());
         }
-        Ok(Address { host, name, secret, path })
+        if path.as_ref().is_some_and(|path| path.is_relative()) {
+            return Err("the path in the address is relative".to_owned());
+        }
+        Ok(Address { host, network, name, secret, path })
+    }
+
+    /// Whether an abstract name means the same socket to this process as to the peer. In another namespace any process
+    /// could listen under the peer's name.
+    pub(crate) fn shares_names(&self) -> bool {
+        self.network == network()
     }
 
     /// The name of the abstract socket.
@@ -78,10 +90,10 @@ impl Address {
         socket_name(&self.name)
     }
 
-    /// Whether the peer cannot be under the kernel of this process.
+    /// Whether the peer is not known to be under the kernel of this process.
     pub(crate) fn is_elsewhere(&self) -> bool {
         let own = host();
-        own != [0; 16] && self.host != [0; 16] && own != self.host
+        own == [0; 16] || own != self.host
     }
 }
 
@@ -102,12 +114,24 @@ fn host() -> [u8; 16] {
     u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
 }
 
+/// The network namespace of this process, by device and inode; zeroes if that cannot be read.
+fn network() -> [u8; 16] {
+    use std::os::unix::fs::MetadataExt;
+    let found = fs::metadata("/proc/self/ns/net");
+    found.map_or([0; 16], |found| (u128::from(found.dev()) << 64 | u128::from(found.ino())).to_be_bytes())
+}
+
+/// A socket that is younger may be about to listen.
+const SETTLED: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Removes sockets with a path that no process listens on any more: of processes that were killed.
 pub(crate) fn sweep(directory: &Path) -> io::Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(directory)?.flatten() {
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with("thallus-") && name.len() == 24) {
+        let changed = entry.metadata().and_then(|found| found.modified()).ok();
+        let is_settled = changed.is_some_and(|at| at.elapsed().is_ok_and(|age| age > SETTLED));
+        if is_settled && name.to_str().is_some_and(|name| name.starts_with("thallus-") && name.len() == 24) {
             let is_dead = crate::socket::dial_path(&entry.path())
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
             removed += usize::from(is_dead && fs::remove_file(entry.path()).is_ok());
@@ -127,7 +151,7 @@ mod tests {
             let blob = address.to_bytes();
             assert_eq!(Address::parse(&blob), Ok(address.clone()));
             assert!(!address.is_elsewhere());
-            for len in 0..48 {
+            for len in 0..64 {
                 assert!(Address::parse(&blob[..len]).is_err(), "{len}");
             }
             let mut other = address;

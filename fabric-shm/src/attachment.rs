@@ -27,11 +27,6 @@ impl Attachment {
     /// Maps the memory file of a peer, which is untrusted: only what can never get shorter is mapped, so that no read
     /// of it raises SIGBUS.
     pub(crate) fn new(file: &OwnedFd, len: u64) -> Result<Self, String> {
-        // Fails for everything that is not a memory file.
-        let seals = rustix::fs::fcntl_get_seals(file).map_err(|error| format!("it is no memory file: {error}"))?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err("its memory file is not sealed against shrinking".to_owned());
-        }
         let found = rustix::fs::fstat(file).map_err(|error| format!("fstat: {error}"))?.st_size;
         let len = usize::try_from(len).ok().filter(|&len| len > 0 && u64::try_from(found) == Ok(len as u64));
         let len = len.ok_or_else(|| format!("its memory file has {found} bytes, and not as many as its peer says"))?;
@@ -74,6 +69,32 @@ impl Drop for Attachment {
     }
 }
 
+/// Checks that a descriptor of a peer is a memory file that never gets shorter and from which no page can vanish. Huge
+/// pages could: a hole that is punched into them may not be filled again.
+pub(crate) fn check(file: &OwnedFd) -> Result<(), String> {
+    // First of all: it fails for everything that is not a memory file, and never waits for a file system.
+    let seals = rustix::fs::fcntl_get_seals(file).map_err(|error| format!("it is no memory file: {error}"))?;
+    if !seals.contains(SealFlags::SHRINK) {
+        return Err("its memory file is not sealed against shrinking".to_owned());
+    }
+    if !seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
+        return Err("its memory file is not sealed against holes".to_owned());
+    }
+    match rustix::fs::fstatfs(file) {
+        Ok(found) if found.f_type == TMPFS_MAGIC => Ok(()),
+        Ok(found) => Err(format!("its memory file is of another kind of memory ({:#x})", found.f_type)),
+        Err(error) => Err(format!("fstatfs: {error}")),
+    }
+}
+
+/// `TMPFS_MAGIC` of Linux's magic.h: ordinary shared memory.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+
+/// Most bytes and regions of peers that a fabric maps at a time. Address space and the kernel's table of mappings
+/// (`vm.max_map_count`) have an end, and the process needs some of both itself.
+const MAX_BYTES: u64 = 16 << 40;
+const MAX_ATTACHMENTS: usize = 8192;
+
 /// The attachments of a fabric: connections to one server share the mapping of its heap, its page tables, and its first
 /// touch.
 #[derive(Debug, Default)]
@@ -86,6 +107,7 @@ struct FileId(u64, u64);
 impl Attachments {
     /// The attachment of this file: the one that another endpoint has, or a new one.
     pub(crate) fn attach(&self, file: &OwnedFd, len: u64) -> Result<Arc<Attachment>, String> {
+        check(file)?;
         let id = identify(file).map_err(|error| format!("fstat: {error}"))?;
         let mut attached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = attached.iter().filter(|(other, _)| *other == id).find_map(|(_, known)| known.upgrade());
@@ -93,6 +115,10 @@ impl Attachments {
             return Ok(known);
         }
         attached.retain(|(_, known)| known.strong_count() > 0);
+        let bytes: u64 = attached.iter().filter_map(|(_, known)| Some(known.upgrade()?.len() as u64)).sum();
+        if attached.len() >= MAX_ATTACHMENTS || bytes.saturating_add(len) > MAX_BYTES {
+            return Err(format!("{} regions of {bytes} bytes are mapped already", attached.len()));
+        }
         let new = Arc::new(Attachment::new(file, len)?);
         attached.push((id, Arc::downgrade(&new)));
         Ok(new)
@@ -110,6 +136,8 @@ mod tests {
 
     use super::*;
 
+    const SEALED: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
+
     fn memory_file(len: u64, seals: SealFlags) -> OwnedFd {
         let file = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&file, len).unwrap();
@@ -120,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_file_is_mapped_once_and_read_no_further_than_it_reaches() {
-        let (attachments, file) = (Attachments::default(), memory_file(8192, SealFlags::SHRINK));
+        let (attachments, file) = (Attachments::default(), memory_file(8192, SEALED));
         let attached = attachments.attach(&file, 8192).unwrap();
         assert!(Arc::ptr_eq(&attached, &attachments.attach(&file.try_clone().unwrap(), 8192).unwrap()));
-        let other = attachments.attach(&memory_file(8192, SealFlags::SHRINK), 8192).unwrap();
+        let other = attachments.attach(&memory_file(8192, SEALED), 8192).unwrap();
         assert!(!Arc::ptr_eq(&attached, &other));
         drop(file);
         let start = attached.find(4000, 96).unwrap();
@@ -141,8 +169,9 @@ mod tests {
         let attachments = Attachments::default();
         let refused = |file: &OwnedFd, len| attachments.attach(file, len).unwrap_err();
         assert!(refused(&memory_file(4096, SealFlags::GROW), 4096).contains("shrinking"));
-        assert!(refused(&memory_file(4096, SealFlags::SHRINK), 8192).contains("4096 bytes"));
-        assert!(refused(&memory_file(4096, SealFlags::SHRINK), 0).contains("4096 bytes"));
+        assert!(refused(&memory_file(4096, SealFlags::SHRINK), 4096).contains("holes"));
+        assert!(refused(&memory_file(4096, SEALED), 8192).contains("4096 bytes"));
+        assert!(refused(&memory_file(4096, SEALED), 0).contains("4096 bytes"));
         assert!(refused(&tempfile::tempfile().unwrap().into(), 4096).contains("no memory file"));
     }
 }

@@ -5,9 +5,9 @@ use rustix::process::geteuid;
 /// The peers that may read a region. The kernel vouches for the user of a peer (unix(7), `SO_PEERCRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Audience {
-    /// Processes of this process's user, and root, who can read every process's memory anyway.
+    /// Processes of this process's user.
     SameUser,
-    /// Processes of the user with this id, and those of [`Audience::SameUser`].
+    /// Processes of the user with this id.
     User(u32),
     /// Every peer of this process. For an operator who says that all users may read each other's results.
     Everyone,
@@ -19,11 +19,10 @@ impl Audience {
     pub fn admits(self, peer: u32) -> bool {
         // A user of another user namespace has the overflow id here, as has every other such user.
         let known = peer != overflow_uid();
-        let same = known && (peer == geteuid().as_raw() || peer == 0);
         match self {
             Audience::Everyone => true,
-            Audience::SameUser => same,
-            Audience::User(user) => same || (known && peer == user),
+            Audience::SameUser => known && peer == geteuid().as_raw(),
+            Audience::User(user) => known && peer == user,
         }
     }
 }
@@ -42,9 +41,9 @@ mod tests {
     fn users_without_an_id_here_are_nobody_in_particular() {
         let own = geteuid().as_raw();
         let other = own.wrapping_add(1000);
-        assert!(Audience::SameUser.admits(own) && Audience::SameUser.admits(0));
+        assert!(Audience::SameUser.admits(own));
         assert!(!Audience::SameUser.admits(other) && Audience::User(other).admits(other));
-        assert!(Audience::User(other).admits(own) && !Audience::User(other).admits(other + 1));
+        assert!(!Audience::User(other).admits(own) && !Audience::User(other).admits(other + 1));
         assert!(!Audience::User(overflow_uid()).admits(overflow_uid()));
         assert!(Audience::Everyone.admits(overflow_uid()));
     }

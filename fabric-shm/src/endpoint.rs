@@ -12,6 +12,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::copying::{self, Copies, End, Reports};
 use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use thallus_fabric::process::Presence;
 use thallus_fabric::{
     Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe, ReadFailure, ReadToken, RegionId,
     RemoteRange, Transport,
@@ -28,6 +29,9 @@ use crate::{Audience, MAX_OUTSTANDING_READS, MAX_READ, ShmFabric};
 
 /// The longest that reads wait for the peer's socket, or for the descriptor of their region.
 const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
+
+/// Turns of one poll before other tasks get theirs.
+const TURNS: usize = 8;
 
 /// An endpoint. See [`Endpoint`].
 #[derive(Debug)]
@@ -88,7 +92,7 @@ struct Waiting {
 /// The owner of a mapped buffer: the mapping, and a socket whose end tells the lender that this process is gone.
 struct Mapped {
     _attachment: Arc<Attachment>,
-    _socket: Option<Socket>,
+    _sockets: Vec<Socket>,
 }
 
 impl ShmEndpoint {
@@ -354,8 +358,20 @@ impl Endpoint for ShmEndpoint {
     }
 
     fn peer_presence(&self) -> Option<PresenceProbe> {
-        let socket = self.links.socket()?;
-        Some(Arc::new(move || socket.presence()))
+        let sockets = self.links.sockets();
+        if sockets.is_empty() {
+            return None;
+        }
+        // The peer keeps one of its ends open for as long as it has memory mapped.
+        Some(Arc::new(move || {
+            let all: Vec<_> = sockets.iter().map(Socket::presence).collect();
+            let ended = all.iter().all(|presence| *presence == Presence::Ended);
+            if ended {
+                Presence::Ended
+            } else {
+                all.into_iter().find(|presence| *presence != Presence::Ended).unwrap_or(Presence::Unknown)
+            }
+        }))
     }
 
     fn mapping(&mut self) -> Option<&mut dyn MapsPeer> {
@@ -364,7 +380,7 @@ impl Endpoint for ShmEndpoint {
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         let before = completions.len();
-        loop {
+        for _ in 0..TURNS {
             self.progress();
             self.begin_waiting();
             self.watch_arrival(cx);
@@ -386,6 +402,9 @@ impl Endpoint for ShmEndpoint {
                 return Poll::Pending;
             }
         }
+        // Other tasks get their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn close(&mut self) {
@@ -394,7 +413,9 @@ impl Endpoint for ShmEndpoint {
             self.links.close(self.is_forked());
             self.regions.clear();
         }
-        self.flush();
+        if !self.is_forked() {
+            self.flush();
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -411,12 +432,12 @@ impl MapsPeer for ShmEndpoint {
         let Imported { key, attachment, .. } = self.imported(from)?;
         let (key, attachment) = (*key, attachment.clone());
         let Some(attachment) = attachment else {
-            let refused = self.links.arrived(key.number).and_then(|arrived| arrived.as_ref().err());
-            return Err(error(refused.map_or("the peer has not sent the descriptor of its memory", String::as_str)));
+            let refused = self.links.arrived(key.number).and_then(|arrived| arrived.as_ref().err().cloned());
+            return Err(error(refused.as_deref().unwrap_or("the peer has not sent the descriptor of its memory")));
         };
         let start = attachment.find(address - key.base, len);
         let start = start.ok_or_else(|| error("its memory is shorter than its key says"))?;
-        let owner = Mapped { _attachment: attachment, _socket: self.links.socket() };
+        let owner = Mapped { _attachment: attachment, _sockets: self.links.sockets() };
         let len = usize::try_from(len).map_err(|_| error("it is longer than this address space"))?;
         // SAFETY: `len` mapped bytes, which the owner keeps mapped, and which the kernel has initialised. No part of
         // this process writes there: the mapping is for reading. `_peer` states that the peer does not write either.

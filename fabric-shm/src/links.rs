@@ -24,7 +24,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::address::{Address, Secret};
-use crate::attachment::{Attachment, Attachments};
+use crate::attachment::{self, Attachment, Attachments};
 use crate::region::ShmRegistration;
 use crate::socket;
 
@@ -37,7 +37,9 @@ const BYE: u8 = 5;
 /// Connections that have not shown the secret yet. More are closed, the oldest first.
 const MAX_STRANGERS: usize = 8;
 /// Regions that a peer may have sent and not withdrawn.
-const MAX_REGIONS: usize = 4096;
+const MAX_REGIONS: usize = 512;
+/// Messages that are taken from a link in one turn, so that a peer cannot hold the task.
+const MAX_MESSAGES: usize = 64;
 
 /// A socket that other ends may share: the buffers that this process has mapped keep it open, so that the lender sees
 /// the end of this process and not only that of its endpoint.
@@ -89,7 +91,16 @@ struct Link {
     io: AsyncFd<Socket>,
     /// The user at the other end.
     user: u32,
+    /// Whether the kernel vouches that the other end is the peer's: this end has dialled the peer's name, which no other
+    /// process of the namespace can have. A path can be replaced.
+    by_name: bool,
     state: LinkState,
+}
+
+/// A region that a peer has sent. It is mapped when it is used first.
+enum Arrived {
+    File(OwnedFd, u64),
+    Mapped(Result<Arc<Attachment>, String>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +126,10 @@ pub(crate) struct Links {
     listeners: Vec<Listener>,
     links: Vec<Link>,
     outbox: VecDeque<Outgoing>,
-    arrived: HashMap<u64, Result<Arc<Attachment>, String>>,
+    arrived: HashMap<u64, Arrived>,
     attachments: Arc<Attachments>,
+    /// Whether messages are left that were not taken in the last turn.
+    more: bool,
 }
 
 impl Links {
@@ -124,8 +137,8 @@ impl Links {
     pub(crate) fn new(own: Address, attachments: Arc<Attachments>) -> io::Result<Self> {
         let mut listeners = vec![Listener { io: reading(socket::listen(&own.abstract_name())?)?, path: None }];
         if let Some(path) = &own.path {
-            let listener = socket::listen_at(path)?;
-            listeners.push(Listener { io: reading(listener)?, path: Some(path.clone()) });
+            let listener = socket::listen_at(path).and_then(reading).inspect_err(|_| _ = std::fs::remove_file(path))?;
+            listeners.push(Listener { io: listener, path: Some(path.clone()) });
         }
         Ok(Links {
             own,
@@ -135,6 +148,7 @@ impl Links {
             outbox: VecDeque::new(),
             arrived: HashMap::new(),
             attachments,
+            more: false,
         })
     }
 
@@ -151,16 +165,20 @@ impl Links {
         if peer.is_elsewhere() {
             return Err("the peer is on another host".to_owned());
         }
-        let (name, path) = (peer.abstract_name(), peer.path.clone());
+        let name = peer.shares_names().then(|| peer.abstract_name());
+        let path = peer.path.clone();
         self.peer = Some(peer);
-        self.accept()?;
-        if !self.links.is_empty() {
-            return self.progress();
+        self.progress()?;
+        if self.is_up() {
+            return Ok(());
         }
-        let dialled = socket::dial(&name).or_else(|error| path.as_deref().map_or(Err(error), socket::dial_path));
+        let named = name.map_or(Err(io::ErrorKind::ConnectionRefused.into()), |name| socket::dial(&name));
+        let by_name = named.is_ok();
+        let dialled = named.or_else(|error: io::Error| path.as_deref().map_or(Err(error), socket::dial_path));
         match dialled {
             Ok(dialled) => {
-                let mut link = Link::new(dialled, LinkState::Dialled).map_err(|error| error.to_string())?;
+                let link = Link::new(dialled, LinkState::Dialled);
+                let mut link = Link { by_name, ..link.map_err(|error| error.to_string())? };
                 let secret = self.peer.as_ref().map(|peer| peer.secret).unwrap_or_default();
                 link.say(HELLO, &secret).map_err(|error| format!("the peer's socket: {error}"))?;
                 self.links.push(link);
@@ -175,14 +193,15 @@ impl Links {
         }
     }
 
-    /// The user at the other end, as the kernel knows it.
+    /// The user at the other end, as the kernel knows it, once it is sure that the other end is the peer's.
     pub(crate) fn user(&self) -> Option<u32> {
-        self.links.iter().find(|link| link.state != LinkState::Stranger).map(|link| link.user)
+        let is_sure = |link: &&Link| link.state == LinkState::Up || (link.state == LinkState::Dialled && link.by_name);
+        self.links.iter().find(is_sure).map(|link| link.user)
     }
 
-    /// A link whose end is that of the peer's process.
-    pub(crate) fn socket(&self) -> Option<Socket> {
-        self.links.iter().find(|link| link.state == LinkState::Up).map(|link| link.io.get_ref().clone())
+    /// The links whose other ends are the peer's.
+    pub(crate) fn sockets(&self) -> Vec<Socket> {
+        self.links.iter().filter(|link| link.state == LinkState::Up).map(|link| link.io.get_ref().clone()).collect()
     }
 
     /// Whether both ends have proven themselves.
@@ -200,17 +219,25 @@ impl Links {
         self.outbox.push_back(Outgoing::Withdrawn { number });
     }
 
-    /// The region of this number, once it is there.
-    pub(crate) fn arrived(&self, number: u64) -> Option<&Result<Arc<Attachment>, String>> {
-        self.arrived.get(&number)
+    /// The region of this number, once it is there. The first call maps it.
+    pub(crate) fn arrived(&mut self, number: u64) -> Option<&Result<Arc<Attachment>, String>> {
+        let arrived = self.arrived.get_mut(&number)?;
+        if let Arrived::File(file, len) = arrived {
+            *arrived = Arrived::Mapped(self.attachments.attach(file, *len));
+        }
+        match arrived {
+            Arrived::Mapped(mapped) => Some(mapped),
+            Arrived::File(..) => None,
+        }
     }
 
     /// Tells the peer that this end closes, and closes it. `forked`: this process is a child of the one that connected.
     /// It closes its copies of the descriptors only.
     pub(crate) fn close(&mut self, forked: bool) {
         if forked {
-            self.listeners.iter_mut().for_each(|listener| listener.path = None);
-            self.links.iter_mut().for_each(|link| link.state = LinkState::Stranger);
+            // Dropping them would take the parent's sockets out of the poller that both processes share.
+            std::mem::forget(std::mem::take(&mut self.listeners));
+            std::mem::forget(std::mem::take(&mut self.links));
         }
         for link in self.links.iter_mut().filter(|link| link.state == LinkState::Up) {
             // The peer may be gone, or not read any more: it sees the end of the connection then.
@@ -228,13 +255,13 @@ impl Links {
     /// Why the endpoint is beyond use.
     pub(crate) fn progress(&mut self) -> Result<(), String> {
         self.accept()?;
+        self.more = false;
         let mut at = 0;
-        while let Some(link) = self.links.get(at) {
-            let was_stranger = link.state == LinkState::Stranger;
+        while at < self.links.len() {
             match self.receive(at) {
                 Ok(()) => at += 1,
                 // The true peer may still connect.
-                Err(_) if was_stranger => drop(self.links.remove(at)),
+                Err(_) if self.links[at].state == LinkState::Stranger => drop(self.links.remove(at)),
                 Err(reason) => return Err(reason),
             }
         }
@@ -248,7 +275,7 @@ impl Links {
 
     /// Wakes the task when there is anything to do. Returns whether there is already.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut ready = false;
+        let mut ready = self.more;
         for listener in &self.listeners {
             if let Poll::Ready(Ok(mut guard)) = listener.io.poll_read_ready(cx) {
                 guard.clear_ready();
@@ -277,10 +304,11 @@ impl Links {
             return Ok(());
         }
         for listener in &self.listeners {
-            let accepted = socket::accept(listener.io.get_ref().as_fd());
-            if let Some(socket) = accepted.map_err(|error| format!("accepting the peer's connection: {error}"))? {
-                let link = Link::new(socket, LinkState::Stranger).map_err(|error| error.to_string())?;
-                self.links.push(link);
+            for _ in 0..MAX_MESSAGES {
+                let accepted = socket::accept(listener.io.get_ref().as_fd());
+                let accepted = accepted.map_err(|error| format!("accepting the peer's connection: {error}"))?;
+                let Some(socket) = accepted else { break };
+                self.links.push(Link::new(socket, LinkState::Stranger).map_err(|error| error.to_string())?);
             }
         }
         while self.links.iter().filter(|link| link.state == LinkState::Stranger).count() > MAX_STRANGERS {
@@ -292,35 +320,46 @@ impl Links {
 
     /// Takes the messages of a link.
     fn receive(&mut self, at: usize) -> Result<(), String> {
-        while let Some(link) = self.links.get_mut(at) {
-            let received = socket::receive(link.io.get_ref().as_fd()).map_err(|error| match error.kind() {
+        for _ in 0..MAX_MESSAGES {
+            let Some(link) = self.links.get_mut(at) else { return Ok(()) };
+            let is_up = link.state == LinkState::Up;
+            let received = socket::receive(link.io.get_ref().as_fd(), is_up).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "the peer is gone".to_owned(),
                 _ => format!("the peer's socket: {error}"),
             })?;
-            let Some((message, file)) = received else { return Ok(()) };
+            let Some((message, mut files)) = received else { return Ok(()) };
             let Some((&tag, rest)) = message.split_first() else { continue };
             let theirs = self.peer.as_ref().map(|peer| peer.secret);
-            match (link.state, tag, file) {
-                (LinkState::Stranger, HELLO, None) if rest == self.own.secret => {
+            match (link.state, tag, files.len()) {
+                (LinkState::Stranger, HELLO, 0) if rest == self.own.secret => {
                     let secret: Secret = theirs.unwrap_or_default();
                     link.say(WELCOME, &secret).map_err(|error| format!("the peer's socket: {error}"))?;
                     link.state = LinkState::Up;
                 }
-                (LinkState::Dialled, WELCOME, None) if rest == self.own.secret => link.state = LinkState::Up,
-                (LinkState::Up, REGION, Some(file)) if rest.len() == 16 => {
+                (LinkState::Dialled, WELCOME, 0) if rest == self.own.secret => link.state = LinkState::Up,
+                (LinkState::Up, REGION, 1) if rest.len() == 16 => {
                     let (number, len) = (number(rest), number(&rest[8..]));
-                    if self.arrived.len() >= MAX_REGIONS {
-                        return Err(format!("the peer sent more than {MAX_REGIONS} regions"));
+                    let room = self.arrived.len() < MAX_REGIONS;
+                    let checked = if room { Ok(()) } else { Err(format!("more than {MAX_REGIONS} regions")) };
+                    if let Err(reason) = checked.and_then(|()| attachment::check(&files[0])) {
+                        socket::close_elsewhere(files);
+                        return Err(format!("the peer sent a region that cannot be taken: {reason}"));
                     }
-                    self.arrived.insert(number, self.attachments.attach(&file, len));
+                    if let Some(file) = files.pop() {
+                        self.arrived.insert(number, Arrived::File(file, len));
+                    }
                 }
-                (LinkState::Up, WITHDRAWN, None) if rest.len() == 16 => {
+                (LinkState::Up, WITHDRAWN, 0) if rest.len() == 16 => {
                     self.arrived.remove(&number(rest));
                 }
-                (LinkState::Up, BYE, None) => return Err("the peer has closed its end".to_owned()),
-                _ => return Err("the peer sent what is no message of this fabric".to_owned()),
+                (LinkState::Up, BYE, 0) => return Err("the peer has closed its end".to_owned()),
+                _ => {
+                    socket::close_elsewhere(files);
+                    return Err("the peer sent bytes that are no message of this fabric".to_owned());
+                }
             }
         }
+        self.more = true;
         Ok(())
     }
 
@@ -350,7 +389,7 @@ impl Link {
         let (user, _) = socket::peer(socket.as_fd())?;
         // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
         let io = unsafe { AsyncFd::register(Socket(Arc::new(socket))) }?;
-        Ok(Link { io, user, state })
+        Ok(Link { io, user, by_name: false, state })
     }
 
     fn say(&mut self, tag: u8, secret: &Secret) -> io::Result<()> {

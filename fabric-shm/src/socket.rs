@@ -13,10 +13,10 @@ use rustix::net::{
 /// Longest message.
 pub(crate) const MAX_MESSAGE: usize = 64;
 /// Connections that may wait to be accepted. Only one is expected: the rest is room for strangers.
-const BACKLOG: i32 = 8;
+const BACKLOG: i32 = 64;
 
-/// A message, and the descriptor that came with it.
-pub(crate) type Received = (Vec<u8>, Option<OwnedFd>);
+/// A message, and the descriptors that came with it.
+pub(crate) type Received = (Vec<u8>, Vec<OwnedFd>);
 
 fn new() -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -35,9 +35,22 @@ pub(crate) fn listen(name: &str) -> io::Result<OwnedFd> {
 pub(crate) fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     let socket = new()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o666))?;
+    open_to_all(path)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// Lets every user connect at a path where this process has just bound a socket. Another process may have replaced it,
+/// by a link for example: only a socket of this user is changed.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    use rustix::fs::{FileType, Mode, OFlags};
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&file)?;
+    let is_own = stat.st_uid == rustix::process::geteuid().as_raw();
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || !is_own {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "another process has replaced the socket"));
+    }
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), Mode::from_raw_mode(0o666))?)
 }
 
 /// Connects to an abstract name. The call never waits.
@@ -81,10 +94,13 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], file: Option<Borrowed
 }
 
 /// The next message. `Ok(None)`: none is there yet. An error of kind `UnexpectedEof` once the peer has closed its end.
-pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Received>> {
+///
+/// `with_files`: takes descriptors too. Not from a peer that has proven nothing: closing a descriptor can block, if its
+/// file belongs to a file system in user space. Without, the kernel discards them, and the message is an error.
+pub(crate) fn receive(socket: BorrowedFd<'_>, with_files: bool) -> io::Result<Option<Received>> {
     let mut message = [0; MAX_MESSAGE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut control = RecvAncillaryBuffer::new(if with_files { &mut space } else { &mut [] });
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut message)], &mut control, flags);
     let received = match received {
@@ -92,22 +108,35 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Received>> {
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut files = control.drain().flat_map(|message| match message {
+    let messages = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(files) => Some(files),
         _ => None,
     });
-    let file = files.by_ref().flatten().next();
+    let files: Vec<OwnedFd> = messages.flatten().collect();
     if received.bytes == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     // A descriptor is cut off where this process has no more room for one (`ulimit -n`).
     if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        close_elsewhere(files);
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a message was cut short: it is too long, or this process has no room for more open files (`ulimit -n`)",
         ));
     }
-    Ok(Some((message[..received.bytes].to_vec(), file)))
+    Ok(Some((message[..received.bytes].to_vec(), files)))
+}
+
+/// Closes descriptors of a peer that are no memory files, on a thread of their own: closing may block for as long as the
+/// peer likes.
+pub(crate) fn close_elsewhere(files: Vec<OwnedFd>) {
+    if files.is_empty() {
+        return;
+    }
+    let closing = std::thread::Builder::new().name("thallus-close".into());
+    if let Err(error) = closing.spawn(move || drop(files)) {
+        tracing::debug!(%error, "descriptors of a peer were closed by the spawning thread");
+    }
 }
 
 /// The user and the process at the other end, as the kernel knows them. The process is 0 if it has no id in this
@@ -142,18 +171,18 @@ mod tests {
     #[test]
     fn messages_and_descriptors_arrive_whole_and_in_order() {
         let (a, b) = pair("thallus-test-messages");
-        assert!(receive(a.as_fd()).unwrap().is_none());
+        assert!(receive(a.as_fd(), true).unwrap().is_none());
         let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         assert!(send(b.as_fd(), b"one", None).unwrap());
         assert!(send(b.as_fd(), b"two", Some(file.as_fd())).unwrap());
-        let (message, none) = receive(a.as_fd()).unwrap().unwrap();
-        assert!(message == b"one" && none.is_none());
-        let (message, some) = receive(a.as_fd()).unwrap().unwrap();
-        assert!(message == b"two" && some.is_some());
+        let (message, none) = receive(a.as_fd(), true).unwrap().unwrap();
+        assert!(message == b"one" && none.is_empty());
+        let (message, some) = receive(a.as_fd(), true).unwrap().unwrap();
+        assert!(message == b"two" && some.len() == 1);
         assert!(send(b.as_fd(), &[1; MAX_MESSAGE + 1], None).unwrap());
-        assert!(receive(a.as_fd()).is_err(), "too long");
+        assert!(receive(a.as_fd(), true).is_err(), "too long");
         drop(b);
-        assert_eq!(receive(a.as_fd()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(receive(a.as_fd(), true).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]

@@ -46,7 +46,9 @@ pub unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
     fence(Ordering::Acquire);
     if len == 8 && from.cast::<u64>().is_aligned() {
         // SAFETY: the caller's promise; aligned, as was just checked. The peer writes the word atomically.
-        let word = unsafe { AtomicU64::from_ptr(from.cast::<u64>().cast_mut()) }.load(Ordering::Acquire);
+        let word = unsafe { AtomicU64::from_ptr(from.cast::<u64>().cast_mut()) }.load(Ordering::Relaxed);
+        // Not an acquiring load: of read-only memory the standard library allows relaxed loads only.
+        fence(Ordering::Acquire);
         // SAFETY: the caller's promise.
         unsafe { to.cast::<u64>().write_unaligned(word) };
     } else {
