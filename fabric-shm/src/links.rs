@@ -91,8 +91,8 @@ struct Link {
     io: AsyncFd<Socket>,
     /// The user at the other end.
     user: u32,
-    /// Whether the kernel vouches that the other end is the peer's: this end has dialled the peer's name, which no other
-    /// process of the namespace can have. A path can be replaced.
+    /// Whether this end has dialled the peer's name. No other process of the namespace can have the name, so the other
+    /// end is the peer's. A path can be replaced.
     by_name: bool,
     state: LinkState,
 }

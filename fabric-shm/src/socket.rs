@@ -127,7 +127,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, with_files: bool) -> io::Result<Op
     Ok(Some((message[..received.bytes].to_vec(), files)))
 }
 
-/// Closes descriptors of a peer that are no memory files, on a thread of their own: closing may block for as long as the
+/// Closes descriptors of a peer that are no memory files, on a separate thread: closing may block for as long as the
 /// peer likes.
 pub(crate) fn close_elsewhere(files: Vec<OwnedFd>) {
     if files.is_empty() {

@@ -232,7 +232,7 @@ pub struct ShmConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
     /// Whether clients of every user may read the server's whole registered heap. Otherwise only clients of the
-    /// server's user and of root may; results for other users are copied once, to memory of that user.
+    /// server's user may; results for other users are copied once, to memory of that user.
     pub share_heap: bool,
 }
 
