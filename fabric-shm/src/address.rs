@@ -162,6 +162,31 @@ mod tests {
     }
 
     #[test]
+    fn old_sockets_without_a_listener_are_removed_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: u8| directory.path().join(socket_name(&[name; 8]));
+        let listeners: Vec<_> = (0..3).map(|name| crate::socket::listen_at(&at(name)).unwrap()).collect();
+        fs::write(directory.path().join("thallus-of-another-sort"), "").unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * SETTLED;
+        let age = |name: u8| {
+            let time = rustix::fs::Timespec {
+                tv_sec: long_ago.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64,
+                tv_nsec: 0,
+            };
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            rustix::fs::utimensat(rustix::fs::CWD, at(name), &times, rustix::fs::AtFlags::empty()).unwrap();
+        };
+        // The first still listens; the second is dead and old, the third dead and young.
+        (0..2).for_each(age);
+        let mut listeners = listeners.into_iter();
+        let _first = listeners.next();
+        drop(listeners);
+        assert_eq!(sweep(directory.path()).unwrap(), 1);
+        assert_eq!([0, 1, 2].map(|name| at(name).exists()), [true, false, true]);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3, "the other file stays");
+    }
+
+    #[test]
     fn a_peer_names_no_other_socket() {
         let mut address = Address::new(Some(Path::new("/run"))).unwrap();
         address.path = Some("/run/docker.sock".into());

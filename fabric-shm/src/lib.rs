@@ -22,7 +22,8 @@
 //! user (`SO_PEERCRED`), and a region goes only to users of its [`Audience`]. Keys cannot be revoked, so lease words
 //! fence the leases ([`Fencing::LeaseWord`]).
 //!
-//! A borrower maps only memory files that are sealed against shrinking, so no peer can make a read raise SIGBUS. The
+//! A borrower maps only ordinary memory files that are sealed against shrinking and against holes: neither the end of
+//! the file nor a page in it can vanish under a read. The
 //! lender can change bytes during a read, as with any one-sided read; the lease word and the validation of the copy
 //! detect that.
 //!

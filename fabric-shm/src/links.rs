@@ -232,7 +232,7 @@ impl Links {
     }
 
     /// Tells the peer that this end closes, and closes it. `forked`: this process is a child of the one that connected.
-    /// It closes its copies of the descriptors only.
+    /// It keeps its copies of the descriptors until it ends, and tells the peer nothing.
     pub(crate) fn close(&mut self, forked: bool) {
         if forked {
             // Dropping them would take the parent's sockets out of the poller that both processes share.
@@ -386,7 +386,7 @@ impl Links {
 
 impl Link {
     fn new(socket: OwnedFd, state: LinkState) -> io::Result<Self> {
-        let (user, _) = socket::peer(socket.as_fd())?;
+        let user = socket::user(socket.as_fd())?;
         // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
         let io = unsafe { AsyncFd::register(Socket(Arc::new(socket))) }?;
         Ok(Link { io, user, by_name: false, state })

@@ -173,8 +173,8 @@ impl TestServer {
         self.log().matches(": connected\n").count()
     }
 
-    /// Waits until at least `least` connections were accepted and every one of them has its data plane. An end that is
-    /// killed before that may be creating shared memory, which then remains.
+    /// Waits until at least `least` connections were accepted, and every one of them has its data plane or shares no
+    /// fabric with the server. An end that is killed before that may be creating shared memory, which then remains.
     ///
     /// # Panics
     /// If that does not happen in time.

@@ -245,7 +245,7 @@ fn another_network_namespace_is_reached_by_a_directory_that_both_see() {
 }
 
 #[test]
-fn kills_leave_no_socket_and_no_memory() {
+fn kills_leave_no_socket() {
     let programs = Programs::new();
     let sockets = programs.path().join("sockets");
     fs::create_dir(&sockets).unwrap();
@@ -263,7 +263,6 @@ fn kills_leave_no_socket_and_no_memory() {
         programs.check(HERE, &address, "whose other client was killed");
         process.kill();
     }
-    // The next server sweeps the sockets of killed ones.
     let (mut process, _) = programs.server(HERE, "127.0.0.1:0", &flags);
     assert_eq!(fs::read_dir(&sockets).unwrap().count(), 0, "sockets are left");
     process.kill();
