@@ -59,12 +59,12 @@ impl Contender {
         }
     }
 
-    /// Whether the contender is a limit rather than a rival: it moves bytes, without batches.
+    /// Returns whether the contender is a limit rather than a rival: it moves bytes, without batches.
     pub fn is_limit(self) -> bool {
         matches!(self, Contender::Memcpy | Contender::UcxGet)
     }
 
-    /// Whether the contender is Thallus, and has reports.
+    /// Returns whether the contender is Thallus, and has reports.
     pub fn is_thallus(self) -> bool {
         matches!(self, Contender::Thallus | Contender::Lent | Contender::Mapped | Contender::Inline)
     }

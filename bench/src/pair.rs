@@ -45,7 +45,7 @@ pub struct Pair {
     left: u64,
     last_lease: u64,
     last_stream: u32,
-    /// Whether the region of the lent memory has been announced.
+    /// True if the region of the lent memory has been announced.
     announced: bool,
     delivered: u64,
     ended: bool,

@@ -9,7 +9,7 @@ pub struct Request {
     pub query: String,
     /// Bytes of the result, for contenders that only move bytes.
     pub bytes: u64,
-    /// Whether the client reads every byte of the result, instead of counting rows only.
+    /// True if the client reads every byte of the result, instead of counting rows only.
     pub read_every_byte: bool,
     /// Queries at once, each over a connection of its own.
     pub streams: usize,

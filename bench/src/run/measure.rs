@@ -68,7 +68,7 @@ impl Contest {
         Contest { setup, servers: BTreeMap::new(), clients: BTreeMap::new() }
     }
 
-    /// Whether this build can run the contender on this machine.
+    /// Returns whether this build can run the contender on this machine.
     fn has(&self, contender: Contender) -> bool {
         let wanted = self.setup.only.is_empty() || self.setup.only.contains(&contender);
         wanted

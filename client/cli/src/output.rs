@@ -66,13 +66,13 @@ impl Output {
         Ok(Output { name, file, terminal, pending, failed: Arc::default() })
     }
 
-    /// Whether the output is a terminal.
+    /// Returns whether the output is a terminal.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// Whether the output is a regular file, so that formats with a footer are possible.
+    /// Returns whether the output is a regular file, so that formats with a footer are possible.
     #[must_use]
     pub fn is_regular_file(&self) -> bool {
         self.pending.is_some()

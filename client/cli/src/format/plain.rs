@@ -98,7 +98,7 @@ fn plain(array: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError>
     cast(array, data_type)
 }
 
-/// Whether a type, or one of its children, is one that a format cannot hold at all.
+/// Returns whether a type, or one of its children, is one that a format cannot hold at all.
 pub(super) fn has(data_type: &DataType, what: fn(&DataType) -> bool) -> bool {
     what(data_type)
         || match data_type {
