@@ -10,8 +10,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::config::Format;
 use crate::config::{ServerConfig, TableConfig};
 pub use error::CatalogError;
 use files::FileKind;
@@ -20,33 +19,6 @@ pub(crate) use files::is_hidden;
 
 /// Longest name of a table, in bytes.
 const MAX_NAME_BYTES: usize = 128;
-
-/// Format of a table's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Apache Parquet.
-    Parquet,
-    /// Comma- or otherwise separated values.
-    Csv,
-    /// One JSON object a line.
-    Json,
-    /// Apache Arrow IPC, file or stream format, distinguished by their first bytes.
-    Arrow,
-}
-
-impl Format {
-    /// The name of the format in configuration and messages.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Format::Parquet => "parquet",
-            Format::Csv => "csv",
-            Format::Json => "json",
-            Format::Arrow => "arrow",
-        }
-    }
-}
 
 /// Compression of a whole text file. Not the internal compression of Parquet and Arrow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,7 @@
 //! reads them from TOML and flags; `thallus-server.example.toml` beside it lists every key with its default and its
 //! meaning.
 
+mod format;
 mod units;
 
 use std::collections::BTreeMap;
@@ -16,9 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use thallus_fabric::memory::HostMemory;
 use thiserror::Error;
 
+pub use format::Format;
 pub use units::{ByteSize, Span};
-
-use crate::catalog::Format;
 
 /// The configuration of a server and its tables.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -5,6 +5,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+/// Known extensions, for messages.
+const KNOWN_EXTENSIONS: &str =
+    ".parquet .csv .tsv .json .ndjson .jsonl .arrow .arrows .ipc .feather (text also .gz .bz2 .xz .zst)";
+
 /// A table cannot be served. Every message contains the path, and the table if it is known.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -75,7 +79,7 @@ pub enum CatalogError {
     #[error(
         "table `{table}`: {}: unknown format; known extensions: {}; or give the table's `format` in the \
          configuration file",
-        path.display(), super::files::KNOWN_EXTENSIONS
+        path.display(), KNOWN_EXTENSIONS
     )]
     UnknownFormat {
         /// The table.

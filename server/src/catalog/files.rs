@@ -7,10 +7,6 @@ use std::path::{Path, PathBuf};
 use super::{CatalogError, Compression, Format};
 use crate::config::TableConfig;
 
-/// Known extensions, for messages.
-pub(super) const KNOWN_EXTENSIONS: &str =
-    ".parquet .csv .tsv .json .ndjson .jsonl .arrow .arrows .ipc .feather (text also .gz .bz2 .xz .zst)";
-
 /// Kind of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileKind {

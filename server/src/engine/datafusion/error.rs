@@ -115,9 +115,7 @@ fn of_parser(error: &datafusion::sql::sqlparser::parser::ParserError) -> String 
     use datafusion::sql::sqlparser::parser::ParserError;
     match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.clone(),
-        ParserError::RecursionLimitExceeded => {
-            format!("nested more than {} deep", super::guard::PARSER_RECURSION)
-        }
+        ParserError::RecursionLimitExceeded => "nested too deeply".to_owned(),
     }
 }
 

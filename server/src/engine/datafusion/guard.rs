@@ -4,17 +4,19 @@
 //! chain is long. Most later operations on trees (to copy, compare, hash, print, evaluate and drop them) recurse
 //! without a limit. So this module bounds the depth from the tokens, before there is a tree.
 
+use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::error;
 use crate::engine::EngineError;
 
 /// Deepest nesting of parentheses, sub-queries and the like that the parser accepts.
-pub(super) const PARSER_RECURSION: usize = 128;
+const PARSER_RECURSION: usize = 128;
 
 /// Highest accepted [`nesting`]. Not only the stack limits it: DataFusion's time for planning a chain grows faster than
 /// the square of its length.
@@ -39,7 +41,7 @@ pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, Engine
         .with_recursion_limit(PARSER_RECURSION)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|e| error::of_datafusion(e, &[]))?;
+        .map_err(of_parser)?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) if only_reads(&statement) => Ok(statement),
         (Some(_), 0) => Err(EngineError::ReadOnly { statement: words }),
@@ -47,6 +49,16 @@ pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, Engine
             Err(EngineError::Syntax { message: format!("one statement at a time; this text has {}", more + 1) })
         }
         (None, _) => Err(EngineError::Syntax { message: "there is no statement in the text".to_owned() }),
+    }
+}
+
+/// An error of the parser. Only this module knows the limit of its recursion.
+fn of_parser(error: DataFusionError) -> EngineError {
+    match &error {
+        DataFusionError::SQL(parser, _) if matches!(**parser, ParserError::RecursionLimitExceeded) => {
+            EngineError::Syntax { message: format!("nested more than {PARSER_RECURSION} deep") }
+        }
+        _ => error::of_datafusion(error, &[]),
     }
 }
 
@@ -267,6 +279,8 @@ mod tests {
         for sql in ["SELECT 1", "select 1;", " VALUES (1) ", "EXPLAIN ANALYZE SELECT 1", "SHOW TABLES", "DESCRIBE t"] {
             assert_eq!(kind(sql), Ok(()), "{sql}");
         }
+        let deep = format!("SELECT {}1{}", "(".repeat(200), ")".repeat(200));
+        assert!(parse(&deep, 1 << 20).unwrap_err().message().contains("nested more than 128 deep"));
         for sql in ["", ";", "-- nothing", "SELECT 1; SELECT 2", "SELEC 1", "SELECT 'open", "SELECT (1", "SELECT 1)"] {
             assert_eq!(kind(sql), Err(EngineErrorKind::Syntax), "{sql}");
         }
