@@ -33,7 +33,6 @@ mod space;
 mod staging;
 #[cfg(test)]
 mod test_fabric;
-mod trusted;
 mod unchecked;
 
 pub use faults::thread_page_faults;
@@ -50,8 +49,9 @@ pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
 pub use space::RegisteredSpace;
 pub use staging::{StagedRange, StagingArena, StagingStats};
-pub use trusted::TrustedPeer;
 pub use unchecked::UncheckedAssembler;
+
+pub use crate::fabric::TrustedPeer;
 
 /// The unit of slabs: start and length of each slab are multiples of it. It is the smallest page of every machine that
 /// Thallus runs on, and a multiple of the 64 bytes that arrow recommends as the alignment of buffers.
