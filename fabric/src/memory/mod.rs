@@ -13,6 +13,7 @@
 //!
 //! Outside the fabric crates, only this module has unsafe code.
 
+mod chunks;
 mod copy;
 pub mod copying;
 mod extents;
@@ -35,6 +36,7 @@ mod staging;
 mod test_fabric;
 mod unchecked;
 
+pub use chunks::{PoolLimits, PoolStats};
 pub use faults::thread_page_faults;
 pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
@@ -43,7 +45,7 @@ pub(crate) use host::cgroup_file;
 pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
-pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
+pub use pool::{SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
