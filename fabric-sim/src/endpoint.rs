@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::blob::{Blob, Kind};
 use crate::core::{EndpointId, EndpointState, Finished, KeyId, Mapping, MemoryId, Progress};
-use crate::fabric::{SimNetwork, SimRegistration};
+use crate::network::{SimNetwork, SimRegistration};
 
 pub(crate) struct SimEndpoint {
     network: SimNetwork,

@@ -26,9 +26,11 @@ mod blob;
 pub mod core;
 mod endpoint;
 mod fabric;
+mod network;
 mod options;
 
-pub use fabric::{SimFabric, SimNetwork};
+pub use fabric::SimFabric;
+pub use network::SimNetwork;
 pub use options::SimOptions;
 
 /// The examples of README.md compile.

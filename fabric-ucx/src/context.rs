@@ -11,7 +11,7 @@ use crate::config::{Config, Refusal};
 use crate::defaults::{self, KEEPALIVE};
 use crate::domains::Domains;
 use crate::status::check;
-use crate::{UcxOptions, host, memory, quiet, stream};
+use crate::{UcxOptions, host, quiet, stream};
 
 /// An open `ucp_context_h`.
 pub(crate) struct UcxContext {
@@ -34,24 +34,26 @@ unsafe impl Sync for UcxContext {}
 /// assertion (`ucp_request_send_state_ff`, "got REQ message"), which 1.14 does not have: a client that connects and
 /// closes at once would end the server. Without keepalive, a dead peer is noticed by failed RDMA reads, and by the
 /// control connection.
-fn keepalive_aborts(version: Version, domains: Domains) -> bool {
+pub(crate) fn keepalive_aborts(version: Version, domains: Domains) -> bool {
     version < Version::new(1, 14) && domains.rdma
 }
 
 impl UcxContext {
-    /// Opens UCX, and finds the memory domains with which memory of this end is registered.
+    /// Opens UCX.
     ///
     /// # Errors
     /// The failed call and UCX's text.
-    pub(crate) fn new(options: &UcxOptions) -> Result<(Arc<Self>, Domains), String> {
+    pub(crate) fn new(options: &UcxOptions) -> Result<Arc<Self>, String> {
         let ucx = quiet::load(options.library.as_deref()).map_err(|error| error.to_string())?;
-        let context = Arc::new(Self::open(ucx, options, None)?);
-        let domains = memory::domains(&context)?;
-        if !keepalive_aborts(ucx.version(), domains) {
-            return Ok((context, domains));
-        }
-        drop(context);
-        Ok((Arc::new(Self::open(ucx, options, Some((KEEPALIVE, "inf")))?), domains))
+        Ok(Arc::new(Self::open(ucx, options, None)?))
+    }
+
+    /// Opens UCX without its keepalive.
+    ///
+    /// # Errors
+    /// As [`UcxContext::new`].
+    pub(crate) fn without_keepalive(ucx: &'static Ucx, options: &UcxOptions) -> Result<Arc<Self>, String> {
+        Ok(Arc::new(Self::open(ucx, options, Some((KEEPALIVE, "inf")))?))
     }
 
     fn open(ucx: &'static Ucx, options: &UcxOptions, over_all: Option<(&str, &str)>) -> Result<Self, String> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ucx_sys::Ucx;
 
-use crate::{MAX_OUTSTANDING_READS, MAX_READ};
+use crate::capabilities::{MAX_OUTSTANDING_READS, MAX_READ};
 
 /// A description of UCX on this host, for the `doctor` command, through `Display`. No decision depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,15 +20,17 @@ use tokio::time::Sleep;
 use ucx_sys::{self as sys, ucs_status_t};
 
 use crate::attachment::{self, Attachment};
+use crate::capabilities::{MAX_OUTSTANDING_READS, MAX_READ, maps};
 use crate::domains::Domains;
 use crate::envelope::{self, Kind};
 use crate::memory::{self, UcxRegistration};
-use crate::operations::{Operations, Shared, Source};
+use crate::operations::{Operations, Source};
 use crate::peer::{Closing, Connection, RemoteKey};
+use crate::reports::Shared;
 use crate::route::{Path, Route};
 use crate::status::{down, failed};
 use crate::worker::{EventFd, Progress, Worker};
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxOptions, host};
+use crate::{UcxOptions, host};
 
 /// Maximum time for dropping an endpoint that is not closed. After it, the memory that UCX still holds is leaked.
 const DROP_BOUND: Duration = Duration::from_secs(2);
@@ -137,7 +139,7 @@ impl UcxEndpoint {
             busy_poll: options.busy_poll,
             emulation: options.emulation,
             domains,
-            maps: crate::maps(options, domains) == Maps::Allocated,
+            maps: maps(options, domains) == Maps::Allocated,
             peer_is_local: false,
             shared,
             operations: Operations::default(),

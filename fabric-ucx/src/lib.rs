@@ -46,6 +46,7 @@
 #![warn(missing_docs)]
 
 mod attachment;
+mod capabilities;
 mod checksum;
 mod config;
 mod context;
@@ -64,6 +65,7 @@ mod options;
 mod peer;
 mod quiet;
 mod rehearse;
+mod reports;
 mod route;
 mod status;
 mod stream;
@@ -74,10 +76,11 @@ use std::sync::Arc;
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::memory::copying::CopyPool;
-use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
+use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Touch};
 use thallus_protocol::FabricKind;
 
-use context::UcxContext;
+use capabilities::{MAX_OUTSTANDING_READS, MAX_READ, maps};
+use context::{UcxContext, keepalive_aborts};
 pub use describe::Description;
 pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
@@ -87,12 +90,6 @@ pub use exit::exit_process;
 pub use options::{Allocation, UcxOptions};
 use status::{down, unavailable};
 use worker::Worker;
-
-/// Maximum length of one read in bytes. Through shared memory a read is a copy, which must not block the executor's
-/// thread for long, and which one thread makes: several threads share the pieces of a longer read.
-const MAX_READ: u64 = 256 << 10;
-/// Maximum number of outstanding reads of an endpoint.
-const MAX_OUTSTANDING_READS: usize = 256;
 
 /// The fabric over UCX.
 #[derive(Debug)]
@@ -111,7 +108,7 @@ impl UcxFabric {
     /// # Errors
     /// [`FabricError::Unavailable`] with the failed call, UCX's text, and the requested transports and devices.
     pub fn new(options: UcxOptions) -> Result<Self, FabricError> {
-        let (context, domains) = UcxContext::new(&options).map_err(unavailable)?;
+        let (context, domains) = open(&options).map_err(unavailable)?;
         // RDMA devices register memory in place. On one host, only segments that UCX allocates are read one-sidedly.
         let description = Description::new(context.ucx(), &context.info().unwrap_or_default(), domains.rdma);
         let copy_pool = CopyPool::new(options.copy_threads);
@@ -153,18 +150,16 @@ impl UcxFabric {
     }
 }
 
-/// The memory that a peer can map, of the memory that these options allocate in these domains.
-fn maps(options: &UcxOptions, domains: Domains) -> Maps {
-    let reason = match options.allocation {
-        Allocation::HugePages => {
-            "UCX was told to allocate huge pages; mapping takes shared memory (Allocation::Segment)"
-        }
-        Allocation::Segment if !domains.has_segments() => {
-            "UCX has no shared memory here, which mapping takes: let it use its transports sysv or posix"
-        }
-        Allocation::Segment => return Maps::Allocated,
-    };
-    Maps::Nothing { reason: reason.into() }
+/// Opens UCX, and finds the memory domains with which memory of this end is registered.
+fn open(options: &UcxOptions) -> Result<(Arc<UcxContext>, Domains), String> {
+    let context = UcxContext::new(options)?;
+    let domains = memory::domains(&context)?;
+    let ucx = context.ucx();
+    if !keepalive_aborts(ucx.version(), domains) {
+        return Ok((context, domains));
+    }
+    drop(context);
+    Ok((UcxContext::without_keepalive(ucx, options)?, domains))
 }
 
 impl Fabric for UcxFabric {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ucx_sys::{self as sys, Begun, EndpointTransports, Ucx, Version, ucp_transport_entry_t};
 
-use crate::operations::{Shared, peer_failed};
+use crate::reports::{Shared, peer_failed};
 use crate::status::{check, failed};
 use crate::worker::Worker;
 use thallus_fabric::memory::copying::Prefault;

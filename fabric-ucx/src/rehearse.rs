@@ -16,7 +16,8 @@ use thallus_fabric::{Completion, Endpoint, Fabric, FabricError, ReadToken, Touch
 use thallus_protocol::{RegionId, RemoteRange};
 use tokio::time::timeout;
 
-use crate::{MAX_OUTSTANDING_READS, MAX_READ, UcxFabric};
+use crate::UcxFabric;
+use crate::capabilities::{MAX_OUTSTANDING_READS, MAX_READ};
 
 const REGION: RegionId = RegionId(1);
 const REGION_BYTES: usize = 4 << 20;

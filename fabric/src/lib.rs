@@ -71,13 +71,13 @@ mod capabilities;
 pub mod conformance;
 pub mod count;
 pub mod diagnosis;
-mod endpoint;
 mod error;
 mod fabric;
 pub mod fault;
 pub mod memory;
 pub mod observe;
 pub mod process;
+mod reads;
 pub mod trace;
 pub mod units;
 
@@ -87,11 +87,11 @@ pub use thallus_protocol::random;
 pub use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 pub use capabilities::{Capabilities, Fencing, Maps};
-pub use endpoint::{Completion, Endpoint, MapsPeer, ReadToken, Transport};
 pub use error::{FabricError, ReadFailure, WorkFailure};
-pub use fabric::{Fabric, Touch};
+pub use fabric::{Endpoint, Fabric, MapsPeer, Touch};
 pub use observe::STANDING_LEASE;
 pub use process::PresenceProbe;
+pub use reads::{Completion, ReadToken, Transport};
 
 /// The examples of README.md compile.
 #[cfg(doctest)]

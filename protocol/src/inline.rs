@@ -18,70 +18,13 @@ mod decode;
 mod encode;
 mod error;
 mod frame;
+mod guard;
+mod limits;
 mod verify_batch;
 mod verify_schema;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-
-use arrow_schema::{Schema, SchemaRef};
-
-pub use decode::InlineDecoder;
-pub use encode::InlineEncoder;
+pub(crate) use decode::decode_plan;
+pub use decode::{InlineDecoder, decode_schema};
+pub use encode::{InlineEncoder, encode_schema};
 pub use error::InlineError;
-
-use crate::layout::Plan;
-
-/// Limits of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InlineLimits {
-    /// Maximum number of fields of a schema, nested ones included.
-    pub max_fields: usize,
-    /// Maximum number of elements of any one array, rows included: arrays of nulls have elements but no bytes.
-    pub max_len: u64,
-}
-
-impl Default for InlineLimits {
-    /// 100 000 fields, 2^31 - 1 elements.
-    fn default() -> Self {
-        InlineLimits { max_fields: 100_000, max_len: (1 << 31) - 1 }
-    }
-}
-
-/// The schema as an Arrow IPC message. It begins a stream of inline batches, and gives a borrower the schema of lent
-/// ones.
-///
-/// # Errors
-/// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
-pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
-    InlineEncoder::new(schema).map(|(_, message)| message)
-}
-
-/// The schema of a message made by [`encode_schema`] or by any other implementation of Arrow.
-///
-/// # Errors
-/// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
-/// [`MAX_DEPTH`](crate::layout::MAX_DEPTH) or has more than [`InlineLimits::max_fields`] fields.
-pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
-    decode_plan(message, limits).map(|plan| Arc::clone(plan.schema()))
-}
-
-/// As [`decode_schema`], but returns the schema compiled for the batches that follow.
-pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
-    decode::plan(message, limits)
-}
-
-/// Calls a function of arrow-ipc, which reports some invalid input by a panic.
-///
-/// All input that is known to make it panic is refused before the call. The guard is for unknown cases: a connection
-/// must survive those too. A panic leaves no half-changed state in use, because a decoder that has returned an error is
-/// not used again.
-fn guarded<T>(call: impl FnOnce() -> Result<T, arrow_schema::ArrowError>) -> Result<T, InlineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => Ok(result?),
-        Err(panic) => {
-            let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(InlineError::Panicked { message: message.unwrap_or("nothing").to_owned() })
-        }
-    }
-}
+pub use limits::InlineLimits;

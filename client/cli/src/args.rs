@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::failure::{Failure, Phase};
 use super::format::{Compression, Format};
-use super::lazy::Rows;
-use thallus_client::{LendFrom, MAX_PARTITIONS, parse_lend_from};
+use super::rows::Rows;
+use thallus_client::{ConnectOptions, LendFrom, MAX_PARTITIONS, parse_lend_from};
 use thallus_fabric::units::{parse_duration, parse_size};
 
 /// Exit codes in ascending order; `failure` defines them.
@@ -187,4 +188,10 @@ pub enum StatsFormat {
     Text,
     /// One JSON object on one line
     Json,
+}
+
+/// Options of a connection, from a URL.
+pub(super) fn connect_options(url: &str) -> Result<ConnectOptions, Failure> {
+    url.parse()
+        .map_err(|error: thallus_client::UrlError| Failure::Client { phase: Phase::Connect, error: error.into() })
 }

@@ -4,7 +4,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::{Value, json};
 use thallus_fabric::diagnosis::{self, Diagnosis, Finding};
 
-use super::args::DoctorArgs;
+use super::args::{DoctorArgs, connect_options};
 use super::failure::Failure;
 use thallus_client::ConnectOptions;
 
@@ -14,7 +14,7 @@ const MIN_COLUMNS: u16 = 80;
 /// The findings, and whether anything better than inline transfer works.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(String, bool), Failure> {
     let options = match &args.url {
-        Some(url) => super::options(url)?,
+        Some(url) => connect_options(url)?,
         None => ConnectOptions::new("localhost"),
     };
     let wanted = args.memory.unwrap_or(options.pool);

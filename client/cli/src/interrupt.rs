@@ -5,6 +5,7 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::exit::leave;
 use super::failure::{Failure, Interrupt};
 
 /// Notifies its clones when the user requests a stop.
@@ -36,7 +37,7 @@ impl Interrupts {
                     else => return,
                 };
                 if tell.borrow().is_some() {
-                    super::leave(Failure::Interrupted(now).exit_code());
+                    leave(Failure::Interrupted(now).exit_code());
                 }
                 tell.send_replace(Some(now));
             }

@@ -4,25 +4,28 @@
 
 pub mod args;
 mod doctor;
+mod exit;
 pub mod failure;
 pub mod format;
 pub mod interrupt;
 pub mod lazy;
 pub mod output;
 mod ping;
+mod print;
 pub mod progress;
 pub mod query;
+mod rows;
 
-use std::fmt;
-use std::io::{self, Write};
+use std::io;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command};
-use self::failure::{Failure, Phase};
+use self::exit::leave;
+use self::failure::Failure;
 use self::interrupt::Interrupts;
-use thallus_client::ConnectOptions;
+use self::print::{print, print_failure};
 
 /// Runs `thallus` with the process's arguments, and ends the process with its exit code.
 pub fn main() -> ! {
@@ -37,17 +40,6 @@ pub fn main() -> ! {
             leave(failure.exit_code())
         }
     }
-}
-
-/// Ends the process even if other threads still run code of a fabric's library.
-#[cfg(feature = "ucx")]
-fn leave(code: u8) -> ! {
-    thallus_fabric_ucx::exit_process(code)
-}
-
-#[cfg(not(feature = "ucx"))]
-fn leave(code: u8) -> ! {
-    std::process::exit(code.into())
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -77,45 +69,11 @@ fn with_runtime<T>(work: impl AsyncFnOnce(Interrupts) -> Result<T, Failure>) -> 
     outcome
 }
 
-/// Options from a URL.
-fn options(url: &str) -> Result<ConnectOptions, Failure> {
-    url.parse()
-        .map_err(|error: thallus_client::UrlError| Failure::Client { phase: Phase::Connect, error: error.into() })
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout();
-    let written = stdout.write_all(plain(text).as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|source| match source.kind() {
-        io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
-        _ => Failure::Local { what: "cannot write to standard output".into(), source },
-    })
-}
-
-/// Prints one message on stderr. If stderr is closed, the message is lost.
-fn print_message(message: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr(), "{}", plain(&message.to_string()));
-}
-
-fn print_failure(failure: &Failure) {
-    if matches!(failure, Failure::BrokenPipe) {
-        return;
-    }
-    print_message(format_args!("error: {failure}"));
-    if let Some(hint) = failure.hint() {
-        print_message(format_args!("hint: {hint}"));
-    }
-}
-
-/// Removes control characters: text from a server must not control the terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use thallus_client::ConnectOptions;
 
     #[test]
     fn the_arguments_are_consistent() {
@@ -131,10 +89,5 @@ mod tests {
         for code in [2, 3, 4, 5, 6, 130, 141, 143] {
             assert!(help.contains(&code.to_string()), "{code}");
         }
-    }
-
-    #[test]
-    fn text_from_a_server_does_not_control_the_terminal() {
-        assert_eq!(plain("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
     }
 }

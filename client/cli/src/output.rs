@@ -1,4 +1,5 @@
-//! The destination of a result: standard output, or a file that appears only when it is complete.
+//! A result as the command line writes it, and its destination: standard output, or a file that appears only when it
+//! is complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -8,9 +9,36 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::Stream;
+
 use super::failure::Failure;
+use thallus_client::{ClientError, ResultStream, TransferReport};
 
 const BUFFER: usize = 256 * 1024;
+
+/// A running result, as needed by the command line. Dropping it cancels the query.
+pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
+    /// The schema of all batches.
+    fn schema(&self) -> SchemaRef;
+    /// The transfer so far.
+    fn report(&self) -> TransferReport;
+    /// Rows that were only counted, because the output does not show them.
+    fn rows_omitted(&self) -> u64 {
+        0
+    }
+}
+
+impl QueryResult for ResultStream {
+    fn schema(&self) -> SchemaRef {
+        ResultStream::schema(self)
+    }
+
+    fn report(&self) -> TransferReport {
+        ResultStream::report(self)
+    }
+}
 
 /// The destination of a result.
 ///

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use thallus_fabric::diagnosis::Diagnosis;
 
-use super::args::PingArgs;
+use super::args::{PingArgs, connect_options};
 use super::failure::{Failure, Phase};
 use super::interrupt::Interrupts;
 use super::query::FAREWELL;
@@ -18,7 +18,7 @@ use thallus_fabric::units::human_duration;
 /// [`Failure::Client`], [`Failure::Interrupted`].
 pub(super) async fn ping(args: PingArgs, mut interrupts: Interrupts) -> Result<String, Failure> {
     let failed = |error| Failure::Client { phase: Phase::Connect, error };
-    let options = super::options(&args.url)?;
+    let options = connect_options(&args.url)?;
     let client = interrupts.unless(Client::connect_with(options.clone().with_measure(true))).await?.map_err(failed)?;
     let mut times = Vec::new();
     for _ in 0..args.count {

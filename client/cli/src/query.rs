@@ -4,46 +4,22 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
-use futures::{Stream, StreamExt};
+use futures::StreamExt;
 
-use super::args::{AccessArg, QueryArgs, StatsFormat};
+use super::args::{AccessArg, QueryArgs, StatsFormat, connect_options};
 use super::failure::{Failure, Phase};
 use super::format::{self, Format, FormatOptions};
 use super::interrupt::Interrupts;
-use super::lazy::{LazyRows, Rows};
+use super::lazy::LazyRows;
 use super::output::Output;
-use super::print_message;
+pub use super::output::QueryResult;
+use super::print::print_message;
 use super::progress::Progress;
-use thallus_client::{
-    Access, Client, ClientError, ConnectOptions, LazyOptions, QueryOptions, ResultStream, TransferReport,
-};
+use super::rows::Rows;
+use thallus_client::{Access, Client, ConnectOptions, LazyOptions, QueryOptions, TransferReport};
 
 /// Time allowed for closing the connection.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
-
-/// A running result, as needed by the command line. Dropping it cancels the query.
-pub trait QueryResult: Stream<Item = Result<RecordBatch, ClientError>> + Unpin {
-    /// The schema of all batches.
-    fn schema(&self) -> SchemaRef;
-    /// The transfer so far.
-    fn report(&self) -> TransferReport;
-    /// Rows that were only counted, because the output does not show them.
-    fn rows_omitted(&self) -> u64 {
-        0
-    }
-}
-
-impl QueryResult for ResultStream {
-    fn schema(&self) -> SchemaRef {
-        ResultStream::schema(self)
-    }
-
-    fn report(&self) -> TransferReport {
-        ResultStream::report(self)
-    }
-}
 
 /// How to read the result.
 #[derive(Debug)]
@@ -73,7 +49,7 @@ impl Request {
     /// [`Failure::Usage`], [`Failure::Client`] for the URL, [`Failure::Local`] for the query's file.
     pub fn new(args: QueryArgs, default_url: Option<String>) -> Result<Self, Failure> {
         let (url, sql) = arguments(&args, default_url)?;
-        let connect = super::options(&url)?;
+        let connect = connect_options(&url)?;
         let sql = match (&args.file, sql) {
             (Some(file), _) => read_sql(file)?,
             (None, Some(sql)) if sql == "-" => read_sql(Path::new("-"))?,

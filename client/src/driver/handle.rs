@@ -3,91 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
-use thallus_driver::{Arrived, LoanPool, PreparedBatch};
+use thallus_protocol::StreamId;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
-use thallus_protocol::layout::{CheckedDescriptor, Piece};
 use thallus_protocol::lender::LenderCommand;
-use thallus_protocol::message::{Access, OpenOptions, SortKey, StreamStats};
-use thallus_protocol::{StreamError, StreamId};
-use tokio::sync::{mpsc, oneshot};
+use thallus_protocol::message::{Access, OpenOptions};
+use tokio::sync::mpsc;
 
-use super::guard::{LoanGuard, MappedBatch};
-use super::parts::Part;
-
-/// A command to a connection.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A command for the machine.
-    Machine(ClientCommand),
-    /// Run a query.
-    Query {
-        stream: StreamId,
-        sql: String,
-        options: OpenOptions,
-        items: mpsc::UnboundedSender<Item>,
-        /// The channel by which its loans are released.
-        commands: mpsc::WeakUnboundedSender<Command>,
-    },
-    /// Send an upload to the server.
-    Upload {
-        stream: StreamId,
-        table: String,
-        options: UploadOptions,
-        feed: Feed,
-    },
-    /// A batch of an upload is ready to send.
-    Packed {
-        stream: StreamId,
-        packed: PreparedBatch,
-    },
-    /// Read a part of a batch on demand.
-    ReadPart {
-        stream: StreamId,
-        seq: u64,
-        pieces: Vec<Piece>,
-        answer: oneshot::Sender<Part>,
-    },
-    Ping {
-        pong: oneshot::Sender<()>,
-    },
-    Close {
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// The channels from a connection to the source of an upload.
-#[derive(Debug)]
-pub(crate) struct Feed {
-    /// The pool that makes batches readable by the server, if there is a data plane.
-    pub(crate) begun: oneshot::Sender<Option<Arc<LoanPool>>>,
-    /// Requests for the next batch. The value is the size in live bytes from which the batch is lent.
-    pub(crate) pulls: mpsc::UnboundedSender<Option<u64>>,
-    /// The result of the upload: the number of accepted rows.
-    pub(crate) answer: oneshot::Sender<Result<u64, StreamError>>,
-}
-
-/// An item of one result. The result's credit bounds the number of items.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
-    Batch { seq: u64, cost: u64, batch: Delivered },
-    End { stats: StreamStats, read: std::time::Duration, registrations: u64 },
-    Failed(StreamError),
-}
-
-/// A batch from which no array has been built yet.
-#[derive(Debug)]
-pub(crate) enum Delivered {
-    /// The batch is in this process's memory.
-    Local(Arrived),
-    /// The batch is in the server's memory, to be read on demand.
-    OnDemand { guard: LoanGuard, descriptor: Arc<CheckedDescriptor> },
-    /// The batch is in the server's memory, mapped.
-    Mapped(MappedBatch),
-}
+use super::messages::{Command, Feed, Item};
 
 /// The channel to a connection's task. The connection closes when the last handle and the last mapped batch are
 /// dropped.

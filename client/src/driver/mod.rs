@@ -1,7 +1,7 @@
 //! A client connection's task: drives the protocol's machine over a control connection and a fabric endpoint.
 
-mod guard;
 mod handle;
+mod messages;
 mod offers;
 mod parts;
 
@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info, warn};
 
-pub(crate) use guard::{LoanGuard, MappedBatch};
-pub(crate) use handle::{Command, Delivered, Feed, Handle, Item};
+pub(crate) use handle::Handle;
+pub(crate) use messages::{Command, Delivered, Feed, Item, LoanGuard, MappedBatch};
 pub(crate) use offers::{Offer, Offers};
 use parts::PartialReads;
 

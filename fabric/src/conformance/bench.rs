@@ -4,15 +4,18 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::random::SplitMix64;
 use thallus_protocol::{RegionId, RemoteRange};
 
-use super::DEADLINE;
 use crate::memory::{LocalRange, PoolLimits, RegisteredMemory, Slab, SlabPool, StagedRange, StagingArena};
 use crate::{Completion, Endpoint, Fabric, FabricError, ReadFailure, ReadToken};
+
+/// Maximum time for anything that a case waits for.
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The two hosts of a case, and its name.
 #[derive(Debug)]

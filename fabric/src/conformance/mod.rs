@@ -22,14 +22,10 @@ mod runtime;
 mod teardown;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::Fabric;
 
-pub use bench::{Bench, Connection, Side, drive};
-
-/// Maximum time for anything that a case waits for.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub use bench::{Bench, Connection, DEADLINE, Side, drive};
 
 /// The fabric, or the two fabrics, under test.
 pub trait Hosts {

@@ -11,8 +11,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-use super::injector::{REASON, fails};
-use super::plan::{CallFaults, ReadFaults};
+use super::plan::{CallFaults, REASON, ReadFaults, fails};
 use super::{Call, InjectedFault, ReadFault};
 use crate::memory::{LocalRange, RangeHold, RegisteredMemory, TrustedPeer};
 use crate::{Completion, Endpoint, Fabric, FabricError, MapsPeer, PresenceProbe, ReadFailure, ReadToken, Transport};

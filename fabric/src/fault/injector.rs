@@ -8,13 +8,10 @@ use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
 use super::endpoint::FaultyEndpoint;
-use super::plan::CallFaults;
+use super::plan::{CallFaults, REASON, fails};
 use super::{Call, FaultPlan, InjectedFault};
 use crate::memory::RegisteredMemory;
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
-
-/// The reason in every injected error.
-pub(super) const REASON: &str = "injected by the fault plan";
 
 /// A fabric that fails according to a [`FaultPlan`], and otherwise behaves as the wrapped fabric.
 pub struct FaultInjector<F> {
@@ -51,11 +48,6 @@ impl<F: Fabric> FaultInjector<F> {
     fn registration(&self, len: usize) -> FabricError {
         FabricError::Registration { fabric: self.kind(), len, reason: REASON.to_owned() }
     }
-}
-
-/// Whether `call` fails this time.
-pub(super) fn fails(faults: &Mutex<CallFaults>, call: Call) -> bool {
-    faults.lock().unwrap_or_else(PoisonError::into_inner).fails(call)
 }
 
 impl<F: fmt::Debug> fmt::Debug for FaultInjector<F> {

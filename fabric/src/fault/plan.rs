@@ -1,9 +1,13 @@
 //! The plan of faults.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use crate::ReadFailure;
 use crate::random::SplitMix64;
+
+/// The reason in every injected error.
+pub(super) const REASON: &str = "injected by the fault plan";
 
 /// A call that a plan can make fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -195,6 +199,11 @@ impl CallFaults {
             random: SplitMix64::split(self.plan.seed, self.endpoints),
         }
     }
+}
+
+/// Whether `call` fails this time.
+pub(super) fn fails(faults: &Mutex<CallFaults>, call: Call) -> bool {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).fails(call)
 }
 
 /// Carries out the rules for one endpoint's reads.

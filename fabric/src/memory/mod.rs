@@ -13,6 +13,7 @@
 //!
 //! Outside the fabric crates, only this module has unsafe code.
 
+mod chunks;
 mod copy;
 pub mod copying;
 mod extents;
@@ -33,9 +34,9 @@ mod space;
 mod staging;
 #[cfg(test)]
 mod test_fabric;
-mod trusted;
 mod unchecked;
 
+pub use chunks::{PoolLimits, PoolStats};
 pub use faults::thread_page_faults;
 pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
@@ -44,14 +45,15 @@ pub(crate) use host::cgroup_file;
 pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
-pub use pool::{PoolLimits, PoolStats, SlabPool, WeakPool};
+pub use pool::{SlabPool, WeakPool};
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
 pub use space::RegisteredSpace;
 pub use staging::{StagedRange, StagingArena, StagingStats};
-pub use trusted::TrustedPeer;
 pub use unchecked::UncheckedAssembler;
+
+pub use crate::fabric::TrustedPeer;
 
 /// The unit of slabs: start and length of each slab are multiples of it. It is the smallest page of every machine that
 /// Thallus runs on, and a multiple of the 64 bytes that arrow recommends as the alignment of buffers.

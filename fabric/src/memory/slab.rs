@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_buffer::Buffer;
 
-use super::pool::Shared;
+use super::chunks::Shared;
 use super::{LocalRange, RegisteredMemory, copy};
 use crate::FabricError;
 

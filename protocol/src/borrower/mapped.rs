@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::on_demand::BatchKey;
+use super::batches::BatchKey;
 use super::{Borrower, BorrowerTask, Payload};
 use crate::ids::{LeaseId, ReadId, StreamId};
 use crate::layout::CheckedDescriptor;

@@ -7,7 +7,10 @@
 //! After every call the caller takes the outputs with [`Borrower::poll`] until there are none, and carries them out in
 //! order.
 
+mod announced;
+mod batches;
 mod io;
+mod loans;
 mod mapped;
 mod on_demand;
 mod reads;
@@ -21,12 +24,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use batches::{BatchKey, OnDemandBatch, Read};
 pub use io::{
     BorrowOptions, BorrowerCommand, BorrowerEvent, BorrowerOutput, BorrowerTask, Payload, ReadBatch, ReadError,
 };
-use on_demand::{BatchKey, OnDemandBatch};
-use reads::Read;
-use releases::Loans;
+use loans::Loans;
 use stream::BorrowedStream;
 
 use crate::codes::CancelReason;
@@ -169,7 +171,7 @@ impl Borrower {
     /// # Errors
     /// The announced words are malformed.
     pub fn set_lease_words(&mut self, lending: &Lending) -> Result<(), PeerMisbehaved> {
-        receive::check_lending(lending)?;
+        announced::check_lending(lending)?;
         self.fencing = Some(lending.fencing);
         self.regions.insert(lending.words.id, lending.words.clone());
         self.words = Some(lending.words.id);

@@ -9,38 +9,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::reads::{Read, Wanted};
+use super::batches::{BatchKey, OnDemandBatch, Read, Wanted};
 use super::{Borrower, BorrowerEvent, BorrowerTask, Payload, ReadBatch};
 use crate::codes::CancelReason;
 use crate::credit::batch_cost;
 use crate::error::{ApiMisuse, StreamError};
-use crate::ids::{LeaseId, PartId, ReadId, RemoteRange, StreamId};
+use crate::ids::{LeaseId, PartId, RemoteRange, StreamId};
 use crate::layout::{self, CheckedDescriptor, Piece};
 use crate::message::{FromBorrower, LeaseWord};
 use crate::time::Timestamp;
 use crate::timers::Timer;
-
-/// A batch: its stream and its position there.
-pub(super) type BatchKey = (StreamId, u64);
-
-#[derive(Debug)]
-pub(super) struct OnDemandBatch {
-    lease: LeaseId,
-    word: Option<LeaseWord>,
-    descriptor: Arc<CheckedDescriptor>,
-    /// Places of the buffers that are not empty, with the buffers' indices, in order.
-    places: Vec<(usize, RemoteRange)>,
-    /// Parts that are not answered yet.
-    parts: BTreeMap<PartId, ReadId>,
-    /// Number of reads that have not completed, cancelled ones included.
-    reads: usize,
-    /// The error after which it cannot be read any more.
-    lost: Option<StreamError>,
-    /// The application is done with it.
-    given_up: bool,
-    /// The lease has been released.
-    returned: bool,
-}
 
 impl Borrower {
     /// Number of batches on demand that the application has not given up.

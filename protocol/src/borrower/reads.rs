@@ -1,35 +1,11 @@
 //! Outstanding reads and their completion: a batch delivered, a part answered, or a lease lost.
 
-use std::sync::Arc;
-
+use super::batches::{Read, Wanted};
 use super::{Borrower, BorrowerEvent, BorrowerTask, Payload, ReadError};
 use crate::codes::CancelReason;
 use crate::error::{ApiMisuse, Cause, StreamError};
-use crate::ids::{LeaseId, PartId, ReadId, StreamId};
-use crate::layout::CheckedDescriptor;
-use crate::message::LeaseWord;
+use crate::ids::{ReadId, StreamId};
 use crate::timers::Timer;
-
-/// The purpose of a read.
-#[derive(Debug)]
-pub(super) enum Wanted {
-    /// All of a batch with this shape.
-    Batch(Arc<CheckedDescriptor>),
-    /// A part of a batch on demand.
-    Part(PartId),
-    /// All of a batch with this shape, mapped instead of read.
-    Mapping(Arc<CheckedDescriptor>),
-}
-
-/// A batch, or a part of one, that is being read.
-#[derive(Debug)]
-pub(super) struct Read {
-    pub(super) stream: StreamId,
-    pub(super) seq: u64,
-    pub(super) lease: LeaseId,
-    pub(super) word: Option<LeaseWord>,
-    pub(super) wanted: Wanted,
-}
 
 impl Borrower {
     pub(super) fn next_read(&mut self) -> ReadId {

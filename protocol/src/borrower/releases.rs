@@ -1,11 +1,10 @@
-//! Leases that this end holds, and their release: several in one message, or along with another message. A message for
-//! each release would wake the lender for each batch, and the lender seldom needs the freed room at once.
+//! Releases of leases: several in one message, or along with another message. A message for each release would wake the
+//! lender for each batch, and the lender seldom needs the freed room at once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Borrower;
-use crate::ids::LeaseId;
+use super::loans::Loans;
 use crate::message::FromBorrower;
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -18,50 +17,6 @@ const MOST_BYTES: u64 = 8 << 20;
 const MANY_LEASES: usize = 128;
 /// Maximum time for which a release is held back: other connections may need the memory.
 const RELEASED_WITHIN: Duration = Duration::from_millis(2);
-
-/// Leases of this end.
-#[derive(Debug, Default)]
-pub(super) struct Loans {
-    /// Leases of batches that are being read or held, with the bytes of each.
-    held: BTreeMap<LeaseId, u64>,
-    held_bytes: u64,
-    /// Leases that are done with, but whose release has not been sent.
-    pending_releases: Vec<LeaseId>,
-    pending_bytes: u64,
-    /// The releases must be sent now.
-    flush: bool,
-}
-
-impl Loans {
-    pub(super) fn has(&self, lease: LeaseId) -> bool {
-        self.held.contains_key(&lease)
-    }
-
-    pub(super) fn take(&mut self, lease: LeaseId, bytes: u64) {
-        self.held.insert(lease, bytes);
-        self.held_bytes = self.held_bytes.saturating_add(bytes);
-    }
-
-    /// Marks a lease for release. The lease need not have been taken.
-    pub(super) fn release(&mut self, lease: LeaseId) {
-        if let Some(bytes) = self.held.remove(&lease) {
-            self.held_bytes = self.held_bytes.saturating_sub(bytes);
-            self.pending_bytes = self.pending_bytes.saturating_add(bytes);
-        }
-        self.pending_releases.push(lease);
-    }
-
-    /// Stops holding releases back.
-    pub(super) fn flush_now(&mut self) {
-        self.flush = true;
-    }
-
-    /// Drops the releases, because there is no lender any more.
-    pub(super) fn forget_releases(&mut self) {
-        self.pending_releases.clear();
-        self.pending_bytes = 0;
-    }
-}
 
 impl Borrower {
     fn holds_releases_back(&self) -> bool {

@@ -13,8 +13,19 @@ use bytes::Bytes;
 
 use super::error::InlineError;
 use super::frame::Frame;
-use super::{InlineLimits, guarded, verify_batch, verify_schema};
+use super::guard::guarded;
+use super::limits::InlineLimits;
+use super::{verify_batch, verify_schema};
 use crate::layout::{Node, Plan};
+
+/// The schema of a message made by [`encode_schema`](super::encode_schema) or by any other implementation of Arrow.
+///
+/// # Errors
+/// The bytes are not a schema message, or the schema has types that no array can have, is nested deeper than
+/// [`MAX_DEPTH`](crate::layout::MAX_DEPTH) or has more than [`InlineLimits::max_fields`] fields.
+pub fn decode_schema(message: &[u8], limits: &InlineLimits) -> Result<SchemaRef, InlineError> {
+    decode_plan(message, limits).map(|plan| Arc::clone(plan.schema()))
+}
 
 /// Decodes the batches of one stream, in the order in which they were encoded.
 ///
@@ -32,9 +43,9 @@ impl InlineDecoder {
     /// A decoder for the stream that begins with this schema message.
     ///
     /// # Errors
-    /// As [`decode_schema`](super::decode_schema).
+    /// As [`decode_schema`].
     pub fn new(schema: &[u8], limits: InlineLimits) -> Result<Self, InlineError> {
-        Ok(InlineDecoder { plan: plan(schema, &limits)?, limits, dictionaries: HashMap::new() })
+        Ok(InlineDecoder { plan: decode_plan(schema, &limits)?, limits, dictionaries: HashMap::new() })
     }
 
     /// The stream's schema.
@@ -103,8 +114,8 @@ fn unexpected(expected: &'static str, got: MessageHeader) -> InlineError {
     InlineError::Unexpected { expected, got: format!("{got:?}") }
 }
 
-/// The schema in the bytes of a schema message, compiled.
-pub(super) fn plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
+/// As [`decode_schema`], but returns the schema compiled for the batches that follow.
+pub(crate) fn decode_plan(message: &[u8], limits: &InlineLimits) -> Result<Plan, InlineError> {
     let frame = Frame::cut(&Buffer::from_slice_ref(message))?;
     let (message, body, rest) = frame.open()?;
     let extra = body.len() + rest.len();

@@ -7,14 +7,25 @@ use arrow_ipc::MetadataVersion;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow_schema::Schema;
 
+use super::decode::decode_schema;
 use super::error::InlineError;
-use super::{InlineLimits, decode_schema, guarded};
+use super::guard::guarded;
+use super::limits::InlineLimits;
 use crate::layout::{
     Assemble, Described, Kind, LayoutLimits, Node, Plan, ValidatingAssembler, check, describe_compact, rebuild_with,
 };
 
 /// Alignment of bodies and of the buffers in them, in bytes from the start of the message.
 const ALIGNMENT: usize = 64;
+
+/// The schema as an Arrow IPC message. It begins a stream of inline batches, and gives a borrower the schema of lent
+/// ones.
+///
+/// # Errors
+/// Arrow IPC cannot carry the schema: the first field for which that is so, and why.
+pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, InlineError> {
+    InlineEncoder::new(schema).map(|(_, message)| message)
+}
 
 /// Encodes the batches of one stream as messages, which must be decoded in the same order.
 pub struct InlineEncoder {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Extensions, Failure, Fencing, StreamStats};
+use super::{Extensions, Failure, StreamStats};
 use crate::ids::{LeaseId, RegionId, RemoteRange, StreamId};
 use crate::layout::BatchDescriptor;
 
@@ -34,6 +34,15 @@ pub struct Region {
     /// The fabric's packed remote key, at most [`crate::codec::MAX_KEY`] bytes.
     #[serde(with = "crate::blob")]
     pub key: Bytes,
+}
+
+/// How a lender prevents late reads of lent memory from being used after the lease has ended without a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fencing {
+    /// The fabric refuses reads of revoked memory: a read that succeeds has read memory on loan.
+    Revocation,
+    /// The borrower reads the lease word last, and delivers the batch only if the lease still stood.
+    LeaseWord,
 }
 
 /// How an end lends: the region of its lease words, and the probe by which the other end proves that it can read them.

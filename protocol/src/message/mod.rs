@@ -10,6 +10,7 @@
 
 mod borrow;
 mod extensions;
+mod failure;
 mod lend;
 mod options;
 mod request;
@@ -20,22 +21,14 @@ use serde::{Deserialize, Serialize};
 
 pub use borrow::FromBorrower;
 pub use extensions::{CRITICAL, Extensions, MAX_EXTENSION_BYTES, MAX_EXTENSIONS, UnknownExtension};
-pub use lend::{FromLender, LeaseWord, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey};
+pub use failure::Failure;
+pub use lend::{Fencing, FromLender, LeaseWord, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey};
 pub use options::{Access, FIRST_BATCHES, LendFrom, OpenOptions, Partition, ProcessId, Thresholds};
 pub use request::Request;
 pub use stats::StreamStats;
 
-use crate::codes::{CancelReason, CloseCode, StreamCode};
+use crate::codes::CloseCode;
 use crate::ids::{FabricKind, StreamId};
-
-/// How a lender prevents late reads of lent memory from being used after the lease has ended without a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Fencing {
-    /// The fabric refuses reads of revoked memory: a read that succeeds has read memory on loan.
-    Revocation,
-    /// The borrower reads the lease word last, and delivers the batch only if the lease still stood.
-    LeaseWord,
-}
 
 /// One message, of either end. The first byte on the wire is the number of the variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,39 +165,4 @@ pub struct Answer {
     pub result: Result<u64, Failure>,
     /// Fields of later versions.
     pub extensions: Extensions,
-}
-
-/// Why a stream, or a request, ended in an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The kind of error.
-    pub code: StreamCode,
-    /// If the borrower cancelled the stream: the reason.
-    pub cancel: Option<CancelReason>,
-    /// The error as text. May be empty.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure of this kind, with this text.
-    #[must_use]
-    pub fn new(code: StreamCode, message: impl Into<String>) -> Self {
-        Failure { code, cancel: None, message: message.into() }
-    }
-
-    /// The failure of a stream that its borrower cancelled.
-    #[must_use]
-    pub fn cancelled(reason: CancelReason) -> Self {
-        Failure { code: StreamCode::Cancelled, cancel: Some(reason), message: String::new() }
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.code)?;
-        if let Some(reason) = self.cancel {
-            write!(f, " ({reason})")?;
-        }
-        if self.message.is_empty() { Ok(()) } else { write!(f, ": {}", self.message) }
-    }
 }

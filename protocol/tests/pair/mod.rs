@@ -209,13 +209,7 @@ impl Pair {
             }
             Op::Sink(k) => drop(self.sink(k)),
             Op::Refuse(k) => self.refuse(k),
-            Op::Withdraw(k) => {
-                if let Some(stream) = nth(self.client.uploads.keys(), k) {
-                    // The application does not wait any more, and gets no event.
-                    self.client.uploads.entry(stream).or_default().get_or_insert(Err(StreamError::Cancelled));
-                    self.client_command(ClientCommand::Withdraw { stream });
-                }
-            }
+            Op::Withdraw(k) => self.withdraw(k),
             Op::LongSql => self.long_sql(),
             Op::Ping => self.client_command(ClientCommand::Ping),
             Op::Advance(by) => {
@@ -253,16 +247,7 @@ impl Pair {
                 self.to_server.discards |= to_server;
                 self.to_client.discards |= to_client;
             }
-            Op::Cut { lose } => {
-                self.cut = true;
-                for pipe in [&mut self.to_server, &mut self.to_client] {
-                    pipe.discards = true;
-                    pipe.ended = true;
-                    if lose {
-                        pipe.bytes.clear();
-                    }
-                }
-            }
+            Op::Cut { lose } => self.cut_connection(lose),
             Op::ServerNoticesCut if self.cut && !std::mem::replace(&mut self.to_server.end_reported, true) => {
                 self.server(ServerInput::ControlLost("reset".into()));
             }
@@ -277,6 +262,26 @@ impl Pair {
             Op::ClientCloses => self.client_command(ClientCommand::Close),
         }
         self.execute_waiting();
+    }
+
+    fn withdraw(&mut self, k: usize) {
+        if let Some(stream) = nth(self.client.uploads.keys(), k) {
+            // The application does not wait any more, and gets no event.
+            self.client.uploads.entry(stream).or_default().get_or_insert(Err(StreamError::Cancelled));
+            self.client_command(ClientCommand::Withdraw { stream });
+        }
+    }
+
+    /// Cuts the connection. With `lose`, bytes that have not arrived are lost.
+    fn cut_connection(&mut self, lose: bool) {
+        self.cut = true;
+        for pipe in [&mut self.to_server, &mut self.to_client] {
+            pipe.discards = true;
+            pipe.ended = true;
+            if lose {
+                pipe.bytes.clear();
+            }
+        }
     }
 
     fn execute_waiting(&mut self) {

@@ -1,6 +1,7 @@
 //! A client's application. It makes requests, reads, cancels and drops results, and compares them with the scripts.
 
 mod lazy;
+mod plan;
 mod uploads;
 
 use std::collections::VecDeque;
@@ -18,13 +19,14 @@ use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use self::lazy::PartialReads;
+use self::plan::{PartialReads, Plan};
+use crate::connection_ends::Side;
 use crate::dice::Dice;
 use crate::options::Options;
 use crate::scripts::{ENDLESS, Ending, PARTITIONS, sql, sql_of_parts};
+use crate::shared::{PORT, Shared};
 use crate::tap::Tap;
-use crate::wire::{Side, Wire, connector};
-use crate::world::{PORT, Shared};
+use crate::wire::{Wire, connector};
 
 /// Time limit for every operation of a connection, under any faults.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -445,15 +447,6 @@ fn way(lend_from: Option<LendFrom>, maps: bool) -> (Option<LendFrom>, Access) {
 /// Whether batches can be mapped: not on a network that simulates a device.
 fn maps(options: &Options) -> bool {
     options.server_fabric && options.network.fencing == Fencing::LeaseWord
-}
-
-#[derive(Clone, Debug)]
-struct Plan {
-    index: usize,
-    query: QueryOptions,
-    cancel_after: Option<usize>,
-    pace: Duration,
-    lazy: Option<PartialReads>,
 }
 
 /// A query in partitions.

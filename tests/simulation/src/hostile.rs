@@ -9,7 +9,7 @@ use turmoil::Sim;
 
 pub use server::HOSTILE_LEASE;
 
-use crate::world::Shared;
+use crate::shared::Shared;
 
 /// Names of the hostile client's acts and of the hostile server's lies.
 pub fn names() -> (Vec<String>, Vec<String>) {

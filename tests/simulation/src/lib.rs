@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod connection_ends;
 pub mod coverage;
 pub mod dice;
 mod hostile;
@@ -11,6 +12,7 @@ pub mod options;
 pub mod panics;
 pub mod planted;
 pub mod scripts;
+mod shared;
 mod sockets;
 pub mod swarm;
 mod tap;

@@ -1,11 +1,10 @@
 //! Control connections with faults: short reads and writes, delays, flipped bits, and a reset of one end.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -13,51 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 use turmoil::net::TcpStream;
 
+use crate::connection_ends::Side;
 use crate::dice::Dice;
 use crate::options::WireFaults;
+use crate::shared::{PORT, Shared};
 use crate::sockets::Socket;
 use crate::tap::Tap;
-use crate::world::{PORT, Shared};
-
-/// An end of a client's connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// The server's.
-    Server,
-    /// The client's.
-    Client,
-}
-
-/// The ends of all connections, which can be reset.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectionEnds(Arc<Mutex<BTreeMap<(IpAddr, Side), ConnectionEnd>>>);
-
-#[derive(Debug, Default)]
-struct ConnectionEnd {
-    resets: u64,
-    wakers: Vec<Waker>,
-}
-
-impl ConnectionEnds {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(IpAddr, Side), ConnectionEnd>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends all current connections of this client at this side, with an error.
-    pub fn reset(&self, client: IpAddr, side: Side) {
-        let wakers = {
-            let mut ends = self.lock();
-            let end = ends.entry((client, side)).or_default();
-            end.resets += 1;
-            std::mem::take(&mut end.wakers)
-        };
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    fn resets(&self, key: (IpAddr, Side)) -> u64 {
-        self.lock().get(&key).map_or(0, |end| end.resets)
-    }
-}
 
 /// One end of a control connection.
 pub struct Wire {
@@ -102,14 +62,9 @@ impl Wire {
     }
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
-        let mut ends = self.shared.connection_ends.lock();
-        let end = ends.entry(self.key).or_default();
-        if end.resets != self.resets_at_start {
+        if self.shared.connection_ends.is_reset(self.key, self.resets_at_start, cx) {
             self.shared.trace.count("wire", "reset");
             return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        if !end.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            end.wakers.push(cx.waker().clone());
         }
         Ok(())
     }

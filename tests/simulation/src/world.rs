@@ -7,133 +7,32 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use thallus_fabric::Fabric;
 use thallus_fabric::fault::FaultInjector;
 use thallus_fabric::process::Presence;
 use thallus_fabric_sim::core::{EndpointId, HostId};
-use thallus_fabric_sim::{SimFabric, SimNetwork};
 use thallus_protocol::LeaseId;
 use thallus_protocol::message::{ProcessId, ServerLimits};
-use thallus_scripted_engine::ScriptedEngine;
 use thallus_server::{Fabrics, Listen, Server, Settings};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use turmoil::net::TcpListener;
 use turmoil::{Builder, Sim};
 
 use crate::app::App;
+use crate::connection_ends::Side;
 use crate::dice::Dice;
 use crate::hostile;
-use crate::ledger::Ledger;
 use crate::options::{Fault, Options, Streams, TimedFault};
 use crate::planted::{Bug, plant};
-use crate::scripts;
-use crate::sockets::Sockets;
+use crate::shared::{PORT, Shared};
 use crate::trace::{Counts, LogRecorder, Trace};
-use crate::wire::{ConnectionEnds, Side, Wire};
+use crate::wire::Wire;
 
-/// Port of the server.
-pub const PORT: u16 = 7807;
 const TICK: Duration = Duration::from_millis(2);
 /// Time limit after the end of all faults: until then every client must have its results, and then all must be at rest.
 const LIVENESS: Duration = Duration::from_secs(60);
-
-type Faulty = Arc<FaultInjector<Arc<SimFabric>>>;
-
-/// State that all parts of a run share.
-pub struct Shared {
-    /// Parameters of the run.
-    pub options: Options,
-    /// Trace of the run.
-    pub trace: Trace,
-    /// The data plane.
-    pub network: SimNetwork,
-    /// The ends of the control connections.
-    pub connection_ends: ConnectionEnds,
-    /// The server's engine, which survives restarts of the server.
-    pub engine: ScriptedEngine,
-    /// Uploads of the clients.
-    pub ledger: Ledger,
-    uploads: AtomicU64,
-    flipped: AtomicBool,
-    healed: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    server: Option<Server>,
-    server_fabric: Option<Faulty>,
-    /// Runtimes of the processes, by name. Their tasks must end.
-    handles: BTreeMap<String, Handle>,
-    jumps: BTreeMap<String, mpsc::UnboundedSender<Duration>>,
-    client_fabrics: BTreeMap<usize, Faulty>,
-    lives: BTreeMap<String, u64>,
-    sockets: BTreeMap<String, Sockets>,
-    finished: BTreeMap<usize, bool>,
-}
-
-impl Shared {
-    /// Whether faults are over.
-    pub fn is_healed(&self) -> bool {
-        self.healed.load(Ordering::Relaxed)
-    }
-
-    /// Records that a bit was flipped in transit.
-    pub fn flip(&self) {
-        self.flipped.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a bit has been flipped in this run.
-    pub fn has_flipped(&self) -> bool {
-        self.flipped.load(Ordering::Relaxed)
-    }
-
-    /// A number for an upload, unique in the run.
-    pub fn next_upload(&self) -> u64 {
-        self.uploads.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Collects the uploads that the engine has kept since the last call.
-    pub fn collect_uploads(&self) {
-        self.ledger.collect(&self.engine, &self.trace);
-    }
-
-    /// Records that a client has all its results after the end of the faults.
-    pub fn finished(&self, client: usize) {
-        self.lock().finished.insert(client, true);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The sockets of the process of this name.
-    pub fn sockets(&self, name: &str) -> Sockets {
-        self.lock().sockets.entry(name.to_owned()).or_default().clone()
-    }
-
-    /// Records the start of the process of this name. Returns the number of its starts so far.
-    pub fn record_start(&self, name: &str) -> u64 {
-        let (jump, mut jumps) = mpsc::unbounded_channel();
-        tokio::task::spawn_local(async move {
-            while let Some(by) = jumps.recv().await {
-                tokio::time::advance(by).await;
-            }
-        });
-        let mut state = self.lock();
-        state.handles.insert(name.to_owned(), Handle::current());
-        state.jumps.insert(name.to_owned(), jump);
-        let life = state.lives.entry(name.to_owned()).or_default();
-        *life += 1;
-        self.trace.line(name, &format_args!("begins its life {life}"));
-        *life
-    }
-}
 
 thread_local! {
     static ENTROPY: RefCell<Dice> = RefCell::new(Dice::new(0, 0));
@@ -333,18 +232,7 @@ impl World {
             .tcp_capacity(1 << 16);
         let mut sim = builder.build();
         trace.line("options", &format_args!("{options:?}"));
-        let shared = Arc::new(Shared {
-            trace,
-            network: SimNetwork::new(options.seed, options.network.clone()),
-            connection_ends: ConnectionEnds::default(),
-            engine: scripts::engine(&options.scripts),
-            ledger: Ledger::default(),
-            uploads: AtomicU64::new(0),
-            flipped: AtomicBool::new(false),
-            healed: AtomicBool::new(false),
-            state: Mutex::default(),
-            options,
-        });
+        let shared = Arc::new(Shared::new(options, trace));
         let of_server = Arc::clone(&shared);
         sim.host("server", move || server(Arc::clone(&of_server)));
         for index in 0..shared.options.clients {

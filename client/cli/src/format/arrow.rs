@@ -6,8 +6,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 
+use super::kind::Format;
 use super::plain::Plain;
-use super::{BatchWriter, Failure, Format, WriteError, failure};
+use super::writer::{BatchWriter, WriteError, failure};
+use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 struct IpcFile {

@@ -6,8 +6,10 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic;
 use parquet::file::properties::WriterProperties;
 
+use super::kind::{Compression, Format};
 use super::plain::{Plain, has};
-use super::{BatchWriter, Compression, Failure, Format, WriteError, failure, refusal};
+use super::writer::{BatchWriter, WriteError, failure, refusal};
+use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 /// A row group is held in memory until it is complete, so its bytes are bounded as well as its rows.

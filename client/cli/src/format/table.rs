@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Drawn, presets};
 
-use super::{BatchWriter, WriteError};
+use super::writer::{BatchWriter, WriteError};
 use crate::output::OutputWriter;
 use thallus_fabric::units::grouped;
 

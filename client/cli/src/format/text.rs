@@ -9,8 +9,10 @@ use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::json::writer::{EncoderOptions, make_encoder};
 use arrow::json::{LineDelimitedWriter, WriterBuilder};
 
+use super::kind::Format;
 use super::plain::Plain;
-use super::{BatchWriter, Failure, Format, WriteError, failure, refusal};
+use super::writer::{BatchWriter, WriteError, failure, refusal};
+use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 struct Csv {

@@ -8,33 +8,22 @@
 mod interleave;
 mod pool;
 mod prefault;
+mod queue;
 
-use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 pub use pool::CopyPool;
 pub use prefault::Prefault;
+use queue::Copy;
+pub use queue::{CopyQueue, End, Reports};
 
 /// Shorter reads are copied at once: they take less time than it takes to share them.
 pub const SHORTEST: u64 = 4 << 10;
-/// Most bytes of short pieces that are taken from the queue at a time.
-const BYTES_AT_A_TIME: usize = 64 << 10;
 /// Bytes in the queue per helper that is woken. Waking a thread takes as long as copying some hundred KiB.
 const BYTES_PER_HELPER: usize = 2 << 20;
-
-/// A piece to be copied.
-struct Copy {
-    operation: u64,
-    from: *const u8,
-    to: *mut u8,
-    len: usize,
-}
-
-// SAFETY: the caller of [`Copies::post`] vouches for both pointers, on any thread, until the copy is reported.
-unsafe impl Send for Copy {}
 
 /// Copies `len` bytes at once. An aligned word of eight bytes does not tear, and is read after everything that was
 /// copied before: a lease word is.
@@ -57,41 +46,6 @@ pub unsafe fn copy_at_once(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
-/// How a copy ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Every byte is in place.
-    Done,
-    /// The copy was not begun.
-    Cancelled,
-    /// The memory is not there, or not all of it.
-    Refused,
-}
-
-/// The ends of operations, in their order, until the endpoint takes them.
-#[derive(Debug, Default)]
-pub struct Reports(Mutex<Vec<(u64, End)>>);
-
-impl Reports {
-    /// Reports the end of an operation.
-    pub fn ended(&self, operation: u64, end: End) {
-        self.lock().push((operation, end));
-    }
-
-    /// Takes all reports.
-    pub fn take(&self) -> Vec<(u64, End)> {
-        std::mem::take(&mut self.lock())
-    }
-
-    fn all_done(&self, operations: impl Iterator<Item = u64>) {
-        self.lock().extend(operations.map(|operation| (operation, End::Done)));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(u64, End)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The copies of one endpoint.
 pub struct Copies {
     pool: Arc<CopyPool>,
@@ -100,28 +54,10 @@ pub struct Copies {
     making: Vec<Copy>,
 }
 
-/// The copies of one endpoint that wait to be made.
-pub struct CopyQueue {
-    reports: Arc<Reports>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    waiting: VecDeque<Copy>,
-    waiting_bytes: usize,
-    /// Copies that a thread is making.
-    underway: usize,
-    /// Helpers that were woken for this queue and have not finished it.
-    helpers: usize,
-    /// The waker of the endpoint, while it only waits for helpers.
-    waker: Option<Waker>,
-}
-
 impl Copies {
     /// The copies of an endpoint, which learns from `reports` that operations have ended.
     pub fn new(pool: &Arc<CopyPool>, reports: &Arc<Reports>) -> Self {
-        let queue = Arc::new(CopyQueue { reports: reports.clone(), state: Mutex::default() });
+        let queue = Arc::new(CopyQueue::new(reports));
         Copies { pool: pool.clone(), queue, making: Vec::new() }
     }
 
@@ -168,69 +104,7 @@ impl Copies {
 
     /// Reports the copies that no thread has begun as cancelled.
     pub fn cancel(&self) {
-        let cancelled = {
-            let mut state = self.queue.lock();
-            state.waiting_bytes = 0;
-            std::mem::take(&mut state.waiting)
-        };
-        for copy in cancelled {
-            self.queue.reports.ended(copy.operation, End::Cancelled);
-        }
-    }
-}
-
-impl State {
-    /// Moves the copies that have waited longest to `making`, as under way. `false` if none waits.
-    fn begin_some(&mut self, making: &mut Vec<Copy>) -> bool {
-        let mut bytes = 0;
-        while bytes < BYTES_AT_A_TIME
-            && let Some(copy) = self.waiting.pop_front()
-        {
-            bytes += copy.len;
-            making.push(copy);
-        }
-        self.waiting_bytes -= bytes;
-        self.underway += making.len();
-        !making.is_empty()
-    }
-}
-
-impl CopyQueue {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A helper's work: makes copies until none waits.
-    pub fn help(&self) {
-        let mut making = Vec::new();
-        loop {
-            let mut state = self.lock();
-            if !state.begin_some(&mut making) {
-                // Under the same lock: a copy that is posted from here on wakes a helper again.
-                state.helpers -= 1;
-                return;
-            }
-            drop(state);
-            self.make(&mut making);
-        }
-    }
-
-    fn make(&self, copies: &mut Vec<Copy>) {
-        for copy in &*copies {
-            // SAFETY: the contract of `post` holds until the report below.
-            unsafe { interleave::copy(copy.from, copy.to, copy.len) };
-        }
-        // Under the lock that `wait` takes: when nothing is under way, the report is there.
-        let waker = {
-            let mut state = self.lock();
-            self.reports.all_done(copies.iter().map(|copy| copy.operation));
-            state.underway -= copies.len();
-            state.waker.take()
-        };
-        copies.clear();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.queue.cancel();
     }
 }
 

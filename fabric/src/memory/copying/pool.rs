@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::CopyQueue;
+use super::queue::CopyQueue;
 
 /// The helper threads of one fabric. They start when they are first needed, and end with the fabric.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use arrow_buffer::Buffer;
 use tokio::time::Instant;
 
 use super::super::RegisteredMemory;
-use super::CachePolicy;
+use super::policy::CachePolicy;
 
 /// Number of entries that are checked when an entry is added. It is more than one, so that entries without another
 /// holder are found faster than they accumulate.

@@ -2,6 +2,7 @@
 
 mod costs;
 mod entries;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -17,31 +18,12 @@ use super::{RegisteredMemory, StagingArena, buffer_with_guard};
 use crate::{Fabric, FabricError};
 use costs::Costs;
 use entries::{Entries, Entry, Place};
+pub use policy::CachePolicy;
 
 /// Maximum number of buffers whose copies are counted. Above it, all counts are dropped.
 const MAX_COPIED: usize = 4096;
 /// Maximum number of registrations that one [`RegistrationCache::trim`] drops: a device needs some time for each.
 const MOST_TRIMMED: usize = 512;
-
-/// The rules and limits of a [`RegistrationCache`].
-#[derive(Clone, Copy, Debug)]
-pub struct CachePolicy {
-    /// Maximum number of bytes that stay registered, on loan or not. Above it, a registration lasts only as long as its
-    /// loan.
-    pub max_bytes: usize,
-    /// Maximum number of registrations that are kept, on loan or not: devices limit their number.
-    pub max_entries: usize,
-    /// A clock, for measuring once what registering and copying cost here. `None`: every buffer is registered when it
-    /// is first lent.
-    pub clock: Option<fn() -> Duration>,
-}
-
-impl Default for CachePolicy {
-    /// 1 GiB, 4096 entries, without measuring.
-    fn default() -> Self {
-        CachePolicy { max_bytes: 1 << 30, max_entries: 4096, clock: None }
-    }
-}
 
 /// Figures of a [`RegistrationCache`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,6 @@
 //! batches are held.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use futures::StreamExt;
@@ -10,46 +9,9 @@ use futures::future::join;
 use thallus_client::{Client, ClientError, LazyBatch, LazyOptions};
 use tokio::time::sleep;
 
-use super::{App, Plan};
-use crate::dice::Dice;
+use super::App;
+use super::plan::{PartialReads, Plan};
 use crate::scripts::{Ending, sql};
-
-/// The parts that are read of every batch.
-#[derive(Clone, Debug)]
-pub(super) struct PartialReads {
-    /// Columns, and the range of rows in thousandths of the batch.
-    reads: Vec<(Vec<usize>, [u32; 2])>,
-    /// Pause before each read.
-    pause: Duration,
-    /// Number of batches to hold before the first of them is read.
-    hold: usize,
-    /// Whether each read is made twice at the same time.
-    twice: bool,
-}
-
-impl PartialReads {
-    /// All of each batch, without a pause.
-    pub(super) fn all() -> Self {
-        PartialReads { reads: vec![(vec![0, 1, 2], [0, 1000])], pause: Duration::ZERO, hold: 0, twice: false }
-    }
-
-    pub(super) fn draw(dice: &mut Dice, fault_free: bool) -> Self {
-        let columns = [vec![], vec![0], vec![2, 0], vec![1], vec![0, 1, 2], vec![2, 2]];
-        let ask = |dice: &mut Dice| {
-            let mut ends = [dice.within(0, 1000), dice.within(0, 1000)];
-            ends.sort_unstable();
-            (dice.pick(&columns), if dice.percent(30) { [0, 1000] } else { ends })
-        };
-        PartialReads {
-            reads: (0..dice.within(0, 3)).map(|_| ask(dice)).collect(),
-            pause: if dice.percent(40) { dice.millis(1, 60) } else { Duration::ZERO },
-            // A client that holds several batches may have to wait until its leases are revoked: not in a fault-free
-            // run.
-            hold: if fault_free { 0 } else { dice.pick(&[0, 0, 1, 3]) },
-            twice: dice.percent(20),
-        }
-    }
-}
 
 impl App {
     /// Makes a query and reads its result lazily. Whether it succeeded.

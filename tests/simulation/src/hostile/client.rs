@@ -19,7 +19,7 @@ use turmoil::net::TcpStream;
 
 use crate::dice::Dice;
 use crate::scripts::{ENDLESS, Sink, table};
-use crate::world::{PORT, Shared};
+use crate::shared::{PORT, Shared};
 
 /// A violation of the protocol.
 #[derive(Clone, Copy, Debug)]

@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::dice::Dice;
-use crate::world::Shared;
+use crate::shared::Shared;
 
 const PORT: u16 = 7808;
 /// The lease of all lent batches of this server. The checks do not count it.

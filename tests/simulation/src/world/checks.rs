@@ -4,8 +4,9 @@ use thallus_fabric::STANDING_LEASE;
 use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
 
-use super::{Faulty, World};
+use super::World;
 use crate::hostile;
+use crate::shared::Faulty;
 
 impl World {
     /// Advances the simulation by one step. `false` means that a check has failed.

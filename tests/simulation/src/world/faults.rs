@@ -1,14 +1,13 @@
 //! Starts and ends faults.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thallus_fabric_sim::core::HostId;
 use turmoil::Sim;
 
 use super::{World, client_name, process_ends};
+use crate::connection_ends::Side;
 use crate::options::{Fault, TimedFault};
-use crate::wire::Side;
 
 impl World {
     /// Starts the faults that are due, and ends those whose time is over.
@@ -210,7 +209,7 @@ impl World {
             options.max_read = 1 << 30;
             options.max_registered = 1 << 36;
         });
-        self.shared.healed.store(true, Ordering::Relaxed);
+        self.shared.heal();
         let state = self.shared.lock();
         state.client_fabrics.values().chain(&state.server_fabric).for_each(|fabric| fabric.stop());
         drop(state);
