@@ -330,6 +330,7 @@ impl Client {
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             partition: None,
+            largest_batch: None,
         })
     }
 

@@ -93,7 +93,14 @@ pub(crate) async fn run(
     let stream = handle.upload(table.to_owned(), options, feed).ok_or_else(ClientError::gone)?;
     let mut upload = Upload { handle, stream, ended: false };
     let pool = has_begun.await.map_err(|_| ClientError::gone())?;
-    let context = PackingContext { pool, max_loan_bytes, access: Access::Read, page_faults: || 0 };
+    let context = PackingContext {
+        pool,
+        max_loan_bytes,
+        max_batch_bytes: max_loan_bytes,
+        access: Access::Read,
+        page_faults: || 0,
+    };
+    let mut rest: Option<RecordBatch> = None;
     let (mut packing, schema_message) = Packing::new(&schema, context)?;
     handle.lender(LenderCommand::Schema { stream, schema: schema_message, order: Vec::new() });
     let mut report = UploadReport::default();
@@ -108,17 +115,22 @@ pub(crate) async fn run(
             },
         };
         // The source may take any time, and the upload can end meanwhile.
-        let next = tokio::select! {
-            biased;
-            answer = &mut answered => break answer,
-            next = batches.next() => next,
+        let next = match rest.take() {
+            Some(rest) => Some(Ok(rest)),
+            None => tokio::select! {
+                biased;
+                answer = &mut answered => break answer,
+                next = batches.next() => next,
+            },
         };
         match next {
             Some(Ok(batch)) => {
                 if batch.schema() != schema {
                     return Err(ClientError::Source { source: differs(&batch) });
                 }
-                let packed = packing.pack(&batch, lend_from)?;
+                let part;
+                (part, rest) = packing.cut(batch)?;
+                let packed = packing.pack(&part, lend_from)?;
                 match &packed {
                     thallus_driver::PreparedBatch::Lent { .. } => report.batches_lent += 1,
                     thallus_driver::PreparedBatch::Inline { .. } => report.batches_inline += 1,

@@ -119,6 +119,7 @@ fn requests() {
         deadline_ms: Some(5),
         credit: 1 << 16,
         partition: None,
+        largest_batch: None,
     };
     pinned(
         open(Request::Sql("select 1".into()), options),

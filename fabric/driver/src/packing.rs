@@ -24,6 +24,8 @@ pub struct PackingContext {
     pub pool: Option<Arc<LoanPool>>,
     /// Maximum number of bytes that one batch may lend.
     pub max_loan_bytes: u64,
+    /// Maximum number of bytes of one batch, lent or inline, that both ends accept. [`Packing::cut`] cuts longer ones.
+    pub max_batch_bytes: u64,
     /// How the borrower accesses lent batches.
     pub access: Access,
     /// Returns the number of page faults of the calling thread so far.
@@ -89,6 +91,39 @@ impl Packing {
         // Bitmaps may begin and end within a byte.
         let rows = (batch.num_rows() as u64).saturating_mul(bits) / 8 + 2 * batch.num_columns() as u64;
         held.min(rows)
+    }
+
+    /// Splits off the rows beyond the limit of bytes of a batch. Most batches are within the limit, and stay whole.
+    ///
+    /// # Errors
+    /// A single row is beyond the limit.
+    pub fn cut(&self, batch: RecordBatch) -> Result<(RecordBatch, Option<RecordBatch>), Failure> {
+        let limit = self.context.max_batch_bytes;
+        // The framing of an inline batch takes less than this share.
+        let target = limit - limit / 16;
+        let mut rows = batch.num_rows();
+        let mut bytes = self.at_most(&batch);
+        if bytes > target {
+            bytes = self.measure(&batch)?;
+        }
+        while bytes > target && rows > 1 {
+            // In proportion first; at least by half, so that rows of very different sizes end it soon too.
+            let share = (rows as u128 * u128::from(target) / u128::from(bytes)) as usize;
+            rows = share.clamp(1, rows.div_ceil(2).max(share.min(rows - 1)));
+            bytes = self.measure(&batch.slice(0, rows))?;
+        }
+        if bytes > limit {
+            let message = format!("one row takes {bytes} bytes, and the limit of a batch is {limit} bytes");
+            return Err(Failure::new(StreamCode::BatchTooLarge, message));
+        }
+        let rest = (rows < batch.num_rows()).then(|| batch.slice(rows, batch.num_rows() - rows));
+        Ok((if rest.is_some() { batch.slice(0, rows) } else { batch }, rest))
+    }
+
+    /// The bytes that a batch takes at the borrower, with all its dictionaries.
+    fn measure(&self, batch: &RecordBatch) -> Result<u64, Failure> {
+        let described = layout::describe_compact(self.encoder.plan(), batch).map_err(unencodable)?;
+        Ok(described.descriptor.slab_bytes())
     }
 
     /// Prepares a batch for sending. It is lent if it has at least `lend_from` live bytes.
@@ -158,7 +193,7 @@ mod tests {
     use super::*;
 
     fn context() -> PackingContext {
-        PackingContext { pool: None, max_loan_bytes: 1 << 20, access: Access::Read, page_faults: || 0 }
+        PackingContext { pool: None, max_loan_bytes: 1 << 20, max_batch_bytes: 1 << 20, access: Access::Read, page_faults: || 0 }
     }
 
     #[test]
@@ -179,5 +214,40 @@ mod tests {
                 assert!(!is_tight || most <= live + 8, "{live} bytes live, {most} at most: {start}, {len}");
             }
         }
+    }
+
+    #[test]
+    fn a_batch_is_cut_until_each_part_is_within_the_limit() {
+        let lens = (0..3000usize).map(|n| if n % 500 == 7 { 200_000 } else { n % 300 });
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(lens.map(|len| "x".repeat(len))));
+        let numbers: ArrayRef = Arc::new((0..3000).collect::<Int64Array>());
+        let batch = RecordBatch::try_from_iter([("texts", texts), ("numbers", numbers)]).unwrap();
+        for limit in [300_000, 1 << 20] {
+            let context = PackingContext { max_batch_bytes: limit, ..context() };
+            let (mut packing, _) = Packing::new(&batch.schema(), context).unwrap();
+            let (mut rest, mut parts) = (Some(batch.clone()), Vec::new());
+            while let Some(whole) = rest {
+                let part;
+                (part, rest) = packing.cut(whole).unwrap();
+                let PreparedBatch::Inline { ipc, .. } = packing.pack(&part, None).unwrap() else { unreachable!() };
+                assert!(ipc.len() as u64 <= limit, "{} bytes, the limit is {limit}", ipc.len());
+                parts.push(part);
+            }
+            assert!(parts.len() as u64 <= 4 * (batch.get_array_memory_size() as u64 / limit + 1), "{}", parts.len());
+            assert_eq!(arrow_select::concat::concat_batches(&batch.schema(), &parts).unwrap(), batch);
+        }
+    }
+
+    #[test]
+    fn one_row_beyond_the_limit_is_an_error_with_both_numbers() {
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values(["x".to_owned(), "y".repeat(5000)]));
+        let batch = RecordBatch::try_from_iter([("texts", texts)]).unwrap();
+        let (packing, _) =
+            Packing::new(&batch.schema(), PackingContext { max_batch_bytes: 4096, ..context() }).unwrap();
+        let (first, rest) = packing.cut(batch).unwrap();
+        assert_eq!(first.num_rows(), 1);
+        let failure = packing.cut(rest.unwrap()).unwrap_err();
+        assert_eq!(failure.code, StreamCode::BatchTooLarge);
+        assert!(failure.message.contains("one row takes 5") && failure.message.contains("4096 bytes"), "{failure:?}");
     }
 }

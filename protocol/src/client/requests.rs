@@ -85,7 +85,9 @@ impl ClientConnection {
             deadline: options.deadline_ms.map(Duration::from_millis),
         };
         self.core.borrower.open(now, stream, borrow);
-        self.core.send(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        options.largest_batch = Some(self.config.borrow.max_batch_bytes);
+        let extensions = options.extensions();
+        self.core.send(Message::Open(Open { stream, request, options, extensions }));
         Ok(())
     }
 

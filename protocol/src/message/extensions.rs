@@ -22,7 +22,8 @@ struct Extension {
     value: Bytes,
 }
 
-/// The added fields of a message, in any order, each key at most once. This version defines none.
+/// The added fields of a message, in any order, each key at most once. This version defines one,
+/// [`LARGEST_BATCH`](super::LARGEST_BATCH).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Extensions(Vec<Extension>);

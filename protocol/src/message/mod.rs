@@ -23,7 +23,7 @@ pub use borrow::FromBorrower;
 pub use extensions::{CRITICAL, Extensions, MAX_EXTENSION_BYTES, MAX_EXTENSIONS, UnknownExtension};
 pub use failure::Failure;
 pub use lend::{Fencing, FromLender, LeaseWord, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey};
-pub use options::{Access, FIRST_BATCHES, LendFrom, OpenOptions, Partition, ProcessId, Thresholds};
+pub use options::{Access, FIRST_BATCHES, LARGEST_BATCH, LendFrom, OpenOptions, Partition, ProcessId, Thresholds};
 pub use request::Request;
 pub use stats::StreamStats;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Extensions;
 use crate::ids::GroupId;
 
 /// A process of the lender's host. No two processes of the host ever have an equal id.
@@ -98,6 +99,29 @@ pub struct OpenOptions {
     pub credit: u64,
     /// The partition of the result that this stream has. `None`: the whole result.
     pub partition: Option<Partition>,
+    /// Bytes of the largest batch that the client accepts; the server cuts larger ones. `None`: unknown. It travels as
+    /// the extension [`LARGEST_BATCH`].
+    #[serde(skip)]
+    pub largest_batch: Option<u64>,
+}
+
+/// Key of the extension of Open with [`OpenOptions::largest_batch`]: a `u64`, little-endian.
+pub const LARGEST_BATCH: u16 = 1;
+
+impl OpenOptions {
+    /// The extensions of the Open message with these options.
+    pub(crate) fn extensions(&self) -> Extensions {
+        match self.largest_batch {
+            Some(bytes) => Extensions::none().with(LARGEST_BATCH, bytes.to_le_bytes().to_vec()),
+            None => Extensions::none(),
+        }
+    }
+
+    /// Takes the options that travel as extensions. A value of another length is not one of ours, and is ignored.
+    pub(crate) fn extend(&mut self, extensions: &Extensions) {
+        let bytes = extensions.get(LARGEST_BATCH).and_then(|value| <[u8; 8]>::try_from(&value[..]).ok());
+        self.largest_batch = bytes.map(u64::from_le_bytes);
+    }
 }
 
 /// One partition of a result whose other partitions travel on other streams, of this connection or of others to the

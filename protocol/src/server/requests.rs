@@ -18,11 +18,12 @@ const REFUSED_STREAMS: u64 = 1024;
 
 impl ServerConnection {
     pub(super) fn open(&mut self, now: Timestamp, open: Open) -> Result<(), PeerMisbehaved> {
-        let Open { stream, request, options, extensions } = open;
+        let Open { stream, request, mut options, extensions } = open;
         if self.core.last_stream.is_some_and(|last| stream <= last) {
             return Err(PeerMisbehaved::StreamReused(stream));
         }
         extensions.check()?;
+        options.extend(&extensions);
         self.core.last_stream = Some(stream);
         self.core.lender.note_stream(stream);
         let (value, limit) = (self.open_streams() as u64, u64::from(self.config.limits.max_streams) + REFUSED_STREAMS);

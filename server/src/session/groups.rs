@@ -84,7 +84,7 @@ fn invalid(what: String) -> Failure {
 
 /// The options that all members must have in common. The others may differ by connection.
 fn common(options: &OpenOptions) -> OpenOptions {
-    OpenOptions { partition: None, measured: None, credit: 0, ..options.clone() }
+    OpenOptions { partition: None, measured: None, credit: 0, largest_batch: None, ..options.clone() }
 }
 
 impl Groups {

@@ -195,7 +195,7 @@ enum Stage {
 
 struct Running {
     batches: BatchStream,
-    /// A batch that the engine has already produced.
+    /// A batch that the engine has already produced, or the rest of one that was cut.
     next: Option<Result<RecordBatch, EngineError>>,
     packing: Packing,
     /// Time in the engine.
@@ -268,7 +268,10 @@ impl Query {
                 return Poll::Ready(self.begin(source, now - since).map(Progress::Event));
             }
             Stage::Running(running) if self.pull.is_some() => {
-                let next = running.batches.as_mut().poll_next(cx);
+                let next = match running.next.take() {
+                    Some(next) => Poll::Ready(Some(next)),
+                    None => running.batches.as_mut().poll_next(cx),
+                };
                 let now = Instant::now();
                 self.allowance.polled(now - began);
                 let next = ready!(next);
@@ -294,7 +297,9 @@ impl Query {
         let Some(batch) = item else { return Poll::Pending };
         self.pull = None;
         let began = Instant::now();
-        let packed = running.packing.pack(&batch.map_err(failure)?, pull.lend_from)?;
+        let (part, rest) = running.packing.cut(batch.map_err(failure)?)?;
+        running.next = rest.map(Ok);
+        let packed = running.packing.pack(&part, pull.lend_from)?;
         self.allowance.packed(began.elapsed());
         Poll::Ready(Ok(Progress::Event(QueryEvent::Batch(packed))))
     }
@@ -356,7 +361,9 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
             report.send(QueryEvent::Finish { execute: ahead.execute_time() });
             return Ok(());
         };
-        report.send(QueryEvent::Batch(packing.pack(&batch.map_err(failure)?, pull.lend_from)?));
+        let (part, rest) = packing.cut(batch.map_err(failure)?)?;
+        next = rest.map(Ok);
+        report.send(QueryEvent::Batch(packing.pack(&part, pull.lend_from)?));
     }
     Ok(())
 }

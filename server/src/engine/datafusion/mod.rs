@@ -6,6 +6,7 @@
 
 mod error;
 mod guard;
+mod pacing;
 mod partitions;
 mod run;
 mod store;

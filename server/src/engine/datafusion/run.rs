@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::partitions::split;
-use super::{Shared, error, guard};
+use super::{Shared, error, guard, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -202,7 +202,7 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
     }
     let scanned = scanned_tables(&logical);
     let failed = |e| error::of_datafusion(e, &shared.specs(&scanned));
-    let plan = state.create_physical_plan(&logical).await.map_err(failed)?;
+    let plan = state.create_physical_plan(&logical).await.and_then(pacing::pace).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), scanned })
 }
 
