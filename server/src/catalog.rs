@@ -14,8 +14,7 @@ pub use crate::config::Format;
 use crate::config::{ServerConfig, TableConfig};
 pub use error::CatalogError;
 use files::FileKind;
-#[cfg(feature = "datafusion")]
-pub(crate) use files::is_hidden;
+pub use files::{DataFile, Stamp};
 
 /// Longest name of a table, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -36,8 +35,20 @@ pub enum Compression {
     Zstd,
 }
 
+/// What is done with a file that cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Everything that is not served is an error of its table.
+    Strict,
+    /// A table of the configuration: files that are no data are skipped, and a data file that cannot be read is an
+    /// error of the table.
+    Table,
+    /// A table of a data directory: it has the files that can be read.
+    Data,
+}
+
 /// A table whose files were found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TableSpec {
     /// Name of the table, in lower case, as unquoted SQL identifiers are.
     pub name: String,
@@ -47,103 +58,141 @@ pub struct TableSpec {
     pub is_directory: bool,
     /// Format of the files.
     pub format: Format,
-    /// Compression of the files.
-    pub compression: Compression,
-    /// Suffix of the files' names; in a directory only files with this suffix belong to the table. Empty if they have
-    /// no extension.
-    pub suffix: String,
-    /// The files at start-up, sorted by path. Files that are added to a directory later are read too.
-    pub files: Vec<PathBuf>,
+    /// The files, sorted by path.
+    pub files: Vec<DataFile>,
     /// Columns from the names of directories, as in `year=2024/month=01` (Hive's layout), outermost first.
     pub partition_columns: Vec<String>,
-    /// Whether a CSV file's first line names its columns.
-    pub header: bool,
-    /// Separator of the fields of a CSV file.
-    pub delimiter: u8,
-    /// Whether quoted fields of a CSV file may contain line breaks.
-    pub quoted_newlines: bool,
+    /// The configuration of the table.
+    pub config: TableConfig,
+    /// What is done with a file that cannot be served.
+    pub policy: Policy,
 }
 
-/// Finds every table of the configuration, sorted by name.
+/// The tables of a configuration, and what could not be served.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// The tables, sorted by name.
+    pub tables: Vec<TableSpec>,
+    /// Files and tables of the data directories that are not served, with the reasons.
+    pub skipped: Vec<CatalogError>,
+}
+
+/// Finds every table of the configuration.
 ///
 /// # Errors
-/// The first [`CatalogError`].
-pub fn resolve(config: &ServerConfig) -> Result<Vec<TableSpec>, CatalogError> {
+/// The first [`CatalogError`] of a table of the configuration; with `strict`, also of one of the data directories.
+pub fn resolve(config: &ServerConfig) -> Result<Resolved, CatalogError> {
     let mut tables: BTreeMap<String, TableSpec> = BTreeMap::new();
-    let mut add = |table: TableSpec| match tables.get(&table.name) {
-        Some(first) => Err(CatalogError::Duplicate {
-            table: table.name.clone(),
-            first: first.path.clone(),
-            second: table.path.clone(),
-        }),
-        None => {
-            tables.insert(table.name.clone(), table);
-            Ok(())
-        }
+    let mut skipped = Vec::new();
+    let duplicate = |first: &TableSpec, second: &TableSpec| CatalogError::Duplicate {
+        table: first.name.clone(),
+        first: first.path.clone(),
+        second: second.path.clone(),
     };
+    let policy = if config.strict { Policy::Strict } else { Policy::Table };
     for (name, table) in &config.tables {
-        add(resolve_table(name, table)?)?;
+        let (spec, odd) = resolve_table(name, table, policy)?;
+        skipped.extend(odd);
+        if let Some(first) = tables.get(&spec.name) {
+            return Err(duplicate(first, &spec));
+        }
+        tables.insert(spec.name.clone(), spec);
     }
+    let policy = if config.strict { Policy::Strict } else { Policy::Data };
     for directory in &config.data {
-        for (name, path) in tables_of(directory)? {
-            add(resolve_table(&name, &TableConfig::at(path))?)?;
+        let mut found = 0;
+        for entry in tables_of(directory, policy, &mut skipped)? {
+            let added = resolve_table(&entry.0, &TableConfig::at(entry.1), policy).and_then(|(spec, odd)| {
+                skipped.extend(odd);
+                match tables.get(&spec.name) {
+                    Some(first) => Err(duplicate(first, &spec)),
+                    None => Ok(spec),
+                }
+            });
+            match added {
+                Ok(spec) => {
+                    found += 1;
+                    tables.insert(spec.name.clone(), spec);
+                }
+                Err(error) if config.strict => return Err(error),
+                // Of two files of one name none can be chosen.
+                Err(CatalogError::Duplicate { table, first, second }) => {
+                    return Err(CatalogError::Duplicate { table, first, second });
+                }
+                Err(error) => skipped.push(error),
+            }
+        }
+        if found == 0 {
+            return Err(match skipped.pop() {
+                Some(reason) if skipped.is_empty() => reason,
+                _ => CatalogError::EmptyDirectory { table: None, path: directory.to_owned() },
+            });
         }
     }
-    Ok(tables.into_values().collect())
+    Ok(Resolved { tables: tables.into_values().collect(), skipped })
 }
 
-/// Finds the files of one table.
+/// Finds the files of one table. Also returns what is skipped in its directory.
 ///
 /// # Errors
 /// [`CatalogError`].
-pub fn resolve_table(name: &str, config: &TableConfig) -> Result<TableSpec, CatalogError> {
+pub fn resolve_table(
+    name: &str,
+    config: &TableConfig,
+    policy: Policy,
+) -> Result<(TableSpec, Vec<CatalogError>), CatalogError> {
     let name = checked_name(name, &config.path)?;
-    let found = files::find(&name, config)?;
-    let delimiter = match config.delimiter {
-        // The validated configuration contains only ASCII here.
-        Some(delimiter) => u8::try_from(delimiter).unwrap_or(b','),
-        None => found.kind.delimiter,
-    };
-    Ok(TableSpec {
+    let found = files::find(&name, config, policy)?;
+    let spec = TableSpec {
         name,
         path: found.path,
         is_directory: found.is_directory,
-        format: found.kind.format,
-        compression: found.kind.compression,
-        suffix: found.suffix,
+        format: found.format,
         files: found.files,
         partition_columns: found.partition_columns,
-        header: config.header,
-        delimiter,
-        quoted_newlines: config.quoted_newlines,
-    })
+        config: config.clone(),
+        policy,
+    };
+    Ok((spec, found.skipped))
 }
 
-/// Names and paths of the tables in a `--data` directory.
-fn tables_of(directory: &Path) -> Result<Vec<(String, PathBuf)>, CatalogError> {
+/// Names and paths of the tables in a `--data` directory, sorted.
+pub(crate) fn tables_of(
+    directory: &Path,
+    policy: Policy,
+    skipped: &mut Vec<CatalogError>,
+) -> Result<Vec<(String, PathBuf)>, CatalogError> {
     let unreadable = |source| CatalogError::of_io(None, directory, source);
     let mut tables = Vec::new();
+    let mut odd = |error: CatalogError| match policy {
+        Policy::Strict => Err(error),
+        _ => {
+            skipped.push(error);
+            Ok(())
+        }
+    };
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let path = entry.path();
         let Some(file_name) = entry.file_name().to_str().map(str::to_owned) else {
-            return Err(CatalogError::NotUtf8 { path });
+            odd(CatalogError::NotUtf8 { path })?;
+            continue;
         };
         if files::is_hidden(&file_name) {
+            if file_name.starts_with('_') {
+                tracing::info!(path = %path.display(), "skipped: its name begins with `_`");
+            }
             continue;
         }
         // Follows symbolic links, unlike `DirEntry::metadata`.
-        let metadata = fs::metadata(&path).map_err(|source| CatalogError::of_io(Some(&file_name), &path, source))?;
-        if metadata.is_dir() {
-            tables.push((file_name, path));
-        } else if let Some((stem, _)) = FileKind::of_name(&file_name) {
-            tables.push((stem.to_owned(), path));
-        } else {
-            tracing::warn!(path = %path.display(), "skipped: its extension is not that of a known data format");
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => tables.push((file_name, path)),
+            Ok(_) => match FileKind::of_name(&file_name) {
+                Some((stem, _)) => tables.push((stem.to_owned(), path)),
+                None => tracing::warn!(path = %path.display(), "skipped: its extension is not that of a data format"),
+            },
+            Err(source) => odd(CatalogError::of_io(Some(&file_name), &path, source))?,
         }
-    }
-    if tables.is_empty() {
-        return Err(CatalogError::EmptyDirectory { table: None, path: directory.to_owned() });
     }
     // The order of a directory is arbitrary. Sorting makes it deterministic which of several errors is reported.
     tables.sort();

@@ -5,7 +5,9 @@
 //! reads them from TOML and flags; `thallus-server.example.toml` beside it lists every key with its default and its
 //! meaning.
 
+mod column_type;
 mod format;
+mod table;
 mod units;
 
 use std::collections::BTreeMap;
@@ -13,11 +15,13 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 use thallus_fabric::memory::HostMemory;
 use thiserror::Error;
 
+pub use column_type::ColumnType;
 pub use format::Format;
+pub use table::TableConfig;
 pub use units::{ByteSize, Span};
 
 /// The configuration of a server and its tables.
@@ -26,6 +30,8 @@ pub use units::{ByteSize, Span};
 pub struct ServerConfig {
     /// Directories of which every file and sub-directory becomes a table, named by its stem.
     pub data: Vec<PathBuf>,
+    /// Whether a file in these directories that cannot be served is an error, instead of a warning.
+    pub strict: bool,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
     /// Limits of one peer, and of all together.
@@ -36,71 +42,6 @@ pub struct ServerConfig {
     pub fabric: FabricConfig,
     /// The query engine.
     pub engine: EngineConfig,
-}
-
-/// One table. In TOML either its path, or a table of these keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TableConfig {
-    /// File or directory of the table.
-    pub path: PathBuf,
-    /// Format of the files; by default recognized by their names (or, without extension, by their first bytes).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<Format>,
-    /// Whether the first line of a CSV file names its columns.
-    pub header: bool,
-    /// Separator of the fields of a CSV file, one ASCII character; by default a comma (in .tsv files a tab).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delimiter: Option<char>,
-    /// Whether quoted fields of a CSV file may contain line breaks. If not, one large file is read in parallel.
-    pub quoted_newlines: bool,
-}
-
-impl TableConfig {
-    /// The table at `path`, with defaults for the rest.
-    #[must_use]
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        TableConfig { path: path.into(), format: None, header: true, delimiter: None, quoted_newlines: true }
-    }
-}
-
-impl<'de> Deserialize<'de> for TableConfig {
-    // Not derived, because an untagged enum would not report the name of an unknown key.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Keys {
-            path: PathBuf,
-            format: Option<Format>,
-            header: Option<bool>,
-            delimiter: Option<char>,
-            quoted_newlines: Option<bool>,
-        }
-
-        struct Visitor;
-        impl<'de> de::Visitor<'de> for Visitor {
-            type Value = TableConfig;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a path, or a table with the key `path`")
-            }
-
-            fn visit_str<E: de::Error>(self, path: &str) -> Result<TableConfig, E> {
-                Ok(TableConfig::at(path))
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<TableConfig, A::Error> {
-                let keys = Keys::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(TableConfig {
-                    path: keys.path,
-                    format: keys.format,
-                    header: keys.header.unwrap_or(true),
-                    delimiter: keys.delimiter,
-                    quoted_newlines: keys.quoted_newlines.unwrap_or(true),
-                })
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
 }
 
 /// Limits of one peer, and of all together. A peer that exceeds a limit receives a typed error.
@@ -409,14 +350,20 @@ impl ServerConfig {
         within("engine.partitions", engine.effective_partitions(), 1, 4096)?;
         within("engine.max_sql_bytes", engine.max_sql_bytes, ByteSize(1), max_message_bytes)?;
         for table in self.tables.values() {
-            if let Some(delimiter) = table.delimiter.filter(|c| !c.is_ascii() || matches!(c, '"' | '\r' | '\n' | '\0'))
-            {
-                return Err(InvalidValue {
-                    key: "tables.*.delimiter",
-                    value: format!("{delimiter:?}"),
-                    reason: "must be one ASCII character, not a quote or an end of line".to_owned(),
-                });
+            for (key, character) in table.characters() {
+                let wrong =
+                    |c: &char| !c.is_ascii() || matches!(c, '\r' | '\n' | '\0') || (*c == '"' && key != "quote");
+                if let Some(character) = character.filter(wrong) {
+                    return Err(InvalidValue {
+                        key: "tables.*",
+                        value: format!("{key} = {character:?}"),
+                        reason:
+                            "must be one ASCII character, not an end of line, and the quotation mark only of `quote`"
+                                .to_owned(),
+                    });
+                }
             }
+            within("tables.*.sample_rows", table.sample_rows, 1, usize::MAX)?;
         }
         Ok(())
     }

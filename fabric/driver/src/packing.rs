@@ -193,7 +193,13 @@ mod tests {
     use super::*;
 
     fn context() -> PackingContext {
-        PackingContext { pool: None, max_loan_bytes: 1 << 20, max_batch_bytes: 1 << 20, access: Access::Read, page_faults: || 0 }
+        PackingContext {
+            pool: None,
+            max_loan_bytes: 1 << 20,
+            max_batch_bytes: 1 << 20,
+            access: Access::Read,
+            page_faults: || 0,
+        }
     }
 
     #[test]

@@ -34,6 +34,10 @@ pub struct Args {
     #[arg(long = "data", value_name = "DIR")]
     pub data: Vec<PathBuf>,
 
+    /// Refuse to start if a file in these directories cannot be served [default: skip it, with a warning].
+    #[arg(long)]
+    pub strict: bool,
+
     /// Fabric for the data plane [default: auto].
     #[arg(long, value_enum)]
     pub fabric: Option<FabricArg>,
@@ -191,6 +195,7 @@ impl Args {
         if !self.data.is_empty() {
             config.data = self.data;
         }
+        config.strict |= self.strict;
         set(&mut config.listen, self.listen);
         set(&mut config.fabric.kind, self.fabric.map(Into::into));
         set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));

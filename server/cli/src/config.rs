@@ -26,6 +26,8 @@ pub struct Config {
     // The sections of the server, one by one: serde cannot flatten them and still name a key that does not exist.
     /// Directories of which every file and sub-directory becomes a table, named by its stem.
     pub data: Vec<PathBuf>,
+    /// Whether a file in these directories that cannot be served is an error, instead of a warning.
+    pub strict: bool,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
     /// Limits for one peer, and for all together.
@@ -209,6 +211,7 @@ impl Config {
     pub fn server(&self) -> ServerConfig {
         ServerConfig {
             data: self.data.clone(),
+            strict: self.strict,
             tables: self.tables.clone(),
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),

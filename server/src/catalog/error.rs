@@ -52,7 +52,7 @@ pub enum CatalogError {
     },
     /// A directory with files of more than one format.
     #[error(
-        "table `{table}`: {}: the directory mixes formats ({}); a table has files of one format and extension",
+        "table `{table}`: {}: the directory mixes formats ({}); a table has files of one format",
         path.display(), found.join(", ")
     )]
     MixedFormats {
@@ -74,6 +74,39 @@ pub enum CatalogError {
         table: String,
         /// The inner directory.
         path: PathBuf,
+    },
+    /// Directories of one table that name other columns than those of the other files.
+    #[error(
+        "table `{table}`: {}: its directories do not name the same columns as those of {}",
+        path.display(), first.display()
+    )]
+    PartitionsDiffer {
+        /// The table.
+        table: String,
+        /// The file.
+        path: PathBuf,
+        /// The first file.
+        first: PathBuf,
+    },
+    /// A directory names a partition column that one above it names already.
+    #[error("table `{table}`: {}: the column `{column}` is named twice on this path", path.display())]
+    PartitionTwice {
+        /// The table.
+        table: String,
+        /// The inner directory.
+        path: PathBuf,
+        /// The column.
+        column: String,
+    },
+    /// A file of another format than the table's other files.
+    #[error("table `{table}`: {}: not a {format} file like the table's other files", path.display())]
+    OtherFormat {
+        /// The table.
+        table: String,
+        /// The file.
+        path: PathBuf,
+        /// The format of the others.
+        format: &'static str,
     },
     /// A file whose format follows neither from its name nor from its content.
     #[error(
@@ -143,6 +176,14 @@ pub enum CatalogError {
         /// The columns and their difference.
         reason: String,
     },
+    /// A file changed while a query read it.
+    #[error("table `{table}`: {}: the file changed while the query read it; run the query again", path.display())]
+    Changed {
+        /// The table.
+        table: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// Files without columns.
     #[error("table `{table}`: {}: has no columns", path.display())]
     NoColumns {
@@ -160,6 +201,37 @@ impl CatalogError {
             io::ErrorKind::NotFound => CatalogError::NotFound { table, path },
             _ => CatalogError::Unreadable { table, path, source },
         }
+    }
+}
+
+impl CatalogError {
+    /// The table and the path, if they are known, and the rest of the message.
+    pub(crate) fn parts(&self) -> (Option<&str>, &Path, String) {
+        use CatalogError as E;
+        let (table, path) = match self {
+            E::NotFound { table, path } | E::Unreadable { table, path, .. } | E::EmptyDirectory { table, path } => {
+                (table.as_deref(), path)
+            }
+            E::EmptyFile { table, path }
+            | E::MixedFormats { table, path, .. }
+            | E::NestedDirectory { table, path }
+            | E::PartitionTwice { table, path, .. }
+            | E::PartitionsDiffer { table, path, .. }
+            | E::OtherFormat { table, path, .. }
+            | E::UnknownFormat { table, path }
+            | E::SpecialFile { table, path }
+            | E::BadName { table, path, .. }
+            | E::Corrupt { table, path, .. }
+            | E::SchemaMismatch { table, path, .. }
+            | E::Changed { table, path }
+            | E::NoColumns { table, path } => (Some(table.as_str()), path),
+            E::Duplicate { table, first, .. } => (Some(table.as_str()), first),
+            E::NotUtf8 { path } => (None, path),
+        };
+        let message = self.to_string();
+        let prefix = format!("{}{}: ", of(&table.map(str::to_owned)), path.display());
+        let reason = message.strip_prefix(&prefix).map(str::to_owned);
+        (table, path, reason.unwrap_or(message))
     }
 }
 

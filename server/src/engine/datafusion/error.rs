@@ -12,7 +12,7 @@ use datafusion::object_store;
 use datafusion::parquet::errors::ParquetError;
 use tokio::task::JoinError;
 
-use crate::catalog::TableSpec;
+use crate::catalog::{CatalogError, TableSpec};
 use crate::engine::EngineError;
 
 /// The engine shut down during a query.
@@ -71,6 +71,9 @@ fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<Engi
     if let Some(error) = cause.downcast_ref().or(shared) {
         return of_datafusion_itself(error, scanned);
     }
+    if let Some(error) = cause.downcast_ref::<CatalogError>() {
+        return Some(of_catalog(error));
+    }
     if let Some(error) = cause.downcast_ref::<ArrowError>() {
         return of_arrow(error, scanned);
     }
@@ -89,6 +92,12 @@ fn meaning(cause: &(dyn Error + 'static), scanned: &[&TableSpec]) -> Option<Engi
         return Some(of_nested_join(error));
     }
     None
+}
+
+/// A table, or one of its files, cannot be read.
+pub(super) fn of_catalog(error: &CatalogError) -> EngineError {
+    let (table, path, reason) = error.parts();
+    EngineError::Source { tables: table.map(str::to_owned).into_iter().collect(), path: Some(path.to_owned()), reason }
 }
 
 fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Option<EngineError> {

@@ -5,10 +5,12 @@
 //! of queries can be counted.
 
 mod error;
+mod files;
 mod guard;
 mod pacing;
 mod partitions;
 mod run;
+mod scan;
 mod store;
 mod tables;
 #[cfg(test)]
@@ -16,29 +18,32 @@ mod tests;
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::common::TableReference;
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::object_store::path::Path;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use futures::FutureExt;
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
-use crate::catalog::{self, CatalogError, TableSpec};
+use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
 use store::ReadOnlyStore;
+use tables::Tables;
 
 /// Stack of each of the engine's threads: four times the size that the tests show to suffice for every shape of query
 /// with the greatest [`guard::MAX_NESTING`]. Only touched pages cost memory.
 const STACK_BYTES: usize = 64 << 20;
+/// The catalog and the schema of all tables.
+const CATALOG: &str = "thallus";
+const SCHEMA: &str = "public";
 /// Number of the largest consumers that an out-of-memory error names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
@@ -68,7 +73,7 @@ pub enum OpenError {
 /// The parts of the engine that each query's task needs.
 struct Shared {
     context: SessionContext,
-    specs: Vec<TableSpec>,
+    tables: Arc<Tables>,
     batch_rows: usize,
     max_sql_bytes: usize,
 }
@@ -93,8 +98,9 @@ impl DataFusionEngine {
     }
 
     async fn open_with_stack(config: &ServerConfig, stack_bytes: usize) -> Result<Self, OpenError> {
-        let specs = catalog::resolve(config)?;
-        let context = context(&config.engine, &specs)?;
+        let resolved = catalog::resolve(config)?;
+        let tables = Arc::new(Tables::new(config.data.clone()));
+        let context = context(config, &resolved, &tables)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -107,7 +113,7 @@ impl DataFusionEngine {
             runtime: Some(runtime),
             shared: Arc::new(Shared {
                 context,
-                specs,
+                tables,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
             }),
@@ -117,7 +123,7 @@ impl DataFusionEngine {
         // On the engine's own threads, so that a panic of a decoder on a corrupt file becomes an error here.
         engine.tables = engine
             .handle()
-            .spawn(async move { register(&shared).await })
+            .spawn(async move { register(&shared, resolved).await })
             .await
             .map_err(|e| OpenError::Internal(error::of_join(e).message()))??;
         Ok(engine)
@@ -173,19 +179,28 @@ impl Engine for DataFusionEngine {
 }
 
 /// DataFusion, set up to read `specs` and nothing else.
-fn context(config: &EngineConfig, specs: &[TableSpec]) -> Result<SessionContext, OpenError> {
+fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> Result<SessionContext, OpenError> {
+    let config = &server.engine;
     let environment = environment(config)?;
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
-    let roots = specs.iter().map(tables::root).collect::<Result<Vec<_>, _>>()?;
-    environment.register_object_store(&url, Arc::new(ReadOnlyStore::new(roots)));
+    let paths = resolved.tables.iter().map(|spec| spec.path.clone()).chain(server.data.iter().cloned());
+    // A data directory that cannot be expressed as a path has been refused before.
+    let roots =
+        paths.filter_map(|path| std::path::absolute(path).ok().and_then(|path| Path::from_absolute_path(path).ok()));
+    environment.register_object_store(&url, Arc::new(ReadOnlyStore::new(roots.collect())));
     let session = SessionConfig::new()
         .with_information_schema(true)
-        .with_default_catalog_and_schema("thallus", "public")
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_target_partitions(config.effective_partitions())
         .with_batch_size(config.batch_rows);
     let state =
         SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(environment).build();
-    Ok(SessionContext::new_with_state(state))
+    let schemas = MemoryCatalogProvider::new();
+    let schema = Arc::clone(tables) as Arc<dyn datafusion::catalog::SchemaProvider>;
+    schemas.register_schema(SCHEMA, schema).map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
+    let context = SessionContext::new_with_state(state);
+    context.register_catalog(CATALOG, Arc::new(schemas));
+    Ok(context)
 }
 
 fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
@@ -217,29 +232,35 @@ fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
         .map_err(|e| OpenError::SpillDirectory { path: spill_dir, reason: e.strip_backtrace() })
 }
 
-/// Opens and registers every table.
-async fn register(shared: &Shared) -> Result<Vec<TableInfo>, OpenError> {
+/// Opens every table. One of a data directory that cannot be opened is skipped, unless the configuration is strict.
+async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>, OpenError> {
     let state = shared.context.state();
+    shared.tables.set_state(state.clone());
+    let Resolved { tables: specs, mut skipped } = resolved;
     let mut tables = Vec::new();
-    for spec in &shared.specs {
-        // Decoders of file formats are known to panic on unexpected input.
-        let opened = AssertUnwindSafe(tables::open(&state, spec)).catch_unwind().await;
-        let provider = opened.unwrap_or_else(|panic| {
-            let reason = format!("its reader panicked: {}", error::of_panic(&*panic));
-            let (table, path) = (spec.name.clone(), spec.path.clone());
-            Err(CatalogError::Corrupt { table, path, format: spec.format.as_str(), reason }.into())
-        })?;
+    for spec in specs {
+        let policy = spec.policy;
+        let opened = match tables::open(&state, spec, Vec::new(), None).await {
+            Ok(opened) => opened,
+            Err(error) if policy == catalog::Policy::Data => {
+                skipped.push(error);
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         tables.push(TableInfo {
-            name: spec.name.clone(),
-            source: spec.path.display().to_string(),
-            format: spec.format.as_str(),
-            columns: provider.schema().fields().len(),
-            files: spec.files.len(),
+            name: opened.spec.name.clone(),
+            source: opened.spec.path.display().to_string(),
+            format: opened.spec.format.as_str(),
+            columns: opened.schema().fields().len(),
+            files: opened.files.len(),
         });
-        shared
-            .context
-            .register_table(TableReference::bare(spec.name.clone()), provider)
-            .map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
+        tables::warn_of(&opened.skipped, None);
+        shared.tables.insert(opened);
     }
-    Ok(tables)
+    tables::warn_of(&skipped, None);
+    match skipped.pop() {
+        Some(reason) if tables.is_empty() => Err(reason.into()),
+        _ => Ok(tables),
+    }
 }

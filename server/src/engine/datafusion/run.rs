@@ -6,8 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
+use datafusion::catalog::SchemaProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ResolvedTableReference, TableReference};
+use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{SessionState, TaskContext};
@@ -20,6 +22,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::partitions::split;
+use super::scan::FilesTable;
+use super::tables::Opened;
 use super::{Shared, error, guard, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
@@ -117,7 +121,7 @@ async fn run(
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
     let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, scanned }| {
-        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
+        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
         Ok((stream, scanned))
     });
     let (stream, scanned) = match planned {
@@ -129,7 +133,7 @@ async fn run(
         }
     };
     if started.send(Ok(stream.schema())).is_ok() {
-        feed(&shared, stream, &scanned, batch_rows, rows).await;
+        feed(stream, &scanned, batch_rows, rows).await;
     }
 }
 
@@ -141,12 +145,12 @@ async fn partitions(
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
     let Planned { plan, context, scanned } = plan(shared, sql, batch_rows, count).await?;
-    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &shared.specs(&scanned)))?;
+    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
         let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
-        let (shared, scanned) = (Arc::clone(shared), scanned.clone());
-        let task = tokio::spawn(async move { feed(&shared, stream, &scanned, batch_rows, rows).await });
+        let scanned = scanned.clone();
+        let task = tokio::spawn(async move { feed(stream, &scanned, batch_rows, rows).await });
         Box::pin(Batches { batches, task: Some(Task(task)) }) as BatchStream
     };
     Ok(PartitionedQuery { schema, order: split.order, partitions: split.streams.into_iter().map(start).collect() })
@@ -154,15 +158,15 @@ async fn partitions(
 
 /// Sends the batches of a stream, up to its end or its first error.
 async fn feed(
-    shared: &Shared,
     mut stream: SendableRecordBatchStream,
-    scanned: &[String],
+    scanned: &[Arc<Opened>],
     batch_rows: usize,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
-    let (schema, scanned) = (stream.schema(), shared.specs(scanned));
+    let schema = stream.schema();
     while let Some(item) = stream.next().await {
-        let item = item.map_err(|e| error::of_datafusion(e, &scanned)).and_then(|batch| with_schema(batch, &schema));
+        let item =
+            item.map_err(|e| error::of_datafusion(e, &specs(scanned))).and_then(|batch| with_schema(batch, &schema));
         let failed = item.is_err();
         for piece in crate::engine::slices(item, batch_rows) {
             if rows.send(piece).await.is_err() {
@@ -173,14 +177,22 @@ async fn feed(
             return;
         }
     }
+    // Rows of two states of a file must not pass for a result.
+    for opened in scanned {
+        if let Err(changed) = opened.check_unchanged() {
+            // The receiver may be dropped.
+            let _ = rows.send(Err(error::of_catalog(&changed))).await;
+            return;
+        }
+    }
 }
 
 /// A query that can be started.
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
-    /// Names of the tables that the query reads.
-    scanned: Vec<String>,
+    /// The tables that the query reads, as they were when it was planned.
+    scanned: Vec<Arc<Opened>>,
 }
 
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
@@ -201,7 +213,7 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         return Err(EngineError::ReadOnly { statement: error::short(&e) });
     }
     let scanned = scanned_tables(&logical);
-    let failed = |e| error::of_datafusion(e, &shared.specs(&scanned));
+    let failed = |e| error::of_datafusion(e, &specs(&scanned));
     let plan = state.create_physical_plan(&logical).await.and_then(pacing::pace).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), scanned })
 }
@@ -225,37 +237,38 @@ async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<Ta
         let ResolvedTableReference { catalog, schema, table } =
             reference.clone().resolve(&defaults.default_catalog, &defaults.default_schema);
         let exists = match state.schema_for_ref(TableReference::full(catalog, schema, Arc::clone(&table))) {
-            Ok(schema) => matches!(schema.table(&table).await, Ok(Some(_))),
+            Ok(schema) => schema.table_exist(&table),
             Err(_) => false,
         };
         if !exists {
             return Some(EngineError::UnknownTable {
                 table: reference.to_string(),
-                known: shared.specs.iter().map(|spec| spec.name.clone()).collect(),
+                known: shared.tables.table_names(),
             });
         }
     }
     None
 }
 
-/// The names of the tables that a plan reads, to name them when one of their files fails.
-fn scanned_tables(plan: &LogicalPlan) -> Vec<String> {
-    let mut names = Vec::new();
+/// The tables that a plan reads.
+fn scanned_tables(plan: &LogicalPlan) -> Vec<Arc<Opened>> {
+    let mut tables: Vec<Arc<Opened>> = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            names.push(scan.table_name.table().to_owned());
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = provider.downcast_ref::<FilesTable>()
+            && !tables.iter().any(|known| Arc::ptr_eq(known, &table.opened))
+        {
+            tables.push(Arc::clone(&table.opened));
         }
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
-    names
+    tables
 }
 
-impl Shared {
-    /// The tables with these names.
-    fn specs(&self, names: &[String]) -> Vec<&TableSpec> {
-        self.specs.iter().filter(|spec| names.contains(&spec.name)).collect()
-    }
+fn specs(tables: &[Arc<Opened>]) -> Vec<&TableSpec> {
+    tables.iter().map(|opened| &*opened.spec).collect()
 }
 
 /// The batch with exactly the announced schema: some operators yield one that differs in nullability or metadata.

@@ -1,14 +1,13 @@
 //! The only access of queries to files: read-only, and only to the tables' own paths.
 //!
-//! Statements that write are already refused before they are planned; this is a second check. The store also
-//! distinguishes a removed or emptied file from an empty table, unlike the plain local store: there, the listing of a
-//! missing path is empty, DataFusion skips files without bytes, and a query would return no rows.
+//! Statements that write are already refused before they are planned; this is a second check.
 
 use std::fmt;
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::object_store::local::LocalFileSystem;
 use datafusion::object_store::path::Path;
 use datafusion::object_store::{
@@ -18,60 +17,29 @@ use datafusion::object_store::{
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::catalog::is_hidden;
-
-/// The location of a table's files.
-#[derive(Clone, Debug)]
-pub(super) struct Root {
-    /// The file, or the directory of the files.
-    pub(super) path: Path,
-    /// Suffix of the files if their format has no file without bytes; `None` if the format has (CSV, JSON).
-    pub(super) never_empty: Option<String>,
-}
-
-impl Root {
-    /// Refuses an emptied file of the table.
-    fn not_emptied(&self, file: ObjectMeta) -> Result<ObjectMeta> {
-        match &self.never_empty {
-            Some(suffix) if file.size == 0 && file.location.as_ref().ends_with(suffix.as_str()) => {
-                Err(Error::Precondition { path: file.location.to_string(), source: "it is empty now".into() })
-            }
-            _ => Ok(file),
-        }
-    }
+/// The address of the store in plans.
+pub(super) fn url() -> ObjectStoreUrl {
+    ObjectStoreUrl::local_filesystem()
 }
 
 #[derive(Debug)]
 pub(super) struct ReadOnlyStore {
     files: LocalFileSystem,
-    /// The tables. Other paths are refused.
-    roots: Vec<Root>,
+    /// The tables and the data directories. Other paths are refused.
+    roots: Vec<Path>,
 }
 
 impl ReadOnlyStore {
-    pub(super) fn new(roots: Vec<Root>) -> Self {
+    pub(super) fn new(roots: Vec<Path>) -> Self {
         ReadOnlyStore { files: LocalFileSystem::new(), roots }
     }
 
-    /// The table of a path: the path is the table's, or below it.
-    fn root_of(&self, path: &Path) -> Result<&Root> {
-        self.roots
-            .iter()
-            .find(|root| path.prefix_matches(&root.path))
-            .ok_or_else(|| Error::PermissionDenied { path: path.to_string(), source: "it belongs to no table".into() })
-    }
-
-    fn list_table(&self, prefix: Option<&Path>) -> Result<BoxStream<'static, Result<ObjectMeta>>> {
-        let prefix = prefix.cloned().unwrap_or_default();
-        let root = self.root_of(&prefix)?.clone();
-        std::fs::metadata(self.files.path_to_filesystem(&prefix)?).map_err(|e| not_readable(&prefix, e))?;
-        let files = self.files.list(Some(&prefix)).try_filter_map(move |file| {
-            let below = file.location.prefix_match(&root.path);
-            let hidden = below.is_some_and(|mut parts| parts.any(|part| is_hidden(part.as_ref())));
-            let visible = if hidden { Ok(None) } else { root.not_emptied(file).map(Some) };
-            futures::future::ready(visible)
-        });
-        Ok(files.boxed())
+    /// Refuses a path that is neither a table's nor below one.
+    fn check(&self, path: &Path) -> Result<()> {
+        if self.roots.iter().any(|root| path.prefix_matches(root)) {
+            return Ok(());
+        }
+        Err(Error::PermissionDenied { path: path.to_string(), source: "it belongs to no table".into() })
     }
 }
 
@@ -81,17 +49,8 @@ impl fmt::Display for ReadOnlyStore {
     }
 }
 
-fn not_readable(path: &Path, error: std::io::Error) -> Error {
-    let path = path.to_string();
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound { path, source: error.into() },
-        std::io::ErrorKind::PermissionDenied => Error::PermissionDenied { path, source: error.into() },
-        _ => Error::Generic { store: "local", source: error.into() },
-    }
-}
-
 fn refused<T>() -> Result<T> {
-    Err(Error::NotSupported { source: "the server's tables are read-only".into() })
+    Err(Error::NotSupported { source: "the server only reads the files of its tables".into() })
 }
 
 #[async_trait]
@@ -105,14 +64,12 @@ impl ObjectStore for ReadOnlyStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let root = self.root_of(location)?;
-        let got = self.files.get_opts(location, options).await?;
-        root.not_emptied(got.meta.clone())?;
-        Ok(got)
+        self.check(location)?;
+        self.files.get_opts(location, options).await
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.root_of(location)?;
+        self.check(location)?;
         self.files.get_ranges(location, ranges).await
     }
 
@@ -120,13 +77,13 @@ impl ObjectStore for ReadOnlyStore {
         locations.and_then(|_| futures::future::ready(refused())).boxed()
     }
 
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.list_table(prefix).unwrap_or_else(|e| stream::once(futures::future::ready(Err(e))).boxed())
+    // The files of a table are found without the store.
+    fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        stream::once(futures::future::ready(refused())).boxed()
     }
 
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.root_of(prefix.unwrap_or(&Path::default()))?;
-        self.files.list_with_delimiter(prefix).await
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        refused()
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
