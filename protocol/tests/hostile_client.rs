@@ -16,6 +16,7 @@ use thallus_protocol::{FabricKind, LeaseId, RegionId, RemoteRange, ServerConnect
 
 /// An input to a server or an action of its driver.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a case has few of them")]
 enum ServerOp {
     Message(Message, usize),
     Schema(u32),

@@ -5,6 +5,8 @@ mod catalog;
 mod engine;
 mod files;
 #[cfg(feature = "datafusion")]
+mod odd;
+#[cfg(feature = "datafusion")]
 mod partitions;
 #[cfg(feature = "datafusion")]
 mod sources;

@@ -1,0 +1,199 @@
+//! Directories and files as they lie on disks: other orders of columns, drifting types, things that are no data.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
+use thallus_server::config::{ServerConfig, TableConfig};
+use thallus_server::engine::datafusion::DataFusionEngine;
+
+use crate::engine::{count, open, query};
+use crate::files::{config, directory, rows, write};
+
+fn column(name: &str, values: impl arrow::array::Array + 'static) -> (String, ArrayRef) {
+    (name.to_owned(), Arc::new(values))
+}
+
+fn batch(columns: impl IntoIterator<Item = (String, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// The server's tables in a data directory.
+fn data(path: &Path) -> ServerConfig {
+    let mut config = config(&[]);
+    config.data = vec![path.to_owned()];
+    config
+}
+
+/// Rows as lines of text, NULL as `~`.
+async fn lines(engine: &DataFusionEngine, sql: &str) -> Vec<String> {
+    let rows = query(engine, sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    let options = arrow::util::display::FormatOptions::default().with_null("~");
+    let columns: Vec<_> = rows
+        .columns()
+        .iter()
+        .map(|column| arrow::util::display::ArrayFormatter::try_new(column, &options).unwrap())
+        .collect();
+    (0..rows.num_rows())
+        .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(","))
+        .collect()
+}
+
+#[tokio::test]
+async fn columns_go_by_name_in_every_format() {
+    let directory = directory();
+    for extension in ["parquet", "csv", "tsv", "json", "arrow", "arrows", "csv.gz"] {
+        let table = directory.path().join(format!("t_{}", extension.replace('.', "_")));
+        let at = |file: &str| table.join(format!("{file}.{extension}"));
+        let (a, b) =
+            (|v: i64| column("a", Int64Array::from(vec![v])), |v: &str| column("b", StringArray::from(vec![v])));
+        write(at("1"), &batch([a(1), b("x")]));
+        write(at("2"), &batch([b("y"), a(2)]));
+        write(at("3"), &batch([b("z")]));
+        write(at("4"), &batch([column("c", Int64Array::from(vec![7])), a(4)]));
+    }
+    let engine = open(&data(directory.path())).await;
+    for table in engine_tables(&engine) {
+        let all = lines(&engine, &format!("SELECT a, b, c FROM {table} ORDER BY a NULLS LAST")).await;
+        assert_eq!(all, ["1,x,~", "2,y,~", "4,~,7", "~,z,~"], "{table}");
+        assert_eq!(lines(&engine, &format!("SELECT sum(a), count(*) FROM {table}")).await, ["7,4"], "{table}");
+    }
+}
+
+fn engine_tables(engine: &DataFusionEngine) -> Vec<String> {
+    use thallus_server::engine::Engine;
+    engine.tables().into_iter().map(|table| table.name).collect()
+}
+
+#[tokio::test]
+async fn types_widen_if_nothing_is_lost_and_otherwise_both_files_are_named() {
+    let directory = directory();
+    for extension in ["parquet", "arrow"] {
+        let table = directory.path().join(extension);
+        write(table.join(format!("1.{extension}")), &batch([column("a", Int32Array::from(vec![1]))]));
+        write(table.join(format!("2.{extension}")), &batch([column("a", Int64Array::from(vec![1 << 40]))]));
+        write(table.join(format!("3.{extension}")), &batch([column("a", Float64Array::from(vec![0.5]))]));
+        let engine = open(&config(&[("t", &table)])).await;
+        let all = lines(&engine, "SELECT a FROM t ORDER BY a").await;
+        assert_eq!(all, ["0.5", "1.0", "1099511627776.0"], "{extension}");
+        write(table.join(format!("4.{extension}")), &batch([column("a", StringArray::from(vec!["x"]))]));
+        let error = DataFusionEngine::open(&config(&[("t", &table)])).await.unwrap_err().to_string();
+        assert!(error.contains("4.") && error.contains("Utf8") && error.contains("`a`"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_data_directory_serves_what_is_good_and_strict_refuses() {
+    let directory = directory();
+    let path = directory.path();
+    write(path.join("t/1.parquet"), &rows(0..10));
+    for (name, content) in [
+        ("t/README.md", "text"),
+        ("t/1.parquet.crc", "x"),
+        ("t/dataset_info.json", "{}"),
+        ("t/2.parquet", ""),
+        ("t/3.parquet", "garbage"),
+        ("t/archive/4.parquet", "garbage"),
+        ("bad.parquet", "garbage"),
+        ("new.csv", ""),
+    ] {
+        fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+        fs::write(path.join(name), content).unwrap();
+    }
+    fs::create_dir(path.join("empty")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", path.join("gone.parquet")).unwrap();
+    let engine = open(&data(path)).await;
+    assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 10);
+    assert_eq!(engine_tables(&engine), ["t"]);
+    // What becomes good is served without a restart.
+    write(path.join("t/2.parquet"), &rows(10..15));
+    write(path.join("new.csv"), &rows(0..3));
+    assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 15);
+    assert_eq!(count(&engine, "SELECT count(*) FROM new").await, 3);
+    let strict = ServerConfig { strict: true, ..data(path) };
+    assert!(DataFusionEngine::open(&strict).await.is_err());
+}
+
+#[tokio::test]
+async fn partitions_that_do_not_exist_have_no_rows() {
+    let directory = directory();
+    let path = directory.path();
+    for name in ["year=2023/a.csv", "year=2024/a.csv", "year=__HIVE_DEFAULT_PARTITION__/a.csv", "year=a%2Fb/a.csv"] {
+        write(path.join(name), &rows(0..1));
+    }
+    let mut config = config(&[("t", path)]);
+    let engine = open(&config).await;
+    for year in ["1999", "", "../..", "a%2Fb"] {
+        assert_eq!(count(&engine, &format!("SELECT count(*) FROM t WHERE year = '{year}'")).await, 0, "{year}");
+    }
+    assert_eq!(count(&engine, "SELECT count(*) FROM t WHERE year = 'a/b'").await, 1);
+    assert_eq!(count(&engine, "SELECT count(*) FROM t WHERE year IS NULL").await, 1);
+    assert_eq!(count(&engine, "SELECT count(*) FROM t WHERE year > '2023' AND year < '3'").await, 1);
+    fs::remove_dir_all(path.join("year=a%2Fb")).unwrap();
+    let typed = TableConfig { types: [("year".to_owned(), "int".parse().unwrap())].into(), ..TableConfig::at(path) };
+    config.tables.insert("t".to_owned(), typed);
+    assert_eq!(lines(&open(&config).await, "SELECT sum(year) FROM t").await, ["4047"]);
+}
+
+#[tokio::test]
+async fn text_is_read_exactly_or_refused_with_its_line() {
+    let directory = directory();
+    let path = directory.path().join("t.csv");
+    let served = async |text: &str| {
+        fs::write(&path, text).unwrap();
+        DataFusionEngine::open(&config(&[("t", &path)])).await
+    };
+    let mut open_quote = "id,name\n".to_owned() + &"1,n\n".repeat(3000) + "2,\"5 inch\n" + &"3,n\n".repeat(3000);
+    let error = query(&served(&open_quote).await.unwrap(), "SELECT count(*) FROM t").await.unwrap_err().message();
+    assert!(error.contains("line 3002"), "{error}");
+    open_quote.truncate(8);
+    let ids = served("zip,n\n01234,00000000000000000007\n").await.unwrap();
+    assert_eq!(lines(&ids, "SELECT * FROM t").await, ["01234,00000000000000000007"]);
+    let late = served(&format!("a,b\n{}text,1\n", ",1\n".repeat(3000))).await.unwrap();
+    assert_eq!(lines(&late, "SELECT count(a), max(a) FROM t").await, ["1,text"]);
+    assert!(served("a,a\n1,2\n").await.unwrap_err().to_string().contains("`a`"));
+}
+
+#[tokio::test]
+async fn a_file_that_changes_under_a_query_ends_it_in_an_error() {
+    use futures::StreamExt;
+    use thallus_server::engine::{Engine, QueryRequest};
+    let directory = directory();
+    for extension in ["csv", "json", "arrows", "parquet"] {
+        let path = write(directory.path().join(format!("t.{extension}")), &rows(0..50_000));
+        let engine = open(&config(&[("t", &path)])).await;
+        let request = QueryRequest { batch_rows: Some(100), ..QueryRequest::new("SELECT id FROM t") };
+        let mut stream = engine.execute(request).await.unwrap();
+        stream.batches.next().await.unwrap().unwrap();
+        write(&path, &rows(0..40_000));
+        let mut last = None;
+        while let Some(item) = stream.batches.next().await {
+            last = Some(item);
+        }
+        assert!(last.unwrap().is_err(), "{extension}");
+        assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 40_000, "{extension}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_that_yields_nothing_ends_when_it_is_dropped() {
+    use thallus_server::engine::{Engine, QueryRequest};
+    let engine = open(&config(&[])).await;
+    let series = "generate_series(1, 300000)";
+    for sql in [
+        format!("SELECT count(*) FROM {series} a JOIN {series} b ON a.value * b.value % 1000003 = -1"),
+        format!(
+            "SELECT count(*) FROM {series} a JOIN {series} b ON a.value % 2 = b.value % 2 WHERE a.value + b.value < 0"
+        ),
+        format!("SELECT sum(a.value * b.value) FROM {series} a CROSS JOIN {series} b"),
+    ] {
+        let stream = engine.execute(QueryRequest::new(sql.clone())).await.unwrap();
+        // The joins occupy every thread of the engine; another query is answered all the same.
+        assert_eq!(count(&engine, "SELECT 1").await, 1);
+        drop(stream);
+        while engine.alive_tasks() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+}
