@@ -4,7 +4,6 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +13,7 @@ use arrow::datatypes::SchemaRef;
 use futures::Stream;
 
 use super::failure::Failure;
+use super::stdout;
 use thallus_client::{ClientError, ResultStream, TransferReport};
 
 const BUFFER: usize = 256 * 1024;
@@ -67,18 +67,11 @@ impl Output {
     /// # Errors
     /// [`Failure::Local`] if it is closed.
     pub fn stdout() -> Result<Self, Failure> {
-        // Not Rust's own handle, which flushes at every line.
-        let stdout = io::stdout();
-        let owned = stdout.as_fd().try_clone_to_owned();
-        let file = owned.map_err(|source| Failure::Local { what: "cannot write to standard output".into(), source })?;
-        let terminal = stdout.is_terminal();
-        Ok(Output {
-            name: "standard output".into(),
-            file: file.into(),
-            terminal,
-            pending: None,
-            failed: Arc::default(),
-        })
+        let name = "standard output".to_owned();
+        let file =
+            stdout::open().map_err(|source| Failure::Local { what: format!("cannot write to {name}"), source })?;
+        let terminal = file.is_terminal();
+        Ok(Output { name, file, terminal, pending: None, failed: Arc::default() })
     }
 
     /// A file, written under another name in the same directory until it is complete. Links are followed; devices and

@@ -16,7 +16,8 @@ pub use super::output::QueryResult;
 use super::print::print_message;
 use super::progress::Progress;
 use super::rows::Rows;
-use thallus_client::{Access, Client, ConnectOptions, LazyOptions, QueryOptions, TransferReport};
+use thallus_client::{Access, Carrier, Client, ConnectOptions, LazyOptions, LendFrom, QueryOptions, TransferReport};
+use thallus_fabric::units::grouped;
 
 /// Time allowed for closing the connection.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub struct Request {
     connect: ConnectOptions,
     sql: String,
     read_mode: ReadMode,
+    /// Whether every batch is to be lent.
+    all_lent: bool,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,
     stats: Option<StatsFormat>,
@@ -60,6 +63,7 @@ impl Request {
             return Err(no_sql());
         }
         let read_mode = read_mode(&args)?;
+        let all_lent = args.lend_from().unwrap_or(connect.lend_from) == LendFrom::Bytes(0);
         let output = args.output.filter(|path| path != Path::new("-"));
         let format = match (args.format, &output) {
             (Some(format), _) => format,
@@ -69,7 +73,7 @@ impl Request {
         let stream =
             output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
         let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
-        Ok(Request { connect, sql, read_mode, format, output, stats: args.stats, quiet: args.quiet })
+        Ok(Request { connect, sql, read_mode, all_lent, format, output, stats: args.stats, quiet: args.quiet })
     }
 
     /// Runs the query and writes its result.
@@ -128,6 +132,9 @@ impl Request {
         };
         let outcome = match delivered {
             Ok((outcome, report)) => {
+                if self.all_lent && !self.quiet && outcome.is_ok() {
+                    warn_of_inline(&report);
+                }
                 match self.stats {
                     Some(StatsFormat::Text) => print_message(format_args!("{report}")),
                     Some(StatsFormat::Json) => print_message(format_args!("{}", report.to_json())),
@@ -141,6 +148,21 @@ impl Request {
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         outcome
     }
+}
+
+/// Says that a result travelled inline although every batch was to be lent.
+fn warn_of_inline(report: &TransferReport) {
+    if report.batches_inline == 0 || report.batches() != report.batches_inline {
+        return;
+    }
+    // The reason of a fallback has been printed when it happened.
+    let (kind, reason) = match &report.carrier {
+        Carrier::Inline { fallback: Some(_) } => ("note", "one-sided reads are not available"),
+        Carrier::Inline { fallback: None } => ("warning", "the connection has no fabric"),
+        Carrier::OneSided { .. } => ("warning", "the server lent none, and its log has the reason"),
+    };
+    let batches = grouped(report.batches_inline);
+    print_message(format_args!("{kind}: every batch was to be lent, but all {batches} travelled inline: {reason}"));
 }
 
 /// Writes a result to the output. The output file exists only if this succeeds.
@@ -188,8 +210,8 @@ fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
     let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
     if !on_demand {
         if !args.columns.is_empty() || args.rows.is_some() {
-            let message = "--columns and --rows read on demand, but another --access is given";
-            return Err(conflict(message, "leave --access out"));
+            let message = "--columns and --rows read on demand, but another access is given";
+            return Err(conflict(message, "leave --access and --delivery out"));
         }
         let mut options = QueryOptions::new()
             .with_deadline(args.deadline)
@@ -198,7 +220,7 @@ fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
             .with_window(args.window)
             .with_partitions(args.partitions)
             .with_unordered(args.unordered);
-        options.lend_from = args.lend_from;
+        options.lend_from = args.lend_from();
         return Ok(ReadMode::Whole(options));
     }
     if args.partitions.is_some() || args.unordered {
@@ -207,7 +229,7 @@ fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
     }
     let mut options =
         LazyOptions::new().with_deadline(args.deadline).with_batch_rows(args.batch_rows).with_window(args.window);
-    options.lend_from = args.lend_from;
+    options.lend_from = args.lend_from();
     Ok(ReadMode::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
 }
 
