@@ -47,7 +47,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a query, and print its result or write it to a file
     #[command(after_help = EXIT_CODES)]
-    Query(QueryArgs),
+    Query(Box<QueryArgs>),
     /// Connect, and show the server, the fabric that carries results, and the duration of a round trip
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
@@ -95,6 +95,12 @@ pub struct QueryArgs {
     /// Compression within Parquet
     #[arg(long, value_enum, default_value_t)]
     pub(super) compression: Compression,
+    /// Write strings and bytes as plain columns, not as views, to Arrow and Parquet: for readers that know no views
+    #[arg(long)]
+    pub(super) plain_strings: bool,
+    /// Text for NULL in CSV, as in NULL; a string of the same text is quoted. By default an empty field
+    #[arg(long, value_name = "TEXT")]
+    pub(super) null: Option<String>,
     /// Most rows that a table shows
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) max_rows: usize,

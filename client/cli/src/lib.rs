@@ -51,7 +51,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Query(args) => {
             // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
-            let request = query::Request::new(args, std::env::var("THALLUS_URL").ok())?;
+            let request = query::Request::new(*args, std::env::var("THALLUS_URL").ok())?;
             with_runtime(async |interrupts| request.run(interrupts).await)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),

@@ -72,7 +72,14 @@ impl Request {
         };
         let stream =
             output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
-        let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
+        let null = null_text(format, args.null)?;
+        let plain_strings = args.plain_strings;
+        if plain_strings && !matches!(format, Format::Arrow | Format::Parquet) {
+            let message = "--plain-strings is for Arrow and Parquet".to_owned();
+            return Err(Failure::Usage { message, hint: "leave it out: other formats have no views".into() });
+        }
+        let (compression, max_rows) = (args.compression, args.max_rows);
+        let format = FormatOptions { format, compression, max_rows, null, plain_strings, stream };
         Ok(Request { connect, sql, read_mode, all_lent, format, output, stats: args.stats, quiet: args.quiet })
     }
 
@@ -188,7 +195,7 @@ async fn transfer<R: QueryResult>(
     progress: &mut Progress,
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
-    let mut writer = format::writer(options, &result.schema(), output)?;
+    let mut writer = format::writer(&options, &result.schema(), output)?;
     for note in writer.notes() {
         print_message(format_args!("note: {note}"));
     }
@@ -202,6 +209,18 @@ async fn transfer<R: QueryResult>(
     progress.clear();
     writer.add_omitted(result.rows_omitted());
     writer.finish().map_err(failure)
+}
+
+/// The text for NULL in CSV.
+fn null_text(format: Format, given: Option<String>) -> Result<String, Failure> {
+    let wrong = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
+    match given {
+        Some(_) if format != Format::Csv => Err(wrong("--null is for CSV", "leave it out, or add --format csv")),
+        Some(text) if text.contains(['"', ',', '\n', '\r']) => {
+            Err(wrong("the text for NULL has a quote, comma or line break", "give a text like NULL"))
+        }
+        given => Ok(given.unwrap_or_default()),
+    }
 }
 
 /// How to read the result, from the arguments.
