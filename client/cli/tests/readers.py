@@ -30,7 +30,8 @@ def exact(array):
             out.append(values[next(n for n, end in enumerate(array.run_ends.to_pylist()) if at < end)])
         return out
     if pa.types.is_map(t):
-        return [None if not row.is_valid else dict(zip(exact(row.values.field(0)), exact(row.values.field(1)))) for row in array]
+        entries = [row.values if row.is_valid else None for row in array]
+        return [None if e is None else dict(zip(exact(e.field(0)), exact(e.field(1)))) for e in entries]
     if pa.types.is_struct(t):
         fields = [exact(array.field(i)) for i in range(t.num_fields)]
         names = [t.field(i).name for i in range(t.num_fields)]
@@ -75,9 +76,10 @@ def main():
             file = path.with_suffix("." + extension)
             if not file.exists():
                 continue
-            readers = {"pyarrow": lambda: pq.read_table(file) if extension == "parquet" else ipc.open_file(file).read_all()}
+            is_parquet = extension == "parquet"
+            readers = {"pyarrow": lambda: pq.read_table(file) if is_parquet else ipc.open_file(file).read_all()}
             # DuckDB reads decimals of more than 38 digits as floats.
-            if extension == "parquet" and "Decimal256" not in kind and "Decimal128(38, -2)" not in kind:
+            if is_parquet and "Decimal256" not in kind and "Decimal128(38, -2)" not in kind:
                 readers["duckdb"] = lambda: duckdb.sql(f"FROM '{file}'").to_arrow_table()
             for name, read in readers.items():
                 try:
@@ -87,7 +89,8 @@ def main():
                     faults += 1
                     continue
                 if got != want:
-                    print(f"{path.stem} {kind}: {extension} by {name}:\n  got  {str(got)[:300]}\n  want {str(want)[:300]}")
+                    print(f"{path.stem} {kind}: {extension} by {name}:")
+                    print(f"  got  {str(got)[:300]}\n  want {str(want)[:300]}")
                     faults += 1
                 else:
                     right += 1
