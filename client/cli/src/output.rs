@@ -1,7 +1,7 @@
 //! A result as the command line writes it, and its destination: standard output, or a file that appears only when it
 //! is complete.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -221,10 +221,12 @@ fn open(path: &Path) -> io::Result<(File, Option<Pending>)> {
     }
 }
 
-fn temporary_name(name: &std::ffi::OsStr) -> OsString {
+fn temporary_name(name: &OsStr) -> OsString {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // A name has at most 255 bytes, and this one is longer than that of the file.
+    let short = name.to_string_lossy().chars().take(50).collect::<String>();
     let mut temporary = OsString::from(".");
-    temporary.push(name);
+    temporary.push(if name.len() > 200 { OsStr::new(&short) } else { name });
     temporary.push(format!(".{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     temporary
 }

@@ -213,3 +213,75 @@ fn unions_keep_their_variants_in_arrow_files() {
     let table = arrow::util::display::array_value_to_string(read[1].column(0), 0).unwrap();
     assert_eq!(table, "{d=b}");
 }
+
+/// Values without any bytes, and a struct without fields.
+fn nothing() -> [(ArrayRef, &'static str); 4] {
+    let no_bytes = FixedSizeBinaryArray::try_new_with_len(0, Vec::<u8>::new().into(), None, 2);
+    let item = Arc::new(Field::new("item", DataType::Int32, true));
+    let no_items =
+        FixedSizeListArray::try_new_with_length(item, 0, Arc::new(Int32Array::from(Vec::<i32>::new())), None, 2);
+    let no_fields = StructArray::new_empty_fields(2, None);
+    let item = Arc::new(Field::new("item", no_fields.data_type().clone(), true));
+    let of_no_fields = ListArray::new(item, OffsetBuffer::from_lengths([2, 0]), Arc::new(no_fields.clone()), None);
+    [
+        (Arc::new(no_bytes.unwrap()), "\"\" \"\""),
+        (Arc::new(no_items.unwrap()), "[] []"),
+        (Arc::new(no_fields), "{} {}"),
+        (Arc::new(of_no_fields), "[{},{}] []"),
+    ]
+}
+
+#[test]
+fn values_without_bytes() {
+    for (array, json) in nothing() {
+        let batch = column("c", Arc::clone(&array));
+        let lines: String = json.split(' ').map(|value| format!("{{\"c\":{value}}}\n")).collect();
+        assert_eq!(text_of(&batch, options(Format::Json)), lines);
+        let dir = Scratch::new("nothing");
+        let path = dir.path("out");
+        run(Synthetic::of(vec![batch.clone()]), options(Format::Arrow), &path).unwrap();
+        let mut read = arrow::ipc::reader::FileReader::try_new(File::open(&path).unwrap(), None).unwrap();
+        assert_eq!(read.next().unwrap().unwrap(), batch);
+        match run(Synthetic::of(vec![batch.clone()]), options(Format::Parquet), &path) {
+            Ok(()) => {
+                let file = File::open(&path).unwrap();
+                let mut read = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 8).unwrap();
+                assert_eq!(read.next().unwrap().unwrap(), batch);
+            }
+            Err(failure) => assert!(failure.to_string().contains("column \"c\""), "{failure}"),
+        }
+    }
+}
+
+#[test]
+fn types_within_types_within_types() {
+    let coded = |keys: Vec<Option<i8>>| {
+        DictionaryArray::new(Int8Array::from(keys), Arc::new(StringArray::from(vec![Some("x"), None])))
+    };
+    let values = Arc::new(coded(vec![Some(0), Some(1), None, Some(0)])) as ArrayRef;
+    let pair: Fields = vec![Field::new("s", values.data_type().clone(), true)].into();
+    let rows = StructArray::new(pair, vec![values], Some(vec![true, true, true, false].into()));
+    let item = Arc::new(Field::new("item", rows.data_type().clone(), true));
+    let lists = ListArray::new(item, OffsetBuffer::from_lengths([1, 3]), Arc::new(rows), None);
+    let keys = Arc::new(StringViewArray::from(vec!["a", "b"])) as ArrayRef;
+    let entry: Fields =
+        vec![Field::new("k", DataType::Utf8View, false), Field::new("v", lists.data_type().clone(), true)].into();
+    let entries = StructArray::new(entry, vec![keys, Arc::new(lists)], None);
+    let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
+    let maps = MapArray::new(field, OffsetBuffer::from_lengths([1, 1]), entries, None, false);
+    let batch = column("m", Arc::new(maps));
+    let first = "{\"m\":{\"a\":[{\"s\":\"x\"}]}}\n";
+    let last = "{\"m\":{\"b\":[{\"s\":null},{\"s\":null},null]}}\n";
+    assert_eq!(text_of(&batch, options(Format::Json)), format!("{first}{last}"));
+    assert_eq!(text_of(&batch.slice(1, 1), options(Format::Json)), last);
+    let dir = Scratch::new("deep");
+    let path = dir.path("out");
+    for plain_strings in [false, true] {
+        let options = FormatOptions { plain_strings, ..options(Format::Parquet) };
+        run(Synthetic::of(vec![batch.clone(), batch.slice(1, 1)]), options, &path).unwrap();
+        let file = File::open(&path).unwrap();
+        let read = parquet::arrow::arrow_reader::ParquetRecordBatchReader::try_new(file, 8).unwrap();
+        let read = read.map(Result::unwrap).next().unwrap();
+        assert_eq!(text_of(&read, support::options(Format::Json)), format!("{first}{last}{last}"));
+    }
+}

@@ -51,6 +51,8 @@ fn cannot_be_parquet(data_type: &DataType) -> bool {
     match data_type {
         DataType::Union(..) | DataType::Interval(_) | DataType::Duration(_) => true,
         DataType::Struct(fields) => fields.is_empty(),
+        // The crate panics.
+        DataType::FixedSizeBinary(0) => true,
         DataType::Decimal32(precision, scale)
         | DataType::Decimal64(precision, scale)
         | DataType::Decimal128(precision, scale)
