@@ -139,8 +139,8 @@ impl Request {
         };
         let outcome = match delivered {
             Ok((outcome, report)) => {
-                if self.all_lent && !self.quiet && outcome.is_ok() {
-                    warn_of_inline(&report);
+                if let Some(message) = all_inline(&report).filter(|_| self.all_lent && !self.quiet && outcome.is_ok()) {
+                    print_message(format_args!("{message}"));
                 }
                 match self.stats {
                     Some(StatsFormat::Text) => print_message(format_args!("{report}")),
@@ -157,10 +157,10 @@ impl Request {
     }
 }
 
-/// Says that a result travelled inline although every batch was to be lent.
-fn warn_of_inline(report: &TransferReport) {
+/// The message that a result travelled inline although every batch was to be lent.
+fn all_inline(report: &TransferReport) -> Option<String> {
     if report.batches_inline == 0 || report.batches() != report.batches_inline {
-        return;
+        return None;
     }
     // The reason of a fallback has been printed when it happened.
     let (kind, reason) = match &report.carrier {
@@ -169,7 +169,7 @@ fn warn_of_inline(report: &TransferReport) {
         Carrier::OneSided { .. } => ("warning", "the server lent none, and its log has the reason"),
     };
     let batches = grouped(report.batches_inline);
-    print_message(format_args!("{kind}: every batch was to be lent, but all {batches} travelled inline: {reason}"));
+    Some(format!("{kind}: every batch was to be lent, but all {batches} travelled inline: {reason}"))
 }
 
 /// Writes a result to the output. The output file exists only if this succeeds.
@@ -298,4 +298,23 @@ fn read_sql(path: &Path) -> Result<String, Failure> {
         message: format!("the query in {name} is not UTF-8: {error}"),
         hint: "save it as UTF-8".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_was_to_be_lent_says_that_it_came_inline() {
+        let inline = TransferReport { batches_inline: 1234, ..TransferReport::default() };
+        let message = all_inline(&inline).unwrap();
+        assert_eq!(
+            message,
+            "warning: every batch was to be lent, but all 1,234 travelled inline: the connection has no fabric"
+        );
+        let fallback = Carrier::Inline { fallback: Some("no device".into()) };
+        assert!(all_inline(&TransferReport { carrier: fallback, ..inline.clone() }).unwrap().starts_with("note: "));
+        assert_eq!(all_inline(&TransferReport { batches_lent: 1, ..inline }), None);
+        assert_eq!(all_inline(&TransferReport::default()), None);
+    }
 }

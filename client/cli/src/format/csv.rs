@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 /// Text is written in pieces of this size, and a piece only if all its values are right.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 64 << 20;
 
 struct Csv {
     to: OutputWriter,
@@ -140,7 +140,7 @@ impl<'a> Column<'a> {
 
 /// Arrow's writer of CSV quotes the same values, but cannot quote an empty string.
 fn quoted_if_needed(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.contains(['"', ',', '\n', '\r']) {
+    if text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r')) {
         format!("\"{}\"", text.replace('"', "\"\"")).into()
     } else {
         text.into()

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 /// Text is written in pieces of this size, and a piece only if all its values are right.
-const PIECE: usize = 8 << 20;
+const PIECE: usize = 64 << 20;
 
 struct Json {
     to: OutputWriter,
