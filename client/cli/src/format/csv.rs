@@ -61,13 +61,13 @@ impl BatchWriter for Csv {
         let columns = schema.fields().iter().zip(batch.columns());
         let columns = columns.map(|(field, array)| Column::new(field, array, batch.num_columns() == 1));
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
-        let (mut text, mut value) = (String::new(), String::new());
+        let mut text = String::new();
         for row in 0..batch.num_rows() {
             for (i, column) in columns.iter().enumerate() {
                 if i > 0 {
                     text.push(',');
                 }
-                let written = column.write(row, &self.null, &mut value, &mut text);
+                let written = column.write(row, &self.null, &mut text);
                 let at = self.rows + row as u64 + 1;
                 written.map_err(|reason| {
                     WriteError::column(column.field, ArrowError::CsvError(format!("row {at}: {reason}")))
@@ -92,7 +92,7 @@ struct Column<'a> {
     field: &'a FieldRef,
     array: &'a dyn arrow::array::Array,
     texts: ArrayFormatter<'a>,
-    /// Whether a value can be an empty text.
+    /// Whether a value can be an empty text, or need quotes.
     may_be_empty: bool,
     /// Whether an empty field would be a blank line.
     alone: bool,
@@ -107,7 +107,7 @@ impl<'a> Column<'a> {
         Ok(Column { field, array, texts, may_be_empty, alone })
     }
 
-    fn write(&self, row: usize, null: &str, value: &mut String, to: &mut String) -> Result<(), String> {
+    fn write(&self, row: usize, null: &str, to: &mut String) -> Result<(), String> {
         if self.array.is_null(row) || *self.field.data_type() == DataType::Null {
             match (null, self.alone, self.may_be_empty) {
                 ("", true, true) => {
@@ -119,20 +119,21 @@ impl<'a> Column<'a> {
             }
             return Ok(());
         }
-        value.clear();
-        self.texts.value(row).write(value).map_err(|error| match error {
+        let start = to.len();
+        self.texts.value(row).write(to).map_err(|error| match error {
             ArrowError::CastError(reason) => reason,
             other => other.to_string(),
         })?;
+        let value = &to[start..];
         if value.is_empty() || value == null {
             if !self.may_be_empty {
                 return Err(format!("the value {value} is also the text for NULL; give another with --null"));
             }
+            to.insert(start, '"');
             to.push('"');
-            to.push_str(value);
-            to.push('"');
-        } else {
-            to.push_str(&quoted_if_needed(value));
+        } else if self.may_be_empty && needs_quotes(value) {
+            let quoted = quoted_if_needed(value).into_owned();
+            to.replace_range(start.., &quoted);
         }
         Ok(())
     }
@@ -140,9 +141,9 @@ impl<'a> Column<'a> {
 
 /// Arrow's writer of CSV quotes the same values, but cannot quote an empty string.
 fn quoted_if_needed(text: &str) -> std::borrow::Cow<'_, str> {
-    if text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r')) {
-        format!("\"{}\"", text.replace('"', "\"\"")).into()
-    } else {
-        text.into()
-    }
+    if needs_quotes(text) { format!("\"{}\"", text.replace('"', "\"\"")).into() } else { text.into() }
+}
+
+fn needs_quotes(text: &str) -> bool {
+    text.bytes().any(|byte| matches!(byte, b'"' | b',' | b'\n' | b'\r'))
 }

@@ -91,23 +91,26 @@ where
         if self.array.is_null(row) {
             return Ok(to.write_str(self.null)?);
         }
-        Ok(to.write_str(&decimal(&self.array.value(row).to_string(), self.scale))?)
+        Ok(decimal(&self.array.value(row).to_string(), self.scale, to)?)
     }
 }
 
-/// A decimal with its point, from the digits of its integer.
-fn decimal(integer: &str, scale: i8) -> String {
-    let (sign, digits) = integer.strip_prefix('-').map_or(("", integer), |digits| ("-", digits));
+/// Writes a decimal with its point, from the digits of its integer.
+fn decimal(integer: &str, scale: i8, to: &mut dyn Write) -> std::fmt::Result {
     let places = usize::from(scale.unsigned_abs());
-    match scale {
-        0 => integer.to_owned(),
-        ..0 if digits == "0" => integer.to_owned(),
-        ..0 => format!("{integer}{}", "0".repeat(places)),
-        1.. => {
-            let digits = format!("{digits:0>width$}", width = places + 1);
-            let (whole, fraction) = digits.split_at(digits.len() - places);
-            format!("{sign}{whole}.{fraction}")
+    if scale <= 0 {
+        to.write_str(integer)?;
+        return if integer == "0" { Ok(()) } else { to.write_str(&"0".repeat(places)) };
+    }
+    let (sign, digits) = integer.strip_prefix('-').map_or(("", integer), |digits| ("-", digits));
+    to.write_str(sign)?;
+    match digits.len().checked_sub(places) {
+        Some(whole @ 1..) => {
+            to.write_str(&digits[..whole])?;
+            to.write_char('.')?;
+            to.write_str(&digits[whole..])
         }
+        _ => write!(to, "0.{digits:0>places$}"),
     }
 }
 
@@ -215,7 +218,9 @@ mod tests {
             ("12345", 5, "0.12345"),
             ("0", 2, "0.00"),
         ] {
-            assert_eq!(decimal(integer, scale), text, "{integer} {scale}");
+            let mut written = String::new();
+            decimal(integer, scale, &mut written).unwrap();
+            assert_eq!(written, text, "{integer} {scale}");
         }
     }
 
