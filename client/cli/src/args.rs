@@ -47,7 +47,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a query, and print its result or write it to a file
     #[command(after_help = EXIT_CODES)]
-    Query(QueryArgs),
+    Query(Box<QueryArgs>),
     /// Connect, and show the server, the fabric that carries results, and the duration of a round trip
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
@@ -95,9 +95,18 @@ pub struct QueryArgs {
     /// Compression within Parquet
     #[arg(long, value_enum, default_value_t)]
     pub(super) compression: Compression,
+    /// Write strings and bytes as plain columns, not as views, to Arrow and Parquet: for readers that know no views
+    #[arg(long)]
+    pub(super) plain_strings: bool,
+    /// Text for NULL in CSV, as in NULL; a string of the same text is quoted. By default an empty field
+    #[arg(long, value_name = "TEXT")]
+    pub(super) null: Option<String>,
     /// Most rows that a table shows
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) max_rows: usize,
+    /// How batches travel: short for the usual values of --lend-from and --access
+    #[arg(long, value_enum, conflicts_with_all = ["lend_from", "access", "lazy"])]
+    pub(super) delivery: Option<DeliveryArg>,
     /// Size from which a batch is read one-sidedly from the server's memory; a smaller one travels inline, over TCP.
     /// never, auto, or a size as in 64KiB; 0 for all. By default the URL's
     #[arg(long, value_name = "SIZE", value_parser = parse_lend_from)]
@@ -141,7 +150,7 @@ pub struct QueryArgs {
         default_missing_value = "text"
     )]
     pub(super) stats: Option<StatsFormat>,
-    /// No progress bar
+    /// No progress bar, and no warning that the result travelled inline
     #[arg(short, long)]
     pub(super) quiet: bool,
 }
@@ -169,11 +178,41 @@ pub enum AccessArg {
     Map,
 }
 
+/// `--delivery`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeliveryArg {
+    /// The defaults
+    Auto,
+    /// Over TCP: --lend-from never
+    Inline,
+    /// Every batch read one-sidedly: --lend-from 0 --access read
+    Lent,
+    /// Only what is written is read: --access on-demand
+    Lazy,
+    /// In place in the server's memory: --access map
+    Mapped,
+}
+
 impl QueryArgs {
+    /// Size from which batches are lent. `None`: the URL's.
+    pub(super) fn lend_from(&self) -> Option<LendFrom> {
+        match self.delivery {
+            Some(DeliveryArg::Inline) => Some(LendFrom::Never),
+            Some(DeliveryArg::Lent) => Some(LendFrom::Bytes(0)),
+            _ => self.lend_from,
+        }
+    }
+
     /// How to access lent batches: as set, or as implied by the rows and columns to read.
     pub(super) fn access(&self) -> AccessArg {
         let reads_part = self.lazy || !self.columns.is_empty() || self.rows.is_some();
-        match self.access {
+        let access = match self.delivery {
+            Some(DeliveryArg::Lent) => Some(AccessArg::Read),
+            Some(DeliveryArg::Lazy) => Some(AccessArg::OnDemand),
+            Some(DeliveryArg::Mapped) => Some(AccessArg::Map),
+            Some(DeliveryArg::Auto | DeliveryArg::Inline) | None => self.access,
+        };
+        match access {
             Some(access) => access,
             None if reads_part => AccessArg::OnDemand,
             None => AccessArg::Read,

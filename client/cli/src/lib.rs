@@ -15,6 +15,7 @@ mod print;
 pub mod progress;
 pub mod query;
 mod rows;
+mod stdout;
 
 use std::io;
 
@@ -23,13 +24,17 @@ use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command};
 use self::exit::leave;
-use self::failure::Failure;
+use self::failure::{Failure, code};
 use self::interrupt::Interrupts;
 use self::print::{print, print_failure};
 
 /// Runs `thallus` with the process's arguments, and ends the process with its exit code.
 pub fn main() -> ! {
     let cli = Cli::parse();
+    if let Err(source) = stdout::reserve() {
+        print_failure(&Failure::Local { what: "cannot write to standard output".into(), source });
+        leave(code::LOCAL);
+    }
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
     // An error of the log itself cannot be reported: its reader may have closed stderr.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
@@ -46,7 +51,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Query(args) => {
             // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
-            let request = query::Request::new(args, std::env::var("THALLUS_URL").ok())?;
+            let request = query::Request::new(*args, std::env::var("THALLUS_URL").ok())?;
             with_runtime(async |interrupts| request.run(interrupts).await)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),

@@ -1,12 +1,11 @@
 //! A result as the command line writes it, and its destination: standard output, or a file that appears only when it
 //! is complete.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
@@ -14,6 +13,7 @@ use arrow::datatypes::SchemaRef;
 use futures::Stream;
 
 use super::failure::Failure;
+use super::stdout;
 use thallus_client::{ClientError, ResultStream, TransferReport};
 
 const BUFFER: usize = 256 * 1024;
@@ -51,8 +51,15 @@ pub struct Output {
     terminal: bool,
     /// The file to rename at success; `None` for standard output, devices and pipes, which are written in place.
     pending: Option<Pending>,
+    state: Arc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     /// The first error of writing. The layers above wrap errors and lose their kind.
-    failed: Arc<Mutex<Option<io::Error>>>,
+    failed: Mutex<Option<io::Error>>,
+    /// Whether the rest is not written.
+    abandoned: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -67,18 +74,11 @@ impl Output {
     /// # Errors
     /// [`Failure::Local`] if it is closed.
     pub fn stdout() -> Result<Self, Failure> {
-        // Not Rust's own handle, which flushes at every line.
-        let stdout = io::stdout();
-        let owned = stdout.as_fd().try_clone_to_owned();
-        let file = owned.map_err(|source| Failure::Local { what: "cannot write to standard output".into(), source })?;
-        let terminal = stdout.is_terminal();
-        Ok(Output {
-            name: "standard output".into(),
-            file: file.into(),
-            terminal,
-            pending: None,
-            failed: Arc::default(),
-        })
+        let name = "standard output".to_owned();
+        let file =
+            stdout::open().map_err(|source| Failure::Local { what: format!("cannot write to {name}"), source })?;
+        let terminal = file.is_terminal();
+        Ok(Output { name, file, terminal, pending: None, state: Arc::default() })
     }
 
     /// A file, written under another name in the same directory until it is complete. Links are followed; devices and
@@ -91,7 +91,7 @@ impl Output {
         let (file, pending) =
             open(path).map_err(|source| Failure::Local { what: format!("cannot write {name}"), source })?;
         let terminal = file.is_terminal();
-        Ok(Output { name, file, terminal, pending, failed: Arc::default() })
+        Ok(Output { name, file, terminal, pending, state: Arc::default() })
     }
 
     /// Returns whether the output is a terminal.
@@ -112,14 +112,19 @@ impl Output {
     /// [`Failure::Local`].
     pub fn writer(&self) -> Result<OutputWriter, Failure> {
         let file = self.file.try_clone().map_err(|source| self.local(source))?;
-        Ok(BufWriter::with_capacity(BUFFER, Recorder { file, failed: Arc::clone(&self.failed) }))
+        Ok(BufWriter::with_capacity(BUFFER, Recorder { file, state: Arc::clone(&self.state) }))
     }
 
     /// The first error of a writer, if any. Report it instead of the error that the layers above derived from it.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
-        let source = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let source = self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(self.local(source))
+    }
+
+    /// Drops all bytes that are written from now on, such as those in the buffer of a writer.
+    pub fn abandon(&self) {
+        self.state.abandoned.store(true, Ordering::Relaxed);
     }
 
     /// Gives the file its final name, once everything has been written and flushed.
@@ -159,11 +164,14 @@ pub type OutputWriter = BufWriter<Recorder>;
 #[derive(Debug)]
 pub struct Recorder {
     file: File,
-    failed: Arc<Mutex<Option<io::Error>>>,
+    state: Arc<State>,
 }
 
 impl Write for Recorder {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.state.abandoned.load(Ordering::Relaxed) {
+            return Ok(bytes.len());
+        }
         self.file.write(bytes).inspect_err(|error| self.record(error))
     }
 
@@ -179,7 +187,7 @@ impl Recorder {
             return;
         }
         let copy = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(copy);
+        self.state.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(copy);
     }
 }
 
@@ -213,10 +221,12 @@ fn open(path: &Path) -> io::Result<(File, Option<Pending>)> {
     }
 }
 
-fn temporary_name(name: &std::ffi::OsStr) -> OsString {
+fn temporary_name(name: &OsStr) -> OsString {
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // A name has at most 255 bytes, and this one is longer than that of the file.
+    let short = name.to_string_lossy().chars().take(50).collect::<String>();
     let mut temporary = OsString::from(".");
-    temporary.push(name);
+    temporary.push(if name.len() > 200 { OsStr::new(&short) } else { name });
     temporary.push(format!(".{}-{}.partial", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
     temporary
 }

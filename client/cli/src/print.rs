@@ -4,10 +4,10 @@ use std::fmt;
 use std::io::{self, Write};
 
 use super::failure::Failure;
+use super::stdout;
 
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = io::stdout();
-    let written = stdout.write_all(plain(text).as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout::open().and_then(|mut stdout| stdout.write_all(plain(text).as_bytes()));
     written.map_err(|source| match source.kind() {
         io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
         _ => Failure::Local { what: "cannot write to standard output".into(), source },

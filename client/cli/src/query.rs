@@ -16,7 +16,8 @@ pub use super::output::QueryResult;
 use super::print::print_message;
 use super::progress::Progress;
 use super::rows::Rows;
-use thallus_client::{Access, Client, ConnectOptions, LazyOptions, QueryOptions, TransferReport};
+use thallus_client::{Access, Carrier, Client, ConnectOptions, LazyOptions, LendFrom, QueryOptions, TransferReport};
+use thallus_fabric::units::grouped;
 
 /// Time allowed for closing the connection.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ pub struct Request {
     connect: ConnectOptions,
     sql: String,
     read_mode: ReadMode,
+    /// Whether every batch is to be lent.
+    all_lent: bool,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,
     stats: Option<StatsFormat>,
@@ -60,6 +63,7 @@ impl Request {
             return Err(no_sql());
         }
         let read_mode = read_mode(&args)?;
+        let all_lent = args.lend_from().unwrap_or(connect.lend_from) == LendFrom::Bytes(0);
         let output = args.output.filter(|path| path != Path::new("-"));
         let format = match (args.format, &output) {
             (Some(format), _) => format,
@@ -68,8 +72,15 @@ impl Request {
         };
         let stream =
             output.as_ref().and_then(|path| path.extension()).is_some_and(|e| e.eq_ignore_ascii_case("arrows"));
-        let format = FormatOptions { format, compression: args.compression, max_rows: args.max_rows, stream };
-        Ok(Request { connect, sql, read_mode, format, output, stats: args.stats, quiet: args.quiet })
+        let null = null_text(format, args.null)?;
+        let plain_strings = args.plain_strings;
+        if plain_strings && !matches!(format, Format::Arrow | Format::Parquet) {
+            let message = "--plain-strings is for Arrow and Parquet".to_owned();
+            return Err(Failure::Usage { message, hint: "leave it out: other formats have no views".into() });
+        }
+        let (compression, max_rows) = (args.compression, args.max_rows);
+        let format = FormatOptions { format, compression, max_rows, null, plain_strings, stream };
+        Ok(Request { connect, sql, read_mode, all_lent, format, output, stats: args.stats, quiet: args.quiet })
     }
 
     /// Runs the query and writes its result.
@@ -128,6 +139,9 @@ impl Request {
         };
         let outcome = match delivered {
             Ok((outcome, report)) => {
+                if let Some(message) = all_inline(&report).filter(|_| self.all_lent && !self.quiet && outcome.is_ok()) {
+                    print_message(format_args!("{message}"));
+                }
                 match self.stats {
                     Some(StatsFormat::Text) => print_message(format_args!("{report}")),
                     Some(StatsFormat::Json) => print_message(format_args!("{}", report.to_json())),
@@ -141,6 +155,21 @@ impl Request {
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         outcome
     }
+}
+
+/// The message that a result travelled inline although every batch was to be lent.
+fn all_inline(report: &TransferReport) -> Option<String> {
+    if report.batches_inline == 0 || report.batches() != report.batches_inline {
+        return None;
+    }
+    // The reason of a fallback has been printed when it happened.
+    let (kind, reason) = match &report.carrier {
+        Carrier::Inline { fallback: Some(_) } => ("note", "one-sided reads are not available"),
+        Carrier::Inline { fallback: None } => ("warning", "the connection has no fabric"),
+        Carrier::OneSided { .. } => ("warning", "the server lent none, and its log has the reason"),
+    };
+    let batches = grouped(report.batches_inline);
+    Some(format!("{kind}: every batch was to be lent, but all {batches} travelled inline: {reason}"))
 }
 
 /// Writes a result to the output. The output file exists only if this succeeds.
@@ -166,7 +195,7 @@ async fn transfer<R: QueryResult>(
     progress: &mut Progress,
     interrupts: &mut Interrupts,
 ) -> Result<(), Failure> {
-    let mut writer = format::writer(options, &result.schema(), output)?;
+    let mut writer = format::writer(&options, &result.schema(), output)?;
     for note in writer.notes() {
         print_message(format_args!("note: {note}"));
     }
@@ -182,14 +211,26 @@ async fn transfer<R: QueryResult>(
     writer.finish().map_err(failure)
 }
 
+/// The text for NULL in CSV.
+fn null_text(format: Format, given: Option<String>) -> Result<String, Failure> {
+    let wrong = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
+    match given {
+        Some(_) if format != Format::Csv => Err(wrong("--null is for CSV", "leave it out, or add --format csv")),
+        Some(text) if text.contains(['"', ',', '\n', '\r']) => {
+            Err(wrong("the text for NULL has a quote, comma or line break", "give a text like NULL"))
+        }
+        given => Ok(given.unwrap_or_default()),
+    }
+}
+
 /// How to read the result, from the arguments.
 fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
     let on_demand = args.access() == AccessArg::OnDemand;
     let conflict = |message: &str, hint: &str| Failure::Usage { message: message.into(), hint: hint.into() };
     if !on_demand {
         if !args.columns.is_empty() || args.rows.is_some() {
-            let message = "--columns and --rows read on demand, but another --access is given";
-            return Err(conflict(message, "leave --access out"));
+            let message = "--columns and --rows read on demand, but another access is given";
+            return Err(conflict(message, "leave --access and --delivery out"));
         }
         let mut options = QueryOptions::new()
             .with_deadline(args.deadline)
@@ -198,7 +239,7 @@ fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
             .with_window(args.window)
             .with_partitions(args.partitions)
             .with_unordered(args.unordered);
-        options.lend_from = args.lend_from;
+        options.lend_from = args.lend_from();
         return Ok(ReadMode::Whole(options));
     }
     if args.partitions.is_some() || args.unordered {
@@ -207,7 +248,7 @@ fn read_mode(args: &QueryArgs) -> Result<ReadMode, Failure> {
     }
     let mut options =
         LazyOptions::new().with_deadline(args.deadline).with_batch_rows(args.batch_rows).with_window(args.window);
-    options.lend_from = args.lend_from;
+    options.lend_from = args.lend_from();
     Ok(ReadMode::OnDemand(options, args.columns.clone(), args.rows.unwrap_or(Rows::ALL)))
 }
 
@@ -257,4 +298,23 @@ fn read_sql(path: &Path) -> Result<String, Failure> {
         message: format!("the query in {name} is not UTF-8: {error}"),
         hint: "save it as UTF-8".into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_was_to_be_lent_says_that_it_came_inline() {
+        let inline = TransferReport { batches_inline: 1234, ..TransferReport::default() };
+        let message = all_inline(&inline).unwrap();
+        assert_eq!(
+            message,
+            "warning: every batch was to be lent, but all 1,234 travelled inline: the connection has no fabric"
+        );
+        let fallback = Carrier::Inline { fallback: Some("no device".into()) };
+        assert!(all_inline(&TransferReport { carrier: fallback, ..inline.clone() }).unwrap().starts_with("note: "));
+        assert_eq!(all_inline(&TransferReport { batches_lent: 1, ..inline }), None);
+        assert_eq!(all_inline(&TransferReport::default()), None);
+    }
 }

@@ -108,3 +108,13 @@ fn exit_codes_follow_from_the_error_and_the_phase() {
         assert_eq!(exit_code(Phase::Transfer, &error), transferring, "{error}");
     }
 }
+
+#[test]
+fn a_file_may_have_the_longest_name() {
+    let dir = Scratch::new("long-name");
+    for name in [format!("{}.csv", "x".repeat(251)), format!("{}.csv", "é".repeat(125))] {
+        run(Synthetic::of(batches()), options(Format::Csv), &dir.path(&name)).unwrap();
+        assert_eq!(dir.names(), [name.as_str()]);
+        fs::remove_file(dir.path(&name)).unwrap();
+    }
+}

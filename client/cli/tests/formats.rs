@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{
-    ArrayRef, AsArray, DictionaryArray, Int32Array, ListArray, RecordBatch, RunArray, StringArray, StructArray,
-    UnionArray,
+    ArrayRef, AsArray, BinaryViewArray, DictionaryArray, Int32Array, ListArray, RecordBatch, RunArray, StringArray,
+    StringViewArray, StructArray, UnionArray,
 };
-use arrow::buffer::ScalarBuffer;
+use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema, SchemaRef, UnionFields};
 use arrow::ipc::reader::{FileReader, StreamReader};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use thallus_cli::failure::{Failure, code};
-use thallus_cli::format::{Compression, Format};
+use thallus_cli::format::{Compression, Format, FormatOptions};
 
 use support::{Scratch, Synthetic, batches, numbers, options, run};
 
@@ -268,4 +268,62 @@ fn formats_follow_from_extensions_and_suit_their_output() {
     for (format, (terminal, file), fits) in cases {
         assert_eq!(format.check(terminal, file).is_ok(), fits, "{format:?} {terminal} {file}");
     }
+}
+
+#[test]
+fn plain_strings_have_no_views() {
+    let views = StringViewArray::from_iter([Some("a string longer than twelve bytes"), None, Some("")]);
+    let item = Arc::new(Field::new("item", DataType::Utf8View, true));
+    let lists = ListArray::new(item, OffsetBuffer::from_lengths([2, 0, 1]), Arc::new(views.clone()), None);
+    let coded = DictionaryArray::new(Int32Array::from(vec![0, 1, 2]), Arc::new(views.clone()));
+    let bytes = BinaryViewArray::from_iter([Some(b"x".as_slice()), None, Some(b"")]);
+    let runs = RunArray::try_new(&Int32Array::from(vec![1, 2, 3]), &views).unwrap();
+    let columns: [(&str, ArrayRef); 5] = [
+        ("v", Arc::new(views)),
+        ("l", Arc::new(lists)),
+        ("d", Arc::new(coded)),
+        ("b", Arc::new(bytes)),
+        ("r", Arc::new(runs)),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let dir = Scratch::new("plain-strings");
+    let read = |format, plain_strings, name: &str| {
+        let path = dir.path(name);
+        let options = FormatOptions { plain_strings, stream: true, ..options(format) };
+        run(Synthetic::of(vec![batch.clone()]), options, &path).unwrap();
+        let file = File::open(&path).unwrap();
+        if format == Format::Parquet {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+            return whole(&reader.map(Result::unwrap).collect::<Vec<_>>());
+        }
+        whole(&StreamReader::try_new(file, None).unwrap().map(Result::unwrap).collect::<Vec<_>>())
+    };
+    for (format, name) in [(Format::Arrow, "out.arrows"), (Format::Parquet, "out.parquet")] {
+        let (plain, as_is) = (read(format, true, name), read(format, false, name));
+        let types = |batch: &RecordBatch| format!("{:?}", batch.schema().fields());
+        assert!(types(&as_is).contains("View") && !types(&plain).contains("View"), "{}", types(&plain));
+        for (plain, as_is) in plain.columns().iter().zip(as_is.columns()) {
+            let texts = |array: &ArrayRef| {
+                let text = |row| arrow::util::display::array_value_to_string(array, row).unwrap();
+                (0..3).map(text).collect::<Vec<_>>()
+            };
+            assert_eq!(texts(plain), texts(as_is));
+        }
+    }
+}
+
+#[test]
+fn metadata_and_extension_types_survive_arrow_and_parquet() {
+    let metadata = [("ARROW:extension:name".to_owned(), "arrow.uuid".to_owned())].into();
+    let field = Field::new("u", DataType::FixedSizeBinary(16), true).with_metadata(metadata);
+    let schema = Schema::new_with_metadata(vec![field], [("k".to_owned(), "v".to_owned())].into());
+    let dir = Scratch::new("extension");
+    let (arrow, parquet) = (dir.path("out.arrow"), dir.path("out.parquet"));
+    for (format, path) in [(Format::Arrow, &arrow), (Format::Parquet, &parquet)] {
+        run(Synthetic::new(schema.clone().into(), vec![]), options(format), path).unwrap();
+    }
+    assert_eq!(*FileReader::try_new(File::open(arrow).unwrap(), None).unwrap().schema(), schema);
+    let read = ParquetRecordBatchReaderBuilder::try_new(File::open(parquet).unwrap()).unwrap();
+    assert_eq!(read.schema().field(0), schema.field(0));
+    assert_eq!(read.schema().metadata().get("k").map(String::as_str), Some("v"));
 }

@@ -48,7 +48,7 @@ fn version_and_help_go_to_stdout() {
 
 #[test]
 fn usage_errors_exit_with_2_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 24] = [
         (&["query"], "no server is given"),
         (&["query", "thallus://h"], "no query is given"),
         (&["query", "thallus://h", "  "], "no query is given"),
@@ -64,6 +64,13 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
         (&["query", "thallus://h", "SELECT 1", "--access", "map", "--rows", "5"], "--columns and --rows read on"),
         (&["query", "thallus://h", "SELECT 1", "--lazy", "--access", "map"], "cannot be used with"),
         (&["query", "thallus://h", "SELECT 1", "--lend-from", "some"], "never"),
+        (&["query", "thallus://h", "SELECT 1", "--delivery", "lent", "--lend-from", "0"], "cannot be used with"),
+        (&["query", "thallus://h", "SELECT 1", "--access", "map", "--delivery", "auto"], "cannot be used with"),
+        (&["query", "thallus://h", "SELECT 1", "--null", "-"], "--null is for CSV"),
+        (&["query", "thallus://h", "SELECT 1", "--format", "csv", "--null", "a,b"], "has a quote, comma or line break"),
+        (&["query", "thallus://h", "SELECT 1", "--plain-strings"], "--plain-strings is for Arrow and Parquet"),
+        (&["query", "thallus://h", "SELECT 1", "--delivery", "fast"], "auto, inline, lent, lazy, mapped"),
+        (&["query", "thallus://h", "SELECT 1", "--delivery", "lent", "--rows", "5"], "--columns and --rows read on"),
         (&["query", "thallus://h", "SELECT 1", "--lazy", "--rows", "5-7"], "no range of rows"),
         (&["ping", "localhost"], "no scheme"),
     ];

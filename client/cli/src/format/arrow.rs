@@ -7,30 +7,29 @@ use arrow::datatypes::SchemaRef;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 
 use super::kind::Format;
-use super::plain::Plain;
+use super::retype::{Retyped, dictionaries};
 use super::writer::{BatchWriter, WriteError, failure};
 use crate::failure::Failure;
 use crate::output::{Output, OutputWriter};
 
 struct IpcFile {
     writer: FileWriter<OutputWriter>,
-    plain: Plain,
+    retyped: Retyped,
 }
 
 /// A writer of the file format. A file has one dictionary for each column, but a server may send one for each batch, so
 /// dictionaries are replaced by their values.
 pub(super) fn file(schema: &SchemaRef, to: OutputWriter, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
-    // A dictionary that cannot be replaced stays. It fits if it is the same in all batches.
-    let plain = Plain::new(schema, |_| true);
-    match FileWriter::try_new(to, plain.schema()) {
-        Ok(writer) => Ok(Box::new(IpcFile { writer, plain })),
+    let retyped = Retyped::new(schema, dictionaries).map_err(|error| failure(Format::Arrow, error, output))?;
+    match FileWriter::try_new(to, retyped.schema()) {
+        Ok(writer) => Ok(Box::new(IpcFile { writer, retyped })),
         Err(error) => Err(failure(Format::Arrow, error.into(), output)),
     }
 }
 
 impl BatchWriter for IpcFile {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
-        Ok(self.writer.write(&self.plain.apply(batch)?)?)
+        Ok(self.writer.write(&self.retyped.apply(batch)?)?)
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), WriteError> {
@@ -39,10 +38,10 @@ impl BatchWriter for IpcFile {
     }
 
     fn notes(&self) -> Vec<String> {
-        if self.plain.resolved().is_empty() {
+        if self.retyped.changed().is_empty() {
             return Vec::new();
         }
-        let columns = self.plain.resolved().join(", ");
+        let columns = self.retyped.changed().join(", ");
         vec![format!(
             "dictionaries are written as plain values ({columns}): an Arrow file has one dictionary a column; an \
              .arrows stream keeps them"

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 pub enum Format {
     /// For people: at most --max-rows rows, nulls as NULL
     Table,
-    /// With a header; nulls are empty
+    /// With a header; NULL is an empty field, and an empty string is ""
     Csv,
     /// One JSON object per line and row; NaN and infinities are null
     Json,

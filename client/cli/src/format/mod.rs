@@ -1,11 +1,16 @@
 //! Formats of a result. Each streams batch by batch, and refuses unsupported columns before it writes anything.
 
 mod arrow;
+mod convert;
+mod csv;
+mod json;
 mod kind;
 mod parquet;
-mod plain;
+mod plain_strings;
+mod retype;
 mod table;
-mod text;
+mod valid;
+mod value;
 mod writer;
 
 use ::arrow::datatypes::SchemaRef;
@@ -13,11 +18,12 @@ use ::arrow::datatypes::SchemaRef;
 pub use kind::{Compression, Format};
 pub use writer::{BatchWriter, WriteError, failure};
 
+use self::plain_strings::{Adapter, PlainStrings};
 use super::failure::Failure;
 use super::output::Output;
 
 /// The options of a format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FormatOptions {
     /// The format.
     pub format: Format,
@@ -25,6 +31,10 @@ pub struct FormatOptions {
     pub compression: Compression,
     /// For tables.
     pub max_rows: usize,
+    /// For CSV: the text for NULL.
+    pub null: String,
+    /// For Arrow and Parquet: whether views become plain strings.
+    pub plain_strings: bool,
     /// For Arrow: whether the file's extension selects the stream format.
     pub stream: bool,
 }
@@ -33,12 +43,18 @@ pub struct FormatOptions {
 ///
 /// # Errors
 /// [`Failure::Format`] if the format cannot hold such results. Nothing has been written in this case.
-pub fn writer(options: FormatOptions, schema: &SchemaRef, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
+pub fn writer(options: &FormatOptions, schema: &SchemaRef, output: &Output) -> Result<Box<dyn BatchWriter>, Failure> {
+    if options.plain_strings {
+        let plain = PlainStrings::new(schema).map_err(|error| failure(options.format, error, output))?;
+        let options = FormatOptions { plain_strings: false, ..options.clone() };
+        let inner = writer(&options, plain.schema(), output)?;
+        return Ok(Box::new(Adapter { plain, inner }));
+    }
     let to = output.writer()?;
     match options.format {
-        Format::Table => Ok(Box::new(table::Table::new(schema, to, options.max_rows, output.is_terminal()))),
-        Format::Csv => text::csv(schema, to, output),
-        Format::Json => text::json(schema, to),
+        Format::Table => Ok(Box::new(table::Table::new(schema, to, options.max_rows, output)?)),
+        Format::Csv => csv::writer(schema, to, &options.null, output),
+        Format::Json => json::writer(schema, to, output),
         Format::Arrow if output.is_regular_file() && !options.stream => arrow::file(schema, to, output),
         Format::Arrow => arrow::stream(schema, to, output),
         Format::Parquet => parquet::writer(schema, to, options.compression, output),

@@ -3,13 +3,16 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_empty_array};
 use arrow::datatypes::{DataType, SchemaRef};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table as Drawn, presets};
 
-use super::writer::{BatchWriter, WriteError};
-use crate::output::OutputWriter;
+use super::kind::Format;
+use super::retype::{Retyped, values};
+use super::value::texts;
+use super::writer::{BatchWriter, WriteError, failure};
+use crate::failure::Failure;
+use crate::output::{Output, OutputWriter};
 use thallus_fabric::units::grouped;
 
 /// Most characters of a value on a terminal.
@@ -18,7 +21,7 @@ const TERMINAL_CELL: usize = 500;
 /// Formats the first rows as they arrive, so that no batch is held, and counts the others.
 pub(super) struct Table {
     to: OutputWriter,
-    schema: SchemaRef,
+    retyped: Retyped,
     drawn: Drawn,
     max_rows: usize,
     shown: usize,
@@ -27,7 +30,15 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(schema: &SchemaRef, to: OutputWriter, max_rows: usize, terminal: bool) -> Self {
+    /// # Errors
+    /// [`Failure::Format`] if a column has no texts.
+    pub(super) fn new(schema: &SchemaRef, to: OutputWriter, max_rows: usize, output: &Output) -> Result<Self, Failure> {
+        let refused = |error| failure(Format::Table, error, output);
+        let (terminal, retyped) = (output.is_terminal(), Retyped::new(schema, values).map_err(refused)?);
+        for field in retyped.schema().fields() {
+            let tried = texts(&new_empty_array(field.data_type()), "NULL").map(|_| ());
+            tried.map_err(|error| refused(WriteError::column(field, error)))?;
+        }
         let mut drawn = Drawn::new();
         drawn.load_preset(presets::UTF8_FULL_CONDENSED);
         // Wrapped to the terminal's width; unlimited elsewhere.
@@ -40,7 +51,7 @@ impl Table {
             }
         }
         let max_cell = if terminal { TERMINAL_CELL } else { usize::MAX };
-        Table { to, schema: schema.clone(), drawn, max_rows, shown: 0, rows: 0, max_cell }
+        Ok(Table { to, retyped, drawn, max_rows, shown: 0, rows: 0, max_cell })
     }
 }
 
@@ -48,12 +59,20 @@ impl BatchWriter for Table {
     fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
         let wanted = batch.num_rows().min(self.max_rows - self.shown);
         if wanted > 0 {
-            // A value that cannot be displayed shows the error in its cell.
-            let options = FormatOptions::new().with_null("NULL").with_display_error(true);
-            let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options));
+            let shown = self.retyped.apply(&batch.slice(0, wanted))?;
+            let schema = shown.schema();
+            let columns = schema.fields().iter().zip(shown.columns());
+            let columns = columns.map(|(field, column)| {
+                let texts = texts(column, "NULL").map_err(|error| WriteError::column(field, error))?;
+                Ok::<_, WriteError>((field, texts))
+            });
             let columns = columns.collect::<Result<Vec<_>, _>>()?;
             for row in 0..wanted {
-                let cells = columns.iter().map(|c| Cell::new(printable(&c.value(row).to_string(), self.max_cell)));
+                let mut cells = Vec::with_capacity(columns.len());
+                for (field, texts) in &columns {
+                    let text = texts.value(row).try_to_string().map_err(|error| WriteError::column(field, error))?;
+                    cells.push(Cell::new(printable(&text, self.max_cell)));
+                }
                 self.drawn.add_row(cells);
             }
         }
@@ -67,7 +86,7 @@ impl BatchWriter for Table {
     }
 
     fn finish(mut self: Box<Self>) -> Result<(), WriteError> {
-        if !self.schema.fields().is_empty() {
+        if !self.retyped.schema().fields().is_empty() {
             for line in self.drawn.lines() {
                 writeln!(self.to, "{}", line.trim_end())?;
             }

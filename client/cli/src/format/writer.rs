@@ -3,6 +3,7 @@
 use std::io;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field};
 use arrow::error::ArrowError;
 use parquet::errors::ParquetError;
 use thiserror::Error;
@@ -38,6 +39,22 @@ pub trait BatchWriter: Send {
 /// A batch cannot be written.
 #[derive(Debug, Error)]
 pub enum WriteError {
+    /// A column has a value that the format cannot hold.
+    #[error("column {name:?} ({data_type}): {}", reason(source))]
+    Column {
+        /// The column.
+        name: String,
+        /// Its type.
+        data_type: DataType,
+        /// The reason.
+        source: ArrowError,
+    },
+    /// A format of columns cannot hold rows without columns.
+    #[error("{rows} rows have no column")]
+    NoColumns {
+        /// The number of rows.
+        rows: usize,
+    },
     /// Arrow's writers refuse it.
     #[error(transparent)]
     Arrow(#[from] ArrowError),
@@ -49,16 +66,45 @@ pub enum WriteError {
     Io(#[from] io::Error),
 }
 
-/// The failure of a write: the output's own error if it had one, else that the result does not fit.
+impl WriteError {
+    pub(super) fn column(field: &Field, source: ArrowError) -> Self {
+        WriteError::Column { name: field.name().clone(), data_type: field.data_type().clone(), source }
+    }
+}
+
+/// The error without Arrow's name of its kind.
+fn reason(error: &ArrowError) -> String {
+    match error {
+        ArrowError::CastError(reason) if reason == "Format error" => "a value within it has no text".into(),
+        ArrowError::CastError(reason)
+        | ArrowError::ParseError(reason)
+        | ArrowError::CsvError(reason)
+        | ArrowError::JsonError(reason)
+        | ArrowError::InvalidArgumentError(reason) => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The failure of a write: the output's own error if it had one, else that the result does not fit. In the latter case
+/// text that is still in the output's buffer is not written.
 #[must_use]
 pub fn failure(format: Format, error: WriteError, output: &Output) -> Failure {
-    output.failure().unwrap_or_else(|| refusal(format, &error.to_string()))
+    output.failure().unwrap_or_else(|| {
+        output.abandon();
+        refusal(format, &error.to_string())
+    })
+}
+
+/// The failure for a column of a type that the format cannot hold.
+pub(super) fn unfit(format: Format, field: &Field) -> Failure {
+    let (name, data_type) = (field.name(), field.data_type());
+    refusal(format, &format!("column {name:?} is {data_type}, which it cannot hold"))
 }
 
 pub(super) fn refusal(format: Format, reason: &str) -> Failure {
     let (name, hint) = match format {
         Format::Table => ("a table", "use --format arrow"),
-        Format::Csv => ("CSV", "use --format arrow or json, or select the parts as columns of their own"),
+        Format::Csv => ("CSV", "use --format arrow or json, or cast the column or select its parts in the query"),
         Format::Json => ("JSON", "use --format arrow or parquet, or cast or rename columns in the query"),
         Format::Arrow => ("Arrow IPC", "use --format parquet"),
         Format::Parquet => ("Parquet", "use --format arrow, or cast the column in the query"),

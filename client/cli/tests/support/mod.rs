@@ -3,6 +3,9 @@
 // Each test program uses only a part of this module.
 #![allow(dead_code)]
 
+pub(crate) mod leaves;
+pub(crate) mod wrapped;
+
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -110,7 +113,14 @@ impl QueryResult for Synthetic {
 }
 
 pub(crate) fn options(format: Format) -> FormatOptions {
-    FormatOptions { format, compression: Compression::Zstd, max_rows: 1000, stream: false }
+    FormatOptions {
+        format,
+        compression: Compression::Zstd,
+        max_rows: 1000,
+        null: String::new(),
+        plain_strings: false,
+        stream: false,
+    }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
