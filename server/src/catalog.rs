@@ -35,7 +35,7 @@ pub enum Compression {
     Zstd,
 }
 
-/// What is done with a file that cannot be served.
+/// The treatment of a file that cannot be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
     /// Everything that is not served is an error of its table.
@@ -64,7 +64,7 @@ pub struct TableSpec {
     pub partition_columns: Vec<String>,
     /// The configuration of the table.
     pub config: TableConfig,
-    /// What is done with a file that cannot be served.
+    /// The treatment of a file that cannot be served.
     pub policy: Policy,
 }
 

@@ -23,14 +23,24 @@ pub(super) fn shutting_down() -> EngineError {
 /// A task of the engine panicked or was aborted.
 pub(super) fn of_join(error: JoinError) -> EngineError {
     match error.try_into_panic() {
-        Ok(panic) => EngineError::Internal { message: format!("a bug: {}", of_panic(&*panic)) },
+        Ok(panic) => of_panicked(of_panic(&*panic)),
         Err(_) => shutting_down(),
     }
 }
 
+/// A panic. Arrow panics if a text, a list or a batch outgrows its type, which is the query's doing.
+fn of_panicked(text: &str) -> EngineError {
+    if ["offset overflow", "capacity overflow", "exceed"].iter().any(|known| text.contains(known)) {
+        let message = "a text, a list or a batch grew beyond the limit of its type, which is 2 GiB for text; make less \
+                       of it, or cast it to LargeUtf8";
+        return EngineError::Execution { message: message.to_owned() };
+    }
+    EngineError::Internal { message: format!("a bug: {text}") }
+}
+
 fn of_nested_join(error: &JoinError) -> EngineError {
     match error.is_panic() {
-        true => EngineError::Internal { message: format!("a bug: {error}") },
+        true => of_panicked(&error.to_string()),
         false => shutting_down(),
     }
 }

@@ -4,6 +4,8 @@
 //! delay the connections; the threads have stacks deep enough for the deepest query that `guard` accepts; and all tasks
 //! of queries can be counted.
 
+mod bounds;
+mod concatenation;
 mod error;
 mod files;
 mod guard;
@@ -27,6 +29,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::object_store::path::Path;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use thiserror::Error;
@@ -200,6 +203,10 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
     schemas.register_schema(SCHEMA, schema).map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
     let context = SessionContext::new_with_state(state);
     context.register_catalog(CATALOG, Arc::new(schemas));
+    bounds::register(&context);
+    let rewrite = Arc::new(concatenation::Rewrite::new());
+    let registered = context.state_ref().write().register_function_rewrite(rewrite);
+    registered.map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
     Ok(context)
 }
 
