@@ -7,6 +7,7 @@
 mod error;
 mod files;
 mod guard;
+mod opened;
 mod pacing;
 mod partitions;
 mod run;
