@@ -1,8 +1,9 @@
 //! The files of tables: what they hold, and how their rows are read.
 //!
 //! The readers of text and of Arrow IPC are plain iterators, one file at a time, on threads that may block. They differ
-//! from the libraries' readers where those give wrong values: columns go by name and not by position, numbers are exact,
-//! an open quote is an error, and no length in a file is believed before it is checked. Parquet is read by DataFusion.
+//! from the libraries' readers where those give wrong values: columns go by name and not by position, numbers are
+//! exact, an open quote is an error, and no length in a file is believed before it is checked. Parquet is read by
+//! DataFusion.
 
 mod adapt;
 mod cast;
@@ -13,17 +14,21 @@ mod inspect;
 mod ipc;
 mod ipc_check;
 mod ipc_codec;
+mod ipc_content;
 mod ipc_dictionaries;
 mod ipc_footer;
+mod ipc_limits;
 mod ipc_schema;
 mod ipc_source;
 mod json;
+mod list_shape;
 mod lists;
 mod numbers;
 mod schema;
 mod source;
 mod widen;
 
-pub(super) use inspect::{Inspected, csv_options, inspect};
-pub(super) use schema::{FileColumns, Widening, check_names, merge};
+pub(super) use inspect::{Inspected, inspect};
+pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
+pub(super) use widen::Widening;

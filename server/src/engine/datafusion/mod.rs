@@ -9,6 +9,7 @@ mod concatenation;
 mod error;
 mod files;
 mod guard;
+mod opened;
 mod pacing;
 mod partitions;
 mod run;

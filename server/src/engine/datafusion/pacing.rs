@@ -4,7 +4,8 @@
 //! per row a step takes minutes; if a filter discards the result, the join begins the next step without returning to
 //! the scheduler. A cancelled query then occupies its thread on (DataFusion issues 16193 and 19303 treat the inputs of
 //! operators, not the steps within them). So every join receives its second input in slices: few rows at first, more as
-//! long as a slice is combined quickly. Between slices, and between the batches of its result, the thread is given back.
+//! long as a slice is combined quickly. Between slices, and between the batches of its result, the thread is given
+//! back.
 
 use std::fmt;
 use std::pin::Pin;

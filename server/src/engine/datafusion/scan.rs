@@ -19,7 +19,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 
 use super::files::{Inspected, OwnSource};
-use super::tables::{Opened, object_meta, parquet_format};
+use super::opened::{Opened, object_meta, parquet_format};
 use crate::catalog::Format;
 
 /// The provider of a table's rows.

@@ -9,60 +9,22 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
-use datafusion::common::Statistics;
 use datafusion::datasource::file_format::FileFormat;
-use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::TableType;
-use datafusion::object_store::ObjectMeta;
-use datafusion::object_store::path::Path as StorePath;
 use futures::{FutureExt, StreamExt, stream};
 
 use super::error;
 use super::files::{self, FileColumns, Inspected, Widening};
+pub(super) use super::opened::Opened;
+use super::opened::{object_meta, parquet_format};
 use super::scan::FilesTable;
-use crate::catalog::{self, CatalogError, DataFile, Format, Policy, Stamp, TableSpec};
+use crate::catalog::{self, CatalogError, DataFile, Format, Policy, TableSpec};
 use crate::config::TableConfig;
-
-/// A table whose files were looked at.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) spec: Arc<TableSpec>,
-    /// The columns of the files, without those of the directories' names.
-    pub(super) file_schema: SchemaRef,
-    pub(super) partition_fields: Vec<FieldRef>,
-    pub(super) files: Vec<Arc<Inspected>>,
-    /// What was skipped when the table was opened.
-    pub(super) skipped: Vec<CatalogError>,
-    /// Statistics of Parquet files, by path, once a query has needed them.
-    pub(super) statistics: Mutex<BTreeMap<PathBuf, Arc<Statistics>>>,
-}
-
-impl Opened {
-    /// Refuses files that have changed since they were looked at.
-    pub(super) fn check_unchanged(&self) -> Result<(), CatalogError> {
-        for file in &self.files {
-            let path = &file.file.path;
-            let table = || self.spec.name.clone();
-            let now = Stamp::of(path).map_err(|e| CatalogError::of_io(Some(&table()), path, e))?;
-            if now != file.file.stamp {
-                return Err(CatalogError::Changed { table: table(), path: path.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    /// The columns of the table.
-    pub(super) fn schema(&self) -> SchemaRef {
-        let fields: Vec<FieldRef> =
-            self.file_schema.fields().iter().chain(&self.partition_fields).map(Arc::clone).collect();
-        Arc::new(Schema::new_with_metadata(Fields::from(fields), self.file_schema.metadata().clone()))
-    }
-}
 
 /// Looks at the files of a table. Files that `before` has in the same state are not looked at again.
 pub(super) async fn open(
@@ -134,12 +96,6 @@ async fn look(state: &SessionState, spec: &Arc<TableSpec>, file: DataFile) -> Re
     Ok(found)
 }
 
-/// Parquet as this server reads it: INT96, which some writers use for timestamps, in microseconds, so that the years 1
-/// to 9999 fit; the metadata of the schema is kept.
-pub(super) fn parquet_format() -> ParquetFormat {
-    ParquetFormat::default().with_coerce_int96(Some("us".to_owned())).with_skip_metadata(false)
-}
-
 async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaRef, String> {
     let store = state.runtime_env().object_store(super::store::url()).map_err(|e| e.strip_backtrace())?;
     let meta = object_meta(file).map_err(|e| e.to_string())?;
@@ -151,21 +107,6 @@ async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaR
         Ok(schema) => schema.map_err(|e| error::short(&e)),
         Err(panic) => Err(format!("its metadata contradicts itself ({})", error::of_panic(&*panic))),
     }
-}
-
-/// A file, as DataFusion's store describes it.
-pub(super) fn object_meta(file: &DataFile) -> Result<ObjectMeta, DataFusionError> {
-    let location = StorePath::from_absolute_path(&file.path)
-        .map_err(|e| DataFusionError::Internal(format!("{}: no path of a store: {e}", file.path.display())))?;
-    let (seconds, nanos) = file.stamp.modified();
-    let nanos = u32::try_from(nanos).unwrap_or(0);
-    Ok(ObjectMeta {
-        location,
-        last_modified: chrono::DateTime::from_timestamp(seconds, nanos).unwrap_or_default(),
-        size: file.stamp.len,
-        e_tag: None,
-        version: None,
-    })
 }
 
 /// The columns of all files of a table.

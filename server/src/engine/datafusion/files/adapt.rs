@@ -9,9 +9,10 @@ use arrow_schema::{DataType, FieldRef, Fields, SchemaRef};
 
 use super::cast;
 use super::error::ReadError;
+use super::list_shape::list_of;
 use super::lists::{Rows, masked};
-use super::schema::{Widening, check_names};
-use super::widen::{self, is_plain, joined, list_of};
+use super::schema::check_names;
+use super::widen::{self, Widening, is_plain, joined};
 
 /// Makes batches of a table of those of one of its files. Columns and fields are found by name; one that the file
 /// lacks is NULL, one that the table lacks is left out.
@@ -48,7 +49,7 @@ enum Change {
     Map(Box<(Change, Change)>),
 }
 
-/// What cannot be read, and where it stands within its batch or column.
+/// A value or type that cannot be read, and where it stands within its batch or column.
 struct Failure {
     path: String,
     reason: String,

@@ -3,72 +3,26 @@
 mod columns;
 mod infer;
 mod machine;
+mod options;
 mod read;
 mod records;
+mod splitter;
 
-use std::io::{BufReader, Read};
-use std::ops::Range;
 use std::path::Path;
 
 use arrow_schema::{DataType, Field, Schema};
 
 use self::infer::Evidence;
+pub(super) use self::options::CsvOptions;
 pub(super) use self::read::read;
-use self::records::{Records, Splitter};
-use super::error::{Batches, ReadError};
-use super::{input, numbers};
-use crate::catalog::Compression;
-
-const BUFFER: usize = 256 * 1024;
-
-/// How a file is written.
-#[derive(Clone, Debug)]
-pub(in super::super) struct CsvOptions {
-    pub(super) compression: Compression,
-    /// Whether the first record has the names of the columns.
-    pub(super) header: bool,
-    pub(super) delimiter: u8,
-    pub(super) quote: u8,
-    /// A character that takes its meaning from the next one, within quotes.
-    pub(super) escape: Option<u8>,
-    /// The first character of lines to skip.
-    pub(super) comment: Option<u8>,
-    /// The word for NULL, unless quoted. With it an empty text is a text, without it NULL.
-    pub(super) null: Option<String>,
-    /// Whether texts may have several lines, so that the file cannot be read in parts.
-    pub(super) quoted_newlines: bool,
-    /// Number of records that the types are inferred from.
-    pub(super) sample_rows: usize,
-    /// Whether all columns are text.
-    pub(super) all_text: bool,
-    /// Columns of a declared type: they take `007` as an integer, and round large integers to floats.
-    pub(super) declared: Vec<String>,
-}
-
-impl Default for CsvOptions {
-    fn default() -> Self {
-        CsvOptions {
-            compression: Compression::None,
-            header: true,
-            delimiter: b',',
-            quote: b'"',
-            escape: None,
-            comment: None,
-            null: None,
-            quoted_newlines: false,
-            sample_rows: 1000,
-            all_text: false,
-            declared: Vec::new(),
-        }
-    }
-}
-
-type Input = BufReader<Box<dyn Read + Send>>;
+use self::records::{Records, column_name, texts};
+use self::splitter::{Input, Splitter};
+use super::error::ReadError;
 
 /// Names and types of a file's columns, the names as they are written, even if empty or one twice. The type of a
 /// column without a value in the sample is Null.
 pub(super) fn inspect(path: &Path, options: &CsvOptions) -> Result<Schema, ReadError> {
-    let mut splitter = splitter(path, options, None)?;
+    let mut splitter = splitter::open(path, options, None)?;
     let mut records = Records::default();
     if !splitter.next(&mut records)? {
         return Err(ReadError::invalid(match (splitter.consumed(), options.header) {
@@ -120,7 +74,7 @@ fn sampled(
 
 /// Whether a text of the file goes over several lines, so that it cannot be read in parts. Reads the whole file.
 pub(super) fn has_quoted_newlines(path: &Path, options: &CsvOptions) -> Result<bool, ReadError> {
-    let mut splitter = splitter(path, options, None)?;
+    let mut splitter = splitter::open(path, options, None)?;
     let mut records = Records::default();
     while splitter.next(&mut records)? {
         if splitter.saw_break_in_quotes() {
@@ -134,22 +88,6 @@ pub(super) fn has_quoted_newlines(path: &Path, options: &CsvOptions) -> Result<b
         records.clear();
     }
     Ok(false)
-}
-
-fn splitter(path: &Path, options: &CsvOptions, range: Option<Range<u64>>) -> Result<Splitter<Input>, ReadError> {
-    let is_part = range.is_some();
-    let input = BufReader::with_capacity(BUFFER, input::open(path, options.compression, range)?);
-    Ok(Splitter::new(input, options, is_part))
-}
-
-/// The fields of a single record.
-fn texts(records: &Records, width: usize) -> Result<Vec<String>, ReadError> {
-    let rows = records.rows(width, |column| format!("column {}", column + 1))?;
-    Ok(rows.first().map(|field| field.text.to_owned()).collect())
-}
-
-fn column_name(names: &[String], column: usize) -> String {
-    format!("column {:?}", names.get(column).map_or("", String::as_str))
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ pub(super) fn filled<R: BufRead>(reader: &mut R) -> io::Result<&[u8]> {
             Err(error) => return Err(error),
         }
     }
-    // What was filled is returned without a read.
+    // The filled bytes are returned without a read.
     reader.fill_buf()
 }
 

@@ -1,4 +1,4 @@
-//! What a file holds: its columns, and how it can be divided.
+//! The content of a file: its columns, and how it can be divided.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 
 use super::error::ReadError;
+use super::ipc_limits::IpcLimits;
 use super::{csv, ipc, json};
 use crate::catalog::{Compression, DataFile, Format, TableSpec};
 
@@ -16,8 +17,7 @@ const MAX_BATCH_BYTES: u64 = 2 << 30;
 const DIVIDED_FROM: u64 = 16 << 20;
 
 /// Limits of Arrow files.
-pub(super) const IPC_LIMITS: ipc::IpcLimits =
-    ipc::IpcLimits { max_batch_bytes: MAX_BATCH_BYTES, max_rows: i32::MAX as usize };
+pub(super) const IPC_LIMITS: IpcLimits = IpcLimits { max_batch_bytes: MAX_BATCH_BYTES, max_rows: i32::MAX as usize };
 
 /// A file that was looked at.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ pub(super) enum Division {
 }
 
 /// The options of a CSV file of a table.
-pub(in super::super) fn csv_options(spec: &TableSpec, file: &DataFile) -> csv::CsvOptions {
+pub(super) fn csv_options(spec: &TableSpec, file: &DataFile) -> csv::CsvOptions {
     let config = &spec.config;
     // The validated configuration contains only ASCII here.
     let byte = |c: char| u8::try_from(c).unwrap_or(b',');

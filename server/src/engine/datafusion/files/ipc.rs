@@ -1,8 +1,8 @@
 //! Arrow IPC: files and streams, which their first bytes tell apart.
 //!
 //! Nothing in a file is believed before it is checked: `ipc_source` and `ipc_footer` check lengths against the file,
-//! `ipc_schema` the types, `ipc_check` what the metadata say of a batch. What is left, values that contradict each
-//! other, `arrow_ipc` finds when it decodes; some of it by a panic, which is caught.
+//! `ipc_schema` the types, `ipc_check` what the metadata say of a batch. The rest, values that contradict each other,
+//! `arrow_ipc` finds when it decodes; some of it by a panic, which is caught.
 
 use std::any::Any;
 use std::ops::Range;
@@ -18,17 +18,11 @@ use arrow_schema::{Fields, SchemaRef};
 
 use super::error::{Batches, ReadError};
 use super::ipc_check;
+use super::ipc_content::Content;
 use super::ipc_dictionaries::{Dictionaries, check_size, inconsistent, memory};
 use super::ipc_footer::Place;
-use super::ipc_source::{Content, Source, parse};
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IpcLimits {
-    /// Most bytes that one batch may take in memory, decompressed. While it is decompressed its body is in memory too,
-    /// which has at most as many.
-    pub(super) max_batch_bytes: u64,
-    pub(super) max_rows: usize,
-}
+use super::ipc_limits::IpcLimits;
+use super::ipc_source::{Source, parse};
 
 #[derive(Debug)]
 pub(super) struct IpcFile {
@@ -83,7 +77,7 @@ struct Next {
     body: u64,
     /// The body ends here or before.
     end: u64,
-    /// What it has to be, if that is known.
+    /// The kind that it has to be of, if that is known.
     kind: Option<MessageHeader>,
 }
 
@@ -223,7 +217,7 @@ fn guarded<T>(what: &str, action: impl FnOnce() -> Result<T, ReadError>) -> Resu
         .unwrap_or_else(|panic| Err(ReadError::invalid(format!("{what} is not consistent: {}", reason_of(&*panic)))))
 }
 
-/// What a panic says, if it is about the data rather than about the code.
+/// The message of a panic, if it is about the data rather than about the code.
 fn reason_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     let line = text.and_then(|text| text.lines().next()).unwrap_or_default().to_owned();

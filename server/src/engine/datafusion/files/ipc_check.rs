@@ -9,8 +9,8 @@ use arrow_ipc::{CompressionType, FieldNode, MetadataVersion};
 use arrow_schema::{DataType, Fields, UnionMode};
 
 use super::error::ReadError;
-use super::ipc::IpcLimits;
 use super::ipc_codec::decompressed_length;
+use super::ipc_limits::IpcLimits;
 use super::ipc_schema::{children, unsigned};
 
 /// Checks the numbers of a record batch against its body and the limits: afterwards it can be decoded without an
@@ -63,7 +63,7 @@ struct Walk<'a> {
     body: &'a [u8],
     /// End of the last buffer.
     end: u64,
-    /// What the batch takes in memory so far.
+    /// Bytes that the batch takes in memory so far.
     bytes: u64,
     limits: &'a IpcLimits,
     column: &'a str,

@@ -1,4 +1,4 @@
-//! What a compressed buffer of an Arrow file takes when it is decompressed, known before it is decompressed.
+//! The size of a compressed buffer of an Arrow file when it is decompressed, known before it is decompressed.
 //!
 //! `arrow_ipc` allocates what the buffer's first eight bytes declare, and then lets LZ4 write as much as it likes:
 //! both are bounded here.

@@ -10,7 +10,7 @@ use arrow_ipc::reader::read_dictionary;
 use arrow_schema::{ArrowError, DataType, Field, Fields, SchemaRef};
 
 use super::error::ReadError;
-use super::ipc::IpcLimits;
+use super::ipc_limits::IpcLimits;
 use super::ipc_schema;
 
 pub(super) struct Dictionaries {
@@ -87,7 +87,7 @@ pub(super) fn check_size(bytes: u64, limits: &IpcLimits) -> Result<(), ReadError
     Ok(())
 }
 
-/// Bytes of the columns' buffers. Each is counted once, whoever shares it, and without the body that it is a part of.
+/// Bytes of the columns' buffers. One that several share is counted once, and without the body that it is a part of.
 pub(super) fn memory(columns: &[ArrayRef]) -> u64 {
     fn add(data: &ArrayData, seen: &mut HashSet<(usize, usize)>, bytes: &mut u64) {
         for buffer in data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer())) {

@@ -4,7 +4,7 @@ use arrow_ipc::{Block, MessageHeader};
 use arrow_schema::SchemaRef;
 
 use super::error::ReadError;
-use super::ipc::IpcLimits;
+use super::ipc_limits::IpcLimits;
 use super::ipc_schema::schema_of;
 use super::ipc_source::{HEAD, MAGIC, Source, first_line};
 

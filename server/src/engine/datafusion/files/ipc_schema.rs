@@ -10,7 +10,7 @@ use arrow_schema::{
 };
 
 use super::error::ReadError;
-use super::ipc::IpcLimits;
+use super::ipc_limits::IpcLimits;
 
 /// Most types within each other. The verifier of the flat buffers allows about 60.
 const MAX_DEPTH: usize = 64;

@@ -18,7 +18,7 @@ use self::build::Struct;
 use self::infer::Inference;
 use self::records::Records;
 use super::error::{Batches, ReadError};
-use super::{input, numbers};
+use super::input;
 use crate::catalog::Compression;
 
 /// Values of a batch at most, of all columns and levels.
@@ -32,7 +32,7 @@ pub(super) struct JsonOptions {
     pub(super) compression: Compression,
 }
 
-/// What a file has.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct Inspection {
     /// The keys, in order of appearance; a Null is one without a value.

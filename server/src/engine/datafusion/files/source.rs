@@ -21,8 +21,8 @@ use futures::stream::{self, StreamExt};
 
 use super::adapt::Adapter;
 use super::error::{Batches, ReadError};
-use super::inspect::{Division, IPC_LIMITS, Inspected};
-use super::{csv, csv_options, ipc, json};
+use super::inspect::{Division, IPC_LIMITS, Inspected, csv_options};
+use super::{csv, ipc, json};
 use crate::catalog::{CatalogError, Format, TableSpec};
 
 /// The files of one table. Each file has an [`Inspected`] as extension.

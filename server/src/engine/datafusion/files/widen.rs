@@ -6,7 +6,14 @@ use std::sync::Arc;
 use arrow_schema::extension::{EXTENSION_TYPE_METADATA_KEY, EXTENSION_TYPE_NAME_KEY};
 use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 
-use super::schema::Widening;
+use super::list_shape::list_of;
+
+/// Which types are widened beyond those where no value can be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Widening {
+    /// Integers of 64 bits and floats are Float64. The adapter refuses an integer that Float64 does not hold.
+    pub(in super::super) int_to_float: bool,
+}
 
 /// Two types that no type holds, and where they stand.
 #[derive(Debug)]
@@ -156,50 +163,6 @@ fn is_same_storage(first: &DataType, second: &DataType) -> bool {
         || (is_varied(first) && is_varied(second))
 }
 
-/// The layout of a list type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ListShape {
-    is_large: bool,
-    is_view: bool,
-    size: Option<i32>,
-}
-
-impl ListShape {
-    /// Views win, as other lists become views without a copy of their items, but views that share items could grow
-    /// beyond all bounds as other lists.
-    pub(super) fn widened(self, other: ListShape) -> ListShape {
-        if self == other {
-            return self;
-        }
-        ListShape { is_large: self.is_large || other.is_large, is_view: self.is_view || other.is_view, size: None }
-    }
-
-    fn data_type(self, item: FieldRef) -> DataType {
-        match (self.size, self.is_large, self.is_view) {
-            (Some(size), ..) => DataType::FixedSizeList(item, size),
-            (None, false, false) => DataType::List(item),
-            (None, true, false) => DataType::LargeList(item),
-            (None, false, true) => DataType::ListView(item),
-            (None, true, true) => DataType::LargeListView(item),
-        }
-    }
-}
-
-/// Layout and items of a list type.
-pub(super) fn list_of(data_type: &DataType) -> Option<(ListShape, &FieldRef)> {
-    let shape = |is_large, is_view| ListShape { is_large, is_view, size: None };
-    match data_type {
-        DataType::List(item) => Some((shape(false, false), item)),
-        DataType::LargeList(item) => Some((shape(true, false), item)),
-        DataType::ListView(item) => Some((shape(false, true), item)),
-        DataType::LargeListView(item) => Some((shape(true, true), item)),
-        DataType::FixedSizeList(item, size) => {
-            Some((ListShape { is_large: false, is_view: false, size: Some(*size) }, item))
-        }
-        _ => None,
-    }
-}
-
 /// An integer type.
 #[derive(Clone, Copy)]
 struct Integer {
@@ -271,7 +234,7 @@ fn numbers(first: &DataType, second: &DataType, widening: &Widening) -> Option<D
 fn goes_with_floats(data_type: &DataType, widening: &Widening) -> bool {
     match Integer::of(data_type) {
         Some(integer) => integer.bits < 64 || widening.int_to_float,
-        // What signed and unsigned integers were merged into: the result must not depend on the order of the files.
+        // Signed and unsigned integers were merged into this: the result must not depend on the order of the files.
         None => *data_type == DataType::Decimal128(20, 0) && widening.int_to_float,
     }
 }

@@ -13,8 +13,9 @@ use arrow_cast::parse::{Parser, string_to_datetime};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, TimeUnit};
 
+use super::super::error::ReadError;
+use super::super::numbers;
 use super::records::Rows;
-use super::{ReadError, numbers};
 
 /// A column of some records.
 pub(super) struct Column<'a> {

@@ -5,8 +5,8 @@ use arrow_array::types::Date32Type;
 use arrow_cast::parse::Parser;
 use arrow_schema::{DataType, TimeUnit};
 
+use super::super::numbers;
 use super::columns::{instant, zone_of};
-use super::numbers;
 
 const BOOLEAN: u16 = 1;
 const INTEGER: u16 = 1 << 1;
@@ -27,7 +27,7 @@ const FAR: u16 = 1 << 12;
 
 const TIMES: u16 = SECOND | MILLISECOND | MICROSECOND | NANOSECOND;
 
-/// What the values of a column were.
+/// The kinds of the values of a column.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Evidence(u16);
 

@@ -3,9 +3,10 @@
 //! A quote opens a field only as its first byte; within quotes a doubled quote is one. Unlike `csv-core`, text after
 //! the closing quote is an error: with it, an open quote ends at the next quoted field, and the rows between are lost.
 
-use super::input::is_new_line;
+use super::super::error::ReadError;
+use super::super::input::is_new_line;
+use super::options::CsvOptions;
 use super::records::Records;
-use super::{CsvOptions, ReadError};
 
 /// The longest record. An open quote takes no more memory than this.
 pub(super) const MAX_RECORD: u64 = 256 << 20;
@@ -231,7 +232,7 @@ impl Machine {
             self.begin_field();
             return Ok(false);
         }
-        // What ended the field follows another byte of the record, so the break is a new one.
+        // The byte that ended the field follows another one of the record, so the break is a new one.
         self.line += 1;
         self.end_record(records)?;
         Ok(true)

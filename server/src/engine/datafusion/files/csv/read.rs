@@ -7,9 +7,12 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 
+use super::super::error::{Batches, ReadError};
+use super::super::input;
 use super::columns::Column;
-use super::records::{Records, Splitter};
-use super::{Batches, CsvOptions, Input, ReadError, column_name, input, splitter, texts};
+use super::options::CsvOptions;
+use super::records::{Records, column_name, texts};
+use super::splitter::{self, Input, Splitter};
 
 /// Fields of a batch at most, 9 bytes each beside their text.
 const MAX_FIELDS: usize = 1 << 19;
@@ -64,7 +67,7 @@ fn positioned(
     schema: &SchemaRef,
     range: Option<Range<u64>>,
 ) -> Result<Option<(Splitter<Input>, u64)>, ReadError> {
-    let mut whole = splitter(path, options, None)?;
+    let mut whole = splitter::open(path, options, None)?;
     let header_end = if options.header {
         check_header(&mut whole, schema)?;
         whole.consumed() + input::bom_length(path)?
@@ -78,10 +81,10 @@ fn positioned(
         return if rest.is_empty() {
             Ok(None)
         } else {
-            Ok(Some((splitter(path, options, Some(rest.clone()))?, rest.start)))
+            Ok(Some((splitter::open(path, options, Some(rest.clone()))?, rest.start)))
         };
     }
-    let mut first = splitter(path, options, Some(0..range.end.max(header_end)))?;
+    let mut first = splitter::open(path, options, Some(0..range.end.max(header_end)))?;
     if options.header {
         check_header(&mut first, schema)?;
     }

@@ -7,6 +7,7 @@ use arrow_array::types::Int64Type;
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::SchemaRef;
 
+use super::super::error::Batches;
 use super::*;
 
 fn file(text: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {

@@ -9,8 +9,9 @@ use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, FieldRef, Fields};
 
+use super::super::error::ReadError;
+use super::super::numbers;
 use super::lexer::Lexer;
-use super::{ReadError, numbers};
 
 /// Builds an array.
 pub(super) struct Builder {

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use arrow_schema::{DataType, Field, Fields};
 
+use super::super::error::ReadError;
+use super::super::numbers;
 use super::lexer::Lexer;
-use super::{ReadError, numbers};
 
 /// Keys of all levels.
 const MAX_KEYS: usize = 100_000;
@@ -34,7 +35,7 @@ impl Kind {
     }
 }
 
-/// What was seen of a value: a column, a field of a struct or the elements of a list.
+/// The findings about a value: a column, a field of a struct or the elements of a list.
 #[derive(Default)]
 struct Node {
     /// The kind and where it was seen first.

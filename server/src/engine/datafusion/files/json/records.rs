@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::ReadError;
+use super::super::error::ReadError;
 use super::lexer::Lexer;
 
 /// Where the records of a file are.

@@ -1,0 +1,9 @@
+//! The limits of Arrow files.
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct IpcLimits {
+    /// Most bytes that one batch may take in memory, decompressed. While it is decompressed its body is in memory too,
+    /// which has at most as many.
+    pub(super) max_batch_bytes: u64,
+    pub(super) max_rows: usize,
+}
