@@ -106,7 +106,7 @@ async fn a_data_directory_serves_what_is_good_and_strict_refuses() {
     let engine = open(&data(path)).await;
     assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 10);
     assert_eq!(engine_tables(&engine), ["t"]);
-    // What becomes good is served without a restart.
+    // A file that becomes good is served without a restart.
     write(path.join("t/2.parquet"), &rows(10..15));
     write(path.join("new.csv"), &rows(0..3));
     assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 15);

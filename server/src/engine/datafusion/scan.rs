@@ -104,9 +104,9 @@ impl FilesTable {
         })
     }
 
-    /// Statistics of a Parquet file, for planning. They never decide a value of a result: DataFusion 55 answers
-    /// `min(CAST(x AS text))` from the extremes of `x`, and extremes leave NaN out. So only numbers of rows and NULLs
-    /// are exact.
+    /// Statistics of a Parquet file, for planning. They never decide a value of a result: DataFusion answers
+    /// `min(CAST(x AS int))` from the extremes of the text `x` (its issue 25221), and extremes leave NaN out (15812). So
+    /// only the numbers of rows and of NULLs are exact.
     async fn statistics(&self, state: &dyn Session, file: &Inspected) -> Result<Arc<Statistics>> {
         let path = &file.file.path;
         let cache = || self.opened.statistics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,7 +157,7 @@ impl TableProvider for FilesTable {
                 return TableProviderFilterPushDown::Exact;
             }
             // The extremes of a row group leave NaN out, which is greater than every number: a filter by a float must
-            // not skip a row group (DataFusion issue 15976).
+            // not skip a row group (DataFusion issue 15812).
             let by_float = filter.column_refs().iter().any(|column| {
                 self.schema.field_with_name(&column.name).is_ok_and(|field| has_floats(field.data_type()))
             });
