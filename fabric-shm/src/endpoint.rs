@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::copying::{self, Copies, End, Reports};
-use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer, process_id};
 use thallus_fabric::process::Presence;
 use thallus_fabric::{
     Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe, ReadFailure, ReadToken, RegionId,
@@ -32,6 +32,9 @@ const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
 
 /// Turns of one poll before other tasks get theirs.
 const TURNS: usize = 8;
+
+/// After so many polls, each of which found reads that had ended, the sockets get their turn.
+const POLLS_PER_WATCH: u32 = 64;
 
 /// An endpoint. See [`Endpoint`].
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub(crate) struct ShmEndpoint {
     /// Why nothing more can be posted, if the peer or its socket failed.
     broken: Option<String>,
     closing: bool,
+    /// Polls since the sockets were watched.
+    polls: u32,
 }
 
 /// A region of the peer's memory: `base .. base + len` in its address space.
@@ -105,7 +110,7 @@ impl ShmEndpoint {
         Ok(ShmEndpoint {
             fabric: fabric.clone(),
             private: OnceLock::new(),
-            process: std::process::id(),
+            process: process_id(),
             links,
             regions: HashMap::new(),
             last_number: 0,
@@ -117,6 +122,7 @@ impl ShmEndpoint {
             arrival: None,
             broken: None,
             closing: false,
+            polls: 0,
         })
     }
 
@@ -133,9 +139,15 @@ impl ShmEndpoint {
         }
     }
 
+    /// The same, after a look at every socket.
+    fn look(&mut self) {
+        self.links.look();
+        self.progress();
+    }
+
     /// Whether this process is a child of the one that made the endpoint.
     fn is_forked(&self) -> bool {
-        std::process::id() != self.process
+        process_id() != self.process
     }
 
     fn check_open(&self) -> Result<(), FabricError> {
@@ -273,7 +285,7 @@ impl Endpoint for ShmEndpoint {
         }
         self.last_number += 1;
         self.links.offer(self.last_number, Arc::clone(memory));
-        self.progress();
+        self.look();
         self.check_open()?;
         let (lender, number) = (self.links.own().name, self.last_number);
         Ok(Key { lender, number, base: memory.address(), len: memory.len() as u64 }.to_bytes())
@@ -288,7 +300,8 @@ impl Endpoint for ShmEndpoint {
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
-        self.progress();
+        // The region's descriptor was sent before its key.
+        self.look();
         self.check_open()?;
         if self.regions.contains_key(&region) {
             return Err(FabricError::Misuse("the region is imported already"));
@@ -380,6 +393,15 @@ impl Endpoint for ShmEndpoint {
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         let before = completions.len();
+        self.polls += 1;
+        if self.polls >= POLLS_PER_WATCH && !self.is_forked() {
+            self.polls = 0;
+            self.links.watch(cx);
+        }
+        // Until the peer has come, and while a region is missing, reads wait for the sockets alone.
+        if !self.links.is_up() || !self.waiting.is_empty() {
+            self.links.look();
+        }
         for _ in 0..TURNS {
             self.progress();
             self.begin_waiting();
@@ -398,6 +420,7 @@ impl Endpoint for ShmEndpoint {
             {
                 return Poll::Ready(Err(failed));
             }
+            self.polls = 0;
             if !self.links.watch(cx) {
                 return Poll::Pending;
             }

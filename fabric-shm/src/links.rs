@@ -75,6 +75,14 @@ impl AsFd for Socket {
 struct Listener {
     io: AsyncFd<OwnedFd>,
     path: Option<PathBuf>,
+    /// Whether connections may wait.
+    due: bool,
+}
+
+impl Listener {
+    fn new(socket: OwnedFd, path: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Listener { io: reading(socket)?, path, due: true })
+    }
 }
 
 impl Drop for Listener {
@@ -95,6 +103,8 @@ struct Link {
     /// end is the peer's. A path can be replaced.
     by_name: bool,
     state: LinkState,
+    /// Whether messages may wait. Looking costs a system call, so it is not done at every turn.
+    due: bool,
 }
 
 /// A region that a peer has sent. It is mapped when it is used first.
@@ -128,17 +138,15 @@ pub(crate) struct Links {
     outbox: VecDeque<Outgoing>,
     arrived: HashMap<u64, Arrived>,
     attachments: Arc<Attachments>,
-    /// Whether messages are left that were not taken in the last turn.
-    more: bool,
 }
 
 impl Links {
     /// Listens at this address.
     pub(crate) fn new(own: Address, attachments: Arc<Attachments>) -> io::Result<Self> {
-        let mut listeners = vec![Listener { io: reading(socket::listen(&own.abstract_name())?)?, path: None }];
+        let mut listeners = vec![Listener::new(socket::listen(&own.abstract_name())?, None)?];
         if let Some(path) = &own.path {
-            let listener = socket::listen_at(path).and_then(reading).inspect_err(|_| _ = std::fs::remove_file(path))?;
-            listeners.push(Listener { io: listener, path: Some(path.clone()) });
+            let listener = socket::listen_at(path).and_then(|socket| Listener::new(socket, Some(path.clone())));
+            listeners.push(listener.inspect_err(|_| _ = std::fs::remove_file(path))?);
         }
         Ok(Links {
             own,
@@ -148,7 +156,6 @@ impl Links {
             outbox: VecDeque::new(),
             arrived: HashMap::new(),
             attachments,
-            more: false,
         })
     }
 
@@ -249,15 +256,24 @@ impl Links {
         self.arrived.clear();
     }
 
+    /// The next [`Links::progress`] looks at every socket, whether [`Links::watch`] has found anything there or not.
+    pub(crate) fn look(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.due = true);
+        self.links.iter_mut().for_each(|link| link.due = true);
+    }
+
     /// Does everything that can be done without waiting.
     ///
     /// # Errors
     /// Why the endpoint is beyond use.
     pub(crate) fn progress(&mut self) -> Result<(), String> {
         self.accept()?;
-        self.more = false;
         let mut at = 0;
         while at < self.links.len() {
+            if !self.links[at].due {
+                at += 1;
+                continue;
+            }
             match self.receive(at) {
                 Ok(()) => at += 1,
                 // The true peer may still connect.
@@ -275,18 +291,20 @@ impl Links {
 
     /// Wakes the task when there is anything to do. Returns whether there is already.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut ready = self.more;
-        for listener in &self.listeners {
+        let mut ready = false;
+        for listener in &mut self.listeners {
             if let Poll::Ready(Ok(mut guard)) = listener.io.poll_read_ready(cx) {
                 guard.clear_ready();
+                listener.due = true;
                 ready = true;
             }
         }
-        for link in &self.links {
+        for link in &mut self.links {
             if let Poll::Ready(Ok(mut guard)) = link.io.poll_read_ready(cx) {
                 guard.clear_ready();
-                ready = true;
+                link.due = true;
             }
+            ready |= link.due;
             if !self.outbox.is_empty()
                 && link.state == LinkState::Up
                 && let Poll::Ready(Ok(mut guard)) = link.io.poll_write_ready(cx)
@@ -303,11 +321,14 @@ impl Links {
         if self.peer.is_none() {
             return Ok(());
         }
-        for listener in &self.listeners {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.due) {
             for _ in 0..MAX_MESSAGES {
                 let accepted = socket::accept(listener.io.get_ref().as_fd());
                 let accepted = accepted.map_err(|error| format!("accepting the peer's connection: {error}"))?;
-                let Some(socket) = accepted else { break };
+                let Some(socket) = accepted else {
+                    listener.due = false;
+                    break;
+                };
                 self.links.push(Link::new(socket, LinkState::Stranger).map_err(|error| error.to_string())?);
             }
         }
@@ -327,7 +348,10 @@ impl Links {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "the peer is gone".to_owned(),
                 _ => format!("the peer's socket: {error}"),
             })?;
-            let Some((message, mut files)) = received else { return Ok(()) };
+            let Some((message, mut files)) = received else {
+                link.due = false;
+                return Ok(());
+            };
             let Some((&tag, rest)) = message.split_first() else { continue };
             let theirs = self.peer.as_ref().map(|peer| peer.secret);
             match (link.state, tag, files.len()) {
@@ -359,7 +383,6 @@ impl Links {
                 }
             }
         }
-        self.more = true;
         Ok(())
     }
 
@@ -389,7 +412,7 @@ impl Link {
         let user = socket::user(socket.as_fd())?;
         // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
         let io = unsafe { AsyncFd::register(Socket(Arc::new(socket))) }?;
-        Ok(Link { io, user, by_name: false, state })
+        Ok(Link { io, user, by_name: false, state, due: true })
     }
 
     fn say(&mut self, tag: u8, secret: &Secret) -> io::Result<()> {

@@ -27,6 +27,7 @@ mod pages;
 mod pool;
 #[cfg(test)]
 mod pool_tests;
+mod process_id;
 mod registered;
 mod registrations;
 mod slab;
@@ -46,6 +47,7 @@ pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
 pub use pool::{SlabPool, WeakPool};
+pub use process_id::process_id;
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
