@@ -33,7 +33,7 @@ const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
 /// Turns of one poll before other tasks get theirs.
 const TURNS: usize = 8;
 
-/// After so many polls, each of which found reads that had ended, the sockets get their turn.
+/// The sockets get their turn after this number of polls, if each of these found reads that had ended.
 const POLLS_PER_WATCH: u32 = 64;
 
 /// An endpoint. See [`Endpoint`].

@@ -36,8 +36,10 @@ const BYE: u8 = 5;
 
 /// Connections that have not shown the secret yet. More are closed, the oldest first.
 const MAX_STRANGERS: usize = 8;
-/// Regions that a peer may have sent and not withdrawn.
-const MAX_REGIONS: usize = 512;
+/// Regions that a peer may have sent and not withdrawn: the segments of 256 GiB.
+const MAX_REGIONS: usize = 8192;
+/// Regions of these that have not been used. Each costs this process a descriptor.
+const MAX_UNUSED: usize = 512;
 /// Messages that are taken from a link in one turn, so that a peer cannot hold the task.
 const MAX_MESSAGES: usize = 64;
 
@@ -113,6 +115,12 @@ enum Arrived {
     Mapped(Result<Arc<Attachment>, String>),
 }
 
+impl Arrived {
+    fn is_unused(&self) -> bool {
+        matches!(self, Arrived::File(..))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LinkState {
     /// Accepted; the other end has not shown the secret yet.
@@ -137,6 +145,8 @@ pub(crate) struct Links {
     links: Vec<Link>,
     outbox: VecDeque<Outgoing>,
     arrived: HashMap<u64, Arrived>,
+    /// The number of these that have not been used.
+    unused: usize,
     attachments: Arc<Attachments>,
 }
 
@@ -155,6 +165,7 @@ impl Links {
             links: Vec::new(),
             outbox: VecDeque::new(),
             arrived: HashMap::new(),
+            unused: 0,
             attachments,
         })
     }
@@ -231,6 +242,7 @@ impl Links {
         let arrived = self.arrived.get_mut(&number)?;
         if let Arrived::File(file, len) = arrived {
             *arrived = Arrived::Mapped(self.attachments.attach(file, *len));
+            self.unused -= 1;
         }
         match arrived {
             Arrived::Mapped(mapped) => Some(mapped),
@@ -254,6 +266,7 @@ impl Links {
         self.links.clear();
         self.outbox.clear();
         self.arrived.clear();
+        self.unused = 0;
     }
 
     /// The next [`Links::progress`] looks at every socket, whether [`Links::watch`] has found anything there or not.
@@ -363,18 +376,26 @@ impl Links {
                 (LinkState::Dialled, WELCOME, 0) if rest == self.own.secret => link.state = LinkState::Up,
                 (LinkState::Up, REGION, 1) if rest.len() == 16 => {
                     let (number, len) = (number(rest), number(&rest[8..]));
-                    let room = self.arrived.len() < MAX_REGIONS;
-                    let checked = if room { Ok(()) } else { Err(format!("more than {MAX_REGIONS} regions")) };
-                    if let Err(reason) = checked.and_then(|()| attachment::check(&files[0])) {
+                    let checked = if self.arrived.len() >= MAX_REGIONS {
+                        Err(format!("more than {MAX_REGIONS} regions"))
+                    } else if self.unused >= MAX_UNUSED {
+                        Err(format!("more than {MAX_UNUSED} regions that nothing has used"))
+                    } else {
+                        attachment::check(&files[0])
+                    };
+                    if let Err(reason) = checked {
                         socket::close_elsewhere(files);
                         return Err(format!("the peer sent a region that cannot be taken: {reason}"));
                     }
                     if let Some(file) = files.pop() {
-                        self.arrived.insert(number, Arrived::File(file, len));
+                        self.unused += 1;
+                        let before = self.arrived.insert(number, Arrived::File(file, len));
+                        self.unused -= usize::from(before.is_some_and(|before| before.is_unused()));
                     }
                 }
                 (LinkState::Up, WITHDRAWN, 0) if rest.len() == 16 => {
-                    self.arrived.remove(&number(rest));
+                    let gone = self.arrived.remove(&number(rest));
+                    self.unused -= usize::from(gone.is_some_and(|gone| gone.is_unused()));
                 }
                 (LinkState::Up, BYE, 0) => return Err("the peer has closed its end".to_owned()),
                 _ => {
