@@ -14,19 +14,22 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::process::Presence;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
 
 use crate::address::{Address, Secret};
 use crate::attachment::{self, Attachment, Attachments};
 use crate::region::ShmRegistration;
-use crate::socket;
+use crate::socket::{self, Sent};
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
@@ -40,6 +43,8 @@ const MAX_STRANGERS: usize = 8;
 const MAX_REGIONS: usize = 8192;
 /// Regions of these that have not been used. Each costs this process a descriptor.
 const MAX_UNUSED: usize = 512;
+/// Time until a message is sent again that found too many descriptors on their way.
+const RETRY: Duration = Duration::from_millis(10);
 /// Messages that are taken from a link in one turn, so that a peer cannot hold the task.
 const MAX_MESSAGES: usize = 64;
 
@@ -144,6 +149,8 @@ pub(crate) struct Links {
     listeners: Vec<Listener>,
     links: Vec<Link>,
     outbox: VecDeque<Outgoing>,
+    /// Runs until the outbox is tried again, if no socket will tell.
+    retry: Option<Pin<Box<Sleep>>>,
     arrived: HashMap<u64, Arrived>,
     /// The number of these that have not been used.
     unused: usize,
@@ -164,6 +171,7 @@ impl Links {
             listeners,
             links: Vec::new(),
             outbox: VecDeque::new(),
+            retry: None,
             arrived: HashMap::new(),
             unused: 0,
             attachments,
@@ -304,7 +312,10 @@ impl Links {
 
     /// Wakes the task when there is anything to do. Returns whether there is already.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut ready = false;
+        let mut ready = self.retry.as_mut().is_some_and(|retry| retry.as_mut().poll(cx).is_ready());
+        if ready {
+            self.retry = None;
+        }
         for listener in &mut self.listeners {
             if let Poll::Ready(Ok(mut guard)) = listener.io.poll_read_ready(cx) {
                 guard.clear_ready();
@@ -419,8 +430,12 @@ impl Links {
             };
             let message = message(tag, [number, len].map(u64::to_le_bytes).as_flattened());
             match socket::send(link.io.get_ref().as_fd(), &message, file) {
-                Ok(true) => drop(self.outbox.pop_front()),
-                Ok(false) => return Ok(()),
+                Ok(Sent::Done) => drop(self.outbox.pop_front()),
+                Ok(Sent::Full) => return Ok(()),
+                Ok(Sent::Crowded) => {
+                    self.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep(RETRY)));
+                    return Ok(());
+                }
                 Err(error) => return Err(format!("sending a region to the peer: {error}")),
             }
         }

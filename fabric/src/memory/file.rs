@@ -16,6 +16,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 pub const SEALS: SealFlags =
     SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
 
+const HUGE_PAGE: usize = 2 << 20;
+
 /// A sealed memory file, and its only writable mapping. Its drop unmaps and closes it; the memory is freed once no peer
 /// has it open or mapped.
 ///
@@ -41,8 +43,17 @@ impl FileMapping {
     /// # Errors
     /// The error of the system call that failed.
     pub fn new(len: usize) -> io::Result<Self> {
-        // SAFETY: no place is given.
-        unsafe { Self::map(None, len) }
+        if len < HUGE_PAGE {
+            // SAFETY: no place is given.
+            return unsafe { Self::map(None, len) };
+        }
+        // Only an aligned mapping gets huge pages.
+        let reserved = Reserved::new(len, HUGE_PAGE)?;
+        // SAFETY: whole pages of a reservation, which the mapping takes over: it replaces all of it.
+        let mut mapped = unsafe { Self::map(Some(reserved.start()), len) }?;
+        std::mem::forget(reserved);
+        mapped.reserved = false;
+        Ok(mapped)
     }
 
     /// A new file at a place in address space that [`Reserved`] holds. The drop reserves the place again.
@@ -59,7 +70,7 @@ impl FileMapping {
     /// # Safety
     /// The caller owns the place, if there is one.
     unsafe fn map(place: Option<NonNull<u8>>, len: usize) -> io::Result<Self> {
-        let file = rustix::fs::memfd_create(c"thallus", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let file = create()?;
         // A process without a descriptor cannot open the file by `/proc/PID/fd` either, unless it is of this user.
         rustix::fs::fchmod(&file, Mode::RUSR)?;
         rustix::fs::ftruncate(&file, len as u64)?;
@@ -129,6 +140,16 @@ impl Drop for FileMapping {
     }
 }
 
+/// An empty memory file that cannot be executed: others are refused under `vm.memfd_noexec=2`.
+fn create() -> rustix::io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match rustix::fs::memfd_create(c"thallus", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Linux before 6.3 does not know the flag.
+        Err(Errno::INVAL) => rustix::fs::memfd_create(c"thallus", flags),
+        created => created,
+    }
+}
+
 /// The same file, opened for reading only. `None` where `/proc` is not mounted: the seals forbid writing too.
 fn reading_only(file: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
     const PREFIX: &[u8] = b"/proc/self/fd/";
@@ -153,27 +174,19 @@ fn reading_only(file: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
 ///
 /// # Safety
 /// The caller owns the addresses, which are whole pages, and nothing uses what is mapped there.
-#[cfg(feature = "registered-heap")]
 unsafe fn reserve_at(start: NonNull<u8>, len: usize) -> rustix::io::Result<()> {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
     // SAFETY: the caller's promise.
     unsafe { rustix::mm::mmap_anonymous(start.as_ptr().cast(), len, ProtFlags::empty(), flags) }.map(drop)
 }
 
-#[cfg(not(feature = "registered-heap"))]
-unsafe fn reserve_at(_start: NonNull<u8>, _len: usize) -> rustix::io::Result<()> {
-    Ok(())
-}
-
 /// Addresses without memory. Its drop gives them back.
-#[cfg(feature = "registered-heap")]
 #[derive(Debug)]
 pub(super) struct Reserved {
     start: NonNull<u8>,
     len: usize,
 }
 
-#[cfg(feature = "registered-heap")]
 impl Reserved {
     /// Reserves `len` bytes, which begin at a multiple of `align`, a power of two.
     pub(super) fn new(len: usize, align: usize) -> io::Result<Self> {
@@ -200,7 +213,6 @@ impl Reserved {
     }
 }
 
-#[cfg(feature = "registered-heap")]
 impl Drop for Reserved {
     fn drop(&mut self) {
         // SAFETY: reserved by `new`; nothing was mapped there, or its owner has leaked this value.
@@ -227,7 +239,7 @@ mod tests {
         assert_eq!(rustix::io::pread(&mapping, &mut first, 0), Ok(1));
         assert_eq!(first, [7], "populating changes nothing");
         assert!(rustix::io::pwrite(&mapping, b"x", 0).is_err() && rustix::fs::ftruncate(&mapping, 0).is_err());
-        assert_eq!(rustix::fs::fcntl_get_seals(&mapping), Ok(SEALS));
+        assert!(rustix::fs::fcntl_get_seals(&mapping).unwrap().contains(SEALS));
         let flags = rustix::fs::fcntl_getfl(&mapping).unwrap();
         assert!(!flags.intersects(OFlags::RDWR | OFlags::WRONLY), "{flags:?}");
     }

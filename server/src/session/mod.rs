@@ -22,7 +22,7 @@ use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{Failure, OpenOptions, ProcessId};
 use thallus_protocol::server::{ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerEvent};
-use thallus_protocol::{ConnectionError, StreamId};
+use thallus_protocol::{ConnectionError, FabricKind, StreamId};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
@@ -347,7 +347,12 @@ impl<S: ControlIo> Session<S> {
                 }
             }
             ServerEvent::FabricUp { transport } => info!(%transport, "data plane is up"),
-            ServerEvent::FabricDown { reason } => warn!(%reason, "no data plane: batches travel inline"),
+            ServerEvent::NoFabric { offered, reason } if offered == [FabricKind::SHM] => {
+                debug!(%reason, "the client tries shared memory first");
+            }
+            ServerEvent::NoFabric { reason, .. } | ServerEvent::FabricDown { reason } => {
+                warn!(%reason, "no data plane: batches travel inline")
+            }
             ServerEvent::Query { stream, sql, options } => self.execute(stream, sql, &options),
             ServerEvent::Upload { stream, table, .. } => self.upload(stream, table),
             ServerEvent::UploadWithdrawn { stream } => drop(self.uploads.remove(&stream)),
