@@ -70,6 +70,8 @@ struct Imported {
     key: Key,
     /// Once it has arrived. It stays even if the lender withdraws it.
     attachment: Option<Arc<Attachment>>,
+    /// The owner of all mapped buffers of the region, once there is one.
+    mapped: Option<Arc<Mapped>>,
 }
 
 impl Imported {
@@ -94,7 +96,8 @@ struct Waiting {
     offset: u64,
 }
 
-/// The owner of a mapped buffer: the mapping, and a socket whose end tells the lender that this process is gone.
+/// The owner of mapped buffers: the mapping, and a socket whose end tells the lender that this process is gone.
+#[derive(Debug)]
 struct Mapped {
     _attachment: Arc<Attachment>,
     _sockets: Vec<Socket>,
@@ -158,7 +161,7 @@ impl ShmEndpoint {
     }
 
     /// The region that a range lies in, with its attachment if that has arrived.
-    fn imported(&mut self, from: RemoteRange) -> Result<&Imported, FabricError> {
+    fn imported(&mut self, from: RemoteRange) -> Result<&mut Imported, FabricError> {
         let RemoteRange { region, address, len } = from;
         let found = self.regions.get_mut(&region).filter(|imported| imported.covers(address, len));
         let found = found.ok_or(FabricError::OutsideRegion { region, address, len })?;
@@ -319,7 +322,7 @@ impl Endpoint for ShmEndpoint {
         if let Some(Err(reason)) = self.links.arrived(key.number) {
             return Err(error(reason));
         }
-        self.regions.insert(region, Imported { base, len, key, attachment: None });
+        self.regions.insert(region, Imported { base, len, key, attachment: None, mapped: None });
         Ok(())
     }
 
@@ -450,21 +453,30 @@ impl MapsPeer for ShmEndpoint {
     fn map(&mut self, from: RemoteRange, _peer: TrustedPeer) -> Result<Buffer, FabricError> {
         self.progress();
         self.check_open()?;
-        let RemoteRange { address, len, .. } = from;
+        let RemoteRange { region, address, len } = from;
         let error = |reason: &str| FabricError::Map { address, len, reason: reason.to_owned() };
-        let Imported { key, attachment, .. } = self.imported(from)?;
-        let (key, attachment) = (*key, attachment.clone());
-        let Some(attachment) = attachment else {
+        let Imported { key, attachment, mapped, .. } = self.imported(from)?;
+        let key = *key;
+        let Some(attachment) = attachment.clone() else {
             let refused = self.links.arrived(key.number).and_then(|arrived| arrived.as_ref().err().cloned());
             return Err(error(refused.as_deref().unwrap_or("the peer has not sent the descriptor of its memory")));
         };
         let start = attachment.find(address - key.base, len);
         let start = start.ok_or_else(|| error("its memory is shorter than its key says"))?;
-        let owner = Mapped { _attachment: attachment, _sockets: self.links.sockets() };
+        let owner = match mapped {
+            Some(mapped) => Arc::clone(mapped),
+            None => {
+                let new = Arc::new(Mapped { _attachment: attachment, _sockets: self.links.sockets() });
+                if let Some(imported) = self.regions.get_mut(&region) {
+                    imported.mapped = Some(Arc::clone(&new));
+                }
+                new
+            }
+        };
         let len = usize::try_from(len).map_err(|_| error("it is longer than this address space"))?;
         // SAFETY: `len` mapped bytes, which the owner keeps mapped, and which the kernel has initialised. No part of
         // this process writes there: the mapping is for reading. `_peer` states that the peer does not write either.
-        Ok(unsafe { Buffer::from_custom_allocation(start, len, Arc::new(owner)) })
+        Ok(unsafe { Buffer::from_custom_allocation(start, len, owner) })
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thallus_fabric::memory::{HeapMemory, RegisteredHeap, RegisteredSpace, TrustedPeer};
 use thallus_fabric::{Buffer, Endpoint, Fabric, RegionId, RemoteRange};
 use thallus_fabric_shm::{ShmFabric, ShmOptions};
@@ -102,6 +103,18 @@ fn a_heap_that_grew_gives_its_memory_back_and_a_peer_keeps_what_it_has_mapped() 
         assert!(is_back, "round {round}: {before} bytes before, {} after; {memory:?}", resident());
         assert!(files() <= files_before + 3, "{} files before, {} after", files_before, files());
     }
+
+    // Without room for more open files, the heap goes on in ordinary memory, until there is room again.
+    let limit = getrlimit(Resource::Nofile);
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(open), ..limit }).unwrap();
+    let (blocks, more) = (load(200 * MIB), vec![vec![5_u8; 31 * MIB]; 4]);
+    assert!(blocks.iter().all(|block| block.iter().all(|&byte| byte == block[0])));
+    assert!(more.iter().any(|block| memory.find(block).is_none()), "{memory:?}");
+    setrlimit(Resource::Nofile, limit).unwrap();
+    drop((blocks, more));
+    assert_eq!(memory.stats().full, None);
+    assert!(vec![vec![5_u8; 31 * MIB]; 4].iter().any(|block| memory.find(block).is_some()), "{memory:?}");
 
     // A peer maps a block, next to which there is no room for many others.
     let (mut lender, mut borrower) = (fabric.endpoint().unwrap(), fabric.endpoint().unwrap());

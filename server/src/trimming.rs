@@ -20,8 +20,11 @@ const IDLE_MEMORY: Duration = Duration::from_secs(30);
 /// pauses of a busy server.
 const IDLE_HEAP: Duration = Duration::from_secs(10);
 
-/// Interval of the trims. Memory that connections must let go of first is freed by the next one.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// Interval of the trims.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Time in which connections let go of memory that is wanted back. Then the trim is repeated.
+const LETTING_GO: Duration = Duration::from_millis(300);
 
 /// Trims the pools of a server in a task that begins with a connection. It ends when there is neither a connection nor
 /// memory to free, or with the server.
@@ -66,8 +69,8 @@ impl Trimming {
         all
     }
 
-    /// Trims the pools. Returns whether the task is still needed.
-    fn trim(&self, heap: Trimmed) -> bool {
+    /// Trims the pools. Returns whether the task is still needed, and whether connections have to let go of memory.
+    fn trim(&self, heap: Trimmed) -> (bool, bool) {
         let pools = || self.pools.iter().cloned().chain(self.separate_pools.all());
         let mut held = heap.held;
         pools().for_each(|pool| held |= pool.trim(IDLE_MEMORY));
@@ -81,13 +84,14 @@ impl Trimming {
         if !needed {
             *task = None;
         }
-        needed
+        (needed, held)
     }
 }
 
 async fn repeat(trimming: Weak<Trimming>) {
+    let mut pause = INTERVAL;
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(pause).await;
         let Some(strong) = trimming.upgrade() else { return };
         let heap = if strong.pools.iter().any(|pool| pool.has_space()) {
             let strong = Arc::clone(&strong);
@@ -95,9 +99,12 @@ async fn repeat(trimming: Weak<Trimming>) {
         } else {
             Trimmed::default()
         };
-        if !strong.trim(heap) {
+        let (needed, held) = strong.trim(heap);
+        if !needed {
             return;
         }
+        // Once: a connection that is stuck lets go of nothing.
+        pause = if held && pause == INTERVAL { LETTING_GO } else { INTERVAL };
     }
 }
 

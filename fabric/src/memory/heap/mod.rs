@@ -116,6 +116,8 @@ static REGIONS: Regions = Regions::new();
 static GROWTH: Mutex<Option<Growth>> = Mutex::new(None);
 /// Whether allocations that find no room should grow the heap. Without the lock, the value is only a hint.
 static GROWS: AtomicBool = AtomicBool::new(false);
+/// Whether a log line has reported that the system refuses memory files.
+static REFUSED: AtomicBool = AtomicBool::new(false);
 /// Whether the allocator was configured to wait for regions.
 static PREPARED: AtomicBool = AtomicBool::new(false);
 
@@ -224,6 +226,13 @@ fn grow_for(size: usize) -> bool {
             // Another thread has grown the heap meanwhile, or the heap had room and the allocator preferred an old page
             // elsewhere.
             return true;
+        }
+        if let Some(error) = REGIONS.all().find_map(Region::take_refusal) {
+            // Not for ever: there may be room for more open files, or memory, later.
+            if !REFUSED.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the heap gets no memory file; results are copied before they are lent");
+            }
+            return false;
         }
         growth.grow(size).unwrap_or_else(|error| {
             growth.full = Some(error.to_string());

@@ -1,5 +1,6 @@
 //! The heap's regions. They are looked up during allocations: without a lock, and without allocating.
 
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -35,6 +36,14 @@ impl Region {
     fn contains(&self, address: usize, len: usize) -> bool {
         let offset = address.checked_sub(self.start());
         offset.and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len())
+    }
+
+    /// Takes the error of the last memory file that the system refused.
+    pub(super) fn take_refusal(&self) -> Option<io::Error> {
+        match self {
+            Region::Whole(_) => None,
+            Region::Segments(segments) => segments.take_refusal(),
+        }
     }
 
     /// Bytes of it that are memory now.

@@ -4,9 +4,10 @@
 //! uses them, and says which it does not use any more. The unit of the files is the allocator's own: no block of up to
 //! this length lies in two of them.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(super) struct Segments {
     start: NonNull<u8>,
     fabric: Arc<dyn Fabric>,
     segments: Box<[Segment]>,
+    /// The error of the last memory file that the system refused; 0 if there is none.
+    refused: AtomicI32,
 }
 
 // SAFETY: an address; memory is accessed only as `RegisteredMemory` and the allocator allow.
@@ -81,6 +84,11 @@ impl Used {
     }
 }
 
+/// The number of a system's error. Other errors stand for a lack of memory.
+fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(12)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No code under these locks panics half way through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -100,7 +108,7 @@ impl Segments {
         // The place of a region is never given back.
         std::mem::forget(reserved);
         let segments = (0..len / SEGMENT).map(|_| Segment::default()).collect();
-        Ok(Segments { start, fabric, segments })
+        Ok(Segments { start, fabric, segments, refused: AtomicI32::new(0) })
     }
 
     /// Whether regions can be made of segments: whether the fabric lends memory files that are not its own.
@@ -145,7 +153,8 @@ impl Segments {
             let mut used = lock(&self.segments[index].used);
             if used.mapping.is_none() {
                 // SAFETY: a segment within the region's reservation, which is never dropped; no memory is there yet.
-                used.mapping = unsafe { FileMapping::at(self.at(index), SEGMENT) }.ok();
+                let mapping = unsafe { FileMapping::at(self.at(index), SEGMENT) };
+                used.mapping = mapping.inspect_err(|error| self.refused.store(code(error), Ordering::Relaxed)).ok();
             }
             let mapped = used.mapping.is_some();
             used.pins += usize::from(mapped);
@@ -161,6 +170,12 @@ impl Segments {
             }
         }
         all
+    }
+
+    /// Takes the error of the last memory file that the system refused.
+    pub(super) fn take_refusal(&self) -> Option<io::Error> {
+        let code = self.refused.swap(0, Ordering::Relaxed);
+        (code != 0).then(|| io::Error::from_raw_os_error(code))
     }
 
     /// The allocator does not use a range any more. Allocates and frees nothing on the heap.
