@@ -1,5 +1,5 @@
-//! A server whose heap lies in memory files: its memory goes back to the system while a client stays connected. There is
-//! one test, since a process has one heap.
+//! A server whose heap lies in memory files: its memory goes back to the system while a client stays connected.
+//! There is one test, since a process has one heap.
 #![allow(missing_docs, clippy::unwrap_used)]
 #![cfg(target_os = "linux")]
 
