@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Compares the fabrics of one host, shm and the shared memory of UCX, in turn: a lent and a mapped result of 1 GiB, 64
-# streams of 16 MiB, and a result of one row. Medians of some rounds, and of the ratio in each round.
+# streams of 16 MiB, a result of one row, and a connect. Medians of some rounds, and of the ratio in each round. Then
+# idle connections over shm, and the memory of a server before and after a load (two minutes).
 # usage: bench/one-host.sh [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -39,12 +40,29 @@ def seconds(fabric, contender, rows, streams, iterations):
     return statistics.median(answer["seconds"][max(1, iterations // 10):])
 
 
-for name, *case in CASES:
+def one_host(fabric, *arguments):
+    environment = dict(os.environ, THALLUS_BENCH_FABRIC=fabric)
+    command = [os.path.join(os.path.dirname(program), "one-host"), *arguments]
+    return subprocess.run(command, env=environment, text=True, stdout=subprocess.PIPE, check=True).stdout.strip()
+
+
+def connect(fabric):
+    return float(one_host(fabric, "connects", "100").split("median=")[1].split()[0]) / 1e6
+
+
+def compare(name, measure):
     times = {"shm": [], "ucx": []}
     for _ in range(rounds):
         for fabric in times:
-            times[fabric].append(seconds(fabric, *case))
+            times[fabric].append(measure(fabric))
     ratio = statistics.median(ucx / shm for shm, ucx in zip(times["shm"], times["ucx"]))
     medians = ", ".join(f"{fabric} {statistics.median(of) * 1e3:.3f} ms" for fabric, of in times.items())
-    print(f"{name:28} {medians}; shm is {ratio:.2f} times as fast")
+    print(f"{name:28} {medians}; shm is {ratio:.2f} times as fast", flush=True)
+
+
+for name, *case in CASES:
+    compare(name, lambda fabric: seconds(fabric, *case))
+compare("connect", connect)
+print(one_host("shm", "idle", "1000"), flush=True)
+print(one_host("shm", "memory"))
 PYTHON

@@ -8,7 +8,7 @@ mod query;
 pub mod run;
 pub mod serve;
 pub mod tables;
-mod thallus_config;
+pub mod thallus_config;
 mod wire;
 pub mod worker;
 

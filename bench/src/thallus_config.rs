@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use thallus_client::{Access, ConnectOptions, FabricPreference, LendFrom, QueryOptions};
-use thallus_fabric::Fabric;
-use thallus_fabric_ucx::{UcxFabric, UcxOptions, raise_descriptor_limit};
-use thallus_server::config::{FabricChoice, ServerConfig};
+use thallus_fabric::{Fabric, raise_descriptor_limit};
+use thallus_fabric_ucx::{UcxFabric, UcxOptions};
+use thallus_server::config::{ByteSize, FabricChoice, ServerConfig};
 use thallus_server::{Fabrics, Settings};
 
 use crate::contender::Contender;
@@ -28,7 +28,9 @@ pub fn server() -> Result<(Fabrics, Settings), String> {
         false => FabricChoice::Shm,
     };
     let mut fabrics = thallus_server::fabrics::open(&config.fabric).map_err(|e| e.to_string())?;
-    config.limits.max_connections = 1024;
+    config.limits.max_connections = 2048;
+    config.limits.max_bytes_on_loan_total = ByteSize::gib(8);
+    config.limits.max_bytes_on_loan_per_connection = ByteSize::gib(1);
     config.fabric.allow_mapped = true;
     // As in `thallus-server`: the tables are generated later, in this heap.
     thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);

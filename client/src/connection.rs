@@ -406,7 +406,8 @@ async fn dial_first(
         if first.info().carrier.fallback().is_none() {
             return Ok((first, fabrics, None));
         }
-        drop(first);
+        // Before the second connection, which a server with a limit of connections would refuse.
+        first.close().await;
         let (fabrics, missing) = fabrics::open(options)?;
         let second = link(tcp(options).await?, &fabrics, missing.clone(), options, tasks).await?;
         return Ok((second, fabrics, missing));
@@ -439,7 +440,9 @@ async fn link<S: ControlIo>(
 ) -> Result<Link, ClientError> {
     let limit = options.connect_timeout;
     let keep_bytes = usize::try_from(options.pool).unwrap_or(usize::MAX);
-    let pool = PoolLimits { max_bytes: usize::MAX, keep_bytes, ..PoolLimits::default() };
+    // Connecting touches the first chunk: 2 MiB would take longer than all else.
+    let first_chunk_bytes = 256 << 10;
+    let pool = PoolLimits { max_bytes: usize::MAX, keep_bytes, first_chunk_bytes, ..PoolLimits::default() };
     let mut offers = Offers::default();
     let mut missing = missing;
     for fabric in fabrics {

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use thallus_fabric::FabricError;
@@ -109,9 +110,12 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 /// The kernel's random number of this start (random(4)), as bytes; zeroes if it cannot be read.
 fn host() -> [u8; 16] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
+    static HOST: LazyLock<[u8; 16]> = LazyLock::new(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+        u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
+    });
+    *HOST
 }
 
 /// The network namespace of this process, by device and inode; zeroes if that cannot be read.

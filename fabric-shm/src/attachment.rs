@@ -30,12 +30,9 @@ impl Attachment {
         let found = rustix::fs::fstat(file).map_err(|error| format!("fstat: {error}"))?.st_size;
         let len = usize::try_from(len).ok().filter(|&len| len > 0 && u64::try_from(found) == Ok(len as u64));
         let len = len.ok_or_else(|| format!("its memory file has {found} bytes, and not as many as its peer says"))?;
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let mapped = unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0) };
-        let mapped = mapped.map_err(|error| {
+        let start = map(file, len).map_err(|error| {
             format!("mapping {len} bytes: {error}; look at the limit of address space (`ulimit -v`)")
         })?;
-        let start = NonNull::new(mapped.cast::<u8>()).ok_or("it was mapped at address 0")?;
         Ok(Attachment { start, len, prefault: Prefault::new(start.addr().get(), len) })
     }
 
@@ -66,6 +63,34 @@ impl Drop for Attachment {
         if let Err(error) = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) } {
             tracing::error!(%error, "a peer's memory could not be unmapped");
         }
+    }
+}
+
+/// Maps `len` bytes of a file for reading. Huge pages of the file need an address that is a multiple of their size. The
+/// kernel does not always choose such an address by itself.
+fn map(file: &OwnedFd, len: usize) -> rustix::io::Result<NonNull<u8>> {
+    const HUGE_PAGE: usize = 2 << 20;
+    let (access, flags) = (ProtFlags::READ, MapFlags::SHARED);
+    let spare = if len >= HUGE_PAGE { HUGE_PAGE } else { 0 };
+    let reserved = len.checked_add(spare).ok_or(rustix::io::Errno::NOMEM)?;
+    let nothing = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice, of which the file then replaces a part, and the rest
+    // is unmapped. No other code knows it.
+    unsafe {
+        let base = rustix::mm::mmap_anonymous(ptr::null_mut(), reserved, ProtFlags::empty(), nothing)?;
+        let before = if spare > 0 { base.addr().next_multiple_of(HUGE_PAGE) - base.addr() } else { 0 };
+        let start = base.add(before);
+        let mapped = rustix::mm::mmap(start, len, access, flags | MapFlags::FIXED, file, 0);
+        let end = len.next_multiple_of(thallus_fabric::memory::PAGE);
+        let rest = if mapped.is_ok() {
+            [(base, before), (start.add(end), reserved.saturating_sub(before + end))]
+        } else {
+            [(base, reserved), (base, 0)]
+        };
+        for (from, len) in rest.into_iter().filter(|&(_, len)| len > 0) {
+            _ = rustix::mm::munmap(from, len);
+        }
+        NonNull::new(mapped?.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)
     }
 }
 

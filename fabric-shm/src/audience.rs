@@ -1,5 +1,7 @@
 //! The users whom memory may be shown to.
 
+use std::sync::LazyLock;
+
 use rustix::process::geteuid;
 
 /// The peers that may read a region. The kernel vouches for the user of a peer (unix(7), `SO_PEERCRED`).
@@ -29,8 +31,11 @@ impl Audience {
 
 /// The id that stands for users who have none in this user namespace (user_namespaces(7)).
 fn overflow_uid() -> u32 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
-    text.trim().parse().unwrap_or(65_534)
+    static ID: LazyLock<u32> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
+        text.trim().parse().unwrap_or(65_534)
+    });
+    *ID
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::copying::{self, Copies, End, Reports};
-use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use thallus_fabric::memory::{LocalRange, RegisteredMemory, TrustedPeer, process_id};
 use thallus_fabric::process::Presence;
 use thallus_fabric::{
     Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe, ReadFailure, ReadToken, RegionId,
@@ -32,6 +32,9 @@ const ARRIVAL_BOUND: Duration = Duration::from_secs(5);
 
 /// Turns of one poll before other tasks get theirs.
 const TURNS: usize = 8;
+
+/// The sockets get their turn after this number of polls, if each of these found reads that had ended.
+const POLLS_PER_WATCH: u32 = 64;
 
 /// An endpoint. See [`Endpoint`].
 #[derive(Debug)]
@@ -55,6 +58,8 @@ pub(crate) struct ShmEndpoint {
     /// Why nothing more can be posted, if the peer or its socket failed.
     broken: Option<String>,
     closing: bool,
+    /// Polls since the sockets were watched.
+    polls: u32,
 }
 
 /// A region of the peer's memory: `base .. base + len` in its address space.
@@ -65,6 +70,8 @@ struct Imported {
     key: Key,
     /// Once it has arrived. It stays even if the lender withdraws it.
     attachment: Option<Arc<Attachment>>,
+    /// The owner of all mapped buffers of the region, once there is one.
+    mapped: Option<Arc<Mapped>>,
 }
 
 impl Imported {
@@ -89,7 +96,8 @@ struct Waiting {
     offset: u64,
 }
 
-/// The owner of a mapped buffer: the mapping, and a socket whose end tells the lender that this process is gone.
+/// The owner of mapped buffers: the mapping, and a socket whose end tells the lender that this process is gone.
+#[derive(Debug)]
 struct Mapped {
     _attachment: Arc<Attachment>,
     _sockets: Vec<Socket>,
@@ -105,7 +113,7 @@ impl ShmEndpoint {
         Ok(ShmEndpoint {
             fabric: fabric.clone(),
             private: OnceLock::new(),
-            process: std::process::id(),
+            process: process_id(),
             links,
             regions: HashMap::new(),
             last_number: 0,
@@ -117,6 +125,7 @@ impl ShmEndpoint {
             arrival: None,
             broken: None,
             closing: false,
+            polls: 0,
         })
     }
 
@@ -133,9 +142,15 @@ impl ShmEndpoint {
         }
     }
 
+    /// The same, after a look at every socket.
+    fn look(&mut self) {
+        self.links.look();
+        self.progress();
+    }
+
     /// Whether this process is a child of the one that made the endpoint.
     fn is_forked(&self) -> bool {
-        std::process::id() != self.process
+        process_id() != self.process
     }
 
     fn check_open(&self) -> Result<(), FabricError> {
@@ -146,7 +161,7 @@ impl ShmEndpoint {
     }
 
     /// The region that a range lies in, with its attachment if that has arrived.
-    fn imported(&mut self, from: RemoteRange) -> Result<&Imported, FabricError> {
+    fn imported(&mut self, from: RemoteRange) -> Result<&mut Imported, FabricError> {
         let RemoteRange { region, address, len } = from;
         let found = self.regions.get_mut(&region).filter(|imported| imported.covers(address, len));
         let found = found.ok_or(FabricError::OutsideRegion { region, address, len })?;
@@ -273,7 +288,7 @@ impl Endpoint for ShmEndpoint {
         }
         self.last_number += 1;
         self.links.offer(self.last_number, Arc::clone(memory));
-        self.progress();
+        self.look();
         self.check_open()?;
         let (lender, number) = (self.links.own().name, self.last_number);
         Ok(Key { lender, number, base: memory.address(), len: memory.len() as u64 }.to_bytes())
@@ -288,7 +303,8 @@ impl Endpoint for ShmEndpoint {
     }
 
     fn import(&mut self, region: RegionId, base: u64, len: u64, key: &[u8]) -> Result<(), FabricError> {
-        self.progress();
+        // The region's descriptor was sent before its key.
+        self.look();
         self.check_open()?;
         if self.regions.contains_key(&region) {
             return Err(FabricError::Misuse("the region is imported already"));
@@ -306,7 +322,7 @@ impl Endpoint for ShmEndpoint {
         if let Some(Err(reason)) = self.links.arrived(key.number) {
             return Err(error(reason));
         }
-        self.regions.insert(region, Imported { base, len, key, attachment: None });
+        self.regions.insert(region, Imported { base, len, key, attachment: None, mapped: None });
         Ok(())
     }
 
@@ -380,6 +396,15 @@ impl Endpoint for ShmEndpoint {
 
     fn poll(&mut self, cx: &mut Context<'_>, completions: &mut Vec<Completion>) -> Poll<Result<(), FabricError>> {
         let before = completions.len();
+        self.polls += 1;
+        if self.polls >= POLLS_PER_WATCH && !self.is_forked() {
+            self.polls = 0;
+            self.links.watch(cx);
+        }
+        // Until the peer has come, and while a region is missing, reads wait for the sockets alone.
+        if !self.links.is_up() || !self.waiting.is_empty() {
+            self.links.look();
+        }
         for _ in 0..TURNS {
             self.progress();
             self.begin_waiting();
@@ -398,6 +423,7 @@ impl Endpoint for ShmEndpoint {
             {
                 return Poll::Ready(Err(failed));
             }
+            self.polls = 0;
             if !self.links.watch(cx) {
                 return Poll::Pending;
             }
@@ -427,21 +453,30 @@ impl MapsPeer for ShmEndpoint {
     fn map(&mut self, from: RemoteRange, _peer: TrustedPeer) -> Result<Buffer, FabricError> {
         self.progress();
         self.check_open()?;
-        let RemoteRange { address, len, .. } = from;
+        let RemoteRange { region, address, len } = from;
         let error = |reason: &str| FabricError::Map { address, len, reason: reason.to_owned() };
-        let Imported { key, attachment, .. } = self.imported(from)?;
-        let (key, attachment) = (*key, attachment.clone());
-        let Some(attachment) = attachment else {
+        let Imported { key, attachment, mapped, .. } = self.imported(from)?;
+        let key = *key;
+        let Some(attachment) = attachment.clone() else {
             let refused = self.links.arrived(key.number).and_then(|arrived| arrived.as_ref().err().cloned());
             return Err(error(refused.as_deref().unwrap_or("the peer has not sent the descriptor of its memory")));
         };
         let start = attachment.find(address - key.base, len);
         let start = start.ok_or_else(|| error("its memory is shorter than its key says"))?;
-        let owner = Mapped { _attachment: attachment, _sockets: self.links.sockets() };
+        let owner = match mapped {
+            Some(mapped) => Arc::clone(mapped),
+            None => {
+                let new = Arc::new(Mapped { _attachment: attachment, _sockets: self.links.sockets() });
+                if let Some(imported) = self.regions.get_mut(&region) {
+                    imported.mapped = Some(Arc::clone(&new));
+                }
+                new
+            }
+        };
         let len = usize::try_from(len).map_err(|_| error("it is longer than this address space"))?;
         // SAFETY: `len` mapped bytes, which the owner keeps mapped, and which the kernel has initialised. No part of
         // this process writes there: the mapping is for reading. `_peer` states that the peer does not write either.
-        Ok(unsafe { Buffer::from_custom_allocation(start, len, Arc::new(owner)) })
+        Ok(unsafe { Buffer::from_custom_allocation(start, len, owner) })
     }
 }
 

@@ -48,8 +48,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::memory::copying::CopyPool;
+use thallus_fabric::memory::{FilePiece, RegisteredMemory};
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, Touch};
 
 use attachment::Attachments;
@@ -149,6 +149,10 @@ impl Fabric for ShmFabric {
             fabric: FabricKind::SHM,
             what: "lend memory of another owner: it has no descriptor; copy it to allocated memory",
         })
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Ok(region::adopt(piece, self.shared.options.audience))
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -14,19 +14,22 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::process::Presence;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::Sleep;
 
 use crate::address::{Address, Secret};
 use crate::attachment::{self, Attachment, Attachments};
 use crate::region::ShmRegistration;
-use crate::socket;
+use crate::socket::{self, Sent};
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
@@ -36,8 +39,12 @@ const BYE: u8 = 5;
 
 /// Connections that have not shown the secret yet. More are closed, the oldest first.
 const MAX_STRANGERS: usize = 8;
-/// Regions that a peer may have sent and not withdrawn.
-const MAX_REGIONS: usize = 512;
+/// Regions that a peer may have sent and not withdrawn: the segments of 256 GiB.
+const MAX_REGIONS: usize = 8192;
+/// Regions of these that have not been used. Each costs this process a descriptor.
+const MAX_UNUSED: usize = 512;
+/// Time until a message is sent again that found too many descriptors on their way.
+const RETRY: Duration = Duration::from_millis(10);
 /// Messages that are taken from a link in one turn, so that a peer cannot hold the task.
 const MAX_MESSAGES: usize = 64;
 
@@ -75,6 +82,14 @@ impl AsFd for Socket {
 struct Listener {
     io: AsyncFd<OwnedFd>,
     path: Option<PathBuf>,
+    /// Whether connections may wait.
+    due: bool,
+}
+
+impl Listener {
+    fn new(socket: OwnedFd, path: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Listener { io: reading(socket)?, path, due: true })
+    }
 }
 
 impl Drop for Listener {
@@ -95,12 +110,20 @@ struct Link {
     /// end is the peer's. A path can be replaced.
     by_name: bool,
     state: LinkState,
+    /// Whether messages may wait. Looking costs a system call, so it is not done at every turn.
+    due: bool,
 }
 
 /// A region that a peer has sent. It is mapped when it is used first.
 enum Arrived {
     File(OwnedFd, u64),
     Mapped(Result<Arc<Attachment>, String>),
+}
+
+impl Arrived {
+    fn is_unused(&self) -> bool {
+        matches!(self, Arrived::File(..))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,19 +149,21 @@ pub(crate) struct Links {
     listeners: Vec<Listener>,
     links: Vec<Link>,
     outbox: VecDeque<Outgoing>,
+    /// Runs until the outbox is tried again, if no socket will tell.
+    retry: Option<Pin<Box<Sleep>>>,
     arrived: HashMap<u64, Arrived>,
+    /// The number of these that have not been used.
+    unused: usize,
     attachments: Arc<Attachments>,
-    /// Whether messages are left that were not taken in the last turn.
-    more: bool,
 }
 
 impl Links {
     /// Listens at this address.
     pub(crate) fn new(own: Address, attachments: Arc<Attachments>) -> io::Result<Self> {
-        let mut listeners = vec![Listener { io: reading(socket::listen(&own.abstract_name())?)?, path: None }];
+        let mut listeners = vec![Listener::new(socket::listen(&own.abstract_name())?, None)?];
         if let Some(path) = &own.path {
-            let listener = socket::listen_at(path).and_then(reading).inspect_err(|_| _ = std::fs::remove_file(path))?;
-            listeners.push(Listener { io: listener, path: Some(path.clone()) });
+            let listener = socket::listen_at(path).and_then(|socket| Listener::new(socket, Some(path.clone())));
+            listeners.push(listener.inspect_err(|_| _ = std::fs::remove_file(path))?);
         }
         Ok(Links {
             own,
@@ -146,9 +171,10 @@ impl Links {
             listeners,
             links: Vec::new(),
             outbox: VecDeque::new(),
+            retry: None,
             arrived: HashMap::new(),
+            unused: 0,
             attachments,
-            more: false,
         })
     }
 
@@ -224,6 +250,7 @@ impl Links {
         let arrived = self.arrived.get_mut(&number)?;
         if let Arrived::File(file, len) = arrived {
             *arrived = Arrived::Mapped(self.attachments.attach(file, *len));
+            self.unused -= 1;
         }
         match arrived {
             Arrived::Mapped(mapped) => Some(mapped),
@@ -247,6 +274,13 @@ impl Links {
         self.links.clear();
         self.outbox.clear();
         self.arrived.clear();
+        self.unused = 0;
+    }
+
+    /// The next [`Links::progress`] looks at every socket, whether [`Links::watch`] has found anything there or not.
+    pub(crate) fn look(&mut self) {
+        self.listeners.iter_mut().for_each(|listener| listener.due = true);
+        self.links.iter_mut().for_each(|link| link.due = true);
     }
 
     /// Does everything that can be done without waiting.
@@ -255,9 +289,12 @@ impl Links {
     /// Why the endpoint is beyond use.
     pub(crate) fn progress(&mut self) -> Result<(), String> {
         self.accept()?;
-        self.more = false;
         let mut at = 0;
         while at < self.links.len() {
+            if !self.links[at].due {
+                at += 1;
+                continue;
+            }
             match self.receive(at) {
                 Ok(()) => at += 1,
                 // The true peer may still connect.
@@ -275,18 +312,23 @@ impl Links {
 
     /// Wakes the task when there is anything to do. Returns whether there is already.
     pub(crate) fn watch(&mut self, cx: &mut Context<'_>) -> bool {
-        let mut ready = self.more;
-        for listener in &self.listeners {
+        let mut ready = self.retry.as_mut().is_some_and(|retry| retry.as_mut().poll(cx).is_ready());
+        if ready {
+            self.retry = None;
+        }
+        for listener in &mut self.listeners {
             if let Poll::Ready(Ok(mut guard)) = listener.io.poll_read_ready(cx) {
                 guard.clear_ready();
+                listener.due = true;
                 ready = true;
             }
         }
-        for link in &self.links {
+        for link in &mut self.links {
             if let Poll::Ready(Ok(mut guard)) = link.io.poll_read_ready(cx) {
                 guard.clear_ready();
-                ready = true;
+                link.due = true;
             }
+            ready |= link.due;
             if !self.outbox.is_empty()
                 && link.state == LinkState::Up
                 && let Poll::Ready(Ok(mut guard)) = link.io.poll_write_ready(cx)
@@ -303,11 +345,14 @@ impl Links {
         if self.peer.is_none() {
             return Ok(());
         }
-        for listener in &self.listeners {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.due) {
             for _ in 0..MAX_MESSAGES {
                 let accepted = socket::accept(listener.io.get_ref().as_fd());
                 let accepted = accepted.map_err(|error| format!("accepting the peer's connection: {error}"))?;
-                let Some(socket) = accepted else { break };
+                let Some(socket) = accepted else {
+                    listener.due = false;
+                    break;
+                };
                 self.links.push(Link::new(socket, LinkState::Stranger).map_err(|error| error.to_string())?);
             }
         }
@@ -327,7 +372,10 @@ impl Links {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "the peer is gone".to_owned(),
                 _ => format!("the peer's socket: {error}"),
             })?;
-            let Some((message, mut files)) = received else { return Ok(()) };
+            let Some((message, mut files)) = received else {
+                link.due = false;
+                return Ok(());
+            };
             let Some((&tag, rest)) = message.split_first() else { continue };
             let theirs = self.peer.as_ref().map(|peer| peer.secret);
             match (link.state, tag, files.len()) {
@@ -339,18 +387,26 @@ impl Links {
                 (LinkState::Dialled, WELCOME, 0) if rest == self.own.secret => link.state = LinkState::Up,
                 (LinkState::Up, REGION, 1) if rest.len() == 16 => {
                     let (number, len) = (number(rest), number(&rest[8..]));
-                    let room = self.arrived.len() < MAX_REGIONS;
-                    let checked = if room { Ok(()) } else { Err(format!("more than {MAX_REGIONS} regions")) };
-                    if let Err(reason) = checked.and_then(|()| attachment::check(&files[0])) {
+                    let checked = if self.arrived.len() >= MAX_REGIONS {
+                        Err(format!("more than {MAX_REGIONS} regions"))
+                    } else if self.unused >= MAX_UNUSED {
+                        Err(format!("more than {MAX_UNUSED} regions that nothing has used"))
+                    } else {
+                        attachment::check(&files[0])
+                    };
+                    if let Err(reason) = checked {
                         socket::close_elsewhere(files);
                         return Err(format!("the peer sent a region that cannot be taken: {reason}"));
                     }
                     if let Some(file) = files.pop() {
-                        self.arrived.insert(number, Arrived::File(file, len));
+                        self.unused += 1;
+                        let before = self.arrived.insert(number, Arrived::File(file, len));
+                        self.unused -= usize::from(before.is_some_and(|before| before.is_unused()));
                     }
                 }
                 (LinkState::Up, WITHDRAWN, 0) if rest.len() == 16 => {
-                    self.arrived.remove(&number(rest));
+                    let gone = self.arrived.remove(&number(rest));
+                    self.unused -= usize::from(gone.is_some_and(|gone| gone.is_unused()));
                 }
                 (LinkState::Up, BYE, 0) => return Err("the peer has closed its end".to_owned()),
                 _ => {
@@ -359,7 +415,6 @@ impl Links {
                 }
             }
         }
-        self.more = true;
         Ok(())
     }
 
@@ -375,8 +430,12 @@ impl Links {
             };
             let message = message(tag, [number, len].map(u64::to_le_bytes).as_flattened());
             match socket::send(link.io.get_ref().as_fd(), &message, file) {
-                Ok(true) => drop(self.outbox.pop_front()),
-                Ok(false) => return Ok(()),
+                Ok(Sent::Done) => drop(self.outbox.pop_front()),
+                Ok(Sent::Full) => return Ok(()),
+                Ok(Sent::Crowded) => {
+                    self.retry.get_or_insert_with(|| Box::pin(tokio::time::sleep(RETRY)));
+                    return Ok(());
+                }
                 Err(error) => return Err(format!("sending a region to the peer: {error}")),
             }
         }
@@ -389,7 +448,7 @@ impl Link {
         let user = socket::user(socket.as_fd())?;
         // SAFETY: the socket owns its descriptor, which stays open and the same until the `AsyncFd` is dropped.
         let io = unsafe { AsyncFd::register(Socket(Arc::new(socket))) }?;
-        Ok(Link { io, user, by_name: false, state })
+        Ok(Link { io, user, by_name: false, state, due: true })
     }
 
     fn say(&mut self, tag: u8, secret: &Secret) -> io::Result<()> {

@@ -1,43 +1,33 @@
 //! Memory that this process lends: memory files, mapped for writing here and sealed against other processes.
 
 use std::fmt;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
-use thallus_fabric::memory::{PAGE, RegisteredMemory, check_available};
+use thallus_fabric::memory::{FileMapping, FilePiece, PAGE, RegisteredMemory, check_available};
 use thallus_fabric::{FabricError, FabricKind, Touch};
 
 use crate::audience::Audience;
 
-/// The seals of a region. Its length is fixed, so that a reader never takes SIGBUS, and no process maps it for writing
-/// from now on (fcntl(2), `F_SEAL_FUTURE_WRITE`, Linux 5.1). This process goes on writing through its older mapping.
-///
-/// The seals also forbid to punch holes: memory goes back to the system only as a whole region.
-pub(crate) const SEALS: SealFlags =
-    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
-
-/// This crate's side of a region: its memory file, its mapping, and the users whom it may be shown to.
+/// This crate's side of a region: its memory file, and the users whom it may be shown to.
 pub(crate) struct ShmRegistration {
-    start: NonNull<u8>,
-    len: usize,
-    /// Read-only.
-    file: OwnedFd,
+    file: File,
     audience: Audience,
 }
 
-// SAFETY: the mapping belongs to the process and not to a thread; this type only knows its address.
-unsafe impl Send for ShmRegistration {}
-// SAFETY: as above.
-unsafe impl Sync for ShmRegistration {}
+/// The file of a region, and the owner of its memory.
+enum File {
+    Own(FileMapping),
+    OfTheHeap(FilePiece),
+}
 
 impl ShmRegistration {
     /// A descriptor for peers. It can be mapped for reading only.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        match &self.file {
+            File::Own(mapping) => mapping.as_fd(),
+            File::OfTheHeap(piece) => piece.as_fd(),
+        }
     }
 
     /// The users whom the region may be shown to.
@@ -46,19 +36,9 @@ impl ShmRegistration {
     }
 }
 
-impl Drop for ShmRegistration {
-    fn drop(&mut self) {
-        // SAFETY: mapped by `allocate` at this length, unmapped once; the owner of the memory is being dropped, so no
-        // other code of this process refers to it. Peers have mappings of their own.
-        if let Err(error) = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) } {
-            tracing::error!(%error, "a region of shared memory could not be unmapped");
-        }
-    }
-}
-
 impl fmt::Debug for ShmRegistration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ShmRegistration({:?}, {:?})", self.file, self.audience)
+        write!(f, "ShmRegistration({:?}, {:?})", self.file(), self.audience)
     }
 }
 
@@ -68,65 +48,35 @@ pub(crate) fn allocate(len: usize, touch: Touch, audience: Audience) -> Result<A
     let len = len.checked_next_multiple_of(PAGE).filter(|&rounded| len > 0 && isize::try_from(rounded).is_ok());
     let len = len.ok_or_else(|| error("zero or too many bytes".to_owned()))?;
     check_available(len)?;
-    let (start, file) = map(len).map_err(|refused| {
+    let mapping = FileMapping::new(len).map_err(|refused| {
         error(format!("memory file: {refused}; look at the limits of memory, address space and open files"))
     })?;
-    let registration = ShmRegistration { start, len, file, audience };
     if touch == Touch::Now {
-        populate(start, len);
+        mapping.populate();
     }
+    let start = mapping.start();
+    let registration = ShmRegistration { file: File::Own(mapping), audience };
     // SAFETY: `len` bytes that the kernel has zeroed, readable and writable until the registration unmaps them. No
     // other part of this process knows the mapping, and the seals keep other processes from writing.
     Ok(Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) }))
 }
 
-/// A sealed memory file of `len` bytes: mapped for writing, and a descriptor for reading only.
-fn map(len: usize) -> io::Result<(NonNull<u8>, OwnedFd)> {
-    let file = rustix::fs::memfd_create("thallus", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    // A process without a descriptor cannot open the file by `/proc/PID/fd` either, unless it is of this user.
-    rustix::fs::fchmod(&file, Mode::RUSR)?;
-    rustix::fs::ftruncate(&file, len as u64)?;
-    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-    // SAFETY: a new mapping at an address of the kernel's choice.
-    let address = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, flags, &file, 0) }?;
-    let sealed = rustix::fs::fcntl_add_seals(&file, SEALS).and_then(|()| reading_only(file));
-    // SAFETY: advice on exactly the new mapping. Refusal costs speed only.
-    _ = unsafe { rustix::mm::madvise(address, len, Advice::LinuxHugepage) };
-    match (NonNull::new(address.cast::<u8>()), sealed) {
-        (Some(start), Ok(file)) => Ok((start, file)),
-        (_, sealed) => {
-            // SAFETY: mapped above, and no other code knows it.
-            unsafe { rustix::mm::munmap(address, len) }?;
-            Err(sealed.err().map_or(io::ErrorKind::OutOfMemory.into(), io::Error::from))
-        }
-    }
-}
-
-/// The same file, opened for reading only. Where `/proc` is not mounted the descriptor stays as it is: its seals forbid
-/// writing too.
-fn reading_only(file: OwnedFd) -> rustix::io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(reading) => Ok(reading),
-        Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => Err(rustix::io::Errno::MFILE),
-        Err(_) => Ok(file),
-    }
-}
-
-/// Touches every page: the first touch of a page costs several times as much as copying it.
-fn populate(start: NonNull<u8>, len: usize) {
-    // SAFETY: the whole of a mapping that no other code knows yet. The advice changes no byte.
-    let populated = unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxPopulateWrite) };
-    if populated.is_err() {
-        // Linux before 5.14.
-        // SAFETY: `len` writable bytes that no other code knows.
-        unsafe { start.write_bytes(0, len) };
-    }
+/// The memory of a piece of the heap, which peers of this audience may read.
+pub(crate) fn adopt(piece: FilePiece, audience: Audience) -> Arc<RegisteredMemory> {
+    let (start, len) = (piece.start(), piece.len());
+    let registration = ShmRegistration { file: File::OfTheHeap(piece), audience };
+    // SAFETY: the heap keeps the piece initialised and mapped until it is dropped with the registration. The heap
+    // claims the memory: only its blocks lie there.
+    Arc::new(unsafe { RegisteredMemory::new(start, len, Box::new(registration)) })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ptr;
+
+    use rustix::fs::{Mode, OFlags, SealFlags};
+    use rustix::mm::{MapFlags, ProtFlags};
+
     use super::*;
 
     fn region(len: usize) -> Arc<RegisteredMemory> {

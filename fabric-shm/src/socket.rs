@@ -76,8 +76,18 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Sends a message, with a descriptor if there is one. `Ok(false)`: the peer's queue is full.
-pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<bool> {
+/// The result of sending a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Done,
+    /// The peer's queue is full. The socket is ready again once there is room.
+    Full,
+    /// Too many descriptors of this user are on their way to other processes. No socket tells when they have arrived.
+    Crowded,
+}
+
+/// Sends a message, with a descriptor if there is one.
+pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], file: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let files = file.as_slice();
@@ -86,9 +96,9 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], file: Option<Borrowed
     }
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     match rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, flags) {
-        Ok(_) => Ok(true),
-        // ETOOMANYREFS: too many descriptors of this user are on their way.
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::NOBUFS | rustix::io::Errno::TOOMANYREFS) => Ok(false),
+        Ok(_) => Ok(Sent::Done),
+        Err(rustix::io::Errno::AGAIN) => Ok(Sent::Full),
+        Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::TOOMANYREFS) => Ok(Sent::Crowded),
         Err(error) => Err(error.into()),
     }
 }
@@ -172,13 +182,13 @@ mod tests {
         let (a, b) = pair("thallus-test-messages");
         assert!(receive(a.as_fd(), true).unwrap().is_none());
         let file = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        assert!(send(b.as_fd(), b"one", None).unwrap());
-        assert!(send(b.as_fd(), b"two", Some(file.as_fd())).unwrap());
+        assert_eq!(send(b.as_fd(), b"one", None).unwrap(), Sent::Done);
+        assert_eq!(send(b.as_fd(), b"two", Some(file.as_fd())).unwrap(), Sent::Done);
         let (message, none) = receive(a.as_fd(), true).unwrap().unwrap();
         assert!(message == b"one" && none.is_empty());
         let (message, some) = receive(a.as_fd(), true).unwrap().unwrap();
         assert!(message == b"two" && some.len() == 1);
-        assert!(send(b.as_fd(), &[1; MAX_MESSAGE + 1], None).unwrap());
+        assert_eq!(send(b.as_fd(), &[1; MAX_MESSAGE + 1], None).unwrap(), Sent::Done);
         assert!(receive(a.as_fd(), true).is_err(), "too long");
         drop(b);
         assert_eq!(receive(a.as_fd(), true).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);

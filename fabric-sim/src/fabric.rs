@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::{RegisteredMemory, Registration};
+use thallus_fabric::memory::{FilePiece, RegisteredMemory, Registration};
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, Touch};
 
 use crate::core::{HostId, MemoryId};
@@ -122,6 +122,10 @@ impl Fabric for SimFabric {
         let registration = self.registration(buffer.len())?;
         let id = registration.id;
         Ok(self.announce(id, RegisteredMemory::foreign(buffer, registration)))
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Err(FabricError::Unsupported { fabric: self.kind(), what: "lend memory files" })
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use thallus_fabric::conformance::{Bench, cases, run};
-use thallus_fabric::memory::{LocalRange, RangeHold, RegisteredMemory, Registration};
+use thallus_fabric::memory::{FilePiece, LocalRange, RangeHold, RegisteredMemory, Registration};
 use thallus_fabric::{
     Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, MapsPeer, PresenceProbe,
     ReadToken, RegionId, RemoteRange, Touch, Transport,
@@ -93,6 +93,10 @@ impl Fabric for Broken {
             return self.inner.allocate(buffer.len(), Touch::Now);
         }
         self.inner.register(buffer)
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.inner.adopt(piece)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -52,7 +52,6 @@ mod config;
 mod context;
 mod defaults;
 mod describe;
-mod descriptors;
 mod diagnose;
 mod domains;
 mod endpoint;
@@ -74,15 +73,14 @@ mod worker;
 use std::sync::Arc;
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::RegisteredMemory;
 use thallus_fabric::memory::copying::CopyPool;
+use thallus_fabric::memory::{FilePiece, RegisteredMemory};
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Touch};
 use thallus_protocol::FabricKind;
 
 use capabilities::{MAX_OUTSTANDING_READS, MAX_READ, maps};
 use context::{UcxContext, keepalive_aborts};
 pub use describe::Description;
-pub use descriptors::raise_descriptor_limit;
 pub use diagnose::diagnose;
 use domains::Domains;
 use endpoint::UcxEndpoint;
@@ -194,6 +192,10 @@ impl Fabric for UcxFabric {
             });
         }
         memory::register(&self.context, buffer)
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Err(FabricError::Unsupported { fabric: FabricKind::UCX, what: "lend memory files" })
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

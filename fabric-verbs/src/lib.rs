@@ -38,7 +38,7 @@ mod verify;
 use std::sync::Arc;
 
 use arrow_buffer::Buffer;
-use thallus_fabric::memory::RegisteredMemory;
+use thallus_fabric::memory::{FilePiece, RegisteredMemory};
 use thallus_fabric::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
 use thallus_protocol::FabricKind;
 
@@ -172,6 +172,10 @@ impl Fabric for VerbsFabric {
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         let access = (self.scope != Scope::Registrations).then(|| self.scope.access());
         memory::register(&self.domain, buffer, access)
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Err(FabricError::Unsupported { fabric: FabricKind::VERBS, what: "lend memory files" })
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

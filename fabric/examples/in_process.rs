@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use thallus_fabric::memory::{LocalRange, RegisteredMemory, Registration, SlabPool};
+use thallus_fabric::memory::{FilePiece, LocalRange, RegisteredMemory, Registration, SlabPool};
 use thallus_fabric::{
     Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, MapsPeer,
     PresenceProbe, ReadFailure, ReadToken, RegionId, RemoteRange, Touch, Transport,
@@ -110,6 +110,10 @@ impl Fabric for InProcess {
             return Err(FabricError::Registration { fabric: kind(), len: 0, reason });
         }
         Ok(Arc::new(RegisteredMemory::foreign(buffer, Box::new(Registered))))
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Err(FabricError::Unsupported { fabric: kind(), what: "lend memory files" })
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
-use crate::memory::RegisteredMemory;
+use crate::memory::{FilePiece, RegisteredMemory};
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 thread_local! {
@@ -76,6 +76,10 @@ impl<F: Fabric> Fabric for CountedFabric<F> {
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         self.count(self.inner.register(buffer))
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.count(self.inner.adopt(piece))
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

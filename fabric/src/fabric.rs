@@ -9,7 +9,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-use crate::memory::{LocalRange, RegisteredMemory};
+use crate::memory::{FilePiece, LocalRange, RegisteredMemory};
 use crate::process::PresenceProbe;
 use crate::{Capabilities, Completion, FabricError, ReadToken, Transport};
 
@@ -51,6 +51,13 @@ pub trait Fabric: Send + Sync + fmt::Debug + 'static {
     /// [`Fabric::allocate`]d memory can be lent.
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError>;
 
+    /// Registers a piece of the process's heap, for lending. The memory keeps the piece, and with it the heap's promise
+    /// to leave the piece where it is.
+    ///
+    /// # Errors
+    /// [`FabricError::Unsupported`] where peers do not reach memory by its file.
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError>;
+
     /// A new endpoint, for one connection. The caller calls this method, and polls the endpoint, within a tokio
     /// runtime.
     ///
@@ -75,6 +82,10 @@ impl<F: Fabric + ?Sized> Fabric for Arc<F> {
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         (**self).register(buffer)
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        (**self).adopt(piece)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -70,6 +70,7 @@ mod capabilities;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod count;
+mod descriptors;
 pub mod diagnosis;
 mod error;
 mod fabric;
@@ -87,6 +88,7 @@ pub use thallus_protocol::random;
 pub use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 pub use capabilities::{Capabilities, Fencing, Maps};
+pub use descriptors::raise_descriptor_limit;
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Endpoint, Fabric, MapsPeer, Touch};
 pub use observe::STANDING_LEASE;

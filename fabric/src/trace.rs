@@ -11,7 +11,7 @@ use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_protocol::{FabricKind, RegionId, RemoteRange};
 
-use crate::memory::{LocalRange, RegisteredMemory, TrustedPeer};
+use crate::memory::{FilePiece, LocalRange, RegisteredMemory, TrustedPeer};
 use crate::{
     Capabilities, Completion, Endpoint, Fabric, FabricError, MapsPeer, PresenceProbe, ReadFailure, ReadToken, Touch,
     Transport,
@@ -158,6 +158,10 @@ impl<F: Fabric> Fabric for Tracer<F> {
         let address = memory.as_ref().map(|memory| memory.address()).map_err(Clone::clone);
         self.log.record(TraceEvent::Registered(len, address));
         memory
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.inner.adopt(piece)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::fault::{FaultInjector, FaultPlan};
-use thallus_fabric::memory::{LocalRange, PoolLimits, RegisteredMemory, Registration, SlabPool, TrustedPeer};
+use thallus_fabric::memory::{
+    FileMapping, FilePiece, LocalRange, PAGE, PoolLimits, RegisteredMemory, Registration, SlabPool, TrustedPeer,
+};
 use thallus_fabric::trace::Tracer;
 use thallus_fabric::{
     Buffer, Bytes, Capabilities, Completion, Endpoint, Fabric, FabricError, FabricKind, Fencing, Maps, MapsPeer,
@@ -65,6 +67,11 @@ impl Fabric for Recorder {
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         self.record("register");
         Ok(Arc::new(RegisteredMemory::foreign(buffer, Box::new(OfTheRecorder))))
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.record("adopt");
+        Err(FabricError::Misuse("the recorder adopts nothing"))
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
@@ -165,6 +172,8 @@ fn call_all(fabric: &dyn Fabric) {
     let memory = fabric.allocate(4096, Touch::Now).unwrap();
     fabric.allocate(4096, Touch::WhenUsed).unwrap();
     fabric.register(Buffer::from(b"a buffer".as_slice())).unwrap();
+    let piece = FilePiece::of(Box::leak(Box::new(FileMapping::new(PAGE).unwrap())));
+    fabric.adopt(piece).unwrap_err();
     let mut endpoint = fabric.endpoint().unwrap();
     assert_eq!(&*endpoint.address(), b"an address");
     endpoint.connect(b"a peer").unwrap();
@@ -205,7 +214,7 @@ fn each_wrapper_forwards_each_method() {
     let mut expected = methods(traits, "Fabric");
     expected.extend(methods(traits, "Endpoint"));
     expected.extend(methods(traits, "MapsPeer"));
-    assert_eq!(expected.len(), 5 + 14 + 1, "{expected:?}");
+    assert_eq!(expected.len(), 6 + 14 + 1, "{expected:?}");
     expected.insert("allocate to be touched when used");
     type Wrap = fn(Recorder) -> Box<dyn Fabric>;
     let wrappers: [(&str, Wrap); 5] = [

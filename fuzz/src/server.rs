@@ -91,7 +91,7 @@ impl Server {
                     self.asked.push_back(Asked::Upload(stream));
                 }
                 ServerEvent::UploadWithdrawn { stream } => assert!(self.uploads.remove(&stream).is_some()),
-                ServerEvent::FabricUp { .. } | ServerEvent::FabricDown { .. } => {}
+                ServerEvent::FabricUp { .. } | ServerEvent::NoFabric { .. } | ServerEvent::FabricDown { .. } => {}
             }
         }
         Peer::<ServerConnection>::check(self.peer.machine.lender());

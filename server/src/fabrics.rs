@@ -47,6 +47,11 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
         FabricChoice::Ucx => &[(open_ucx, diagnose_ucx)],
         FabricChoice::Verbs => &[(open_verbs, diagnose_verbs)],
     };
+    // With the usual limit of 1024, UCX would have no descriptors for the 80th connection.
+    match thallus_fabric::raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
     let (mut available, mut missing) = (Vec::new(), Vec::new());
     for (open, diagnose) in candidates {
         match open(config) {
@@ -126,13 +131,8 @@ fn diagnose_ucx(_config: &FabricConfig) -> Vec<Finding> {
 
 #[cfg(feature = "ucx")]
 fn open_ucx(config: &FabricConfig) -> Opened {
-    use thallus_fabric_ucx::{UcxFabric, raise_descriptor_limit};
-    // A connection needs about twelve: with the usual limit of 1024, the 80th connection would have no fabric.
-    match raise_descriptor_limit() {
-        Ok(limit) => tracing::debug!(limit, "file descriptors"),
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
-    UcxFabric::new(ucx(config)).map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
+    let opened = thallus_fabric_ucx::UcxFabric::new(ucx(config));
+    opened.map(|fabric| Arc::new(fabric) as Arc<dyn Fabric>).map_err(|error| error.to_string())
 }
 
 #[cfg(not(feature = "ucx"))]

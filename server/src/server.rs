@@ -231,7 +231,9 @@ impl Server {
         let pools: Vec<_> = counted.iter().map(|fabric| fabrics.pool(fabric, budget.clone(), &settings)).collect();
         let connections = Arc::default();
         let separate_pools: Arc<SeparatePools> = Arc::default();
-        let trimming = Trimming::new(pools.clone(), Arc::clone(&separate_pools), Arc::clone(&connections));
+        let let_go = Arc::new(watch::Sender::new(()));
+        let trimming =
+            Trimming::new(pools.clone(), Arc::clone(&separate_pools), Arc::clone(&connections), Arc::clone(&let_go));
         Server {
             shared: Arc::new(Shared {
                 engine,
@@ -244,6 +246,7 @@ impl Server {
                 upload_window: settings.upload_window,
                 orphans: OrphanedLoans::new(settings.presence),
                 page_faults: settings.page_faults,
+                let_go,
             }),
             fabrics: counted.into(),
             settings: Arc::new(settings),

@@ -7,7 +7,7 @@ use arrow::datatypes::Int64Type;
 use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, TryStreamExt};
 use thallus_client::{Carrier, Client, TransferReport};
-use thallus_fabric_ucx::raise_descriptor_limit;
+use thallus_fabric::raise_descriptor_limit;
 use thallus_tests::block_on;
 use thallus_tests::cli::Cli;
 use thallus_tests::server::TestServer;

@@ -242,6 +242,7 @@ impl<S: ControlIo> Driver<S> {
                 if self.connection.plane.as_ref().is_some_and(|plane| plane.trim(IDLE_MEMORY)) {
                     self.tidy_later();
                 }
+                self.connection.let_go();
             }
         }
     }

@@ -46,7 +46,7 @@ impl Link {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         let (done, closed) = oneshot::channel();
         if self.handle.send(Command::Close { done }) {
             // The connection drops the sender when it has closed.

@@ -121,6 +121,13 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         self.command(M::borrower_command(command));
     }
 
+    /// Lets go of the memory that this end has announced to the peer, that no loan uses, and that its owner wants to
+    /// free.
+    pub fn let_go(&mut self) {
+        let regions = self.plane.as_mut().map(Plane::let_go).unwrap_or_default();
+        regions.into_iter().for_each(|region| self.lender(LenderCommand::Retire(region)));
+    }
+
     fn input(&mut self, input: Input<'_, M::Command>) {
         let taken = self.machine.handle(self.clock.now(), input);
         self.check(taken);

@@ -122,6 +122,11 @@ impl Lending {
         self.loans.is_empty()
     }
 
+    /// Lets go of announced memory that its owner wants back. Returns the regions to be retired.
+    pub(crate) fn let_go(&mut self, endpoint: &mut dyn Endpoint) -> Vec<RegionId> {
+        self.regions.let_go(endpoint)
+    }
+
     /// Creates the loan of a batch for the machine, under a new lease. `keep`: see [`KeepLoan`].
     pub(crate) fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
         let PreparedLoan { descriptor, parts, staged, held } = loan;

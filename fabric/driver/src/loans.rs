@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arrow_buffer::Buffer;
 use thallus_fabric::memory::{
-    CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena,
+    CachePolicy, PoolLimits, RegisteredMemory, RegisteredSpace, RegistrationCache, StagedRange, StagingArena, Trimmed,
 };
 use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::{Fabric, FabricError};
@@ -149,11 +149,22 @@ impl LoanPool {
         stats.misses + stats.copies > 0
     }
 
-    /// Frees staging memory that was idle for this time and that no connection has announced, and drops registrations
-    /// of buffers that were not lent for this time.
-    pub fn trim(&self, idle: Duration) {
-        self.staging.trim(idle);
+    /// Frees staging memory that was idle for this time, and drops registrations of buffers that were not lent for this
+    /// time. Returns whether connections have to [let go](crate::Connection::let_go) of memory before it can be freed.
+    pub fn trim(&self, idle: Duration) -> bool {
         self.registrations.trim(idle);
+        self.staging.trim(idle).held
+    }
+
+    /// Whether the pool lends buffers of registered space in place.
+    #[must_use]
+    pub fn has_space(&self) -> bool {
+        self.space.is_some()
+    }
+
+    /// Gives back memory of registered space in which nothing has lain for this time.
+    pub fn trim_space(&self, idle: Duration) -> Trimmed {
+        self.space.as_ref().map(|space| space.trim(idle)).unwrap_or_default()
     }
 
     /// Makes the buffers of a batch readable, or mappable by a client. `Ok(None)`: the budget does not allow it now.
@@ -218,7 +229,7 @@ impl LoanPool {
         if let Some(space) = &self.space {
             if let Some((memory, offset)) = space.find(buffer) {
                 let scope = offset..offset + buffer.len();
-                return Ok(Place::InPlace { memory: Arc::clone(memory), scope, lasting: true });
+                return Ok(Place::InPlace { memory, scope, lasting: true });
             }
             if !self.unregistered_logged.swap(true, Ordering::Relaxed) {
                 info!(?space, "a buffer lies outside of registered memory; it is registered or copied when it is lent");

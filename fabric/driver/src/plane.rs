@@ -11,7 +11,7 @@ use thallus_fabric::{Capabilities, Endpoint, FabricError, PresenceProbe, Transpo
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerTask, ReadBatch, ReadError};
 use thallus_protocol::lender::{LenderCommand, LenderTask, Loan, LoanCost};
 use thallus_protocol::message::{self, Region, Thresholds};
-use thallus_protocol::{Cause, ReadId, RemoteRange, StreamId, Timestamp};
+use thallus_protocol::{Cause, ReadId, RegionId, RemoteRange, StreamId, Timestamp};
 use tracing::error;
 
 use crate::lending::{KeepLoan, Lending, LendingParameters};
@@ -150,6 +150,12 @@ impl Plane {
     /// torn down.
     pub fn lend(&mut self, loan: PreparedLoan, cost: LoanCost, keep: Option<KeepLoan>) -> Loan {
         self.lending.lend(loan, cost, keep)
+    }
+
+    /// Lets go of announced memory that its owner wants back. Returns the regions to be retired.
+    pub(crate) fn let_go(&mut self) -> Vec<RegionId> {
+        self.reads.ring();
+        self.lending.let_go(self.reads.endpoint())
     }
 
     /// Carries out a task of the lender's half if it is the data plane's task; otherwise returns it. Appends the

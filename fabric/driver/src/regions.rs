@@ -85,10 +85,22 @@ impl Regions {
         if known.users > 0 || known.lasting {
             return false;
         }
+        self.remove(endpoint, id);
+        true
+    }
+
+    /// Removes the regions without a user whose memory its owner wants back. Returns them; they are to be retired.
+    pub(crate) fn let_go(&mut self, endpoint: &mut dyn Endpoint) -> Vec<RegionId> {
+        let unused = self.by_id.iter().filter(|(_, known)| known.users == 0 && known.memory.is_wanted_back());
+        let ids: Vec<_> = unused.map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| self.remove(endpoint, *id));
+        ids
+    }
+
+    fn remove(&mut self, endpoint: &mut dyn Endpoint, id: RegionId) {
         if let Some(gone) = self.by_id.remove(&id) {
             endpoint.revoke(&gone.key);
             self.by_place.remove(&place(&gone.memory, &gone.range));
         }
-        true
     }
 }

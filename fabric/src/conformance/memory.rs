@@ -6,7 +6,7 @@ use arrow_buffer::Buffer;
 use thallus_protocol::{FabricKind, RegionId};
 
 use super::bench::{Bench, pattern};
-use crate::memory::{PAGE, Pages, PoolLimits, RegisteredMemory, SlabPool};
+use crate::memory::{FilePiece, PAGE, Pages, PoolLimits, RegisteredMemory, SlabPool};
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 const REGION: RegionId = RegionId(7);
@@ -60,6 +60,10 @@ impl Fabric for TouchedWhenUsed {
         self.0.register(buffer)
     }
 
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.0.adopt(piece)
+    }
+
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {
         self.0.endpoint()
     }
@@ -101,6 +105,10 @@ impl Fabric for HandsOutForeignMemory {
 
     fn register(&self, buffer: Buffer) -> Result<Arc<RegisteredMemory>, FabricError> {
         self.0.register(buffer)
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.0.adopt(piece)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

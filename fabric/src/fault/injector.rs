@@ -10,7 +10,7 @@ use thallus_protocol::FabricKind;
 use super::endpoint::FaultyEndpoint;
 use super::plan::{CallFaults, REASON, fails};
 use super::{Call, FaultPlan, InjectedFault};
-use crate::memory::RegisteredMemory;
+use crate::memory::{FilePiece, RegisteredMemory};
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Touch};
 
 /// A fabric that fails according to a [`FaultPlan`], and otherwise behaves as the wrapped fabric.
@@ -78,6 +78,10 @@ impl<F: Fabric> Fabric for FaultInjector<F> {
             return Err(self.registration(buffer.len()));
         }
         self.inner.register(buffer)
+    }
+
+    fn adopt(&self, piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        self.inner.adopt(piece)
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -177,6 +177,7 @@ impl State {
     pub(super) fn use_block(&mut self, chunk_id: u64, block: usize) -> Arc<RegisteredMemory> {
         let chunk = self.chunks.get_mut(&chunk_id).expect("the block was just cut from this chunk");
         chunk.idle_since = None;
+        chunk.memory.set_wanted_back(false);
         let memory = Arc::clone(&chunk.memory);
         self.stats.bytes_in_use += block;
         self.stats.high_water = self.stats.high_water.max(self.stats.bytes_in_use);
@@ -210,14 +211,23 @@ impl State {
         };
         ids.into_iter().filter_map(|id| self.remove(id)).collect()
     }
+
+    /// Wants those chunks back that could go but for their other holders. Returns the number of their bytes.
+    pub(super) fn want_back(&self, idle: Duration) -> usize {
+        let held = self.chunks.values().filter(|chunk| chunk.is_idle(idle) && Arc::strong_count(&chunk.memory) > 1);
+        held.inspect(|chunk| chunk.memory.set_wanted_back(true)).map(|chunk| chunk.free.capacity()).sum()
+    }
 }
 
 impl Chunk {
     /// Whether removing the chunk would free its memory and, if `idle` is given, the chunk has had no slab for that
     /// long.
     fn can_go(&self, idle: Option<Duration>) -> bool {
-        self.free.is_whole()
-            && Arc::strong_count(&self.memory) == 1
-            && idle.is_none_or(|idle| self.idle_since.is_some_and(|since| since.elapsed() >= idle))
+        self.free.is_whole() && Arc::strong_count(&self.memory) == 1 && idle.is_none_or(|idle| self.is_idle(idle))
+    }
+
+    /// Whether it has had no slab for at least `idle`.
+    fn is_idle(&self, idle: Duration) -> bool {
+        self.free.is_whole() && self.idle_since.is_some_and(|since| since.elapsed() >= idle)
     }
 }

@@ -8,6 +8,8 @@
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::FabricError;
 
@@ -54,10 +56,42 @@ impl HostMemory {
 /// # Errors
 /// [`FabricError::OutOfMemory`].
 pub fn check_available(len: usize) -> Result<(), FabricError> {
+    static LAST: Mutex<Option<Reading>> = Mutex::new(None);
+    // The value is replaced in one step.
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    if last.as_mut().is_some_and(|last| last.has_room(len, now)) {
+        return Ok(());
+    }
     // A host without /proc/meminfo gets no check.
     let Some(HostMemory { limit, available, .. }) = HostMemory::now() else { return Ok(()) };
     let [limit, available] = [limit, available].map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    if len > available { Err(FabricError::OutOfMemory { len, available, limit }) } else { Ok(()) }
+    if len > available {
+        return Err(FabricError::OutOfMemory { len, available, limit });
+    }
+    *last = Some(Reading { at: now, left: available / PART });
+    Ok(())
+}
+
+/// Time for which a reading of the host's memory is used. It takes some forty files, and as many times as long as to
+/// allocate a page.
+const FRESH: Duration = Duration::from_secs(1);
+/// The part of the available memory that may be allocated without another reading.
+const PART: usize = 64;
+
+/// The memory that was available at some time.
+struct Reading {
+    at: Instant,
+    /// Bytes that may be allocated before the next reading.
+    left: usize,
+}
+
+impl Reading {
+    /// Takes `len` bytes of what is left, if that is possible.
+    fn has_room(&mut self, len: usize, now: Instant) -> bool {
+        let left = self.left.checked_sub(len).filter(|_| now.duration_since(self.at) < FRESH);
+        left.map(|left| self.left = left).is_some()
+    }
 }
 
 /// The content of a file of the process's own control group, or of the nearest group above it that has such a file
@@ -253,5 +287,15 @@ mod tests {
             "{refused:?}"
         );
         assert_eq!(check_available(4096), Ok(()));
+        assert!(check_available(1 << 50).is_err(), "after a reading, too");
+    }
+
+    #[test]
+    fn a_reading_answers_for_a_part_of_the_memory_and_for_a_while() {
+        let at = Instant::now();
+        let mut reading = Reading { at, left: 10_000 };
+        assert!(reading.has_room(4096, at) && reading.has_room(4096, at));
+        assert!(!reading.has_room(4096, at), "two thousand are left");
+        assert!(reading.has_room(1000, at + FRESH / 2) && !reading.has_room(1, at + FRESH));
     }
 }

@@ -18,15 +18,19 @@ mod copy;
 pub mod copying;
 mod extents;
 mod faults;
+#[cfg(target_os = "linux")]
+mod file;
 mod guarded;
 #[cfg(feature = "registered-heap")]
 mod heap;
 mod host;
 mod lease_words;
 mod pages;
+mod piece;
 mod pool;
 #[cfg(test)]
 mod pool_tests;
+mod process_id;
 mod registered;
 mod registrations;
 mod slab;
@@ -38,6 +42,8 @@ mod unchecked;
 
 pub use chunks::{PoolLimits, PoolStats};
 pub use faults::thread_page_faults;
+#[cfg(target_os = "linux")]
+pub use file::{FileMapping, SEALS};
 pub use guarded::buffer_with_guard;
 #[cfg(feature = "registered-heap")]
 pub use heap::{HeapError, HeapMemory, HeapStats, RegisteredHeap};
@@ -45,11 +51,13 @@ pub(crate) use host::cgroup_file;
 pub use host::{HostMemory, check_available};
 pub use lease_words::LeaseWords;
 pub use pages::Pages;
+pub use piece::FilePiece;
 pub use pool::{SlabPool, WeakPool};
+pub use process_id::process_id;
 pub use registered::{LocalRange, RangeHold, RegisteredMemory, Registration};
 pub use registrations::{CachePolicy, CacheStats, RegistrationCache};
 pub use slab::Slab;
-pub use space::RegisteredSpace;
+pub use space::{RegisteredSpace, Trimmed};
 pub use staging::{StagedRange, StagingArena, StagingStats};
 pub use unchecked::UncheckedAssembler;
 

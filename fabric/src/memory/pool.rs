@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::chunks::{PoolLimits, PoolStats, Shared, State};
 use super::extents::{FreeExtents, block_len};
 use super::slab::{Block, Slab};
-use super::{PAGE, RegisteredMemory};
+use super::{PAGE, RegisteredMemory, Trimmed};
 use crate::{Fabric, FabricError, Touch};
 
 /// Slabs of registered, already touched memory, recycled.
@@ -128,10 +128,15 @@ impl SlabPool {
     }
 
     /// Frees the chunks that have had no slab for at least `idle` ([`Duration::ZERO`]: all chunks without a slab).
-    /// Returns the number of freed bytes. Chunks with other holders, such as an endpoint, are kept.
-    pub fn trim(&self, idle: Duration) -> usize {
-        let removed = self.handle.shared.lock().remove_idle(Some(idle));
-        removed.iter().map(|chunk| chunk.free.capacity()).sum()
+    /// Chunks with other holders, such as an endpoint, are [wanted back](RegisteredMemory::is_wanted_back), and kept
+    /// until a later call.
+    pub fn trim(&self, idle: Duration) -> Trimmed {
+        let (removed, held) = {
+            let mut state = self.handle.shared.lock();
+            (state.remove_idle(Some(idle)), state.want_back(idle))
+        };
+        let freed = removed.iter().map(|chunk| chunk.free.capacity()).sum();
+        Trimmed { freed, left: held, held: held > 0 }
     }
 
     /// A handle that does not keep the pool alive.

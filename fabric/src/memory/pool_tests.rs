@@ -8,7 +8,7 @@ use arrow_buffer::Buffer;
 use proptest::prelude::*;
 
 use super::test_fabric::TestFabric;
-use super::{LocalRange, PAGE, PoolLimits, PoolStats, Slab, SlabPool, StagingArena};
+use super::{LocalRange, PAGE, PoolLimits, PoolStats, Slab, SlabPool, StagingArena, Trimmed};
 use crate::{Fabric, FabricError};
 
 const LIMITS: PoolLimits =
@@ -234,11 +234,17 @@ fn trim_frees_idle_chunks() {
     let other = pool.take(16 * PAGE).unwrap();
     let held_elsewhere = Arc::clone(pool.take(24 * PAGE).unwrap().memory());
     drop(other);
-    assert_eq!(pool.trim(Duration::from_secs(3600)), 0);
-    assert_eq!(pool.trim(Duration::ZERO), 16 * PAGE);
+    assert_eq!(pool.trim(Duration::from_secs(3600)).freed, 0);
+    assert_eq!(pool.trim(Duration::ZERO).freed, 16 * PAGE);
     assert_eq!(pool.stats().bytes_total, 28 * PAGE);
-    drop((kept, held_elsewhere));
-    assert_eq!(pool.trim(Duration::ZERO), 28 * PAGE);
+    drop(kept);
+    // A chunk that others hold is wanted back, unless it is used again.
+    let first = Trimmed { freed: 4 * PAGE, left: 24 * PAGE, held: true };
+    assert_eq!((pool.trim(Duration::ZERO), held_elsewhere.is_wanted_back()), (first, true));
+    drop(pool.take(24 * PAGE).unwrap());
+    assert!(!held_elsewhere.is_wanted_back());
+    drop(held_elsewhere);
+    assert_eq!(pool.trim(Duration::ZERO).freed, 24 * PAGE);
     assert_eq!(registered.load(Ordering::SeqCst), 0);
     assert_eq!(pool.stats().registrations, 3);
 }
@@ -439,7 +445,7 @@ impl Model {
                 self.buffers.push((buffer.slice(offset), expected[offset..].to_vec()));
             }
             Step::DropBuffer(buffer) => drop(self.buffers.swap_remove(buffer % self.buffers.len())),
-            Step::Trim => drop(pool.trim(Duration::ZERO)),
+            Step::Trim => _ = pool.trim(Duration::ZERO),
         }
     }
 

@@ -30,6 +30,7 @@ pub struct RegisteredMemory {
     registration: Box<dyn Registration>,
     backing: Backing,
     claimed: AtomicBool,
+    wanted_back: AtomicBool,
 }
 
 enum Backing {
@@ -56,7 +57,14 @@ impl RegisteredMemory {
     /// other part of this process has access to it. (A buffer that other code can read is
     /// [`RegisteredMemory::foreign`].)
     pub unsafe fn new(start: NonNull<u8>, len: usize, registration: Box<dyn Registration>) -> Self {
-        RegisteredMemory { start, len, registration, backing: Backing::Registration, claimed: AtomicBool::new(false) }
+        RegisteredMemory {
+            start,
+            len,
+            registration,
+            backing: Backing::Registration,
+            claimed: AtomicBool::new(false),
+            wanted_back: AtomicBool::new(false),
+        }
     }
 
     /// New zeroed pages from this process's heap, of `len` bytes rounded up to whole pages. `register` gets their
@@ -76,6 +84,7 @@ impl RegisteredMemory {
             registration,
             backing: Backing::Heap(pages),
             claimed: AtomicBool::new(false),
+            wanted_back: AtomicBool::new(false),
         }))
     }
 
@@ -91,6 +100,7 @@ impl RegisteredMemory {
             registration,
             backing: Backing::Foreign(buffer),
             claimed: AtomicBool::new(false),
+            wanted_back: AtomicBool::new(false),
         }
     }
 
@@ -130,6 +140,18 @@ impl RegisteredMemory {
     #[must_use]
     pub fn claim(&self) -> bool {
         self.is_writable() && !self.claimed.swap(true, Ordering::AcqRel)
+    }
+
+    /// The owner states whether it wants to free the memory. Nothing in it is in use then. A holder
+    /// that keeps the memory only in order to use it later lets go of it.
+    pub fn set_wanted_back(&self, wanted: bool) {
+        self.wanted_back.store(wanted, Ordering::Release);
+    }
+
+    /// Whether the owner wants to free the memory.
+    #[must_use]
+    pub fn is_wanted_back(&self) -> bool {
+        self.wanted_back.load(Ordering::Acquire)
     }
 
     /// The offset of `len` bytes at `address`, if they lie within this memory.

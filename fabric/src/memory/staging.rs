@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{PoolLimits, PoolStats, RegisteredMemory, Slab, SlabPool};
+use super::{PoolLimits, PoolStats, RegisteredMemory, Slab, SlabPool, Trimmed};
 use crate::{Fabric, FabricError};
 
 /// Alignment of every staged piece, in bytes: arrow's recommendation for buffers, and a cache line.
@@ -95,7 +95,7 @@ impl StagingArena {
     }
 
     /// Frees idle memory; see [`SlabPool::trim`].
-    pub fn trim(&self, idle: Duration) -> usize {
+    pub fn trim(&self, idle: Duration) -> Trimmed {
         self.pool.trim(idle)
     }
 

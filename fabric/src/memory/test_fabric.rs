@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use arrow_buffer::Buffer;
 use thallus_protocol::FabricKind;
 
-use super::{RegisteredMemory, Registration};
+use super::{FilePiece, RegisteredMemory, Registration};
 use crate::{Capabilities, Endpoint, Fabric, FabricError, Fencing, Maps, Touch};
 
 #[derive(Debug, Default)]
@@ -90,6 +90,10 @@ impl Fabric for TestFabric {
         }
         let registration = self.registration(buffer.len());
         Ok(Arc::new(RegisteredMemory::foreign(buffer, registration)))
+    }
+
+    fn adopt(&self, _piece: FilePiece) -> Result<Arc<RegisteredMemory>, FabricError> {
+        Err(FabricError::Unsupported { fabric: self.kind(), what: "lend memory files" })
     }
 
     fn endpoint(&self) -> Result<Box<dyn Endpoint>, FabricError> {

@@ -27,6 +27,7 @@ impl ServerConnection {
         self.candidates = common.collect();
         if !self.open_next() {
             let reason = self.nothing_in_common(&offered);
+            self.core.event(ServerEvent::NoFabric { offered, reason: reason.clone() });
             self.welcome(now, Err(reason));
         }
         Ok(())
@@ -57,9 +58,6 @@ impl ServerConnection {
     fn welcome(&mut self, now: Timestamp, fabric: Result<FabricChoice, String>) {
         self.state = State::Open;
         self.core.link.established(now, &mut self.core.timers);
-        if let Err(reason) = &fabric {
-            self.core.event(ServerEvent::FabricDown { reason: reason.clone() });
-        }
         let (name, limits) = (self.config.name.clone(), self.config.limits.clone());
         self.core.send(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
         if self.draining {
@@ -78,7 +76,9 @@ impl ServerConnection {
                 self.refusals.push(reason);
                 if !self.open_next() {
                     let reasons = std::mem::take(&mut self.refusals).join("; ");
-                    self.welcome(now, Err(truncate(reasons)));
+                    let reason = truncate(reasons);
+                    self.core.event(ServerEvent::FabricDown { reason: reason.clone() });
+                    self.welcome(now, Err(reason));
                 }
             }
             // The connection ended while the fabric was being opened: close the fabric again.

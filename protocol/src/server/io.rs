@@ -107,6 +107,14 @@ pub enum ServerEvent {
         /// The transport that carries the reads, as the client reports it.
         transport: String,
     },
+    /// The client offers no fabric that the server has: results travel inline. A client on this host offers shared
+    /// memory alone at first, and then comes again with its other fabrics.
+    NoFabric {
+        /// The client's fabrics.
+        offered: Vec<FabricKind>,
+        /// The reason, in words.
+        reason: String,
+    },
     /// There is no data plane, or no longer: results travel inline. To be logged as a warning.
     FabricDown {
         /// The reason.

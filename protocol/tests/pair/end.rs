@@ -299,7 +299,7 @@ impl End for ServerConnection {
                 driver.borrow.import(&lending.words);
                 driver.prove = Some(lending);
             }
-            ServerEvent::FabricUp { .. } | ServerEvent::FabricDown { .. } => {}
+            ServerEvent::FabricUp { .. } | ServerEvent::NoFabric { .. } | ServerEvent::FabricDown { .. } => {}
             ServerEvent::Query { stream, sql, options } => {
                 driver.lend.begin(stream, script_of(&driver.scripts, &sql), options.access);
             }

@@ -22,7 +22,7 @@ use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{Failure, OpenOptions, ProcessId};
 use thallus_protocol::server::{ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerEvent};
-use thallus_protocol::{ConnectionError, StreamId};
+use thallus_protocol::{ConnectionError, FabricKind, StreamId};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) orphans: Arc<OrphanedLoans>,
     /// Page faults of the calling thread so far.
     pub(crate) page_faults: fn() -> u64,
+    /// Announces that the owner of some memory wants it back.
+    pub(crate) let_go: Arc<watch::Sender<()>>,
 }
 
 impl Shared {
@@ -86,6 +88,8 @@ enum Event {
     /// The backlog is small enough for deferred pulls.
     Relieved,
     Drain,
+    /// The owner of some memory wants it back.
+    LetGo,
 }
 
 /// A connection and all its state.
@@ -149,6 +153,15 @@ pub(crate) async fn serve<S: ControlIo>(
     session.run(drain).await
 }
 
+/// Waits for a change, and returns the receiver for the next one.
+async fn changed(mut receiver: watch::Receiver<()>) -> watch::Receiver<()> {
+    // The session holds the sender.
+    if receiver.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    receiver
+}
+
 impl<S: ControlIo> Session<S> {
     async fn run(mut self, mut drain: watch::Receiver<bool>) -> ConnectionError {
         let mut drained = std::pin::pin!(async move {
@@ -156,6 +169,8 @@ impl<S: ControlIo> Session<S> {
             let _gone = drain.wait_for(|drain| *drain).await;
         });
         let mut draining = false;
+        let wanted_back = self.shared.let_go.subscribe();
+        let mut let_go = Box::pin(changed(wanted_back));
         loop {
             self.carry_out();
             if let Some(error) = self.ended.take() {
@@ -168,6 +183,10 @@ impl<S: ControlIo> Session<S> {
                 if !draining && drained.as_mut().poll(cx).is_ready() {
                     draining = true;
                     return Poll::Ready(Event::Drain);
+                }
+                if let Poll::Ready(wanted_back) = let_go.as_mut().poll(cx) {
+                    let_go.set(changed(wanted_back));
+                    return Poll::Ready(Event::LetGo);
                 }
                 self.poll(cx)
             })
@@ -245,6 +264,7 @@ impl<S: ControlIo> Session<S> {
                 }
             }
             Event::Drain => self.command(ServerCommand::Drain),
+            Event::LetGo => self.connection.let_go(),
             Event::Connection(happened) => {
                 if let Some(proven) = self.connection.handle(happened) {
                     self.proven(proven);
@@ -327,7 +347,12 @@ impl<S: ControlIo> Session<S> {
                 }
             }
             ServerEvent::FabricUp { transport } => info!(%transport, "data plane is up"),
-            ServerEvent::FabricDown { reason } => warn!(%reason, "no data plane: batches travel inline"),
+            ServerEvent::NoFabric { offered, reason } if offered == [FabricKind::SHM] => {
+                debug!(%reason, "the client tries shared memory first");
+            }
+            ServerEvent::NoFabric { reason, .. } | ServerEvent::FabricDown { reason } => {
+                warn!(%reason, "no data plane: batches travel inline")
+            }
             ServerEvent::Query { stream, sql, options } => self.execute(stream, sql, &options),
             ServerEvent::Upload { stream, table, .. } => self.upload(stream, table),
             ServerEvent::UploadWithdrawn { stream } => drop(self.uploads.remove(&stream)),

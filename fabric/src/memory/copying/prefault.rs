@@ -16,7 +16,9 @@ pub struct Prefault {
 }
 
 impl Prefault {
-    const BLOCK: usize = 2 << 20;
+    /// The lender may have memory around what it lends that it has never touched. Touching it here would allocate it,
+    /// so blocks are short.
+    const BLOCK: usize = 64 << 10;
 
     /// A mapping of `len` bytes at `start`; `None` if that is not whole pages.
     pub fn new(start: usize, len: usize) -> Option<Self> {
@@ -30,19 +32,24 @@ impl Prefault {
         else {
             return;
         };
-        for block in first / Self::BLOCK..=last / Self::BLOCK {
-            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(new) = touched.get_mut(block).filter(|touched| !**touched) else { continue };
-            *new = true;
-            // Other connections' reads need not wait for it.
-            drop(touched);
-            let at = block * Self::BLOCK;
+        let mut block = first / Self::BLOCK;
+        while block <= last / Self::BLOCK {
+            let (from, to) = {
+                let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+                let end = touched.len().min(last / Self::BLOCK + 1);
+                let Some(from) = (block..end).find(|&block| !touched[block]) else { return };
+                let to = (from..end).find(|&block| touched[block]).unwrap_or(end);
+                touched[from..to].fill(true);
+                (from * Self::BLOCK, to * Self::BLOCK)
+                // Other connections' reads need not wait for the call below.
+            };
+            block = to / Self::BLOCK;
             // SAFETY: fills page tables for reading, as reads would, and changes no byte. Where the range is not
             // mapped, or is not what the peer said it is, the kernel answers with an error, as an older kernel does;
             // that only costs speed.
             unsafe {
-                let start = ptr::without_provenance_mut(self.start + at);
-                libc::madvise(start, (self.len - at).min(Self::BLOCK), libc::MADV_POPULATE_READ);
+                let start = ptr::without_provenance_mut(self.start + from);
+                libc::madvise(start, self.len.min(to) - from, libc::MADV_POPULATE_READ);
             }
         }
     }

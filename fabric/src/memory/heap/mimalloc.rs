@@ -6,8 +6,8 @@ use std::ptr;
 
 use libmimalloc_sys as sys;
 
-use super::Regions;
-use crate::memory::RegisteredMemory;
+use super::regions::{Region, Regions};
+use super::segments::Segments;
 
 /// `mi_option_arena_reserve`, in KiB: the address space that mimalloc reserves from the system when its arenas are
 /// full. With 0 it allocates single blocks from the system, and returns them when they are freed.
@@ -29,24 +29,73 @@ pub(super) fn use_system_arenas() {
     unsafe { sys::mi_option_set(ARENA_RESERVE, USUAL_RESERVE) }
 }
 
+type CommitFunction = unsafe extern "C" fn(bool, *mut c_void, usize, *mut bool, *mut c_void) -> bool;
+
+unsafe extern "C" {
+    /// The bindings lack it. As [`sys::mi_manage_os_memory_ex`], with a function that commits memory and decommits it.
+    fn mi_manage_memory(
+        start: *mut c_void,
+        size: usize,
+        is_committed: bool,
+        is_pinned: bool,
+        is_zero: bool,
+        numa_node: c_int,
+        exclusive: bool,
+        commit: Option<CommitFunction>,
+        argument: *mut c_void,
+        arena: *mut sys::mi_arena_id_t,
+    ) -> bool;
+}
+
 /// Gives a region to the allocator permanently.
-pub(super) fn manage(memory: &'static RegisteredMemory) -> bool {
+pub(super) fn manage(region: &'static Region) -> bool {
     let mut arena = ptr::null_mut();
-    // SAFETY: the region lives as long as the process, is readable and writable, and has no other owner: the caller has
-    // claimed it. It is passed as large (`is_pinned` in the library), so that it is never purged: a device may have its
-    // pages.
-    unsafe {
-        sys::mi_manage_os_memory_ex(
-            memory.start().as_ptr().cast::<c_void>(),
-            memory.len(),
-            true,
-            true,
-            false,
-            -1,
-            false,
-            &mut arena,
-        )
+    match region {
+        // SAFETY: the region lives as long as the process, is readable and writable, and has no other owner: the caller
+        // has claimed it. It is passed as pinned, so that it is never purged: a device may have its pages.
+        Region::Whole(memory) => unsafe {
+            let (start, len) = (memory.start().as_ptr().cast(), memory.len());
+            sys::mi_manage_os_memory_ex(start, len, true, true, false, -1, false, &mut arena)
+        },
+        // SAFETY: the addresses belong to the region as long as the process lives, and no other code has them. The
+        // allocator uses only what it has committed, which `commit` maps. Memory that was never used is zero.
+        Region::Segments(segments) => unsafe {
+            let (start, len) = (segments.start().as_ptr().cast(), segments.len());
+            let argument = ptr::from_ref(segments).cast_mut().cast();
+            mi_manage_memory(start, len, false, false, true, -1, false, Some(commit), argument, &mut arena)
+        },
     }
+}
+
+/// Commits or decommits memory of a region of segments.
+///
+/// # Safety
+/// `argument` is the region, and `is_zero` is null or valid for a write.
+unsafe extern "C" fn commit(
+    commit: bool,
+    start: *mut c_void,
+    size: usize,
+    is_zero: *mut bool,
+    argument: *mut c_void,
+) -> bool {
+    // SAFETY: `manage` has passed a region that lives as long as the process.
+    let segments = unsafe { &*argument.cast::<Segments>() };
+    if !is_zero.is_null() {
+        // SAFETY: the caller's promise. It may have been used before.
+        unsafe { is_zero.write(false) };
+    }
+    if commit {
+        segments.commit(start.addr(), size)
+    } else {
+        segments.decommit(start.addr(), size);
+        true
+    }
+}
+
+/// Lets the allocator decommit what has been free for a while, and what this thread keeps for itself.
+pub(super) fn collect() {
+    // SAFETY: frees nothing that is in use.
+    unsafe { sys::mi_collect(true) }
 }
 
 /// Whether an allocation of `size` bytes would lie in one of the regions.

@@ -1,30 +1,39 @@
 //! The process's heap in registered memory, so that all data that the program computes can be lent in place.
 //!
 //! A program declares [`RegisteredHeap`] as its allocator and, at its very start, lets it
-//! [grow](RegisteredHeap::grow_in) in memory of a fabric. The allocator is mimalloc. It gets memory of the fabric and
-//! never returns it to the system. A region is added when an allocation found no room: the first region is small, each
-//! further region is as large as all before together, up to a limit. Allocations beyond the limit lie in ordinary
-//! memory.
+//! [grow](RegisteredHeap::grow_in) in memory of a fabric. The allocator is mimalloc. It gets regions, and keeps their
+//! addresses for ever. A region is added when an allocation found no room: the first region is small, each further
+//! region is as large as all before together, up to a limit. Allocations beyond the limit lie in ordinary memory.
 //!
-//! Registered memory stays registered until the process ends. A program with such a heap must not `fork` and continue
-//! in the child, which would share the heap with its parent.
+//! Over a fabric that lends memory files ([`Fabric::adopt`]), there is one region. It is made of segments, and an empty
+//! segment [goes back](RegisteredSpace::trim) to the system. Over other fabrics a region is registered as a whole, and
+//! stays registered until the process ends.
+//!
+//! A program with such a heap must not `fork` and continue in the child, which would share the heap with its parent.
 
 mod mimalloc;
 mod regions;
+#[cfg(target_os = "linux")]
+mod segments;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_segments.rs"]
+mod segments;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
-use super::{RegisteredMemory, RegisteredSpace};
+use super::{RegisteredMemory, RegisteredSpace, Trimmed, check_available};
 use crate::{Fabric, FabricError, Touch};
-use regions::Regions;
+use regions::{Region, Regions};
+use segments::Segments;
 
 /// Length of the first region. mimalloc accepts no less than 32 MiB, and uses a part of it for itself.
 const FIRST_REGION: usize = 64 << 20;
@@ -81,10 +90,12 @@ pub enum HeapError {
 /// Figures of the heap in registered memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeapStats {
-    /// Number of regions. Each is one registration.
+    /// Number of regions.
     pub regions: usize,
     /// Bytes in the regions.
     pub bytes: usize,
+    /// Bytes of these that are memory now, used or not.
+    pub mapped: usize,
     /// Maximum bytes in the regions.
     pub limit: usize,
     /// The reason why the heap cannot grow any more.
@@ -94,6 +105,8 @@ pub struct HeapStats {
 /// The growth of the heap.
 struct Growth {
     fabric: Arc<dyn Fabric>,
+    /// Whether regions are made of segments.
+    by_segments: bool,
     limit: usize,
     bytes: usize,
     full: Option<String>,
@@ -103,10 +116,18 @@ static REGIONS: Regions = Regions::new();
 static GROWTH: Mutex<Option<Growth>> = Mutex::new(None);
 /// Whether allocations that find no room should grow the heap. Without the lock, the value is only a hint.
 static GROWS: AtomicBool = AtomicBool::new(false);
+/// Whether a log line has reported that the system refuses memory files.
+static REFUSED: AtomicBool = AtomicBool::new(false);
 /// Whether the allocator was configured to wait for regions.
 static PREPARED: AtomicBool = AtomicBool::new(false);
 
+/// Counts the trims. A thread that frees memory after a trim gives back what the allocator keeps for it: one page of
+/// the allocator for each size, each of which could hold up a segment.
+static TRIMS: AtomicUsize = AtomicUsize::new(0);
+
 thread_local! {
+    /// The trims that this thread has followed.
+    static FOLLOWED: Cell<usize> = const { Cell::new(0) };
     /// Whether this thread is growing the heap. Its own allocations meanwhile do not grow the heap again.
     static GROWING: Cell<bool> = const { Cell::new(false) };
 }
@@ -140,7 +161,8 @@ impl RegisteredHeap {
         if limit < FIRST_REGION {
             return Err(HeapError::TooSmall { limit });
         }
-        let mut growth = Growth { fabric, limit, bytes: 0, full: None };
+        let by_segments = Segments::are_for(&*fabric);
+        let mut growth = Growth { fabric, by_segments, limit, bytes: 0, full: None };
         growth.grow(0).inspect_err(|_| mimalloc::use_system_arenas())?;
         *state = Some(growth);
         GROWS.store(true, Ordering::Release);
@@ -164,17 +186,24 @@ impl Growth {
         let least = wanted.checked_next_multiple_of(GRAIN).unwrap_or(usize::MAX).saturating_add(GRAIN);
         let usual = self.bytes.clamp(FIRST_REGION, LONGEST_REGION).max(least);
         let left = (self.limit - self.bytes) / GRAIN * GRAIN;
-        let len = usual.min(left);
+        // A region of segments is no more than addresses, and the allocator keeps some memory at its beginning.
+        let len = if self.by_segments { left } else { usual.min(left) };
         if len < least {
             let nothing_fits = FabricError::OutOfMemory { len: wanted, available: left, limit: self.limit };
             return if left < FIRST_REGION { Err(nothing_fits.into()) } else { Ok(false) };
         }
-        let memory = self.fabric.allocate(len, Touch::WhenUsed)?;
-        if !memory.claim() {
-            return Err(HeapError::Refused { len });
-        }
+        let region = if self.by_segments {
+            check_available(least)?;
+            Region::Segments(Segments::new(Arc::clone(&self.fabric), len)?)
+        } else {
+            let memory = self.fabric.allocate(len, Touch::WhenUsed)?;
+            if !memory.claim() {
+                return Err(HeapError::Refused { len });
+            }
+            Region::Whole(memory)
+        };
         // The allocator may use the region from now on, so the region must be in the table first.
-        let Some(slot) = REGIONS.insert(memory) else { return Err(HeapError::Refused { len }) };
+        let Some(slot) = REGIONS.insert(region) else { return Err(HeapError::Refused { len }) };
         if !mimalloc::manage(slot) {
             return Err(HeapError::Refused { len });
         }
@@ -197,6 +226,13 @@ fn grow_for(size: usize) -> bool {
             // Another thread has grown the heap meanwhile, or the heap had room and the allocator preferred an old page
             // elsewhere.
             return true;
+        }
+        if let Some(error) = REGIONS.all().find_map(Region::take_refusal) {
+            // Not for ever: there may be room for more open files, or memory, later.
+            if !REFUSED.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%error, "the heap gets no memory file; results are copied before they are lent");
+            }
+            return false;
         }
         growth.grow(size).unwrap_or_else(|error| {
             growth.full = Some(error.to_string());
@@ -276,6 +312,11 @@ unsafe impl GlobalAlloc for RegisteredHeap {
     unsafe fn dealloc(&self, start: *mut u8, _layout: Layout) {
         // SAFETY: allocated by the functions above; the caller gives it up.
         unsafe { mimalloc::free(start) }
+        let trims = TRIMS.load(Ordering::Relaxed);
+        if FOLLOWED.get() != trims {
+            FOLLOWED.set(trims);
+            mimalloc::collect();
+        }
     }
 
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
@@ -312,13 +353,26 @@ impl HeapMemory {
     pub fn stats(&self) -> HeapStats {
         let state = growth();
         let Some(Growth { limit, bytes, full, .. }) = &*state else { return HeapStats::default() };
-        HeapStats { regions: REGIONS.len(), bytes: *bytes, limit: *limit, full: full.clone() }
+        let mapped = REGIONS.all().map(Region::mapped).sum();
+        HeapStats { regions: REGIONS.len(), bytes: *bytes, mapped, limit: *limit, full: full.clone() }
     }
 }
 
 impl RegisteredSpace for HeapMemory {
-    fn find(&self, bytes: &[u8]) -> Option<(&Arc<RegisteredMemory>, usize)> {
+    fn find(&self, bytes: &[u8]) -> Option<(Arc<RegisteredMemory>, usize)> {
         REGIONS.find(bytes.as_ptr().addr(), bytes.len())
+    }
+
+    fn trim(&self, idle: Duration) -> Trimmed {
+        TRIMS.fetch_add(1, Ordering::Relaxed);
+        mimalloc::collect();
+        let mut trimmed = Trimmed::default();
+        for region in REGIONS.all() {
+            if let Region::Segments(segments) = region {
+                segments.trim(idle, &mut trimmed);
+            }
+        }
+        trimmed
     }
 }
 

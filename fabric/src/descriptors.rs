@@ -1,4 +1,4 @@
-//! The limit of file descriptors of the process: an endpoint needs about a dozen, and the usual limit is 1024.
+//! The limit of file descriptors of the process. The usual limit is 1024. An endpoint needs from two to about a dozen.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Raises this process's soft limit of open file descriptors to its hard limit, and returns the limit then in force.
 ///
 /// For servers, which have an endpoint for each connection. A program calls it once, at its start. The default of the
-/// soft limit is low because some programs use `select(2)` (systemd.exec(5), `LimitNOFILE=`); this crate and UCX do
-/// not.
+/// soft limit is low because some programs use `select(2)` (systemd.exec(5), `LimitNOFILE=`); this project and UCX
+/// do not.
 ///
 /// # Errors
 /// The error of setrlimit(2).
