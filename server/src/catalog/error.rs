@@ -204,6 +204,7 @@ impl CatalogError {
     }
 }
 
+#[cfg(feature = "datafusion")]
 impl CatalogError {
     /// The table and the path, if they are known, and the rest of the message.
     pub(crate) fn parts(&self) -> (Option<&str>, &Path, String) {

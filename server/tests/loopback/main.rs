@@ -293,7 +293,7 @@ fn a_deadline_ends_a_query_that_hangs() {
 }
 
 #[test]
-fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not() {
+fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_is_cut() {
     block_on(async {
         let world = World::over(
             ScriptedEngine::new().with_query("big", Script::synthetic(3, 200_000)),
@@ -306,8 +306,16 @@ fn a_batch_larger_than_the_window_still_comes_and_one_beyond_the_limit_does_not(
             assert_eq!(batches.len(), 3);
         }
         let client = world.client_with(|options| options.with_max_batch(1 << 20).with_window(1 << 20)).await;
+        for lend_from in [LendFrom::Bytes(0), LendFrom::Never] {
+            let options = QueryOptions::default().with_lend_from(lend_from);
+            let batches: Vec<_> = client.query_with("big", options).await.unwrap().try_collect().await.unwrap();
+            assert!(batches.len() > 3, "{} batches", batches.len());
+            assert_eq!(batches.iter().map(arrow_array::RecordBatch::num_rows).sum::<usize>(), 600_000);
+        }
+        // A single row cannot be cut.
+        let client = world.client_with(|options| options.with_max_batch(1)).await;
         let failure = client.query("big").await.unwrap().try_collect::<Vec<_>>().await.unwrap_err();
-        assert!(failure.to_string().contains("exceeds the limit"), "{failure}");
+        assert!(failure.to_string().contains("one row takes"), "{failure}");
     });
 }
 

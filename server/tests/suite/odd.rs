@@ -197,3 +197,49 @@ async fn a_query_that_yields_nothing_ends_when_it_is_dropped() {
         }
     }
 }
+
+#[tokio::test]
+async fn known_wrong_answers_of_the_engine_are_right_or_errors() {
+    let directory = directory();
+    let floats = batch([column("x", Float64Array::from(vec![1.0, f64::NAN, 3.0]))]);
+    write(directory.path().join("f.parquet"), &floats);
+    write(directory.path().join("s.parquet"), &batch([column("a", StringArray::from(vec!["1", "100", "2"]))]));
+    let engine = open(&data(directory.path())).await;
+    assert_eq!(count(&engine, "SELECT count(*) FROM f WHERE x > 100").await, 1);
+    assert_eq!(lines(&engine, "SELECT max(x) FROM f").await, ["NaN"]);
+    assert_eq!(lines(&engine, "SELECT min(CAST(a AS INT)), max(CAST(a AS INT)) FROM s").await, ["1,100"]);
+    let repeated = "WITH s(x) AS (VALUES (0), (1), (2) ORDER BY 1 LIMIT 3), t AS (SELECT * FROM s UNION ALL SELECT * \
+                    FROM s UNION ALL SELECT * FROM s) SELECT DISTINCT x FROM t ORDER BY x LIMIT 3";
+    assert_eq!(lines(&engine, repeated).await, ["0", "1", "2"]);
+    let windowed = "SELECT DISTINCT a, count(*) OVER (PARTITION BY a) AS n FROM s ORDER BY a LIMIT 30";
+    assert_eq!(lines(&engine, windowed).await, ["1,1", "100,1", "2,1"]);
+    for sql in [
+        "SELECT 9223372036854775807 + 1",
+        "SELECT x - 9223372036854775807 FROM (VALUES (-9223372036854775807)) t(x)",
+        "SELECT value * 10000000000 FROM generate_series(1, 10000000000, 1000000000)",
+        "SELECT CAST(32767 AS SMALLINT) + CAST(2 AS SMALLINT)",
+    ] {
+        let error = query(&engine, sql).await.expect_err(sql).message();
+        assert!(error.to_lowercase().contains("overflow"), "{sql}: {error}");
+    }
+    assert_eq!(lines(&engine, "SELECT 1 + 2 * 3 - 4, 'a' || 1 || NULL IS NULL, 'a' || 1").await, ["3,true,a1"]);
+}
+
+#[tokio::test]
+async fn a_function_refuses_a_result_beyond_the_bound() {
+    let engine = open(&config(&[])).await;
+    for sql in [
+        "SELECT length(rpad('a', 2000000000, 'b'))",
+        "SELECT length(repeat('a', 2147483647) || repeat('a', 2147483647))",
+        "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 5000)))",
+        "SELECT length(concat_ws(repeat('x', 500000000), 'a', 'b', 'c', 'd'))",
+        "SELECT array_length(array_repeat('x', 2000000000))",
+        "SELECT array_length(array_resize([1], 2000000000, 0))",
+        "SELECT array_length(generate_series(1, 2000000000))",
+        "SELECT max(octet_length(concat(repeat('x', 100000), value::text))) FROM generate_series(1, 30000)",
+    ] {
+        let error = query(&engine, sql).await.expect_err(sql);
+        assert_eq!(error.kind(), thallus_server::engine::EngineErrorKind::ResourcesExhausted, "{sql}: {error}");
+    }
+    assert_eq!(lines(&engine, "SELECT length(repeat('ab', 1000)), concat('a', NULL, 1)").await, ["2000,a1"]);
+}

@@ -1,8 +1,8 @@
 //! Functions whose result can be much larger than their arguments, with a bound.
 //!
-//! DataFusion's functions allocate what they are asked for: `repeat('x', 2147483647)` takes two gigabytes that no memory
-//! pool counts, and an allocation that fails ends the process (DataFusion issue 5415). So the size of the result is
-//! estimated before the function runs.
+//! DataFusion's functions allocate what they are asked for: `repeat('x', 2147483647)` takes two gigabytes that no
+//! memory pool counts, and an allocation that fails ends the process (DataFusion issue 5415). So the size of the result
+//! is estimated before the function runs.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -5,11 +5,12 @@
 //! of queries can be counted.
 
 mod bounds;
-mod concatenation;
 mod error;
 mod files;
 mod guard;
+mod limits;
 mod opened;
+mod operators;
 mod pacing;
 mod partitions;
 mod run;
@@ -196,7 +197,9 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
         .with_information_schema(true)
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_target_partitions(config.effective_partitions())
-        .with_batch_size(config.batch_rows);
+        .with_batch_size(config.batch_rows)
+        // With it `SELECT DISTINCT a, count(*) OVER () ... LIMIT` fails (DataFusion issue 25350).
+        .set_bool("datafusion.optimizer.enable_distinct_aggregation_soft_limit", false);
     let state =
         SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(environment).build();
     let schemas = MemoryCatalogProvider::new();
@@ -205,7 +208,7 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
     let context = SessionContext::new_with_state(state);
     context.register_catalog(CATALOG, Arc::new(schemas));
     bounds::register(&context);
-    let rewrite = Arc::new(concatenation::Rewrite::new());
+    let rewrite = Arc::new(operators::Rewrite::new());
     let registered = context.state_ref().write().register_function_rewrite(rewrite);
     registered.map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
     Ok(context)

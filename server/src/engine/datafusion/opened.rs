@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use arrow_schema::{FieldRef, Fields, Schema, SchemaRef};
 use datafusion::common::Statistics;
+use datafusion::common::config::TableParquetOptions;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::error::DataFusionError;
 use datafusion::object_store::ObjectMeta;
@@ -51,9 +52,14 @@ impl Opened {
 }
 
 /// Parquet as this server reads it: INT96, which some writers use for timestamps, in microseconds, so that the years 1
-/// to 9999 fit; the metadata of the schema is kept.
-pub(super) fn parquet_format() -> ParquetFormat {
-    ParquetFormat::default().with_coerce_int96(Some("us".to_owned())).with_skip_metadata(false)
+/// to 9999 fit; the metadata of the schema is kept. `prunes`: row groups and pages are skipped by their extremes.
+pub(super) fn parquet_format(prunes: bool) -> ParquetFormat {
+    let mut options = TableParquetOptions::default();
+    options.global.coerce_int96 = Some("us".to_owned());
+    options.global.skip_metadata = false;
+    options.global.pruning = prunes;
+    options.global.enable_page_index = prunes;
+    ParquetFormat::default().with_options(options)
 }
 
 /// A file, as DataFusion's store describes it.

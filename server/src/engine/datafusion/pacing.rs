@@ -1,10 +1,10 @@
 //! Joins that can be cancelled, and that let other queries run.
 //!
 //! A join combines each batch of its second input with all matching rows of the first, in one step. With many matches
-//! per row a step takes minutes; if a filter discards the result, the join begins the next step without returning to the
-//! scheduler (DataFusion issue 19358). A cancelled query then occupies its thread on. So every join receives its second
-//! input in slices: few rows at first, more as long as a slice is combined quickly. Between slices, and between the
-//! batches of its result, the thread is given back.
+//! per row a step takes minutes; if a filter discards the result, the join begins the next step without returning to
+//! the scheduler (DataFusion issue 19358). A cancelled query then occupies its thread on. So every join receives its
+//! second input in slices: few rows at first, more as long as a slice is combined quickly. Between slices, and between
+//! the batches of its result, the thread is given back.
 
 use std::fmt;
 use std::pin::Pin;

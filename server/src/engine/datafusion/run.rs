@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, error, guard, pacing};
+use super::{Shared, error, guard, limits, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -213,8 +213,16 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         return Err(EngineError::ReadOnly { statement: error::short(&e) });
     }
     let scanned = scanned_tables(&logical);
+    if limits::is_by_float(&logical) {
+        let optimizer = &mut state.config_mut().options_mut().optimizer;
+        optimizer.enable_dynamic_filter_pushdown = false;
+        optimizer.enable_topk_dynamic_filter_pushdown = false;
+        optimizer.enable_join_dynamic_filter_pushdown = false;
+        optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+    }
     let failed = |e| error::of_datafusion(e, &specs(&scanned));
-    let plan = state.create_physical_plan(&logical).await.and_then(pacing::pace).map_err(failed)?;
+    let plan =
+        state.create_physical_plan(&logical).await.and_then(limits::lift).and_then(pacing::pace).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), scanned })
 }
 

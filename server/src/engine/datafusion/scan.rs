@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics, project_schema};
@@ -105,8 +105,8 @@ impl FilesTable {
     }
 
     /// Statistics of a Parquet file, for planning. They never decide a value of a result: DataFusion answers
-    /// `min(CAST(x AS int))` from the extremes of the text `x` (its issue 25221), and extremes leave NaN out (15812). So
-    /// only the numbers of rows and of NULLs are exact.
+    /// `min(CAST(x AS int))` from the extremes of the text `x` (its issue 25221), and extremes leave NaN out (15812).
+    /// So only the numbers of rows and of NULLs are exact.
     async fn statistics(&self, state: &dyn Session, file: &Inspected) -> Result<Arc<Statistics>> {
         let path = &file.file.path;
         let cache = || self.opened.statistics.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,12 +116,12 @@ impl FilesTable {
         let store = state.runtime_env().object_store(super::store::url())?;
         let meta = object_meta(&file.file)?;
         let table = Arc::clone(&self.opened.file_schema);
-        let mut statistics = parquet_format().infer_stats(state, &store, Arc::clone(&table), &meta).await?;
+        let mut statistics = parquet_format(true).infer_stats(state, &store, Arc::clone(&table), &meta).await?;
         for (column, field) in statistics.column_statistics.iter_mut().zip(table.fields()) {
             let is_same =
                 file.schema.field_with_name(field.name()).is_ok_and(|own| own.data_type() == field.data_type());
             let null_count = column.null_count.clone();
-            *column = if is_same && !has_floats(field.data_type()) {
+            *column = if is_same && !field.data_type().is_floating() {
                 column.clone().to_inexact()
             } else {
                 ColumnStatistics::new_unknown()
@@ -134,11 +134,6 @@ impl FilesTable {
         cache().insert(path.clone(), Arc::clone(&statistics));
         Ok(statistics)
     }
-}
-
-/// Whether values of the type may be NaN.
-fn has_floats(data_type: &DataType) -> bool {
-    data_type.is_floating()
 }
 
 #[async_trait]
@@ -156,13 +151,8 @@ impl TableProvider for FilesTable {
             if self.is_by_partition(filter) {
                 return TableProviderFilterPushDown::Exact;
             }
-            // The extremes of a row group leave NaN out, which is greater than every number: a filter by a float must
-            // not skip a row group (DataFusion issue 15812).
-            let by_float = filter.column_refs().iter().any(|column| {
-                self.schema.field_with_name(&column.name).is_ok_and(|field| has_floats(field.data_type()))
-            });
             match self.opened.spec.format {
-                Format::Parquet if !by_float => TableProviderFilterPushDown::Inexact,
+                Format::Parquet => TableProviderFilterPushDown::Inexact,
                 _ => TableProviderFilterPushDown::Unsupported,
             }
         };
@@ -189,8 +179,16 @@ impl TableProvider for FilesTable {
             .with_table_partition_cols(opened.partition_fields.clone())
             .build();
         let is_parquet = opened.spec.format == Format::Parquet;
+        // The extremes of a row group leave NaN out, which is greater than every number: a filter by a float must not
+        // skip a row group (DataFusion issue 15812).
+        let by_float = filters.iter().any(|filter| {
+            filter.column_refs().iter().any(|column| {
+                self.schema.field_with_name(&column.name).is_ok_and(|field| field.data_type().is_floating())
+            })
+        });
+        let format = parquet_format(!by_float);
         let source: Arc<dyn FileSource> = match is_parquet {
-            true => parquet_format().file_source(table_schema),
+            true => format.file_source(table_schema),
             false => Arc::new(OwnSource::new(Arc::clone(&opened.spec), table_schema, &opened.files)),
         };
         let groups = FileGroup::new(parts).split_files(state.config().target_partitions());
@@ -205,7 +203,7 @@ impl TableProvider for FilesTable {
             .with_limit(limit)
             .build();
         match is_parquet {
-            true => parquet_format().create_physical_plan(state, config).await,
+            true => format.create_physical_plan(state, config).await,
             false => Ok(DataSourceExec::from_data_source(config)),
         }
     }

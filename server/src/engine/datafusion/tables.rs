@@ -99,7 +99,7 @@ async fn look(state: &SessionState, spec: &Arc<TableSpec>, file: DataFile) -> Re
 async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaRef, String> {
     let store = state.runtime_env().object_store(super::store::url()).map_err(|e| e.strip_backtrace())?;
     let meta = object_meta(file).map_err(|e| e.to_string())?;
-    let format = parquet_format();
+    let format = parquet_format(true);
     let metas = [meta];
     // Decoders of file formats are known to panic on unexpected input.
     let read = AssertUnwindSafe(format.infer_schema(state, &store, &metas)).catch_unwind().await;
