@@ -53,10 +53,16 @@ pub fn cpu(pid: u32) -> Duration {
     TICK * (ticks(11) + ticks(12))
 }
 
-/// Number of open file descriptors of the process.
+/// Number of open file descriptors of the process, without those of memory files: the heap has one for each of its
+/// segments, and [`shared`] measures them.
 #[must_use]
 pub fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).unwrap_or_else(|e| panic!("cannot list descriptors of {pid}: {e}")).count()
+    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
+    let entries = entries.unwrap_or_else(|e| panic!("cannot list descriptors of {pid}: {e}"));
+    let is_memory = |target: &std::path::Path| target.to_string_lossy().starts_with("/memfd:");
+    // A descriptor that is closed meanwhile has no target.
+    let targets = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.filter(|target| !is_memory(target)).count()
 }
 
 /// Bytes of shared memory that the process has mapped: POSIX, System V, and memory files.

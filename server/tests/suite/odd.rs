@@ -232,7 +232,7 @@ async fn a_function_refuses_a_result_beyond_the_bound() {
         "SELECT length(rpad('a', 2000000000, 'b'))",
         "SELECT length(repeat('a', 2147483647) || repeat('a', 2147483647))",
         "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 5000)))",
-        "SELECT length(concat_ws(repeat('x', 500000000), 'a', 'b', 'c', 'd'))",
+        "SELECT length(concat_ws(repeat('x', 200000000), 'a', 'b', 'c', 'd', 'e'))",
         "SELECT array_length(array_repeat('x', 2000000000))",
         "SELECT array_length(array_resize([1], 2000000000, 0))",
         "SELECT array_length(generate_series(1, 2000000000))",
