@@ -120,7 +120,7 @@ impl FilesTable {
         for (column, field) in statistics.column_statistics.iter_mut().zip(table.fields()) {
             let is_same =
                 file.schema.field_with_name(field.name()).is_ok_and(|own| own.data_type() == field.data_type());
-            let null_count = column.null_count.clone();
+            let null_count = column.null_count;
             *column = if is_same && !field.data_type().is_floating() {
                 column.clone().to_inexact()
             } else {
