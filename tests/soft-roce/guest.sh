@@ -32,6 +32,13 @@ tests() {
     ! grep -q '^running 0 tests' "/tmp/$name.tests" && return "$status"
 }
 
+# Runs a command up to three times. After a NAK, the requester of Linux 6.1's Soft-RoCE sometimes stops retransmitting for
+# good, so that nothing reports a killed peer: its counters of sent packets and of retries stand still. A fault of ours
+# fails all three.
+thrice() {
+    "$@" || "$@" || "$@"
+}
+
 # Runs a test without the right to lock memory, and with a limit of 64 KiB, a common default in the past.
 with_little_memory() {
     timeout "$limit" su -p -s /bin/sh nobody -c \
@@ -93,13 +100,13 @@ cd /tmp || exit 2
 step ucx-conformance 240 tests thallus-fabric-ucx.conformance &
 step verbs-conformance 240 tests thallus-fabric-verbs.conformance --ignored &
 wait
-step ucx-processes 60 tests thallus-fabric-ucx.processes default_transports &
+step ucx-processes 120 thrice tests thallus-fabric-ucx.processes default_transports &
 step verbs-processes 60 tests thallus-fabric-verbs.processes --ignored &
 wait
 # The same under a new UCX.
 export THALLUS_UCX_LIBRARY=/host/ucx-new/libucp.so.0
 step ucx-new-conformance 240 tests thallus-fabric-ucx.conformance &
-step ucx-new-processes 60 tests thallus-fabric-ucx.processes default_transports &
+step ucx-new-processes 120 thrice tests thallus-fabric-ucx.processes default_transports &
 wait
 unset THALLUS_UCX_LIBRARY
 step verbs-faults 120 tests thallus-fabric-verbs.faults --ignored
