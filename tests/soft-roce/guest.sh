@@ -32,9 +32,9 @@ tests() {
     ! grep -q '^running 0 tests' "/tmp/$name.tests" && return "$status"
 }
 
-# Runs a command up to three times. After a NAK, the requester of Linux 6.1's Soft-RoCE sometimes stops retransmitting for
-# good, so that nothing reports a killed peer: its counters of sent packets and of retries stand still. A fault of ours
-# fails all three.
+# Runs a command up to three times. After a NAK, the requester of Linux 6.1's Soft-RoCE sometimes stops retransmitting
+# for good, so that nothing reports a killed peer: its counters of sent packets and of retries stand still. A fault of
+# ours fails all three.
 thrice() {
     "$@" || "$@" || "$@"
 }

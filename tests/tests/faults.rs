@@ -25,7 +25,7 @@ fn names(directory: &Path) -> Vec<String> {
 /// Starts `thallus` with an endless result that is written to a file. Returns once the file has some of it.
 fn endless_download(server: &TestServer, directory: &Path, lend_from: &str) -> Cli {
     let out = directory.join("out.csv");
-    let before = server.accepted();
+    let before = server.data_planes();
     let cli = Cli::start([
         "query",
         &server.url("window=16MiB"),
