@@ -178,6 +178,8 @@ fn a_lost_connection_is_one_error_and_the_client_goes_on() {
                 ClientError::ConnectionLost { .. }
                     | ClientError::Read { .. }
                     | ClientError::ReadTimeout { .. }
+                    // The server has noticed the loss first, and has revoked what the client was reading.
+                    | ClientError::LeaseExpired { .. }
                     | ClientError::Query { kind: StreamCode::PartitionLost, .. }
             );
             assert!(known && cut.elapsed() < SECONDS, "{error:?}");
