@@ -8,7 +8,7 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, 
 use thallus_server::config::{ServerConfig, TableConfig};
 use thallus_server::engine::datafusion::DataFusionEngine;
 
-use crate::engine::{count, open, query};
+use crate::engine::{count, open, query, settled};
 use crate::files::{config, directory, rows, write};
 
 fn column(name: &str, values: impl arrow::array::Array + 'static) -> (String, ArrayRef) {
@@ -192,9 +192,7 @@ async fn a_query_that_yields_nothing_ends_when_it_is_dropped() {
         // The joins occupy every thread of the engine; another query is answered all the same.
         assert_eq!(count(&engine, "SELECT 1").await, 1);
         drop(stream);
-        while engine.alive_tasks() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        settled(&engine).await;
     }
 }
 
@@ -223,6 +221,45 @@ async fn known_wrong_answers_of_the_engine_are_right_or_errors() {
         assert!(error.to_lowercase().contains("overflow"), "{sql}: {error}");
     }
     assert_eq!(lines(&engine, "SELECT 1 + 2 * 3 - 4, 'a' || 1 || NULL IS NULL, 'a' || 1").await, ["3,true,a1"]);
+}
+
+#[tokio::test]
+async fn a_sum_is_exact_or_refused() {
+    let engine = open(&config(&[])).await;
+    let most = "9223372036854775807";
+    let rows = |values: &str| format!("(SELECT * FROM (VALUES {values}) v(x, g))");
+    // In each of these the order of the additions could go beyond the type, the sum does not.
+    let fits = rows(&format!("({most}, 1), (1, 1), (-1, 1), (NULL, 2)"));
+    let sums = format!("SELECT sum(x), sum(DISTINCT x) FROM {fits}");
+    assert_eq!(lines(&engine, &sums).await, [format!("{most},{most}")]);
+    let grouped = format!("SELECT g, sum(x), sum(x) FILTER (WHERE x > 1) FROM {fits} GROUP BY g ORDER BY g");
+    assert_eq!(lines(&engine, &grouped).await, [format!("1,{most},{most}"), "2,~,~".to_owned()]);
+    let window = "SELECT sum(x) OVER (ORDER BY x ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (VALUES (1), (2), \
+                  (4)) v(x) ORDER BY 1";
+    assert_eq!(lines(&engine, window).await, ["1", "3", "6"]);
+    let distinct = window.replace("sum(x)", "sum(DISTINCT x)").replace("(4)", "(2)");
+    assert_eq!(lines(&engine, &distinct).await, ["1", "2", "3"]);
+    let decimals = |value: &str, to: &str| format!("SELECT sum(CAST({value} AS {to})) FROM generate_series(1, 20)");
+    assert_eq!(lines(&engine, &decimals("1.25", "DECIMAL(38, 2)")).await, ["25.00"]);
+    assert_eq!(lines(&engine, &decimals("-1.5", "DECIMAL(60, 2)")).await, ["-30.00"]);
+    assert_eq!(lines(&engine, "SELECT sum(x) FROM (VALUES (1)) v(x) WHERE x > 1").await, ["~"]);
+    let wide = "90000000000000000000000000000000000000";
+    for sql in [
+        format!("SELECT sum(x) FROM (VALUES ({most}), (1)) v(x)"),
+        format!("SELECT sum(DISTINCT x) FROM (VALUES ({most}), (1)) v(x)"),
+        format!("SELECT g, sum(x) FROM (VALUES ({most}, 1), (1, 1)) v(x, g) GROUP BY g"),
+        format!("SELECT sum(x) OVER (ORDER BY x) FROM (VALUES ({most}), (1)) v(x)"),
+        "SELECT sum(arrow_cast(value, 'UInt64') + 18446744073709551610) FROM generate_series(1, 2)".to_owned(),
+        "SELECT sum(arrow_cast(9223372036854775807, 'Duration(Second)')) FROM generate_series(1, 2)".to_owned(),
+        "SELECT sum(arrow_cast(arrow_cast(999999999, 'Decimal128(9, 0)'), 'Decimal32(9, 0)')) FROM \
+         generate_series(1, 5)"
+            .to_owned(),
+        decimals(wide, "DECIMAL(38, 0)"),
+    ] {
+        let error = query(&engine, &sql).await.expect_err(&sql).message();
+        assert!(error.contains("beyond its type"), "{sql}: {error}");
+    }
+    settled(&engine).await;
 }
 
 #[tokio::test]

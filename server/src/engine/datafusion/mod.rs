@@ -16,6 +16,7 @@ mod partitions;
 mod run;
 mod scan;
 mod store;
+mod sums;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -208,6 +209,7 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
     let context = SessionContext::new_with_state(state);
     context.register_catalog(CATALOG, Arc::new(schemas));
     bounds::register(&context);
+    sums::register(&context);
     let rewrite = Arc::new(operators::Rewrite::new());
     let registered = context.state_ref().write().register_function_rewrite(rewrite);
     registered.map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
