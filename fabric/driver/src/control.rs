@@ -74,6 +74,10 @@ impl<S: ControlIo> Control<S> {
         }
         let polled = self.poll_io(cx, into);
         self.lost = matches!(polled, Poll::Ready(ControlEvent::Disconnected(_)));
+        if polled.is_pending() && into.is_empty() {
+            // An idle connection keeps no room for the next frame.
+            *into = BytesMut::new();
+        }
         polled
     }
 
