@@ -114,11 +114,8 @@ pub fn resolve(config: &ServerConfig) -> Result<Resolved, CatalogError> {
                     found += 1;
                     tables.insert(spec.name.clone(), spec);
                 }
-                Err(error) if config.strict => return Err(error),
                 // Of two files of one name none can be chosen.
-                Err(CatalogError::Duplicate { table, first, second }) => {
-                    return Err(CatalogError::Duplicate { table, first, second });
-                }
+                Err(error) if config.strict || matches!(error, CatalogError::Duplicate { .. }) => return Err(error),
                 Err(error) => skipped.push(error),
             }
         }

@@ -167,10 +167,10 @@ pub struct TableInfo {
 
 /// Slices of a batch with at most `rows` rows each, without copying. An empty batch has none. For engines with a limit
 /// of rows per batch.
-pub fn slices(
-    item: Result<RecordBatch, EngineError>,
+pub fn slices<E: Send>(
+    item: Result<RecordBatch, E>,
     rows: usize,
-) -> impl Iterator<Item = Result<RecordBatch, EngineError>> + Send {
+) -> impl Iterator<Item = Result<RecordBatch, E>> + Send {
     let (batch, error) = match item {
         Ok(batch) => (Some(batch), None),
         Err(error) => (None, Some(Err(error))),

@@ -26,7 +26,7 @@ const MOST_BYTES: u64 = 512 << 20;
 type Estimate = fn(&Arguments<'_>) -> Option<u64>;
 
 /// The functions with a bound. `None` as an estimate means that the arguments are not of a kind that grows.
-const BOUNDED: [(&str, Estimate); 9] = [
+const BOUNDED: [(&str, Estimate); 10] = [
     ("repeat", |of| of.sum(|row| Some(of.len(0, row)?.saturating_mul(of.number(1, row)?)))),
     ("lpad", padded),
     ("rpad", padded),
@@ -36,6 +36,7 @@ const BOUNDED: [(&str, Estimate); 9] = [
     ("array_repeat", |of| of.sum(|row| Some(of.width(0, row).saturating_mul(of.number(1, row)?)))),
     ("array_resize", |of| of.sum(|row| Some(of.number(1, row)?.saturating_mul(ITEM_BYTES)))),
     ("range", series),
+    ("generate_series", series),
 ];
 
 /// Bytes of an item of a list.
@@ -92,10 +93,6 @@ pub(super) fn register(context: &SessionContext) {
     for (name, estimate) in BOUNDED {
         let Some(inner) = functions.get(name) else { continue };
         let bounded = Bounded { inner: Arc::clone(inner), estimate: Estimator(estimate) };
-        context.register_udf(ScalarUDF::new_from_impl(bounded));
-    }
-    if let Some(inner) = functions.get("generate_series") {
-        let bounded = Bounded { inner: Arc::clone(inner), estimate: Estimator(series) };
         context.register_udf(ScalarUDF::new_from_impl(bounded));
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn of_join(error: JoinError) -> EngineError {
 
 /// A panic. Arrow panics if a text, a list or a batch outgrows its type, which is the query's doing.
 fn of_panicked(text: &str) -> EngineError {
-    if ["offset overflow", "capacity overflow", "exceed"].iter().any(|known| text.contains(known)) {
+    let grown = ["offset overflow", "capacity overflow", "exceeds i32", "exceeds u32", "exceeds usize"];
+    if grown.iter().any(|known| text.contains(known)) {
         let message = "a text, a list or a batch grew beyond the limit of its type, which is 2 GiB for text; make less \
                        of it, or cast it to LargeUtf8";
         return EngineError::Execution { message: message.to_owned() };

@@ -24,6 +24,7 @@ mod json;
 mod list_shape;
 mod lists;
 mod numbers;
+mod part;
 mod schema;
 mod source;
 mod widen;

@@ -111,7 +111,7 @@ impl ExecutionPlan for PacedExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let rows = if self.slices { 1 } else { usize::MAX };
-        Ok(Box::pin(Paced { input, rest: None, rows, slices: self.slices, turn: Turn::new(), given: None }))
+        Ok(Box::pin(Paced { input, rest: None, rows, slices: self.slices, turn: Instant::now(), given: None }))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -123,15 +123,6 @@ impl ExecutionPlan for PacedExec {
     }
 }
 
-/// The time since the thread was given back.
-struct Turn(Instant);
-
-impl Turn {
-    fn new() -> Self {
-        Turn(Instant::now())
-    }
-}
-
 struct Paced {
     input: SendableRecordBatchStream,
     /// The rows that follow the last slice.
@@ -139,7 +130,8 @@ struct Paced {
     /// Rows of the next slice.
     rows: usize,
     slices: bool,
-    turn: Turn,
+    /// When the thread was given back last.
+    turn: Instant,
     /// Time of the last slice, and whether it had as many rows as it might.
     given: Option<(Instant, bool)>,
 }
@@ -161,8 +153,8 @@ impl Stream for Paced {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.adapt();
-        if self.turn.0.elapsed() > TURN {
-            self.turn = Turn::new();
+        if self.turn.elapsed() > TURN {
+            self.turn = Instant::now();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -171,7 +163,7 @@ impl Stream for Paced {
             None => {
                 let next = self.input.poll_next_unpin(cx);
                 if next.is_pending() {
-                    self.turn = Turn::new();
+                    self.turn = Instant::now();
                 }
                 match ready!(next) {
                     Some(Ok(batch)) => batch,

@@ -13,7 +13,7 @@ use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -206,11 +206,5 @@ impl TableProvider for FilesTable {
             true => format.create_physical_plan(state, config).await,
             false => Ok(DataSourceExec::from_data_source(config)),
         }
-    }
-}
-
-impl From<crate::catalog::CatalogError> for DataFusionError {
-    fn from(error: crate::catalog::CatalogError) -> Self {
-        DataFusionError::External(Box::new(error))
     }
 }

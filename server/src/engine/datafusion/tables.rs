@@ -147,19 +147,12 @@ fn partition_fields(spec: &TableSpec, file_schema: &Schema) -> Result<Vec<FieldR
     spec.partition_columns.iter().map(field).collect()
 }
 
-/// A table's name in the configuration.
-#[derive(Clone, Debug)]
-struct Configured {
-    config: TableConfig,
-    policy: Policy,
-}
-
 /// The tables of the engine, opened again when their files change.
 pub(super) struct Tables {
     state: std::sync::OnceLock<SessionState>,
     /// Data directories, in which tables appear.
     data: Vec<PathBuf>,
-    tables: RwLock<BTreeMap<String, (Configured, Arc<Opened>)>>,
+    tables: RwLock<BTreeMap<String, Arc<Opened>>>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -179,34 +172,31 @@ impl Tables {
     }
 
     pub(super) fn insert(&self, opened: Opened) {
-        let configured = Configured { config: opened.spec.config.clone(), policy: opened.spec.policy };
-        self.write().insert(opened.spec.name.clone(), (configured, Arc::new(opened)));
+        self.write().insert(opened.spec.name.clone(), Arc::new(opened));
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, (Configured, Arc<Opened>)>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<String, Arc<Opened>>> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, (Configured, Arc<Opened>)>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Arc<Opened>>> {
         self.tables.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The table as it is now.
     async fn current(&self, name: &str) -> Result<Option<Arc<Opened>>, CatalogError> {
-        let known = self.read().get(name).cloned();
-        let configured = match &known {
-            Some((configured, _)) => configured.clone(),
+        let before = self.read().get(name).cloned();
+        let (config, policy) = match &before {
+            Some(before) => (before.spec.config.clone(), before.spec.policy),
             None => match self.appeared(name).await {
-                Some(configured) => configured,
+                Some(path) => (TableConfig::at(path), Policy::Data),
                 None => return Ok(None),
             },
         };
-        let before = known.map(|(_, opened)| opened);
-        let (spec, skipped) = {
-            let (name, Configured { config, policy }) = (name.to_owned(), configured);
-            let found = tokio::task::spawn_blocking(move || catalog::resolve_table(&name, &config, policy)).await;
-            found.unwrap_or_else(|e| Err(CatalogError::of_io(None, std::path::Path::new(""), e.into())))?
-        };
+        let table = name.to_owned();
+        let found = tokio::task::spawn_blocking(move || catalog::resolve_table(&table, &config, policy)).await;
+        let (spec, skipped) =
+            found.unwrap_or_else(|e| Err(CatalogError::of_io(None, std::path::Path::new(""), e.into())))?;
         if let Some(before) = &before
             && is_same(before, &spec)
         {
@@ -216,11 +206,11 @@ impl Tables {
         let opened = open(state, spec, skipped, before.as_deref()).await?;
         warn_of(&opened.skipped, before.as_deref());
         self.insert(opened);
-        Ok(self.read().get(name).map(|(_, opened)| Arc::clone(opened)))
+        Ok(self.read().get(name).cloned())
     }
 
-    /// The table of this name in a data directory, if it has appeared there since the start.
-    async fn appeared(&self, name: &str) -> Option<Configured> {
+    /// The path of the table of this name in a data directory, if it has appeared there since the start.
+    async fn appeared(&self, name: &str) -> Option<PathBuf> {
         let (data, name) = (self.data.clone(), name.to_owned());
         let found = tokio::task::spawn_blocking(move || {
             data.iter().find_map(|directory| {
@@ -228,12 +218,11 @@ impl Tables {
                 tables.into_iter().find(|(table, _)| table.to_lowercase() == name).map(|(_, path)| path)
             })
         });
-        let path = found.await.ok().flatten()?;
-        Some(Configured { config: TableConfig::at(path), policy: Policy::Data })
+        found.await.ok().flatten()
     }
 }
 
-/// Whether the files are still those that were looked at, or known to be unreadable.
+/// Whether the table still has the files, in the same states, and the partition columns that it had.
 fn is_same(before: &Opened, spec: &TableSpec) -> bool {
     before.spec.files == spec.files && before.spec.partition_columns == spec.partition_columns
 }

@@ -8,7 +8,7 @@ mod records;
 
 use std::io::Read;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -19,6 +19,7 @@ use self::infer::Inference;
 use self::records::Records;
 use super::error::{Batches, ReadError};
 use super::input;
+use super::part::{PartBatches, PartReader};
 use crate::catalog::Compression;
 
 /// Values of a batch at most, of all columns and levels.
@@ -72,24 +73,23 @@ pub(super) fn read(
     let batch_rows = batch_rows.min(MAX_VALUES / columns.leaves().max(1)).max(1);
     let records = Records::new(input, is_part);
     let schema = Arc::clone(schema);
-    Ok(Box::new(Reader { path: path.to_owned(), first, records, columns, schema, batch_rows, is_done: false }))
+    let reader = Reader { records, columns, schema, batch_rows, is_done: false };
+    Ok(Box::new(PartBatches::new(path, first, reader)))
 }
 
 struct Reader {
-    path: PathBuf,
-    /// The byte that the lines begin at or after.
-    first: u64,
     records: Records,
     columns: Struct,
     schema: SchemaRef,
     batch_rows: usize,
+    /// There are no more records.
     is_done: bool,
 }
 
-impl Reader {
+impl PartReader for Reader {
     fn batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         let start = self.records.lexer.offset();
-        while self.columns.len() < self.batch_rows && self.records.lexer.offset() - start < MAX_TEXT {
+        while !self.is_done && self.columns.len() < self.batch_rows && self.records.lexer.offset() - start < MAX_TEXT {
             if !self.records.next()? {
                 self.is_done = true;
                 break;
@@ -105,33 +105,6 @@ impl Reader {
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map(Some)
             .map_err(|error| ReadError::invalid(error.to_string()))
-    }
-
-    /// An error with the line of the file instead of that of the part.
-    fn of_file(&self, error: ReadError) -> ReadError {
-        match error {
-            ReadError::Invalid { line: Some(line), reason } if self.first > 0 => {
-                // If the lines cannot be counted, none is named.
-                let before = input::lines_before(&self.path, self.first).ok();
-                ReadError::Invalid { line: before.map(|before| before + line), reason }
-            }
-            other => other,
-        }
-    }
-}
-
-impl Iterator for Reader {
-    type Item = Result<RecordBatch, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let batch = self.batch();
-        if !matches!(batch, Ok(Some(_))) {
-            self.is_done = true;
-        }
-        batch.map_err(|error| self.of_file(error)).transpose()
     }
 }
 

@@ -24,6 +24,7 @@ use super::error::{Batches, ReadError};
 use super::inspect::{Division, IPC_LIMITS, Inspected, csv_options};
 use super::{csv, ipc, json};
 use crate::catalog::{CatalogError, Format, TableSpec};
+use crate::engine::slices;
 
 /// The files of one table. Each file has an [`Inspected`] as extension.
 #[derive(Clone)]
@@ -209,7 +210,8 @@ impl Part<'_> {
                 let (indices, projected) = self.in_file();
                 let batches = self.batches(range);
                 let batches = ipc::read(path, &self.file.schema, Some(&indices), batches, &IPC_LIMITS)?;
-                self.adapted(sliced(batches, batch_rows), &projected(&self.file.schema))
+                let slices = batches.flat_map(move |batch| slices(batch, batch_rows.max(1)));
+                self.adapted(Box::new(slices), &projected(&self.file.schema))
             }
             Format::Parquet => Err(ReadError::invalid("Parquet has a reader of its own")),
         }
@@ -252,20 +254,4 @@ impl Part<'_> {
         let adapter = Adapter::new(read, self.wanted)?;
         Ok(Box::new(batches.map(move |batch| adapter.adapt(&batch?))))
     }
-}
-
-/// The batches in slices of at most `rows`.
-fn sliced(batches: Batches, rows: usize) -> Batches {
-    let rows = rows.max(1);
-    Box::new(batches.flat_map(move |batch| {
-        let (batch, error) = match batch {
-            Ok(batch) => (Some(batch), None),
-            Err(error) => (None, Some(Err(error))),
-        };
-        let slices = batch.into_iter().flat_map(move |batch| {
-            let starts = (0..batch.num_rows()).step_by(rows);
-            starts.map(move |start| Ok(batch.slice(start, rows.min(batch.num_rows() - start))))
-        });
-        slices.chain(error)
-    }))
 }

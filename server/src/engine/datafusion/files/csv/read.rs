@@ -1,7 +1,7 @@
 //! Reads the records of a file or a part of it.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -9,6 +9,7 @@ use arrow_schema::SchemaRef;
 
 use super::super::error::{Batches, ReadError};
 use super::super::input;
+use super::super::part::{PartBatches, PartReader};
 use super::columns::Column;
 use super::options::CsvOptions;
 use super::records::{Records, column_name, texts};
@@ -45,8 +46,6 @@ pub(in super::super) fn read(
     };
     splitter.keep(keep);
     let reader = Reader {
-        path: path.to_owned(),
-        first,
         splitter,
         records: Records::default(),
         names: schema.fields().iter().map(|field| field.name().clone()).collect(),
@@ -57,7 +56,7 @@ pub(in super::super) fn read(
         batch_rows: batch_rows.min(MAX_FIELDS / schema.fields().len().max(1)).max(1),
         is_done: false,
     };
-    Ok(Box::new(reader))
+    Ok(Box::new(PartBatches::new(path, first, reader)))
 }
 
 /// The splitter behind the header, which has to be that of `schema`, and the first byte of its lines.
@@ -111,9 +110,6 @@ fn check_header(splitter: &mut Splitter<Input>, schema: &SchemaRef) -> Result<()
 }
 
 struct Reader {
-    path: PathBuf,
-    /// The byte that the lines begin at or after.
-    first: u64,
     splitter: Splitter<Input>,
     records: Records,
     /// Names of all columns.
@@ -125,13 +121,14 @@ struct Reader {
     schema: SchemaRef,
     options: CsvOptions,
     batch_rows: usize,
+    /// The splitter has no more records.
     is_done: bool,
 }
 
-impl Reader {
+impl PartReader for Reader {
     fn batch(&mut self) -> Result<Option<RecordBatch>, ReadError> {
         self.records.clear();
-        while self.records.len() < self.batch_rows && self.records.size() < MAX_TEXT {
+        while !self.is_done && self.records.len() < self.batch_rows && self.records.size() < MAX_TEXT {
             if !self.splitter.next(&mut self.records)? {
                 self.is_done = true;
                 break;
@@ -157,32 +154,5 @@ impl Reader {
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map(Some)
             .map_err(|error| ReadError::invalid(error.to_string()))
-    }
-
-    /// An error with the line of the file instead of that of the part.
-    fn of_file(&self, error: ReadError) -> ReadError {
-        match error {
-            ReadError::Invalid { line: Some(line), reason } if self.first > 0 => {
-                // If the lines cannot be counted, none is named.
-                let before = input::lines_before(&self.path, self.first).ok();
-                ReadError::Invalid { line: before.map(|before| before + line), reason }
-            }
-            other => other,
-        }
-    }
-}
-
-impl Iterator for Reader {
-    type Item = Result<RecordBatch, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.is_done {
-            return None;
-        }
-        let batch = self.batch();
-        if !matches!(batch, Ok(Some(_))) {
-            self.is_done = true;
-        }
-        batch.map_err(|error| self.of_file(error)).transpose()
     }
 }

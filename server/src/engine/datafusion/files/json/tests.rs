@@ -1,6 +1,8 @@
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{DataType, Field};
 
+use std::path::PathBuf;
+
 use super::*;
 
 const PLAIN: JsonOptions = JsonOptions { compression: Compression::None };
