@@ -80,8 +80,8 @@ impl Address {
         Ok(Address { host, network, name, secret, path })
     }
 
-    /// Whether an abstract name means the same socket to this process as to the peer. In another namespace any process
-    /// could listen under the peer's name.
+    /// Returns true if an abstract name means the same socket to this process as to the peer. In another namespace any
+    /// process could listen under the peer's name.
     pub(crate) fn shares_names(&self) -> bool {
         self.network == network()
     }
@@ -91,7 +91,7 @@ impl Address {
         socket_name(&self.name)
     }
 
-    /// Whether the peer is not known to be under the kernel of this process.
+    /// Returns true unless the peer is known to be under the kernel of this process.
     pub(crate) fn is_elsewhere(&self) -> bool {
         let own = host();
         own == [0; 16] || own != self.host

@@ -82,7 +82,7 @@ impl AsFd for Socket {
 struct Listener {
     io: AsyncFd<OwnedFd>,
     path: Option<PathBuf>,
-    /// Whether connections may wait.
+    /// Connections may wait.
     due: bool,
 }
 

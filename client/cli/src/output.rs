@@ -58,7 +58,7 @@ pub struct Output {
 struct State {
     /// The first error of writing. The layers above wrap errors and lose their kind.
     failed: Mutex<Option<io::Error>>,
-    /// Whether the rest is not written.
+    /// The rest is not written.
     abandoned: AtomicBool,
 }
 

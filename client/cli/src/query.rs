@@ -37,7 +37,7 @@ pub struct Request {
     connect: ConnectOptions,
     sql: String,
     read_mode: ReadMode,
-    /// Whether every batch is to be lent.
+    /// The user wants every batch lent.
     all_lent: bool,
     format: FormatOptions,
     output: Option<std::path::PathBuf>,

@@ -92,9 +92,9 @@ struct Column<'a> {
     field: &'a FieldRef,
     array: &'a dyn arrow::array::Array,
     texts: ArrayFormatter<'a>,
-    /// Whether a value can be an empty text, or need quotes.
+    /// A value can be an empty text, or need quotes.
     may_be_empty: bool,
-    /// Whether an empty field would be a blank line.
+    /// The column is the only one, so that an empty field would be a blank line.
     alone: bool,
 }
 

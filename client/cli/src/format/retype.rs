@@ -83,7 +83,7 @@ pub(super) fn dictionaries(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-/// Whether a type, or a type within it, is as asked for.
+/// Returns true if `what` is true for a type or for one within it.
 pub(super) fn has(data_type: &DataType, what: fn(&DataType) -> bool) -> bool {
     what(data_type) || children(data_type).iter().any(|child| has(child, what))
 }
