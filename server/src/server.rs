@@ -1,5 +1,6 @@
 //! The server: accepts connections within its limits, and shuts down in good order.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -12,13 +13,13 @@ use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
 use thallus_fabric::observe::LoanObserver;
-use thallus_fabric::process::{self, Presence};
+use thallus_fabric::process::{self, Presence, TcpEnds};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds};
 use thallus_protocol::server::ServerConfig as MachineConfig;
 use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -115,6 +116,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients on this host may map lent batches, and thereby reach all of this process's registered memory.
     pub allow_mapped: bool,
+    /// Returns whether a process has the client's end of a control connection open: over a fabric that does not know
+    /// its peer's process, a client may map memory only under the id of such a process. `None`: the connection is no
+    /// TCP connection of this host, and the default believes no id. A simulation has no processes, and replaces this.
+    pub is_peer: fn(ProcessId, Option<TcpEnds>) -> bool,
     /// Source of entropy for lease words. A simulation returns its seed.
     pub entropy: fn() -> u64,
     /// Returns whether a client's process exists. A simulation has no processes, and replaces this.
@@ -127,6 +132,12 @@ pub struct Settings {
     pub clock: Option<fn() -> Duration>,
     /// Observer of the begin and end of every lease. A simulation checks reads against it.
     pub loan_observer: Option<Arc<dyn LoanObserver>>,
+}
+
+/// The addresses of a control connection over TCP.
+fn tcp_ends<S: ControlIo>(io: &S) -> Option<TcpEnds> {
+    let stream = (io as &dyn Any).downcast_ref::<TcpStream>()?;
+    Some(TcpEnds { own: stream.local_addr().ok()?, peer: stream.peer_addr().ok()? })
 }
 
 /// The time since the first call.
@@ -172,6 +183,7 @@ impl Settings {
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
             presence: process::presence,
+            is_peer: |process, ends| ends.is_some_and(|ends| process::holds_peer_end(process, ends).unwrap_or(false)),
             page_faults: thread_page_faults,
             clock: Some(running),
             loan_observer: None,
@@ -244,7 +256,7 @@ impl Server {
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
                 upload_window: settings.upload_window,
-                orphans: OrphanedLoans::new(settings.presence),
+                orphans: OrphanedLoans::new(settings.presence, settings.is_peer),
                 page_faults: settings.page_faults,
                 let_go,
             }),
@@ -305,7 +317,8 @@ impl Server {
         if let Some(message) = &refused {
             warn!(%message, "connection refused");
         }
-        serve(Arc::clone(&self.shared), io, (self.settings.entropy)(), refused, self.drain.subscribe()).await
+        let ends = tcp_ends(&io);
+        serve(Arc::clone(&self.shared), io, ends, (self.settings.entropy)(), refused, self.drain.subscribe()).await
     }
 
     /// Accepts connections until [`Server::drain`], then waits for them to end.
