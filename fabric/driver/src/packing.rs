@@ -13,7 +13,7 @@ use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout::{self, Described, LayoutError, LentDictionaries};
 use thallus_protocol::lender::LoanCost;
 use thallus_protocol::message::{Access, Failure};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::loans::{LoanPool, PreparedLoan};
 
@@ -61,6 +61,9 @@ pub struct Packing {
     dictionaries: Option<LentDictionaries>,
     /// Bits per row, with validity, if all columns are numbers.
     row_bits: Option<u64>,
+    /// Whether a warning has reported that a batch could not be lent. The next ones of the stream are not worth one: a
+    /// result of a thousand batches has the same reason a thousand times.
+    inline_warned: bool,
 }
 
 impl fmt::Debug for Packing {
@@ -80,7 +83,7 @@ impl Packing {
         let dictionaries = (!context.access.needs_complete_batches()).then(LentDictionaries::default);
         let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
         let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();
-        Ok((Packing { context, encoder, dictionaries, row_bits }, message.into()))
+        Ok((Packing { context, encoder, dictionaries, row_bits, inline_warned: false }, message.into()))
     }
 
     /// An upper bound of a batch's live bytes. It takes less time than the exact number, and is sufficient for most
@@ -171,13 +174,22 @@ impl Packing {
             }
             Ok(None) => {
                 let fabric = pool.fabric().kind();
-                warn!(bytes, %fabric, "the limit of bytes on loan is reached; the batch is sent inline");
+                self.report_inline(bytes, format_args!("the limit of bytes on loan is reached, over {fabric}"));
                 Ok(None)
             }
             Err(error) => {
-                warn!(%error, bytes, "a batch cannot be lent; it is sent inline");
+                self.report_inline(bytes, format_args!("{error}"));
                 Ok(None)
             }
+        }
+    }
+
+    /// Reports that a batch of this size is sent inline although it was to be lent.
+    fn report_inline(&mut self, bytes: u64, reason: fmt::Arguments<'_>) {
+        if std::mem::replace(&mut self.inline_warned, true) {
+            debug!(bytes, %reason, "another batch is sent inline");
+        } else {
+            warn!(bytes, %reason, "a batch cannot be lent: it is sent inline, as are others of this stream if need be");
         }
     }
 }
@@ -188,9 +200,15 @@ fn unencodable(what: impl fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use arrow_array::{ArrayRef, Int16Array, Int64Array, StringArray};
+    use thallus_fabric_sim::{SimNetwork, SimOptions};
+    use tracing::field::{Field, Visit};
+    use tracing::{Event, Level, Metadata, Subscriber, span};
 
     use super::*;
+    use crate::budget::LoanBudget;
 
     fn context() -> PackingContext {
         PackingContext {
@@ -242,6 +260,62 @@ mod tests {
             assert!(parts.len() as u64 <= 4 * (batch.get_array_memory_size() as u64 / limit + 1), "{}", parts.len());
             assert_eq!(arrow_select::concat::concat_batches(&batch.schema(), &parts).unwrap(), batch);
         }
+    }
+
+    /// Collects the fields of the warnings of this crate.
+    struct Warnings(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Warnings {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            if field.name() == "reason" {
+                self.0.lock().unwrap().push(format!("{value:?}"));
+            }
+        }
+    }
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN && metadata.target().starts_with("thallus_driver::packing")
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut Warnings(Arc::clone(&self.0)));
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_stream_warns_once_of_batches_that_cannot_be_lent() {
+        let network = SimNetwork::new(1, SimOptions::shared_memory());
+        // Less than one batch.
+        let pool = Arc::new(LoanPool::new(network.host(), None, LoanBudget::new(4096), None));
+        let numbers: ArrayRef = Arc::new((0..5000).collect::<Int64Array>());
+        let batch = RecordBatch::try_from_iter([("numbers", numbers)]).unwrap();
+        let warnings = Warnings(Arc::default());
+        let logged = Arc::clone(&warnings.0);
+        tracing::subscriber::with_default(warnings, || {
+            for _stream in 0..2 {
+                let context = PackingContext { pool: Some(Arc::clone(&pool)), ..context() };
+                let (mut packing, _) = Packing::new(&batch.schema(), context).unwrap();
+                for _ in 0..10 {
+                    assert!(matches!(packing.pack(&batch, Some(0)).unwrap(), PreparedBatch::Inline { .. }));
+                }
+            }
+        });
+        let logged = logged.lock().unwrap();
+        assert_eq!(logged.len(), 2, "one for each stream: {logged:?}");
+        assert!(logged[0].contains("limit of bytes on loan"), "{logged:?}");
     }
 
     #[test]
