@@ -75,6 +75,7 @@ pub mod diagnosis;
 mod error;
 mod fabric;
 pub mod fault;
+pub mod lines;
 pub mod memory;
 pub mod observe;
 pub mod process;

@@ -17,9 +17,10 @@ pub mod query;
 mod rows;
 mod stdout;
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::Parser;
+use thallus_fabric::lines::OneLineRecords;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command};
@@ -36,8 +37,11 @@ pub fn main() -> ! {
         leave(code::LOCAL);
     }
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    let is_terminal = io::stderr().is_terminal();
     // An error of the log itself cannot be reported: its reader may have closed stderr.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).log_internal_errors(false);
+    // Servers choose some of the text, such as their reasons.
+    log.with_writer(move || OneLineRecords::new(io::stderr(), is_terminal)).init();
     match run(cli) {
         Ok(()) => leave(0),
         Err(failure) => {

@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::Parser;
+use thallus_fabric::lines::OneLineRecords;
 use thallus_server::config::ServerConfig;
 use thallus_server::engine::Engine;
 use thallus_server::{Server, Settings};
@@ -121,15 +122,18 @@ async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure>
 
 fn init_log(config: &LogConfig) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.filter)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
     // The reader of the log may have closed it. By default such an error is reported on stderr too, and the thread that
     // logs would panic.
-    let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).log_internal_errors(false);
+    // Clients choose some of the text: queries, reasons for closing.
+    let lines = move || OneLineRecords::new(std::io::stderr(), is_terminal);
     match config.format {
-        LogFormat::Full => log.init(),
-        LogFormat::Compact => log.compact().init(),
-        LogFormat::Pretty => log.pretty().init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Full => log.with_writer(lines).init(),
+        LogFormat::Compact => log.compact().with_writer(lines).init(),
+        // Its records have several lines each.
+        LogFormat::Pretty => log.pretty().with_writer(std::io::stderr).init(),
+        LogFormat::Json => log.json().with_writer(lines).init(),
     }
     Ok(())
 }
