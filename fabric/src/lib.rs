@@ -89,7 +89,7 @@ pub use thallus_protocol::random;
 pub use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 pub use capabilities::{Capabilities, Fencing, Maps};
-pub use descriptors::raise_descriptor_limit;
+pub use descriptors::{descriptor_limit, is_near_descriptor_limit, raise_descriptor_limit};
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Endpoint, Fabric, MapsPeer, Touch};
 pub use observe::STANDING_LEASE;

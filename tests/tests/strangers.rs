@@ -117,6 +117,31 @@ fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
 }
 
 #[test]
+fn the_last_descriptors_are_kept_for_open_connections() {
+    let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"60s\"\n", ["--fabric", "none"]);
+    serves(&server);
+    server.wait_until_idle();
+    let limit = usage::descriptors(server.id()) + 60;
+    // Of util-linux: prlimit(1).
+    let (pid, nofile) = (format!("--pid={}", server.id()), format!("--nofile={limit}:{limit}"));
+    let set = std::process::Command::new("prlimit").args([pid, nofile]).status().unwrap();
+    assert!(set.success(), "{set}");
+    let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    server.wait_for_log("near its limit");
+    // Those that were refused leave again, and the rest of the queue is accepted.
+    let refused = thallus_tests::process::wait_for("a refusal in words", PATIENCE, || {
+        let client = thallus(["query", &server.url("connect_timeout=2s"), "SELECT 1"]);
+        client.stderr.contains("near its limit").then_some(client)
+    });
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("{limit} open files")), "{}", refused.stderr);
+    drop(silent);
+    server.wait_until_idle();
+    serves(&server);
+    server.stop();
+}
+
+#[test]
 fn one_connection_too_many_is_refused_until_there_is_room() {
     let server = TestServer::configured("[timeouts]\nhandshake = \"2s\"\n", ["--max-connections", "3"]);
     let silent: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
