@@ -71,6 +71,13 @@ fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
+    // Before the tables are opened, which may take long.
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP has no effect: new and changed files are found without it; other settings need a restart");
+        }
+    });
     #[cfg_attr(not(feature = "registered-heap"), expect(unused_mut))]
     let mut fabrics = thallus_server::fabrics::open(&config.fabric)?;
     // Before the engine, so that its tables in memory are allocated in the registered heap.
