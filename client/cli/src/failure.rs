@@ -193,7 +193,9 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
             "run the query again; --lend-from never avoids one-sided reads"
         }
         ClientError::LeaseExpired { .. } => "run the query again, and take batches faster or in a larger --window",
-        ClientError::BatchTooLarge { .. } => "request smaller batches with --batch-rows, or raise max_batch in the URL",
+        ClientError::BatchTooLarge { .. } => {
+            "raise the lesser limit: max_batch in the URL, limits.max_bytes_on_loan_per_connection at the server"
+        }
         ClientError::OutOfMemory { .. } => "request less at a time: --window, --batch-rows, pool in the URL",
         ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => {
             "this is a bug in the client or the server; their logs say more (THALLUS_LOG)"

@@ -22,10 +22,11 @@ use crate::loans::{LoanPool, PreparedLoan};
 pub struct PackingContext {
     /// The pool that makes batches readable. `None`: all batches travel inline.
     pub pool: Option<Arc<LoanPool>>,
-    /// Maximum number of bytes that one batch may lend.
+    /// Maximum number of bytes of one batch, lent or inline, at the lender.
     pub max_loan_bytes: u64,
-    /// Maximum number of bytes of one batch, lent or inline, that both ends accept. [`Packing::cut`] cuts longer ones.
-    pub max_batch_bytes: u64,
+    /// Maximum number of bytes of one batch, lent or inline, at the borrower, if it has stated one. [`Packing::cut`]
+    /// cuts batches that are beyond either limit.
+    pub largest_batch: Option<u64>,
     /// How the borrower accesses lent batches.
     pub access: Access,
     /// Returns the number of page faults of the calling thread so far.
@@ -101,7 +102,8 @@ impl Packing {
     /// # Errors
     /// A single row is beyond the limit.
     pub fn cut(&self, batch: RecordBatch) -> Result<(RecordBatch, Option<RecordBatch>), Failure> {
-        let limit = self.context.max_batch_bytes;
+        let (lender, borrower) = (self.context.max_loan_bytes, self.context.largest_batch);
+        let limit = borrower.map_or(lender, |borrower| borrower.min(lender));
         // The framing of an inline batch takes less than this share.
         let target = limit - limit / 16;
         let mut rows = batch.num_rows();
@@ -116,7 +118,13 @@ impl Packing {
             bytes = self.measure(&batch.slice(0, rows))?;
         }
         if bytes > limit {
-            let message = format!("one row takes {bytes} bytes, and the limit of a batch is {limit} bytes");
+            let message = match borrower {
+                Some(borrower) => format!(
+                    "one row takes {bytes} bytes, and the limits of a batch are {lender} bytes at the sender and \
+                     {borrower} bytes at the receiver"
+                ),
+                None => format!("one row takes {bytes} bytes, and the sender's limit of a batch is {lender} bytes"),
+            };
             return Err(Failure::new(StreamCode::BatchTooLarge, message));
         }
         let rest = (rows < batch.num_rows()).then(|| batch.slice(rows, batch.num_rows() - rows));
@@ -214,7 +222,7 @@ mod tests {
         PackingContext {
             pool: None,
             max_loan_bytes: 1 << 20,
-            max_batch_bytes: 1 << 20,
+            largest_batch: None,
             access: Access::Read,
             page_faults: || 0,
         }
@@ -247,7 +255,7 @@ mod tests {
         let numbers: ArrayRef = Arc::new((0..3000).collect::<Int64Array>());
         let batch = RecordBatch::try_from_iter([("texts", texts), ("numbers", numbers)]).unwrap();
         for limit in [300_000, 1 << 20] {
-            let context = PackingContext { max_batch_bytes: limit, ..context() };
+            let context = PackingContext { largest_batch: Some(limit), ..context() };
             let (mut packing, _) = Packing::new(&batch.schema(), context).unwrap();
             let (mut rest, mut parts) = (Some(batch.clone()), Vec::new());
             while let Some(whole) = rest {
@@ -319,15 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn one_row_beyond_the_limit_is_an_error_with_both_numbers() {
+    fn one_row_beyond_the_limit_is_an_error_with_both_limits() {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values(["x".to_owned(), "y".repeat(5000)]));
         let batch = RecordBatch::try_from_iter([("texts", texts)]).unwrap();
         let (packing, _) =
-            Packing::new(&batch.schema(), PackingContext { max_batch_bytes: 4096, ..context() }).unwrap();
+            Packing::new(&batch.schema(), PackingContext { largest_batch: Some(4096), ..context() }).unwrap();
         let (first, rest) = packing.cut(batch).unwrap();
         assert_eq!(first.num_rows(), 1);
         let failure = packing.cut(rest.unwrap()).unwrap_err();
         assert_eq!(failure.code, StreamCode::BatchTooLarge);
-        assert!(failure.message.contains("one row takes 5") && failure.message.contains("4096 bytes"), "{failure:?}");
+        let limits = "1048576 bytes at the sender and 4096 bytes at the receiver";
+        assert!(failure.message.contains("one row takes 5") && failure.message.contains(limits), "{failure:?}");
     }
 }

@@ -388,11 +388,10 @@ impl<S: ControlIo> Session<S> {
                 return self.fail(stream, failure);
             }
         };
-        let max_loan_bytes = self.shared.machine.limits.max_loan_bytes;
         let packing = PackingContext {
             pool: self.connection.plane.as_ref().map(|plane| Arc::clone(plane.loan_pool())),
-            max_loan_bytes,
-            max_batch_bytes: options.largest_batch.map_or(max_loan_bytes, |bytes| bytes.min(max_loan_bytes)),
+            max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
+            largest_batch: options.largest_batch,
             access: options.access,
             page_faults: self.shared.page_faults,
         };
