@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod guard;
 mod limits;
+mod names;
 mod opened;
 mod operators;
 mod pacing;

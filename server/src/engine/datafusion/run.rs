@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, error, guard, limits, pacing};
+use super::{Shared, error, guard, limits, names, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -198,6 +198,8 @@ struct Planned {
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
 async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
     let statement = guard::parse(sql, shared.max_sql_bytes)?;
+    names::check(&statement, &shared.tables.table_names())?;
+    let statement = names::spelled(statement, |name| shared.tables.spelling(name));
     let mut state = shared.context.state();
     let config = state.config().clone().with_batch_size(batch_rows);
     let partitions = partitions.max(config.target_partitions());

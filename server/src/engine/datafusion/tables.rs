@@ -20,6 +20,7 @@ use futures::{FutureExt, StreamExt, stream};
 
 use super::error;
 use super::files::{self, FileColumns, Inspected, Widening};
+use super::names;
 pub(super) use super::opened::Opened;
 use super::opened::{object_meta, parquet_format};
 use super::scan::FilesTable;
@@ -193,17 +194,10 @@ impl Tables {
 
     /// The table as it is now.
     async fn current(&self, name: &str) -> Result<Option<Arc<Opened>>, CatalogError> {
-        let known = self.read().get(name).cloned();
-        let configured = match &known {
-            Some((configured, _)) => configured.clone(),
-            None => match self.appeared(name).await {
-                Some(configured) => configured,
-                None => return Ok(None),
-            },
-        };
-        let before = known.map(|(_, opened)| opened);
+        let Some((name, Configured { config, policy })) = self.meant(name).await else { return Ok(None) };
+        let before = self.read().get(&name).map(|(_, opened)| Arc::clone(opened));
         let (spec, skipped) = {
-            let (name, Configured { config, policy }) = (name.to_owned(), configured);
+            let name = name.clone();
             let found = tokio::task::spawn_blocking(move || catalog::resolve_table(&name, &config, policy)).await;
             found.unwrap_or_else(|e| Err(CatalogError::of_io(None, std::path::Path::new(""), e.into())))?
         };
@@ -216,20 +210,52 @@ impl Tables {
         let opened = open(state, spec, skipped, before.as_deref()).await?;
         warn_of(&opened.skipped, before.as_deref());
         self.insert(opened);
-        Ok(self.read().get(name).map(|(_, opened)| Arc::clone(opened)))
+        Ok(self.read().get(&name).map(|(_, opened)| Arc::clone(opened)))
     }
 
-    /// The table of this name in a data directory, if it has appeared there since the start.
-    async fn appeared(&self, name: &str) -> Option<Configured> {
+    /// The table that a name means: the one of exactly this name, or else the only one that fits it in another case, if
+    /// the name may come from an identifier without quotes.
+    async fn meant(&self, name: &str) -> Option<(String, Configured)> {
+        let exact = self.read().get(name).map(|(configured, _)| configured.clone());
+        if let Some(configured) = exact {
+            return Some((name.to_owned(), configured));
+        }
+        let mut fitting = self.fitting(name);
+        for (table, path) in self.in_directories(name).await {
+            if !fitting.iter().any(|(known, _)| *known == table) {
+                fitting.push((table, Configured { config: TableConfig::at(path), policy: Policy::Data }));
+            }
+        }
+        match fitting.iter().position(|(table, _)| table == name) {
+            Some(exact) => Some(fitting.swap_remove(exact)),
+            None if fitting.len() == 1 && names::may_be_unquoted(name) => fitting.pop(),
+            None => None,
+        }
+    }
+
+    /// The known tables whose names differ from this one in case at most.
+    fn fitting(&self, name: &str) -> Vec<(String, Configured)> {
+        let tables = self.read();
+        let fitting = tables.iter().filter(|(table, _)| table.eq_ignore_ascii_case(name));
+        fitting.map(|(table, (configured, _))| (table.clone(), configured.clone())).collect()
+    }
+
+    /// The same of the data directories, in which tables may have appeared since the start.
+    async fn in_directories(&self, name: &str) -> Vec<(String, PathBuf)> {
         let (data, name) = (self.data.clone(), name.to_owned());
         let found = tokio::task::spawn_blocking(move || {
-            data.iter().find_map(|directory| {
-                let tables = catalog::tables_of(directory, Policy::Data, &mut Vec::new()).ok()?;
-                tables.into_iter().find(|(table, _)| table.to_lowercase() == name).map(|(_, path)| path)
-            })
+            data.iter().flat_map(|directory| catalog::fitting_tables_of(directory, &name)).collect()
         });
-        let path = found.await.ok().flatten()?;
-        Some(Configured { config: TableConfig::at(path), policy: Policy::Data })
+        // Such a task panics only by a bug, and is cancelled only at the end of the runtime.
+        found.await.unwrap_or_default()
+    }
+
+    /// The name of the known table that an identifier without quotes means, if it is spelled otherwise.
+    pub(super) fn spelling(&self, identifier: &str) -> Option<String> {
+        match self.fitting(identifier).as_slice() {
+            [(only, _)] if *only != identifier.to_ascii_lowercase() => Some(only.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -265,6 +291,7 @@ impl SchemaProvider for Tables {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.read().contains_key(name)
+        let fitting = self.fitting(name);
+        fitting.iter().any(|(table, _)| table == name) || (fitting.len() == 1 && names::may_be_unquoted(name))
     }
 }
