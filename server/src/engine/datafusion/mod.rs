@@ -14,6 +14,7 @@ mod opened;
 mod operators;
 mod pacing;
 mod partitions;
+mod paths;
 mod run;
 mod scan;
 mod store;
@@ -41,6 +42,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
+use paths::Directories;
 use store::ReadOnlyStore;
 use tables::Tables;
 
@@ -80,6 +82,7 @@ pub enum OpenError {
 struct Shared {
     context: SessionContext,
     tables: Arc<Tables>,
+    directories: Directories,
     batch_rows: usize,
     max_sql_bytes: usize,
 }
@@ -107,6 +110,8 @@ impl DataFusionEngine {
         let resolved = catalog::resolve(config)?;
         let tables = Arc::new(Tables::new(config.data.clone()));
         let context = context(config, &resolved, &tables)?;
+        let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
+        let directories = Directories::new(directories.chain([spill_dir(&config.engine)]));
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -120,6 +125,7 @@ impl DataFusionEngine {
             shared: Arc::new(Shared {
                 context,
                 tables,
+                directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
             }),
@@ -215,13 +221,17 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
     Ok(context)
 }
 
+fn spill_dir(config: &EngineConfig) -> PathBuf {
+    config.spill_dir.clone().unwrap_or_else(std::env::temp_dir)
+}
+
 fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
     let bytes = config.effective_memory_limit().as_usize();
     let pool: Arc<dyn MemoryPool> = match config.memory_pool {
         MemoryPoolKind::Fair => Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), CONSUMERS_NAMED)),
         MemoryPoolKind::Greedy => Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(bytes), CONSUMERS_NAMED)),
     };
-    let spill_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let spill_dir = spill_dir(config);
     let mode = match config.max_spill_bytes.bytes() {
         0 => DiskManagerMode::Disabled,
         _ => {
