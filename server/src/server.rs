@@ -182,7 +182,7 @@ impl Settings {
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
             presence: process::presence,
-            is_peer: |process, ends| ends.is_some_and(|ends| process::holds_peer_end(process, ends).unwrap_or(false)),
+            is_peer: |client, ends| ends.is_some_and(|ends| process::holds_peer_end(client, ends).unwrap_or(false)),
             page_faults: thread_page_faults,
             clock: Some(running),
             loan_observer: None,
