@@ -93,13 +93,7 @@ pub(crate) async fn run(
     let stream = handle.upload(table.to_owned(), options, feed).ok_or_else(ClientError::gone)?;
     let mut upload = Upload { handle, stream, ended: false };
     let pool = has_begun.await.map_err(|_| ClientError::gone())?;
-    let context = PackingContext {
-        pool,
-        max_loan_bytes,
-        max_batch_bytes: max_loan_bytes,
-        access: Access::Read,
-        page_faults: || 0,
-    };
+    let context = PackingContext { pool, max_loan_bytes, largest_batch: None, access: Access::Read, page_faults: || 0 };
     let mut rest: Option<RecordBatch> = None;
     let (mut packing, schema_message) = Packing::new(&schema, context)?;
     handle.lender(LenderCommand::Schema { stream, schema: schema_message, order: Vec::new() });

@@ -75,6 +75,7 @@ pub mod diagnosis;
 mod error;
 mod fabric;
 pub mod fault;
+pub mod lines;
 pub mod memory;
 pub mod observe;
 pub mod process;
@@ -88,7 +89,7 @@ pub use thallus_protocol::random;
 pub use thallus_protocol::{FabricKind, LeaseEnd, LeaseId, RegionId, RemoteRange};
 
 pub use capabilities::{Capabilities, Fencing, Maps};
-pub use descriptors::raise_descriptor_limit;
+pub use descriptors::{descriptor_limit, is_near_descriptor_limit, raise_descriptor_limit};
 pub use error::{FabricError, ReadFailure, WorkFailure};
 pub use fabric::{Endpoint, Fabric, MapsPeer, Touch};
 pub use observe::STANDING_LEASE;

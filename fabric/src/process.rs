@@ -3,11 +3,15 @@
 //! Memory that a peer has mapped cannot be revoked. Its lender keeps it until the peer releases it, or the peer's
 //! process has ended. A process is identified by its id and its start time, since ids are reused.
 
+mod sockets;
+
 use std::fs;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use thallus_protocol::message::ProcessId;
+
+pub use sockets::{TcpEnds, holds_peer_end};
 
 /// Positions of fields of `/proc/PID/stat`, counted after the program's name, which may contain any character.
 const STATE: usize = 0;

@@ -50,7 +50,7 @@ pub enum Policy {
 /// A table whose files were found.
 #[derive(Clone, Debug)]
 pub struct TableSpec {
-    /// Name of the table, in lower case, as unquoted SQL identifiers are.
+    /// Name of the table, with the capitals of its file or key.
     pub name: String,
     /// Absolute path of the file or directory.
     pub path: PathBuf,
@@ -196,6 +196,24 @@ pub(crate) fn tables_of(
     Ok(tables)
 }
 
+/// Names and paths of those tables of a `--data` directory whose names differ from this one in case at most, sorted.
+/// What is skipped is not reported again.
+pub(crate) fn fitting_tables_of(directory: &Path, name: &str) -> Vec<(String, PathBuf)> {
+    let fitting = |entry: fs::DirEntry| {
+        let (path, file_name) = (entry.path(), entry.file_name().into_string().ok()?);
+        let stem = FileKind::of_name(&file_name).map(|(stem, _)| stem.to_owned());
+        let fits = |table: &String| table.eq_ignore_ascii_case(name);
+        if files::is_hidden(&file_name) || !(fits(&file_name) || stem.as_ref().is_some_and(fits)) {
+            return None;
+        }
+        let table = if fs::metadata(&path).ok()?.is_dir() { file_name } else { stem? };
+        fits(&table).then_some((table, path))
+    };
+    let mut tables: Vec<_> = fs::read_dir(directory).into_iter().flatten().flatten().filter_map(fitting).collect();
+    tables.sort();
+    tables
+}
+
 fn checked_name(name: &str, path: &Path) -> Result<String, CatalogError> {
     let reason = if name.is_empty() {
         "it is empty".to_owned()
@@ -206,7 +224,7 @@ fn checked_name(name: &str, path: &Path) -> Result<String, CatalogError> {
     } else if name.trim() != name {
         "it begins or ends with a blank".to_owned()
     } else {
-        return Ok(name.to_lowercase());
+        return Ok(name.to_owned());
     };
     Err(CatalogError::BadName { table: name.to_owned(), path: path.to_owned(), reason })
 }

@@ -38,6 +38,11 @@ fn log(findings: &[Finding]) {
 /// # Errors
 /// [`FabricUnavailable`] if the configuration requires one fabric and it does not work.
 pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
+    // With the usual limit of 1024, UCX would have no descriptors for the 80th connection.
+    match thallus_fabric::raise_descriptor_limit() {
+        Ok(limit) => tracing::debug!(limit, "file descriptors"),
+        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
+    }
     let candidates: &[(Open, Diagnose)] = match config.kind {
         FabricChoice::None => {
             return Ok(Fabrics { reason: "the server was started with --fabric none".into(), ..Fabrics::default() });
@@ -47,11 +52,6 @@ pub fn open(config: &FabricConfig) -> Result<Fabrics, FabricUnavailable> {
         FabricChoice::Ucx => &[(open_ucx, diagnose_ucx)],
         FabricChoice::Verbs => &[(open_verbs, diagnose_verbs)],
     };
-    // With the usual limit of 1024, UCX would have no descriptors for the 80th connection.
-    match thallus_fabric::raise_descriptor_limit() {
-        Ok(limit) => tracing::debug!(limit, "file descriptors"),
-        Err(error) => warn!(%error, "the limit of open files cannot be raised"),
-    }
     let (mut available, mut missing) = (Vec::new(), Vec::new());
     for (open, diagnose) in candidates {
         match open(config) {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod accepting;
 pub mod catalog;
 pub mod config;
 pub mod engine;

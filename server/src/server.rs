@@ -1,28 +1,31 @@
 //! The server: accepts connections within its limits, and shuts down in good order.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use thallus_driver::{ControlIo, LoanBudget, LoanPool};
-use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
 use thallus_fabric::observe::LoanObserver;
-use thallus_fabric::process::{self, Presence};
+use thallus_fabric::process::{self, Presence, TcpEnds};
+use thallus_fabric::{Fabric, descriptor_limit, is_near_descriptor_limit};
 use thallus_protocol::codec::FrameLimits;
 use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds};
 use thallus_protocol::server::ServerConfig as MachineConfig;
 use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use crate::accepting::AcceptFailures;
 use crate::config::ServerConfig;
 use crate::engine::Engine;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
@@ -31,8 +34,6 @@ use crate::trimming::Trimming;
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
-/// Pause after an accept that failed for lack of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -115,6 +116,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Whether clients on this host may map lent batches, and thereby reach all of this process's registered memory.
     pub allow_mapped: bool,
+    /// Returns whether a process has the client's end of a control connection open: over a fabric that does not know
+    /// its peer's process, a client may map memory only under the id of such a process. `None`: the connection is no
+    /// TCP connection of this host, and the default believes no id. A simulation has no processes, and replaces this.
+    pub is_peer: fn(ProcessId, Option<TcpEnds>) -> bool,
     /// Source of entropy for lease words. A simulation returns its seed.
     pub entropy: fn() -> u64,
     /// Returns whether a client's process exists. A simulation has no processes, and replaces this.
@@ -127,6 +132,11 @@ pub struct Settings {
     pub clock: Option<fn() -> Duration>,
     /// Observer of the begin and end of every lease. A simulation checks reads against it.
     pub loan_observer: Option<Arc<dyn LoanObserver>>,
+}
+
+/// The addresses of a control connection.
+fn tcp_ends(socket: &TcpStream) -> Option<TcpEnds> {
+    Some(TcpEnds { own: socket.local_addr().ok()?, peer: socket.peer_addr().ok()? })
 }
 
 /// The time since the first call.
@@ -172,6 +182,7 @@ impl Settings {
             allow_mapped: config.fabric.allow_mapped,
             entropy: || RandomState::new().hash_one(0),
             presence: process::presence,
+            is_peer: |client, ends| ends.is_some_and(|ends| process::holds_peer_end(client, ends).unwrap_or(false)),
             page_faults: thread_page_faults,
             clock: Some(running),
             loan_observer: None,
@@ -244,7 +255,7 @@ impl Server {
                 groups: Arc::new(Groups::new(settings.groups)),
                 allow_mapped: settings.allow_mapped,
                 upload_window: settings.upload_window,
-                orphans: OrphanedLoans::new(settings.presence),
+                orphans: OrphanedLoans::new(settings.presence, settings.is_peer),
                 page_faults: settings.page_faults,
                 let_go,
             }),
@@ -299,13 +310,30 @@ impl Server {
         let before = self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
         self.trimming.start();
-        let limit = self.settings.max_connections;
-        let refused =
-            (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
+        let socket = (&io as &dyn Any).downcast_ref::<TcpStream>();
+        let refused = self.refusal(before, socket);
         if let Some(message) = &refused {
             warn!(%message, "connection refused");
         }
-        serve(Arc::clone(&self.shared), io, (self.settings.entropy)(), refused, self.drain.subscribe()).await
+        let ends = socket.and_then(tcp_ends);
+        serve(Arc::clone(&self.shared), io, ends, (self.settings.entropy)(), refused, self.drain.subscribe()).await
+    }
+
+    /// The reason for refusing a connection that comes in addition to this number.
+    fn refusal(&self, before: usize, socket: Option<&TcpStream>) -> Option<String> {
+        let limit = self.settings.max_connections;
+        if before >= limit {
+            return Some(format!("the server serves {limit} connections at most; try again later"));
+        }
+        // A query that opens a file must not fail because connections have taken the last descriptors.
+        if socket.is_some_and(|socket| is_near_descriptor_limit(socket.as_fd())) {
+            let limit = descriptor_limit();
+            return Some(format!(
+                "the server is near its limit of {limit} open files (`ulimit -n`), with {before} connections; try \
+                 again later"
+            ));
+        }
+        None
     }
 
     /// Accepts connections until [`Server::drain`], then waits for them to end.
@@ -315,6 +343,7 @@ impl Server {
     pub async fn serve<L: Listen>(&self, mut listener: L) -> Result<(), ServeError> {
         let mut drained = self.drain.subscribe();
         let mut tasks = JoinSet::new();
+        let mut failures = AcceptFailures::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -328,6 +357,7 @@ impl Server {
             };
             match accepted {
                 Ok((io, peer)) => {
+                    failures.succeeded();
                     let (server, span) = (self.clone(), info_span!("connection", %peer));
                     let connection = async move {
                         info!("connected");
@@ -343,11 +373,7 @@ impl Server {
                     };
                     tasks.spawn(connection.instrument(span));
                 }
-                Err(error) => {
-                    // Out of descriptors, or the connection was closed before it was accepted: both are temporary.
-                    warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => tokio::time::sleep(failures.failed(&error)).await,
             }
         }
         drop(listener);

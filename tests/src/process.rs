@@ -16,6 +16,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM, as service managers send.
     Terminate,
+    /// SIGHUP, as sent to the programs of a terminal that closes.
+    Hangup,
     /// SIGSTOP: suspends the process.
     Stop,
 }
@@ -84,6 +86,7 @@ impl Process {
         let name = match signal {
             Signal::Interrupt => "INT",
             Signal::Terminate => "TERM",
+            Signal::Hangup => "HUP",
             Signal::Stop => "STOP",
         };
         // The shell's built-in `kill`: a program of that name may be missing.

@@ -9,6 +9,7 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 use thallus_client::{Client, ClientError, StreamCode};
 use thallus_tests::block_on;
+use thallus_tests::process::Signal;
 use thallus_tests::server::TestServer;
 use thallus_tests::tpch::{Format, generate};
 
@@ -112,6 +113,20 @@ fn unreadable_files_fail_their_queries_and_no_others() {
             let nations: Vec<_> = client.query("SELECT * FROM nation").await.unwrap().try_collect().await.unwrap();
             assert_eq!(nations.iter().map(|batch| batch.num_rows()).sum::<usize>(), 25);
         }
+    });
+    server.stop();
+}
+
+#[test]
+fn a_hangup_does_not_end_a_server() {
+    let data = data();
+    let mut server = TestServer::start(["--data", text(data.path())]);
+    server.process().signal(Signal::Hangup);
+    server.wait_for_log("SIGHUP has no effect");
+    block_on(async {
+        let client = Client::connect(&server.url("")).await.unwrap();
+        let rows: Vec<_> = client.query("SELECT * FROM nation").await.unwrap().try_collect().await.unwrap();
+        assert_eq!(rows.iter().map(|batch| batch.num_rows()).sum::<usize>(), 25);
     });
     server.stop();
 }

@@ -90,6 +90,20 @@ fn a_connection_with_garbage_is_closed_and_others_are_served() {
 }
 
 #[test]
+fn text_of_a_client_is_one_line_of_the_log() {
+    let server = TestServer::start::<&str>([]);
+    // The log of this server has the queries.
+    let sql = "SELECT 1 /* \n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2J\u{9b}31m */ AS one";
+    let answer = thallus(["query", &server.url(""), sql, "--format", "csv"]);
+    assert_eq!((answer.code, answer.stdout.as_str()), (Some(0), "one\n1\n"), "{}", answer.stderr);
+    server.wait_for_log("SELECT 1 /* \\n2026-01-01T00:00:00Z ERROR forged\\r");
+    let log = server.log();
+    assert!(!log.lines().any(|line| line.starts_with("2026-01-01T00:00:00Z ERROR")), "{log}");
+    assert!(log.chars().all(|c| c == '\n' || c == '\t' || !c.is_control()), "{log:?}");
+    server.stop();
+}
+
+#[test]
 fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
     let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"500ms\"\n", []);
     let whole = preface(OURS);
@@ -99,6 +113,31 @@ fn a_silent_peer_is_disconnected_after_the_handshake_timeout() {
     }
     serves(&server);
     server.wait_until_idle();
+    server.stop();
+}
+
+#[test]
+fn the_last_descriptors_are_kept_for_open_connections() {
+    let server = TestServer::configured::<&str>("[timeouts]\nhandshake = \"60s\"\n", ["--fabric", "none"]);
+    serves(&server);
+    server.wait_until_idle();
+    let limit = usage::descriptors(server.id()) + 60;
+    // Of util-linux: prlimit(1).
+    let (pid, nofile) = (format!("--pid={}", server.id()), format!("--nofile={limit}:{limit}"));
+    let set = std::process::Command::new("prlimit").args([pid, nofile]).status().unwrap();
+    assert!(set.success(), "{set}");
+    let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    server.wait_for_log("near its limit");
+    // Those that were refused leave again, and the rest of the queue is accepted.
+    let refused = thallus_tests::process::wait_for("a refusal in words", PATIENCE, || {
+        let client = thallus(["query", &server.url("connect_timeout=2s"), "SELECT 1"]);
+        client.stderr.contains("near its limit").then_some(client)
+    });
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("{limit} open files")), "{}", refused.stderr);
+    drop(silent);
+    server.wait_until_idle();
+    serves(&server);
     server.stop();
 }
 

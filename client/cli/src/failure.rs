@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
 use thallus_client::{ClientError, StreamCode};
 
 /// The exit codes, as listed by `--help`.
@@ -163,7 +164,18 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
     }
 }
 
+/// Whether this process, or its host, has no more descriptors. The errors of fabrics keep the operating system's error
+/// as a text.
+fn is_of_descriptors(error: &ClientError) -> bool {
+    let is_local = matches!(error, ClientError::Connect { .. } | ClientError::OutOfMemory { .. });
+    let codes = [Errno::MFILE, Errno::NFILE].map(|code| format!("(os error {})", code.raw_os_error()));
+    is_local && codes.iter().any(|code| error.to_string().contains(code))
+}
+
 fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
+    if is_of_descriptors(error) {
+        return Some("raise the limit of open files (`ulimit -n`), or take few of them: fabric=none in the URL");
+    }
     Some(match error {
         ClientError::Url(..) => "a URL looks like thallus://localhost:7807?window=64MiB; see thallus query --help",
         ClientError::Connect { .. } => "check the address, and that thallus-server runs there and its port is open",
@@ -181,7 +193,9 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
             "run the query again; --lend-from never avoids one-sided reads"
         }
         ClientError::LeaseExpired { .. } => "run the query again, and take batches faster or in a larger --window",
-        ClientError::BatchTooLarge { .. } => "request smaller batches with --batch-rows, or raise max_batch in the URL",
+        ClientError::BatchTooLarge { .. } => {
+            "raise the lesser limit: max_batch in the URL, limits.max_bytes_on_loan_per_connection at the server"
+        }
         ClientError::OutOfMemory { .. } => "request less at a time: --window, --batch-rows, pool in the URL",
         ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => {
             "this is a bug in the client or the server; their logs say more (THALLUS_LOG)"

@@ -17,9 +17,11 @@ pub mod query;
 mod rows;
 mod stdout;
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use clap::Parser;
+use thallus_fabric::lines::OneLineRecords;
+use thallus_fabric::{descriptor_limit, raise_descriptor_limit};
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, Command};
@@ -36,15 +38,33 @@ pub fn main() -> ! {
         leave(code::LOCAL);
     }
     let filter = EnvFilter::try_from_env("THALLUS_LOG").unwrap_or_else(|_| EnvFilter::new("off"));
+    let is_terminal = io::stderr().is_terminal();
     // An error of the log itself cannot be reported: its reader may have closed stderr.
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).init();
-    match run(cli) {
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).log_internal_errors(false);
+    // Servers choose some of the text, such as their reasons.
+    log.with_writer(move || OneLineRecords::new(io::stderr(), is_terminal)).init();
+    match enough_descriptors().and_then(|()| run(cli)) {
         Ok(()) => leave(0),
         Err(failure) => {
             print_failure(&failure);
             leave(failure.exit_code())
         }
     }
+}
+
+/// Fewest open files with which a query can run: standard streams, the runtime, the connection and the output. Without
+/// the first of these the runtime panics.
+const MIN_DESCRIPTORS: u64 = 16;
+
+/// Raises the limit of open files as far as it goes: received batches over shared memory take descriptors.
+fn enough_descriptors() -> Result<(), Failure> {
+    // An error leaves the limit as it is.
+    let limit = raise_descriptor_limit().unwrap_or_else(|_| descriptor_limit());
+    if limit >= MIN_DESCRIPTORS {
+        return Ok(());
+    }
+    let what = format!("cannot start with at most {limit} open files, {MIN_DESCRIPTORS} is the least (`ulimit -n`)");
+    Err(Failure::Local { what, source: io::Error::from(rustix::io::Errno::MFILE) })
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {

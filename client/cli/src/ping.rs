@@ -10,6 +10,7 @@ use super::failure::{Failure, Phase};
 use super::interrupt::Interrupts;
 use super::query::FAREWELL;
 use thallus_client::{Client, ConnectionInfo};
+use thallus_fabric::lines::one_line;
 use thallus_fabric::units::human_duration;
 
 /// Connects, times round trips, and describes the connection.
@@ -46,7 +47,7 @@ fn describe(info: &ConnectionInfo, times: &[Duration]) -> String {
     let mut text = String::new();
     let mut line = |what: &str, value: &str| {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{what:<11} {value}");
+        let _ = writeln!(text, "{what:<11} {}", one_line(value));
     };
     line("server", &format!("{} at {}", info.server, info.address));
     line("protocol", &info.protocol.to_string());

@@ -23,15 +23,25 @@ pub(crate) fn print_failure(failure: &Failure) {
     if matches!(failure, Failure::BrokenPipe) {
         return;
     }
-    print_message(format_args!("error: {failure}"));
+    print_message(format_args!("error: {}", indented(&failure.to_string())));
     if let Some(hint) = failure.hint() {
         print_message(format_args!("hint: {hint}"));
     }
 }
 
-/// Removes control characters: text from a server must not control the terminal.
+/// The text with its further lines indented: those of a server must not look like lines of this program.
+fn indented(text: &str) -> String {
+    text.replace('\n', "\n  ")
+}
+
+/// Replaces control characters and marks that reorder text: text from a server must not control the terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let is_bad = |c: char| match c {
+        '\n' | '\t' => false,
+        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        c => c.is_control(),
+    };
+    text.chars().map(|c| if is_bad(c) { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -40,6 +50,7 @@ mod tests {
 
     #[test]
     fn text_from_a_server_does_not_control_the_terminal() {
-        assert_eq!(plain("a\u{1b}[2Jb\r\n\tc"), "a\u{fffd}[2Jb\u{fffd}\n\tc");
+        assert_eq!(plain("a\u{1b}[2Jb\r\n\tc\u{202e}"), "a\u{fffd}[2Jb\u{fffd}\n\tc\u{fffd}");
+        assert_eq!(indented("no such table\nhint: run rm"), "no such table\n  hint: run rm");
     }
 }

@@ -139,7 +139,8 @@ impl Request {
         };
         let outcome = match delivered {
             Ok((outcome, report)) => {
-                if let Some(message) = all_inline(&report).filter(|_| self.all_lent && !self.quiet && outcome.is_ok()) {
+                let is_due = self.all_lent && !self.quiet && outcome.is_ok();
+                if let Some(message) = came_inline(&report).filter(|_| is_due) {
                     print_message(format_args!("{message}"));
                 }
                 match self.stats {
@@ -157,19 +158,23 @@ impl Request {
     }
 }
 
-/// The message that a result travelled inline although every batch was to be lent.
-fn all_inline(report: &TransferReport) -> Option<String> {
-    if report.batches_inline == 0 || report.batches() != report.batches_inline {
+/// The message that batches travelled inline although every batch was to be lent.
+fn came_inline(report: &TransferReport) -> Option<String> {
+    if report.batches_inline == 0 {
         return None;
     }
     // The reason of a fallback has been printed when it happened.
     let (kind, reason) = match &report.carrier {
         Carrier::Inline { fallback: Some(_) } => ("note", "one-sided reads are not available"),
         Carrier::Inline { fallback: None } => ("warning", "the connection has no fabric"),
-        Carrier::OneSided { .. } => ("warning", "the server lent none, and its log has the reason"),
+        Carrier::OneSided { .. } => {
+            ("warning", "the bytes on loan were used up, or the server's log has another reason")
+        }
     };
-    let batches = grouped(report.batches_inline);
-    Some(format!("{kind}: every batch was to be lent, but all {batches} travelled inline: {reason}"))
+    let (inline, all) = (grouped(report.batches_inline), grouped(report.batches()));
+    let share =
+        if report.batches() == report.batches_inline { format!("all {all}") } else { format!("{inline} of {all}") };
+    Some(format!("{kind}: every batch was to be lent, but {share} travelled inline: {reason}"))
 }
 
 /// Writes a result to the output. The output file exists only if this succeeds.
@@ -307,14 +312,17 @@ mod tests {
     #[test]
     fn a_result_that_was_to_be_lent_says_that_it_came_inline() {
         let inline = TransferReport { batches_inline: 1234, ..TransferReport::default() };
-        let message = all_inline(&inline).unwrap();
+        let message = came_inline(&inline).unwrap();
         assert_eq!(
             message,
             "warning: every batch was to be lent, but all 1,234 travelled inline: the connection has no fabric"
         );
         let fallback = Carrier::Inline { fallback: Some("no device".into()) };
-        assert!(all_inline(&TransferReport { carrier: fallback, ..inline.clone() }).unwrap().starts_with("note: "));
-        assert_eq!(all_inline(&TransferReport { batches_lent: 1, ..inline }), None);
-        assert_eq!(all_inline(&TransferReport::default()), None);
+        assert!(came_inline(&TransferReport { carrier: fallback, ..inline.clone() }).unwrap().starts_with("note: "));
+        let carrier = Carrier::OneSided { fabric: "shm".into(), transport: "memfd".into() };
+        let some = came_inline(&TransferReport { batches_lent: 3, carrier, ..inline.clone() }).unwrap();
+        assert!(some.contains("but 1,234 of 1,237 travelled inline: the bytes on loan"), "{some}");
+        assert_eq!(came_inline(&TransferReport { batches_lent: 1, batches_inline: 0, ..inline }), None);
+        assert_eq!(came_inline(&TransferReport::default()), None);
     }
 }

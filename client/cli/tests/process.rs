@@ -47,6 +47,24 @@ fn version_and_help_go_to_stdout() {
 }
 
 #[test]
+fn with_few_descriptors_it_ends_in_an_error_and_not_in_a_panic() {
+    let (_reserved, url) = closed_port();
+    for limit in 8..24 {
+        let script = format!("ulimit -n {limit} && exec \"$0\" query \"$1\" 'SELECT 1'");
+        let mut shell = Command::new("sh");
+        shell.env_remove("THALLUS_URL").env_remove("THALLUS_LOG").stdin(Stdio::null());
+        let (code, out, err) =
+            outcome(shell.args(["-c", &script, env!("CARGO_BIN_EXE_thallus"), &url]).output().unwrap());
+        assert!(!err.contains("panicked") && out.is_empty(), "{limit}: {err}");
+        if limit < 16 {
+            assert!(code == 6 && err.contains("`ulimit -n`"), "{limit}: {code} {err}");
+        } else {
+            assert!([3, 6].contains(&code) && err.contains("error: "), "{limit}: {code} {err}");
+        }
+    }
+}
+
+#[test]
 fn usage_errors_exit_with_2_and_say_what_to_do() {
     let cases: [(&[&str], &str); 24] = [
         (&["query"], "no server is given"),

@@ -13,7 +13,7 @@ use thallus_protocol::inline::InlineEncoder;
 use thallus_protocol::layout::{self, Described, LayoutError, LentDictionaries};
 use thallus_protocol::lender::LoanCost;
 use thallus_protocol::message::{Access, Failure};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::loans::{LoanPool, PreparedLoan};
 
@@ -22,10 +22,11 @@ use crate::loans::{LoanPool, PreparedLoan};
 pub struct PackingContext {
     /// The pool that makes batches readable. `None`: all batches travel inline.
     pub pool: Option<Arc<LoanPool>>,
-    /// Maximum number of bytes that one batch may lend.
+    /// Maximum number of bytes of one batch, lent or inline, at the lender.
     pub max_loan_bytes: u64,
-    /// Maximum number of bytes of one batch, lent or inline, that both ends accept. [`Packing::cut`] cuts longer ones.
-    pub max_batch_bytes: u64,
+    /// Maximum number of bytes of one batch, lent or inline, at the borrower, if it has stated one. [`Packing::cut`]
+    /// cuts batches that are beyond either limit.
+    pub largest_batch: Option<u64>,
     /// How the borrower accesses lent batches.
     pub access: Access,
     /// Returns the number of page faults of the calling thread so far.
@@ -61,6 +62,9 @@ pub struct Packing {
     dictionaries: Option<LentDictionaries>,
     /// Bits per row, with validity, if all columns are numbers.
     row_bits: Option<u64>,
+    /// Whether a warning has reported that a batch could not be lent. The next ones of the stream are not worth one: a
+    /// result of a thousand batches has the same reason a thousand times.
+    inline_warned: bool,
 }
 
 impl fmt::Debug for Packing {
@@ -80,7 +84,7 @@ impl Packing {
         let dictionaries = (!context.access.needs_complete_batches()).then(LentDictionaries::default);
         let widths = schema.fields().iter().map(|field| field.data_type().primitive_width());
         let row_bits = widths.map(|width| Some(width? as u64 * 8 + 1)).sum();
-        Ok((Packing { context, encoder, dictionaries, row_bits }, message.into()))
+        Ok((Packing { context, encoder, dictionaries, row_bits, inline_warned: false }, message.into()))
     }
 
     /// An upper bound of a batch's live bytes. It takes less time than the exact number, and is sufficient for most
@@ -98,7 +102,8 @@ impl Packing {
     /// # Errors
     /// A single row is beyond the limit.
     pub fn cut(&self, batch: RecordBatch) -> Result<(RecordBatch, Option<RecordBatch>), Failure> {
-        let limit = self.context.max_batch_bytes;
+        let (lender, borrower) = (self.context.max_loan_bytes, self.context.largest_batch);
+        let limit = borrower.map_or(lender, |borrower| borrower.min(lender));
         // The framing of an inline batch takes less than this share.
         let target = limit - limit / 16;
         let mut rows = batch.num_rows();
@@ -113,7 +118,13 @@ impl Packing {
             bytes = self.measure(&batch.slice(0, rows))?;
         }
         if bytes > limit {
-            let message = format!("one row takes {bytes} bytes, and the limit of a batch is {limit} bytes");
+            let message = match borrower {
+                Some(borrower) => format!(
+                    "one row takes {bytes} bytes, and the limits of a batch are {lender} bytes at the sender and \
+                     {borrower} bytes at the receiver"
+                ),
+                None => format!("one row takes {bytes} bytes, and the sender's limit of a batch is {lender} bytes"),
+            };
             return Err(Failure::new(StreamCode::BatchTooLarge, message));
         }
         let rest = (rows < batch.num_rows()).then(|| batch.slice(rows, batch.num_rows() - rows));
@@ -171,13 +182,22 @@ impl Packing {
             }
             Ok(None) => {
                 let fabric = pool.fabric().kind();
-                warn!(bytes, %fabric, "the limit of bytes on loan is reached; the batch is sent inline");
+                self.report_inline(bytes, format_args!("the limit of bytes on loan is reached, over {fabric}"));
                 Ok(None)
             }
             Err(error) => {
-                warn!(%error, bytes, "a batch cannot be lent; it is sent inline");
+                self.report_inline(bytes, format_args!("{error}"));
                 Ok(None)
             }
+        }
+    }
+
+    /// Reports that a batch of this size is sent inline although it was to be lent.
+    fn report_inline(&mut self, bytes: u64, reason: fmt::Arguments<'_>) {
+        if std::mem::replace(&mut self.inline_warned, true) {
+            debug!(bytes, %reason, "another batch is sent inline");
+        } else {
+            warn!(bytes, %reason, "a batch cannot be lent: it is sent inline, as are others of this stream if need be");
         }
     }
 }
@@ -188,15 +208,21 @@ fn unencodable(what: impl fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use arrow_array::{ArrayRef, Int16Array, Int64Array, StringArray};
+    use thallus_fabric_sim::{SimNetwork, SimOptions};
+    use tracing::field::{Field, Visit};
+    use tracing::{Event, Level, Metadata, Subscriber, span};
 
     use super::*;
+    use crate::budget::LoanBudget;
 
     fn context() -> PackingContext {
         PackingContext {
             pool: None,
             max_loan_bytes: 1 << 20,
-            max_batch_bytes: 1 << 20,
+            largest_batch: None,
             access: Access::Read,
             page_faults: || 0,
         }
@@ -229,7 +255,7 @@ mod tests {
         let numbers: ArrayRef = Arc::new((0..3000).collect::<Int64Array>());
         let batch = RecordBatch::try_from_iter([("texts", texts), ("numbers", numbers)]).unwrap();
         for limit in [300_000, 1 << 20] {
-            let context = PackingContext { max_batch_bytes: limit, ..context() };
+            let context = PackingContext { largest_batch: Some(limit), ..context() };
             let (mut packing, _) = Packing::new(&batch.schema(), context).unwrap();
             let (mut rest, mut parts) = (Some(batch.clone()), Vec::new());
             while let Some(whole) = rest {
@@ -244,16 +270,73 @@ mod tests {
         }
     }
 
+    /// Collects the fields of the warnings of this crate.
+    struct Warnings(Arc<Mutex<Vec<String>>>);
+
+    impl Visit for Warnings {
+        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+            if field.name() == "reason" {
+                self.0.lock().unwrap().push(format!("{value:?}"));
+            }
+        }
+    }
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN && metadata.target().starts_with("thallus_driver::packing")
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut Warnings(Arc::clone(&self.0)));
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
     #[test]
-    fn one_row_beyond_the_limit_is_an_error_with_both_numbers() {
+    fn a_stream_warns_once_of_batches_that_cannot_be_lent() {
+        let network = SimNetwork::new(1, SimOptions::shared_memory());
+        // Less than one batch.
+        let pool = Arc::new(LoanPool::new(network.host(), None, LoanBudget::new(4096), None));
+        let numbers: ArrayRef = Arc::new((0..5000).collect::<Int64Array>());
+        let batch = RecordBatch::try_from_iter([("numbers", numbers)]).unwrap();
+        let warnings = Warnings(Arc::default());
+        let logged = Arc::clone(&warnings.0);
+        tracing::subscriber::with_default(warnings, || {
+            for _stream in 0..2 {
+                let context = PackingContext { pool: Some(Arc::clone(&pool)), ..context() };
+                let (mut packing, _) = Packing::new(&batch.schema(), context).unwrap();
+                for _ in 0..10 {
+                    assert!(matches!(packing.pack(&batch, Some(0)).unwrap(), PreparedBatch::Inline { .. }));
+                }
+            }
+        });
+        let logged = logged.lock().unwrap();
+        assert_eq!(logged.len(), 2, "one for each stream: {logged:?}");
+        assert!(logged[0].contains("limit of bytes on loan"), "{logged:?}");
+    }
+
+    #[test]
+    fn one_row_beyond_the_limit_is_an_error_with_both_limits() {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values(["x".to_owned(), "y".repeat(5000)]));
         let batch = RecordBatch::try_from_iter([("texts", texts)]).unwrap();
         let (packing, _) =
-            Packing::new(&batch.schema(), PackingContext { max_batch_bytes: 4096, ..context() }).unwrap();
+            Packing::new(&batch.schema(), PackingContext { largest_batch: Some(4096), ..context() }).unwrap();
         let (first, rest) = packing.cut(batch).unwrap();
         assert_eq!(first.num_rows(), 1);
         let failure = packing.cut(rest.unwrap()).unwrap_err();
         assert_eq!(failure.code, StreamCode::BatchTooLarge);
-        assert!(failure.message.contains("one row takes 5") && failure.message.contains("4096 bytes"), "{failure:?}");
+        let limits = "1048576 bytes at the sender and 4096 bytes at the receiver";
+        assert!(failure.message.contains("one row takes 5") && failure.message.contains(limits), "{failure:?}");
     }
 }

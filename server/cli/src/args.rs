@@ -185,11 +185,9 @@ impl Args {
     fn apply(self, config: &mut Config) -> Result<(), ConfigError> {
         let mut flagged = BTreeMap::new();
         for TableArg { name, path } in self.tables {
-            if let Some(first) = flagged.insert(name.to_lowercase(), path.clone()) {
+            if let Some(first) = flagged.insert(name.clone(), path.clone()) {
                 return Err(ConfigError::DuplicateTable { name, first, second: path });
             }
-            // The names differ only in case, so the flag replaces the same table.
-            config.tables.retain(|known, _| known.to_lowercase() != name.to_lowercase());
             config.tables.insert(name, TableConfig::at(path));
         }
         if !self.data.is_empty() {

@@ -6,6 +6,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use clap::Parser;
+use thallus_fabric::lines::OneLineRecords;
 use thallus_server::config::ServerConfig;
 use thallus_server::engine::Engine;
 use thallus_server::{Server, Settings};
@@ -70,6 +71,13 @@ fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
+    // Before the tables are opened, which may take long.
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            info!("SIGHUP has no effect: new and changed files are found without it; other settings need a restart");
+        }
+    });
     #[cfg_attr(not(feature = "registered-heap"), expect(unused_mut))]
     let mut fabrics = thallus_server::fabrics::open(&config.fabric)?;
     // Before the engine, so that its tables in memory are allocated in the registered heap.
@@ -121,15 +129,18 @@ async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure>
 
 fn init_log(config: &LogConfig) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&config.filter)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::stderr().is_terminal();
     // The reader of the log may have closed it. By default such an error is reported on stderr too, and the thread that
     // logs would panic.
-    let log = log.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).log_internal_errors(false);
+    // Clients choose some of the text: queries, reasons for closing.
+    let lines = move || OneLineRecords::new(std::io::stderr(), is_terminal);
     match config.format {
-        LogFormat::Full => log.init(),
-        LogFormat::Compact => log.compact().init(),
-        LogFormat::Pretty => log.pretty().init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Full => log.with_writer(lines).init(),
+        LogFormat::Compact => log.compact().with_writer(lines).init(),
+        // Its records have several lines each.
+        LogFormat::Pretty => log.pretty().with_writer(std::io::stderr).init(),
+        LogFormat::Json => log.json().with_writer(lines).init(),
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ fn a_flag_wins_over_the_file_and_paths_in_the_file_are_its_own() {
         "#,
     )
     .unwrap();
-    let config = parse(&["--config", file.to_str().unwrap(), "--listen", "h:2", "--table", "A=other.csv"]);
+    let config = parse(&["--config", file.to_str().unwrap(), "--listen", "h:2", "--table", "a=other.csv"]);
     let config = config.into_config().unwrap();
     assert_eq!(config.listen.as_str(), "h:2");
     assert_eq!(config.engine.batch_rows, 1000);
@@ -116,8 +116,8 @@ fn a_flag_wins_over_the_file_and_paths_in_the_file_are_its_own() {
     assert_eq!(config.fabric.shm.directory, Some(directory.path().join("sockets")));
     assert_eq!(config.fabric.ucx.library, Some(directory.path().join("libucp.so.0")));
     assert_eq!(config.engine.spill_dir, Some(directory.path().join("spill")));
-    assert_eq!(config.tables.keys().collect::<Vec<_>>(), ["A", "B"]);
-    assert_eq!(config.tables["A"].path, Path::new("other.csv"));
+    assert_eq!(config.tables.keys().collect::<Vec<_>>(), ["B", "a"]);
+    assert_eq!(config.tables["a"].path, Path::new("other.csv"));
     let b = &config.tables["B"];
     assert_eq!((b.format, b.header, b.delimiter), (Some(Format::Csv), false, Some(';')));
 }
@@ -192,7 +192,7 @@ fn a_value_out_of_range_names_its_key() {
 fn unusable_files_and_flags_are_refused() {
     let missing = parse(&["--config", "/no/such/file.toml"]).into_config().unwrap_err();
     assert!(matches!(missing, ConfigError::Read { .. }) && missing.to_string().contains("/no/such/file.toml"));
-    let twice = parse(&["--table", "t=a", "--table", "T=b"]).into_config().unwrap_err();
+    let twice = parse(&["--table", "t=a", "--table", "t=b"]).into_config().unwrap_err();
     assert!(matches!(twice, ConfigError::DuplicateTable { .. }), "{twice}");
     for args in [["--table", "t"], ["--table", "=x"], ["--listen", "x"], ["--memory-limit", "lots"]] {
         assert!(Args::try_parse_from([&["thallus-server"], &args[..]].concat()).is_err(), "{args:?}");

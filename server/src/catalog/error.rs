@@ -138,7 +138,7 @@ pub enum CatalogError {
         /// The problem.
         reason: String,
     },
-    /// Two tables have the same name. Names that differ only in case are the same.
+    /// Two tables have the same name.
     #[error("table `{table}` is given twice: {} and {}", first.display(), second.display())]
     Duplicate {
         /// The name.

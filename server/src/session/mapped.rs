@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thallus_driver::{KeepLoan, LoanBuffers};
 use thallus_fabric::PresenceProbe;
-use thallus_fabric::process::Presence;
+use thallus_fabric::process::{Presence, TcpEnds};
 use thallus_protocol::message::ProcessId;
 use tracing::{info, warn};
 
@@ -17,10 +17,14 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Returns whether a process exists.
 type PresenceCheck = fn(ProcessId) -> Presence;
 
+/// Returns whether a process has the client's end of a control connection open.
+type PeerCheck = fn(ProcessId, Option<TcpEnds>) -> bool;
+
 /// Memory that processes have mapped and whose connections have ended. It is never freed before these processes end,
 /// not even at the end of the server's process, because freeing memory may write to it.
 pub(crate) struct OrphanedLoans {
     presence: PresenceCheck,
+    is_peer: PeerCheck,
     kept: Mutex<Vec<Orphans>>,
 }
 
@@ -33,7 +37,7 @@ struct Orphans {
 /// A client process that may map memory.
 #[derive(Clone)]
 pub(crate) struct MappingClient {
-    /// The process id, as the client sent it: for the log only.
+    /// The process id, as the client sent it.
     pid: u32,
     probe: PresenceProbe,
 }
@@ -46,12 +50,16 @@ impl MappingClient {
 }
 
 impl OrphanedLoans {
-    pub(crate) fn new(presence: PresenceCheck) -> Arc<Self> {
-        Arc::new(OrphanedLoans { presence, kept: Mutex::default() })
+    pub(crate) fn new(presence: PresenceCheck, is_peer: PeerCheck) -> Arc<Self> {
+        Arc::new(OrphanedLoans { presence, is_peer, kept: Mutex::default() })
     }
 
-    /// The client process with this id, if it is visible, so that its end can be detected.
-    pub(crate) fn find(&self, process: ProcessId) -> Option<MappingClient> {
+    /// The process with this id, if it is the client at the other end of this connection, so that the client's end can
+    /// be detected. With the id of another process a client could keep loans for as long as that process runs.
+    pub(crate) fn find(&self, process: ProcessId, ends: Option<TcpEnds>) -> Option<MappingClient> {
+        if !(self.is_peer)(process, ends) {
+            return None;
+        }
         let presence = self.presence;
         let client = MappingClient { pid: process.pid, probe: Arc::new(move || presence(process)) };
         ((client.probe)() == Presence::Running).then_some(client)

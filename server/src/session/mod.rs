@@ -17,6 +17,7 @@ use thallus_driver::{
     Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanBudget, LoanPool, PackingContext,
     PreparedBatch,
 };
+use thallus_fabric::process::TcpEnds;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
@@ -104,11 +105,13 @@ pub(crate) struct Session<S> {
     inline: Option<StreamId>,
     /// Queries still to be spawned before one may run in this task again.
     cooldown: u32,
+    /// The addresses of the control connection, if it is a TCP connection.
+    ends: Option<TcpEnds>,
     /// Query events since the control connection was polled.
     query_events: usize,
     /// Pulls that are deferred until the backlog is smaller.
     deferred_pulls: Vec<(StreamId, Pull)>,
-    /// The process that mapped batches last. It was visible, so its end will be detected.
+    /// The process that mapped batches last. It was found to be the client, so the client's end will be detected.
     mapping_client: Option<(ProcessId, MappingClient)>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
     report: Events,
@@ -121,6 +124,7 @@ pub(crate) struct Session<S> {
 pub(crate) async fn serve<S: ControlIo>(
     shared: Arc<Shared>,
     io: S,
+    ends: Option<TcpEnds>,
     word_nonce: u64,
     refused: Option<String>,
     drain: watch::Receiver<bool>,
@@ -138,6 +142,7 @@ pub(crate) async fn serve<S: ControlIo>(
         uploads: BTreeMap::new(),
         inline: None,
         cooldown: 0,
+        ends,
         query_events: 0,
         deferred_pulls: Vec::new(),
         mapping_client: None,
@@ -383,11 +388,10 @@ impl<S: ControlIo> Session<S> {
                 return self.fail(stream, failure);
             }
         };
-        let max_loan_bytes = self.shared.machine.limits.max_loan_bytes;
         let packing = PackingContext {
             pool: self.connection.plane.as_ref().map(|plane| Arc::clone(plane.loan_pool())),
-            max_loan_bytes,
-            max_batch_bytes: options.largest_batch.map_or(max_loan_bytes, |bytes| bytes.min(max_loan_bytes)),
+            max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
+            largest_batch: options.largest_batch,
             access: options.access,
             page_faults: self.shared.page_faults,
         };

@@ -48,16 +48,18 @@ impl<S: ControlIo> Session<S> {
             return Err("the connection has no data plane: its results travel inline".into());
         };
         let fabric = plane.loan_pool().fabric();
+        let kind = fabric.kind();
         if let Maps::Nothing { reason } = fabric.capabilities().maps {
-            return Err(format!("fabric {} maps no memory here: {reason}", fabric.kind()));
+            return Err(format!("fabric {kind} maps no memory here: {reason}"));
         }
         let orphans = Arc::clone(&self.shared.orphans);
         let known = self.mapping_client.take().filter(|(known, _)| *known == process).map(|(_, client)| client);
         let by_fabric = || plane.peer_presence().map(|probe| MappingClient::by_fabric(process.pid, probe));
-        let Some(client) = known.or_else(by_fabric).or_else(|| orphans.find(process)) else {
+        let Some(client) = known.or_else(by_fabric).or_else(|| orphans.find(process, self.ends)) else {
             return Err(format!(
-                "the server does not see the client's process {}: both must be on one host and in one namespace of \
-                 processes (containers have their own unless told otherwise)",
+                "the server does not see that process {} is this client: over fabric {kind} both must be on one host, \
+                 of one user, and in one namespace of processes, without address translation between them; over shm \
+                 they need not be",
                 process.pid
             ));
         };

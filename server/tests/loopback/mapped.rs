@@ -266,6 +266,8 @@ fn mapping_is_refused_with_a_reason_unless_all_conditions_hold() {
             &refusal(&World::mapping(engine(), |settings| settings.presence = |_| Presence::Ended)).await,
             "does not see",
         );
+        let forged = World::mapping(engine(), |settings| settings.is_peer = |_, _| false);
+        check(&refusal(&forged).await, "does not see that process");
         let device = World::over_with(engine(), Some(Fencing::Revocation), |settings| settings.allow_mapped = true);
         check(&refusal(&device).await, "fabric sim maps no memory");
         let inline = World::over_with(engine(), None, |settings| settings.allow_mapped = true);

@@ -1,7 +1,8 @@
 //! UCX without shared memory: results travel inline, with a reason.
 
 use futures::{StreamExt, TryStreamExt};
-use thallus_client::{Access, Carrier, Client, ClientError, FabricPreference, QueryOptions};
+use thallus_client::{Access, Carrier, Client, ClientError, FabricPreference, QueryOptions, StreamCode};
+use thallus_protocol::message::ProcessId;
 use thallus_scripted_engine::{Script, ScriptedEngine};
 
 use crate::one_host::{Over, serve, serve_mapped};
@@ -45,5 +46,24 @@ fn where_ucx_has_only_tcp_mapping_is_refused() {
         let mapped = QueryOptions::default().with_access(Access::Map);
         let error = client.query_with("q", mapped).await.map(drop).unwrap_err();
         assert!(matches!(&error, ClientError::Mapping { message } if message.contains("one-sided reads")), "{error:?}");
+    });
+}
+
+#[test]
+fn a_client_maps_nothing_under_the_id_of_another_process() {
+    // The start time of process 1, which every process may read.
+    let stat = std::fs::read_to_string("/proc/1/stat").unwrap();
+    let started = stat.rsplit_once(") ").unwrap().1.split_ascii_whitespace().nth(19).unwrap().parse().unwrap();
+    in_parallel(async {
+        let options =
+            serve_mapped(Over::Ucx, ScriptedEngine::new().with_query("q", Script::synthetic(3, 50_000))).await;
+        let forged = options.with_process(Some(ProcessId { pid: 1, started }));
+        let client = Client::connect_with(forged).await.unwrap();
+        let mapped = QueryOptions::default().with_access(Access::Map);
+        let error = client.query_with("q", mapped).await.map(drop).unwrap_err();
+        let is_refused = matches!(error, ClientError::Query { kind: StreamCode::MappingRefused, .. });
+        assert!(is_refused && error.to_string().contains("process 1 is this client"), "{error:?}");
+        let batches: Vec<_> = client.query("q").await.unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.len(), 3);
     });
 }

@@ -69,6 +69,8 @@ impl World {
     pub(crate) fn mapping(engine: ScriptedEngine, change: impl FnOnce(&mut Settings)) -> Self {
         Self::over_with(engine, Some(Fencing::LeaseWord), |settings| {
             settings.allow_mapped = true;
+            // The connections are pipes within this process.
+            settings.is_peer = |_, _| true;
             change(settings);
         })
     }

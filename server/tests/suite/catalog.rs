@@ -56,6 +56,7 @@ fn a_data_directory_is_a_table_for_every_file_and_sub_directory() {
     assert_eq!(
         summary,
         [
+            ("Orders", Format::Parquet, plain),
             ("b", Format::Csv, plain),
             ("c", Format::Csv, plain),
             ("d", Format::Json, plain),
@@ -65,14 +66,13 @@ fn a_data_directory_is_a_table_for_every_file_and_sub_directory() {
             ("h", Format::Csv, Compression::Gzip),
             ("i", Format::Json, Compression::Zstd),
             ("nested", Format::Csv, plain),
-            ("orders", Format::Parquet, plain),
             ("v1.2", Format::Csv, plain),
         ]
     );
-    assert_eq!((found[0].files[0].delimiter, found[1].files[0].delimiter), (b',', b'\t'));
-    let nested: Vec<_> = found[8].files.iter().map(|file| file.path.clone()).collect();
+    assert_eq!((found[1].files[0].delimiter, found[2].files[0].delimiter), (b',', b'\t'));
+    let nested: Vec<_> = found[9].files.iter().map(|file| file.path.clone()).collect();
     assert_eq!(nested, [at("nested/1.csv"), at("nested/2.csv")]);
-    assert!(found[8].is_directory && !found[0].is_directory);
+    assert!(found[9].is_directory && !found[1].is_directory);
 }
 
 #[test]
@@ -137,11 +137,14 @@ fn missing_empty_mixed_or_nested_paths_are_refused() {
 fn duplicate_or_invalid_names_are_refused() {
     let directory = directory();
     let path = write(directory.path().join("orders.csv"), &rows(0..1));
-    write(directory.path().join("Orders.json"), &rows(0..1));
+    let other = write(directory.path().join("Orders.json"), &rows(0..1));
+    let names: Vec<String> = tables(directory.path()).unwrap().into_iter().map(|table| table.name).collect();
+    assert_eq!(names, ["Orders", "orders"]);
+    fs::rename(other, directory.path().join("orders.json")).unwrap();
     let clash = tables(directory.path()).unwrap_err();
     assert!(matches!(clash, CatalogError::Duplicate { .. }));
     let message = clash.to_string();
-    assert!(message.contains("orders.csv") && message.contains("Orders.json"), "{message}");
+    assert!(message.contains("orders.csv") && message.contains("orders.json"), "{message}");
 
     for name in ["", "a\"b", "a\nb", " a", &"x".repeat(129)] {
         let bad = resolve(&config(&[(name, &path)])).unwrap_err();

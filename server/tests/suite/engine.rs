@@ -147,8 +147,16 @@ async fn memory_has_a_limit_and_spilling_has_one_too() {
     let sorted = query(&engine, sql).await.unwrap();
     assert_eq!(sorted.num_rows(), 4_000_000);
     settled(&engine).await;
-    let left = fs::read_dir(spill.path()).unwrap().flat_map(|d| fs::read_dir(d.unwrap().path()).unwrap()).count();
-    assert_eq!(left, 0, "files are left in the spill directory");
+    // The engine's directory, DataFusion's directory in it, and the files.
+    let inside = |path: std::path::PathBuf| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let left: Vec<_> = inside(spill.path().to_owned()).flat_map(inside).flat_map(inside).collect();
+    assert!(left.is_empty(), "files are left in the spill directory: {left:?}");
+    drop(engine);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while inside(spill.path().to_owned()).next().is_some() {
+        assert!(Instant::now() < deadline, "the engine's directory is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 
     for pool in [MemoryPoolKind::Fair, MemoryPoolKind::Greedy] {
         config.engine.memory_pool = pool;

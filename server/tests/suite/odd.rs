@@ -280,3 +280,31 @@ async fn a_function_refuses_a_result_beyond_the_bound() {
     }
     assert_eq!(lines(&engine, "SELECT length(repeat('ab', 1000)), concat('a', NULL, 1)").await, ["2000,a1"]);
 }
+
+#[tokio::test]
+async fn a_table_has_the_capitals_of_its_file_and_is_found_in_any_case() {
+    let directory = directory();
+    write(directory.path().join("Orders.csv"), &rows(0..3));
+    write(directory.path().join("items.parquet"), &rows(0..5));
+    let engine = open(&data(directory.path())).await;
+    assert_eq!(engine_tables(&engine), ["Orders", "items"]);
+    for name in ["Orders", "orders", "ORDERS", "\"Orders\"", "public.Orders"] {
+        assert_eq!(count(&engine, &format!("SELECT count(*) FROM {name}")).await, 3, "{name}");
+    }
+    assert_eq!(count(&engine, "SELECT max(Orders.id) + max(orders.id) FROM Orders").await, 4);
+    for statement in ["DESCRIBE Orders", "SHOW COLUMNS FROM Orders", "SHOW COLUMNS FROM \"Orders\""] {
+        assert_eq!(query(&engine, statement).await.unwrap().num_rows(), 2, "{statement}");
+    }
+    let missing = query(&engine, "SELECT * FROM \"ORDERS\"").await.unwrap_err();
+    assert!(missing.message().contains("known tables: Orders, items"), "{missing}");
+
+    // A second table that differs in case, which appears while the engine runs, and is known from its first query on.
+    write(directory.path().join("orders.json"), &rows(0..7));
+    assert_eq!(count(&engine, "SELECT count(*) FROM \"Orders\"").await, 3);
+    assert_eq!(count(&engine, "SELECT count(*) FROM \"orders\"").await, 7);
+    for sql in ["SELECT * FROM Orders", "SELECT * FROM orders", "SHOW COLUMNS FROM orders"] {
+        let ambiguous = query(&engine, sql).await.unwrap_err();
+        assert!(ambiguous.message().contains("\"Orders\" and \"orders\""), "{sql}: {ambiguous}");
+    }
+    assert_eq!(query(&engine, "SHOW COLUMNS FROM \"orders\"").await.unwrap().num_rows(), 2);
+}

@@ -118,6 +118,8 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         entropy,
         allow_mapped: true,
         presence,
+        // Every client sends the id of its own process.
+        is_peer: |_, _| true,
         // The real count is that of the whole test process, with everything that it has done before.
         page_faults: || 0,
         clock: None,

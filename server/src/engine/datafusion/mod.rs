@@ -9,12 +9,15 @@ mod error;
 mod files;
 mod guard;
 mod limits;
+mod names;
 mod opened;
 mod operators;
 mod pacing;
 mod partitions;
+mod paths;
 mod run;
 mod scan;
+mod spill;
 mod store;
 mod sums;
 mod tables;
@@ -41,6 +44,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
+use paths::Directories;
+use spill::SpillDirectory;
 use store::ReadOnlyStore;
 use tables::Tables;
 
@@ -80,8 +85,11 @@ pub enum OpenError {
 struct Shared {
     context: SessionContext,
     tables: Arc<Tables>,
+    directories: Directories,
     batch_rows: usize,
     max_sql_bytes: usize,
+    /// Dropped with the last task of a query.
+    _spill: Option<SpillDirectory>,
 }
 
 /// Runs SQL over Parquet, CSV, JSON and Arrow files with DataFusion.
@@ -106,7 +114,10 @@ impl DataFusionEngine {
     async fn open_with_stack(config: &ServerConfig, stack_bytes: usize) -> Result<Self, OpenError> {
         let resolved = catalog::resolve(config)?;
         let tables = Arc::new(Tables::new(config.data.clone()));
-        let context = context(config, &resolved, &tables)?;
+        let spill = SpillDirectory::open(&config.engine)?;
+        let context = context(config, &resolved, &tables, spill.as_ref())?;
+        let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
+        let directories = Directories::new(directories.chain([spill::parent(&config.engine)]));
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -120,8 +131,10 @@ impl DataFusionEngine {
             shared: Arc::new(Shared {
                 context,
                 tables,
+                directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
+                _spill: spill,
             }),
             tables: Vec::new(),
         };
@@ -185,9 +198,14 @@ impl Engine for DataFusionEngine {
 }
 
 /// DataFusion, set up to read `specs` and nothing else.
-fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> Result<SessionContext, OpenError> {
+fn context(
+    server: &ServerConfig,
+    resolved: &Resolved,
+    tables: &Arc<Tables>,
+    spill: Option<&SpillDirectory>,
+) -> Result<SessionContext, OpenError> {
     let config = &server.engine;
-    let environment = environment(config)?;
+    let environment = environment(config, spill)?;
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
     let paths = resolved.tables.iter().map(|spec| spec.path.clone()).chain(server.data.iter().cloned());
     // A data directory that cannot be expressed as a path has been refused before.
@@ -216,23 +234,15 @@ fn context(server: &ServerConfig, resolved: &Resolved, tables: &Arc<Tables>) -> 
     Ok(context)
 }
 
-fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
+fn environment(config: &EngineConfig, spill: Option<&SpillDirectory>) -> Result<Arc<RuntimeEnv>, OpenError> {
     let bytes = config.effective_memory_limit().as_usize();
     let pool: Arc<dyn MemoryPool> = match config.memory_pool {
         MemoryPoolKind::Fair => Arc::new(TrackConsumersPool::new(FairSpillPool::new(bytes), CONSUMERS_NAMED)),
         MemoryPoolKind::Greedy => Arc::new(TrackConsumersPool::new(GreedyMemoryPool::new(bytes), CONSUMERS_NAMED)),
     };
-    let spill_dir = config.spill_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let mode = match config.max_spill_bytes.bytes() {
-        0 => DiskManagerMode::Disabled,
-        _ => {
-            // DataFusion would create a missing directory. Refusing it detects a mistyped one.
-            let usable = std::fs::metadata(&spill_dir)
-                .map_err(|e| e.to_string())
-                .and_then(|metadata| metadata.is_dir().then_some(()).ok_or_else(|| "it is not a directory".to_owned()));
-            usable.map_err(|reason| OpenError::SpillDirectory { path: spill_dir.clone(), reason })?;
-            DiskManagerMode::Directories(vec![spill_dir.clone()])
-        }
+    let mode = match spill {
+        None => DiskManagerMode::Disabled,
+        Some(spill) => DiskManagerMode::Directories(vec![spill.path().to_owned()]),
     };
     RuntimeEnvBuilder::new()
         .with_memory_pool(pool)
@@ -242,7 +252,7 @@ fn environment(config: &EngineConfig) -> Result<Arc<RuntimeEnv>, OpenError> {
         // Listings of directories are not cached, so that the next query sees new and removed files.
         .with_object_list_cache_limit(0)
         .build_arc()
-        .map_err(|e| OpenError::SpillDirectory { path: spill_dir, reason: e.strip_backtrace() })
+        .map_err(|e| OpenError::SpillDirectory { path: spill::parent(config), reason: e.strip_backtrace() })
 }
 
 /// Opens every table. One of a data directory that cannot be opened is skipped, unless the configuration is strict.

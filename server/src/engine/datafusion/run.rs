@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, error, guard, limits, pacing};
+use super::{Shared, error, guard, limits, names, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -120,20 +120,20 @@ async fn run(
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
-    let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, scanned }| {
-        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
-        Ok((stream, scanned))
+    let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
+        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+        Ok((stream, read))
     });
-    let (stream, scanned) = match planned {
+    let (stream, read) = match planned {
         Ok(query) => query,
         Err(e) => {
             // The receiver may be dropped.
-            let _ = started.send(Err(e));
+            let _ = started.send(Err(shared.directories.hide(e)));
             return;
         }
     };
     if started.send(Ok(stream.schema())).is_ok() {
-        feed(stream, &scanned, batch_rows, rows).await;
+        feed(&shared, stream, &read, batch_rows, rows).await;
     }
 }
 
@@ -144,13 +144,16 @@ async fn partitions(
     batch_rows: usize,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
-    let Planned { plan, context, scanned } = plan(shared, sql, batch_rows, count).await?;
-    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
+    let planned = plan(shared, sql, batch_rows, count).await.and_then(|Planned { plan, context, read }| {
+        let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+        Ok((plan, split, read))
+    });
+    let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
         let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
-        let scanned = scanned.clone();
-        let task = tokio::spawn(async move { feed(stream, &scanned, batch_rows, rows).await });
+        let (shared, read) = (Arc::clone(shared), read.clone());
+        let task = tokio::spawn(async move { feed(&shared, stream, &read, batch_rows, rows).await });
         Box::pin(Batches { batches, task: Some(Task(task)) }) as BatchStream
     };
     Ok(PartitionedQuery { schema, order: split.order, partitions: split.streams.into_iter().map(start).collect() })
@@ -158,15 +161,19 @@ async fn partitions(
 
 /// Sends the batches of a stream, up to its end or its first error.
 async fn feed(
+    shared: &Shared,
     mut stream: SendableRecordBatchStream,
-    scanned: &[Arc<Opened>],
+    read: &Read,
     batch_rows: usize,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
     let schema = stream.schema();
     while let Some(item) = stream.next().await {
-        let item =
-            item.map_err(|e| error::of_datafusion(e, &specs(scanned))).and_then(|batch| with_schema(batch, &schema));
+        let item = item
+            .map_err(|e| error::of_datafusion(e, &specs(&read.tables)))
+            .and_then(|batch| with_schema(batch, &schema))
+            .map(|batch| if read.explains { shared.directories.hide_in_plan(batch) } else { batch })
+            .map_err(|e| shared.directories.hide(e));
         let failed = item.is_err();
         for piece in crate::engine::slices(item, batch_rows) {
             if rows.send(piece).await.is_err() {
@@ -178,10 +185,10 @@ async fn feed(
         }
     }
     // Rows of two states of a file must not pass for a result.
-    for opened in scanned {
+    for opened in &read.tables {
         if let Err(changed) = opened.check_unchanged() {
             // The receiver may be dropped.
-            let _ = rows.send(Err(error::of_catalog(&changed))).await;
+            let _ = rows.send(Err(shared.directories.hide(error::of_catalog(&changed)))).await;
             return;
         }
     }
@@ -191,13 +198,23 @@ async fn feed(
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
-    /// The tables that the query reads, as they were when it was planned.
-    scanned: Vec<Arc<Opened>>,
+    read: Read,
+}
+
+/// What a query reads.
+#[derive(Clone)]
+struct Read {
+    /// The tables, as they were when the query was planned.
+    tables: Vec<Arc<Opened>>,
+    /// Whether the rows are a plan.
+    explains: bool,
 }
 
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
 async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
     let statement = guard::parse(sql, shared.max_sql_bytes)?;
+    names::check(&statement, &shared.tables.table_names())?;
+    let statement = names::spelled(statement, |name| shared.tables.spelling(name));
     let mut state = shared.context.state();
     let config = state.config().clone().with_batch_size(batch_rows);
     let partitions = partitions.max(config.target_partitions());
@@ -212,7 +229,8 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
     if let Err(e) = read_only.verify_plan(&logical) {
         return Err(EngineError::ReadOnly { statement: error::short(&e) });
     }
-    let scanned = scanned_tables(&logical);
+    let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let read = Read { tables: scanned_tables(&logical), explains };
     if limits::is_by_float(&logical) {
         let optimizer = &mut state.config_mut().options_mut().optimizer;
         optimizer.enable_dynamic_filter_pushdown = false;
@@ -220,10 +238,10 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         optimizer.enable_join_dynamic_filter_pushdown = false;
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     }
-    let failed = |e| error::of_datafusion(e, &specs(&scanned));
+    let failed = |e| error::of_datafusion(e, &specs(&read.tables));
     let plan =
         state.create_physical_plan(&logical).await.and_then(limits::lift).and_then(pacing::pace).map_err(failed)?;
-    Ok(Planned { plan, context: state.task_ctx(), scanned })
+    Ok(Planned { plan, context: state.task_ctx(), read })
 }
 
 async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {

@@ -20,6 +20,7 @@ use futures::{FutureExt, StreamExt, stream};
 
 use super::error;
 use super::files::{self, FileColumns, Inspected, Widening};
+use super::names;
 pub(super) use super::opened::Opened;
 use super::opened::{object_meta, parquet_format};
 use super::scan::FilesTable;
@@ -147,6 +148,20 @@ fn partition_fields(spec: &TableSpec, file_schema: &Schema) -> Result<Vec<FieldR
     spec.partition_columns.iter().map(field).collect()
 }
 
+/// The table that a name means.
+struct Meant {
+    name: String,
+    config: TableConfig,
+    policy: Policy,
+}
+
+impl Meant {
+    fn of(opened: &Opened) -> Self {
+        let spec = &opened.spec;
+        Meant { name: spec.name.clone(), config: spec.config.clone(), policy: spec.policy }
+    }
+}
+
 /// The tables of the engine, opened again when their files change.
 pub(super) struct Tables {
     state: std::sync::OnceLock<SessionState>,
@@ -185,15 +200,9 @@ impl Tables {
 
     /// The table as it is now.
     async fn current(&self, name: &str) -> Result<Option<Arc<Opened>>, CatalogError> {
-        let before = self.read().get(name).cloned();
-        let (config, policy) = match &before {
-            Some(before) => (before.spec.config.clone(), before.spec.policy),
-            None => match self.appeared(name).await {
-                Some(path) => (TableConfig::at(path), Policy::Data),
-                None => return Ok(None),
-            },
-        };
-        let table = name.to_owned();
+        let Some(Meant { name, config, policy }) = self.meant(name).await else { return Ok(None) };
+        let before = self.read().get(&name).cloned();
+        let table = name.clone();
         let found = tokio::task::spawn_blocking(move || catalog::resolve_table(&table, &config, policy)).await;
         let (spec, skipped) =
             found.unwrap_or_else(|e| Err(CatalogError::of_io(None, std::path::Path::new(""), e.into())))?;
@@ -206,19 +215,49 @@ impl Tables {
         let opened = open(state, spec, skipped, before.as_deref()).await?;
         warn_of(&opened.skipped, before.as_deref());
         self.insert(opened);
-        Ok(self.read().get(name).cloned())
+        Ok(self.read().get(&name).cloned())
     }
 
-    /// The path of the table of this name in a data directory, if it has appeared there since the start.
-    async fn appeared(&self, name: &str) -> Option<PathBuf> {
+    /// The table that a name means: the one of exactly this name, or else the only one that fits it in another case, if
+    /// the name may come from an identifier without quotes.
+    async fn meant(&self, name: &str) -> Option<Meant> {
+        if let Some(exact) = self.read().get(name) {
+            return Some(Meant::of(exact));
+        }
+        let mut fitting: Vec<_> = self.fitting(name).iter().map(|opened| Meant::of(opened)).collect();
+        for (table, path) in self.in_directories(name).await {
+            if !fitting.iter().any(|known| known.name == table) {
+                fitting.push(Meant { name: table, config: TableConfig::at(path), policy: Policy::Data });
+            }
+        }
+        match fitting.iter().position(|meant| meant.name == name) {
+            Some(exact) => Some(fitting.swap_remove(exact)),
+            None if fitting.len() == 1 && names::may_be_unquoted(name) => fitting.pop(),
+            None => None,
+        }
+    }
+
+    /// The known tables whose names differ from this one in case at most.
+    fn fitting(&self, name: &str) -> Vec<Arc<Opened>> {
+        self.read().values().filter(|opened| opened.spec.name.eq_ignore_ascii_case(name)).cloned().collect()
+    }
+
+    /// The same of the data directories, in which tables may have appeared since the start.
+    async fn in_directories(&self, name: &str) -> Vec<(String, PathBuf)> {
         let (data, name) = (self.data.clone(), name.to_owned());
         let found = tokio::task::spawn_blocking(move || {
-            data.iter().find_map(|directory| {
-                let tables = catalog::tables_of(directory, Policy::Data, &mut Vec::new()).ok()?;
-                tables.into_iter().find(|(table, _)| table.to_lowercase() == name).map(|(_, path)| path)
-            })
+            data.iter().flat_map(|directory| catalog::fitting_tables_of(directory, &name)).collect()
         });
-        found.await.ok().flatten()
+        // Such a task panics only by a bug, and is cancelled only at the end of the runtime.
+        found.await.unwrap_or_default()
+    }
+
+    /// The name of the known table that an identifier without quotes means, if it is spelled otherwise.
+    pub(super) fn spelling(&self, identifier: &str) -> Option<String> {
+        match self.fitting(identifier).as_slice() {
+            [only] if only.spec.name != identifier.to_ascii_lowercase() => Some(only.spec.name.clone()),
+            _ => None,
+        }
     }
 }
 
@@ -254,6 +293,7 @@ impl SchemaProvider for Tables {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.read().contains_key(name)
+        let fitting = self.fitting(name);
+        fitting.iter().any(|opened| opened.spec.name == name) || (fitting.len() == 1 && names::may_be_unquoted(name))
     }
 }
