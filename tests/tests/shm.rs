@@ -66,10 +66,14 @@ const PLACES: &[Place] = &[
         ],
     },
     Place { name: "64 KiB of locked memory", prefix: &["prlimit", "--memlock=65536", "--"] },
+    Place { name: "Docker's filter of system calls", prefix: &[SECCOMP, "env"] },
     Place { name: "/dev/shm of 1 MiB", prefix: &["unshare", "--mount", "sh", "-c", SMALL_SHM, "sh"] },
 ];
 
 const SMALL_SHM: &str = "mount -t tmpfs -o size=1m none /dev/shm && exec \"$@\"";
+
+/// Installs the filter. A command of this name stands for the program in the directory of the test.
+const SECCOMP: &str = "thallus-seccomp";
 
 /// Whether this process may make users and namespaces.
 fn may_isolate() -> bool {
@@ -88,7 +92,7 @@ impl Programs {
     fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("thallus-test-").tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        for name in ["thallus", "thallus-server"] {
+        for name in ["thallus", "thallus-server", SECCOMP] {
             let (from, to) = (program(name), directory.path().join(name));
             fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).unwrap();
         }
@@ -100,7 +104,10 @@ impl Programs {
     }
 
     fn command(&self, place: Place, name: &str) -> Command {
-        let mut command = Command::new(place.prefix[0]);
+        let mut command = match place.prefix[0] {
+            SECCOMP => Command::new(self.path().join(SECCOMP)),
+            command => Command::new(command),
+        };
         command.args(&place.prefix[1..]).arg(self.path().join(name)).stdin(Stdio::null());
         for variable in ["THALLUS_CONFIG", "THALLUS_LOG", "THALLUS_URL"] {
             command.env_remove(variable);

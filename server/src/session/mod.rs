@@ -355,6 +355,10 @@ impl<S: ControlIo> Session<S> {
             ServerEvent::NoFabric { offered, reason } if offered == [FabricKind::SHM] => {
                 debug!(%reason, "the client tries shared memory first");
             }
+            // A client that leaves closes its endpoint first, and then says goodbye.
+            ServerEvent::FabricDown { reason } if self.queries.is_empty() && self.uploads.is_empty() => {
+                info!(%reason, "the data plane has ended; further batches travel inline");
+            }
             ServerEvent::NoFabric { reason, .. } | ServerEvent::FabricDown { reason } => {
                 warn!(%reason, "no data plane: batches travel inline")
             }

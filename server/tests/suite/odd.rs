@@ -232,6 +232,9 @@ async fn a_sum_is_exact_or_refused() {
     let fits = rows(&format!("({most}, 1), (1, 1), (-1, 1), (NULL, 2)"));
     let sums = format!("SELECT sum(x), sum(DISTINCT x) FROM {fits}");
     assert_eq!(lines(&engine, &sums).await, [format!("{most},{most}")]);
+    let halves =
+        "SELECT sum(x), sum(arrow_cast(-x, 'UInt64') + 1) FROM (VALUES (-1), (-4294967296), (-4294967297)) v(x)";
+    assert_eq!(lines(&engine, halves).await, ["-8589934594,8589934597"]);
     let grouped = format!("SELECT g, sum(x), sum(x) FILTER (WHERE x > 1) FROM {fits} GROUP BY g ORDER BY g");
     assert_eq!(lines(&engine, &grouped).await, [format!("1,{most},{most}"), "2,~,~".to_owned()]);
     let window = "SELECT sum(x) OVER (ORDER BY x ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM (VALUES (1), (2), \

@@ -15,6 +15,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, ArrayRef, PrimitiveArray};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef};
+use datafusion::arrow::compute::sum;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::functions_aggregate::sum::Sum;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -131,6 +132,26 @@ fn widen(values: &ArrayRef, state: &DataType) -> Result<ArrayRef> {
         DataType::Decimal128(..) | DataType::Decimal256(..) => ArrayRef::clone(values),
         other => return Err(DataFusionError::Internal(format!("sum of {other}"))),
     })
+}
+
+/// Numbers of the state's type with the same sum as the values. Integers are summed up in two halves, which cannot
+/// overflow in a batch and needs no wider type, as that would take twice the time.
+fn parts(values: &ArrayRef, state: &DataType) -> Result<ArrayRef> {
+    let (high, low) = match values.data_type() {
+        DataType::Int64 => {
+            let values = values.as_primitive::<Int64Type>();
+            let low = values.unary::<_, UInt64Type>(|value| value.cast_unsigned() & u64::from(u32::MAX));
+            (sum(&values.unary::<_, Int64Type>(|value| value >> 32)).map(i128::from), sum(&low))
+        }
+        DataType::UInt64 => {
+            let values = values.as_primitive::<UInt64Type>();
+            let low = values.unary::<_, UInt64Type>(|value| value & u64::from(u32::MAX));
+            (sum(&values.unary::<_, UInt64Type>(|value| value >> 32)).map(i128::from), sum(&low))
+        }
+        _ => return widen(values, state),
+    };
+    let total = high.zip(low).map(|(high, low)| (high << 32) + i128::from(low));
+    Ok(Arc::new(PrimitiveArray::<Decimal128Type>::from_iter(total).with_data_type(state.clone())))
 }
 
 /// Sums as values of the result's type, or the error that one has no room there.

@@ -16,7 +16,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
 
-use super::{narrow, no_room, widen};
+use super::{narrow, no_room, parts, widen};
 
 /// The sum of all rows or of a window, for a type of results and of the state.
 pub(super) fn accumulator(result: &DataType, state: &DataType, is_distinct: bool) -> Box<dyn Accumulator> {
@@ -73,11 +73,15 @@ impl<T: DecimalType> Total<T> {
     }
 
     fn change(&mut self, values: &ArrayRef, operation: fn(T::Native, T::Native) -> Option<T::Native>) -> Result<u64> {
-        let values = widen(values, &self.types.state)?;
-        let values = values.as_primitive::<T>();
-        let sum = values.iter().flatten().try_fold(self.sum, operation);
+        let counted = (values.len() - values.null_count()) as u64;
+        let parts = parts(values, &self.types.state)?;
+        let parts = parts.as_primitive::<T>();
+        let sum = match parts.null_count() {
+            0 => parts.values().iter().copied().try_fold(self.sum, operation),
+            _ => parts.iter().flatten().try_fold(self.sum, operation),
+        };
         self.sum = sum.ok_or_else(|| no_room(&self.types.result))?;
-        Ok((values.len() - values.null_count()) as u64)
+        Ok(counted)
     }
 
     fn current(&self) -> Option<T::Native> {
