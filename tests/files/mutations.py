@@ -14,6 +14,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -99,7 +100,7 @@ class Run:
         self.failures = self.work / "failures"
         self.failures.mkdir(parents=True, exist_ok=True)
         self.counts, self.panics, self.slow = collections.Counter(), collections.Counter(), []
-        self.peak, self.failed = 0, 0
+        self.peak, self.failed, self.signs = 0, 0, collections.Counter()
         self.new_server()
 
     def new_server(self):
@@ -130,26 +131,28 @@ class Run:
         return None
 
     def batch(self, cases):
-        """Serves and queries some cases at once. On a fault each is repeated alone, to find the one."""
+        """Serves and queries some cases at once. An answer is one case's; for the rest each is repeated alone."""
         tables = [self.place(case, slot) for slot, case in enumerate(cases)]
         with concurrent.futures.ThreadPoolExecutor(self.options.parallel) as pool:
             faults = list(pool.map(self.ask, cases, tables))
-        fault = next((fault for fault in faults if fault), None) or self.after()
+        fault = self.after()
         self.read_panics()
+        for case, found in zip(cases, faults):
+            if found and not fault:
+                self.report(case, found, f"--case {case.seed}")
         if fault is None:
             return
         suspects = [case for case, found in zip(cases, faults) if found] + cases
-        found = 0
-        for case in {case.seed: case for case in suspects}.values():
-            found += self.alone(case)
+        found = sum(self.alone(case) for case in {case.seed: case for case in suspects}.values())
         if not found:
             seeds_of = ",".join(str(case.seed) for case in cases)
             self.report(cases[0], f"only together: {fault}", f"--cases {seeds_of}")
-            self.restart()
+        self.restart()
 
     def alone(self, case):
-        """Repeats a case with a server of its own. Returns whether it fails."""
-        self.restart()
+        """Repeats a case, with a new server if the last one is used up. Returns whether it fails."""
+        if not self.server.is_fresh():
+            self.restart()
         case = Case(case.seed, self.sources, self.options.formats)
         fault = self.ask(case, self.place(case, 0)) or self.after()
         if fault is None:
@@ -181,6 +184,13 @@ class Run:
 
     def report(self, case, fault, how):
         self.failed += 1
+        # Numbers and names differ from file to file; the fault is the same.
+        sign = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|\S*/\S*|: (SELECT|only together).*", "", fault)[:160]
+        if "held" in sign:
+            sign += re.sub(r"\d+", "", case.what)[:40]
+        self.signs[sign] += 1
+        if self.signs[sign] > self.options.same:
+            return
         path = self.failures / f"{case.seed}.{case.extension}"
         path.write_bytes(case.data)
         formats = "" if self.options.formats == FORMATS else f" --formats {','.join(self.options.formats)}"
@@ -214,6 +224,8 @@ class Run:
             print(f"  {name}: {count}")
         for seconds, seed, what, sql in sorted(self.slow, reverse=True)[:10]:
             print(f"  slow: {seconds:.1f} s, seed {seed}: {what}: {sql}")
+        for sign, count in self.signs.most_common():
+            print(f"  fault: {count} times: {sign}")
         for place, count in self.panics.most_common(40):
             print(f"  caught panic: {count} times at {place}")
 
@@ -252,6 +264,7 @@ def arguments():
     parser.add_argument("--spare", type=int, default=512, help="memory beside these, MiB")
     parser.add_argument("--deadline", type=int, default=20, help="of a query, in seconds")
     parser.add_argument("--parallel", type=int, default=3, help="queries at a time")
+    parser.add_argument("--same", type=int, default=3, help="reports of faults that look the same")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     options.formats = options.formats.split(",")
@@ -262,6 +275,8 @@ def arguments():
 
 def main():
     warnings.simplefilter("ignore")
+    # So that the server is stopped too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     run = Run(arguments())
     try:
         if run.options.file:

@@ -156,13 +156,7 @@ def _whole_messages(rng, data):
 
 
 def _both(rng, data):
-    first, data = _metadata(rng, data)
-    second, data = _raw_or_content(rng, data)
+    # In this order, since the places in mutated metadata are not the real ones.
+    first, data = _content(rng, data)
+    second, data = _metadata(rng, data)
     return f"{first}; {second}", data
-
-
-def _raw_or_content(rng, data):
-    try:
-        return _content(rng, data)
-    except (struct.error, IndexError, ValueError):
-        return values.raw(rng, data, data)
