@@ -5,6 +5,7 @@
 //! of queries can be counted.
 
 mod bounds;
+mod caught;
 mod error;
 mod files;
 mod guard;
@@ -12,6 +13,7 @@ mod limits;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_reader;
 mod partitions;
 mod run;
 mod scan;

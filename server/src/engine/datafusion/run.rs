@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, error, guard, limits, pacing};
+use super::{Shared, caught, error, guard, limits, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -221,8 +221,8 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     }
     let failed = |e| error::of_datafusion(e, &specs(&scanned));
-    let plan =
-        state.create_physical_plan(&logical).await.and_then(limits::lift).and_then(pacing::pace).map_err(failed)?;
+    let plan = state.create_physical_plan(&logical).await;
+    let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), scanned })
 }
 
