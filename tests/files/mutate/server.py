@@ -19,6 +19,8 @@ FORBIDDEN = re.compile(r"internal|panick|\bbug\b|please (file|report)|unreachabl
 KNOWN = re.compile(r"accumulator not implemented for type|Uncomparable values|Min/[Mm]ax accumulator")
 # Exit codes of `thallus`: done, a result that does not fit the format, and a query that the server refused.
 EXPECTED_CODES = {0, 2, 4}
+# Those of a lost connection.
+LOST_CODES = {3, 5}
 
 
 class Fault(Exception):
@@ -89,6 +91,9 @@ class Server:
     def check(self, sql):
         """Runs a query and checks how it ends. Returns its code, error and seconds."""
         code, error, seconds = self.query(sql)
+        if code in LOST_CODES:
+            # The end of a process is known a little after that of its connections.
+            time.sleep(0.3)
         if self.process.poll() is not None:
             raise Fault(f"the server ended with {self.ending()} during {sql}")
         if code is None:
@@ -126,7 +131,7 @@ class Server:
         code = self.process.returncode
         name = signal.Signals(-code).name if code < 0 else f"code {code}"
         words = self.log.read_text(errors="replace").strip().splitlines()
-        words = [line for line in words if " WARN " not in line and " INFO " not in line][-8:]
+        words = [line for line in words if re.search("panicked|overflow|memory allocation|fatal|abort", line)][-4:]
         return f"{name} ({' | '.join(words)[-800:]})" + (" after it was stopped for its memory" if self.watch.killed
                                                          else "")
 
