@@ -120,7 +120,7 @@ async fn run(
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
-    let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, scanned }| {
+    let planned = plan_apart(&shared, sql, batch_rows, 1).await.and_then(|Planned { plan, context, scanned }| {
         let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
         Ok((stream, scanned))
     });
@@ -144,7 +144,7 @@ async fn partitions(
     batch_rows: usize,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
-    let Planned { plan, context, scanned } = plan(shared, sql, batch_rows, count).await?;
+    let Planned { plan, context, scanned } = plan_apart(shared, sql.to_owned(), batch_rows, count).await?;
     let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&scanned)))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
@@ -193,6 +193,19 @@ struct Planned {
     context: Arc<TaskContext>,
     /// The tables that the query reads, as they were when it was planned.
     scanned: Vec<Arc<Opened>>,
+}
+
+/// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes seconds:
+/// two such queries would occupy both of two threads on which all other queries run.
+async fn plan_apart(
+    shared: &Arc<Shared>,
+    sql: String,
+    batch_rows: usize,
+    partitions: usize,
+) -> Result<Planned, EngineError> {
+    let (shared, handle) = (Arc::clone(shared), Handle::current());
+    let planning = tokio::task::spawn_blocking(move || handle.block_on(plan(&shared, &sql, batch_rows, partitions)));
+    planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
 }
 
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
