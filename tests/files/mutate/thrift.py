@@ -222,6 +222,12 @@ def change_struct(rng, value):
     if rng.random() < 0.5:
         value.value[index] = (number, Value(BINARY, rng.randbytes(9)))
         return f"field {number} has another type"
+    if rng.random() < 0.1:
+        # Booleans as keys and values of a map take no bytes: a reader that skips each is busy for a minute.
+        unknown = Value(MAP, b"")
+        unknown.raw = varint((1 << 31) - 1) + b"\x11"
+        value.value = value.value + [(90, unknown)]
+        return "an unknown map of 2^31 booleans"
     # A reader that skips an unknown field by recursion needs a stack as deep.
     levels = values.size(rng, [10, 100, 20_000], [1_000_000])
     unknown = Value(STRUCT, [])
