@@ -44,7 +44,7 @@ def csv(rng, data, other):
         return _tokens(rng, data, CSV_TOKENS)
     lines = data.split(b"\n")
     if kind == 11:
-        count = values.size(rng, [100, 1_000], [5_000, 100_000])
+        count = values.size(rng, [100, 300], [1_000, 5_000])
         header = b",".join(b"c%d" % i for i in range(count))
         rows = rng.choice([0, 1, 20])
         return f"{count} columns", b"\n".join([header] + [b",".join([b"1"] * count)] * rows)
@@ -78,13 +78,13 @@ def json(rng, data, other):
         inner = opened * depth + b"1" + (closed * depth if rng.random() < 0.7 else b"")
         return f"{depth} levels", data + b'{"deep":' + inner + b"}\n"
     if kind == 12:
-        count = values.size(rng, [100, 1_000], [10_000, 100_000])
+        count = values.size(rng, [100, 300], [1_000, 5_000])
         same = rng.random() < 0.2
         pairs = b",".join(b'"k%d":%d' % (0 if same else i, i) for i in range(count))
         return f"{count} keys", data + b"{" + pairs + b"}\n"
     if kind == 13:
         # Every object has a key of its own: columns grow with rows.
-        count = values.size(rng, [100], [3_000])
+        count = values.size(rng, [50], [1_000])
         return f"{count} objects with other keys", b"".join(b'{"k%d":[{"x":%d}]}\n' % (i, i) for i in range(count))
     if kind == 14:
         size = values.size(rng, [1 << 12, 1 << 16], [1 << 20, 32 << 20])
@@ -115,7 +115,7 @@ def packed(rng, data, name, packing):
     if kind == 8:
         times = rng.choice([2, 1000])
         return f"{times} members", pack(data[:rng.randrange(len(data))]) * times
-    size = values.size(rng, [1 << 20, 16 << 20], [64 << 20, 256 << 20])
+    size = values.size(rng, [1 << 16, 1 << 20, 1 << 20, 4 << 20], [16 << 20, 64 << 20, 256 << 20])
     piece = rng.choice(BOMBS[name])
     prefix = rng.choice([b"", data, b"a\n" if name == "csv" else b"[", b'"' if name == "csv" else b'{"a":"'])
     tail = rng.choice([b"", b"\n", b'"\n'])

@@ -1,7 +1,7 @@
 //! Scans whose decoders panic on a file that contradicts itself: the panic becomes an error of the file.
 //!
-//! The reader of Parquet finds much of that only when an index or a length is out of its bounds. A panic ends the query's
-//! task, and would be reported as a bug of the server.
+//! The reader of Parquet finds much of that only when an index or a length is out of its bounds. A panic ends the
+//! query's task, and would be reported as a bug of the server.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -195,8 +195,8 @@ struct Planned {
     scanned: Vec<Arc<Opened>>,
 }
 
-/// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes seconds:
-/// two such queries would occupy both of two threads on which all other queries run.
+/// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes
+/// seconds: two such queries would occupy both of two threads on which all other queries run.
 async fn plan_apart(
     shared: &Arc<Shared>,
     sql: String,

@@ -1,8 +1,8 @@
 //! Checks of Parquet files, before the reader of `parquet` believes them.
 //!
-//! That reader allocates and recurses by the numbers in the file. What it finds out by a panic is caught elsewhere; what
-//! ends the process is refused here: a schema so deep that the stack overflows, and counts and sizes by which more is
-//! allocated than there is.
+//! That reader allocates and recurses by the numbers in the file. What it finds out by a panic is caught elsewhere.
+//! What ends the process is refused here: a schema so deep that the stack overflows, and counts and sizes by which more
+//! is allocated than there is.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
