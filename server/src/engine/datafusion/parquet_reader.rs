@@ -11,6 +11,7 @@ use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFacto
 use datafusion::error::Result;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::parquet::basic::Compression;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::metadata::ParquetMetaData;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
@@ -49,59 +50,85 @@ impl ParquetFileReaderFactory for CheckedFactory {
     }
 }
 
+/// A column chunk.
+#[derive(Debug, PartialEq, Eq)]
+struct Chunk {
+    /// Its place in the file.
+    place: Range<u64>,
+    /// A page becomes at most as many times as large when it is decompressed.
+    ratio: u64,
+}
+
+/// How many times as large a page becomes at most. Only of those that the reader of `parquet` believes, since it fills
+/// as many bytes with zeros as a page is said to become; the others grow with what is decompressed.
+fn ratio(compression: Compression) -> u64 {
+    match compression {
+        Compression::UNCOMPRESSED => 1,
+        // 64 bytes from three.
+        Compression::SNAPPY => 32,
+        // 255 from one.
+        Compression::LZ4 | Compression::LZ4_RAW => 256,
+        _ => u64::MAX,
+    }
+}
+
 struct Checked {
     inner: Box<dyn AsyncFileReader + Send>,
-    /// Places of the column chunks in the file, in order and without overlap, once they are known.
-    chunks: Option<Vec<Range<u64>>>,
+    /// The column chunks in the order of the file and without overlap, once they are known.
+    chunks: Option<Vec<Chunk>>,
 }
 
 impl Checked {
-    async fn chunks(&mut self) -> ParquetResult<&[Range<u64>]> {
+    async fn chunks(&mut self) -> ParquetResult<&[Chunk]> {
         if self.chunks.is_none() {
-            self.chunks = Some(places(&*self.inner.get_metadata(None).await?)?);
+            self.chunks = Some(chunks(&*self.inner.get_metadata(None).await?)?);
         }
         Ok(self.chunks.as_deref().unwrap_or_default())
     }
 }
 
-/// The places of the column chunks of a file.
-fn places(metadata: &ParquetMetaData) -> ParquetResult<Vec<Range<u64>>> {
-    let mut places = Vec::new();
+/// The column chunks of a file.
+fn chunks(metadata: &ParquetMetaData) -> ParquetResult<Vec<Chunk>> {
+    let mut chunks = Vec::new();
     for chunk in metadata.row_groups().iter().flat_map(|group| group.columns()) {
         let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
         let (start, length) = (u64::try_from(start), u64::try_from(chunk.compressed_size()));
         let place = start.ok().zip(length.ok()).and_then(|(start, length)| Some(start..start.checked_add(length)?));
-        places.push(place.ok_or_else(|| {
+        let place = place.ok_or_else(|| {
             let column = chunk.column_path();
             ParquetError::General(format!("column {column} has a negative place or size in the file"))
-        })?);
+        })?;
+        chunks.push(Chunk { place, ratio: ratio(chunk.compression()) });
     }
-    Ok(merged(places))
+    Ok(merged(chunks))
 }
 
-/// The places in order, as one where they overlap, which they do only in a file that is not right.
-fn merged(mut places: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    places.sort_unstable_by_key(|place| place.start);
-    let mut merged: Vec<Range<u64>> = Vec::with_capacity(places.len());
-    for place in places {
-        match merged.last_mut().filter(|last| place.start < last.end) {
-            Some(last) => last.end = last.end.max(place.end),
-            None => merged.push(place),
+/// The chunks in order, as one where they overlap, which they do only in a file that is not right.
+fn merged(mut chunks: Vec<Chunk>) -> Vec<Chunk> {
+    chunks.sort_unstable_by_key(|chunk| chunk.place.start);
+    let mut merged: Vec<Chunk> = Vec::with_capacity(chunks.len());
+    for Chunk { place, ratio } in chunks {
+        match merged.last_mut().filter(|last| place.start < last.place.end) {
+            Some(last) => {
+                last.place.end = last.place.end.max(place.end);
+                last.ratio = last.ratio.min(ratio);
+            }
+            None => merged.push(Chunk { place, ratio }),
         }
     }
     merged
 }
 
-/// Whether the bytes at `range` are pages of a column chunk, and not a Bloom filter.
-fn are_pages(chunks: &[Range<u64>], range: &Range<u64>) -> bool {
-    let after = chunks.partition_point(|chunk| chunk.start <= range.start);
-    after.checked_sub(1).is_some_and(|index| range.start < chunks[index].end)
+/// The chunk with the byte at `at`. Other bytes are not pages, but those of a Bloom filter.
+fn chunk_at(chunks: &[Chunk], at: u64) -> Option<&Chunk> {
+    let after = chunks.partition_point(|chunk| chunk.place.start <= at);
+    chunks.get(after.checked_sub(1)?).filter(|chunk| at < chunk.place.end)
 }
 
-fn check(chunks: &[Range<u64>], ranges: &[Range<u64>], parts: &[Bytes]) -> ParquetResult<()> {
+fn check(chunks: &[Chunk], ranges: &[Range<u64>], parts: &[Bytes]) -> ParquetResult<()> {
     for (range, bytes) in ranges.iter().zip(parts) {
-        if are_pages(chunks, range) {
-            files::check_pages(bytes).map_err(ParquetError::General)?;
+        if let Some(chunk) = chunk_at(chunks, range.start) {
+            files::check_pages(bytes, chunk.ratio).map_err(ParquetError::General)?;
         }
     }
     Ok(())
@@ -140,12 +167,14 @@ mod tests {
 
     #[test]
     fn pages_are_told_from_the_rest_of_the_file() {
-        let chunks = merged(vec![20..30, 4..10, 10..10, 22..24]);
-        for inside in [4..10, 6..8, 20..25, 29..30] {
-            assert!(are_pages(&chunks, &inside), "{inside:?}");
+        let chunk = |place, ratio| Chunk { place, ratio };
+        let chunks = merged(vec![chunk(20..30, 256), chunk(4..10, 1), chunk(10..10, 1), chunk(22..24, 32)]);
+        let ratio = |at| chunk_at(&chunks, at).map(|chunk| chunk.ratio);
+        for (at, expected) in [(4, Some(1)), (9, Some(1)), (20, Some(32)), (29, Some(32))] {
+            assert_eq!(ratio(at), expected, "{at}");
         }
-        for outside in [0..4, 12..20, 30..40] {
-            assert!(!are_pages(&chunks, &outside), "{outside:?}");
+        for at in [0, 3, 10, 12, 19, 30, 40] {
+            assert_eq!(ratio(at), None, "{at}");
         }
     }
 }

@@ -22,8 +22,6 @@ const MAX_ELEMENTS: usize = 1 << 18;
 const MAX_DEPTH: usize = 192;
 /// A page may always become as large as this.
 const SMALL_PAGE: u64 = 16 << 20;
-/// A larger page may become as many times as large as it is in the file.
-const MAX_RATIO: u64 = 1024;
 
 // Numbers of fields, of https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 const SCHEMA: i64 = 2;
@@ -121,14 +119,15 @@ fn number_of_children(reader: &mut Compact<'_>) -> Result<i64, ReadError> {
     Ok(children)
 }
 
-/// Checks the pages in `bytes`, which begin with a page: their sizes, and the counts of dictionaries.
+/// Checks the pages in `bytes`, which begin with a page: their sizes, and the counts of dictionaries. A page becomes at
+/// most `ratio` times as large as it is in the file.
 ///
 /// What follows a page that cannot be understood is not checked: the reader cannot read it either.
-pub(in super::super) fn pages(mut bytes: &[u8]) -> Result<(), String> {
+pub(in super::super) fn pages(mut bytes: &[u8], ratio: u64) -> Result<(), String> {
     while !bytes.is_empty() {
         let mut reader = Compact::new(bytes);
         let Ok(page) = Page::read(&mut reader) else { return Ok(()) };
-        page.check()?;
+        page.check(ratio)?;
         let Some(after) = usize::try_from(page.compressed).ok().and_then(|size| reader.rest().get(size..)) else {
             return Ok(());
         };
@@ -172,10 +171,10 @@ impl Page {
         Ok(values)
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, ratio: u64) -> Result<(), String> {
         let Page { uncompressed, compressed, dictionary } = self;
         let size = |size: &i64| u64::try_from(*size).map_err(|_| format!("a page has a size of {size} bytes"));
-        let most = size(compressed)?.saturating_mul(MAX_RATIO).max(SMALL_PAGE);
+        let most = size(compressed)?.saturating_mul(ratio).max(SMALL_PAGE);
         if size(uncompressed)? > most {
             return Err(format!("a page of {compressed} bytes is said to become {uncompressed} bytes"));
         }
@@ -258,7 +257,7 @@ mod tests {
     #[test]
     fn pages_do_not_become_too_large() {
         let good = [page(100, 10, Some(25)), page(1 << 20, 40, None), page(0, 0, None)].concat();
-        assert_eq!(pages(&good), Ok(()));
+        assert_eq!(pages(&good, 32), Ok(()));
         for bad in [
             page(i64::from(i32::MAX), 40, None),
             page(100, 10, Some(101)),
@@ -266,9 +265,10 @@ mod tests {
             page(-1, 10, None),
             page(10, -1, None),
         ] {
-            assert!(pages(&bad).is_err());
-            assert!(pages(&[good.clone(), bad].concat()).is_err());
+            assert!(pages(&bad, 32).is_err());
+            assert!(pages(&[good.clone(), bad].concat(), 32).is_err());
         }
-        assert_eq!(pages(&good[..good.len() - 1]), Ok(()));
+        assert_eq!(pages(&good[..good.len() - 1], 32), Ok(()));
+        assert_eq!(pages(&page(i64::from(i32::MAX), 40, None), u64::MAX), Ok(()));
     }
 }
