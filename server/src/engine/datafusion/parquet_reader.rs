@@ -81,7 +81,7 @@ struct Checked {
 impl Checked {
     async fn chunks(&mut self) -> ParquetResult<&[Chunk]> {
         if self.chunks.is_none() {
-            self.chunks = Some(chunks(&*self.inner.get_metadata(None).await?)?);
+            self.get_metadata(None).await?;
         }
         Ok(self.chunks.as_deref().unwrap_or_default())
     }
@@ -157,7 +157,12 @@ impl AsyncFileReader for Checked {
         &'a mut self,
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        self.inner.get_metadata(options)
+        async move {
+            let metadata = self.inner.get_metadata(options).await?;
+            self.chunks = Some(chunks(&metadata)?);
+            Ok(metadata)
+        }
+        .boxed()
     }
 }
 
