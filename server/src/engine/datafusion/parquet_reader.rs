@@ -63,7 +63,6 @@ struct Chunk {
 /// as many bytes with zeros as a page is said to become; the others grow with what is decompressed.
 fn ratio(compression: Compression) -> u64 {
     match compression {
-        Compression::UNCOMPRESSED => 1,
         // 64 bytes from three.
         Compression::SNAPPY => 32,
         // 255 from one.
