@@ -51,6 +51,13 @@ pub(super) fn of_panic(panic: &(dyn Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked without a message")
 }
 
+/// The message of a decoder's panic, in parentheses, if it is about the data rather than about the code; else nothing.
+pub(super) fn about_data(panic: &(dyn Any + Send)) -> String {
+    let line = of_panic(panic).lines().next().unwrap_or_default();
+    let is_of_code = ["`", "panic", "bug", "assert", "internal", "unreachable"].iter().any(|word| line.contains(word));
+    if line.is_empty() || is_of_code { String::new() } else { format!(" ({line})") }
+}
+
 /// DataFusion's message without its context.
 pub(super) fn short(error: &DataFusionError) -> String {
     error.find_root().message().into_owned()

@@ -24,12 +24,15 @@ mod json;
 mod list_shape;
 mod lists;
 mod numbers;
+mod parquet_check;
 mod part;
 mod schema;
 mod source;
+mod thrift;
 mod widen;
 
 pub(super) use inspect::{Inspected, inspect};
+pub(super) use parquet_check::{footer as check_parquet_footer, pages as check_pages};
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
 pub(super) use widen::Widening;

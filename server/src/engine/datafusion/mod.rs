@@ -5,6 +5,7 @@
 //! of queries can be counted.
 
 mod bounds;
+mod caught;
 mod error;
 mod files;
 mod guard;
@@ -13,6 +14,7 @@ mod names;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_reader;
 mod partitions;
 mod paths;
 mod run;

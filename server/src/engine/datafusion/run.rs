@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, error, guard, limits, names, pacing};
+use super::{Shared, caught, error, guard, limits, names, pacing};
 use crate::catalog::TableSpec;
 use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
 
@@ -120,7 +120,7 @@ async fn run(
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 ) {
-    let planned = plan(&shared, &sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
+    let planned = plan_apart(&shared, sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
         let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
         Ok((stream, read))
     });
@@ -144,10 +144,11 @@ async fn partitions(
     batch_rows: usize,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
-    let planned = plan(shared, sql, batch_rows, count).await.and_then(|Planned { plan, context, read }| {
-        let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-        Ok((plan, split, read))
-    });
+    let planned =
+        plan_apart(shared, sql.to_owned(), batch_rows, count).await.and_then(|Planned { plan, context, read }| {
+            let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+            Ok((plan, split, read))
+        });
     let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
@@ -210,6 +211,19 @@ struct Read {
     explains: bool,
 }
 
+/// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes
+/// seconds: two such queries would occupy both of two threads on which all other queries run.
+async fn plan_apart(
+    shared: &Arc<Shared>,
+    sql: String,
+    batch_rows: usize,
+    partitions: usize,
+) -> Result<Planned, EngineError> {
+    let (shared, handle) = (Arc::clone(shared), Handle::current());
+    let planning = tokio::task::spawn_blocking(move || handle.block_on(plan(&shared, &sql, batch_rows, partitions)));
+    planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
+}
+
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
 async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
     let statement = guard::parse(sql, shared.max_sql_bytes)?;
@@ -239,8 +253,8 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     }
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
-    let plan =
-        state.create_physical_plan(&logical).await.and_then(limits::lift).and_then(pacing::pace).map_err(failed)?;
+    let plan = state.create_physical_plan(&logical).await;
+    let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), read })
 }
 

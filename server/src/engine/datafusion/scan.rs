@@ -1,5 +1,6 @@
 //! A table as it was when a query was planned.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError};
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -8,19 +9,24 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics, project_schema};
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource};
+use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFactory;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use futures::FutureExt;
 
+use super::error;
 use super::files::{Inspected, OwnSource};
 use super::opened::{Opened, object_meta, parquet_format};
-use crate::catalog::Format;
+use super::parquet_reader::CheckedFactory;
+use crate::catalog::{CatalogError, Format};
 
 /// The provider of a table's rows.
 #[derive(Debug)]
@@ -42,6 +48,17 @@ impl FilesTable {
     fn is_by_partition(&self, filter: &Expr) -> bool {
         let names = self.partition_names();
         !names.is_empty() && expr_applicable_for_cols(&names, filter)
+    }
+
+    /// Parquet, read with checks. As `ParquetFormat::create_physical_plan` does it, which sets a reader of its own.
+    fn parquet_source(&self, state: &dyn Session, format: &ParquetFormat, table: TableSchema) -> Result<ParquetSource> {
+        let environment = state.runtime_env();
+        let store = environment.object_store(super::store::url())?;
+        let cache = environment.cache_manager.get_file_metadata_cache();
+        let factory = CheckedFactory::new(CachedParquetFileReaderFactory::new(store, cache));
+        Ok(ParquetSource::new(table)
+            .with_table_parquet_options(format.options().clone())
+            .with_parquet_file_reader_factory(Arc::new(factory)))
     }
 
     /// The values of the columns of the directories' names.
@@ -116,7 +133,14 @@ impl FilesTable {
         let store = state.runtime_env().object_store(super::store::url())?;
         let meta = object_meta(&file.file)?;
         let table = Arc::clone(&self.opened.file_schema);
-        let mut statistics = parquet_format(true).infer_stats(state, &store, Arc::clone(&table), &meta).await?;
+        // Extremes of another length than their type's make the reader panic.
+        let format = parquet_format(true);
+        let read = AssertUnwindSafe(format.infer_stats(state, &store, Arc::clone(&table), &meta)).catch_unwind().await;
+        let mut statistics = read.unwrap_or_else(|panic| {
+            let (table, path) = (self.opened.spec.name.clone(), path.clone());
+            let reason = format!("its statistics contradict its types{}", error::about_data(&*panic));
+            Err(CatalogError::Corrupt { table, path, format: Format::Parquet.as_str(), reason }.into())
+        })?;
         for (column, field) in statistics.column_statistics.iter_mut().zip(table.fields()) {
             let is_same =
                 file.schema.field_with_name(field.name()).is_ok_and(|own| own.data_type() == field.data_type());
@@ -188,7 +212,7 @@ impl TableProvider for FilesTable {
         });
         let format = parquet_format(!by_float);
         let source: Arc<dyn FileSource> = match is_parquet {
-            true => format.file_source(table_schema),
+            true => Arc::new(self.parquet_source(state, &format, table_schema)?),
             false => Arc::new(OwnSource::new(Arc::clone(&opened.spec), table_schema, &opened.files)),
         };
         let groups = FileGroup::new(parts).split_files(state.config().target_partitions());
@@ -202,9 +226,6 @@ impl TableProvider for FilesTable {
             .with_projection_indices(projection.cloned())?
             .with_limit(limit)
             .build();
-        match is_parquet {
-            true => format.create_physical_plan(state, config).await,
-            false => Ok(DataSourceExec::from_data_source(config)),
-        }
+        Ok(DataSourceExec::from_data_source(config))
     }
 }

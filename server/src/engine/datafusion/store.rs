@@ -53,6 +53,27 @@ fn refused<T>() -> Result<T> {
     Err(Error::NotSupported { source: "the server only reads the files of its tables".into() })
 }
 
+/// Refuses ranges that a file of `len` bytes cannot have. They come from the metadata of a Parquet file, and the store
+/// allocates a range, filled with zeros, before it reads. Ranges of one request do not overlap in a file that is right.
+fn check_ranges(ranges: &[Range<u64>], len: u64) -> Result<()> {
+    let mut total = 0_u64;
+    for range in ranges {
+        let bytes = range.end.checked_sub(range.start).filter(|_| range.end <= len);
+        total = match bytes.and_then(|bytes| total.checked_add(bytes)).filter(|total| *total <= len) {
+            Some(total) => total,
+            None => {
+                let (start, end) = (range.start, range.end);
+                let reason = format!(
+                    "its metadata is not consistent: a part at bytes {start} to {end} does not fit in the file, which \
+                     has {len} bytes"
+                );
+                return Err(Error::Generic { store: "file", source: reason.into() });
+            }
+        };
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl ObjectStore for ReadOnlyStore {
     async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> Result<PutResult> {
@@ -70,6 +91,8 @@ impl ObjectStore for ReadOnlyStore {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.check(location)?;
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        check_ranges(ranges, self.files.get_opts(location, head).await?.meta.size)?;
         self.files.get_ranges(location, ranges).await
     }
 
@@ -92,5 +115,21 @@ impl ObjectStore for ReadOnlyStore {
 
     async fn rename_opts(&self, _: &Path, _: &Path, _: RenameOptions) -> Result<()> {
         refused()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_have_to_fit_in_the_file() {
+        assert!(check_ranges(&[], 0).is_ok());
+        assert!(check_ranges(&[0..4, 4..10, 10..10], 10).is_ok());
+        let beyond = u64::from(u32::MAX)..1 << 33;
+        let backwards = Range { start: 5, end: 4 };
+        for ranges in [vec![0..11], vec![beyond], vec![backwards], vec![0..10, 0..1], vec![0..u64::MAX, 0..u64::MAX]] {
+            assert!(check_ranges(&ranges, 10).is_err(), "{ranges:?}");
+        }
     }
 }

@@ -98,6 +98,9 @@ async fn look(state: &SessionState, spec: &Arc<TableSpec>, file: DataFile) -> Re
 }
 
 async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaRef, String> {
+    let path = file.path.clone();
+    let checked = tokio::task::spawn_blocking(move || files::check_parquet_footer(&path)).await;
+    checked.map_err(|e| e.to_string())??;
     let store = state.runtime_env().object_store(super::store::url()).map_err(|e| e.strip_backtrace())?;
     let meta = object_meta(file).map_err(|e| e.to_string())?;
     let format = parquet_format(true);
@@ -106,7 +109,7 @@ async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaR
     let read = AssertUnwindSafe(format.infer_schema(state, &store, &metas)).catch_unwind().await;
     match read {
         Ok(schema) => schema.map_err(|e| error::short(&e)),
-        Err(panic) => Err(format!("its metadata contradicts itself ({})", error::of_panic(&*panic))),
+        Err(panic) => Err(format!("its metadata contradicts itself{}", error::about_data(&*panic))),
     }
 }
 

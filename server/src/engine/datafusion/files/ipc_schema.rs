@@ -101,6 +101,7 @@ fn least_bytes(data_type: &DataType, depth: usize, limits: &IpcLimits) -> Result
     for child in children(data_type) {
         of_children = of_children.saturating_add(least_bytes(child.data_type(), depth + 1, limits)?);
     }
+    shape(data_type)?;
     let bytes = match data_type {
         DataType::FixedSizeBinary(width) => unsigned(i64::from(*width), "width")?,
         DataType::FixedSizeList(_, size) => unsigned(i64::from(*size), "size")?.saturating_mul(of_children.max(1)),
@@ -122,6 +123,23 @@ fn least_bytes(data_type: &DataType, depth: usize, limits: &IpcLimits) -> Result
         )));
     }
     Ok(bytes)
+}
+
+/// Checks what a type says of the types within: code that uses it takes this for granted, and panics.
+fn shape(data_type: &DataType) -> Result<(), ReadError> {
+    match data_type {
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(parts) if parts.len() == 2 => Ok(()),
+            other => {
+                Err(ReadError::invalid(format!("a map has entries of type {other}, and not of a key and a value")))
+            }
+        },
+        DataType::RunEndEncoded(ends, _) => match ends.data_type() {
+            DataType::Int16 | DataType::Int32 | DataType::Int64 => Ok(()),
+            other => Err(ReadError::invalid(format!("run ends have the type {other}, which is none of theirs"))),
+        },
+        _ => Ok(()),
+    }
 }
 
 fn decimal(precision: u8, max: u8, width: u64) -> Result<u64, ReadError> {
@@ -182,4 +200,25 @@ pub(super) fn dictionaries<'a>(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_and_runs_have_the_types_that_their_users_expect() {
+        let limits = IpcLimits { max_batch_bytes: 1 << 20, max_rows: 1000 };
+        let of = |data_type| types(&Schema::new(vec![Field::new("a", data_type, true)]), &limits);
+        let field = |data_type| Arc::new(Field::new("x", data_type, false));
+        let entries = |count: usize| DataType::Struct((0..count).map(|_| field(DataType::Int32)).collect());
+        let map = |entries| DataType::Map(field(entries), false);
+        assert!(of(map(entries(2))).is_ok());
+        for bad in [map(entries(1)), map(entries(3)), map(DataType::Int16)] {
+            assert!(of(bad).is_err());
+        }
+        let runs = |ends| DataType::RunEndEncoded(field(ends), field(DataType::Utf8));
+        assert!(of(runs(DataType::Int16)).is_ok());
+        assert!(of(runs(DataType::UInt16)).is_err());
+    }
 }

@@ -7,13 +7,32 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 
+use super::ipc_schema::children;
 use super::list_shape::list_of;
 use super::widen::{self, Widening, joined};
+
+/// Most bytes of the names of a file's columns, nested ones included. More does not fit into the schema of a result;
+/// and planning copies names so often that a name of 100 MiB takes minutes, in which it cannot be cancelled.
+const MAX_NAMES: usize = 4 << 20;
 
 /// Refuses a schema in which one name stands for two columns, or for two fields of a struct: a query could not say
 /// which of them it means. Names are compared exactly.
 pub(in super::super) fn check_names(schema: &Schema) -> Result<(), String> {
+    let bytes = bytes_of_names(schema.fields());
+    if bytes > MAX_NAMES {
+        return Err(format!("the names of its columns take {bytes} bytes; the limit is {MAX_NAMES} bytes"));
+    }
     check_fields(schema.fields(), "")
+}
+
+fn bytes_of_names(fields: &Fields) -> usize {
+    let mut bytes = 0_usize;
+    let mut open: Vec<&FieldRef> = fields.iter().collect();
+    while let Some(field) = open.pop() {
+        bytes = bytes.saturating_add(field.name().len());
+        open.extend(children(field.data_type()));
+    }
+    bytes
 }
 
 fn check_fields(fields: &Fields, parent: &str) -> Result<(), String> {

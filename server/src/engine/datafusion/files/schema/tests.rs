@@ -282,3 +282,13 @@ fn a_mismatch_names_both_files_the_column_and_the_types() {
     let error = merge(&files, &STRICT).unwrap_err();
     assert_eq!(error.to_string(), "column `a.x.item` is Int64 in 1 and Utf8 in 2");
 }
+
+#[test]
+fn names_have_a_limit_together() {
+    let of =
+        |name: String| Schema::new(vec![Field::new("a", DataType::Null, true), Field::new(name, DataType::Null, true)]);
+    assert!(check_names(&of("x".repeat(MAX_NAMES - 1))).is_ok());
+    assert!(check_names(&of("x".repeat(MAX_NAMES))).is_err());
+    let inner = Fields::from(vec![Field::new("x".repeat(MAX_NAMES), DataType::Null, true)]);
+    assert!(check_names(&Schema::new(vec![Field::new("s", DataType::Struct(inner), true)])).is_err());
+}

@@ -1,0 +1,1 @@
+"""Mutations of table files: parsers that find the places, and the mutations for each format."""
