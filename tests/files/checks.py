@@ -1,0 +1,230 @@
+"""Queries of a table, and the comparison of their results with the values that were written."""
+
+from __future__ import annotations
+
+import operator
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+
+import literals
+import values
+from directory import Directory
+from server import Answer, Server
+from values import Value
+
+DELIVERIES = ["auto", "auto", "inline", "lent", "lazy"]
+
+
+class Difference(Exception):
+    """A result that is not as it must be."""
+
+
+def quoted(name: str) -> str:
+    """A name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Checker:
+    """Checks one directory by queries."""
+
+    def __init__(self, server: Server, directory: Directory) -> None:
+        self.server = server
+        self.directory = directory
+        self.rng = random.Random(directory.seed ^ 0x5EED)
+        self.table = directory.table()
+        self.source = quoted(directory.name)
+        self.queries = 0
+
+    def run(self) -> list[str]:
+        """All differences."""
+        try:
+            schema = self._whole()
+        except Difference as difference:
+            return [str(difference)]
+        if schema is None:
+            return []
+        found = []
+        for check in self._checks(schema):
+            try:
+                check()
+            except Difference as difference:
+                found.append(str(difference))
+        return found
+
+    def _query(self, sql: str) -> Answer:
+        self.queries += 1
+        rng = self.rng
+        options = ["--delivery", rng.choice(DELIVERIES)]
+        if rng.random() < 0.3:
+            options += ["--batch-rows", str(rng.choice([1, 7, 100, 8192]))]
+        if rng.random() < 0.2:
+            options += ["--partitions", "2"]
+        answer = self.server.query(sql, *options)
+        if answer.error is not None and answer.code != 4:
+            raise Difference(f"{sql}\n  the client ended with code {answer.code}: {answer.error}")
+        if not self.server.is_running():
+            raise Difference(f"{sql}\n  the server ended")
+        return answer
+
+    def _result(self, sql: str) -> pa.Table:
+        answer = self._query(sql)
+        if answer.table is None:
+            raise Difference(f"{sql}\n  refused: {answer.error}")
+        return answer.table
+
+    def _whole(self) -> pa.Schema | None:
+        """Compares the whole table. None if the server had to refuse it, and did."""
+        sql = f"SELECT * FROM {self.source}"
+        answer = self._query(sql)
+        refusal = self.directory.refusal
+        if refusal is None and not self.directory.good():
+            refusal = [file.broken or "" for file in self.directory.files]
+        if refusal is not None:
+            if answer.table is not None:
+                raise Difference(f"{sql}\n  {answer.table.num_rows} rows, but it must be refused: {refusal}")
+            missing = [word for word in refusal if word not in (answer.error or "")]
+            if missing:
+                raise Difference(f"{sql}\n  the refusal does not say {missing}: {answer.error}")
+            return None
+        if answer.table is None:
+            raise Difference(f"{sql}\n  refused: {answer.error}")
+        self._log_names_broken()
+        if set(answer.table.column_names) != set(self.table):
+            raise Difference(f"{sql}\n  columns {answer.table.column_names} instead of {list(self.table)}")
+        self._compare(sql, answer.table, range(len(self.table["id"])))
+        return answer.table.schema
+
+    def _log_names_broken(self) -> None:
+        log = self.server.log.read_text(errors="replace")
+        for file in self.directory.files:
+            if file.broken is not None and str(file.path) not in log:
+                raise Difference(f"{file.path}: it was left out, and the log does not say so")
+
+    def _compare(self, sql: str, result: pa.Table, rows: Any) -> None:
+        """Compares a result that has the column `id` with those rows of the table."""
+        ids = values.of_chunked(result["id"])
+        places = {self.table["id"][row]: row for row in rows}
+        if len(ids) != len(places) or set(ids) != set(places):
+            lost, added = [x for x in places if x not in set(ids)], [x for x in ids if x not in places]
+            twice = len(ids) - len(set(ids))
+            raise Difference(
+                f"{sql}\n  {len(ids)} rows instead of {len(places)}; missing ids: {lost[:5]}, wrong ids: {added[:5]}, "
+                f"ids that came twice: {twice}"
+            )
+        for name in result.column_names:
+            expected = self.table[name]
+            for found_id, value in zip(ids, values.of_chunked(result[name])):
+                right = expected[places[found_id]]
+                if not values.equal(value, right):
+                    raise Difference(
+                        f"{sql}\n  column {name!r} ({result.schema.field(name).type}), id {found_id}: "
+                        f"{values.shown(value)} instead of {values.shown(right)}"
+                    )
+
+    def _checks(self, schema: pa.Schema) -> Iterator[Callable[[], None]]:
+        rng = self.rng
+        names = [name for name in self.table if name != "id"]
+        yield self._count_all
+        yield lambda: self._projection(rng.sample(names, rng.randint(0, len(names))))
+        yield lambda: self._ordered(schema)
+        for name in ["id", *rng.sample(names, min(3, len(names)))]:
+            data_type = schema.field(name).type
+            yield lambda name=name: self._count(name)
+            yield lambda name=name: self._nulls(name)
+            if literals.is_comparable(data_type):
+                yield lambda name=name, data_type=data_type: self._filter(name, data_type)
+                yield lambda name=name, data_type=data_type: self._extremes(name, data_type)
+            if pa.types.is_integer(data_type) or pa.types.is_decimal(data_type):
+                yield lambda name=name, data_type=data_type: self._sum(name, data_type)
+            if pa.types.is_struct(data_type) and data_type.num_fields:
+                yield lambda name=name, data_type=data_type: self._part(name, rng.choice(list(data_type)).name)
+
+    def _number(self, sql: str, right: Value) -> None:
+        result = self._result(sql)
+        found = [values.of_chunked(column)[0] for column in result.columns]
+        if result.num_rows != 1 or not values.equal(found[0], right):
+            raise Difference(f"{sql}\n  {values.shown(found[0])} instead of {values.shown(right)}")
+
+    def _count_all(self) -> None:
+        self._number(f"SELECT count(*) FROM {self.source}", len(self.table["id"]))
+
+    def _count(self, name: str) -> None:
+        right = sum(value is not None for value in self.table[name])
+        self._number(f"SELECT count({quoted(name)}) FROM {self.source}", right)
+
+    def _nulls(self, name: str) -> None:
+        word = self.rng.choice(["IS NULL", "IS NOT NULL"])
+        sql = f"SELECT id FROM {self.source} WHERE {quoted(name)} {word}"
+        rows = [row for row, value in enumerate(self.table[name]) if (value is None) == (word == "IS NULL")]
+        self._compare(sql, self._result(sql), rows)
+
+    def _projection(self, names: list[str]) -> None:
+        columns = ["id", *names]
+        self.rng.shuffle(columns)
+        ids = [value for value in self.table["id"] if value is not None]
+        limit = self.rng.choice(ids) if ids else 0
+        sql = f"SELECT {', '.join(map(quoted, columns))} FROM {self.source} WHERE id > {limit}"
+        result = self._result(sql)
+        if result.column_names != columns:
+            raise Difference(f"{sql}\n  columns {result.column_names}")
+        self._compare(sql, result, [row for row, value in enumerate(self.table["id"]) if value > limit])
+
+    def _ordered(self, schema: pa.Schema) -> None:
+        names = [name for name in self.table if literals.is_comparable(schema.field(name).type)]
+        count, by = self.rng.choice([1, 3, 10]), self.rng.choice(["id", *names])
+        direction, nulls = self.rng.choice(["ASC", "DESC"]), self.rng.choice(["FIRST", "LAST"])
+        order = f"ORDER BY {quoted(by)} {direction} NULLS {nulls}, id"
+        sql = f"SELECT id FROM {self.source} {order} LIMIT {count}"
+        def key(row: int) -> Any:
+            value = self.table[by][row]
+            is_last = (value is None) == (nulls == "LAST")
+            return is_last, literals.Reversed(value) if direction == "DESC" else literals.ordered(value)
+        ids = self.table["id"]
+        rows = sorted(range(len(ids)), key=lambda row: ids[row])
+        rows = sorted(rows, key=key)[:count]
+        found, right = values.of_chunked(self._result(sql)["id"]), [ids[row] for row in rows]
+        if found != right:
+            raise Difference(f"{sql}\n  ids {found} instead of {right}")
+
+    def _filter(self, name: str, data_type: pa.DataType) -> None:
+        present = [value for value in self.table[name] if literals.is_literal(value, data_type)]
+        if not present:
+            return
+        value = self.rng.choice(present)
+        symbol, compare = self.rng.choice(
+            [(">", operator.gt), ("<", operator.lt), ("=", operator.eq), (">=", operator.ge), ("<>", operator.ne)]
+        )
+        literal = literals.of_value(value, data_type)
+        sql = f"SELECT id FROM {self.source} WHERE {quoted(name)} {symbol} {literal}"
+        right = literals.ordered(value)
+        rows = [
+            row for row, other in enumerate(self.table[name])
+            if other is not None and compare(literals.ordered(other), right)
+        ]
+        self._compare(sql, self._result(sql), rows)
+
+    def _extremes(self, name: str, data_type: pa.DataType) -> None:
+        present = sorted((value for value in self.table[name] if value is not None), key=literals.ordered)
+        for word, right in (("min", present[:1]), ("max", present[-1:])):
+            self._number(f"SELECT {word}({quoted(name)}) FROM {self.source}", right[0] if right else None)
+
+    def _sum(self, name: str, data_type: pa.DataType) -> None:
+        present = [value for value in self.table[name] if value is not None]
+        total = literals.total(present)
+        if not literals.sum_fits(total, data_type):
+            return
+        self._number(f"SELECT sum({quoted(name)}) FROM {self.source}", total if present else None)
+
+    def _part(self, name: str, field: str) -> None:
+        sql = f"SELECT id, {quoted(name)}['{field}'] AS part FROM {self.source}"
+        result = self._result(sql)
+        parts = [None if value is None else value.get(field) for value in self.table[name]]
+        places = dict(zip(self.table["id"], parts))
+        for found_id, value in zip(values.of_chunked(result["id"]), values.of_chunked(result["part"])):
+            if not values.equal(value, places[found_id]):
+                raise Difference(
+                    f"{sql}\n  id {found_id}: {values.shown(value)} instead of {values.shown(places[found_id])}"
+                )
