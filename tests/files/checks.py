@@ -57,10 +57,11 @@ class Checker:
     def _query(self, sql: str) -> Answer:
         self.queries += 1
         rng = self.rng
-        options = ["--delivery", rng.choice(DELIVERIES)]
+        delivery = rng.choice(DELIVERIES)
+        options = ["--delivery", delivery]
         if rng.random() < 0.3:
             options += ["--batch-rows", str(rng.choice([1, 7, 100, 8192]))]
-        if rng.random() < 0.2:
+        if rng.random() < 0.2 and delivery != "lazy":
             options += ["--partitions", "2"]
         answer = self.server.query(sql, *options)
         if answer.error is not None and answer.code != 4:

@@ -27,7 +27,7 @@ from server import Server, StartError
 #: Directories that one server serves.
 PER_SERVER = 25
 FORMS = ["parquet", "parquet", "parquet", "arrow", "arrow"]
-TABLE_NAMES = ["t", "T", "two words", "dot.ted", "ü", "select", 'q"uote', "a=b", "100%", "it's"]
+TABLE_NAMES = ["t", "T", "two words", "dot.ted", "ü", "select", "a=b", "100%", "it's"]
 
 
 def generate(seed: int, root: Path) -> Directory:

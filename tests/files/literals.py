@@ -47,7 +47,7 @@ def of_value(value: Value, kind: pa.DataType) -> str:
         signed = "" if pa.types.is_signed_integer(kind) else "U"
         return f"arrow_cast('{value}', '{signed}Int{kind.bit_width}')" if abs(value) >= 1 << 62 else str(value)
     if pa.types.is_decimal(kind):
-        return f"arrow_cast('{value}', 'Decimal{kind.bit_width}({kind.precision}, {kind.scale})')"
+        return f"arrow_cast('{decimal.Decimal(value):f}', 'Decimal{kind.bit_width}({kind.precision}, {kind.scale})')"
     if pa.types.is_floating(kind):
         return f"arrow_cast('{value!r}', 'Float{kind.bit_width}')"
     return _time(value, kind)
