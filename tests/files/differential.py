@@ -19,30 +19,35 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import arrow_files
+import csv_files
+import json_files
 import layout
+import limits
 from checks import Checker
 from directory import Directory
 from server import Server, StartError
 
 #: Directories that one server serves.
 PER_SERVER = 25
-FORMS = ["parquet", "parquet", "parquet", "arrow", "arrow"]
+FORMS = {  # TEMP
+    "parquet": arrow_files.fill, "arrow": arrow_files.fill, "csv": csv_files.fill, "json": json_files.fill,
+}
 TABLE_NAMES = ["t", "T", "two words", "dot.ted", "ü", "select", "a=b", "100%", "it's"]
 
 
 def generate(seed: int, root: Path) -> Directory:
     """Writes the directory of a seed below `root`."""
     rng = random.Random(seed)
-    form = rng.choice(FORMS)
+    form = rng.choice(os.environ.get("FORMS", "").split(",")) if os.environ.get("FORMS") else rng.choice(list(FORMS))
     folder = f"{rng.choice(TABLE_NAMES)} {seed}"
     path = root / "data" / folder
     path.mkdir(parents=True)
     directory = Directory(seed, folder.lower(), path, form)
     shape = layout.plan(rng, path)
     directory.notes.append(f"{form}, {shape.size}, partitions {shape.partitions}")
-    arrow_files.fill(directory, shape, rng)
+    FORMS[form](directory, shape, rng)
     if shape.types():
-        directory.options["types"] = shape.types()
+        directory.options["types"] = directory.options.get("types", {}) | shape.types()
     return directory
 
 
@@ -136,6 +141,7 @@ def main() -> int:
             shutil.rmtree(root)
         sys.stdout.flush()
     seconds = time.monotonic() - started
+    print(*(f"files: {line}" for line in limits.report()), sep="\n")
     print(f"files: {len(seeds)} directories, {queries} queries, {seconds:.0f} s, {failed} directories differ")
     if failed or options.seed is not None:
         print(f"files: the directories are in {keep}")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
+import limits
+
 INTEGERS = [
     pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(),
 ]
@@ -60,14 +62,16 @@ class Kind:
 
     def pick(self, rng: random.Random, form: str) -> pa.DataType:
         """A type of a file: also the type of NULL, or a dictionary."""
-        choice = rng.random()
-        if choice < 0.04:
+        if rng.random() < 0.04:
             return pa.null()
-        kind = self.plain(rng, form)
-        if self.can_be_dictionary and choice < 0.15:
-            index = rng.choice(INTEGERS)
-            return pa.dictionary(index, kind)
-        return kind
+        while True:
+            kind = self.plain(rng, form)
+            if self.can_be_dictionary and rng.random() < 0.1:
+                kind = pa.dictionary(rng.choice(INTEGERS), kind)
+            reason = limits.of_type(kind, form)
+            if reason is None:
+                return kind
+            limits.met[reason] += 1
 
     def items(self, rng: random.Random, kind: pa.DataType, count: int, nulls: float) -> list[Any]:
         """Values with NULLs."""

@@ -59,6 +59,10 @@ class Layout:
             paths.append(path)
         return paths
 
+    def original(self, path: Path) -> Path:
+        """The path without the extension of a compression."""
+        return path if path in self.of_file else path.with_suffix("")
+
     def types(self) -> dict[str, Any]:
         """The partition columns that the configuration declares: all but text."""
         return {name: kind for name, kind in self.partitions.items() if kind != "text"}
