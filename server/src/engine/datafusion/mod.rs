@@ -12,6 +12,7 @@ mod limits;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_check;
 mod partitions;
 mod run;
 mod scan;
