@@ -20,9 +20,11 @@ from pathlib import Path
 
 import arrow_files
 import csv_files
+import duckdb_files
 import json_files
 import layout
 import limits
+import plant
 from checks import Checker
 from directory import Directory
 from server import Server, StartError
@@ -31,6 +33,7 @@ from server import Server, StartError
 PER_SERVER = 25
 FORMS = {  # TEMP
     "parquet": arrow_files.fill, "arrow": arrow_files.fill, "csv": csv_files.fill, "json": json_files.fill,
+    "duckdb": duckdb_files.fill,
 }
 TABLE_NAMES = ["t", "T", "two words", "dot.ted", "ü", "select", "a=b", "100%", "it's"]
 
@@ -46,6 +49,7 @@ def generate(seed: int, root: Path) -> Directory:
     shape = layout.plan(rng, path)
     directory.notes.append(f"{form}, {shape.size}, partitions {shape.partitions}")
     FORMS[form](directory, shape, rng)
+    plant.plant(directory, rng)
     if shape.types():
         directory.options["types"] = directory.options.get("types", {}) | shape.types()
     return directory

@@ -17,7 +17,7 @@ class File:
     #: Values by column. A column that the file lacks is missing here.
     columns: dict[str, list[Value]]
     rows: int
-    #: The reason why the file cannot be read, as words of the server, or None.
+    #: The reason why the file cannot be read, or None.
     broken: str | None = None
 
 
@@ -42,6 +42,10 @@ class Directory:
     def good(self) -> list[File]:
         """The files that can be read."""
         return [file for file in self.files if file.broken is None]
+
+    def broken(self) -> list[File]:
+        """The files that cannot be read."""
+        return [file for file in self.files if file.broken is not None]
 
     def table(self) -> dict[str, list[Value]]:
         """The columns of the table. A column that a file lacks is NULL there."""
