@@ -95,8 +95,28 @@ def _write_parquet(rng: random.Random, table: pa.Table, path: Path, layout: Layo
         "data_page_size": rng.choice([1 << 20, 200]),
         "write_batch_size": rng.choice([1024, 10]),
     }
+    if not options["use_dictionary"]:
+        encodings = {field.name: rng.choice(_encodings(field.type)) for field in table.schema}
+        options["column_encoding"] = {name: encoding for name, encoding in encodings.items() if encoding != "PLAIN"}
+    moments = [field.type for field in table.schema if pa.types.is_timestamp(field.type)]
+    # INT96 is read as microseconds.
+    if moments and all(kind.unit != "ns" for kind in moments) and "ns" not in str(table.schema):
+        options["use_deprecated_int96_timestamps"] = rng.random() < 0.5
     notes.append(f"{path.name}: {table.num_rows} rows, {options}")
     pq.write_table(table, path, **options)
+
+
+def _encodings(kind: pa.DataType) -> list[str]:
+    """Encodings of Parquet that pyarrow writes for a type."""
+    if pa.types.is_integer(kind) or pa.types.is_date32(kind):
+        return ["PLAIN", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"]
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind) or pa.types.is_decimal(kind):
+        return ["PLAIN", "BYTE_STREAM_SPLIT"]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind):
+        return ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"]
+    if pa.types.is_fixed_size_binary(kind):
+        return ["PLAIN", "BYTE_STREAM_SPLIT", "DELTA_BYTE_ARRAY"]
+    return ["PLAIN", "RLE"] if pa.types.is_boolean(kind) else ["PLAIN"]
 
 
 def _write_ipc(rng: random.Random, table: pa.Table, path: Path, layout: Layout, notes: list[str]) -> None:

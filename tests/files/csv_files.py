@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -17,6 +18,8 @@ from values import Value, of_bool, of_float
 
 #: A field: its text and its value.
 Cell = tuple[str, Value]
+#: Records from which the server infers types.
+SAMPLE = 1000
 EPOCH = datetime.datetime(1970, 1, 1)
 
 
@@ -175,7 +178,9 @@ def fill(directory: Directory, layout: Layout, rng: random.Random) -> None:
     for path in paths:
         rows = row_count(rng, layout)
         path, packed = compression.choose(rng, path, layout.size == "large")
-        data, file = _write(rng, dialect, columns, rows, next_id, path, layout)
+        data, file, late = _write(rng, dialect, columns, rows, next_id, path, layout)
+        if late is not None:
+            directory.refusal = [path.name, f"line {late}", "id"]
         next_id += rows
         path.write_bytes(compression.compress(rng, data, packed))
         directory.files.append(file)
@@ -206,11 +211,16 @@ def _write(rng, dialect: Dialect, columns: dict[str, Column], rows, next_id, pat
     header = [dialect.field(rng, name, False) for name in names]
     lines = [dialect.delimiter.join(header)]
     has_value: set[str] = set()
+    # The types follow from the first 1000 records. A later value of another type is an error with its line.
+    is_sampled = rows > SAMPLE and not dialect.all_text and rng.random() < 0.2
+    late, late_line = (rng.randrange(SAMPLE, rows) if is_sampled else None), None
     for row in range(rows):
         fields = []
         for name in names:
             if name == "id":
                 cell, column = (str(next_id + row), next_id + row), COLUMNS[0]
+                if row == late:
+                    cell, late_line = (rng.choice(["x", "1.5", "007", "99999999999999999999"]), 0), lines_of(lines, end)
             else:
                 column = columns[name]
                 cell = _cell(rng, column, digits[name], nulls[name], name in has_value)
@@ -229,7 +239,12 @@ def _write(rng, dialect: Dialect, columns: dict[str, Column], rows, next_id, pat
     text = end.join(lines) + (end if rng.random() < 0.8 else "")
     bom = b"\xef\xbb\xbf" if rng.random() < 0.15 else b""
     found |= {name: [value] * rows for name, value in layout.of_file[layout.original(path)].items()}
-    return bom + text.encode(), File(path, found, rows)
+    return bom + text.encode(), File(path, found, rows), late_line
+
+
+def lines_of(lines: list[str], end: str) -> int:
+    """The number of the line behind records, which may have line breaks within quotes."""
+    return len(re.findall("\r\n|\r|\n", end.join(lines) + end)) + 1
 
 
 def _without_breaks(part: Value) -> Value:

@@ -49,14 +49,16 @@ def generate(seed: int, root: Path) -> Directory:
     shape = layout.plan(rng, path)
     directory.notes.append(f"{form}, {shape.size}, partitions {shape.partitions}")
     FORMS[form](directory, shape, rng)
-    plant.plant(directory, rng)
     if shape.types():
         directory.options["types"] = directory.options.get("types", {}) | shape.types()
+    plant.plant(directory, rng)
     return directory
 
 
 def write_config(root: Path, directories: list[Directory]) -> Path:
     """The configuration of a server for directories. Those with options are tables of the configuration."""
+    # A server without any table does not start.
+    (root / "data" / "anchor.csv").write_text("id\n1\n")
     lines = [f"data = [{json.dumps(str(root / 'data'))}]", "[engine]", "partitions = 3"]
     for directory in directories:
         if directory.options:
@@ -129,7 +131,7 @@ def main() -> int:
     options = parser.parse_args()
     binaries = Path(os.environ.get("THALLUS_BIN") or Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release")
     seeds = [options.seed] if options.seed is not None else list(range(options.first, options.first + options.long))
-    keep = options.keep or Path(tempfile.mkdtemp(prefix="thallus-files-"))
+    keep = (options.keep or Path(tempfile.mkdtemp(prefix="thallus-files-"))).absolute()
     started, failed, queries = time.monotonic(), 0, 0
     for at in range(0, len(seeds), PER_SERVER):
         chunk = seeds[at : at + PER_SERVER]

@@ -46,7 +46,7 @@ def fill(directory: Directory, layout: Layout, rng: random.Random) -> None:
             settings = ", ".join(f"{key} {value}" for key, value in options.items())
             target = str(path).replace("'", "''")
             connection.execute(f"COPY t TO '{target}' (FORMAT parquet, {settings})")
-            table = connection.execute("SELECT * FROM t").to_arrow_table()
+            table = connection.sql("SELECT * FROM t").to_arrow_table()
             found = {name: values.of_chunked(table[name]) for name in table.column_names}
             found |= {name: [value] * rows for name, value in layout.of_file[path].items()}
             directory.files.append(File(path, found, rows))

@@ -15,6 +15,20 @@ from directory import Directory, File
 JUNK = {"_SUCCESS": b"", ".hidden.csv": b"a,b\n1", "_metadata": b"x", ".part.crc": b"\x00"}
 NOT_DATA = {"README": b"text", "notes.txt": b"text", "x.unknown": b"1,2"}
 
+#: Files that cannot be read.
+MALFORMED = {
+    "csv": [
+        b'id\n"1\n', b"id,b\n1\n", b"id,b\n1,2,3\n", b'id\n"1"x\n', b"id\n\xff\n", "id\n1\n".encode("utf-16"),
+        b"id,id\n1,2\n",
+    ],
+    "json": [
+        b'{"id": 1, "id": 2}', b'{"id": 1}{"id": [1]}', b'{"id": 1}{"id": "x"}', b'{"id": 01}', b'{"id": 1,}',
+        b'{"id": NaN}', b"{'id': 1}", b'{"id": 1}]', b'[{"id": 1}', b'[{"id": 1}{"id": 2}]', b'{"id": "\n"}', b"1",
+        b'{"id": 1} x', b'{"id": "\xff"}', b'{"id": ' + b"[" * 200 + b"]" * 200 + b"}", b'{"id": 1e999}',
+        b'{"id": 123456789012345678901234567890123456789}', b'{"id": 1}, {"id": 2}', b'{"id": 0.5}{"id": 9007199254740993}',
+    ],
+}
+
 
 def plant(directory: Directory, rng: random.Random) -> None:
     """Adds a fault, now and then."""
@@ -31,6 +45,8 @@ def plant(directory: Directory, rng: random.Random) -> None:
         _truncated(directory, rng)
     elif choice < 0.16:
         _other_type(directory, rng)
+    elif choice < 0.26 and directory.form in MALFORMED:
+        _malformed(directory, rng)
 
 
 def _empty(directory: Directory, rng: random.Random) -> None:
@@ -79,6 +95,14 @@ def _other_type(directory: Directory, rng: random.Random) -> None:
     directory.files.append(File(path, {"id": ["x"]}, 1))
     directory.refusal = ["`id`", path.name]
     directory.notes.append(f"{path.name} has texts as ids")
+
+
+def _malformed(directory: Directory, rng: random.Random) -> None:
+    """A file that breaks the rules of its format."""
+    path, content = _beside(directory, rng, "malformed"), rng.choice(MALFORMED[directory.form])
+    path.write_bytes(content)
+    directory.files.append(File(path, {}, 0, "malformed"))
+    directory.notes.append(f"{path.name} is {content[:60]!r}")
 
 
 def _beside(directory: Directory, rng: random.Random, stem: str) -> Path:
