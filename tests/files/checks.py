@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -141,6 +142,7 @@ class Checker:
         rng = self.rng
         names = [name for name in self.table if name != "id"]
         yield self._count_all
+        yield self._limited
         yield lambda: self._projection(schema, rng.sample(names, rng.randint(0, len(names))))
         yield lambda: self._ordered(schema)
         for name in ["id", *rng.sample(names, min(3, len(names)))]:
@@ -149,7 +151,9 @@ class Checker:
             yield lambda name=name: self._nulls(name)
             if literals.is_comparable(data_type):
                 yield lambda name=name, data_type=data_type: self._filter(name, data_type)
+                yield lambda name=name, data_type=data_type: self._filter_of_two(name, data_type)
                 yield lambda name=name, data_type=data_type: self._extremes(name, data_type)
+                yield lambda name=name: self._groups(name)
             if pa.types.is_integer(data_type) or pa.types.is_decimal(data_type):
                 yield lambda name=name, data_type=data_type: self._sum(name, data_type)
             parts = [part.name for part in data_type if part.name] if pa.types.is_struct(data_type) else []
@@ -216,12 +220,59 @@ class Checker:
         )
         literal = literals.of_value(value, data_type)
         sql = f"SELECT id FROM {self.source} WHERE {quoted(name)} {symbol} {literal}"
-        right = literals.ordered(value)
+        right = literals.compared(value)
         rows = [
             row for row, other in enumerate(self.table[name])
-            if other is not None and compare(literals.ordered(other), right)
+            if other is not None and compare(literals.compared(other), right)
         ]
         self._compare(sql, self._result(sql), rows)
+
+    def _filter_of_two(self, name: str, data_type: pa.DataType) -> None:
+        present = [value for value in self.table[name] if literals.is_literal(value, data_type)]
+        if not present:
+            return
+        low, high = sorted(self.rng.choices(present, k=2), key=literals.compared)
+        first, last = (literals.of_value(value, data_type) for value in (low, high))
+        least, most = literals.compared(low), literals.compared(high)
+        word, keeps = self.rng.choice([
+            (f"BETWEEN {first} AND {last}", lambda key: least <= key <= most),
+            (f"NOT BETWEEN {first} AND {last}", lambda key: not least <= key <= most),
+            (f"IN ({first}, {last})", lambda key: key in (least, most)),
+            (f"NOT IN ({first}, {last})", lambda key: key not in (least, most)),
+        ])
+        # A second filter, which is often of other row groups.
+        limit = self.rng.choice(self.table["id"])
+        sql = f"SELECT id FROM {self.source} WHERE {quoted(name)} {word}"
+        id_type = pa.string() if isinstance(limit, str) else pa.int64()
+        if self.rng.random() < 0.5:
+            sql, least_id = f"{sql} AND id >= {literals.of_value(limit, id_type)}", literals.compared(limit)
+        else:
+            least_id = None
+        rows = [
+            row for row, other in enumerate(self.table[name])
+            if other is not None and keeps(literals.compared(other))
+            and (least_id is None or literals.compared(self.table["id"][row]) >= least_id)
+        ]
+        self._compare(sql, self._result(sql), rows)
+
+    def _groups(self, name: str) -> None:
+        sql = f"SELECT {quoted(name)}, count(*) FROM {self.source} GROUP BY {quoted(name)}"
+        result = self._result(sql)
+        found = list(zip(*(values.of_chunked(column) for column in result.columns)))
+        # -0.0 and 0.0 are one group.
+        zero = {values.NEGATIVE_ZERO: 0.0}
+        found = [(zero.get(value, value), count) for value, count in found]
+        right = Counter(zero.get(value, value) for value in self.table[name])
+        if len(found) != len(right) or Counter(dict(found)) != right:
+            wrong = sorted(map(str, set(found) ^ set(right.items())))
+            raise Difference(f"{sql}\n  {len(found)} groups instead of {len(right)}: {wrong[:6]}")
+
+    def _limited(self) -> None:
+        count = self.rng.choice([0, 1, 5, 1500])
+        sql = f"SELECT id FROM {self.source} LIMIT {count}"
+        found, ids = values.of_chunked(self._result(sql)["id"]), set(self.table["id"])
+        if len(found) != min(count, len(ids)) or len(set(found)) != len(found) or not ids.issuperset(found):
+            raise Difference(f"{sql}\n  {len(found)} ids: {values.shown(found)}")
 
     def _extremes(self, name: str, data_type: pa.DataType) -> None:
         present = sorted((value for value in self.table[name] if value is not None), key=literals.ordered)

@@ -27,11 +27,11 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_literal(value: Value, kind: pa.DataType) -> bool:
-    """Whether SQL has a plain literal of the value. Zeros of floats are left out: DataFusion orders -0.0 before 0.0."""
+    """Whether SQL has a plain literal of the value."""
     if value is None or value in (NAN, NEGATIVE_ZERO):
         return False
     if pa.types.is_floating(kind):
-        return value not in (0, float("inf"), float("-inf"))
+        return value not in (float("inf"), float("-inf"))
     if pa.types.is_decimal(kind):
         return kind.precision <= 38
     return True
@@ -67,8 +67,13 @@ def _time(value: Value, kind: pa.DataType) -> str:
     return f"arrow_cast(arrow_cast({number // factor}, '{integer}'), 'Time{kind.bit_width}({name})')"
 
 
+def compared(value: Value) -> Any:
+    """A key of comparisons, for which -0.0 equals 0.0."""
+    return ordered(0.0 if value == NEGATIVE_ZERO else value)
+
+
 def ordered(value: Value) -> Any:
-    """A key of the order. NaN is greater than every number, text goes by its bytes in UTF-8."""
+    """A key of sorts. NaN is greater than every number, text goes by its bytes in UTF-8."""
     if value is None:
         return (0, 0)
     if value == NAN:
