@@ -25,6 +25,7 @@ mod list_shape;
 mod lists;
 mod numbers;
 mod parquet_check;
+mod parquet_types;
 mod part;
 mod schema;
 mod source;
@@ -33,6 +34,7 @@ mod widen;
 
 pub(super) use inspect::{Inspected, inspect};
 pub(super) use parquet_check::{footer as check_parquet_footer, pages as check_pages};
+pub(super) use parquet_types::check_dictionaries;
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
 pub(super) use widen::Widening;

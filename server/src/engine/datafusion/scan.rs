@@ -7,6 +7,7 @@ use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, DFSchema, ScalarValue, Statistics, project_schema};
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -108,10 +109,13 @@ impl FilesTable {
             Format::Parquet => Some(self.statistics(state, &file).await?),
             _ => None,
         };
-        let has_null = values.iter().any(ScalarValue::is_null);
+        // DataFusion takes the value of a directory's name for one of a row, as the least or greatest of its column. It
+        // is none if it is NULL, or if the file has no rows.
+        let has_no_value = values.iter().any(ScalarValue::is_null)
+            || statistics.as_ref().is_some_and(|statistics| statistics.num_rows == Precision::Exact(0));
         let part = PartitionedFile::new_from_meta(meta).with_partition_values(values).with_extension(file);
         Ok(match statistics {
-            Some(statistics) if has_null => {
+            Some(statistics) if has_no_value => {
                 let columns = vec![ColumnStatistics::new_unknown(); self.schema.fields().len()];
                 let statistics = Statistics { column_statistics: columns, ..Statistics::clone(&statistics) };
                 PartitionedFile { statistics: Some(Arc::new(statistics)), ..part }

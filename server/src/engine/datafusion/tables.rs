@@ -86,7 +86,10 @@ fn corrupt(spec: &TableSpec, file: &DataFile, reason: String) -> CatalogError {
 
 async fn look(state: &SessionState, spec: &Arc<TableSpec>, file: DataFile) -> Result<Inspected, CatalogError> {
     let found = if spec.format == Format::Parquet {
-        parquet_schema(state, &file).await.map(|schema| Inspected::whole(file.clone(), schema))
+        parquet_schema(state, &file).await.and_then(|schema| {
+            files::check_dictionaries(&schema)?;
+            Ok(Inspected::whole(file.clone(), schema))
+        })
     } else {
         let (spec, file) = (Arc::clone(spec), file.clone());
         let looked = tokio::task::spawn_blocking(move || files::inspect(&spec, &file)).await;

@@ -38,6 +38,8 @@ enum Source {
 #[derive(Debug)]
 enum Change {
     Keep,
+    /// The type stays, but the parts of a struct that is NULL become NULL too: `s['x']` would return them.
+    Masked(Box<Change>),
     /// The file knows nothing but NULL.
     FromNull,
     Leaf,
@@ -140,9 +142,43 @@ fn sources(from: &Fields, to: &Fields) -> Result<Vec<Source>, Failure> {
 
 /// The change from a file's type to the table's. An error if a value could be lost.
 fn change(from: &DataType, to: &DataType) -> Result<Change, Failure> {
-    if from == to {
-        return Ok(Change::Keep);
+    if from != to {
+        return changed(from, to);
     }
+    if has_struct(from) { Ok(Change::Masked(Box::new(changed(from, to)?))) } else { Ok(Change::Keep) }
+}
+
+/// Whether values of the type have structs as parts. Those of dictionaries, unions and run ends do not count: they are
+/// kept as they are.
+fn has_struct(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Struct(_) => true,
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(pair) => pair.iter().any(|field| has_struct(field.data_type())),
+            _ => false,
+        },
+        other => list_of(other).is_some_and(|(_, item)| has_struct(item.data_type())),
+    }
+}
+
+/// Whether a struct within the array is NULL. Its parts may be values.
+fn has_null_struct(array: &dyn Array) -> bool {
+    match array.data_type() {
+        DataType::Struct(_) => {
+            let mut columns = array.as_struct().columns().iter();
+            array.null_count() > 0 || columns.any(|column| has_null_struct(column.as_ref()))
+        }
+        DataType::Map(..) => has_null_struct(array.as_map().entries()),
+        DataType::List(_) => has_null_struct(array.as_list::<i32>().values().as_ref()),
+        DataType::LargeList(_) => has_null_struct(array.as_list::<i64>().values().as_ref()),
+        DataType::ListView(_) => has_null_struct(array.as_list_view::<i32>().values().as_ref()),
+        DataType::LargeListView(_) => has_null_struct(array.as_list_view::<i64>().values().as_ref()),
+        DataType::FixedSizeList(..) => has_null_struct(array.as_fixed_size_list().values().as_ref()),
+        _ => false,
+    }
+}
+
+fn changed(from: &DataType, to: &DataType) -> Result<Change, Failure> {
     if let (Some((shape, item)), Some((to_shape, to_item))) = (list_of(from), list_of(to))
         && shape.widened(to_shape) == to_shape
     {
@@ -191,6 +227,8 @@ fn pair(entries: &FieldRef) -> Result<&[FieldRef; 2], Failure> {
 fn convert(array: &ArrayRef, change: &Change, to: &DataType) -> Result<ArrayRef, Failure> {
     match (change, to) {
         (Change::Keep, _) => Ok(Arc::clone(array)),
+        (Change::Masked(_), _) if !has_null_struct(array.as_ref()) => Ok(Arc::clone(array)),
+        (Change::Masked(change), _) => convert(array, change, to),
         (Change::FromNull, _) => Ok(cast::nulls(to, array.len())?),
         (Change::Leaf, _) => Ok(cast::widened(array.as_ref(), to)?),
         // NULLs among the values stay NULL: `arrow_cast` makes "" of them on its shortcut from dictionaries to views.
@@ -224,7 +262,6 @@ fn convert_struct(array: &StructArray, sources: &[Source], fields: &Fields) -> R
     for (source, field) in sources.iter().zip(fields) {
         let column = match source {
             Source::Missing => cast::nulls(field.data_type(), array.len()).map_err(Failure::from),
-            Source::At { index, change: Change::Keep } => Ok(Arc::clone(array.column(*index))),
             Source::At { index, change } => masked(array.column(*index), array.nulls())
                 .map_err(Failure::from)
                 .and_then(|column| convert(&column, change, field.data_type())),

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::PartitionedFile;
@@ -61,7 +61,9 @@ impl FileSource for OwnSource {
             wanted,
             batch_rows: self.batch_rows,
         };
-        ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), file_schema)
+        let schema = self.projection.source.project_schema(self.table_schema.table_schema())?;
+        let inner = ProjectionOpener::try_new(self.projection.clone(), Arc::new(opener), file_schema)?;
+        Ok(Arc::new(ExactSchema { inner, schema: Arc::new(schema) }))
     }
 
     fn table_schema(&self) -> &TableSchema {
@@ -106,6 +108,28 @@ impl fmt::Debug for OwnSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OwnSource").field("table", &self.spec.name).finish_non_exhaustive()
     }
+}
+
+/// Gives every batch the schema of the scan. In the projection's, a value of a directory's name is a column that may not
+/// be NULL, unless it is NULL in this file: DataFusion's sorts with a limit take the schema of any batch for that of all.
+struct ExactSchema {
+    inner: Arc<dyn FileOpener>,
+    schema: SchemaRef,
+}
+
+impl FileOpener for ExactSchema {
+    fn open(&self, part: PartitionedFile) -> Result<FileOpenFuture> {
+        let (opened, schema) = (self.inner.open(part)?, Arc::clone(&self.schema));
+        Ok(Box::pin(async move {
+            let batches = opened.await?;
+            Ok(batches.map(move |batch| with_schema(&batch?, &schema)).boxed())
+        }))
+    }
+}
+
+fn with_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)?)
 }
 
 struct Opener {

@@ -439,3 +439,19 @@ fn a_batch_of_another_file_is_refused() {
     assert!(adapter_of(&long).adapt(&batch(&text)).is_err());
     assert!(adapter_of(&long).adapt(&batch(&long)).is_ok());
 }
+
+#[test]
+fn parts_of_a_null_struct_are_null() {
+    let field = Arc::new(Field::new("x", DataType::Int64, true));
+    let inner: ArrayRef = arc(Int64Array::from(vec![1, 2, 3]));
+    let nulls = NullBuffer::from(vec![true, false, true]);
+    let array = arc(StructArray::new(vec![field].into(), vec![inner], Some(nulls)));
+    let adapted = through(&array, array.data_type()).unwrap();
+    let parts = adapted.as_struct().column(0).as_primitive::<arrow_array::types::Int64Type>();
+    assert_eq!(parts.iter().collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+
+    let item = Arc::new(Field::new("item", array.data_type().clone(), true));
+    let list = arc(ListArray::new(item, OffsetBuffer::from_lengths([2, 1]), array, None));
+    let adapted = through(&list, list.data_type()).unwrap();
+    assert!(adapted.as_list::<i32>().values().as_struct().column(0).is_null(1));
+}
