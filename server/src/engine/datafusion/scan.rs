@@ -17,7 +17,7 @@ use datafusion::datasource::physical_plan::parquet::CachedParquetFileReaderFacto
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -143,7 +143,12 @@ impl FilesTable {
         let mut statistics = read.unwrap_or_else(|panic| {
             let (table, path) = (self.opened.spec.name.clone(), path.clone());
             let reason = format!("its statistics contradict its types{}", error::about_data(&*panic));
-            Err(CatalogError::Corrupt { table, path, format: Format::Parquet.as_str(), reason }.into())
+            Err(DataFusionError::External(Box::new(CatalogError::Corrupt {
+                table,
+                path,
+                format: Format::Parquet.as_str(),
+                reason,
+            })))
         })?;
         for (column, field) in statistics.column_statistics.iter_mut().zip(table.fields()) {
             let is_same =
