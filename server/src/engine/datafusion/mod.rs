@@ -13,6 +13,7 @@ mod limits;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_counts;
 mod parquet_reader;
 mod partitions;
 mod run;
