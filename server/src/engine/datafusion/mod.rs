@@ -14,6 +14,7 @@ mod names;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_counts;
 mod parquet_reader;
 mod partitions;
 mod paths;

@@ -13,17 +13,18 @@ use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::datasource::file_format::FileFormat;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::TableType;
 use futures::{FutureExt, StreamExt, stream};
 
-use super::error;
 use super::files::{self, FileColumns, Inspected, Widening};
 use super::names;
 pub(super) use super::opened::Opened;
 use super::opened::{object_meta, parquet_format};
 use super::scan::FilesTable;
+use super::{error, parquet_counts};
 use crate::catalog::{self, CatalogError, DataFile, Format, Policy, TableSpec};
 use crate::config::TableConfig;
 
@@ -108,10 +109,19 @@ async fn parquet_schema(state: &SessionState, file: &DataFile) -> Result<SchemaR
     let meta = object_meta(file).map_err(|e| e.to_string())?;
     let format = parquet_format(true);
     let metas = [meta];
+    let cache = state.runtime_env().cache_manager.get_file_metadata_cache();
+    let read = async {
+        let schema = format.infer_schema(state, &store, &metas).await?;
+        // From the cache, which the step before has filled.
+        let metadata = DFParquetMetadata::new(&*store, &metas[0]).with_file_metadata_cache(Some(cache));
+        Ok::<_, DataFusionError>((schema, metadata.fetch_metadata().await?))
+    };
     // Decoders of file formats are known to panic on unexpected input.
-    let read = AssertUnwindSafe(format.infer_schema(state, &store, &metas)).catch_unwind().await;
-    match read {
-        Ok(schema) => schema.map_err(|e| error::short(&e)),
+    match AssertUnwindSafe(read).catch_unwind().await {
+        Ok(read) => {
+            let (schema, metadata) = read.map_err(|e| error::short(&e))?;
+            parquet_counts::check(&metadata).map(|()| schema)
+        }
         Err(panic) => Err(format!("its metadata contradicts itself{}", error::about_data(&*panic))),
     }
 }

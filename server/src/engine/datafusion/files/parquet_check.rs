@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use super::error::ReadError;
@@ -26,6 +27,10 @@ const SMALL_PAGE: u64 = 16 << 20;
 // Numbers of fields, of https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift
 const SCHEMA: i64 = 2;
 const NUM_CHILDREN: i64 = 5;
+const ROW_GROUPS: i64 = 4;
+const COLUMNS: i64 = 1;
+/// Place and length of a column chunk's index of pages, and of their extremes.
+const INDEXES: [(usize, usize); 2] = [(4, 5), (6, 7)];
 const UNCOMPRESSED_SIZE: i64 = 2;
 const COMPRESSED_SIZE: i64 = 3;
 const DICTIONARY_PAGE: i64 = 7;
@@ -56,7 +61,21 @@ fn footer_of(path: &Path) -> Result<(), ReadError> {
     let mut footer = vec![0; usize::try_from(length).unwrap_or_default()];
     file.seek(SeekFrom::Start(len - TAIL - length))?;
     file.read_exact(&mut footer)?;
-    schema(&footer)
+    for index in schema(&footer)? {
+        check_index(&mut file, len, &index)?;
+    }
+    Ok(())
+}
+
+/// Checks an index of pages: the reader allocates by the counts of its lists.
+fn check_index(file: &mut File, len: u64, index: &Range<u64>) -> Result<(), ReadError> {
+    let Some(length) = index.end.checked_sub(index.start).filter(|_| index.end <= len) else {
+        return Err(ReadError::invalid(format!("an index of pages at bytes {index:?} lies outside of the file")));
+    };
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+    file.seek(SeekFrom::Start(index.start))?;
+    file.read_exact(&mut bytes)?;
+    Compact::new(&bytes).skip(kind::STRUCT).map_err(|_| ReadError::invalid("an index of its pages is not valid"))
 }
 
 impl From<Malformed> for ReadError {
@@ -65,12 +84,60 @@ impl From<Malformed> for ReadError {
     }
 }
 
-/// Checks the schema in a footer.
-fn schema(footer: &[u8]) -> Result<(), ReadError> {
+/// Checks the schema in a footer. The places of the indexes of pages.
+fn schema(footer: &[u8]) -> Result<Vec<Range<u64>>, ReadError> {
     let mut reader = Compact::new(footer);
+    let (mut indexes, mut last) = (Vec::new(), 0);
+    while let Some((number, of_kind)) = reader.field(&mut last)? {
+        match (number, of_kind) {
+            (SCHEMA, kind::LIST) => elements(&mut reader)?,
+            (ROW_GROUPS, kind::LIST) => structs(&mut reader, |reader| row_group(reader, &mut indexes))?,
+            _ => reader.skip(of_kind)?,
+        }
+    }
+    Ok(indexes)
+}
+
+/// Reads a list of structs.
+fn structs<'a>(
+    reader: &mut Compact<'a>,
+    mut read: impl FnMut(&mut Compact<'a>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let (count, of_kind) = reader.list()?;
+    if count > 0 && of_kind != kind::STRUCT {
+        return Err(Malformed);
+    }
+    (0..count).try_for_each(|_| read(reader))
+}
+
+fn row_group(reader: &mut Compact<'_>, indexes: &mut Vec<Range<u64>>) -> Result<(), Malformed> {
     let mut last = 0;
     while let Some((number, of_kind)) = reader.field(&mut last)? {
-        if number == SCHEMA && of_kind == kind::LIST { elements(&mut reader)? } else { reader.skip(of_kind)? }
+        match (number, of_kind) {
+            (COLUMNS, kind::LIST) => structs(reader, |reader| column(reader, indexes))?,
+            _ => reader.skip(of_kind)?,
+        }
+    }
+    Ok(())
+}
+
+fn column(reader: &mut Compact<'_>, indexes: &mut Vec<Range<u64>>) -> Result<(), Malformed> {
+    let (mut values, mut last) = ([None; 8], 0);
+    while let Some((number, of_kind)) = reader.field(&mut last)? {
+        let slot = usize::try_from(number).ok().and_then(|number| values.get_mut(number));
+        match (slot, of_kind) {
+            (Some(slot), kind::I32 | kind::I64) => *slot = Some(reader.integer()?),
+            _ => reader.skip(of_kind)?,
+        }
+    }
+    for (place, length) in INDEXES {
+        // Without both there is no index.
+        let (Some(place), Some(length)) = (values[place], values[length]) else { continue };
+        let place = u64::try_from(place).map_err(|_| Malformed)?;
+        let length = u64::try_from(length).map_err(|_| Malformed)?;
+        if length > 0 {
+            indexes.push(place..place.saturating_add(length));
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ const MAX_DEPTH: usize = 64;
 /// A kind of a field or an element, by its number in the protocol.
 pub(super) mod kind {
     pub(in super::super) const I32: u8 = 5;
+    pub(in super::super) const I64: u8 = 6;
     pub(in super::super) const LIST: u8 = 9;
     pub(in super::super) const STRUCT: u8 = 12;
 }
