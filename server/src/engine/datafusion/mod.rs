@@ -12,7 +12,7 @@ mod limits;
 mod opened;
 mod operators;
 mod pacing;
-mod parquet_check;
+mod parquet_dictionaries;
 mod partitions;
 mod run;
 mod scan;

@@ -22,7 +22,7 @@ use super::error;
 use super::files::{self, FileColumns, Inspected, Widening};
 pub(super) use super::opened::Opened;
 use super::opened::{object_meta, parquet_format};
-use super::parquet_check::check_dictionaries;
+use super::parquet_dictionaries::check_dictionaries;
 use super::scan::FilesTable;
 use crate::catalog::{self, CatalogError, DataFile, Format, Policy, TableSpec};
 use crate::config::TableConfig;
