@@ -84,8 +84,8 @@ class Checker:
         answer = self._query(sql)
         refusal = self.directory.refusal
         if refusal is None and not self.directory.good():
-            refusal = [str(file.path) for file in self.directory.broken()[:1]]
-        if answer.error is not None and any(str(file.path) in answer.error for file in self.directory.broken()):
+            refusal = [file.path.name for file in self.directory.broken()[:1]]
+        if answer.error is not None and any(file.path.name in answer.error for file in self.directory.broken()):
             return None
         if refusal is not None:
             if answer.table is not None:
