@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Differential test of the files that the server reads (tests/files): directories are generated from seeds, a server
-# serves them, and results are compared with the values that were written. Build first: cargo build --release --workspace
+# serves them, and results are compared with the values that were written. Build first:
+# cargo build --release --workspace
 #
 #   scripts/files.sh              200 directories
 #   scripts/files.sh --long N     N directories

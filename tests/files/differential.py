@@ -18,30 +18,25 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import arrow_files
-import csv_files
-import duckdb_files
-import json_files
-import layout
-import limits
-import plant
-from checks import Checker
-from directory import Directory
-from server import Server, StartError
+from differ import arrow_files, csv_files, duckdb_files, json_files, layout, limits, plant
+from differ.checks import Checker
+from differ.directory import Directory
+from differ.server import Server, StartError
 
 #: Directories that one server serves.
 PER_SERVER = 25
-FORMS = {  # TEMP
+#: Writers of directories, by format.
+FORMS = {
     "parquet": arrow_files.fill, "arrow": arrow_files.fill, "csv": csv_files.fill, "json": json_files.fill,
     "duckdb": duckdb_files.fill,
 }
 TABLE_NAMES = ["t", "T", "two words", "dot.ted", "ü", "select", "a=b", "100%", "it's"]
 
 
-def generate(seed: int, root: Path) -> Directory:
+def generate(seed: int, root: Path, forms: list[str]) -> Directory:
     """Writes the directory of a seed below `root`."""
     rng = random.Random(seed)
-    form = rng.choice(os.environ.get("FORMS", "").split(",")) if os.environ.get("FORMS") else rng.choice(list(FORMS))
+    form = rng.choice(forms)
     folder = f"{rng.choice(TABLE_NAMES)} {seed}"
     path = root / "data" / folder
     path.mkdir(parents=True)
@@ -76,9 +71,9 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def run(seeds: list[int], root: Path, binaries: Path) -> tuple[dict[int, list[str]], int]:
+def run(seeds: list[int], forms: list[str], root: Path, binaries: Path) -> tuple[dict[int, list[str]], int]:
     """The failures of the directories of some seeds, and the number of queries."""
-    directories = [generate(seed, root) for seed in seeds]
+    directories = [generate(seed, root, forms) for seed in seeds]
     # A directory of the configuration lies elsewhere, so that it is one table and not two.
     for directory in directories:
         if directory.options:
@@ -127,9 +122,14 @@ def main() -> int:
     parser.add_argument("--long", type=int, default=200, metavar="N", help="number of directories (default: 200)")
     parser.add_argument("--first", type=int, default=0, metavar="S", help="first seed (default: 0)")
     parser.add_argument("--seed", type=int, metavar="S", help="run one directory again, and keep it")
+    parser.add_argument(
+        "--formats", default=",".join(FORMS), help=f"formats to generate (default: {','.join(FORMS)})"
+    )
     parser.add_argument("--keep", type=Path, help="directory for failed directories (default: a temporary one)")
     options = parser.parse_args()
     binaries = Path(os.environ.get("THALLUS_BIN") or Path(os.environ.get("CARGO_TARGET_DIR", "target")) / "release")
+    forms = options.formats.split(",")
+    again = "" if forms == list(FORMS) else f" --formats {options.formats}"
     seeds = [options.seed] if options.seed is not None else list(range(options.first, options.first + options.long))
     keep = (options.keep or Path(tempfile.mkdtemp(prefix="thallus-files-"))).absolute()
     started, failed, queries = time.monotonic(), 0, 0
@@ -138,11 +138,11 @@ def main() -> int:
         root = keep / f"seeds-{chunk[0]}"
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
-        failures, count = run(chunk, root, binaries)
+        failures, count = run(chunk, forms, root, binaries)
         queries += count
         failed += len(failures)
         for seed, report in failures.items():
-            print(f"\nseed {seed} differs. To repeat it: scripts/files.sh --seed {seed}", *report, sep="\n")
+            print(f"\nseed {seed} differs. To repeat it: scripts/files.sh --seed {seed}{again}", *report, sep="\n")
         if not failures and options.seed is None:
             shutil.rmtree(root)
         sys.stdout.flush()

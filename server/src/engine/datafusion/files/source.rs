@@ -110,8 +110,8 @@ impl fmt::Debug for OwnSource {
     }
 }
 
-/// Gives every batch the schema of the scan. In the projection's, a value of a directory's name is a column that may not
-/// be NULL, unless it is NULL in this file: DataFusion's sorts with a limit take the schema of any batch for that of all.
+/// Gives every batch the schema of the scan. In the projection's schema, a column of the directories' names may be NULL
+/// only if it is NULL in this file. DataFusion's sorts with a limit take the schema of any batch for that of all.
 struct ExactSchema {
     inner: Arc<dyn FileOpener>,
     schema: SchemaRef,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-import limits
+from . import limits
 
 INTEGERS = [
     pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64(),
@@ -21,7 +21,9 @@ INTEGERS = [
 FLOATS = [pa.float16(), pa.float32(), pa.float64()]
 UNITS = ["s", "ms", "us", "ns"]
 UTC_NAMES = ["UTC", "Etc/UTC", "+00:00", "Z"]
-WORDS = ["", "a", "b", "ä", "null", "NULL", "NaN", "0", " ", "a,b", 'q"q', "line\nbreak", "\t", "é" * 9, "x" * 300, "𝄞"]
+WORDS = [
+    "", "a", "b", "ä", "null", "NULL", "NaN", "0", " ", "a,b", 'q"q', "line\nbreak", "\t", "é" * 9, "x" * 300, "𝄞",
+]
 _WIDE = decimal.Context(prec=100)
 
 

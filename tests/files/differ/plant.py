@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from directory import Directory, File
+from .directory import Directory, File
 
 #: Names that are no data, and their content.
 JUNK = {"_SUCCESS": b"", ".hidden.csv": b"a,b\n1", "_metadata": b"x", ".part.crc": b"\x00"}
@@ -25,7 +25,8 @@ MALFORMED = {
         b'{"id": 1, "id": 2}', b'{"id": 1}{"id": [1]}', b'{"id": 1}{"id": "x"}', b'{"id": 01}', b'{"id": 1,}',
         b'{"id": NaN}', b"{'id': 1}", b'{"id": 1}]', b'[{"id": 1}', b'[{"id": 1}{"id": 2}]', b'{"id": "\n"}', b"1",
         b'{"id": 1} x', b'{"id": "\xff"}', b'{"id": ' + b"[" * 200 + b"]" * 200 + b"}", b'{"id": 1e999}',
-        b'{"id": 123456789012345678901234567890123456789}', b'{"id": 1}, {"id": 2}', b'{"id": 0.5}{"id": 9007199254740993}',
+        b'{"id": 123456789012345678901234567890123456789}', b'{"id": 1}, {"id": 2}',
+        b'{"id": 0.5}{"id": 9007199254740993}',
     ],
 }
 

@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-import kinds
-import values
-from directory import Directory, File
-from layout import Layout, column_names, row_count
+from . import kinds, values
+from .directory import Directory, File
+from .layout import Layout, column_names, row_count
 
 PARQUET_CODECS = ["none", "snappy", "gzip", "brotli", "zstd", "lz4"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from values import NAN, NEGATIVE_ZERO, Value
+from .values import NAN, NEGATIVE_ZERO, Value
 
 _UNITS = {"s": ("Second", 10**9), "ms": ("Millisecond", 10**6), "us": ("Microsecond", 1000), "ns": ("Nanosecond", 1)}
 _EXACT = decimal.Context(prec=200)

@@ -6,19 +6,22 @@ import random
 
 import duckdb
 
-import values
-from directory import Directory, File
-from layout import Layout, column_names, row_count
+from . import values
+from .directory import Directory, File
+from .layout import Layout, column_names, row_count
 
 #: Types of columns and expressions of their values. `i` is the row, `h` a random UBIGINT.
 COLUMNS = {
-    "TINYINT": "(h % 256)::INTEGER - 128", "SMALLINT": "(h % 65536)::INTEGER - 32768", "INTEGER": "(h % 4294967296)::BIGINT - 2147483648",
+    "TINYINT": "(h % 256)::INTEGER - 128", "SMALLINT": "(h % 65536)::INTEGER - 32768",
+    "INTEGER": "(h % 4294967296)::BIGINT - 2147483648",
     "BIGINT": "(h // 2)::BIGINT - 4611686018427387904", "UTINYINT": "h % 256", "USMALLINT": "h % 65536",
     "UINTEGER": "h % 4294967296", "UBIGINT": "h", "FLOAT": "h % 1000 / 8", "DOUBLE": "(h % 100000)::DOUBLE / 7",
     "DECIMAL(4,1)": "(h % 9999)::INTEGER / 10", "DECIMAL(18,6)": "(h % 1000000)::INTEGER", "BOOLEAN": "h % 2 = 0",
     "DECIMAL(38,10)": "(h // 1000)::HUGEINT", "DATE": "DATE '1970-01-01' + (h % 40000)::INTEGER",
-    "TIMESTAMP": "make_timestamp((h % 4000000000000000)::BIGINT)", "TIME": "TIME '00:00:00' + to_seconds((h % 86400)::BIGINT)",
-    "TIMESTAMPTZ": "make_timestamp((h % 4000000000000000)::BIGINT)", "VARCHAR": "repeat(chr((97 + h % 26)::INTEGER), 3)",
+    "TIMESTAMP": "make_timestamp((h % 4000000000000000)::BIGINT)",
+    "TIME": "TIME '00:00:00' + to_seconds((h % 86400)::BIGINT)",
+    "TIMESTAMPTZ": "make_timestamp((h % 4000000000000000)::BIGINT)",
+    "VARCHAR": "repeat(chr((97 + h % 26)::INTEGER), 3)",
     "TIMESTAMP_S": "make_timestamp((h % 4000000000)::BIGINT * 1000000)", "BLOB": "('ab' || (h % 10)::VARCHAR)::BLOB",
     "TIMESTAMP_MS": "make_timestamp((h % 4000000000000)::BIGINT * 1000)", "INTEGER[]": "[h % 5, NULL, i]",
     "STRUCT(x INTEGER, y VARCHAR)": "{'x': h % 7, 'y': 'a' || (h % 3)}",
@@ -60,7 +63,8 @@ def _query(rng: random.Random, columns: dict[str, str], rows: int, next_id: int,
     for name, kind in columns.items():
         if rng.random() >= layout.lacks:
             share, quoted = rng.choice([0, 1, 5]), name.replace('"', '""')
-            chosen.append(f'CASE WHEN (h // 7) % 10 < {share} THEN NULL ELSE ({COLUMNS[kind]})::{kind} END AS "{quoted}"')
+            value = f"({COLUMNS[kind]})::{kind}"
+            chosen.append(f'CASE WHEN (h // 7) % 10 < {share} THEN NULL ELSE {value} END AS "{quoted}"')
     rng.shuffle(chosen)
     source = f"(SELECT i, hash(i, {rng.randrange(10**6)}) AS h FROM range({rows}) r(i))"
     return f"CREATE OR REPLACE TABLE t AS SELECT {', '.join(chosen)} FROM {source}"

@@ -6,11 +6,11 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import compression
-from directory import Directory, File
-from kinds import WORDS, integer
-from layout import Layout, column_names, row_count
-from values import Value, of_bool, of_float
+from . import compression
+from .directory import Directory, File
+from .kinds import WORDS, integer
+from .layout import Layout, column_names, row_count
+from .values import Value, of_bool, of_float
 
 LAYOUTS = ["lines", "lines", "concatenated", "pretty", "array", "pretty array"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from values import Value
+from .values import Value
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Directory:
     options: dict[str, Any] = field(default_factory=dict)
     #: Words of the refusal of the whole table, or None.
     refusal: list[str] | None = None
-    #: What was generated, for the report of a failure.
+    #: The generated files and their options, for the report of a failure.
     notes: list[str] = field(default_factory=list)
 
     def good(self) -> list[File]:

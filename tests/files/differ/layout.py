@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from values import Value, of_bool
+from .values import Value, of_bool
 
 COLUMN_NAMES = [
     "a", "b", "c", "A", "Ab", "with space", 'quo"te', "dot.ted", "größe", "select", "1st", "x" * 70, "_under", "-",
@@ -17,7 +17,9 @@ COLUMN_NAMES = [
 FILE_STEMS = ["part-0", "a b", "ü", "UPPER", "0", "x.y", "per%20cent", "plus+", "hash#1", "q?", "b=c", "(1)", "a&b"]
 #: Name of the type in the configuration, texts of directories and their values.
 PARTITION_TYPES: dict[str, list[tuple[str, Value]]] = {
-    "text": [("a", "a"), ("007", "007"), ("x%2Fy", "x/y"), ("a b", "a b"), ("%C3%BC", "ü"), ("100%", "100%"), ("", "")],
+    "text": [
+        ("a", "a"), ("007", "007"), ("x%2Fy", "x/y"), ("a b", "a b"), ("%C3%BC", "ü"), ("100%", "100%"), ("", ""),
+    ],
     "bigint": [("1", 1), ("-5", -5), ("007", 7), ("9223372036854775807", (1 << 63) - 1)],
     "date": [("2024-02-29", ("date", 1_709_164_800_000)), ("1969-12-31", ("date", -86_400_000))],
     "boolean": [("true", of_bool(True)), ("false", of_bool(False))],

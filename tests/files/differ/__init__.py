@@ -1,0 +1,1 @@
+"""The differential test of files: directories, queries, and the comparison of their results."""
