@@ -51,6 +51,9 @@ pub enum Command {
     /// Connect, and show the server, the fabric that carries results, and the duration of a round trip
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
+    /// List the tables of a server, and the files that it skips, with the reasons
+    #[command(after_help = EXIT_CODES)]
+    Tables(TablesArgs),
     /// Show which fabrics work on this host, and for each that does not, why and what to do. Exits with 0 if any works,
     /// else 3
     #[command(after_help = EXIT_CODES)]
@@ -163,6 +166,13 @@ pub struct PingArgs {
     /// Round trips to time
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) count: u32,
+}
+
+/// Arguments of `thallus tables`.
+#[derive(Debug, Args)]
+pub struct TablesArgs {
+    #[arg(value_name = "URL", env = "THALLUS_URL", help = URL_HELP)]
+    pub(super) url: String,
 }
 
 /// `--access`.

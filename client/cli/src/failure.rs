@@ -220,7 +220,7 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
 fn query_hint(kind: StreamCode) -> Option<&'static str> {
     match kind {
         StreamCode::Syntax => Some("check the SQL where the message points"),
-        StreamCode::UnknownTable => Some("SHOW TABLES lists the tables that the server has"),
+        StreamCode::UnknownTable => Some("thallus tables lists the tables of the server, and the files that it skips"),
         StreamCode::Plan => Some("DESCRIBE table lists a table's columns and their types"),
         StreamCode::DeadlineExceeded => Some("allow more time with --deadline"),
         StreamCode::TooManyStreams => Some("wait for other queries to end, and try again"),

@@ -16,6 +16,7 @@ pub mod progress;
 pub mod query;
 mod rows;
 mod stdout;
+mod tables;
 
 use std::io::{self, IsTerminal};
 
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             with_runtime(async |interrupts| request.run(interrupts).await)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),
+        Command::Tables(args) => with_runtime(async |interrupts| tables::tables(args, interrupts).await),
         Command::Doctor(args) => {
             let (text, works) = doctor::doctor(&args)?;
             print(&text)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use thallus_server::config::{ServerConfig, TableConfig};
+use thallus_server::engine::EngineError;
 use thallus_server::engine::datafusion::DataFusionEngine;
 
 use crate::engine::{count, open, query, settled};
@@ -106,6 +107,18 @@ async fn a_data_directory_serves_what_is_good_and_strict_refuses() {
     let engine = open(&data(path)).await;
     assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 10);
     assert_eq!(engine_tables(&engine), ["t"]);
+    let served = lines(&engine, "SELECT name, format, columns, files FROM server.tables").await;
+    assert_eq!(served, ["t,parquet,2,1"]);
+    let skipped = lines(&engine, "SELECT \"table\", file, reason FROM server.skipped ORDER BY file").await;
+    for of in ["bad,bad.parquet,", "t,2.parquet,", "t,3.parquet,", "new,new.csv,"] {
+        assert!(skipped.iter().any(|line| line.starts_with(of) && line.len() > of.len()), "{of}: {skipped:?}");
+    }
+    assert!(!skipped.iter().any(|line| line.contains(path.to_str().unwrap())), "{skipped:?}");
+    // A query of a table that was skipped says why.
+    for (sql, reason) in [("SELECT * FROM bad", "bad.parquet"), ("SELECT * FROM t, new", "new.csv")] {
+        let error = query(&engine, sql).await.expect_err(sql);
+        assert!(matches!(error, EngineError::Source { .. }) && error.message().contains(reason), "{sql}: {error}");
+    }
     // A file that becomes good is served without a restart.
     write(path.join("t/2.parquet"), &rows(10..15));
     write(path.join("new.csv"), &rows(0..3));

@@ -4,6 +4,7 @@
 //! delay the connections; the threads have stacks deep enough for the deepest query that `guard` accepts; and all tasks
 //! of queries can be counted.
 
+mod about;
 mod bounds;
 mod caught;
 mod error;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -47,6 +48,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
+use about::About;
 use paths::Directories;
 use spill::SpillDirectory;
 use store::ReadOnlyStore;
@@ -88,7 +90,7 @@ pub enum OpenError {
 struct Shared {
     context: SessionContext,
     tables: Arc<Tables>,
-    directories: Directories,
+    directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
     /// Dropped with the last task of a query.
@@ -118,9 +120,11 @@ impl DataFusionEngine {
         let resolved = catalog::resolve(config)?;
         let tables = Arc::new(Tables::new(config.data.clone()));
         let spill = SpillDirectory::open(&config.engine)?;
-        let context = context(config, &resolved, &tables, spill.as_ref())?;
         let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
-        let directories = Directories::new(directories.chain([spill::parent(&config.engine)]));
+        let directories = Arc::new(Directories::new(directories.chain([spill::parent(&config.engine)])));
+        let context = context(config, &resolved, spill.as_ref())?;
+        let about = About { tables: Arc::clone(&tables), directories: Arc::clone(&directories) };
+        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::new(about) as _)])?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -204,7 +208,6 @@ impl Engine for DataFusionEngine {
 fn context(
     server: &ServerConfig,
     resolved: &Resolved,
-    tables: &Arc<Tables>,
     spill: Option<&SpillDirectory>,
 ) -> Result<SessionContext, OpenError> {
     let config = &server.engine;
@@ -224,17 +227,23 @@ fn context(
         .set_bool("datafusion.optimizer.enable_distinct_aggregation_soft_limit", false);
     let state =
         SessionStateBuilder::new_with_default_features().with_config(session).with_runtime_env(environment).build();
-    let schemas = MemoryCatalogProvider::new();
-    let schema = Arc::clone(tables) as Arc<dyn datafusion::catalog::SchemaProvider>;
-    schemas.register_schema(SCHEMA, schema).map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
     let context = SessionContext::new_with_state(state);
-    context.register_catalog(CATALOG, Arc::new(schemas));
     bounds::register(&context);
     sums::register(&context);
     let rewrite = Arc::new(operators::Rewrite::new());
     let registered = context.state_ref().write().register_function_rewrite(rewrite);
     registered.map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
     Ok(context)
+}
+
+/// Gives the session these schemas, and no others.
+fn serve(context: &SessionContext, schemas: [(&str, Arc<dyn SchemaProvider>); 2]) -> Result<(), OpenError> {
+    let catalog = MemoryCatalogProvider::new();
+    for (name, schema) in schemas {
+        catalog.register_schema(name, schema).map_err(|e| OpenError::Internal(e.strip_backtrace()))?;
+    }
+    context.register_catalog(CATALOG, Arc::new(catalog));
+    Ok(())
 }
 
 fn environment(config: &EngineConfig, spill: Option<&SpillDirectory>) -> Result<Arc<RuntimeEnv>, OpenError> {
@@ -286,7 +295,9 @@ async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>,
     }
     tables::warn_of(&skipped, None);
     match skipped.pop() {
-        Some(reason) if tables.is_empty() => Err(reason.into()),
-        _ => Ok(tables),
+        Some(reason) if tables.is_empty() => return Err(reason.into()),
+        last => skipped.extend(last),
     }
+    shared.tables.set_skipped(skipped);
+    Ok(tables)
 }

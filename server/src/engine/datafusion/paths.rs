@@ -43,7 +43,7 @@ impl Directories {
     }
 
     /// The text with relative paths.
-    fn relative<'a>(&self, text: &'a str) -> Cow<'a, str> {
+    pub(super) fn relative<'a>(&self, text: &'a str) -> Cow<'a, str> {
         self.prefixes.iter().fold(Cow::Borrowed(text), |text, prefix| match without(&text, prefix) {
             Some(relative) => Cow::Owned(relative),
             None => text,

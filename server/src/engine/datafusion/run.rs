@@ -237,7 +237,13 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
     let references = state.resolve_table_references(&statement).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
         Ok(logical) => logical,
-        Err(e) => return Err(unknown_table(shared, &state, references).await.unwrap_or_else(|| of_planning(e))),
+        Err(e) => {
+            return Err(match of_planning(e) {
+                // A table that was skipped, with the reason.
+                unreadable @ EngineError::Source { .. } => unreadable,
+                error => unknown_table(shared, &state, references).await.unwrap_or(error),
+            });
+        }
     };
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     if let Err(e) = read_only.verify_plan(&logical) {

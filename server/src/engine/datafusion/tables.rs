@@ -184,6 +184,8 @@ pub(super) struct Tables {
     /// Data directories, in which tables appear.
     data: Vec<PathBuf>,
     tables: RwLock<BTreeMap<String, Arc<Opened>>>,
+    /// What was skipped at the start.
+    skipped: std::sync::OnceLock<Vec<CatalogError>>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -194,12 +196,40 @@ impl std::fmt::Debug for Tables {
 
 impl Tables {
     pub(super) fn new(data: Vec<PathBuf>) -> Self {
-        Tables { state: std::sync::OnceLock::new(), data, tables: RwLock::default() }
+        Tables {
+            state: std::sync::OnceLock::new(),
+            data,
+            tables: RwLock::default(),
+            skipped: std::sync::OnceLock::new(),
+        }
     }
 
     /// Sets the session with which Parquet files are opened. Only the first call has an effect.
     pub(super) fn set_state(&self, state: SessionState) {
         let _first = self.state.set(state);
+    }
+
+    /// Sets what was skipped at the start. Only the first call has an effect.
+    pub(super) fn set_skipped(&self, skipped: Vec<CatalogError>) {
+        let _first = self.skipped.set(skipped);
+    }
+
+    /// All tables as they were last opened, by name.
+    pub(super) fn all(&self) -> Vec<Arc<Opened>> {
+        self.read().values().cloned().collect()
+    }
+
+    /// A description of each error for which a file or a table is not served.
+    pub(super) fn skipped<T>(&self, describe: impl Fn(&CatalogError) -> T) -> Vec<T> {
+        let served = self.all();
+        // A table that was skipped at the start may be served by now.
+        let is_served = |error: &CatalogError| {
+            let table = error.parts().0;
+            table
+                .is_some_and(|table| served.iter().any(|opened| opened.spec.name == table && opened.skipped.is_empty()))
+        };
+        let at_start = self.skipped.get().into_iter().flatten().filter(|error| !is_served(error));
+        at_start.chain(served.iter().flat_map(|opened| &opened.skipped)).map(describe).collect()
     }
 
     pub(super) fn insert(&self, opened: Opened) {

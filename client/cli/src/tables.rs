@@ -1,0 +1,56 @@
+//! `thallus tables`: the tables of a server, and the files that it skips.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::TryStreamExt;
+use thallus_client::{Client, ClientError};
+
+use super::args::{TablesArgs, connect_options};
+use super::failure::{Failure, Phase};
+use super::format::{self, Compression, Format, FormatOptions};
+use super::interrupt::Interrupts;
+use super::output::Output;
+use super::query::FAREWELL;
+
+const SERVED: &str = "SELECT * FROM server.tables ORDER BY name";
+const SKIPPED: &str = "SELECT * FROM server.skipped ORDER BY file, reason";
+
+/// Prints the tables, and the files that are skipped, if there are any.
+///
+/// # Errors
+/// [`Failure::Client`], [`Failure::Interrupted`], [`Failure::Local`].
+pub(super) async fn tables(args: TablesArgs, mut interrupts: Interrupts) -> Result<(), Failure> {
+    let failed = |phase| move |error| Failure::Client { phase, error };
+    let options = connect_options(&args.url)?;
+    let client = interrupts.unless(Client::connect_with(options)).await?.map_err(failed(Phase::Connect))?;
+    let (schema, served) = interrupts.unless(rows(&client, SERVED)).await?.map_err(failed(Phase::Transfer))?;
+    show(&schema, &served)?;
+    let (schema, skipped) = interrupts.unless(rows(&client, SKIPPED)).await?.map_err(failed(Phase::Transfer))?;
+    if skipped.iter().any(|batch| batch.num_rows() > 0) {
+        show(&schema, &skipped)?;
+    }
+    let _ = tokio::time::timeout(FAREWELL, client.close()).await;
+    Ok(())
+}
+
+async fn rows(client: &Client, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>), ClientError> {
+    let result = client.query(sql).await?;
+    Ok((result.schema(), result.try_collect().await?))
+}
+
+fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), Failure> {
+    let options = FormatOptions {
+        format: Format::Table,
+        compression: Compression::default(),
+        max_rows: usize::MAX,
+        null: String::new(),
+        plain_strings: false,
+        stream: false,
+    };
+    let output = Output::stdout()?;
+    let mut writer = format::writer(&options, schema, &output)?;
+    let failure = |error| format::failure(options.format, error, &output);
+    batches.iter().try_for_each(|batch| writer.write(batch)).map_err(failure)?;
+    writer.finish().map_err(failure)?;
+    output.commit()
+}
