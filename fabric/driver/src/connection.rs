@@ -76,9 +76,9 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         self.control.backlog()
     }
 
-    /// Writes queued bytes, reads the bytes that have arrived, and waits for the next deadline. If a deadline has passed,
-    /// the control connection and the data plane are read first: a peer is not silent, and a read not late, while its
-    /// bytes or its completion wait in this host.
+    /// Writes queued bytes, reads the bytes that have arrived, and waits for the next deadline. If a deadline has
+    /// passed, the control connection and the data plane are read first: a peer is not silent, and a read not late,
+    /// while its bytes or its completion wait in this host.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
         let due = self.clock.poll(cx).is_ready();
         if !due || self.overdue < CATCH_UP {
@@ -111,7 +111,10 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
     pub fn handle(&mut self, happened: ConnectionInput) -> Option<Result<Proof, String>> {
         match happened {
             ConnectionInput::Time => self.input(Input::Time),
-            ConnectionInput::Control(ControlEvent::Received) => self.input(Input::Buffered),
+            ConnectionInput::Control(ControlEvent::Received) => {
+                self.input(Input::Buffered);
+                trace!(end = self.end, state = self.state[0], "received");
+            }
             ConnectionInput::Control(ControlEvent::Relieved) => self.input(Input::Relieved),
             ConnectionInput::Control(ControlEvent::Disconnected(reason)) => self.input(Input::ControlLost(reason)),
             ConnectionInput::Plane(PlaneEvent::Read(done)) => done.into_iter().for_each(|done| self.borrower(done)),

@@ -220,7 +220,7 @@ mod tests {
             let mut control = Control::new(ours);
             control.send(frame(1, false));
             if already > 0 {
-                // Fills the pipe, which ends in the head, between the parts, in the payload, or at the end of the frame.
+                // Fills the pipe: in the head, between the parts, in the payload, or at the end of the frame.
                 assert_eq!(poll_once(&mut control).await, Poll::Pending);
             }
             control.send(frame(2, false));
