@@ -129,7 +129,7 @@ enum Event {
 
 impl<S: ControlIo> Driver<S> {
     pub(crate) fn new(parts: Parts<S>) -> Result<Self, ApiMisuse> {
-        let clock = Clock::new();
+        let mut clock = Clock::new();
         let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
             connection: Connection::new("client", machine, clock, parts.io),

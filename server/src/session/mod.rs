@@ -125,7 +125,7 @@ pub(crate) async fn serve<S: ControlIo>(
     refused: Option<String>,
     drain: watch::Receiver<bool>,
 ) -> ConnectionError {
-    let clock = Clock::new();
+    let mut clock = Clock::new();
     let (report, events) = mpsc::unbounded_channel();
     let (upload_report, upload_events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
