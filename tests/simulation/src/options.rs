@@ -408,14 +408,11 @@ impl Options {
                 idle,
             },
             lease_timeout: match (fault_free, fencing_profile) {
-                // Shorter than most processes stand still.
-                (true, _) if stands_still => Duration::from_secs(2),
                 (true, _) => Duration::from_secs(60),
                 (_, true) => dice.millis(30, 120),
                 _ => dice.millis(150, 900),
             },
             read_timeout: match (fault_free, fencing_profile) {
-                (true, _) if stands_still => Duration::from_secs(2),
                 (true, _) => Duration::from_secs(60),
                 (_, true) => Duration::from_millis(600),
                 _ => dice.millis(200, 600),
