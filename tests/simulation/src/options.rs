@@ -109,6 +109,28 @@ pub struct TimedFault {
     pub duration: Duration,
 }
 
+impl TimedFault {
+    /// A link that is dead in one direction.
+    fn half_dead(dice: &mut Dice, clients: usize) -> Self {
+        TimedFault {
+            at: dice.millis(20, 400),
+            fault: dice.pick(&Fault::ONE_WAY),
+            client: dice.within(0, clients as u32 - 1) as usize,
+            duration: HALF_DEAD,
+        }
+    }
+
+    /// A process that stands still. The duration is that of its deafness before; see [`Options::still`].
+    fn harmless(dice: &mut Dice, clients: usize) -> Self {
+        TimedFault {
+            at: dice.millis(20, 700),
+            fault: dice.pick(&Fault::HARMLESS),
+            client: dice.within(0, clients as u32 - 1) as usize,
+            duration: dice.millis(10, 90),
+        }
+    }
+}
+
 /// Failure rates of a fabric's calls and completions: one in this number fails; 0: none.
 #[derive(Clone, Debug, Default)]
 pub struct FabricFaults {
@@ -225,7 +247,8 @@ pub struct Options {
     pub streams: Streams,
     /// No faults are injected, apart from [`Fault::HARMLESS`] ones. Then every request must succeed.
     pub fault_free: bool,
-    /// Time for which a process stands still.
+    /// Time for which a process stands still. First its sockets are deaf for a short time while the others run, so that
+    /// the sockets fill. Then its clock jumps by this time.
     pub still: Duration,
     /// The only fault is a link that is dead in one direction for so long that both ends must notice it.
     pub half_dead: bool,
@@ -359,27 +382,14 @@ impl Options {
             })
             .collect();
         if half_dead {
-            faults = vec![TimedFault {
-                at: liveness.millis(20, 400),
-                fault: liveness.pick(&Fault::ONE_WAY),
-                client: liveness.within(0, clients as u32 - 1) as usize,
-                duration: HALF_DEAD,
-            }];
+            faults = vec![TimedFault::half_dead(liveness, clients)];
         } else if stands_still {
-            faults.extend((0..liveness.within(1, 2)).map(|_| TimedFault {
-                at: liveness.millis(20, 700),
-                fault: liveness.pick(&Fault::HARMLESS),
-                client: liveness.within(0, clients as u32 - 1) as usize,
-                duration: liveness.millis(10, 90),
-            }));
+            faults.extend((0..liveness.within(1, 2)).map(|_| TimedFault::harmless(liveness, clients)));
         }
         faults.sort_by_key(|timed| timed.at);
-        // One end is patient, so that it keeps on sending pings for a long time.
-        let (idle, client_idle) = match half_dead.then(|| liveness.percent(50)) {
-            Some(true) => (PATIENT, IDLE),
-            Some(false) => (IDLE, PATIENT),
-            None => (IDLE, IDLE),
-        };
+        // One end of a half-dead link is patient, so that it keeps on sending pings for a long time.
+        let idle_timeouts = [(PATIENT, IDLE), (IDLE, PATIENT)];
+        let (idle, client_idle) = if half_dead { liveness.pick(&idle_timeouts) } else { (IDLE, IDLE) };
         Options {
             seed,
             streams,

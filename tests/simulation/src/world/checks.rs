@@ -11,7 +11,7 @@ use crate::connection_ends::Side;
 use crate::hostile;
 use crate::shared::Faulty;
 
-/// Time between the idle timeout of an end and the close of its socket: it waits a second for the peer to close as well.
+/// Most time between the idle timeout of an end and the close of its socket. It waits a second for the peer to close.
 const SLACK: Duration = Duration::from_millis(1600);
 
 impl World {
