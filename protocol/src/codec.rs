@@ -143,6 +143,9 @@ pub struct Frame {
     pub head: Bytes,
     /// Bytes that follow the head. Often empty.
     pub payload: Bytes,
+    /// Whether the frame goes before all frames that are queued and not begun. So a peer that is sent a lot of data
+    /// still receives pings and pongs at once.
+    pub urgent: bool,
 }
 
 impl Frame {
@@ -264,7 +267,7 @@ pub(crate) fn encode_checked<M: Serialize>(
         let checksum = header_checksum(&head);
         head[HEADER_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     }
-    Ok(Frame { head: head.into(), payload })
+    Ok(Frame { head: head.into(), payload, urgent: false })
 }
 
 /// Bytes of a message in a frame, without its payload.
@@ -324,6 +327,11 @@ impl Decoder {
         let ahead = self.missing().min(self.buffer.len()).min(RECEIVE_AHEAD);
         self.buffer.reserve(ahead.max(RECEIVE_ROOM));
         &mut self.buffer
+    }
+
+    /// Bytes that have arrived and are not decoded.
+    pub(crate) fn undecoded(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Bytes of the first frame that have not arrived. 0 if its header has not arrived either.

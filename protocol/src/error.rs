@@ -158,8 +158,8 @@ pub enum ConnectionError {
     /// The control connection broke.
     #[error("the control connection was lost: {0}")]
     ControlLost(String),
-    /// The peer was silent for too long.
-    #[error("no bytes came from the peer for {0:?}; the connection counts as dead")]
+    /// The peer, or the link in one direction, was dead for too long.
+    #[error("the peer answered no ping for {0:?}; the connection counts as dead")]
     IdleTimeout(std::time::Duration),
     /// The peer's hello did not arrive in time.
     #[error("the handshake was not done within {0:?}")]

@@ -1,4 +1,12 @@
 //! The control connection, the same at both ends: preface, frames, keepalive, idle timeout.
+//!
+//! # Signs of life
+//! Three events prove that the link works in both directions, and restart the timers of keepalive and idle timeout:
+//! a pong that answers a ping; [`PROOF_BYTES`] of any messages since the last sign of life; and a control connection
+//! that takes bytes again after it was full. Fewer bytes prove one direction only: if the other direction is dead, the
+//! peer still sends pings. Many bytes prove both directions, because a peer whose bytes are neither acknowledged nor
+//! credited soon has to stop. They are needed on a slow link, where a pong may wait behind data that the peer's host
+//! has already accepted.
 
 use std::time::Duration;
 
@@ -16,9 +24,10 @@ use crate::timers::{Timer, Timers};
 pub struct LinkTimeouts {
     /// Time from the start to the end of the handshake.
     pub handshake: Duration,
-    /// Silence after which this end sends a ping.
+    /// Time without a sign of life after which this end sends a ping, and between two pings. At most a third of `idle`
+    /// is used, so that the peer has time to answer.
     pub keepalive: Duration,
-    /// Silence after which the connection ends. Should be more than twice `keepalive`.
+    /// Time without a sign of life after which the connection ends.
     pub idle: Duration,
 }
 
@@ -36,6 +45,9 @@ impl Default for LinkTimeouts {
 const LEAST: FrameLimits = FrameLimits { message: 256 << 10, payload: 4 << 10 };
 /// Least keepalive interval: with a shorter one the connection would do nothing but send pings.
 const LEAST_KEEPALIVE: Duration = Duration::from_millis(1);
+/// Bytes that are a sign of life. More than all pings, credits and releases of an idle time, and little enough for the
+/// slowest link: 2 KiB a second suffice for an idle timeout of 30 s.
+const PROOF_BYTES: usize = 64 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -47,7 +59,16 @@ pub(crate) struct Link {
     features: u64,
     /// Feature bits in use, once the peer's preface has arrived.
     common: Option<u64>,
+    /// Number of the last ping that was sent.
     pings: u64,
+    /// Number of the last ping that was answered.
+    answered: u64,
+    /// Bytes that have arrived since the last sign of life.
+    unproven: usize,
+    /// Bytes that had arrived and were not decoded when the last message had been decoded.
+    undecoded: usize,
+    /// Whether the peer has received this end's part of the handshake.
+    greeted: bool,
 }
 
 impl Link {
@@ -62,13 +83,26 @@ impl Link {
     ) -> (Self, Frame) {
         let limits =
             FrameLimits { message: limits.message.max(LEAST.message), payload: limits.payload.max(LEAST.payload) };
-        let timeouts = LinkTimeouts { keepalive: timeouts.keepalive.max(LEAST_KEEPALIVE), ..timeouts };
+        let keepalive = timeouts.keepalive.min(timeouts.idle / 3).max(LEAST_KEEPALIVE);
+        let timeouts = LinkTimeouts { keepalive, ..timeouts };
         timers.set(Timer::Handshake, now + timeouts.handshake);
         let features = if checksum { FEATURES } else { FEATURES & !FEATURE_CHECKSUM };
         let preface = Preface { versions: VERSIONS, features }.encode();
         let decoder = Decoder::new(limits);
-        let link = Link { decoder, limits, timeouts, version: None, features, common: None, pings: 0 };
-        (link, Frame { head: Bytes::copy_from_slice(&preface), payload: Bytes::new() })
+        let link = Link {
+            decoder,
+            limits,
+            timeouts,
+            version: None,
+            features,
+            common: None,
+            pings: 0,
+            answered: 0,
+            unproven: 0,
+            undecoded: 0,
+            greeted: false,
+        };
+        (link, Frame { head: Bytes::copy_from_slice(&preface), payload: Bytes::new(), urgent: false })
     }
 
     pub(crate) fn version(&self) -> Option<u16> {
@@ -86,7 +120,12 @@ impl Link {
     /// The handshake is done: from now on the idle timeout applies.
     pub(crate) fn established(&mut self, now: Timestamp, timers: &mut Timers) {
         timers.clear(Timer::Handshake);
-        self.restart_timers(now, timers);
+        self.sign_of_life(now, timers);
+    }
+
+    /// The peer has received this end's part of the handshake: from now on a ping may go before other messages.
+    pub(crate) fn greeted(&mut self) {
+        self.greeted = true;
     }
 
     /// Appends received bytes.
@@ -99,16 +138,36 @@ impl Link {
         self.decoder.buffer()
     }
 
-    /// Restarts the keepalive and idle timers, because bytes from the peer have arrived.
-    pub(crate) fn restart_timers(&mut self, now: Timestamp, timers: &mut Timers) {
+    /// Restarts the keepalive and idle timers, because the link has proven to work in both directions.
+    pub(crate) fn sign_of_life(&mut self, now: Timestamp, timers: &mut Timers) {
+        self.unproven = 0;
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
         timers.set(Timer::Idle, now + self.timeouts.idle);
+    }
+
+    /// Counts the bytes that have arrived since the last call.
+    pub(crate) fn arrived(&mut self, now: Timestamp, timers: &mut Timers) {
+        self.unproven += self.decoder.undecoded().saturating_sub(self.undecoded);
+        self.undecoded = self.decoder.undecoded();
+        if self.unproven >= PROOF_BYTES {
+            self.sign_of_life(now, timers);
+        }
+    }
+
+    /// A pong has arrived.
+    pub(crate) fn pong(&mut self, nonce: u64, now: Timestamp, timers: &mut Timers) {
+        if nonce > self.answered && nonce <= self.pings {
+            self.answered = nonce;
+            self.sign_of_life(now, timers);
+        }
     }
 
     /// The next complete message and its payload.
     pub(crate) fn next(&mut self) -> Result<Option<(Message, Bytes)>, ConnectionError> {
         loop {
-            match self.decoder.decode::<Message>().map_err(PeerMisbehaved::from)? {
+            let decoded = self.decoder.decode::<Message>().map_err(PeerMisbehaved::from)?;
+            self.undecoded = self.decoder.undecoded();
+            match decoded {
                 None => return Ok(None),
                 Some(Decoded::Message(message, payload)) => {
                     if !payload.is_empty() && !message.has_payload() {
@@ -129,7 +188,7 @@ impl Link {
         }
     }
 
-    /// Returns the nonce of a ping that is due now, and sets the time of the next one.
+    /// Returns the nonce of a ping that is sent now, and sets the time of the next one.
     pub(crate) fn ping(&mut self, now: Timestamp, timers: &mut Timers) -> u64 {
         timers.set(Timer::KeepAlive, now + self.timeouts.keepalive);
         self.pings += 1;
@@ -139,7 +198,11 @@ impl Link {
     /// Encodes a message as a frame: with a checksum, unless the peer is known not to verify it.
     pub(crate) fn encode(&self, message: &Message, payload: Bytes) -> Result<Frame, ApiMisuse> {
         let checked = self.common.unwrap_or(self.features) & FEATURE_CHECKSUM != 0;
-        codec::encode_checked(message, payload, self.limits, checked).map_err(|e| ApiMisuse::Encode(e.to_string()))
+        let frame = codec::encode_checked(message, payload, self.limits, checked)
+            .map_err(|e| ApiMisuse::Encode(e.to_string()))?;
+        // The server's first pings may be queued behind its Welcome, which must come first.
+        let urgent = self.greeted && matches!(message, Message::Ping(_) | Message::Pong(_));
+        Ok(Frame { urgent, ..frame })
     }
 }
 

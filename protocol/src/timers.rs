@@ -10,9 +10,9 @@ use crate::time::Timestamp;
 pub enum Timer {
     /// The peer's hello, or its answer to this end's hello, is due.
     Handshake,
-    /// No bytes came for a while: send a ping.
+    /// No sign of life came for a while: send a ping.
     KeepAlive,
-    /// No bytes came for too long: the connection ends.
+    /// No sign of life came for too long: the connection ends.
     Idle,
     /// The drain timeout has passed, even if streams still run.
     Drain,

@@ -91,7 +91,8 @@ impl Default for Limits {
 pub struct Timeouts {
     /// Limit for the handshake of a connection.
     pub handshake: Span,
-    /// A connection is closed if nothing arrives from its client for this long.
+    /// A connection is closed if its client has answered no ping for this long, and the connection has carried no other
+    /// sign of life.
     pub idle: Span,
     /// Limit from lending a batch to its release. Then the lease is revoked, and its stream ends. Clients that read
     /// lazily keep batches for as long as their applications use them.

@@ -191,9 +191,6 @@ impl Settings {
 
     fn machine(&self, fabrics: &Fabrics) -> MachineConfig {
         let frame = FrameLimits::default();
-        let mut timeouts = self.timeouts;
-        // The server must ping a silent peer before it treats the peer as dead.
-        timeouts.keepalive = timeouts.keepalive.min(timeouts.idle / 3);
         MachineConfig {
             name: self.name.clone(),
             fabrics: fabrics.available.iter().map(|fabric| fabric.kind()).collect(),
@@ -207,7 +204,7 @@ impl Settings {
             thresholds: Thresholds::uniform(self.inline_threshold),
             max_leases: MAX_LEASES,
             word_nonce: 0,
-            timeouts,
+            timeouts: self.timeouts,
             lease_timeout: self.lease_timeout,
             drain_timeout: self.drain_timeout,
             borrow: MachineConfig::borrower_config(self.limits.max_loan_bytes, self.upload_read_timeout),

@@ -129,7 +129,7 @@ enum Event {
 
 impl<S: ControlIo> Driver<S> {
     pub(crate) fn new(parts: Parts<S>) -> Result<Self, ApiMisuse> {
-        let clock = Clock::new();
+        let mut clock = Clock::new();
         let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
             connection: Connection::new("client", machine, clock, parts.io),
@@ -203,6 +203,10 @@ impl<S: ControlIo> Driver<S> {
         {
             return Poll::Ready(Event::Command(command));
         }
+        if let Poll::Ready(happened) = self.connection.poll_plane(cx) {
+            return Poll::Ready(Event::Connection(happened));
+        }
+        // After the plane: a probe that has completed is not late.
         if let Some(probing) = &mut self.probing
             && probing.timeout.as_mut().poll(cx).is_ready()
         {
@@ -213,10 +217,7 @@ impl<S: ControlIo> Driver<S> {
         {
             return Poll::Ready(Event::Tidy);
         }
-        if let Poll::Ready(happened) = self.connection.poll_plane(cx) {
-            return Poll::Ready(Event::Connection(happened));
-        }
-        self.connection.poll_clock(cx).map(Event::Connection)
+        Poll::Pending
     }
 
     fn handle(&mut self, event: Event) {

@@ -112,9 +112,11 @@ pub struct ConnectOptions {
     pub connect_timeout: Duration,
     /// `read_timeout`: limit for the one-sided reads of one batch. 30 s by default.
     pub read_timeout: Duration,
-    /// `idle_timeout`: the connection ends when nothing has arrived from the server for this long. 30 s by default.
+    /// `idle_timeout`: the connection ends when the server has answered no ping for this long, and the connection has
+    /// carried no other sign of life. Time in which this process stood still does not count. 30 s by default.
     pub idle_timeout: Duration,
-    /// `keepalive`: time without a message from the server after which the client pings it. 10 s by default.
+    /// `keepalive`: time without a sign of life of the server after which the client pings it. At most a third of
+    /// `idle_timeout` is used. 10 s by default.
     pub keepalive: Duration,
     /// Whether the client reads the server's memory for a moment when it connects, to measure the rate
     /// ([`ConnectionInfo::rate`](crate::ConnectionInfo::rate)). `thallus ping` sets this.

@@ -1,4 +1,14 @@
-//! Tokio's clock as the machines' timestamps.
+//! Tokio's clock as the machines' timestamps, without the time in which this process stood still.
+//!
+//! A process can stand still for longer than any timeout: it is stopped by a signal, its virtual machine is paused, its
+//! task is blocked. Its peer may have sent megabytes meanwhile, which nothing has read. So a deadline that has passed
+//! proves nothing yet. Two rules make it a proof:
+//! - **Time in which the process stood still does not count.** A machine's time passes a deadline by [`LATE`] at most
+//!   before the machine has handled the deadline. What exceeds that is left out, for all later deadlines too.
+//! - **A deadline is met only after the runtime has looked at its sockets.** [`Clock::poll`] is ready once a timer has
+//!   expired that was set, if the clock is late, after the process continued. Tokio collects the events of all sockets
+//!   before it expires timers. So all that arrived before the process continued can be read now, and the connection
+//!   reads it before it passes the deadline on (see [`Connection::poll_control`](crate::Connection::poll_control)).
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,6 +16,14 @@ use std::time::Duration;
 
 use thallus_protocol::Timestamp;
 use tokio::time::{Instant, Sleep};
+use tracing::debug;
+
+/// A deadline that is handled later than this was missed because the process stood still.
+const LATE: Duration = Duration::from_millis(100);
+/// A timer that expires later than this is set again, so that the runtime looks at its sockets in between.
+const STALE: Duration = Duration::from_millis(5);
+/// The shortest timer. A timer in the past would expire without a look at the sockets.
+const TURN: Duration = Duration::from_millis(1);
 
 /// Measures the time since its creation, and wakes its task at the next deadline of a machine.
 ///
@@ -13,12 +31,15 @@ use tokio::time::{Instant, Sleep};
 /// again, because moving a timer costs more than an occasional early wake-up.
 #[derive(Debug)]
 pub struct Clock {
+    /// The time zero. It moves later by the time in which the process stood still.
     epoch: Instant,
     sleep: Pin<Box<Sleep>>,
     /// The time at which `sleep` expires.
-    set: Timestamp,
-    /// The deadline. Never earlier than `set`.
+    set: Instant,
+    /// The deadline.
     armed: Option<Timestamp>,
+    /// `sleep` has been set again because it had expired late.
+    looked_again: bool,
 }
 
 impl Default for Clock {
@@ -32,40 +53,64 @@ impl Clock {
     #[must_use]
     pub fn new() -> Self {
         let epoch = Instant::now();
-        Clock { epoch, sleep: Box::pin(tokio::time::sleep_until(epoch)), set: Timestamp::ZERO, armed: None }
+        let sleep = Box::pin(tokio::time::sleep_until(epoch));
+        Clock { epoch, sleep, set: epoch, armed: None, looked_again: false }
     }
 
-    /// Time since the epoch.
+    /// Time since the epoch in which the process ran.
     #[must_use]
-    pub fn now(&self) -> Timestamp {
-        Timestamp::ZERO + self.epoch.elapsed()
+    pub fn now(&mut self) -> Timestamp {
+        let now = Timestamp::ZERO + self.epoch.elapsed();
+        match self.armed {
+            Some(at) if now.since(at) > LATE => {
+                let stood_still = now.since(at);
+                debug!(?stood_still, "this process stood still");
+                self.epoch += stood_still;
+                at
+            }
+            _ => now,
+        }
     }
 
     /// Sets the deadline at which [`Clock::poll`] becomes ready. `None` means never.
     pub fn arm(&mut self, deadline: Option<Timestamp>) {
+        if deadline == self.armed {
+            return;
+        }
+        self.looked_again = false;
+        self.armed = deadline;
         if let Some(at) = deadline
-            && at < self.set
+            && self.instant(at) < self.set
         {
             self.set(at);
         }
-        self.armed = deadline;
     }
 
-    /// Ready when the deadline has passed.
+    /// Ready when the deadline has passed and all that arrived before can be read. It remains ready until
+    /// [`Clock::arm`] sets another deadline.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.armed else { return Poll::Pending };
-        ready!(self.sleep.as_mut().poll(cx));
-        if at > self.set {
-            self.set(at);
+        loop {
             ready!(self.sleep.as_mut().poll(cx));
+            if self.set < self.instant(at) {
+                self.set(at);
+            } else if !self.looked_again && self.set.elapsed() > STALE {
+                self.looked_again = true;
+                self.set(at);
+            } else {
+                return Poll::Ready(());
+            }
         }
-        self.armed = None;
-        Poll::Ready(())
     }
 
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.epoch + Duration::from_nanos(at.as_nanos())
+    }
+
+    /// Sets the timer to `at`, but not to a time that has passed.
     fn set(&mut self, at: Timestamp) {
-        self.sleep.as_mut().reset(self.epoch + Duration::from_nanos(at.as_nanos()));
-        self.set = at;
+        self.set = self.instant(at).max(Instant::now() + TURN);
+        self.sleep.as_mut().reset(self.set);
     }
 }
 
@@ -103,5 +148,50 @@ mod tests {
         clock.arm(Some(after(1)));
         // This would never return if the deadline were missed.
         poll_fn(|cx| clock.poll(cx)).await;
+    }
+
+    /// Lets the process stand still, as a signal would.
+    fn stand_still(millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
+
+    #[tokio::test]
+    async fn time_in_which_the_process_stood_still_does_not_count() {
+        let mut clock = Clock::new();
+        clock.arm(Some(after(50)));
+        stand_still(500);
+        assert_eq!(clock.now(), after(50));
+        poll_fn(|cx| clock.poll(cx)).await;
+        assert!(clock.now() < after(150), "{:?}", clock.now());
+        // The next deadline is as far away as it was before.
+        clock.arm(Some(after(250)));
+        let started = std::time::Instant::now();
+        poll_fn(|cx| clock.poll(cx)).await;
+        assert!(started.elapsed() >= Duration::from_millis(95), "{:?}", started.elapsed());
+    }
+
+    /// Whichever call notices it first: here it is the poll.
+    #[tokio::test]
+    async fn a_deadline_that_passed_while_the_process_stood_still_is_met_after_a_look_at_the_sockets() {
+        let mut clock = Clock::new();
+        clock.arm(Some(after(20)));
+        assert!(poll_fn(|cx| Poll::Ready(clock.poll(cx).is_pending())).await);
+        let (ours, theirs) = pipe().await;
+        // The runtime knows that nothing has arrived.
+        let mut byte = [0; 1];
+        assert!(ours.try_read(&mut byte).is_err());
+        stand_still(300);
+        theirs.try_write(b"x").unwrap();
+        poll_fn(|cx| clock.poll(cx)).await;
+        assert_eq!(ours.try_read(&mut byte).ok(), Some(1), "the runtime has not looked");
+        assert_eq!(clock.now(), after(20));
+    }
+
+    async fn pipe() -> (tokio::net::TcpStream, tokio::net::TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let theirs = listener.accept().await.unwrap().0;
+        theirs.writable().await.unwrap();
+        (connected, theirs)
     }
 }

@@ -7,6 +7,7 @@ use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, BorrowerTask, R
 use thallus_protocol::connection::{Input, Machine, Output};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::{ApiMisuse, ConnectionError};
+use tokio::task::coop::has_budget_remaining;
 use tracing::{error, trace};
 
 use crate::clock::Clock;
@@ -49,13 +50,20 @@ pub struct Connection<M, S> {
     end: &'static str,
     /// The machine's state in the last trace event.
     state: [&'static str; 2],
+    /// Inputs since a deadline has passed that the machine has not handled yet.
+    overdue: u32,
 }
+
+/// Most inputs that are read after a deadline has passed, before the machine learns of it. These are 64 MiB of the
+/// control connection at least, which is more than a socket holds, unless the peer continues to send. A peer that
+/// always sends must not suspend deadlines.
+const CATCH_UP: u32 = 1024;
 
 impl<M: Machine, S: ControlIo> Connection<M, S> {
     /// A connection over a connected byte stream. `clock` must be the clock that gave the machine its start time.
     pub fn new(end: &'static str, machine: M, clock: Clock, io: S) -> Self {
         let state = machine.state_names();
-        Connection { machine, clock, control: Control::new(io), plane: None, end, state }
+        Connection { machine, clock, control: Control::new(io), plane: None, end, state, overdue: 0 }
     }
 
     /// The machine.
@@ -63,19 +71,31 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         &self.machine
     }
 
-    /// The time of the connection's clock.
-    pub fn now(&self) -> thallus_protocol::Timestamp {
-        self.clock.now()
-    }
-
     /// Bytes queued for the peer and not yet written.
     pub fn backlog(&self) -> usize {
         self.control.backlog()
     }
 
-    /// Writes queued bytes, and reads the bytes that have arrived.
+    /// Writes queued bytes, reads the bytes that have arrived, and waits for the next deadline. If a deadline has
+    /// passed, the control connection and the data plane are read first: a peer is not silent, and a read not late,
+    /// while its bytes or its completion wait in this host.
     pub fn poll_control(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
-        self.control.poll(cx, self.machine.receive_buffer()).map(ConnectionInput::Control)
+        let due = self.clock.poll(cx).is_ready();
+        if !due || self.overdue < CATCH_UP {
+            let control = self.control.poll(cx, self.machine.receive_buffer()).map(ConnectionInput::Control);
+            let polled = if due && control.is_pending() { self.poll_plane(cx) } else { control };
+            self.overdue = if due { self.overdue + 1 } else { 0 };
+            if !due || polled.is_ready() {
+                return polled;
+            }
+            if !has_budget_remaining() {
+                // A task without budget is told that nothing has arrived.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        self.overdue = 0;
+        Poll::Ready(ConnectionInput::Time)
     }
 
     /// Drives the data plane.
@@ -86,17 +106,16 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         }
     }
 
-    /// Waits for the next deadline.
-    pub fn poll_clock(&mut self, cx: &mut Context<'_>) -> Poll<ConnectionInput> {
-        self.clock.poll(cx).map(|()| ConnectionInput::Time)
-    }
-
     /// Passes an input to the machine. Returns the result of the proof of the peer's memory, which the end handles
     /// itself.
     pub fn handle(&mut self, happened: ConnectionInput) -> Option<Result<Proof, String>> {
         match happened {
             ConnectionInput::Time => self.input(Input::Time),
-            ConnectionInput::Control(ControlEvent::Received) => self.input(Input::Buffered),
+            ConnectionInput::Control(ControlEvent::Received) => {
+                self.input(Input::Buffered);
+                trace!(end = self.end, state = self.state[0], "received");
+            }
+            ConnectionInput::Control(ControlEvent::Relieved) => self.input(Input::Relieved),
             ConnectionInput::Control(ControlEvent::Disconnected(reason)) => self.input(Input::ControlLost(reason)),
             ConnectionInput::Plane(PlaneEvent::Read(done)) => done.into_iter().for_each(|done| self.borrower(done)),
             ConnectionInput::Plane(PlaneEvent::ProofCompleted(result)) => return Some(result),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thallus_protocol::codec::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::has_budget_remaining;
 
 /// A byte stream that can carry a control connection: TCP, a simulated TCP, or later TLS.
 pub trait ControlIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
@@ -29,16 +30,31 @@ const LINGER: Duration = Duration::from_secs(1);
 pub enum ControlEvent {
     /// Bytes were appended to the buffer.
     Received,
+    /// The byte stream takes bytes again after it was full: the peer's host has acknowledged earlier ones.
+    Relieved,
     /// The connection was lost, with the reason.
     Disconnected(String),
+}
+
+/// A part of a frame in the queue.
+#[derive(Debug)]
+struct Part {
+    bytes: Bytes,
+    ends_frame: bool,
 }
 
 /// A control connection with its queue of unwritten bytes.
 #[derive(Debug)]
 pub struct Control<S> {
     io: S,
-    queue: VecDeque<Bytes>,
+    queue: VecDeque<Part>,
     backlog: usize,
+    /// A part of the first frame of the queue has been written.
+    begun: bool,
+    /// The byte stream took nothing at the last write.
+    full: bool,
+    /// The byte stream took bytes after it was full, and this has not been reported.
+    relieved: bool,
     /// [`ControlEvent::Disconnected`] has been reported.
     lost: bool,
 }
@@ -46,17 +62,27 @@ pub struct Control<S> {
 impl<S: ControlIo> Control<S> {
     /// A control connection over a connected byte stream.
     pub fn new(io: S) -> Self {
-        Control { io, queue: VecDeque::new(), backlog: 0, lost: false }
+        Control { io, queue: VecDeque::new(), backlog: 0, begun: false, full: false, relieved: false, lost: false }
     }
 
-    /// Queues a frame. The next polls write it.
+    /// Queues a frame. The next polls write it: an urgent frame before all frames that are not begun, any other frame
+    /// after all others.
     pub fn send(&mut self, frame: Frame) {
-        for part in [frame.head, frame.payload] {
-            if !part.is_empty() {
-                self.backlog += part.len();
-                self.queue.push_back(part);
-            }
+        self.backlog += frame.len();
+        let at = if frame.urgent { self.first_not_begun() } else { self.queue.len() };
+        let is_whole = frame.payload.is_empty();
+        self.queue.insert(at, Part { bytes: frame.head, ends_frame: is_whole });
+        if !is_whole {
+            self.queue.insert(at + 1, Part { bytes: frame.payload, ends_frame: true });
         }
+    }
+
+    /// Position of the first frame of which nothing has been written.
+    fn first_not_begun(&self) -> usize {
+        if !self.begun {
+            return 0;
+        }
+        self.queue.iter().position(|part| part.ends_frame).map_or(0, |last| last + 1)
     }
 
     /// Bytes queued and not yet written.
@@ -85,6 +111,9 @@ impl<S: ControlIo> Control<S> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             return Poll::Ready(ControlEvent::Disconnected(error.to_string()));
         }
+        if std::mem::take(&mut self.relieved) {
+            return Poll::Ready(ControlEvent::Relieved);
+        }
         if self.backlog > BACKLOG {
             return Poll::Pending;
         }
@@ -100,10 +129,13 @@ impl<S: ControlIo> Control<S> {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut used = 0;
             for (slice, part) in slices.iter_mut().zip(&self.queue) {
-                *slice = IoSlice::new(part);
+                *slice = IoSlice::new(&part.bytes);
                 used += 1;
             }
-            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..used]))?;
+            let polled = Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..used]);
+            // A task without budget is told that every byte stream is full.
+            self.full |= polled.is_pending() && has_budget_remaining();
+            let written = ready!(polled)?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -114,12 +146,15 @@ impl<S: ControlIo> Control<S> {
 
     fn written(&mut self, mut bytes: usize) {
         self.backlog -= bytes;
+        self.relieved |= std::mem::take(&mut self.full);
         while let Some(front) = self.queue.front_mut() {
-            if bytes < front.len() {
-                front.advance(bytes);
+            if bytes < front.bytes.len() {
+                front.bytes.advance(bytes);
+                self.begun |= bytes > 0;
                 return;
             }
-            bytes -= front.len();
+            bytes -= front.bytes.len();
+            self.begun = !front.ends_frame;
             self.queue.pop_front();
         }
     }
@@ -156,8 +191,9 @@ mod tests {
         let mut expected = Vec::new();
         for i in 0..200_u8 {
             let frame = Frame {
-                head: Bytes::from(vec![i; usize::from(i % 11)]),
+                head: Bytes::from(vec![i; usize::from(i % 11) + 1]),
                 payload: Bytes::from(vec![i; usize::from(i % 3)]),
+                urgent: false,
             };
             expected.extend_from_slice(&frame.head);
             expected.extend_from_slice(&frame.payload);
@@ -169,6 +205,59 @@ mod tests {
         });
         control.finish().await;
         assert_eq!(reader.await.unwrap().unwrap(), expected);
+    }
+
+    fn frame(byte: u8, urgent: bool) -> Frame {
+        Frame { head: Bytes::from(vec![byte; 3]), payload: Bytes::from(vec![byte; 4]), urgent }
+    }
+
+    /// Polls once. An event is an error, apart from the expected one.
+    async fn poll_once<S: ControlIo>(control: &mut Control<S>) -> Poll<ControlEvent> {
+        let mut buffer = BytesMut::new();
+        std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer))).await
+    }
+
+    #[tokio::test]
+    async fn an_urgent_frame_goes_before_all_that_are_not_begun_and_never_into_one() {
+        for already in [0, 1, 3, 5, 7] {
+            let (ours, mut theirs) = tokio::io::duplex(already.max(1));
+            let mut control = Control::new(ours);
+            control.send(frame(1, false));
+            if already > 0 {
+                // Fills the pipe: in the head, between the parts, in the payload, or at the end of the frame.
+                assert_eq!(poll_once(&mut control).await, Poll::Pending);
+            }
+            control.send(frame(2, false));
+            control.send(frame(3, true));
+            let reader = tokio::spawn(async move {
+                let mut got = Vec::new();
+                theirs.read_to_end(&mut got).await.map(|_| got)
+            });
+            assert_eq!(control.backlog(), 21 - already);
+            control.finish().await;
+            let expected = if already == 0 { [3, 1, 2] } else { [1, 3, 2] };
+            assert_eq!(reader.await.unwrap().unwrap(), expected.map(|byte| [byte; 7]).concat(), "after {already}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_stream_that_takes_bytes_again_is_reported_and_one_that_never_was_full_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(10);
+        let mut control = Control::new(ours);
+        control.send(frame(1, false));
+        assert_eq!(poll_once(&mut control).await, Poll::Pending);
+        control.send(frame(2, false));
+        // Three bytes of seven fit.
+        assert_eq!(poll_once(&mut control).await, Poll::Pending);
+        assert_eq!(poll_once(&mut control).await, Poll::Pending);
+        let mut read = [0; 2];
+        theirs.read_exact(&mut read).await.unwrap();
+        assert_eq!(poll_once(&mut control).await, Poll::Ready(ControlEvent::Relieved));
+        assert_eq!(poll_once(&mut control).await, Poll::Pending);
+        let mut read = [0; 12];
+        theirs.read_exact(&mut read[..10]).await.unwrap();
+        assert_eq!(poll_once(&mut control).await, Poll::Ready(ControlEvent::Relieved));
+        assert_eq!(poll_once(&mut control).await, Poll::Pending, "nothing is left to be written");
     }
 
     #[tokio::test]

@@ -117,8 +117,9 @@ impl State {
 ///
 /// # Timers
 /// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`]. At that time
-/// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
-/// the input itself.
+/// the driver calls `handle` with `Time`, after it has passed on everything that has arrived: bytes, completed reads,
+/// commands. No other input makes a deadline expire. Time in which the driver stood still must not count, or the peer
+/// seems to have been silent: see [`Input::Time`](crate::connection::Input::Time).
 #[derive(Debug)]
 pub struct ClientConnection {
     config: ClientConfig,
@@ -226,8 +227,8 @@ impl ClientConnection {
             self.core.link.buffer().clear();
             return;
         }
-        if matches!(self.state, State::Connecting | State::Open) {
-            self.core.link.restart_timers(now, &mut self.core.timers);
+        if self.is_established() {
+            self.core.link.arrived(now, &mut self.core.timers);
         }
         while !self.state.is_ending() {
             match self.core.link.next() {
@@ -269,6 +270,10 @@ impl ClientConnection {
         Ok(())
     }
 
+    fn is_established(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Open)
+    }
+
     fn unexpected(&self, got: &Message) -> PeerMisbehaved {
         unexpected(got, self.state.name())
     }
@@ -276,6 +281,8 @@ impl ClientConnection {
     fn welcome(&mut self, now: Timestamp, welcome: Welcome) -> Result<(), ConnectionError> {
         self.core.understands("welcome", &welcome.extensions)?;
         self.core.link.established(now, &mut self.core.timers);
+        // The server answers a Hello.
+        self.core.link.greeted();
         let version = self.core.link.version().unwrap_or_default();
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
@@ -412,10 +419,12 @@ impl Machine for ClientConnection {
         if self.state == State::Closed {
             return self.handle_closed(now, input);
         }
-        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
-        // not prevent the idle timeout, and a completed read would count as late.
         match input {
-            ClientInput::Time => {}
+            ClientInput::Time => self.expire(now),
+            ClientInput::Relieved if self.is_established() => {
+                self.core.link.sign_of_life(now, &mut self.core.timers);
+            }
+            ClientInput::Relieved => {}
             ClientInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ClientInput::Received(bytes) => {
                 self.core.link.push(bytes);
@@ -430,7 +439,6 @@ impl Machine for ClientConnection {
                 }
             }
         }
-        self.expire(now);
         self.settle(now);
         Ok(())
     }

@@ -20,12 +20,16 @@ use crate::timers::{Timer, Timers};
 /// Inputs of a connection whose driver has commands `C`.
 #[derive(Debug)]
 pub enum Input<'a, C> {
-    /// Time passed.
+    /// Time passed. Only this input makes deadlines expire, so that a late driver can first pass on what has arrived
+    /// before: bytes, completed reads, commands.
     Time,
     /// Bytes arrived on the control connection.
     Received(&'a [u8]),
     /// Bytes arrived on the control connection, and were appended to [`Machine::receive_buffer`].
     Buffered,
+    /// The control connection takes bytes again, after it had taken no more. So the peer's host has acknowledged
+    /// earlier ones.
+    Relieved,
     /// The control connection was lost: end of file, or an error.
     ControlLost(String),
     /// A command of the driver, or its report.
@@ -35,7 +39,8 @@ pub enum Input<'a, C> {
 /// Outputs of a connection, where `E` is the events of this end alone.
 #[derive(Debug)]
 pub enum Output<E> {
-    /// Write these bytes after all earlier ones.
+    /// Write these bytes after all earlier ones; if they are [urgent](Frame::urgent), before all frames that are not
+    /// begun.
     Transmit(Frame),
     /// A task of the lender's half.
     Lender(LenderTask),
@@ -185,6 +190,10 @@ impl<E> Core<E> {
             }
             Message::Borrower(message) => self.lender.receive(message)?,
             Message::Ping(nonce) => self.send(Message::Pong(nonce)),
+            Message::Pong(nonce) => {
+                self.link.pong(nonce, now, &mut self.timers);
+                return Ok(Some(Message::Pong(nonce)));
+            }
             other => return Ok(Some(other)),
         }
         Ok(None)

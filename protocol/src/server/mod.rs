@@ -138,8 +138,9 @@ struct Upload {
 ///
 /// # Timers
 /// [`Wait`](crate::connection::Output::Wait) has the earliest deadline and its [`Timer`](crate::Timer). At that time
-/// the driver calls `handle` with `Time`. A late call does no harm: the machine checks deadlines at every input, after
-/// the input itself.
+/// the driver calls `handle` with `Time`, after it has passed on everything that has arrived: bytes, completed reads,
+/// commands. No other input makes a deadline expire. Time in which the driver stood still must not count, or the peer
+/// seems to have been silent: see [`Input::Time`](crate::connection::Input::Time).
 #[derive(Debug)]
 pub struct ServerConnection {
     config: ServerConfig,
@@ -248,7 +249,7 @@ impl ServerConnection {
             return;
         }
         if self.state == State::Open {
-            self.core.link.restart_timers(now, &mut self.core.timers);
+            self.core.link.arrived(now, &mut self.core.timers);
         }
         while !self.is_ending() {
             match self.core.link.next() {
@@ -272,6 +273,17 @@ impl ServerConnection {
             }
             Message::Hello(hello) if self.state == State::AwaitingHello => return self.hello(now, hello),
             other if self.state != State::Open => return Err(unexpected(&other, self.state.name()).into()),
+            message => {
+                // The client sends nothing else before it has received the Welcome.
+                self.core.link.greeted();
+                self.open_message(now, message, payload)
+            }
+        }
+    }
+
+    /// Handles a message of a client that has received the Welcome.
+    fn open_message(&mut self, now: Timestamp, message: Message, payload: Bytes) -> Result<(), ConnectionError> {
+        match message {
             Message::Open(open) => return Ok(self.open(now, open)?),
             message if self.withdraws_upload(&message) => return Ok(()),
             message => match self.core.message(now, message, payload)? {
@@ -351,10 +363,12 @@ impl Machine for ServerConnection {
         if self.state == State::Closed {
             return self.handle_closed(now, input);
         }
-        // Inputs are processed before deadlines. Otherwise, after a stall of this host, unread bytes of the peer would
-        // not prevent the idle timeout or the expiry of a lease.
         match input {
-            ServerInput::Time => {}
+            ServerInput::Time => self.expire(now),
+            ServerInput::Relieved if self.state == State::Open => {
+                self.core.link.sign_of_life(now, &mut self.core.timers);
+            }
+            ServerInput::Relieved => {}
             ServerInput::ControlLost(reason) => self.end(ConnectionError::ControlLost(reason)),
             ServerInput::Received(bytes) => {
                 self.core.link.push(bytes);
@@ -369,7 +383,6 @@ impl Machine for ServerConnection {
                 }
             }
         }
-        self.expire(now);
         self.settle(now);
         self.close_when_drained();
         Ok(())

@@ -129,7 +129,7 @@ pub(crate) async fn serve<S: ControlIo>(
     refused: Option<String>,
     drain: watch::Receiver<bool>,
 ) -> ConnectionError {
-    let clock = Clock::new();
+    let mut clock = Clock::new();
     let (report, events) = mpsc::unbounded_channel();
     let (upload_report, upload_events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
@@ -210,7 +210,7 @@ impl<S: ControlIo> Session<S> {
             return Poll::Ready(Event::Query(stream, event));
         }
         self.query_events = 0;
-        // Sends batches, and detects a dead peer.
+        // Sends batches, waits for deadlines, and detects a dead peer.
         if let Poll::Ready(happened) = self.connection.poll_control(cx) {
             return Poll::Ready(Event::Connection(happened));
         }
@@ -223,10 +223,7 @@ impl<S: ControlIo> Session<S> {
         if let Poll::Ready(Some((stream, event))) = self.upload_events.poll_recv(cx) {
             return Poll::Ready(Event::Upload(stream, event));
         }
-        if let Poll::Ready(happened) = self.connection.poll_plane(cx) {
-            return Poll::Ready(Event::Connection(happened));
-        }
-        self.connection.poll_clock(cx).map(Event::Connection)
+        self.connection.poll_plane(cx).map(Event::Connection)
     }
 
     /// The next event of the query in this task, or of a spawned query.

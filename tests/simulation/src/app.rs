@@ -120,7 +120,8 @@ impl App {
         let asked = plans.into_iter().enumerate().map(|(at, plan)| app.query(connection, at, plan));
         let uploaded = offers.into_iter().map(|offer| app.upload(connection, offer));
         join(join_all(asked), join_all(uploaded)).await;
-        if !uploads_only && self.parts.percent(40) {
+        // Partitions have a time limit that counts the time in which a process stands still.
+        if !uploads_only && self.parts.percent(40) && !self.shared.options.stands_still() {
             let divided = self.plan_divided();
             self.divided(&client, divided).await;
         }
@@ -152,17 +153,17 @@ impl App {
             Ok(Err(error)) => return self.not_connected(&error),
             Err(late) => return self.not_connected(&late),
         };
-        let key = (io.local_addr().ok()?.ip(), Side::Client);
+        let end = (io.local_addr().ok()?, Side::Client);
         let dice = Dice::new(options.seed, u64::from(self.dice.within(0, u32::MAX)) | 1 << 40);
         let tap = Tap::new(self.shared.trace.clone(), options.upload_window);
         let entropy = u64::from(self.dice.within(0, u32::MAX)) << 32 | u64::from(self.index as u32);
         let io = self.shared.sockets(&self.who).open(io);
-        let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), key, Some(tap));
+        let wire = Wire::new(io, Arc::clone(&self.shared), options.client_wire, dice.clone(), end, Some(tap));
         let more = connector(wire, Arc::clone(&self.shared), dice);
         let connect = ConnectOptions::new("server")
             .with_connect_timeout(options.timeouts.handshake)
             .with_keepalive(options.timeouts.keepalive)
-            .with_idle_timeout(options.timeouts.idle)
+            .with_idle_timeout(options.client_idle)
             .with_read_timeout(options.read_timeout)
             .with_lend_from(LendFrom::Bytes(8 << 10))
             .with_max_upload_loans(options.max_loan_bytes)
@@ -185,7 +186,8 @@ impl App {
 
     fn not_connected(&self, why: &dyn fmt::Display) -> Option<Client> {
         self.shared.trace.line(&self.who, &format_args!("not connected: {why}"));
-        if self.shared.options.fault_free {
+        // A process that stood still is too late for the time limit of its connect.
+        if self.shared.options.fault_free && !self.shared.options.stands_still() {
             self.shared.trace.violation("fault-free runs go well", format!("{} could not connect: {why}", self.who));
         }
         None

@@ -14,6 +14,26 @@ pub enum Side {
     Client,
 }
 
+impl Side {
+    /// The side at the other end.
+    #[must_use]
+    pub fn other(self) -> Side {
+        match self {
+            Side::Server => Side::Client,
+            Side::Client => Side::Server,
+        }
+    }
+
+    /// The name in counts.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Server => "server",
+            Side::Client => "client",
+        }
+    }
+}
+
 /// The ends of all connections, which can be reset.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionEnds(Arc<Mutex<BTreeMap<(IpAddr, Side), ConnectionEnd>>>);

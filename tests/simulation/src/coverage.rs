@@ -5,7 +5,7 @@ use crate::options::Fault;
 use crate::trace::Counts;
 
 /// Kinds of events and their names, besides the names listed by enums.
-const EXPECTED: [(&str, &[&str]); 13] = [
+const EXPECTED: [(&str, &[&str]); 16] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
     ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
     (
@@ -20,6 +20,9 @@ const EXPECTED: [(&str, &[&str]); 13] = [
             "TooManyStreams",
         ],
     ),
+    ("flip", &["checksums of a frame", "lengths of a frame", "message", "payload", "preface"]),
+    ("flip found", &["at the client", "at the server"]),
+    ("half-dead link", &["noticed at the client", "noticed at the server"]),
     ("goodbye", &["IdleTimeout", "ShuttingDown", "TooManyConnections"]),
     ("lazy", &["ask failed", "asked", "dropped", "was here", "whole"]),
     ("lease", &["opened", "Released", "Revoked", "TornDown", "Withdrawn"]),
@@ -105,7 +108,7 @@ const TRANSITIONS: [&str; 31] = [
 #[must_use]
 pub fn missing(counts: &Counts) -> Vec<String> {
     let listed = EXPECTED.iter().flat_map(|(kind, names)| names.iter().map(|name| (*kind, (*name).to_owned())));
-    let faults = Fault::ALL.iter().map(|fault| ("fault", format!("{fault:?}")));
+    let faults = Fault::ALL.iter().chain(&Fault::HARMLESS).map(|fault| ("fault", format!("{fault:?}")));
     let (acts, lies) = hostile::names();
     let acts = acts.into_iter().map(|act| ("hostile client", act));
     let lies = lies.into_iter().map(|lie| ("hostile server", lie));

@@ -10,6 +10,13 @@ use thallus_protocol::LinkTimeouts;
 use crate::dice::Dice;
 use crate::scripts::Script;
 
+/// Idle timeout of most ends.
+const IDLE: Duration = Duration::from_millis(500);
+/// Idle timeout of an end that is patient.
+const PATIENT: Duration = Duration::from_secs(5);
+/// Time for which a link is dead in one direction: long enough for both ends to notice it.
+const HALF_DEAD: Duration = Duration::from_secs(8);
+
 /// A kind of fault. It happens to one client or to the server, at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -49,6 +56,10 @@ pub enum Fault {
     ClientClockJumps,
     /// The server's clock jumps forward.
     ServerClockJumps,
+    /// The client stands still for longer than its idle timeout, and its sockets fill. Then it continues.
+    ClientStandsStill,
+    /// The server stands still.
+    ServerStandsStill,
 }
 
 impl Fault {
@@ -56,7 +67,13 @@ impl Fault {
     pub const FENCING: [Fault; 5] =
         [Fault::OneWayToClient, Fault::Hold, Fault::Latency, Fault::ControlCutAtServer, Fault::Partition];
 
-    /// All faults.
+    /// Faults that a connection must survive.
+    pub const HARMLESS: [Fault; 2] = [Fault::ClientStandsStill, Fault::ServerStandsStill];
+
+    /// Faults of one direction of a link.
+    pub const ONE_WAY: [Fault; 2] = [Fault::OneWayToServer, Fault::OneWayToClient];
+
+    /// All other faults.
     pub const ALL: [Fault; 18] = [
         Fault::Partition,
         Fault::OneWayToServer,
@@ -90,6 +107,28 @@ pub struct TimedFault {
     pub client: usize,
     /// Duration of the fault, or distance of a clock's jump.
     pub duration: Duration,
+}
+
+impl TimedFault {
+    /// A link that is dead in one direction.
+    fn half_dead(dice: &mut Dice, clients: usize) -> Self {
+        TimedFault {
+            at: dice.millis(20, 400),
+            fault: dice.pick(&Fault::ONE_WAY),
+            client: dice.within(0, clients as u32 - 1) as usize,
+            duration: HALF_DEAD,
+        }
+    }
+
+    /// A process that stands still. The duration is that of its deafness before; see [`Options::still`].
+    fn harmless(dice: &mut Dice, clients: usize) -> Self {
+        TimedFault {
+            at: dice.millis(20, 700),
+            fault: dice.pick(&Fault::HARMLESS),
+            client: dice.within(0, clients as u32 - 1) as usize,
+            duration: dice.millis(10, 90),
+        }
+    }
 }
 
 /// Failure rates of a fabric's calls and completions: one in this number fails; 0: none.
@@ -206,8 +245,13 @@ pub struct Options {
     pub seed: u64,
     /// Kinds of streams.
     pub streams: Streams,
-    /// No faults are injected. Then every request must succeed.
+    /// No faults are injected, apart from [`Fault::HARMLESS`] ones. Then every request must succeed.
     pub fault_free: bool,
+    /// Time for which a process stands still. First its sockets are deaf for a short time while the others run, so that
+    /// the sockets fill. Then its clock jumps by this time.
+    pub still: Duration,
+    /// The only fault is a link that is dead in one direction for so long that both ends must notice it.
+    pub half_dead: bool,
     /// Number of clients.
     pub clients: usize,
     /// Rounds of queries of each client.
@@ -238,8 +282,10 @@ pub struct Options {
     pub max_loan_total: u64,
     /// Most connections at once.
     pub max_connections: usize,
-    /// Timeouts of control connections.
+    /// Timeouts of the server's ends of control connections.
     pub timeouts: LinkTimeouts,
+    /// Idle timeout of the clients' ends.
+    pub client_idle: Duration,
     /// Time after which the lender revokes a lease.
     pub lease_timeout: Duration,
     /// Time limit for the reads of one batch.
@@ -261,6 +307,12 @@ impl Options {
         self.streams == Streams::Uploads
     }
 
+    /// Whether processes stand still in this run, and nothing else happens.
+    #[must_use]
+    pub fn stands_still(&self) -> bool {
+        self.fault_free && !self.faults.is_empty()
+    }
+
     /// Whether the run has no uploads.
     #[must_use]
     pub fn queries_only(&self) -> bool {
@@ -272,9 +324,13 @@ impl Options {
     pub fn draw(seed: u64, streams: Streams) -> Self {
         let dice = &mut Dice::new(seed, 0);
         let fault_free = dice.percent(12);
+        // Separate, so that these do not change the other choices.
+        let liveness = &mut Dice::new(seed, 3);
+        let half_dead = !fault_free && liveness.percent(6);
+        let stands_still = fault_free && liveness.percent(60);
         let fencing = dice.pick(&[Fencing::Revocation, Fencing::LeaseWord, Fencing::LeaseWord]);
         let clients = dice.within(1, 3) as usize;
-        let stormy = |dice: &mut Dice, percent| !fault_free && dice.percent(percent);
+        let stormy = |dice: &mut Dice, percent| !fault_free && dice.percent(percent) && !half_dead;
         let network = SimOptions {
             fencing,
             exposes_ranges: fencing == Fencing::Revocation,
@@ -315,7 +371,7 @@ impl Options {
         let (server_faults, client_faults) = (wild(dice, 30), wild(dice, 50));
         let wire = |dice: &mut Dice| if stormy(dice, 40) { WireFaults::draw(dice) } else { WireFaults::default() };
         let (server_wire, client_wire) = (wire(dice), wire(dice));
-        let faults_end_at = dice.millis(800, 1800);
+        let faults_end_at = if half_dead { HALF_DEAD * 11 / 10 } else { dice.millis(800, 1800) };
         let number = if fault_free { 0 } else { dice.within(u32::from(fencing_profile), 4) };
         let mut faults: Vec<_> = (0..number)
             .map(|_| TimedFault {
@@ -325,11 +381,22 @@ impl Options {
                 duration: dice.millis(10, 700),
             })
             .collect();
+        if half_dead {
+            faults = vec![TimedFault::half_dead(liveness, clients)];
+        } else if stands_still {
+            faults.extend((0..liveness.within(1, 2)).map(|_| TimedFault::harmless(liveness, clients)));
+        }
         faults.sort_by_key(|timed| timed.at);
+        // One end of a half-dead link is patient, so that it keeps on sending pings for a long time.
+        let idle_timeouts = [(PATIENT, IDLE), (IDLE, PATIENT)];
+        let (idle, client_idle) = if half_dead { liveness.pick(&idle_timeouts) } else { (IDLE, IDLE) };
         Options {
             seed,
             streams,
             fault_free,
+            still: liveness.millis(600, 4000),
+            half_dead,
+            client_idle,
             clients,
             rounds: dice.within(1, 3),
             concurrency: if fencing_profile { 4 } else { dice.within(1, 4) },
@@ -348,7 +415,7 @@ impl Options {
             timeouts: LinkTimeouts {
                 handshake: Duration::from_millis(400),
                 keepalive: Duration::from_millis(150),
-                idle: Duration::from_millis(500),
+                idle,
             },
             lease_timeout: match (fault_free, fencing_profile) {
                 (true, _) => Duration::from_secs(60),

@@ -14,11 +14,14 @@ use tokio::sync::mpsc;
 
 use crate::connection_ends::ConnectionEnds;
 use crate::ledger::Ledger;
+use crate::links::{Links, Process};
 use crate::options::Options;
 use crate::scripts;
 use crate::sockets::Sockets;
 use crate::trace::Trace;
 
+/// Turns of all tasks of a process between its continuing and its look at the sockets.
+const TURNS: u32 = 4;
 /// Port of the server.
 pub const PORT: u16 = 7807;
 /// The fabric of a process, which fails by plan.
@@ -34,6 +37,8 @@ pub struct Shared {
     pub network: SimNetwork,
     /// The ends of the control connections.
     pub connection_ends: ConnectionEnds,
+    /// The control connections.
+    pub links: Links,
     /// The server's engine, which survives restarts of the server.
     pub engine: ScriptedEngine,
     /// Uploads of the clients.
@@ -44,6 +49,15 @@ pub struct Shared {
     state: Mutex<State>,
 }
 
+/// A jump of a process's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Jump {
+    /// Its distance.
+    pub by: Duration,
+    /// The process, if it has stood still meanwhile.
+    pub stood_still: Option<Process>,
+}
+
 /// The processes of the run.
 #[derive(Default)]
 pub struct State {
@@ -51,7 +65,7 @@ pub struct State {
     pub server_fabric: Option<Faulty>,
     /// Runtimes of the processes, by name. Their tasks must end.
     pub handles: BTreeMap<String, Handle>,
-    pub jumps: BTreeMap<String, mpsc::UnboundedSender<Duration>>,
+    pub jumps: BTreeMap<String, mpsc::UnboundedSender<Jump>>,
     pub client_fabrics: BTreeMap<usize, Faulty>,
     pub lives: BTreeMap<String, u64>,
     pub sockets: BTreeMap<String, Sockets>,
@@ -65,6 +79,7 @@ impl Shared {
             trace,
             network: SimNetwork::new(options.seed, options.network.clone()),
             connection_ends: ConnectionEnds::default(),
+            links: Links::default(),
             engine: scripts::engine(&options.scripts),
             ledger: Ledger::default(),
             uploads: AtomicU64::new(0),
@@ -123,9 +138,16 @@ impl Shared {
     /// Records the start of the process of this name. Returns the number of its starts so far.
     pub fn record_start(&self, name: &str) -> u64 {
         let (jump, mut jumps) = mpsc::unbounded_channel();
+        let links = self.links.clone();
         tokio::task::spawn_local(async move {
-            while let Some(by) = jumps.recv().await {
+            while let Some(Jump { by, stood_still }) = jumps.recv().await {
                 tokio::time::advance(by).await;
+                let Some(process) = stood_still else { continue };
+                // Timers wake their tasks before the runtime has looked at its sockets, as after a stop.
+                for _ in 0..TURNS {
+                    tokio::task::yield_now().await;
+                }
+                links.go_on(process);
             }
         });
         let mut state = self.lock();

@@ -29,6 +29,8 @@ struct Inner {
     events: u64,
     counts: Counts,
     failures: Vec<String>,
+    /// The connection that handles what it has read must end, for this reason.
+    must_end: Option<String>,
 }
 
 impl Trace {
@@ -81,6 +83,21 @@ impl Trace {
         let failure = scrub(&format!("{invariant}: {how}"));
         self.line("CHECK", &failure);
         self.lock().failures.push(failure);
+    }
+
+    /// The connection that handles bytes next must end, for this reason. `None`: it need not.
+    pub fn expect_end(&self, reason: Option<String>) {
+        self.lock().must_end = reason;
+    }
+
+    /// A connection has handled the bytes that it read.
+    fn received(&self, state: &str) {
+        let reason = self.lock().must_end.take();
+        if let Some(reason) = reason
+            && !["closing", "closed"].contains(&state)
+        {
+            self.violation("a flipped bit ends the connection at once", format!("{reason}, and it is {state}"));
+        }
     }
 
     /// The first violation.
@@ -147,6 +164,10 @@ impl Subscriber for LogRecorder {
         }
         let mut fields = LogFields::default();
         event.record(&mut fields);
+        if fields.message == "received" {
+            self.0.received(fields.state.as_deref().unwrap_or_default().trim_matches('"'));
+            return;
+        }
         let who = event.metadata().target().trim_start_matches("thallus_").split(':').next().unwrap_or_default();
         self.0.line(who, &fields.line);
         if fields.message == "state"
@@ -173,6 +194,7 @@ struct LogFields {
     end: Option<String>,
     from: Option<String>,
     to: Option<String>,
+    state: Option<String>,
 }
 
 impl Visit for LogFields {
@@ -183,6 +205,7 @@ impl Visit for LogFields {
             "end" => self.end = Some(text.clone()),
             "from" => self.from = Some(text.clone()),
             "to" => self.to = Some(text.clone()),
+            "state" => self.state = Some(text.clone()),
             _ => {}
         }
         // Writing to a string cannot fail.

@@ -1,7 +1,7 @@
 //! Control connections with faults: short reads and writes, delays, flipped bits, and a reset of one end.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -14,6 +14,8 @@ use turmoil::net::TcpStream;
 
 use crate::connection_ends::Side;
 use crate::dice::Dice;
+use crate::frames::{Frames, Piece};
+use crate::links::End;
 use crate::options::WireFaults;
 use crate::shared::{PORT, Shared};
 use crate::sockets::Socket;
@@ -25,44 +27,72 @@ pub struct Wire {
     faults: WireFaults,
     dice: Dice,
     shared: Arc<Shared>,
-    key: (IpAddr, Side),
+    end: End,
     resets_at_start: u64,
+    /// The position in the stream that this end writes.
+    frames: Frames,
+    /// Bytes that this end has read.
+    read: u64,
     waits: Option<Pin<Box<Sleep>>>,
     waited: bool,
     tap: Option<Tap>,
 }
 
 impl Wire {
-    /// Wraps a stream of the client whose address is in `key`.
+    /// Wraps a stream at one end.
     pub fn new(
         io: Socket,
         shared: Arc<Shared>,
         faults: WireFaults,
         dice: Dice,
-        key: (IpAddr, Side),
+        end: (SocketAddr, Side),
         tap: Option<Tap>,
     ) -> Self {
-        let resets_at_start = shared.connection_ends.resets(key);
-        Wire { io, faults, dice, shared, key, resets_at_start, waits: None, waited: false, tap }
+        let resets_at_start = shared.connection_ends.resets((end.0.ip(), end.1));
+        shared.links.open(end);
+        let frames = Frames::default();
+        Wire { io, faults, dice, shared, end, resets_at_start, frames, read: 0, waits: None, waited: false, tap }
     }
 
     fn faults(&self) -> WireFaults {
         if self.shared.is_healed() { WireFaults::default() } else { self.faults }
     }
 
-    /// In one write of `one_in`, returns the bytes with one bit flipped.
-    fn flip(&mut self, one_in: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+    /// In one write of `one_in`, returns the bytes with one bit flipped, the place of that byte, and its piece. Each
+    /// piece is as probable as another one, or nearly all flips would be in payloads.
+    fn flip(&mut self, one_in: u32, bytes: &[u8]) -> Option<(Vec<u8>, usize, Piece)> {
         if one_in == 0 || bytes.is_empty() || self.dice.within(1, one_in) != 1 {
             return None;
         }
         let mut flipped = bytes.to_vec();
-        let at = self.dice.within(0, u32::try_from(bytes.len() - 1).unwrap_or(u32::MAX)) as usize;
+        let piece = self.dice.pick(&self.frames.clone().advance(bytes));
+        let last = piece.place.len() - 1;
+        let at = piece.place.start + self.dice.within(0, u32::try_from(last).unwrap_or(u32::MAX)) as usize;
         flipped[at] ^= 1 << self.dice.within(0, 7);
-        Some(flipped)
+        Some((flipped, at, piece))
+    }
+
+    /// Counts bytes that were read. If they complete a damaged part, the machine must find that now.
+    fn has_read(&mut self, bytes: usize) {
+        let before = self.read;
+        self.read += bytes as u64;
+        let (client, side) = self.end;
+        let found_at = self.shared.links.flipped((client, side.other()));
+        if found_at.is_some_and(|at| before < at && at <= self.read) {
+            self.shared.trace.count("flip found", format!("at the {}", side.name()));
+            self.shared.trace.expect_end(Some(format!("the {} of {client} has read a flipped bit", side.name())));
+        }
+    }
+
+    /// Whether this end's process uses its sockets now.
+    fn is_awake(&self, cx: &Context<'_>) -> bool {
+        // The machine has handled what it read last.
+        self.shared.trace.expect_end(None);
+        !self.shared.links.stands_still(self.end, cx)
     }
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
-        if self.shared.connection_ends.is_reset(self.key, self.resets_at_start, cx) {
+        if self.shared.connection_ends.is_reset((self.end.0.ip(), self.end.1), self.resets_at_start, cx) {
             self.shared.trace.count("wire", "reset");
             return Err(io::ErrorKind::ConnectionReset.into());
         }
@@ -89,13 +119,21 @@ pub fn connector(
                 return Ok(first);
             }
             let io = TcpStream::connect(("server", PORT)).await?;
-            let key = (io.local_addr()?.ip(), Side::Client);
+            let end = (io.local_addr()?, Side::Client);
             let dice = Dice::new(shared.options.seed, u64::from(part) | 1 << 42);
             let tap = Tap::new(shared.trace.clone(), shared.options.upload_window);
             let faults = shared.options.client_wire;
-            Ok(Wire::new(sockets.open(io), shared, faults, dice, key, Some(tap)))
+            Ok(Wire::new(sockets.open(io), shared, faults, dice, end, Some(tap)))
         };
         connected.boxed()
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.shared.links.close(self.end) {
+            self.shared.trace.count("half-dead link", format!("noticed at the {}", self.end.1.name()));
+        }
     }
 }
 
@@ -103,6 +141,9 @@ impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         this.check(cx)?;
+        if !this.is_awake(cx) {
+            return Poll::Pending;
+        }
         if let Some(waits) = &mut this.waits {
             ready!(waits.as_mut().poll(cx));
             this.waits = None;
@@ -127,6 +168,7 @@ impl AsyncRead for Wire {
         if let Some(tap) = &mut this.tap {
             tap.received(part.filled());
         }
+        this.has_read(part.filled().len());
         buf.put_slice(part.filled());
         Poll::Ready(Ok(()))
     }
@@ -136,15 +178,21 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         this.check(cx)?;
+        if !this.is_awake(cx) {
+            return Poll::Pending;
+        }
         let faults = this.faults();
         let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
         let flipped = this.flip(faults.flip_one_in, &bytes[..most]);
-        let sent = flipped.as_deref().unwrap_or(&bytes[..most]);
+        let sent = flipped.as_ref().map_or(&bytes[..most], |(flipped, ..)| flipped);
         let written = ready!(this.io.with(|io| Pin::new(io).poll_write(cx, sent)))?;
-        if sent[..written] != bytes[..written] {
+        if let Some((_, _, piece)) = flipped.filter(|(_, at, _)| *at < written) {
             this.shared.trace.count("wire", "flipped bit");
+            this.shared.trace.count("flip", piece.part.name());
+            this.shared.links.flip(this.end, piece.found_at);
             this.shared.flip();
         }
+        this.frames.advance(&bytes[..written]);
         if written < bytes.len() {
             this.shared.trace.count("wire", "short write");
         }

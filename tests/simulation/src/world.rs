@@ -81,9 +81,9 @@ impl Listen for Port {
         self.accepted += 1;
         let options = &self.shared.options;
         let dice = Dice::new(options.seed, self.accepted | 1 << 41);
-        let key = (peer.ip(), Side::Server);
+        let end = (peer, Side::Server);
         let io = self.shared.sockets("server").open(stream);
-        let wire = Wire::new(io, Arc::clone(&self.shared), options.server_wire, dice, key, None);
+        let wire = Wire::new(io, Arc::clone(&self.shared), options.server_wire, dice, end, None);
         Ok((wire, peer.to_string()))
     }
 }

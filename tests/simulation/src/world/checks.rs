@@ -1,12 +1,18 @@
 //! Invariants that are checked after every step, and at the end of a run.
 
+use std::time::Duration;
+
 use thallus_fabric::STANDING_LEASE;
 use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
 
 use super::World;
+use crate::connection_ends::Side;
 use crate::hostile;
 use crate::shared::Faulty;
+
+/// Most time between the idle timeout of an end and the close of its socket. It waits a second for the peer to close.
+const SLACK: Duration = Duration::from_millis(1600);
 
 impl World {
     /// Advances the simulation by one step. `false` means that a check has failed.
@@ -17,7 +23,18 @@ impl World {
         self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.collect_network_events();
         self.shared.collect_uploads();
+        self.check_half_dead_link();
         self.shared.trace.failure().is_none()
+    }
+
+    /// Both ends of a link that is dead in one direction must end their connections after their idle timeouts.
+    fn check_half_dead_link(&self) {
+        let options = &self.shared.options;
+        let limit = |side| SLACK + if side == Side::Server { options.timeouts.idle } else { options.client_idle };
+        if let Some(((client, side), age)) = self.shared.links.unnoticed(self.sim.elapsed(), limit) {
+            let how = format!("the {} of {client} holds its connection since {age:?}", side.name());
+            self.shared.trace.violation("both ends notice a half-dead link", how);
+        }
     }
 
     /// Records and checks the network events since the last call.

@@ -7,7 +7,9 @@ use turmoil::Sim;
 
 use super::{World, client_name, process_ends};
 use crate::connection_ends::Side;
+use crate::links::Process;
 use crate::options::{Fault, TimedFault};
+use crate::shared::Jump;
 
 impl World {
     /// Starts the faults that are due, and ends those whose time is over.
@@ -48,6 +50,9 @@ impl World {
         let name = client_name(client);
         let ip = self.sim.lookup(name.as_str());
         let network = self.shared.network.clone();
+        if self.shared.options.half_dead {
+            self.shared.links.dies_half(ip, self.sim.elapsed());
+        }
         match fault {
             Fault::Partition => self.sim.partition(name.as_str(), "server"),
             Fault::OneWayToServer => self.sim.partition_oneway(name.as_str(), "server"),
@@ -108,12 +113,25 @@ impl World {
                 }
             }
             Fault::ClientClockJumps | Fault::ServerClockJumps => {
-                let who = if fault == Fault::ClientClockJumps { name } else { "server".to_owned() };
-                if let Some(jumps) = self.shared.lock().jumps.get(&who) {
-                    // The process may be down, and its clock with it.
-                    let _down = jumps.send(duration);
-                }
+                let who = if fault == Fault::ClientClockJumps { &name } else { "server" };
+                // The process may be down, and its clock with it.
+                let _down = self.jump(who, Jump { by: duration, stood_still: None });
             }
+            Fault::ClientStandsStill => self.shared.links.stand_still(Process::Client(ip)),
+            Fault::ServerStandsStill => self.shared.links.stand_still(Process::Server),
+        }
+    }
+
+    /// Lets the clock of a process jump. Whether the process is there.
+    fn jump(&self, who: &str, jump: Jump) -> bool {
+        self.shared.lock().jumps.get(who).is_some_and(|jumps| jumps.send(jump).is_ok())
+    }
+
+    /// A process has stood still. It continues, and for it all this time has passed at once.
+    fn go_on(&self, who: &str, process: Process) {
+        let jump = Jump { by: self.shared.options.still, stood_still: Some(process) };
+        if !self.jump(who, jump) {
+            self.shared.links.go_on(process);
         }
     }
 
@@ -153,8 +171,19 @@ impl World {
             Fault::Partition | Fault::ControlCutAtServer | Fault::ControlCutAtClient => {
                 self.sim.repair(name.as_str(), "server")
             }
-            Fault::OneWayToServer => self.sim.repair_oneway(name.as_str(), "server"),
-            Fault::OneWayToClient => self.sim.repair_oneway("server", name.as_str()),
+            Fault::OneWayToServer => {
+                self.shared.links.is_repaired();
+                self.sim.repair_oneway(name.as_str(), "server");
+            }
+            Fault::OneWayToClient => {
+                self.shared.links.is_repaired();
+                self.sim.repair_oneway("server", name.as_str());
+            }
+            Fault::ClientStandsStill => {
+                let ip = self.sim.lookup(name.as_str());
+                self.go_on(&name, Process::Client(ip));
+            }
+            Fault::ServerStandsStill => self.go_on("server", Process::Server),
             Fault::Hold => self.sim.release(name.as_str(), "server"),
             Fault::Latency => {
                 self.sim.set_link_max_message_latency(name.as_str(), "server", self.shared.options.latency.1)
