@@ -143,6 +143,9 @@ pub struct Frame {
     pub head: Bytes,
     /// Bytes that follow the head. Often empty.
     pub payload: Bytes,
+    /// Whether the payload is a piece of a batch. Credit bounds the batches that wait to be written, and nothing bounds
+    /// other messages, such as the answers to a peer that does not read.
+    pub is_batch: bool,
 }
 
 impl Frame {
@@ -264,7 +267,7 @@ pub(crate) fn encode_checked<M: Serialize>(
         let checksum = header_checksum(&head);
         head[HEADER_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     }
-    Ok(Frame { head: head.into(), payload })
+    Ok(Frame { head: head.into(), payload, is_batch: false })
 }
 
 /// Bytes of a message in a frame, without its payload.
@@ -299,6 +302,17 @@ impl Decoder {
     #[must_use]
     pub fn new(limits: FrameLimits) -> Self {
         Decoder { buffer: BytesMut::new(), limits, preface_seen: false, verifies: true, failed: None }
+    }
+
+    /// Sets the largest frame that is accepted from now on.
+    pub fn set_limits(&mut self, limits: FrameLimits) {
+        self.limits = limits;
+    }
+
+    /// Bytes of memory that the decoder keeps for a frame that has not arrived completely.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Sets whether the checksums of frames are verified.

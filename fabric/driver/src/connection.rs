@@ -9,6 +9,7 @@ use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::{ApiMisuse, ConnectionError};
 use tracing::{error, trace};
 
+use crate::budget::PeerBudget;
 use crate::clock::Clock;
 use crate::control::{Control, ControlEvent, ControlIo};
 use crate::plane::{Plane, PlaneEvent, Proof};
@@ -53,9 +54,9 @@ pub struct Connection<M, S> {
 
 impl<M: Machine, S: ControlIo> Connection<M, S> {
     /// A connection over a connected byte stream. `clock` must be the clock that gave the machine its start time.
-    pub fn new(end: &'static str, machine: M, clock: Clock, io: S) -> Self {
+    pub fn new(end: &'static str, machine: M, clock: Clock, io: S, budget: PeerBudget) -> Self {
         let state = machine.state_names();
-        Connection { machine, clock, control: Control::new(io), plane: None, end, state }
+        Connection { machine, clock, control: Control::new(io, budget), plane: None, end, state }
     }
 
     /// The machine.
@@ -68,9 +69,14 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         self.clock.now()
     }
 
-    /// Bytes queued for the peer and not yet written.
-    pub fn backlog(&self) -> usize {
-        self.control.backlog()
+    /// Whether the peer reads fast enough that further batches may be requested for it.
+    pub fn may_request_batches(&self) -> bool {
+        self.control.has_room()
+    }
+
+    /// Bytes of memory that the peer makes this connection keep, besides batches on loan.
+    pub fn held_bytes(&self) -> u64 {
+        self.machine.held_bytes().saturating_add(self.control.unsent_bytes() as u64)
     }
 
     /// Writes queued bytes, and reads the bytes that have arrived.

@@ -10,6 +10,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use thallus_protocol::codec::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::budget::PeerBudget;
+
 /// A byte stream that can carry a control connection: TCP, a simulated TCP, or later TLS.
 pub trait ControlIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
@@ -19,9 +21,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ControlIo for T {}
 const MAX_READ: usize = 256 * 1024;
 /// Maximum number of frames in one write call.
 const SLICES: usize = 64;
-/// With more unwritten bytes than this, the connection reads nothing more. This stops a peer that sends requests and
-/// never reads the answers.
-const BACKLOG: usize = 256 << 20;
+/// Memory that a queued part takes besides its bytes: its place in the queue, and its allocations.
+const PART_OVERHEAD: usize = 128;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The result of [`Control::poll`].
@@ -33,36 +34,57 @@ pub enum ControlEvent {
     Disconnected(String),
 }
 
+/// Bytes that wait to be written: a message, or a piece of a batch.
+#[derive(Debug)]
+struct Part {
+    bytes: Bytes,
+    /// Memory that the part takes until its last byte is written.
+    memory: usize,
+    is_batch: bool,
+}
+
 /// A control connection with its queue of unwritten bytes.
 #[derive(Debug)]
 pub struct Control<S> {
     io: S,
-    queue: VecDeque<Bytes>,
-    backlog: usize,
+    queue: VecDeque<Part>,
+    budget: PeerBudget,
+    /// Memory of all parts in the queue, in bytes.
+    unsent: usize,
+    /// Memory of the parts that are no pieces of batches, in bytes.
+    unsent_messages: usize,
     /// [`ControlEvent::Disconnected`] has been reported.
     lost: bool,
 }
 
 impl<S: ControlIo> Control<S> {
     /// A control connection over a connected byte stream.
-    pub fn new(io: S) -> Self {
-        Control { io, queue: VecDeque::new(), backlog: 0, lost: false }
+    pub fn new(io: S, budget: PeerBudget) -> Self {
+        Control { io, queue: VecDeque::new(), budget, unsent: 0, unsent_messages: 0, lost: false }
     }
 
     /// Queues a frame. The next polls write it.
     pub fn send(&mut self, frame: Frame) {
-        for part in [frame.head, frame.payload] {
-            if !part.is_empty() {
-                self.backlog += part.len();
-                self.queue.push_back(part);
+        for (bytes, is_batch) in [(frame.head, false), (frame.payload, frame.is_batch)] {
+            if !bytes.is_empty() {
+                let memory = bytes.len() + PART_OVERHEAD;
+                self.unsent += memory;
+                self.unsent_messages += if is_batch { 0 } else { memory };
+                self.queue.push_back(Part { bytes, memory, is_batch });
             }
         }
     }
 
-    /// Bytes queued and not yet written.
+    /// Memory of everything that waits to be written, in bytes.
     #[must_use]
-    pub fn backlog(&self) -> usize {
-        self.backlog
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent
+    }
+
+    /// Whether the queue has room for further batches.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.unsent <= self.budget.unsent
     }
 
     /// Writes queued bytes, and appends the bytes that have arrived to `into`. The loss of a connection is reported
@@ -81,7 +103,8 @@ impl<S: ControlIo> Control<S> {
         if let Poll::Ready(Err(error)) = self.poll_write(cx) {
             return Poll::Ready(ControlEvent::Disconnected(error.to_string()));
         }
-        if self.backlog > BACKLOG {
+        if self.unsent_messages > self.budget.messages {
+            // The writer wakes this task once the peer has read something.
             return Poll::Pending;
         }
         match ready!(read_to(&mut self.io, cx, into)) {
@@ -96,7 +119,7 @@ impl<S: ControlIo> Control<S> {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut used = 0;
             for (slice, part) in slices.iter_mut().zip(&self.queue) {
-                *slice = IoSlice::new(part);
+                *slice = IoSlice::new(&part.bytes);
                 used += 1;
             }
             let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..used]))?;
@@ -109,13 +132,14 @@ impl<S: ControlIo> Control<S> {
     }
 
     fn written(&mut self, mut bytes: usize) {
-        self.backlog -= bytes;
         while let Some(front) = self.queue.front_mut() {
-            if bytes < front.len() {
-                front.advance(bytes);
+            if bytes < front.bytes.len() {
+                front.bytes.advance(bytes);
                 return;
             }
-            bytes -= front.len();
+            bytes -= front.bytes.len();
+            self.unsent -= front.memory;
+            self.unsent_messages -= if front.is_batch { 0 } else { front.memory };
             self.queue.pop_front();
         }
     }
@@ -148,12 +172,13 @@ mod tests {
     #[tokio::test]
     async fn frames_go_out_whole_and_in_order_through_a_narrow_pipe() {
         let (ours, mut theirs) = tokio::io::duplex(7);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         let mut expected = Vec::new();
         for i in 0..200_u8 {
             let frame = Frame {
                 head: Bytes::from(vec![i; usize::from(i % 11)]),
                 payload: Bytes::from(vec![i; usize::from(i % 3)]),
+                is_batch: i % 2 == 0,
             };
             expected.extend_from_slice(&frame.head);
             expected.extend_from_slice(&frame.payload);
@@ -170,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn the_peer_s_close_is_reported_after_its_last_bytes() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         theirs.write_all(b"bye").await.unwrap();
         drop(theirs);
         let mut buffer = BytesMut::new();
@@ -184,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_connection_keeps_nobody_busy() {
         let (ours, theirs) = tokio::io::duplex(64);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         drop(theirs);
         let mut buffer = BytesMut::new();
         let first = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;

@@ -276,6 +276,7 @@ impl ClientConnection {
     fn welcome(&mut self, now: Timestamp, welcome: Welcome) -> Result<(), ConnectionError> {
         self.core.understands("welcome", &welcome.extensions)?;
         self.core.link.established(now, &mut self.core.timers);
+        self.core.link.accept_payloads();
         let version = self.core.link.version().unwrap_or_default();
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
@@ -441,6 +442,10 @@ impl Machine for ClientConnection {
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.core.held_bytes()
     }
 
     /// The second is the data plane on which this end borrows.
