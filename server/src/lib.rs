@@ -9,6 +9,7 @@
 pub mod catalog;
 pub mod config;
 pub mod engine;
+mod entrance;
 pub mod fabrics;
 #[cfg(feature = "registered-heap")]
 pub mod heap;
@@ -18,6 +19,7 @@ mod trimming;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
 pub use session::GroupLimits;
+pub use thallus_driver::PeerBudget;
 
 /// The examples of README.md compile.
 #[cfg(doctest)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use thallus_driver::{ControlIo, LoanBudget, LoanPool};
+use thallus_driver::{ControlIo, LoanBudget, LoanPool, PeerBudget};
 use thallus_fabric::Fabric;
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
@@ -25,12 +25,15 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::config::ServerConfig;
 use crate::engine::Engine;
+use crate::entrance::Entrance;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
 use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
+/// Why a connection without a hello was closed by this end before its time.
+pub(crate) const DISPLACED: &str = "it sent no hello, and made room for a newer connection";
 /// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Time for connections to close, after the drain timeout.
@@ -91,12 +94,14 @@ impl Fabrics {
 pub struct Settings {
     /// Name of the server, sent to clients.
     pub name: String,
-    /// Most connections at a time.
+    /// Most connections at a time that have sent their hello. As many more, and at least 64, may be without one.
     pub max_connections: usize,
     /// Most bytes on loan at a time, to all clients over all fabrics.
     pub max_loan_bytes_total: u64,
     /// Limits of one client.
     pub limits: ServerLimits,
+    /// Limits of the bytes that wait to be written to one client.
+    pub budget_of_peer: PeerBudget,
     /// Limits of queries in partitions.
     pub groups: GroupLimits,
     /// Longest control message, in bytes.
@@ -157,6 +162,7 @@ impl Settings {
                 max_loan_bytes: limits.max_bytes_on_loan_per_connection.bytes(),
                 max_sql_bytes: at_most(config.engine.max_sql_bytes.bytes()),
             },
+            budget_of_peer: PeerBudget::SERVER,
             groups: GroupLimits {
                 max_groups: limits.max_partitioned_queries,
                 max_partitions: limits.max_partitions,
@@ -216,6 +222,7 @@ pub struct Server {
     fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
+    entrance: Arc<Entrance>,
     trimming: Arc<Trimming>,
     drain: Arc<watch::Sender<bool>>,
 }
@@ -247,8 +254,11 @@ impl Server {
                 orphans: OrphanedLoans::new(settings.presence),
                 page_faults: settings.page_faults,
                 let_go,
+                held: Arc::default(),
+                budget_of_peer: settings.budget_of_peer,
             }),
             fabrics: counted.into(),
+            entrance: Entrance::new(settings.max_connections),
             settings: Arc::new(settings),
             connections,
             trimming,
@@ -289,6 +299,13 @@ impl Server {
         self.shared.budget.bytes_on_loan()
     }
 
+    /// Bytes of memory that the client of each connection makes the server keep, besides batches on loan: batches that
+    /// wait for credit, messages and batches that the client has not read, and messages that have arrived in part.
+    #[must_use]
+    pub fn held_bytes(&self) -> Vec<u64> {
+        self.shared.held.by_connection()
+    }
+
     /// Accepts no more work: running queries complete within the drain timeout, and connections close.
     pub fn drain(&self) {
         self.drain.send_replace(true);
@@ -296,16 +313,19 @@ impl Server {
 
     /// Serves one connection until it ends.
     pub async fn handle<S: ControlIo>(&self, io: S) -> ConnectionError {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
         self.trimming.start();
-        let limit = self.settings.max_connections;
-        let refused =
-            (before >= limit).then(|| format!("the server serves {limit} connections at most; try again later"));
-        if let Some(message) = &refused {
-            warn!(%message, "connection refused");
+        let newcomer = self.entrance.enter();
+        let displaced = newcomer.displaced();
+        tokio::select! {
+            biased;
+            // Before its hello a connection has nothing that must be ended in order.
+            () = displaced.notified() => ConnectionError::ControlLost(DISPLACED.into()),
+            ended = serve(
+                Arc::clone(&self.shared), io, (self.settings.entropy)(), newcomer, self.drain.subscribe(),
+            ) => ended,
         }
-        serve(Arc::clone(&self.shared), io, (self.settings.entropy)(), refused, self.drain.subscribe()).await
     }
 
     /// Accepts connections until [`Server::drain`], then waits for them to end.
