@@ -217,4 +217,37 @@ mod tests {
         let idle = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
         assert!(idle);
     }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_messages_is_not_read_either() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours, PeerBudget { messages: 4000, unsent: 10_000 });
+        theirs.write_all(b"a").await.unwrap();
+        let mut buffer = BytesMut::new();
+        let send = |control: &mut Control<_>, len, is_batch| {
+            let payload = Bytes::from(vec![0; len]);
+            control.send(Frame { head: Bytes::from_static(b"h"), payload, is_batch });
+        };
+        // A piece of a batch does not count as a message.
+        send(&mut control, 3000, true);
+        send(&mut control, 3000, true);
+        assert_eq!((control.has_room(), control.unsent_bytes()), (true, 6000 + 2 + 4 * PART_OVERHEAD));
+        assert_eq!(std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await, ControlEvent::Received);
+        theirs.write_all(b"b").await.unwrap();
+        send(&mut control, 3800, false);
+        assert!(!control.has_room());
+        let is_pending = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+        assert!(is_pending && buffer == b"a"[..]);
+        let reader = tokio::spawn(async move {
+            let mut all = vec![0; 9803];
+            theirs.read_exact(&mut all).await.map(|_| theirs)
+        });
+        assert_eq!(std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await, ControlEvent::Received);
+        while control.unsent_bytes() > 0 {
+            let _none = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+            tokio::task::yield_now().await;
+        }
+        drop(reader.await.unwrap().unwrap());
+        assert!(control.has_room() && control.unsent_messages == 0 && buffer == b"ab"[..]);
+    }
 }

@@ -1,11 +1,14 @@
 //! Invariants that are checked after every step, and at the end of a run.
 
+use std::sync::atomic::Ordering;
+
 use thallus_fabric::STANDING_LEASE;
 use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
 
 use super::World;
 use crate::hostile;
+use crate::scripts::UNPAID;
 use crate::shared::Faulty;
 
 impl World {
@@ -17,7 +20,22 @@ impl World {
         self.shared.trace.set_now(u64::try_from(self.sim.elapsed().as_millis()).unwrap_or(u64::MAX));
         self.collect_network_events();
         self.shared.collect_uploads();
+        self.check_memory();
         self.shared.trace.failure().is_none()
+    }
+
+    /// Checks the memory that the server keeps for each client.
+    fn check_memory(&self) {
+        let trace = &self.shared.trace;
+        if self.shared.unpaid_batches.load(Ordering::Relaxed) > 0 {
+            trace.violation("no batch is made before the first credit", UNPAID);
+        }
+        let limit = self.shared.options.most_held_bytes();
+        let server = self.shared.lock().server.clone();
+        let most = server.and_then(|server| server.held_bytes().into_iter().max()).unwrap_or(0);
+        if most > limit {
+            trace.violation("bytes kept for one client <= limit", format!("{most} > {limit}"));
+        }
     }
 
     /// Records and checks the network events since the last call.
