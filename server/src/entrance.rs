@@ -1,5 +1,5 @@
 //! Connections before and after their hello. A connection without a hello costs its peer nothing, so such connections
-//! must not take the places of clients: they have a limit of their own, and the oldest of them makes room for a new one.
+//! must not take the places of clients: they have their own limit, and the oldest of them makes room for a new one.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

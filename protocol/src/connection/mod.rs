@@ -73,8 +73,8 @@ pub trait Machine {
     /// The buffer to append bytes of the control connection to, before [`Input::Buffered`].
     fn receive_buffer(&mut self) -> &mut BytesMut;
 
-    /// Bytes of memory that the peer makes this machine keep, besides batches on loan: batches that wait for credit, and
-    /// a frame that has not arrived completely.
+    /// Bytes of memory that the peer makes this machine keep, besides batches on loan: batches that wait for credit,
+    /// and a frame that has not arrived completely.
     fn held_bytes(&self) -> u64;
 
     /// Names of the states of the connection and of its data plane, for traces.

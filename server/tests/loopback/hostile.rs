@@ -113,7 +113,7 @@ fn a_client_that_does_not_read_is_not_read_either() {
 
 /// The same with requests that are refused, and whose answers are longer than they are.
 #[test]
-fn refusals_that_nobody_reads_are_bounded() {
+fn unread_refusals_are_bounded() {
     block_on(async {
         let world = World::over_with(engine(), None, |settings| settings.limits.max_streams = 1);
         let mut raw = Raw::new(&world).await;
@@ -129,9 +129,9 @@ fn refusals_that_nobody_reads_are_bounded() {
     });
 }
 
-/// Inline batches that nobody reads take 16 MiB, and one more batch of each query.
+/// Inline batches that a client does not read take 16 MiB, and one more batch of each query.
 #[test]
-fn inline_results_that_nobody_reads_are_bounded() {
+fn unread_inline_results_are_bounded() {
     block_on(async {
         let world = World::over(engine(), None);
         let mut raw = Raw::new(&world).await;

@@ -257,13 +257,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// Limits of the bytes that wait to be written to one client: so small that a hostile client reaches them in a short
-    /// run.
+    /// Limits of the bytes that wait to be written to one client: so small that a hostile client reaches them in a
+    /// short run.
     pub const BUDGET: PeerBudget = PeerBudget { messages: 64 << 10, unsent: 256 << 10 };
 
     /// Most bytes that the server may keep for one client, besides batches on loan: batches that wait for credit, bytes
-    /// that wait to be written, and up to 1.25 MiB for the answers to one more read, one more batch of each query, and a
-    /// message that has arrived in part.
+    /// that wait to be written, and up to 1.25 MiB for the answers to one more read, one more batch of each query, and
+    /// a message that has arrived in part.
     #[must_use]
     pub fn most_held_bytes(&self) -> u64 {
         batch_cost(self.max_loan_bytes) + Self::BUDGET.unsent as u64 + (1 << 20) + (1 << 18)
