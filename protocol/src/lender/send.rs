@@ -129,7 +129,6 @@ impl Lender {
                 if let Some(open) = self.streams.get_mut(&stream) {
                     open.handed_over(Some(Pending::Lent(loan)), rows, now);
                 }
-                self.limit_waiting(stream);
             }
         }
         Ok(())
@@ -166,7 +165,6 @@ impl Lender {
                 self.too_large(stream, bytes);
             } else {
                 open.handed_over(Some(Pending::Inline(ipc)), rows, now);
-                self.limit_waiting(stream);
             }
         }
         Ok(())

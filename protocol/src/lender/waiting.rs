@@ -1,10 +1,9 @@
 //! The bound on batches that wait for credit. Such a batch occupies memory of the lender, and only the borrower can end
-//! its wait. So without a bound, a borrower that requests and never grants would fill the lender's memory.
+//! its wait. A stream has at most one: a borrower learns from it how much credit a batch needs. A borrower that has
+//! granted nothing gets none, and a connection whose waiting batches use up the limit of bytes on loan gets no more.
 
 use super::Lender;
-use crate::codes::StreamCode;
 use crate::ids::StreamId;
-use crate::message::Failure;
 
 impl Lender {
     /// Bytes of batches that wait for credit.
@@ -16,28 +15,15 @@ impl Lender {
     /// Whether the next batch of a stream may be prepared: its credit suffices for a batch as large as the largest so
     /// far, or it is the one batch that a stream may have ready before its credit. No batch is prepared before the
     /// first credit, and none without credit while the waiting batches use up the limit.
+    ///
+    /// A batch may be larger than all before it, so the waiting batches may exceed the limit by one batch of each
+    /// stream. A stream does not fail for that: an honest borrower grants the credit as soon as it is requested.
     pub(super) fn may_prepare(&self, stream: StreamId) -> bool {
         let Some(open) = self.streams.get(&stream) else { return false };
         if open.has_credit_for(1) {
             return true;
         }
         open.credit.granted() > 0 && self.waiting_bytes().saturating_add(open.largest_cost) <= self.max_credit()
-    }
-
-    /// Ends a stream whose new batch has to wait for credit, if all waiting batches together exceed the limit. Streams
-    /// whose batches keep their size do not get here: see [`Lender::may_prepare`].
-    pub(super) fn limit_waiting(&mut self, stream: StreamId) {
-        let cost = self.streams.get(&stream).map_or(0, |open| open.waiting_cost());
-        let (waiting, limit) = (self.waiting_bytes(), self.max_credit());
-        if cost == 0 || waiting <= limit {
-            return;
-        }
-        let message = format!(
-            "{waiting} bytes of batches wait for credit on this connection, the limit is {limit} bytes; read the other \
-             streams first, run fewer on a connection, or raise the lender's limit of bytes on loan \
-             (limits.max_bytes_on_loan_per_connection at a server, max_upload_loans at a client)"
-        );
-        self.stop(stream, Failure::new(StreamCode::ResourcesExhausted, message));
     }
 }
 
@@ -90,9 +76,6 @@ mod tests {
     fn outputs(lender: &mut Lender) -> Vec<String> {
         let short = |output| match output {
             LenderOutput::Send(FromLender::CreditWanted { stream, bytes }, _) => format!("{} wants {bytes}", stream.0),
-            LenderOutput::Send(FromLender::Failed { stream, failure, .. }, _) => {
-                format!("{} fails: {:?}", stream.0, failure.code)
-            }
             LenderOutput::Send(message, _) => message.name().to_owned(),
             LenderOutput::Task(LenderTask::Pull { stream, ahead, .. }) => format!("pull {} {ahead}", stream.0),
             LenderOutput::Task(_) => "task".to_owned(),
@@ -118,24 +101,6 @@ mod tests {
             batch(&mut lender, 1, 100);
             assert_eq!(outputs(&mut lender), ["inline".to_owned(), format!("pull 1 {ahead}")]);
         }
-    }
-
-    #[test]
-    fn batches_that_wait_for_credit_are_bounded() {
-        let mut lender = lender(3, 257);
-        outputs(&mut lender);
-        batch(&mut lender, 1, 600);
-        batch(&mut lender, 2, 100);
-        assert_eq!(outputs(&mut lender), ["1 wants 856", "2 wants 356"]);
-        assert_eq!(lender.waiting_bytes(), 1212);
-        batch(&mut lender, 3, 100);
-        assert_eq!(outputs(&mut lender), ["task", "3 fails: ResourcesExhausted"]);
-        assert_eq!(lender.waiting_bytes(), 1212);
-        // The other streams continue.
-        grant(&mut lender, 2, 357);
-        assert_eq!(outputs(&mut lender), ["inline", "pull 2 false"], "856 + 356 bytes are within the limit");
-        batch(&mut lender, 2, 390);
-        assert_eq!(outputs(&mut lender), ["task", "2 fails: ResourcesExhausted"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use thallus_protocol::credit::batch_cost;
 use thallus_server::PeerBudget;
 
 use crate::dice::Dice;
-use crate::scripts::Script;
+use crate::scripts::{LARGE_BYTES, Script};
 
 /// A kind of fault. It happens to one client or to the server, at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -261,12 +261,13 @@ impl Options {
     /// short run.
     pub const BUDGET: PeerBudget = PeerBudget { messages: 64 << 10, unsent: 256 << 10 };
 
-    /// Most bytes that the server may keep for one client, besides batches on loan: batches that wait for credit, bytes
-    /// that wait to be written, and up to 1.25 MiB for the answers to one more read, one more batch of each query, and
-    /// a message that has arrived in part.
+    /// Most bytes that the server may keep for one client, besides batches on loan: one batch of each query that waits
+    /// for credit, bytes that wait to be written, and up to 1.25 MiB for the answers to one more read, the batches that
+    /// were requested before, and a message that has arrived in part.
     #[must_use]
     pub fn most_held_bytes(&self) -> u64 {
-        batch_cost(self.max_loan_bytes) + Self::BUDGET.unsent as u64 + (1 << 20) + (1 << 18)
+        let waiting = u64::from(self.max_streams) * batch_cost(LARGE_BYTES);
+        waiting + Self::BUDGET.unsent as u64 + (1 << 20) + (1 << 18)
     }
 
     /// Whether the run has no queries.

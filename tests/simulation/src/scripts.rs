@@ -175,6 +175,8 @@ pub const UNPAID: &str = "endless, without credit";
 pub const LARGE: &str = "endless, large";
 /// Rows of each batch of [`LARGE`]: less than the least limit of bytes on loan.
 const LARGE_ROWS: usize = 2000;
+/// Most bytes of a batch of [`LARGE`], the largest batches of all.
+pub const LARGE_BYTES: u64 = 256_000;
 
 /// The behaviour of a table for uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
