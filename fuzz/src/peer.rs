@@ -171,7 +171,7 @@ impl<M: Machine> Peer<M> {
 
     fn lender_task(&mut self, task: LenderTask) {
         match task {
-            LenderTask::Pull { stream, lend_from } => self.pulled.push_back((stream, lend_from.is_some())),
+            LenderTask::Pull { stream, lend_from, .. } => self.pulled.push_back((stream, lend_from.is_some())),
             LenderTask::Stop { .. } => {}
             LenderTask::OpenLease { lease, word } => {
                 let (len, opened) = self.loans.get_mut(&lease).expect("a lease that was lent");

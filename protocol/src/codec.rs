@@ -146,6 +146,9 @@ pub struct Frame {
     /// Whether the frame goes before all frames that are queued and not begun. So a peer that is sent a lot of data
     /// still receives pings and pongs at once.
     pub urgent: bool,
+    /// Whether the payload is a piece of a batch. Credit bounds the batches that wait to be written, and nothing bounds
+    /// other messages, such as the answers to a peer that does not read.
+    pub is_batch: bool,
 }
 
 impl Frame {
@@ -267,7 +270,7 @@ pub(crate) fn encode_checked<M: Serialize>(
         let checksum = header_checksum(&head);
         head[HEADER_CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     }
-    Ok(Frame { head: head.into(), payload, urgent: false })
+    Ok(Frame { head: head.into(), payload, urgent: false, is_batch: false })
 }
 
 /// Bytes of a message in a frame, without its payload.
@@ -302,6 +305,17 @@ impl Decoder {
     #[must_use]
     pub fn new(limits: FrameLimits) -> Self {
         Decoder { buffer: BytesMut::new(), limits, preface_seen: false, verifies: true, failed: None }
+    }
+
+    /// Sets the largest frame that is accepted from now on.
+    pub fn set_limits(&mut self, limits: FrameLimits) {
+        self.limits = limits;
+    }
+
+    /// Bytes of memory that the decoder keeps for a frame that has not arrived completely.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Sets whether the checksums of frames are verified.

@@ -88,7 +88,8 @@ impl Link {
         timers.set(Timer::Handshake, now + timeouts.handshake);
         let features = if checksum { FEATURES } else { FEATURES & !FEATURE_CHECKSUM };
         let preface = Preface { versions: VERSIONS, features }.encode();
-        let decoder = Decoder::new(limits);
+        // A hello and a welcome are short. A peer that has not sent one costs no more memory than that.
+        let decoder = Decoder::new(LEAST);
         let link = Link {
             decoder,
             limits,
@@ -102,7 +103,8 @@ impl Link {
             undecoded: 0,
             greeted: false,
         };
-        (link, Frame { head: Bytes::copy_from_slice(&preface), payload: Bytes::new(), urgent: false })
+        let head = Bytes::copy_from_slice(&preface);
+        (link, Frame { head, payload: Bytes::new(), urgent: false, is_batch: false })
     }
 
     pub(crate) fn version(&self) -> Option<u16> {
@@ -126,6 +128,21 @@ impl Link {
     /// The peer has received this end's part of the handshake: from now on a ping may go before other messages.
     pub(crate) fn greeted(&mut self) {
         self.greeted = true;
+    }
+
+    /// Accepts messages up to the limit, because the peer has introduced itself. Payloads stay at the least limit.
+    pub(crate) fn accept_messages(&mut self) {
+        self.decoder.set_limits(FrameLimits { payload: LEAST.payload, ..self.limits });
+    }
+
+    /// Accepts messages and payloads up to the limits, because the peer may lend from now on.
+    pub(crate) fn accept_payloads(&mut self) {
+        self.decoder.set_limits(self.limits);
+    }
+
+    /// Bytes of memory that are kept for a frame that has not arrived completely.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.decoder.held_bytes()
     }
 
     /// Appends received bytes.

@@ -48,15 +48,16 @@ pub struct ServerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Most connections at a time.
+    /// Most connections at a time that have sent their hello. As many more, and at least 64, may be without one; the
+    /// oldest of these makes room for a new one.
     pub max_connections: usize,
     /// Most open queries at a time on one connection.
     pub max_streams_per_connection: usize,
-    /// Most queries in partitions at a time.
+    /// Most queries in partitions at a time. One whose partitions are not all requested makes room for another one.
     pub max_partitioned_queries: usize,
     /// Most partitions of one query.
     pub max_partitions: u32,
-    /// Most bytes on loan to one client.
+    /// Most bytes on loan to one client. Batches that wait for credit of one client have the same limit, separately.
     pub max_bytes_on_loan_per_connection: ByteSize,
     /// Most bytes on loan to all clients.
     pub max_bytes_on_loan_total: ByteSize,

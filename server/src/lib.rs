@@ -10,6 +10,7 @@ mod accepting;
 pub mod catalog;
 pub mod config;
 pub mod engine;
+mod entrance;
 pub mod fabrics;
 #[cfg(feature = "registered-heap")]
 pub mod heap;
@@ -19,6 +20,7 @@ mod trimming;
 
 pub use server::{Fabrics, Listen, Registered, ServeError, Server, Settings};
 pub use session::GroupLimits;
+pub use thallus_driver::PeerBudget;
 
 /// The examples of README.md compile.
 #[cfg(doctest)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use thallus_driver::{ControlIo, LoanBudget, LoanPool};
+use thallus_driver::{ControlIo, LoanBudget, LoanPool, PeerBudget};
 use thallus_fabric::count::CountedFabric;
 use thallus_fabric::memory::{RegisteredSpace, thread_page_faults};
 use thallus_fabric::observe::LoanObserver;
@@ -28,12 +28,15 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::accepting::AcceptFailures;
 use crate::config::ServerConfig;
 use crate::engine::Engine;
+use crate::entrance::Entrance;
 use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
 use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
+/// Why a connection without a hello was closed by this end before its time.
+pub(crate) const DISPLACED: &str = "it sent no hello, and made room for a newer connection";
 /// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 
@@ -92,12 +95,14 @@ impl Fabrics {
 pub struct Settings {
     /// Name of the server, sent to clients.
     pub name: String,
-    /// Most connections at a time.
+    /// Most connections at a time that have sent their hello. As many more, and at least 64, may be without one.
     pub max_connections: usize,
     /// Most bytes on loan at a time, to all clients over all fabrics.
     pub max_loan_bytes_total: u64,
     /// Limits of one client.
     pub limits: ServerLimits,
+    /// Limits of the bytes that wait to be written to one client.
+    pub budget_of_peer: PeerBudget,
     /// Limits of queries in partitions.
     pub groups: GroupLimits,
     /// Longest control message, in bytes.
@@ -167,6 +172,7 @@ impl Settings {
                 max_loan_bytes: limits.max_bytes_on_loan_per_connection.bytes(),
                 max_sql_bytes: at_most(config.engine.max_sql_bytes.bytes()),
             },
+            budget_of_peer: PeerBudget::SERVER,
             groups: GroupLimits {
                 max_groups: limits.max_partitioned_queries,
                 max_partitions: limits.max_partitions,
@@ -224,6 +230,7 @@ pub struct Server {
     fabrics: Arc<[Arc<CountedFabric>]>,
     settings: Arc<Settings>,
     connections: Arc<AtomicUsize>,
+    entrance: Arc<Entrance>,
     trimming: Arc<Trimming>,
     drain: Arc<watch::Sender<bool>>,
 }
@@ -255,8 +262,11 @@ impl Server {
                 orphans: OrphanedLoans::new(settings.presence, settings.is_peer),
                 page_faults: settings.page_faults,
                 let_go,
+                held: Arc::default(),
+                budget_of_peer: settings.budget_of_peer,
             }),
             fabrics: counted.into(),
+            entrance: Entrance::new(settings.max_connections),
             settings: Arc::new(settings),
             connections,
             trimming,
@@ -297,6 +307,13 @@ impl Server {
         self.shared.budget.bytes_on_loan()
     }
 
+    /// Bytes of memory that the client of each connection makes the server keep, besides batches on loan: batches that
+    /// wait for credit, messages and batches that the client has not read, and messages that have arrived in part.
+    #[must_use]
+    pub fn held_bytes(&self) -> Vec<u64> {
+        self.shared.held.by_connection()
+    }
+
     /// Accepts no more work: running queries complete within the drain timeout, and connections close.
     pub fn drain(&self) {
         self.drain.send_replace(true);
@@ -304,33 +321,32 @@ impl Server {
 
     /// Serves one connection until it ends.
     pub async fn handle<S: ControlIo>(&self, io: S) -> ConnectionError {
-        let before = self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.connections);
         self.trimming.start();
         let socket = (&io as &dyn Any).downcast_ref::<TcpStream>();
-        let refused = self.refusal(before, socket);
-        if let Some(message) = &refused {
-            warn!(%message, "connection refused");
-        }
+        let newcomer = self.entrance.enter(socket.and_then(|socket| self.out_of_descriptors(socket)));
         let ends = socket.and_then(tcp_ends);
-        serve(Arc::clone(&self.shared), io, ends, (self.settings.entropy)(), refused, self.drain.subscribe()).await
+        let displaced = newcomer.displaced();
+        let entropy = (self.settings.entropy)();
+        tokio::select! {
+            biased;
+            // Before its hello a connection has nothing that must be ended in order.
+            () = displaced.notified() => ConnectionError::ControlLost(DISPLACED.into()),
+            ended = serve(Arc::clone(&self.shared), io, ends, entropy, newcomer, self.drain.subscribe()) => ended,
+        }
     }
 
-    /// The reason for refusing a connection that comes in addition to this number.
-    fn refusal(&self, before: usize, socket: Option<&TcpStream>) -> Option<String> {
-        let limit = self.settings.max_connections;
-        if before >= limit {
-            return Some(format!("the server serves {limit} connections at most; try again later"));
-        }
-        // A query that opens a file must not fail because connections have taken the last descriptors.
-        if socket.is_some_and(|socket| is_near_descriptor_limit(socket.as_fd())) {
-            let limit = descriptor_limit();
-            return Some(format!(
-                "the server is near its limit of {limit} open files (`ulimit -n`), with {before} connections; try \
-                 again later"
-            ));
-        }
-        None
+    /// The reason for refusing a connection, if few descriptors are left: a query that opens a file must not fail
+    /// because connections have taken the last ones.
+    fn out_of_descriptors(&self, socket: &TcpStream) -> Option<String> {
+        is_near_descriptor_limit(socket.as_fd()).then(|| {
+            let (limit, connections) = (descriptor_limit(), self.connections.load(Ordering::Relaxed));
+            format!(
+                "the server is near its limit of {limit} open files (`ulimit -n`), with {connections} connections; \
+                 try again later"
+            )
+        })
     }
 
     /// Accepts connections until [`Server::drain`], then waits for them to end.

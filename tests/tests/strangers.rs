@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use thallus_client::{Client, ClientError};
-use thallus_protocol::codec::{FEATURES, Preface, VersionRange};
+use thallus_protocol::codec::{FEATURES, FrameLimits, Preface, VersionRange, encode};
+use thallus_protocol::message::{Hello, Message};
 use thallus_tests::cli::thallus;
 use thallus_tests::server::TestServer;
 use thallus_tests::{PATIENCE, block_on, usage};
@@ -144,14 +145,23 @@ fn the_last_descriptors_are_kept_for_open_connections() {
 #[test]
 fn one_connection_too_many_is_refused_until_there_is_room() {
     let server = TestServer::configured("[timeouts]\nhandshake = \"2s\"\n", ["--max-connections", "3"]);
-    let silent: Vec<_> = (0..3).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
-    thallus_tests::process::wait_for("the silent connections to be accepted", PATIENCE, || {
-        (server.connections() == 3).then_some(())
+    // Connections without a hello do not count.
+    let silent: Vec<_> = (0..5).map(|_| TcpStream::connect(server.address()).unwrap()).collect();
+    let hello = Message::Hello(Hello { name: "stranger".into(), ..Hello::default() });
+    let hello = encode(&hello, Default::default(), FrameLimits::default()).unwrap().head;
+    let greeted = (0..3).map(|_| {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(&[preface(OURS), hello.to_vec()].concat()).unwrap();
+        // The server answers once the connection has its place: the first byte after the preface is of the welcome.
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.read_exact(&mut [0; 25]).unwrap();
+        stream
     });
+    let greeted: Vec<_> = greeted.collect();
     let refused = thallus(["query", &server.url(""), "SELECT 1"]);
     assert_eq!(refused.code, Some(3), "{}", refused.stderr);
     assert!(refused.stderr.contains("3 connections at most"), "{}", refused.stderr);
-    drop(silent);
+    drop((silent, greeted));
     server.wait_until_idle();
     serves(&server);
     server.stop();

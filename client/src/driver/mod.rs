@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use thallus_driver::{
-    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, LendingParameters, Plane, PreparedBatch, Proof,
+    Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, LendingParameters, PeerBudget, Plane,
+    PreparedBatch, Proof,
 };
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::client::{ClientCommand, ClientConfig, ClientConnection, ClientEvent, LeaseWordRegion};
@@ -132,7 +133,7 @@ impl<S: ControlIo> Driver<S> {
         let mut clock = Clock::new();
         let machine = ClientConnection::new(parts.config, clock.now())?;
         Ok(Driver {
-            connection: Connection::new("client", machine, clock, parts.io),
+            connection: Connection::new("client", machine, clock, parts.io, PeerBudget::CLIENT),
             commands: Some(parts.commands),
             offers: Some(parts.offers),
             probing: None,
@@ -308,7 +309,7 @@ impl<S: ControlIo> Driver<S> {
     fn carry_out(&mut self) {
         while let Some(task) = self.connection.next_task() {
             match task {
-                EndTask::Lender(LenderTask::Pull { stream, lend_from }) => {
+                EndTask::Lender(LenderTask::Pull { stream, lend_from, .. }) => {
                     if let Some(pulls) = self.uploads.get(&stream).and_then(|upload| upload.pulls.as_ref()) {
                         // A dropped source has withdrawn its upload, or will do so next.
                         let _gone = pulls.send(lend_from);

@@ -1,4 +1,4 @@
-//! The limit of bytes on loan, over all fabrics.
+//! Limits of memory: bytes on loan over all fabrics, and bytes that one peer makes a connection keep.
 
 use std::sync::Arc;
 
@@ -49,4 +49,25 @@ impl LoanBudget {
         let permit = Arc::clone(&self.free).try_acquire_many_owned(units).ok()?;
         Some(Spent { _permit: permit })
     }
+}
+
+/// Limits of the bytes that wait to be written to one peer. A peer that never reads reaches them. All are bytes of
+/// memory: a short message takes more memory than bytes on the wire.
+///
+/// The protocol limits everything else that a peer makes a connection keep: bytes on loan, batches that wait for
+/// credit, and a frame that has not arrived completely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerBudget {
+    /// Messages. With more, the connection reads nothing from the peer, since what it reads may cause more of them.
+    pub messages: usize,
+    /// Messages and batches. With more, no batch is requested from a source.
+    pub unsent: usize,
+}
+
+impl PeerBudget {
+    /// The budget of one client at a server.
+    pub const SERVER: PeerBudget = PeerBudget { messages: 1 << 20, unsent: 16 << 20 };
+    /// The budget of a server at a client. It is so large that an honest server never reaches it: if both ends stopped
+    /// reading, neither could ever write.
+    pub const CLIENT: PeerBudget = PeerBudget { messages: 256 << 20, unsent: usize::MAX };
 }

@@ -10,6 +10,7 @@ use thallus_protocol::{ApiMisuse, ConnectionError};
 use tokio::task::coop::has_budget_remaining;
 use tracing::{error, trace};
 
+use crate::budget::PeerBudget;
 use crate::clock::Clock;
 use crate::control::{Control, ControlEvent, ControlIo};
 use crate::plane::{Plane, PlaneEvent, Proof};
@@ -61,9 +62,9 @@ const CATCH_UP: u32 = 1024;
 
 impl<M: Machine, S: ControlIo> Connection<M, S> {
     /// A connection over a connected byte stream. `clock` must be the clock that gave the machine its start time.
-    pub fn new(end: &'static str, machine: M, clock: Clock, io: S) -> Self {
+    pub fn new(end: &'static str, machine: M, clock: Clock, io: S, budget: PeerBudget) -> Self {
         let state = machine.state_names();
-        Connection { machine, clock, control: Control::new(io), plane: None, end, state, overdue: 0 }
+        Connection { machine, clock, control: Control::new(io, budget), plane: None, end, state, overdue: 0 }
     }
 
     /// The machine.
@@ -71,9 +72,14 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         &self.machine
     }
 
-    /// Bytes queued for the peer and not yet written.
-    pub fn backlog(&self) -> usize {
-        self.control.backlog()
+    /// Whether the peer reads fast enough that further batches may be requested for it.
+    pub fn may_request_batches(&self) -> bool {
+        self.control.has_room()
+    }
+
+    /// Bytes of memory that the peer makes this connection keep, besides batches on loan.
+    pub fn held_bytes(&self) -> u64 {
+        self.machine.held_bytes().saturating_add(self.control.unsent_bytes() as u64)
     }
 
     /// Writes queued bytes, reads the bytes that have arrived, and waits for the next deadline. If a deadline has

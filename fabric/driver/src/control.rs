@@ -11,6 +11,8 @@ use thallus_protocol::codec::Frame;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::has_budget_remaining;
 
+use crate::budget::PeerBudget;
+
 /// A byte stream that can carry a control connection: TCP, a simulated TCP, or later TLS.
 pub trait ControlIo: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
@@ -20,9 +22,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> ControlIo for T {}
 const MAX_READ: usize = 256 * 1024;
 /// Maximum number of frames in one write call.
 const SLICES: usize = 64;
-/// With more unwritten bytes than this, the connection reads nothing more. This stops a peer that sends requests and
-/// never reads the answers.
-const BACKLOG: usize = 256 << 20;
+/// Memory that a queued part takes besides its bytes: its place in the queue, and its allocations.
+const PART_OVERHEAD: usize = 128;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The result of [`Control::poll`].
@@ -36,10 +37,13 @@ pub enum ControlEvent {
     Disconnected(String),
 }
 
-/// A part of a frame in the queue.
+/// Bytes that wait to be written: a message, or a piece of a batch.
 #[derive(Debug)]
 struct Part {
     bytes: Bytes,
+    /// Memory that the part takes until its last byte is written.
+    memory: usize,
+    is_batch: bool,
     ends_frame: bool,
 }
 
@@ -48,33 +52,53 @@ struct Part {
 pub struct Control<S> {
     io: S,
     queue: VecDeque<Part>,
-    backlog: usize,
     /// A part of the first frame of the queue has been written.
     begun: bool,
     /// The byte stream took nothing at the last write.
     full: bool,
     /// The byte stream took bytes after it was full, and this has not been reported.
     relieved: bool,
+    budget: PeerBudget,
+    /// Memory of all parts in the queue, in bytes.
+    unsent: usize,
+    /// Memory of the parts that are no pieces of batches, in bytes.
+    unsent_messages: usize,
     /// [`ControlEvent::Disconnected`] has been reported.
     lost: bool,
 }
 
 impl<S: ControlIo> Control<S> {
     /// A control connection over a connected byte stream.
-    pub fn new(io: S) -> Self {
-        Control { io, queue: VecDeque::new(), backlog: 0, begun: false, full: false, relieved: false, lost: false }
+    pub fn new(io: S, budget: PeerBudget) -> Self {
+        Control {
+            io,
+            queue: VecDeque::new(),
+            begun: false,
+            full: false,
+            relieved: false,
+            budget,
+            unsent: 0,
+            unsent_messages: 0,
+            lost: false,
+        }
     }
 
     /// Queues a frame. The next polls write it: an urgent frame before all frames that are not begun, any other frame
     /// after all others.
     pub fn send(&mut self, frame: Frame) {
-        self.backlog += frame.len();
         let at = if frame.urgent { self.first_not_begun() } else { self.queue.len() };
         let is_whole = frame.payload.is_empty();
-        self.queue.insert(at, Part { bytes: frame.head, ends_frame: is_whole });
+        self.insert(at, frame.head, false, is_whole);
         if !is_whole {
-            self.queue.insert(at + 1, Part { bytes: frame.payload, ends_frame: true });
+            self.insert(at + 1, frame.payload, frame.is_batch, true);
         }
+    }
+
+    fn insert(&mut self, at: usize, bytes: Bytes, is_batch: bool, ends_frame: bool) {
+        let memory = bytes.len() + PART_OVERHEAD;
+        self.unsent += memory;
+        self.unsent_messages += if is_batch { 0 } else { memory };
+        self.queue.insert(at, Part { bytes, memory, is_batch, ends_frame });
     }
 
     /// Position of the first frame of which nothing has been written.
@@ -85,10 +109,16 @@ impl<S: ControlIo> Control<S> {
         self.queue.iter().position(|part| part.ends_frame).map_or(0, |last| last + 1)
     }
 
-    /// Bytes queued and not yet written.
+    /// Memory of everything that waits to be written, in bytes.
     #[must_use]
-    pub fn backlog(&self) -> usize {
-        self.backlog
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent
+    }
+
+    /// Whether the queue has room for further batches.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.unsent <= self.budget.unsent
     }
 
     /// Writes queued bytes, and appends the bytes that have arrived to `into`. The loss of a connection is reported
@@ -114,7 +144,8 @@ impl<S: ControlIo> Control<S> {
         if std::mem::take(&mut self.relieved) {
             return Poll::Ready(ControlEvent::Relieved);
         }
-        if self.backlog > BACKLOG {
+        if self.unsent_messages > self.budget.messages {
+            // The writer wakes this task once the peer has read something.
             return Poll::Pending;
         }
         match ready!(read_to(&mut self.io, cx, into)) {
@@ -145,7 +176,6 @@ impl<S: ControlIo> Control<S> {
     }
 
     fn written(&mut self, mut bytes: usize) {
-        self.backlog -= bytes;
         self.relieved |= std::mem::take(&mut self.full);
         while let Some(front) = self.queue.front_mut() {
             if bytes < front.bytes.len() {
@@ -155,6 +185,8 @@ impl<S: ControlIo> Control<S> {
             }
             bytes -= front.bytes.len();
             self.begun = !front.ends_frame;
+            self.unsent -= front.memory;
+            self.unsent_messages -= if front.is_batch { 0 } else { front.memory };
             self.queue.pop_front();
         }
     }
@@ -187,13 +219,14 @@ mod tests {
     #[tokio::test]
     async fn frames_go_out_whole_and_in_order_through_a_narrow_pipe() {
         let (ours, mut theirs) = tokio::io::duplex(7);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         let mut expected = Vec::new();
         for i in 0..200_u8 {
             let frame = Frame {
                 head: Bytes::from(vec![i; usize::from(i % 11) + 1]),
                 payload: Bytes::from(vec![i; usize::from(i % 3)]),
                 urgent: false,
+                is_batch: i % 2 == 0,
             };
             expected.extend_from_slice(&frame.head);
             expected.extend_from_slice(&frame.payload);
@@ -208,7 +241,7 @@ mod tests {
     }
 
     fn frame(byte: u8, urgent: bool) -> Frame {
-        Frame { head: Bytes::from(vec![byte; 3]), payload: Bytes::from(vec![byte; 4]), urgent }
+        Frame { head: Bytes::from(vec![byte; 3]), payload: Bytes::from(vec![byte; 4]), is_batch: false, urgent }
     }
 
     /// Polls once. An event is an error, apart from the expected one.
@@ -221,7 +254,7 @@ mod tests {
     async fn an_urgent_frame_goes_before_all_that_are_not_begun_and_never_into_one() {
         for already in [0, 1, 3, 5, 7] {
             let (ours, mut theirs) = tokio::io::duplex(already.max(1));
-            let mut control = Control::new(ours);
+            let mut control = Control::new(ours, PeerBudget::SERVER);
             control.send(frame(1, false));
             if already > 0 {
                 // Fills the pipe: in the head, between the parts, in the payload, or at the end of the frame.
@@ -243,7 +276,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_stream_that_takes_bytes_again_is_reported_and_one_that_never_was_full_is_not() {
         let (ours, mut theirs) = tokio::io::duplex(10);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         control.send(frame(1, false));
         assert_eq!(poll_once(&mut control).await, Poll::Pending);
         control.send(frame(2, false));
@@ -263,7 +296,7 @@ mod tests {
     #[tokio::test]
     async fn the_peer_s_close_is_reported_after_its_last_bytes() {
         let (ours, mut theirs) = tokio::io::duplex(64);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         theirs.write_all(b"bye").await.unwrap();
         drop(theirs);
         let mut buffer = BytesMut::new();
@@ -277,12 +310,45 @@ mod tests {
     #[tokio::test]
     async fn a_lost_connection_keeps_nobody_busy() {
         let (ours, theirs) = tokio::io::duplex(64);
-        let mut control = Control::new(ours);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
         drop(theirs);
         let mut buffer = BytesMut::new();
         let first = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
         assert!(matches!(first, ControlEvent::Disconnected(_)), "{first:?}");
         let idle = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
         assert!(idle);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_messages_is_not_read_either() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours, PeerBudget { messages: 4000, unsent: 10_000 });
+        theirs.write_all(b"a").await.unwrap();
+        let mut buffer = BytesMut::new();
+        let send = |control: &mut Control<_>, len, is_batch| {
+            let payload = Bytes::from(vec![0; len]);
+            control.send(Frame { head: Bytes::from_static(b"h"), payload, is_batch, urgent: false });
+        };
+        // A piece of a batch does not count as a message.
+        send(&mut control, 3000, true);
+        send(&mut control, 3000, true);
+        assert_eq!((control.has_room(), control.unsent_bytes()), (true, 6000 + 2 + 4 * PART_OVERHEAD));
+        assert_eq!(std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await, ControlEvent::Received);
+        theirs.write_all(b"b").await.unwrap();
+        send(&mut control, 3800, false);
+        assert!(!control.has_room());
+        let is_pending = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+        assert!(is_pending && buffer == b"a"[..]);
+        let reader = tokio::spawn(async move {
+            let mut all = vec![0; 9803];
+            theirs.read_exact(&mut all).await.map(|_| theirs)
+        });
+        assert_eq!(std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await, ControlEvent::Received);
+        while control.unsent_bytes() > 0 {
+            let _none = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+            tokio::task::yield_now().await;
+        }
+        drop(reader.await.unwrap().unwrap());
+        assert!(control.has_room() && control.unsent_messages == 0 && buffer == b"ab"[..]);
     }
 }

@@ -26,7 +26,7 @@ mod regions;
 mod threshold;
 
 pub use arrived::{Arrived, Rebuilder};
-pub use budget::LoanBudget;
+pub use budget::{LoanBudget, PeerBudget};
 pub use clock::Clock;
 pub use connection::{Connection, ConnectionInput, EndTask};
 pub use control::{Control, ControlEvent, ControlIo};

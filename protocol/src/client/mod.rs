@@ -283,6 +283,7 @@ impl ClientConnection {
         self.core.link.established(now, &mut self.core.timers);
         // The server answers a Hello.
         self.core.link.greeted();
+        self.core.link.accept_payloads();
         let version = self.core.link.version().unwrap_or_default();
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
@@ -449,6 +450,10 @@ impl Machine for ClientConnection {
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.core.held_bytes()
     }
 
     /// The second is the data plane on which this end borrows.

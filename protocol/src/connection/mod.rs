@@ -12,7 +12,7 @@ use crate::error::{ApiMisuse, ConnectionError};
 use crate::ids::StreamId;
 use crate::lender::{Lender, LenderCommand, LenderOutput, LenderTask};
 use crate::link::{Link, truncate};
-use crate::message::{Extensions, FromBorrower, Message};
+use crate::message::{Extensions, FromBorrower, FromLender, Message};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
@@ -78,6 +78,10 @@ pub trait Machine {
     /// The buffer to append bytes of the control connection to, before [`Input::Buffered`].
     fn receive_buffer(&mut self) -> &mut BytesMut;
 
+    /// Bytes of memory that the peer makes this machine keep, besides batches on loan: batches that wait for credit,
+    /// and a frame that has not arrived completely.
+    fn held_bytes(&self) -> u64;
+
     /// Names of the states of the connection and of its data plane, for traces.
     fn state_names(&self) -> [&'static str; 2];
 
@@ -112,6 +116,11 @@ impl<E> Core<E> {
         Core { link, timers, lender, borrower, last_stream: None, ended_by: None, out }
     }
 
+    /// See [`Machine::held_bytes`].
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.lender.waiting_bytes().saturating_add(self.link.held_bytes() as u64)
+    }
+
     /// Sends a message, unless the connection has ended.
     pub(crate) fn send(&mut self, message: Message) {
         self.send_with(message, Bytes::new());
@@ -125,8 +134,9 @@ impl<E> Core<E> {
             // Held-back releases go in the same write.
             self.borrower.flush_releases();
         }
+        let is_batch = matches!(message, Message::Lender(FromLender::Inline { .. }));
         match self.link.encode(&message, payload) {
-            Ok(frame) => self.out.push_back(Output::Transmit(frame)),
+            Ok(frame) => self.out.push_back(Output::Transmit(Frame { is_batch, ..frame })),
             // The lengths of all variable fields have been checked before this call.
             Err(misuse) => debug_assert!(false, "{misuse}"),
         }

@@ -127,6 +127,9 @@ pub enum LenderTask {
         stream: StreamId,
         /// Live bytes from which on the batch is to be lent. `None`: inline, whatever its size.
         lend_from: Option<u64>,
+        /// Whether the credit suffices for one more batch after this one, if it is no larger than the largest before.
+        /// Otherwise the source should not prepare one: the borrower may never grant credit for it.
+        ahead: bool,
     },
     /// Stop the source of a stream's batches. Later commands for the stream are ignored, and its loans withdrawn.
     Stop {

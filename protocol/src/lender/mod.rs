@@ -13,6 +13,7 @@ mod lease;
 mod room;
 mod send;
 mod stream;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

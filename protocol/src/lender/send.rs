@@ -215,15 +215,21 @@ impl Lender {
             self.send_pending(now, stream);
         }
         let room = self.loan_room(stream);
+        let within_budget = self.may_prepare(stream);
         let Some(open) = self.streams.get_mut(&stream) else { return };
         if room == LoanRoom::MayFreeUp && open.is_idle() {
             // The borrower may hold back credit of less than a batch's cost until the lender requests it.
             let cost = batch_cost(open.largest);
             self.want_credit(stream, cost);
+        } else if open.is_idle() && !within_budget {
+            let cost = batch_cost(0).max(open.largest_cost);
+            self.want_credit(stream, cost);
         } else if room != LoanRoom::MayFreeUp && open.pull() {
             let lends = matches!(self.path, super::Path::Up(_)) && room == LoanRoom::Available;
             let lend_from = if lends { open.lend_from(self.config.thresholds) } else { None };
-            self.out.push_back(LenderOutput::Task(LenderTask::Pull { stream, lend_from }));
+            // The size of the first batch is not known before.
+            let ahead = open.largest_cost > 0 && open.has_credit_for(2);
+            self.out.push_back(LenderOutput::Task(LenderTask::Pull { stream, lend_from, ahead }));
         } else if open.finished && open.pending.is_none() && open.exposing.is_none() {
             let (batches, stats) = (open.seq, open.stats);
             self.streams.remove(&stream);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{LendOptions, Loan};
-use crate::credit::{Credit, batch_cost};
+use crate::credit::{BATCH_OVERHEAD, Credit, batch_cost};
 use crate::ids::LeaseId;
 use crate::message::{Access, LeaseWord, LendFrom, StreamStats, Thresholds};
 use crate::time::Timestamp;
@@ -62,6 +62,8 @@ pub(super) struct LentStream {
     pub(super) finished: bool,
     /// Bytes of the largest batch that was lent.
     pub(super) largest: u64,
+    /// Cost of the largest batch so far, lent or inline.
+    pub(super) largest_cost: u64,
     phase: Phase,
     started: Timestamp,
     blocked_since: Option<Timestamp>,
@@ -79,10 +81,23 @@ impl LentStream {
             credit_request_sent: false,
             finished: false,
             largest: 0,
+            largest_cost: 0,
             phase: Phase::Planning,
             started: now,
             blocked_since: None,
         }
+    }
+
+    /// Whether the credit suffices for this number of batches, each as large as the largest so far.
+    pub(super) fn has_credit_for(&self, batches: u64) -> bool {
+        let needed = self.largest_cost.max(BATCH_OVERHEAD).saturating_mul(batches);
+        self.credit.available() >= needed
+    }
+
+    /// The cost of the pending batch, if it waits for credit.
+    pub(super) fn waiting_cost(&self) -> u64 {
+        let cost = self.pending.as_ref().map_or(0, Pending::cost);
+        if cost > self.credit.available() { cost } else { 0 }
     }
 
     /// Whether the schema has been sent.
@@ -134,6 +149,7 @@ impl LentStream {
                 }
                 self.stats.rows += rows;
                 self.credit_request_sent = false;
+                self.largest_cost = self.largest_cost.max(batch.cost());
                 self.pending = Some(batch);
             }
             None => self.finished = true,

@@ -58,6 +58,7 @@ impl ServerConnection {
     fn welcome(&mut self, now: Timestamp, fabric: Result<FabricChoice, String>) {
         self.state = State::Open;
         self.core.link.established(now, &mut self.core.timers);
+        self.core.link.accept_messages();
         let (name, limits) = (self.config.name.clone(), self.config.limits.clone());
         self.core.send(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
         if self.draining {

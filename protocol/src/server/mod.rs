@@ -185,6 +185,18 @@ impl ServerConnection {
         }
     }
 
+    /// Whether the client's hello has arrived.
+    #[must_use]
+    pub fn has_hello(&self) -> bool {
+        matches!(self.state, State::OpeningFabric | State::Open)
+    }
+
+    /// Whether the connection is ending, or has ended.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, State::Closing | State::Closed)
+    }
+
     /// Bytes on loan to the client.
     #[must_use]
     pub fn bytes_on_loan(&self) -> u64 {
@@ -328,10 +340,6 @@ impl ServerConnection {
         }
     }
 
-    fn is_ending(&self) -> bool {
-        matches!(self.state, State::Closing | State::Closed)
-    }
-
     fn drain(&mut self, now: Timestamp) {
         if self.draining || self.is_ending() {
             return;
@@ -394,6 +402,10 @@ impl Machine for ServerConnection {
 
     fn receive_buffer(&mut self) -> &mut BytesMut {
         self.core.link.buffer()
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.core.held_bytes()
     }
 
     /// The second is the data plane on which this end lends.

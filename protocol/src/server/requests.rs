@@ -104,6 +104,7 @@ impl ServerConnection {
         refusal: Option<Failure>,
     ) {
         let deadline = options.deadline_ms.map(Duration::from_millis);
+        self.core.link.accept_payloads();
         // The stream has no window until the engine has accepted it.
         self.core.borrower.open(now, stream, BorrowOptions { deadline, ..BorrowOptions::default() });
         self.uploads.insert(stream, Upload::default());

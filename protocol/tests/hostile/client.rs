@@ -142,7 +142,7 @@ impl Client {
 
     fn lender_task(&mut self, task: LenderTask) {
         match task {
-            LenderTask::Pull { stream, lend_from } => {
+            LenderTask::Pull { stream, lend_from, .. } => {
                 let upload = self.uploads.get_mut(&stream).expect("an upload");
                 assert!(!upload.over && upload.pulled.replace(lend_from.is_some()).is_none());
             }

@@ -98,7 +98,7 @@ impl Lending {
         memory: &mut Memory,
     ) -> Vec<LenderCommand> {
         match task {
-            LenderTask::Pull { stream, lend_from } => {
+            LenderTask::Pull { stream, lend_from, .. } => {
                 let engine = self.engines.get_mut(&stream).expect("a running stream is pulled");
                 assert!(engine.pulled.replace(lend_from).is_none(), "{stream:?} is pulled twice");
                 Vec::new()

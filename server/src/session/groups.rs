@@ -5,8 +5,10 @@
 //! query; each member takes its partition once all have joined. From then on they succeed or fail together: an error
 //! that ends one member ends the others with the same error, so that no client mistakes a part for the whole.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +57,10 @@ struct Plan {
 }
 
 struct Group {
+    /// The connection of the first member.
+    founder: u64,
+    /// A later group has a higher number.
+    number: u64,
     sql: String,
     options: OpenOptions,
     count: u32,
@@ -72,6 +78,8 @@ pub(crate) struct Groups {
     limits: GroupLimits,
     /// Groups with members. Failed groups stay until their deadline, so that late members receive the error.
     groups: Mutex<BTreeMap<GroupId, Arc<Group>>>,
+    /// Numbers of groups and of connections.
+    numbers: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -89,7 +97,12 @@ fn common(options: &OpenOptions) -> OpenOptions {
 
 impl Groups {
     pub(crate) fn new(limits: GroupLimits) -> Self {
-        Groups { limits, groups: Mutex::default() }
+        Groups { limits, groups: Mutex::default(), numbers: AtomicU64::new(0) }
+    }
+
+    /// A new number, above all earlier ones: for a group, or for a connection that may join groups.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Number of groups that have members.
@@ -97,12 +110,14 @@ impl Groups {
         lock(&self.groups).values().filter(|group| lock(&group.members).present > 0).count()
     }
 
-    /// Joins a group. A refused request does not affect members that have already joined.
+    /// Joins a group, as the connection of this number. A refused request does not affect members that have already
+    /// joined.
     ///
     /// # Errors
     /// The request does not fit the other members or the limits, or the group has failed already.
     pub(crate) fn join(
         self: &Arc<Self>,
+        connection: u64,
         partition: Partition,
         sql: &str,
         options: &OpenOptions,
@@ -116,37 +131,55 @@ impl Groups {
             return Err(invalid(format!("partition {index} of {count}: partitions are counted from 0")));
         }
         let mut groups = lock(&self.groups);
+        let mut displaced = None;
         let (group, plans) = match groups.get(&id) {
             Some(group) => (Arc::clone(group), false),
             None => {
-                self.make_room(&mut groups)?;
+                displaced = self.make_room(&mut groups)?;
                 let options = common(options);
-                let group = Arc::new(Group::new(sql.to_owned(), options, count, self.limits.rendezvous));
+                let group = Group::new(sql.to_owned(), options, count, self.limits.rendezvous);
+                let group = Arc::new(Group { founder: connection, number: self.next_number(), ..group });
                 groups.insert(id, Arc::clone(&group));
                 (group, true)
             }
         };
-        group.join(index, count, sql, options)?;
+        let joined = group.join(index, count, sql, options);
+        drop(groups);
+        if let Some(displaced) = displaced {
+            displaced.fail(displaced.displaced(self.limits.max_groups));
+        }
+        joined?;
         Ok(GroupMember { groups: Arc::clone(self), id, group, index, plans })
     }
 
-    fn make_room(&self, groups: &mut BTreeMap<GroupId, Arc<Group>>) -> Result<(), Failure> {
+    /// Makes room for one more group. Returns the group that was displaced and must be failed.
+    fn make_room(&self, groups: &mut BTreeMap<GroupId, Arc<Group>>) -> Result<Option<Arc<Group>>, Failure> {
         let (now, limit) = (Instant::now(), self.limits.max_groups);
         groups.retain(|_, group| !group.has_failed() || group.until > now);
         if groups.len() < limit {
-            return Ok(());
+            return Ok(None);
         }
         let failed = groups.iter().filter(|(_, group)| group.has_failed()).min_by_key(|(_, group)| group.until);
-        match failed.map(|(id, _)| *id) {
-            Some(oldest) => {
-                groups.remove(&oldest);
-                Ok(())
-            }
+        match failed.map(|(id, _)| *id).or_else(|| Self::to_displace(groups)) {
+            Some(id) => Ok(groups.remove(&id)),
             None => {
-                let message = format!("the server runs at most {limit} queries in partitions at a time");
+                let message = format!(
+                    "the server runs at most {limit} queries in partitions at a time \
+                     (limits.max_partitioned_queries); try again later"
+                );
                 Err(Failure::new(StreamCode::TooManyStreams, message))
             }
         }
+    }
+
+    /// The group that makes room for another one. It still misses members: a client that requests only some of the
+    /// partitions must not keep others from their queries. It is the oldest such group of the connection that has the
+    /// most, so that a client that has few is not displaced by one that has many.
+    fn to_displace(groups: &BTreeMap<GroupId, Arc<Group>>) -> Option<GroupId> {
+        let incomplete = || groups.iter().filter(|(_, group)| !group.stage.borrow().all_joined);
+        let of_founder = |founder: u64| incomplete().filter(|(_, group)| group.founder == founder).count();
+        let group = incomplete().max_by_key(|(_, group)| (of_founder(group.founder), Reverse(group.number)));
+        group.map(|(id, _)| *id)
     }
 }
 
@@ -154,7 +187,8 @@ impl Group {
     fn new(sql: String, options: OpenOptions, count: u32, rendezvous: Duration) -> Self {
         let members = Members { joined: vec![false; count as usize], present: 0, plan: None };
         let until = Instant::now() + rendezvous;
-        Group { sql, options, count, until, stage: watch::Sender::default(), members: Mutex::new(members) }
+        let (stage, members) = (watch::Sender::default(), Mutex::new(members));
+        Group { founder: 0, number: 0, sql, options, count, until, stage, members }
     }
 
     fn has_failed(&self) -> bool {
@@ -217,6 +251,16 @@ impl Group {
         drop(members);
         self.stage.send_modify(|stage| stage.planned = true);
         Ok(())
+    }
+
+    fn displaced(&self, limit: usize) -> Failure {
+        let joined = lock(&self.members).joined.iter().filter(|joined| **joined).count();
+        let message = format!(
+            "{joined} of {} partitions were requested when the server reached its limit of {limit} queries in \
+             partitions (limits.max_partitioned_queries); request all partitions at once",
+            self.count
+        );
+        Failure::new(StreamCode::PartitionMissing, message)
     }
 
     fn missing(&self, rendezvous: Duration) -> Failure {

@@ -3,6 +3,7 @@
 
 mod allowance;
 mod groups;
+mod held;
 mod mapped;
 mod plane;
 mod query;
@@ -15,7 +16,7 @@ use std::task::{Context, Poll};
 
 use thallus_driver::{
     Arrived, Clock, Connection, ConnectionInput, ControlIo, EndTask, KeepLoan, LoanBudget, LoanPool, PackingContext,
-    PreparedBatch,
+    PeerBudget, PreparedBatch,
 };
 use thallus_fabric::process::TcpEnds;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
@@ -29,6 +30,8 @@ use tracing::{debug, info, trace, warn};
 
 pub use groups::GroupLimits;
 pub(crate) use groups::Groups;
+use held::HeldByConnection;
+pub(crate) use held::HeldBytes;
 use mapped::MappingClient;
 pub(crate) use mapped::OrphanedLoans;
 pub(crate) use plane::SeparatePools;
@@ -36,6 +39,7 @@ use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
 use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
 
 use crate::engine::{Engine, QueryRequest};
+use crate::entrance::{Admitted, Newcomer};
 
 /// State that all connections of a server share.
 #[derive(Debug)]
@@ -58,6 +62,10 @@ pub(crate) struct Shared {
     pub(crate) page_faults: fn() -> u64,
     /// Announces that the owner of some memory wants it back.
     pub(crate) let_go: Arc<watch::Sender<()>>,
+    /// Bytes of memory that clients make the server keep, besides batches on loan.
+    pub(crate) held: Arc<HeldBytes>,
+    /// Limits of the bytes that wait to be written to one client.
+    pub(crate) budget_of_peer: PeerBudget,
 }
 
 impl Shared {
@@ -66,10 +74,6 @@ impl Shared {
         self.pools.iter().cloned().chain(self.separate_pools.all())
     }
 }
-
-/// While more bytes than this wait to be written, no query is polled for further batches. A client that grants
-/// unlimited credit and never reads costs at most this memory and a batch for each stream.
-const MAX_BACKLOG: usize = 64 << 20;
 
 /// Query events handled before the control connection is polled again, so that their messages share one write.
 const MAX_QUERY_EVENTS_PER_TURN: usize = 16;
@@ -86,7 +90,7 @@ enum Event {
     Connection(ConnectionInput),
     Query(StreamId, QueryEvent),
     Upload(StreamId, UploadEvent),
-    /// The backlog is small enough for deferred pulls.
+    /// The client has read enough for deferred pulls.
     Relieved,
     Drain,
     /// The owner of some memory wants it back.
@@ -109,8 +113,14 @@ pub(crate) struct Session<S> {
     ends: Option<TcpEnds>,
     /// Query events since the control connection was polled.
     query_events: usize,
-    /// Pulls that are deferred until the backlog is smaller.
+    /// Pulls that are deferred until the client has read more.
     deferred_pulls: Vec<(StreamId, Pull)>,
+    held: HeldByConnection,
+    /// The number of this connection among those that may join groups of partitions.
+    number: u64,
+    newcomer: Option<Newcomer>,
+    /// The connection's place among the connections of the server, from its hello on.
+    admitted: Option<Admitted>,
     /// The process that mapped batches last. It was found to be the client, so the client's end will be detected.
     mapping_client: Option<(ProcessId, MappingClient)>,
     events: mpsc::UnboundedReceiver<(StreamId, QueryEvent)>,
@@ -126,7 +136,7 @@ pub(crate) async fn serve<S: ControlIo>(
     io: S,
     ends: Option<TcpEnds>,
     word_nonce: u64,
-    refused: Option<String>,
+    newcomer: Newcomer,
     drain: watch::Receiver<bool>,
 ) -> ConnectionError {
     let mut clock = Clock::new();
@@ -134,8 +144,12 @@ pub(crate) async fn serve<S: ControlIo>(
     let (upload_report, upload_events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
     let machine = ServerConnection::new(config, clock.now());
-    let mut session = Session {
-        connection: Connection::new("server", machine, clock, io),
+    let session = Session {
+        connection: Connection::new("server", machine, clock, io, shared.budget_of_peer),
+        held: shared.held.add(),
+        number: shared.groups.next_number(),
+        newcomer: Some(newcomer),
+        admitted: None,
         shared,
         queries: BTreeMap::new(),
         keeps: BTreeMap::new(),
@@ -152,9 +166,6 @@ pub(crate) async fn serve<S: ControlIo>(
         upload_report,
         ended: None,
     };
-    if let Some(message) = refused {
-        session.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });
-    }
     session.run(drain).await
 }
 
@@ -178,6 +189,7 @@ impl<S: ControlIo> Session<S> {
         let mut let_go = Box::pin(changed(wanted_back));
         loop {
             self.carry_out();
+            self.held.record(self.connection.held_bytes());
             if let Some(error) = self.ended.take() {
                 let ended_all = self.connection.plane.as_ref().is_none_or(|plane| plane.has_no_loans());
                 debug_assert!(ended_all, "the machine ended every lease");
@@ -214,7 +226,7 @@ impl<S: ControlIo> Session<S> {
         if let Poll::Ready(happened) = self.connection.poll_control(cx) {
             return Poll::Ready(Event::Connection(happened));
         }
-        if !self.deferred_pulls.is_empty() && self.connection.backlog() <= MAX_BACKLOG {
+        if !self.deferred_pulls.is_empty() && self.connection.may_request_batches() {
             return Poll::Ready(Event::Relieved);
         }
         if let Poll::Ready((stream, event)) = self.poll_queries(cx) {
@@ -268,12 +280,37 @@ impl<S: ControlIo> Session<S> {
             Event::Drain => self.command(ServerCommand::Drain),
             Event::LetGo => self.connection.let_go(),
             Event::Connection(happened) => {
+                if let Some(newcomer) = self.newcomer.take() {
+                    return self.greet(newcomer, happened);
+                }
                 if let Some(proven) = self.connection.handle(happened) {
                     self.proven(proven);
                 }
             }
             Event::Query(stream, event) => self.query_event(stream, event),
             Event::Upload(stream, event) => self.upload_event(stream, event),
+        }
+    }
+
+    /// Handles an input of a connection whose hello may be in it. A server without a free place refuses the client
+    /// before it answers the hello.
+    fn greet(&mut self, newcomer: Newcomer, happened: ConnectionInput) {
+        let refused = match newcomer.take_place() {
+            Ok(place) => {
+                let _proven = self.connection.handle(happened);
+                if !self.connection.machine().has_hello() {
+                    self.newcomer = Some(newcomer);
+                    return;
+                }
+                self.admitted = Some(place);
+                // Nothing of the hello has been carried out yet.
+                if newcomer.arrived() { None } else { Some(crate::server::DISPLACED.to_owned()) }
+            }
+            Err(message) => Some(message),
+        };
+        if let Some(message) = refused {
+            warn!(%message, "connection refused");
+            self.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });
         }
     }
 
@@ -324,7 +361,9 @@ impl<S: ControlIo> Session<S> {
     fn carry_out(&mut self) {
         while let Some(task) = self.connection.next_task() {
             match task {
-                EndTask::Lender(LenderTask::Pull { stream, lend_from }) => self.pull(stream, Pull { lend_from }),
+                EndTask::Lender(LenderTask::Pull { stream, lend_from, ahead }) => {
+                    self.pull(stream, Pull { lend_from, ahead });
+                }
                 EndTask::Lender(LenderTask::Stop { stream, reason, failure }) => {
                     debug!(%stream, ?reason, "query stopped");
                     self.keeps.remove(&stream);
@@ -342,6 +381,10 @@ impl<S: ControlIo> Session<S> {
 
     fn event(&mut self, event: ServerEvent) {
         match event {
+            ServerEvent::OpenFabric { .. } if self.connection.machine().is_ending() => {
+                let reason = "the connection ends".to_owned();
+                self.command(ServerCommand::FabricUnavailable { reason });
+            }
             ServerEvent::OpenFabric { kind, peer } => self.open_fabric(&kind, &peer),
             ServerEvent::ProbeClient(lending) => {
                 if let Some(plane) = &mut self.connection.plane {
@@ -366,7 +409,7 @@ impl<S: ControlIo> Session<S> {
     }
 
     fn pull(&mut self, stream: StreamId, pull: Pull) {
-        if self.connection.backlog() > MAX_BACKLOG {
+        if !self.connection.may_request_batches() {
             self.deferred_pulls.push((stream, pull));
         } else if let Some(query) = self.queries.get_mut(&stream) {
             query.pull(pull);
@@ -382,13 +425,14 @@ impl<S: ControlIo> Session<S> {
                 return self.fail(stream, Failure::new(StreamCode::MappingRefused, message));
             }
         }
-        let member = match options.partition.map(|part| self.shared.groups.join(part, &sql, options)).transpose() {
-            Ok(member) => member.map(Arc::new),
-            Err(failure) => {
-                self.keeps.remove(&stream);
-                return self.fail(stream, failure);
-            }
-        };
+        let member =
+            match options.partition.map(|part| self.shared.groups.join(self.number, part, &sql, options)).transpose() {
+                Ok(member) => member.map(Arc::new),
+                Err(failure) => {
+                    self.keeps.remove(&stream);
+                    return self.fail(stream, failure);
+                }
+            };
         let packing = PackingContext {
             pool: self.connection.plane.as_ref().map(|plane| Arc::clone(plane.loan_pool())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,

@@ -3,7 +3,8 @@
 //! A query begins in its connection's own task: a result of one batch that is ready immediately wakes no other task,
 //! and all of it is sent in one write. The query stays there as long as its batches cost less than waking another task
 //! for them, as those of tables in memory do. A query that costs more, or stalls its connection, is
-//! [spawned](RunningQuery::spawn) into its own task, where the engine works one batch ahead.
+//! [spawned](RunningQuery::spawn) into its own task, where the engine works one batch ahead if the client has granted
+//! credit for that batch.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,6 +35,8 @@ use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream}
 pub(crate) struct Pull {
     /// Live bytes from which the batch is lent.
     pub(crate) lend_from: Option<u64>,
+    /// Whether the engine may prepare one more batch.
+    pub(crate) ahead: bool,
 }
 
 /// An event of a query for its connection.
@@ -351,7 +354,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
     while let Some(pull) = pulls.recv().await {
         let item = match next.take() {
             Some(item) => Some(item),
-            None => ahead.batches.recv().await,
+            None => ahead.next().await,
         };
         // A producer that panicked has sent no error, and the result must not seem complete.
         if item.is_none() && !ahead.finished() {
@@ -363,14 +366,21 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
         };
         let (part, rest) = packing.cut(batch.map_err(failure)?)?;
         next = rest.map(Ok);
+        if pull.ahead && next.is_none() {
+            ahead.request();
+        }
         report.send(QueryEvent::Batch(packing.pack(&part, pull.lend_from)?));
     }
     Ok(())
 }
 
-/// The engine, one batch ahead of the requests, so that it works while batches travel.
+/// The engine in a task of its own, so that it works while batches are packed and travel. It makes a batch only on
+/// request, and so is one batch ahead of its client at most.
 struct Ahead {
-    batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
+    requests: mpsc::UnboundedSender<()>,
+    /// Whether a batch was requested and not taken yet.
+    requested: bool,
+    batches: mpsc::UnboundedReceiver<Result<RecordBatch, EngineError>>,
     execute_nanos: Arc<AtomicU64>,
     finished: Arc<AtomicBool>,
     _task: Task,
@@ -378,23 +388,39 @@ struct Ahead {
 
 impl Ahead {
     fn start(mut batches: BatchStream, before: Duration) -> Self {
-        let (sender, receiver) = mpsc::channel(1);
+        let (requests, mut requested) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let execute_nanos = Arc::new(AtomicU64::new(nanos(before)));
         let finished = Arc::new(AtomicBool::new(false));
         let (spent, done) = (Arc::clone(&execute_nanos), Arc::clone(&finished));
         let task = tokio::spawn(async move {
-            loop {
+            while requested.recv().await.is_some() {
                 let asked = Instant::now();
                 let next = batches.next().await;
                 spent.fetch_add(nanos(asked.elapsed()), Ordering::Relaxed);
                 let Some(batch) = next else { break };
-                if sender.send(batch).await.is_err() {
+                if sender.send(batch).is_err() {
                     break;
                 }
             }
             done.store(true, Ordering::Release);
         });
-        Ahead { batches: receiver, execute_nanos, finished, _task: Task::new(&task) }
+        Ahead { requests, requested: false, batches: receiver, execute_nanos, finished, _task: Task::new(&task) }
+    }
+
+    /// Has the engine make the next batch, unless it has been requested before.
+    fn request(&mut self) {
+        if !std::mem::replace(&mut self.requested, true) {
+            // A task that has ended has no further batch.
+            let _ended = self.requests.send(());
+        }
+    }
+
+    /// The next batch. `None`: there are no more, or the task panicked.
+    async fn next(&mut self) -> Option<Result<RecordBatch, EngineError>> {
+        self.request();
+        self.requested = false;
+        self.batches.recv().await
     }
 
     fn finished(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The real server and the real client in one process, with the simulated fabric and a pipe as control connection.
 
 mod dictionaries;
+mod hostile;
 mod lazy;
 mod mapped;
 mod memory;

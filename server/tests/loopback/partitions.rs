@@ -464,19 +464,25 @@ fn groups_are_bounded_and_failed_ones_do_not_count() {
             assert_eq!(raw.begun(stream).await.unwrap_err().0, StreamCode::Cancelled);
         }
         let waiting = [raw.open_part("endless", part(1, 0, 3)).await, raw.open_part("endless", part(2, 0, 3)).await];
-        let refused = raw.open_part("endless", part(3, 0, 3)).await;
-        let (code, message) = raw.begun(refused).await.unwrap_err();
-        assert_eq!(code, StreamCode::TooManyStreams, "{message}");
-        assert!(message.contains("2 queries in partitions"), "{message}");
-        raw.cancel(waiting[0]).await;
-        raw.begun(waiting[0]).await.unwrap_err();
         let mut running = Vec::new();
+        for index in 0..3 {
+            running.push(raw.open_part("endless", part(3, index, 3)).await);
+        }
+        // Those that miss members make room, the oldest first.
+        let (code, message) = raw.begun(waiting[0]).await.unwrap_err();
+        assert_eq!(code, StreamCode::PartitionMissing, "{message}");
+        assert!(message.contains("1 of 3") && message.contains("limit of 2 queries in partitions"), "{message}");
         for index in 0..3 {
             running.push(raw.open_part("endless", part(4, index, 3)).await);
         }
-        for stream in running {
-            raw.begun(stream).await.unwrap();
+        assert_eq!(raw.begun(waiting[1]).await.unwrap_err().0, StreamCode::PartitionMissing);
+        for stream in &running {
+            raw.begun(*stream).await.unwrap();
         }
+        let refused = raw.open_part("endless", part(5, 0, 3)).await;
+        let (code, message) = raw.begun(refused).await.unwrap_err();
+        assert_eq!(code, StreamCode::TooManyStreams, "{message}");
+        assert!(message.contains("2 queries in partitions"), "{message}");
         let again = raw.open_part("endless", part(4, 1, 3)).await;
         let (code, message) = raw.begun(again).await.unwrap_err();
         assert_eq!(code, StreamCode::PartitionInvalid, "{message}");

@@ -6,9 +6,11 @@ use thallus_fabric::fault::{Call, FaultPlan, ReadFault, When};
 use thallus_fabric::{Fencing, ReadFailure};
 use thallus_fabric_sim::SimOptions;
 use thallus_protocol::LinkTimeouts;
+use thallus_protocol::credit::batch_cost;
+use thallus_server::PeerBudget;
 
 use crate::dice::Dice;
-use crate::scripts::Script;
+use crate::scripts::{LARGE_BYTES, Script};
 
 /// Idle timeout of most ends.
 const IDLE: Duration = Duration::from_millis(500);
@@ -301,6 +303,19 @@ pub struct Options {
 }
 
 impl Options {
+    /// Limits of the bytes that wait to be written to one client: so small that a hostile client reaches them in a
+    /// short run.
+    pub const BUDGET: PeerBudget = PeerBudget { messages: 64 << 10, unsent: 256 << 10 };
+
+    /// Most bytes that the server may keep for one client, besides batches on loan: one batch of each query that waits
+    /// for credit, bytes that wait to be written, and up to 1.25 MiB for the answers to one more read, the batches that
+    /// were requested before, and a message that has arrived in part.
+    #[must_use]
+    pub fn most_held_bytes(&self) -> u64 {
+        let waiting = u64::from(self.max_streams) * batch_cost(LARGE_BYTES);
+        waiting + Self::BUDGET.unsent as u64 + (1 << 20) + (1 << 18)
+    }
+
     /// Whether the run has no queries.
     #[must_use]
     pub fn uploads_only(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::{Array, DictionaryArray, Int32Array, RecordBatch, StringArray};
@@ -168,6 +169,14 @@ fn with_words(batches: Vec<(Duration, RecordBatch)>) -> Vec<(Duration, RecordBat
 
 /// A query without an end.
 pub const ENDLESS: &str = "endless";
+/// A query without an end, which is requested without credit only.
+pub const UNPAID: &str = "endless, without credit";
+/// A query without an end, with large batches.
+pub const LARGE: &str = "endless, large";
+/// Rows of each batch of [`LARGE`]: less than the least limit of bytes on loan.
+const LARGE_ROWS: usize = 2000;
+/// Most bytes of a batch of [`LARGE`], the largest batches of all.
+pub const LARGE_BYTES: u64 = 256_000;
 
 /// The behaviour of a table for uploads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,14 +200,21 @@ pub fn table(sink: Sink) -> &'static str {
     TABLES[sink as usize]
 }
 
-/// An engine that plays the scripts under the names of [`sql`], and has all [`TABLES`].
+/// An engine that plays the scripts under the names of [`sql`], and has all [`TABLES`]. It counts the batches of
+/// [`UNPAID`].
 #[must_use]
-pub fn engine(scripts: &[Script]) -> ScriptedEngine {
+pub fn engine(scripts: &[Script], unpaid: Arc<AtomicU64>) -> ScriptedEngine {
     let indexed = scripts.iter().enumerate();
     let endless = scripted::Script::synthetic(u64::MAX, 50);
+    let unpaid = scripted::Script::new(synthetic_schema()).generate(u64::MAX, move |number| {
+        unpaid.fetch_add(1, Ordering::Relaxed);
+        synthetic_batch(number, 50)
+    });
     let error = EngineError::Execution { message: "as scripted".to_owned() };
     let engine = ScriptedEngine::new()
         .with_query(ENDLESS, endless)
+        .with_query(UNPAID, unpaid)
+        .with_query(LARGE, scripted::Script::synthetic(u64::MAX, LARGE_ROWS))
         .with_sink(table(Sink::Takes), SinkScript::new())
         .with_sink(table(Sink::IsSlow), SinkScript::new().pace(Duration::from_millis(20)))
         .with_sink(table(Sink::Fails), SinkScript::new().fail_at(1, error.clone()))

@@ -1,6 +1,7 @@
 //! The state that all parts of a run share.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,6 +42,10 @@ pub struct Shared {
     pub links: Links,
     /// The server's engine, which survives restarts of the server.
     pub engine: ScriptedEngine,
+    /// Batches that the engine has made for queries without credit.
+    pub unpaid_batches: Arc<AtomicU64>,
+    /// The address of a client that reads nothing.
+    deaf: Mutex<Option<IpAddr>>,
     /// Uploads of the clients.
     pub ledger: Ledger,
     uploads: AtomicU64,
@@ -75,12 +80,15 @@ pub struct State {
 impl Shared {
     /// The state at the beginning of a run.
     pub fn new(options: Options, trace: Trace) -> Self {
+        let unpaid_batches = Arc::default();
         Shared {
             trace,
             network: SimNetwork::new(options.seed, options.network.clone()),
             connection_ends: ConnectionEnds::default(),
             links: Links::default(),
-            engine: scripts::engine(&options.scripts),
+            engine: scripts::engine(&options.scripts, Arc::clone(&unpaid_batches)),
+            unpaid_batches,
+            deaf: Mutex::default(),
             ledger: Ledger::default(),
             uploads: AtomicU64::new(0),
             flipped: AtomicBool::new(false),
@@ -98,6 +106,17 @@ impl Shared {
     /// Whether faults are over.
     pub fn is_healed(&self) -> bool {
         self.healed.load(Ordering::Relaxed)
+    }
+
+    /// Sets the client that reads nothing. The server's writes to it wait, as those to a full socket do: the simulated
+    /// network has no window.
+    pub fn set_deaf(&self, client: Option<IpAddr>) {
+        *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) = client;
+    }
+
+    /// Whether the client of this address reads nothing.
+    pub fn is_deaf(&self, client: IpAddr) -> bool {
+        *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) == Some(client)
     }
 
     /// Records that a bit was flipped in transit.

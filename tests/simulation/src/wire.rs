@@ -181,6 +181,10 @@ impl AsyncWrite for Wire {
         if !this.is_awake(cx) {
             return Poll::Pending;
         }
+        if this.key.1 == Side::Server && this.shared.is_deaf(this.key.0) {
+            // No wake-up is needed: the timers of the connection end it.
+            return Poll::Pending;
+        }
         let faults = this.faults();
         let most = if faults.max_write > 0 { faults.max_write.min(bytes.len()) } else { bytes.len() };
         let flipped = this.flip(faults.flip_one_in, &bytes[..most]);

@@ -110,6 +110,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         limits,
         max_loan_bytes_total: options.max_loan_total,
         max_connections: options.max_connections,
+        budget_of_peer: Options::BUDGET,
         timeouts: options.timeouts,
         lease_timeout: options.lease_timeout,
         drain_timeout: Duration::from_millis(300),

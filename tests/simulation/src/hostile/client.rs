@@ -18,8 +18,11 @@ use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
 use crate::dice::Dice;
-use crate::scripts::{ENDLESS, Sink, table};
+use crate::scripts::{ENDLESS, LARGE, Sink, UNPAID, table};
 use crate::shared::{PORT, Shared};
+
+/// Pings of a client that never reads. The answers to all of them would exceed most limits.
+const PINGS: u64 = 50_000;
 
 /// A violation of the protocol.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,9 @@ pub enum Act {
     FabricUpWithoutFabric,
     PayloadWhereNoneBelongs,
     GrantsAndNeverReads,
+    AsksWithoutCredit,
+    GrantsTooLittle,
+    PingsAndNeverReads,
     AnswersItself,
     UploadsWithoutCredit,
     EndOfMoreThanWasSent,
@@ -49,7 +55,7 @@ pub enum Act {
 }
 
 /// All violations.
-pub const ACTS: [Act; 22] = [
+pub const ACTS: [Act; 25] = [
     Act::Garbage,
     Act::Silence,
     Act::HalfAFrame,
@@ -66,6 +72,9 @@ pub const ACTS: [Act; 22] = [
     Act::FabricUpWithoutFabric,
     Act::PayloadWhereNoneBelongs,
     Act::GrantsAndNeverReads,
+    Act::AsksWithoutCredit,
+    Act::GrantsTooLittle,
+    Act::PingsAndNeverReads,
     Act::AnswersItself,
     Act::UploadsWithoutCredit,
     Act::EndOfMoreThanWasSent,
@@ -93,6 +102,11 @@ fn open(stream: u32, request: Request, credit: u64) -> Vec<u8> {
 
 fn execute(stream: u32, credit: u64) -> Vec<u8> {
     open(stream, Request::Sql(ENDLESS.into()), credit)
+}
+
+/// Requests of this query in 16 streams, the most that any server of a run allows.
+fn many(sql: &str, credit: u64) -> Vec<Vec<u8>> {
+    (1..=16).map(|stream| open(stream, Request::Sql(sql.into()), credit)).collect()
 }
 
 /// The frames of an upload with its schema, followed by `then`.
@@ -142,6 +156,10 @@ impl Act {
             }
             Act::PayloadWhereNoneBelongs => then(vec![bytes_of(&Message::Ping(1), Bytes::from_static(b"x"))]),
             Act::GrantsAndNeverReads => then(vec![execute(1, 250_000)]),
+            Act::AsksWithoutCredit => then(many(UNPAID, 0)),
+            // Enough for an empty batch.
+            Act::GrantsTooLittle => then(many(LARGE, 300)),
+            Act::PingsAndNeverReads => then((0..PINGS).map(|n| bytes_of(&Message::Ping(n), Bytes::new())).collect()),
             Act::AnswersItself => {
                 let answer = Answer { stream: StreamId(1), result: Ok(0), extensions: Extensions::none() };
                 then(vec![execute(1, 1000), bytes_of(&Message::Answer(answer), Bytes::new())])
@@ -180,7 +198,11 @@ pub async fn run(shared: Arc<Shared>) -> turmoil::Result {
         if let Ok(Ok(stream)) = timeout(Duration::from_millis(400), TcpStream::connect(("server", PORT))).await {
             shared.trace.line("mallory", &format_args!("{act:?}"));
             shared.trace.count("hostile client", format!("{act:?}"));
+            let never_reads = matches!(act, Act::GrantsAndNeverReads | Act::PingsAndNeverReads);
+            let address = stream.local_addr().ok().map(|address| address.ip());
+            shared.set_deaf(address.filter(|_| never_reads));
             let over = timeout(Duration::from_secs(20), play(stream, act)).await;
+            shared.set_deaf(None);
             if over.is_err() {
                 shared.trace.violation("a peer that breaks the rules is disconnected", format!("{act:?}"));
             }
@@ -196,7 +218,7 @@ async fn play(mut stream: TcpStream, act: Act) {
     if stream.write_all(&act.bytes()).await.is_err() {
         return;
     }
-    if matches!(act, Act::GrantsAndNeverReads) {
+    if matches!(act, Act::GrantsAndNeverReads | Act::PingsAndNeverReads) {
         // Until the idle timeout of the server: this client reads no ping, and so answers none.
         sleep(Duration::from_secs(2)).await;
     }

@@ -1,5 +1,6 @@
 //! Invariants that are checked after every step, and at the end of a run.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use thallus_fabric::STANDING_LEASE;
@@ -9,6 +10,7 @@ use thallus_protocol::LeaseEnd;
 use super::World;
 use crate::connection_ends::Side;
 use crate::hostile;
+use crate::scripts::UNPAID;
 use crate::shared::Faulty;
 
 /// Most time between the idle timeout of an end and the close of its socket. It waits a second for the peer to close.
@@ -24,6 +26,7 @@ impl World {
         self.collect_network_events();
         self.shared.collect_uploads();
         self.check_half_dead_link();
+        self.check_memory();
         self.shared.trace.failure().is_none()
     }
 
@@ -34,6 +37,20 @@ impl World {
         if let Some(((client, side), age)) = self.shared.links.unnoticed(self.sim.elapsed(), limit) {
             let how = format!("the {} of {client} holds its connection since {age:?}", side.name());
             self.shared.trace.violation("both ends notice a half-dead link", how);
+        }
+    }
+
+    /// Checks the memory that the server keeps for each client.
+    fn check_memory(&self) {
+        let trace = &self.shared.trace;
+        if self.shared.unpaid_batches.load(Ordering::Relaxed) > 0 {
+            trace.violation("no batch is made before the first credit", UNPAID);
+        }
+        let limit = self.shared.options.most_held_bytes();
+        let server = self.shared.lock().server.clone();
+        let most = server.and_then(|server| server.held_bytes().into_iter().max()).unwrap_or(0);
+        if most > limit {
+            trace.violation("bytes kept for one client <= limit", format!("{most} > {limit}"));
         }
     }
 

@@ -311,7 +311,7 @@ impl<M: Machine> End<M> {
 
     fn lender_task(&mut self, shared: &mut Shared, task: LenderTask) {
         match task {
-            LenderTask::Pull { stream, lend_from } => self.pulled.push_back((stream, lend_from)),
+            LenderTask::Pull { stream, lend_from, .. } => self.pulled.push_back((stream, lend_from)),
             LenderTask::Stop { stream, .. } => {
                 self.sources.remove(&stream);
             }
