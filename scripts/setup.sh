@@ -22,6 +22,8 @@ command -v cmake >/dev/null || missing+=(cmake)
 command -v python3 >/dev/null || missing+=(python3-minimal)
 # scripts/ucx-versions.sh downloads versions of UCX with it, for tests.
 command -v pip >/dev/null || missing+=(python3-pip)
+# The tests of files have a Python environment of their own.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 pkg-config --exists libnl-3.0 libnl-route-3.0 2>/dev/null || missing+=(libnl-3-dev libnl-route-3-dev)
 pkg-config --exists libibverbs 2>/dev/null || missing+=(libibverbs-dev)
 
