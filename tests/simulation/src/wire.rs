@@ -181,7 +181,7 @@ impl AsyncWrite for Wire {
         if !this.is_awake(cx) {
             return Poll::Pending;
         }
-        if this.key.1 == Side::Server && this.shared.is_deaf(this.key.0) {
+        if this.end.1 == Side::Server && this.shared.is_deaf(this.end.0.ip()) {
             // No wake-up is needed: the timers of the connection end it.
             return Poll::Pending;
         }
