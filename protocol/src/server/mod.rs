@@ -280,11 +280,9 @@ impl ServerConnection {
 
     fn message(&mut self, now: Timestamp, message: Message, payload: Bytes) -> Result<(), ConnectionError> {
         match message {
-            Message::Goodbye { code, message } => {
-                return Err(ConnectionError::Goodbye { code, message: truncate(message) });
-            }
-            Message::Hello(hello) if self.state == State::AwaitingHello => return self.hello(now, hello),
-            other if self.state != State::Open => return Err(unexpected(&other, self.state.name()).into()),
+            Message::Goodbye { code, message } => Err(ConnectionError::Goodbye { code, message: truncate(message) }),
+            Message::Hello(hello) if self.state == State::AwaitingHello => self.hello(now, hello),
+            other if self.state != State::Open => Err(unexpected(&other, self.state.name()).into()),
             message => {
                 // The client sends nothing else before it has received the Welcome.
                 self.core.link.greeted();
