@@ -178,7 +178,7 @@ fn the_model_finds_planted_bugs() {
     use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
     use thallus_simulation::planted::plant;
 
-    let config = Config { cases: 400, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 2000, failure_persistence: None, ..Config::default() };
     let found = |streams, bug| {
         STREAMS.set(streams);
         plant(bug);
