@@ -100,6 +100,11 @@ impl LentStream {
         if cost > self.credit.available() { cost } else { 0 }
     }
 
+    /// The cost of the batch that waits for credit, or will probably wait once the source has made it.
+    pub(super) fn expected_waiting_cost(&self) -> u64 {
+        if self.is_pulled() && !self.has_credit_for(1) { self.largest_cost } else { self.waiting_cost() }
+    }
+
     /// Whether the schema has been sent.
     pub(super) fn is_running(&self) -> bool {
         self.phase != Phase::Planning

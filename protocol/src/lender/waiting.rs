@@ -23,7 +23,8 @@ impl Lender {
         if open.has_credit_for(1) {
             return true;
         }
-        open.credit.granted() > 0 && self.waiting_bytes().saturating_add(open.largest_cost) <= self.max_credit()
+        let others = self.streams.values().fold(0, |sum: u64, open| sum.saturating_add(open.expected_waiting_cost()));
+        open.credit.granted() > 0 && others.saturating_add(open.largest_cost) <= self.max_credit()
     }
 }
 

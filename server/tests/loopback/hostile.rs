@@ -77,7 +77,7 @@ fn one_batch_of_a_query_waits_for_credit() {
             sleep(Duration::from_secs(5)).await;
             assert_eq!((world.engine.running(), world.engine.batches()), (32, 32));
             let bytes = held(&world);
-            assert!((8 * MIB..9 * MIB).contains(&bytes), "{bytes} bytes");
+            assert!((7 * MIB..9 * MIB).contains(&bytes), "{bytes} bytes");
             serves_others(&world).await;
         });
     }
@@ -96,7 +96,8 @@ fn no_more_batches_wait_for_credit_than_may_be_on_loan() {
         sleep(Duration::from_secs(5)).await;
         let bytes = held(&world);
         let batches = world.engine.batches();
-        assert!((MIB / 2..MIB + MIB / 2).contains(&bytes) && batches <= 32 + 4, "{bytes} bytes, {batches} batches");
+        // The first batches are sent and not read, and 1 MiB of further ones waits.
+        assert!(bytes < 8 * MIB + MIB + MIB / 2 && batches <= 32 + 4, "{bytes} bytes, {batches} batches");
         serves_others(&world).await;
     });
 }
