@@ -40,7 +40,8 @@ impl Entrance {
     pub(crate) fn enter(self: &Arc<Self>, refusal: Option<String>) -> Newcomer {
         let displaced = Arc::new(Notify::new());
         let mut places = self.lock();
-        if places.waiting.len() >= self.limit.max(LEAST_WAITING)
+        // A connection that is refused for lack of descriptors makes a silent one leave too.
+        if (places.waiting.len() >= self.limit.max(LEAST_WAITING) || refusal.is_some())
             && let Some(oldest) = places.waiting.pop_front()
         {
             // Its task may not wait yet.
@@ -65,14 +66,16 @@ impl Newcomer {
         Arc::clone(&self.displaced)
     }
 
+    /// The reason why the connection gets no place, whatever it sends.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.refusal.clone()
+    }
+
     /// Takes a place among the connections that have sent their hello.
     ///
     /// # Errors
     /// The reason, for the client, why there is none.
     pub(crate) fn take_place(&self) -> Result<Admitted, String> {
-        if let Some(reason) = &self.refusal {
-            return Err(reason.clone());
-        }
         let limit = self.entrance.limit;
         let mut places = self.entrance.lock();
         if places.admitted >= limit {
@@ -128,7 +131,8 @@ mod tests {
         let refused = late.take_place().unwrap_err();
         assert!(refused.contains("2 connections") && refused.contains("limits.max_connections"), "{refused}");
         drop(admitted);
-        assert_eq!(entrance.enter(Some("no".into())).take_place().unwrap_err(), "no");
+        assert_eq!(entrance.enter(Some("no".into())).refusal().unwrap(), "no");
+        assert!(is_displaced(&waiting[1]) && !waiting[2..].iter().any(is_displaced));
         assert!(late.take_place().is_ok() && late.arrived());
         let mut waiting = waiting.into_iter();
         assert!(!waiting.next().unwrap().arrived(), "it was displaced before");

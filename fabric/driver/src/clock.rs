@@ -38,6 +38,8 @@ pub struct Clock {
     set: Instant,
     /// The deadline.
     armed: Option<Timestamp>,
+    /// The last time that was returned.
+    latest: Timestamp,
     /// `sleep` has been set again because it had expired late.
     looked_again: bool,
 }
@@ -54,7 +56,7 @@ impl Clock {
     pub fn new() -> Self {
         let epoch = Instant::now();
         let sleep = Box::pin(tokio::time::sleep_until(epoch));
-        Clock { epoch, sleep, set: epoch, armed: None, looked_again: false }
+        Clock { epoch, sleep, set: epoch, armed: None, latest: Timestamp::ZERO, looked_again: false }
     }
 
     /// Time since the epoch in which the process ran.
@@ -63,13 +65,15 @@ impl Clock {
         let now = Timestamp::ZERO + self.epoch.elapsed();
         match self.armed {
             Some(at) if now.since(at) > LATE => {
-                let stood_still = now.since(at);
+                // Time never goes back.
+                self.latest = at.max(self.latest);
+                let stood_still = now.since(self.latest);
                 debug!(?stood_still, "this process stood still");
                 self.epoch += stood_still;
-                at
             }
-            _ => now,
+            _ => self.latest = now,
         }
+        self.latest
     }
 
     /// Sets the deadline at which [`Clock::poll`] becomes ready. `None` means never.
@@ -168,6 +172,16 @@ mod tests {
         let started = std::time::Instant::now();
         poll_fn(|cx| clock.poll(cx)).await;
         assert!(started.elapsed() >= Duration::from_millis(95), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn time_never_goes_back() {
+        let mut clock = Clock::new();
+        clock.arm(Some(after(50)));
+        stand_still(90);
+        let before = clock.now();
+        stand_still(100);
+        assert!(clock.now() >= before, "{:?}", clock.now());
     }
 
     /// Whichever call notices it first: here it is the poll.

@@ -55,8 +55,8 @@ pub struct Connection<M, S> {
     overdue: u32,
 }
 
-/// Most inputs that are read after a deadline has passed, before the machine learns of it. These are 64 MiB of the
-/// control connection at least, which is more than a socket holds, unless the peer continues to send. A peer that
+/// Most inputs that are read after a deadline has passed, before the machine learns of it. Reads that fill
+/// their 64 KiB empty a socket of 64 MiB, which is more than one holds, unless the peer continues to send. A peer that
 /// always sends must not suspend deadlines.
 const CATCH_UP: u32 = 1024;
 

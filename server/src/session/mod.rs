@@ -144,7 +144,8 @@ pub(crate) async fn serve<S: ControlIo>(
     let (upload_report, upload_events) = mpsc::unbounded_channel();
     let config = MachineConfig { word_nonce, ..shared.machine.clone() };
     let machine = ServerConnection::new(config, clock.now());
-    let session = Session {
+    let refusal = newcomer.refusal();
+    let mut session = Session {
         connection: Connection::new("server", machine, clock, io, shared.budget_of_peer),
         held: shared.held.add(),
         number: shared.groups.next_number(),
@@ -166,6 +167,9 @@ pub(crate) async fn serve<S: ControlIo>(
         upload_report,
         ended: None,
     };
+    if let Some(message) = refusal {
+        session.refuse(message);
+    }
     session.run(drain).await
 }
 
@@ -309,9 +313,14 @@ impl<S: ControlIo> Session<S> {
             Err(message) => Some(message),
         };
         if let Some(message) = refused {
-            warn!(%message, "connection refused");
-            self.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });
+            self.refuse(message);
         }
+    }
+
+    fn refuse(&mut self, message: String) {
+        warn!(%message, "connection refused");
+        self.newcomer = None;
+        self.command(ServerCommand::Close { code: CloseCode::TooManyConnections, message });
     }
 
     fn command(&mut self, command: ServerCommand) {

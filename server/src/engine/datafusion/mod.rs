@@ -44,6 +44,7 @@ use datafusion::object_store::path::Path;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Semaphore;
 
 use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, Resolved};
@@ -57,6 +58,8 @@ use tables::Tables;
 /// Stack of each of the engine's threads: four times the size that the tests show to suffice for every shape of query
 /// with the greatest [`guard::MAX_NESTING`]. Only touched pages cost memory.
 const STACK_BYTES: usize = 64 << 20;
+/// Most queries that are planned at a time.
+const MAX_PLANNERS: usize = 64;
 /// The catalog and the schema of all tables.
 const CATALOG: &str = "thallus";
 const SCHEMA: &str = "public";
@@ -93,6 +96,9 @@ struct Shared {
     directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
+    /// Bounds the queries that are planned at a time. A planner has a thread that may block, and waits for other jobs of
+    /// such threads, of which the runtime has 512.
+    planners: Arc<Semaphore>,
     /// Dropped with the last task of a query.
     _spill: Option<SpillDirectory>,
 }
@@ -121,7 +127,8 @@ impl DataFusionEngine {
         let tables = Arc::new(Tables::new(config.data.clone()));
         let spill = SpillDirectory::open(&config.engine)?;
         let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
-        let directories = Arc::new(Directories::new(directories.chain([spill::parent(&config.engine)])));
+        let directories =
+            Arc::new(Directories::new(directories.chain(spill.iter().map(|spill| spill.path().to_owned()))));
         let context = context(config, &resolved, spill.as_ref())?;
         let about = About { tables: Arc::clone(&tables), directories: Arc::clone(&directories) };
         serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::new(about) as _)])?;
@@ -141,6 +148,7 @@ impl DataFusionEngine {
                 directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
+                planners: Arc::new(Semaphore::new(MAX_PLANNERS)),
                 _spill: spill,
             }),
             tables: Vec::new(),
@@ -275,7 +283,10 @@ async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>,
     let mut tables = Vec::new();
     for spec in specs {
         let policy = spec.policy;
-        let opened = match tables::open(&state, spec, Vec::new(), None).await {
+        // The files that were skipped belong to their table, which looks at them again.
+        let of_table = |error: &mut CatalogError| error.parts().0 == Some(spec.name.as_str());
+        let files = skipped.extract_if(.., of_table).collect();
+        let opened = match tables::open(&state, spec, files, None).await {
             Ok(opened) => opened,
             Err(error) if policy == catalog::Policy::Data => {
                 skipped.push(error);

@@ -1,5 +1,6 @@
 //! Names of tables in queries. A table has the name of its file, with capitals. An identifier in quotes names the table
-//! of exactly this name. One without quotes names the only table that it fits, in whatever case.
+//! of exactly this name. One without quotes names the only table that it fits, in whatever case. So does one in quotes
+//! that has no capitals, since DataFusion does not tell the two apart.
 //!
 //! DataFusion puts identifiers without quotes in lower case before it looks for a table, and does not tell whether
 //! there were quotes. So names that could mean several tables are found in the statement.

@@ -26,9 +26,12 @@ impl Directories {
         let absolute = directories.into_iter().filter_map(|path| std::path::absolute(path).ok());
         for directory in absolute.filter(|path| path.parent().is_some()) {
             let prefix = format!("{}/", directory.display());
-            // Plans have the paths of DataFusion's store, which do not begin with `/`, and may have escapes.
-            prefixes.extend(prefix.strip_prefix('/').map(str::to_owned));
-            prefixes.extend(StorePath::from_absolute_path(&directory).ok().map(|path| format!("{path}/")));
+            // Plans have the paths of DataFusion's store, which do not begin with `/`, and may have escapes. A single
+            // name could as well be a part of the query.
+            if directory.components().count() > 2 {
+                prefixes.extend(prefix.strip_prefix('/').map(str::to_owned));
+                prefixes.extend(StorePath::from_absolute_path(&directory).ok().map(|path| format!("{path}/")));
+            }
             prefixes.push(prefix);
         }
         prefixes.sort_by(|a, b| (Reverse(a.len()), a).cmp(&(Reverse(b.len()), b)));
@@ -60,7 +63,7 @@ impl Directories {
 
     /// The error as a client gets it. The log gets it whole.
     pub(super) fn hide(&self, error: EngineError) -> EngineError {
-        if matches!(error, EngineError::Source { .. }) {
+        if matches!(self.relative(&error.to_string()), Cow::Owned(_)) {
             tracing::info!(%error, "a query failed");
         }
         let relative = |message| self.relative_message(message);

@@ -56,10 +56,10 @@ pub(super) async fn start(
     batch_rows: usize,
 ) -> Result<QueryStream, EngineError> {
     let (started, start) = oneshot::channel();
-    let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
+    let (rows, batches) = channel();
     let mut task = Task(handle.spawn(run(shared, sql, batch_rows, started, rows)));
     let schema = answer(start, &mut task).await?;
-    Ok(QueryStream { schema, batches: Box::pin(Batches { batches, task: Some(task) }) })
+    Ok(QueryStream { schema, batches: Box::pin(batches.of(task)) })
 }
 
 /// Plans a query and starts it as `count` streams.
@@ -90,17 +90,44 @@ async fn answer<T>(start: oneshot::Receiver<Result<T, EngineError>>, task: &mut 
     }
 }
 
+/// The way from a query's task to its reader.
+fn channel() -> (Rows, Batches) {
+    let (first_poll, wanted) = oneshot::channel();
+    let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
+    (Rows { wanted, rows }, Batches { first_poll: Some(first_poll), batches, task: None })
+}
+
+/// The sending end of a query's rows.
+struct Rows {
+    /// Sent by the first poll of the receiving end. A query that nobody reads makes no batch.
+    wanted: oneshot::Receiver<()>,
+    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+}
+
 /// The receiving end of a query's rows.
 struct Batches {
+    /// `None` once it was polled.
+    first_poll: Option<oneshot::Sender<()>>,
     batches: mpsc::Receiver<Result<RecordBatch, EngineError>>,
     /// `None` once the task's end is known.
     task: Option<Task>,
+}
+
+impl Batches {
+    /// The rows of this task.
+    fn of(self, task: Task) -> Self {
+        Batches { task: Some(task), ..self }
+    }
 }
 
 impl Stream for Batches {
     type Item = Result<RecordBatch, EngineError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first_poll) = self.first_poll.take() {
+            // The task may have ended.
+            let _ended = first_poll.send(());
+        }
         if let Some(item) = ready!(self.batches.poll_recv(cx)) {
             return Poll::Ready(Some(item));
         }
@@ -118,7 +145,7 @@ async fn run(
     sql: String,
     batch_rows: usize,
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
-    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+    rows: Rows,
 ) {
     let planned = plan_apart(&shared, sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
         let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
@@ -152,10 +179,10 @@ async fn partitions(
     let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
-        let (rows, batches) = mpsc::channel(BATCHES_AHEAD);
+        let (rows, batches) = channel();
         let (shared, read) = (Arc::clone(shared), read.clone());
         let task = tokio::spawn(async move { feed(&shared, stream, &read, batch_rows, rows).await });
-        Box::pin(Batches { batches, task: Some(Task(task)) }) as BatchStream
+        Box::pin(batches.of(Task(task))) as BatchStream
     };
     Ok(PartitionedQuery { schema, order: split.order, partitions: split.streams.into_iter().map(start).collect() })
 }
@@ -166,8 +193,11 @@ async fn feed(
     mut stream: SendableRecordBatchStream,
     read: &Read,
     batch_rows: usize,
-    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+    Rows { wanted, rows }: Rows,
 ) {
+    if wanted.await.is_err() {
+        return;
+    }
     let schema = stream.schema();
     while let Some(item) = stream.next().await {
         let item = item
@@ -219,8 +249,12 @@ async fn plan_apart(
     batch_rows: usize,
     partitions: usize,
 ) -> Result<Planned, EngineError> {
+    let Ok(planner) = Arc::clone(&shared.planners).acquire_owned().await else { return Err(error::shutting_down()) };
     let (shared, handle) = (Arc::clone(shared), Handle::current());
-    let planning = tokio::task::spawn_blocking(move || handle.block_on(plan(&shared, &sql, batch_rows, partitions)));
+    let planning = tokio::task::spawn_blocking(move || {
+        let _planner = planner;
+        handle.block_on(plan(&shared, &sql, batch_rows, partitions))
+    });
     planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
 }
 

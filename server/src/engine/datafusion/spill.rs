@@ -70,7 +70,14 @@ fn create(root: &Path) -> io::Result<SpillDirectory> {
             created => created?,
         }
         // Until it is locked, another server may take the directory for one that was left, and remove it.
-        let Ok(lock) = File::open(&path) else { continue };
+        let lock = match File::open(&path) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                let _left = fs::remove_dir(&path);
+                return Err(error);
+            }
+        };
         if matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) || !path.is_dir() {
             continue;
         }

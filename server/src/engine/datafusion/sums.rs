@@ -2,7 +2,9 @@
 //! wrong value (DataFusion issue 17539).
 //!
 //! The sum is kept in a decimal of 128 bits, or 256 bits for decimals of 256, and is checked at the end. So it depends
-//! neither on the order of the rows nor on the number of partitions. Floats and intervals are left to DataFusion.
+//! neither on the order of the rows nor on the number of partitions. A sum of 38 or 76 digits may be an error although
+//! its result has room, if a sum on the way to it has none; no order gives a wrong value. Floats and intervals are left
+//! to DataFusion.
 
 mod accumulators;
 

@@ -225,8 +225,7 @@ impl Tables {
         // A table that was skipped at the start may be served by now.
         let is_served = |error: &CatalogError| {
             let table = error.parts().0;
-            table
-                .is_some_and(|table| served.iter().any(|opened| opened.spec.name == table && opened.skipped.is_empty()))
+            table.is_some_and(|table| served.iter().any(|opened| opened.spec.name == table))
         };
         let at_start = self.skipped.get().into_iter().flatten().filter(|error| !is_served(error));
         at_start.chain(served.iter().flat_map(|opened| &opened.skipped)).map(describe).collect()

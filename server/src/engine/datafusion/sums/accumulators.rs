@@ -12,6 +12,7 @@ use arrow_array::types::{ArrowPrimitiveType, Decimal128Type, Decimal256Type, Dec
 use arrow_array::{Array, ArrayRef, ArrowNativeTypeOp, BooleanArray, PrimitiveArray};
 use arrow_schema::DataType;
 use datafusion::common::ScalarValue;
+use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion_functions_aggregate_common::aggregate::groups_accumulator::prim_op::PrimitiveGroupsAccumulator;
@@ -165,8 +166,9 @@ where
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let values = self.rows.keys().map(|value| self.types.state::<T>(Some(*value))).collect::<Result<Vec<_>>>()?;
-        Ok(vec![ScalarValue::List(ScalarValue::new_list_nullable(&values, &self.types.state))])
+        let values = PrimitiveArray::<T>::from_iter_values(self.rows.keys().copied());
+        let values: ArrayRef = Arc::new(values.with_data_type(self.types.state.clone()));
+        Ok(vec![SingleRowListArrayBuilder::new(values).build_list_scalar()])
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
