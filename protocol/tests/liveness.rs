@@ -48,11 +48,9 @@ impl<M: Machine> End<M> {
         loop {
             match self.machine.poll_output() {
                 Output::Wait(_) => return,
-                Output::Transmit(frame) => {
-                    // The number of a ping is its last byte here.
-                    if frame.head.len() == 18 && frame.head[16] == 6 {
-                        self.pings = u64::from(frame.head[17]);
-                    }
+                // The number of a ping is its last byte here.
+                Output::Transmit(frame) if frame.head.len() == 18 && frame.head[16] == 6 => {
+                    self.pings = u64::from(frame.head[17]);
                 }
                 Output::Closed(error) => self.closed = Some(error),
                 _ => {}
