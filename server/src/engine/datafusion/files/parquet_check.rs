@@ -24,6 +24,11 @@ const MAX_ELEMENTS: usize = 1 << 18;
 const MAX_DEPTH: usize = 192;
 /// Most row groups. The reader of `parquet` numbers them with 16 bits, and allocates for all before it sees the first.
 const MAX_ROW_GROUPS: usize = 1 << 15;
+/// Indexes with at most this many bytes between them are read at once.
+const INDEX_GAP: u64 = 64 << 10;
+/// Most bytes that are read at once for several indexes.
+const INDEX_RUN: u64 = 8 << 20;
+
 /// Checks the footer of the file at `path`. A file without one is left to the reader, whose error is exact.
 pub(in super::super) fn footer(path: &Path) -> Result<(), String> {
     footer_of(path).map_err(|error| error.to_string())
@@ -64,22 +69,53 @@ impl From<Malformed> for ReadError {
 }
 
 /// An index of the pages of a column chunk.
+#[derive(Clone)]
 struct Index {
     place: Range<u64>,
     fields: Fields,
 }
 
-/// Checks indexes of pages: the reader allocates by the counts of their lists.
-fn check_indexes(file: &mut File, len: u64, indexes: Vec<Index>) -> Result<(), ReadError> {
-    for Index { place, fields } in indexes {
+/// Checks indexes of pages: the reader allocates by the counts of their lists. Together they are not longer than the
+/// file, so that a footer that names the same bytes many times does not make many reads of one.
+fn check_indexes(file: &mut File, len: u64, mut indexes: Vec<Index>) -> Result<(), ReadError> {
+    let mut total = 0_u64;
+    for Index { place, .. } in &indexes {
         if place.end > len {
             return Err(ReadError::invalid(format!("an index of pages at bytes {place:?} lies outside of the file")));
         }
-        let bytes = read_at(file, place)?;
-        let valid = Compact::new(&bytes).value(&Shape::Struct(fields));
-        valid.map_err(|_| ReadError::invalid("an index of its pages is not valid"))?;
+        total = total.saturating_add(place.end - place.start);
+    }
+    if total > len {
+        let reason = format!("its indexes of pages have {total} bytes together, and the file has {len} bytes");
+        return Err(ReadError::invalid(reason));
+    }
+    indexes.sort_unstable_by_key(|index| index.place.start);
+    let mut rest = &indexes[..];
+    while !rest.is_empty() {
+        let (run, place) = index_run(rest);
+        let bytes = read_at(file, place.clone())?;
+        for index in &rest[..run] {
+            let within = |at: u64| usize::try_from(at - place.start).unwrap_or_default();
+            let bytes = &bytes[within(index.place.start)..within(index.place.end)];
+            let valid = Compact::new(bytes).value(&Shape::Struct(index.fields));
+            valid.map_err(|_| ReadError::invalid("an index of its pages is not valid"))?;
+        }
+        rest = &rest[run..];
     }
     Ok(())
+}
+
+/// How many of the first indexes, in the order of the file, are read at once, and from where. There is one at least.
+fn index_run(indexes: &[Index]) -> (usize, Range<u64>) {
+    let mut place = indexes.first().map_or(0..0, |first| first.place.clone());
+    for (count, index) in indexes.iter().enumerate().skip(1) {
+        let end = place.end.max(index.place.end);
+        if index.place.start > place.end.saturating_add(INDEX_GAP) || end - place.start > INDEX_RUN {
+            return (count, place);
+        }
+        place.end = end;
+    }
+    (indexes.len(), place)
 }
 
 /// Checks the metadata in a footer. The indexes of pages.
@@ -180,6 +216,8 @@ fn number_of_children(reader: &mut Compact<'_>) -> Result<i32, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn unsigned(mut value: u64) -> Vec<u8> {
@@ -275,5 +313,40 @@ mod tests {
             let long = [&[0x09, 4], &schema[1..]].concat();
             assert!(metadata(&[hiding, &long[..]].concat()).is_err(), "{hiding:?}");
         }
+    }
+
+    fn index(place: Range<u64>) -> Index {
+        Index { place, fields: fields::OFFSET_INDEX }
+    }
+
+    #[test]
+    fn indexes_are_read_in_runs_and_are_not_longer_than_the_file() {
+        let path = std::env::temp_dir().join(format!("indexes-{}", std::process::id()));
+        let one = [0x19, 0x1c, 0x16, 8, 0x15, 20, 0x16, 0, 0, 0];
+        let mut bytes = one.repeat(3);
+        bytes.extend(vec![0xff; 1 << 17]);
+        bytes.extend(one);
+        File::create(&path).and_then(|mut file| file.write_all(&bytes)).unwrap();
+        let mut file = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let len = bytes.len() as u64;
+        let check = |file: &mut File, indexes: &[Index]| check_indexes(file, len, indexes.to_vec());
+        let good = [index(len - 10..len), index(20..30), index(0..10), index(0..10), index(10..20)];
+        assert!(check(&mut file, &good).is_ok());
+        assert!(check(&mut file, &[]).is_ok());
+        for bad in [index(1..11), index(30..40), index(len - 10..len + 1), index(0..9)] {
+            assert!(check(&mut file, &[&good[..], &[bad]].concat()).is_err());
+        }
+        let whole = Index { place: 0..len, fields: &[] };
+        assert!(check(&mut file, &[whole.clone()]).is_ok());
+        assert!(check(&mut file, &[whole.clone(), whole]).is_err());
+    }
+
+    #[test]
+    fn indexes_that_are_near_are_read_at_once() {
+        let near = [index(4..10), index(5..6), index(10..20), index(20 + INDEX_GAP..21 + INDEX_GAP)];
+        assert_eq!(index_run(&near), (4, 4..21 + INDEX_GAP));
+        assert_eq!(index_run(&[index(4..10), index(11 + INDEX_GAP..12 + INDEX_GAP)]), (1, 4..10));
+        assert_eq!(index_run(&[index(0..INDEX_RUN), index(INDEX_RUN..INDEX_RUN + 1)]), (1, 0..INDEX_RUN));
     }
 }
