@@ -36,7 +36,7 @@ mod widen;
 
 pub(super) use inspect::{Inspected, inspect};
 pub(super) use parquet_check::footer as check_parquet_footer;
-pub(super) use parquet_pages::pages as check_pages;
+pub(super) use parquet_pages::{page as check_page, pages as check_pages};
 pub(super) use parquet_types::check_dictionaries;
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
