@@ -1,8 +1,8 @@
 //! Reads Thrift's compact protocol, as far as the checks of Parquet files need it.
 //!
-//! A check is only worth something if it sees the values that the reader of `parquet` sees. That reader ignores the kind
-//! of a field that it knows, and takes its bytes for the kind that it expects. A known field with another kind is
-//! therefore refused here: after it the two would read different values from the same bytes.
+//! A check has to see the values that the reader of `parquet` sees. That reader ignores the kind of a field that it
+//! knows, and takes its bytes for the kind that it expects. A known field with another kind is therefore refused here:
+//! after it the two would read different values from the same bytes.
 //!
 //! Neither a count nor a depth can cost more than the bytes that are there: the reader of `parquet` skips a map of two
 //! thousand million booleans, which take no bytes, one by one.
