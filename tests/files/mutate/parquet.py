@@ -58,14 +58,19 @@ def pages(file, chunk):
     return found
 
 
+def _is_dictionary(page):
+    kind = page.header.field(1)
+    return kind is not None and kind.value == 2
+
+
 def put_pages(file, chunk, changed):
     """Appends the pages to the file, as the column chunk's."""
     meta, at = chunk.field(META_DATA), len(file.body)
     out = bytearray()
     for page in changed:
-        if page.header.field(1).value == 2:
+        if _is_dictionary(page):
             meta.set(DICTIONARY_PAGE, Value(thrift.I64, at + len(out)))
-        elif not any(p.header.field(1).value != 2 for p in changed[:changed.index(page)]):
+        elif all(_is_dictionary(before) for before in changed[:changed.index(page)]):
             meta.set(DATA_PAGE, Value(thrift.I64, at + len(out)))
         out += thrift.write(page.header) + page.data
     meta.field(COMPRESSED).value = len(out)
@@ -77,7 +82,7 @@ def put_pages(file, chunk, changed):
 
 def mutate(rng, data, other):
     """A mutated file, and what was done to it."""
-    kind = rng.randrange(24)
+    kind = rng.randrange(26)
     if kind < 2:
         return values.raw(rng, data, other)
     file = File(data)
@@ -95,6 +100,8 @@ def mutate(rng, data, other):
         return _arrow_schema(rng, file)
     if kind == 22:
         return _bomb(rng, file)
+    if kind > 23:
+        return _hidden(rng, file)
     length = values.integer(rng, len(data) - file.start - 8, [len(data)])
     return f"footer length {length}", file.write(length)
 
@@ -143,6 +150,44 @@ def _schema(rng, file):
         element.set(10, Value(STRUCT, [logical]))
         what.append(f"schema element {elements.index(element)} has logical type {logical[0]}")
     return "; ".join(what), file.write()
+
+
+def _hidden(rng, file):
+    """A schema so deep that a stack overflows, or a page that becomes very large, which only some readers see."""
+    if rng.random() < 0.5:
+        return _hidden_page(rng, file)
+    schema = file.footer.field(SCHEMA)
+    levels = values.size(rng, [200, 5000], [100_000])
+    group = Value(STRUCT, [(3, Value(I32, 0)), (4, Value(BINARY, b"g")), (5, Value(I32, 1))])
+    schema.value[1:1] = [group] * levels
+    what = thrift.hide(rng, group, 5) if rng.random() < 0.5 else thrift.hide(rng, file.footer, SCHEMA)
+    return f"schema {levels} deep; {what}", file.write()
+
+
+def _hidden_page(rng, file):
+    chunk = rng.choice(file.chunks())
+    found = pages(file, chunk)
+    page = rng.choice(found)
+    page.header.field(2).value = rng.choice([(1 << 31) - 1, 1 << 30])
+    what = thrift.hide(rng, page.header, rng.choice([2, 3]))
+    index = chunk.field(OFFSET_INDEX)
+    if index is not None and rng.random() < 0.3:
+        # The page stays where no column chunk is; only the index of pages knows the place.
+        return f"{what}; {_page_outside(chunk, file, page)}", file.write()
+    put_pages(file, chunk, found)
+    return f"a large page; {what}", file.write()
+
+
+def _page_outside(chunk, file, page):
+    tree, _ = thrift.parse(file.body, chunk.field(OFFSET_INDEX).value)
+    location = tree.field(1).value[0]
+    data = thrift.write(page.header) + page.data
+    location.field(1).value, location.field(2).value = len(file.body), len(data)
+    file.body += data
+    new = thrift.write(tree)
+    chunk.field(OFFSET_INDEX).value, chunk.field(OFFSET_INDEX_LENGTH).value = len(file.body), len(new)
+    file.body += new
+    return "a large page outside of the column chunks"
 
 
 def _page_headers(rng, file):

@@ -20,6 +20,10 @@ class Value:
         self.declared = None
         # Written instead of the value.
         self.raw = None
+        # The kind in the head of a field, instead of the real one; its bytes stay those of the real one.
+        self.said = None
+        # The byte after the fields of a struct. A reader that looks only at its low four bits sees the end.
+        self.end = 0
 
     def field(self, number):
         """The value of a field of a struct, or None."""
@@ -133,8 +137,8 @@ def write(value, in_list=False):
         return head + b"".join(write(item, True) for item in value.value)
     out, last = bytearray(), 0
     for number, item in value.value:
-        kind = item.kind
-        if kind == TRUE:
+        kind = item.kind if item.said is None else item.said
+        if kind == TRUE and item.said is None:
             kind = FALSE if item.value == FALSE else TRUE
         if 0 < number - last < 16:
             out.append((number - last) << 4 | kind)
@@ -142,7 +146,7 @@ def write(value, in_list=False):
             out += bytes([kind]) + zigzag(number)
         last = number
         out += write(item)
-    return bytes(out) + b"\0"
+    return bytes(out) + bytes([value.end])
 
 
 def walk(value, path=""):
@@ -159,6 +163,8 @@ def walk(value, path=""):
 def change(rng, value, hints=()):
     """Changes one value; returns a description."""
     before = value.value
+    if rng.random() < 0.08:
+        return change_kind(rng, value)
     if value.kind in (I16, I32, I64):
         value.value = values.integer(rng, value.value, hints)
         return f"{before} -> {value.value}"
@@ -177,6 +183,53 @@ def change(rng, value, hints=()):
     if value.kind in (LIST, SET):
         return change_list(rng, value)
     return change_struct(rng, value)
+
+
+def change_kind(rng, value):
+    """The same bytes with another kind, or the same number with bits that a reader of fewer bits drops."""
+    if value.kind in (I16, I32, I64) and rng.random() < 0.5:
+        bits = 16 if value.kind == I16 else 32
+        value.value += rng.choice([-1, 1, 3]) << bits
+        return f"{value.value}, which is the same in {bits} bits"
+    if value.kind == STRUCT and rng.random() < 0.5:
+        value.end = rng.randrange(1, 16) << 4
+        return f"a struct ends with the byte {value.end}"
+    likely = {I16: [I32, I64], I32: [I16, I64], I64: [I16, I32], LIST: [SET], SET: [LIST]}
+    kinds = likely.get(value.kind, []) if rng.random() < 0.7 else []
+    value.said = rng.choice(kinds or [TRUE, BYTE, I32, DOUBLE, BINARY, LIST, SET, MAP, STRUCT])
+    return f"kind {value.kind} is said to be {value.said}"
+
+
+def booleans(rng):
+    """A value of an unknown field, with booleans as elements: a reader takes a byte for each, or none."""
+    kind = rng.choice([LIST, SET, MAP])
+    unknown, count = Value(kind, []), rng.randrange(1, 9)
+    element = rng.choice([TRUE, FALSE])
+    head = varint(count) + bytes([element << 4 | rng.choice([TRUE, FALSE, I32])])
+    unknown.raw = head if kind == MAP else bytes([count << 4 | element])
+    unknown.raw += rng.choice([b"", b"\1" * count])
+    return unknown
+
+
+def hide(rng, tree, number):
+    """Changes a struct so that its field has the same value only for a reader that ignores kinds and high bits."""
+    index = next(index for index, (identifier, _) in enumerate(tree.value) if identifier == number)
+    item = tree.value[index][1]
+    kind = rng.randrange(5)
+    if kind == 0:
+        other = number + rng.choice([-65536, 65536, 3 * 65536])
+        tree.value[index] = (other, item)
+        return f"field {number} has number {other}"
+    if kind == 1:
+        tree.value.insert(rng.randrange(index + 1), (64, booleans(rng)))
+        return f"field {number} is after booleans"
+    if kind == 2:
+        before = rng.randrange(index + 1)
+        return f"field {tree.value[before][0]}: {change_kind(rng, tree.value[before][1])}"
+    if kind == 3:
+        tree.end = rng.randrange(1, 16) << 4
+        return f"the struct ends with the byte {tree.end}"
+    return f"field {number}: {change_kind(rng, item)}"
 
 
 def change_list(rng, value):
@@ -216,12 +269,15 @@ def change_struct(rng, value):
         value.value = value.value[:index] + [(number, item.clone())] + value.value[index:]
         return f"field {number} twice"
     if kind == 3:
-        other = rng.choice([rng.randrange(1, 30), 32767, -5])
+        other = rng.choice([rng.randrange(1, 30), 32767, -5, number + 65536, number - 65536])
         value.value[index] = (other, item)
         return f"field {number} has number {other}"
     if rng.random() < 0.5:
         value.value[index] = (number, Value(BINARY, rng.randbytes(9)))
         return f"field {number} has another type"
+    if rng.random() < 0.3:
+        value.value = value.value[:index] + [(64, booleans(rng))] + value.value[index:]
+        return f"unknown booleans before field {number}"
     if rng.random() < 0.1:
         # Booleans as keys and values of a map take no bytes: a reader that skips each is busy for a minute.
         unknown = Value(MAP, b"")

@@ -25,6 +25,8 @@ mod list_shape;
 mod lists;
 mod numbers;
 mod parquet_check;
+mod parquet_fields;
+mod parquet_pages;
 mod parquet_types;
 mod part;
 mod schema;
@@ -33,7 +35,8 @@ mod thrift;
 mod widen;
 
 pub(super) use inspect::{Inspected, inspect};
-pub(super) use parquet_check::{footer as check_parquet_footer, pages as check_pages};
+pub(super) use parquet_check::footer as check_parquet_footer;
+pub(super) use parquet_pages::{page as check_page, pages as check_pages};
 pub(super) use parquet_types::check_dictionaries;
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;

@@ -15,6 +15,7 @@ mod names;
 mod opened;
 mod operators;
 mod pacing;
+mod parquet_chunks;
 mod parquet_counts;
 mod parquet_reader;
 mod partitions;

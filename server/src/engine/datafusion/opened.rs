@@ -13,6 +13,7 @@ use datafusion::object_store::ObjectMeta;
 use datafusion::object_store::path::Path as StorePath;
 
 use super::files::Inspected;
+use super::parquet_chunks::KnownChunks;
 use crate::catalog::{CatalogError, DataFile, Stamp, TableSpec};
 
 /// A table whose files were looked at.
@@ -27,6 +28,8 @@ pub(super) struct Opened {
     pub(super) skipped: Vec<CatalogError>,
     /// Statistics of Parquet files, by path, once a query has needed them.
     pub(super) statistics: Mutex<BTreeMap<PathBuf, Arc<Statistics>>>,
+    /// The places of the column chunks of Parquet files.
+    pub(super) chunks: Arc<KnownChunks>,
 }
 
 impl Opened {

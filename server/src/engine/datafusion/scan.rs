@@ -56,7 +56,8 @@ impl FilesTable {
         let environment = state.runtime_env();
         let store = environment.object_store(super::store::url())?;
         let cache = environment.cache_manager.get_file_metadata_cache();
-        let factory = CheckedFactory::new(CachedParquetFileReaderFactory::new(store, cache));
+        let factory =
+            CheckedFactory::new(CachedParquetFileReaderFactory::new(store, cache), Arc::clone(&self.opened.chunks));
         Ok(ParquetSource::new(table)
             .with_table_parquet_options(format.options().clone())
             .with_parquet_file_reader_factory(Arc::new(factory)))

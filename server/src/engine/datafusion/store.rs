@@ -91,6 +91,9 @@ impl ObjectStore for ReadOnlyStore {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.check(location)?;
+        // The length costs one more request of the operating system, and one hand-over to a thread that may block, per
+        // row group and query. The stamp of the table's file has it too, but this store does not know the tables, and
+        // the metadata of a file is read without the reader that knows the stamp.
         let head = GetOptions { head: true, ..GetOptions::default() };
         check_ranges(ranges, self.files.get_opts(location, head).await?.meta.size)?;
         self.files.get_ranges(location, ranges).await

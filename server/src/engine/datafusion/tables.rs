@@ -70,7 +70,15 @@ pub(super) async fn open(
     }
     let file_schema = merged(&spec, &good)?;
     let partition_fields = partition_fields(&spec, &file_schema)?;
-    Ok(Opened { spec, file_schema, partition_fields, files: good, skipped, statistics: Mutex::default() })
+    Ok(Opened {
+        spec,
+        file_schema,
+        partition_fields,
+        files: good,
+        skipped,
+        statistics: Mutex::default(),
+        chunks: Arc::default(),
+    })
 }
 
 /// Number of files of a table that are looked at at the same time.
