@@ -84,7 +84,6 @@ const TRANSITIONS: [&str; 31] = [
     r#"client ["open", "down"] -> ["closed", "down"]"#,
     r#"client ["open", "down"] -> ["closing", "down"]"#,
     r#"client ["open", "none"] -> ["closed", "none"]"#,
-    r#"client ["open", "up"] -> ["closing", "down"]"#,
     r#"client ["open", "up"] -> ["closing", "up"]"#,
     r#"client ["open", "up"] -> ["open", "down"]"#,
     r#"server ["awaiting the hello", "none"] -> ["closed", "none"]"#,

@@ -1,4 +1,5 @@
-//! Runs a program under a filter of system calls like the default one of Docker: `thallus-seccomp PROGRAM [ARGUMENT ...]`.
+//! Runs a program under a filter of system calls like the default one of Docker:
+//! `thallus-seccomp PROGRAM [ARGUMENT ...]`.
 //!
 //! These are the calls that Docker's default profile blocks for a container without capabilities, as its documentation
 //! lists them (Docker Engine, "Seccomp security profiles for Docker"), `clone3`, which it answers with ENOSYS, and
