@@ -197,7 +197,7 @@ pub(crate) fn tables_of(
 }
 
 /// Names and paths of those tables of a `--data` directory whose names differ from this one in case at most, sorted.
-/// What is skipped is not reported again.
+/// Files that are skipped are not reported again.
 #[cfg(feature = "datafusion")]
 pub(crate) fn fitting_tables_of(directory: &Path, name: &str) -> Vec<(String, PathBuf)> {
     let fitting = |entry: fs::DirEntry| {

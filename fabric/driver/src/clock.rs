@@ -4,7 +4,7 @@
 //! task is blocked. Its peer may have sent megabytes meanwhile, which nothing has read. So a deadline that has passed
 //! proves nothing yet. Two rules make it a proof:
 //! - **Time in which the process stood still does not count.** A machine's time passes a deadline by [`LATE`] at most
-//!   before the machine has handled the deadline. What exceeds that is left out, for all later deadlines too.
+//!   before the machine has handled the deadline. Time beyond that is left out, for all later deadlines too.
 //! - **A deadline is met only after the runtime has looked at its sockets.** [`Clock::poll`] is ready once a timer has
 //!   expired that was set, if the clock is late, after the process continued. Tokio collects the events of all sockets
 //!   before it expires timers. So all that arrived before the process continued can be read now, and the connection

@@ -97,8 +97,8 @@ struct Shared {
     directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
-    /// Bounds the queries that are planned at a time. A planner has a thread that may block, and waits for other jobs of
-    /// such threads, of which the runtime has 512.
+    /// Bounds the queries that are planned at a time. A planner has a thread that may block, and waits for other jobs
+    /// of such threads, of which the runtime has 512.
     planners: Arc<Semaphore>,
     /// Dropped with the last task of a query.
     _spill: Option<SpillDirectory>,

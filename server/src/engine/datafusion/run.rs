@@ -99,7 +99,7 @@ fn channel() -> (Rows, Batches) {
 
 /// The sending end of a query's rows.
 struct Rows {
-    /// Sent by the first poll of the receiving end. A query that nobody reads makes no batch.
+    /// Sent by the first poll of the receiving end. A query without a reader makes no batch.
     wanted: oneshot::Receiver<()>,
     rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
 }
@@ -232,7 +232,7 @@ struct Planned {
     read: Read,
 }
 
-/// What a query reads.
+/// The tables of a query, and the kind of its rows.
 #[derive(Clone)]
 struct Read {
     /// The tables, as they were when the query was planned.

@@ -192,7 +192,7 @@ pub(super) struct Tables {
     /// Data directories, in which tables appear.
     data: Vec<PathBuf>,
     tables: RwLock<BTreeMap<String, Arc<Opened>>>,
-    /// What was skipped at the start.
+    /// The files and tables that were skipped at the start.
     skipped: std::sync::OnceLock<Vec<CatalogError>>,
 }
 
@@ -217,7 +217,7 @@ impl Tables {
         let _first = self.state.set(state);
     }
 
-    /// Sets what was skipped at the start. Only the first call has an effect.
+    /// Sets the files and tables that were skipped at the start. Only the first call has an effect.
     pub(super) fn set_skipped(&self, skipped: Vec<CatalogError>) {
         let _first = self.skipped.set(skipped);
     }

@@ -1,7 +1,7 @@
 //! Checks of Parquet files' metadata, before the reader of `parquet` believes it.
 //!
-//! That reader allocates and recurses by the numbers in the file. What it finds out by a panic is caught elsewhere.
-//! What ends the process is refused here: a schema so deep that the stack overflows, and counts and sizes by which more
+//! That reader allocates and recurses by the numbers in the file. Its panics are caught elsewhere (`caught.rs`). Numbers
+//! that end the process are refused here: a schema so deep that the stack overflows, and counts and sizes by which more
 //! is allocated than there is.
 
 use std::fs::File;
@@ -105,7 +105,7 @@ fn check_indexes(file: &mut File, len: u64, mut indexes: Vec<Index>) -> Result<(
     Ok(())
 }
 
-/// How many of the first indexes, in the order of the file, are read at once, and from where. There is one at least.
+/// The number of the first indexes, in the order of the file, that are read at once, at least 1, and their place.
 fn index_run(indexes: &[Index]) -> (usize, Range<u64>) {
     let mut place = indexes.first().map_or(0..0, |first| first.place.clone());
     for (count, index) in indexes.iter().enumerate().skip(1) {

@@ -30,7 +30,7 @@ pub(in super::super) fn page(bytes: &[u8], ratio: u64) -> Result<&[u8], String> 
     Ok(usize::try_from(page.compressed).ok().and_then(|size| rest.get(size..)).unwrap_or_default())
 }
 
-/// What the header of a page says.
+/// The content of a page's header.
 #[derive(Default)]
 struct Page {
     uncompressed: i32,
