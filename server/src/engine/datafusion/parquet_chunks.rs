@@ -57,7 +57,8 @@ pub(super) fn names_page_indexes(metadata: &ParquetMetaData) -> bool {
     chunks.any(|chunk| chunk.offset_index_offset().is_some() || chunk.column_index_offset().is_some())
 }
 
-/// The size of a page divided by its size in the file, at most. Only of those that the reader of `parquet` believes, since it fills
+/// The size of a page divided by its size in the file, at most. Only of those that the reader of `parquet` believes,
+/// since it fills
 /// as many bytes with zeros as a page is said to become; the others grow with what is decompressed.
 fn ratio(compression: Compression) -> u64 {
     match compression {

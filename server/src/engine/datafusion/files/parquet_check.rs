@@ -1,7 +1,7 @@
 //! Checks of Parquet files' metadata, before the reader of `parquet` believes it.
 //!
-//! That reader allocates and recurses by the numbers in the file. Its panics are caught elsewhere (`caught.rs`). Numbers
-//! that end the process are refused here: a schema so deep that the stack overflows, and counts and sizes by which more
+//! That reader allocates and recurses by the numbers in the file. Its panics are caught by `caught.rs`. Numbers that
+//! end the process are refused here: a schema so deep that the stack overflows, and counts and sizes by which more
 //! is allocated than there is.
 
 use std::fs::File;
