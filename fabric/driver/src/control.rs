@@ -300,6 +300,49 @@ mod tests {
         theirs.write_all(b"bye").await.unwrap();
         drop(theirs);
         let mut buffer = BytesMut::new();
+        let first = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
+        assert_eq!(first, ControlEvent::Received);
+        assert_eq!(buffer, b"bye"[..]);
+        let second = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
+        assert!(matches!(second, ControlEvent::Disconnected(_)), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_keeps_nobody_busy() {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours, PeerBudget::SERVER);
+        drop(theirs);
+        let mut buffer = BytesMut::new();
+        let first = std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await;
+        assert!(matches!(first, ControlEvent::Disconnected(_)), "{first:?}");
+        let idle = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+        assert!(idle);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_messages_is_not_read_either() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let mut control = Control::new(ours, PeerBudget { messages: 4000, unsent: 10_000 });
+        theirs.write_all(b"a").await.unwrap();
+        let mut buffer = BytesMut::new();
+        let send = |control: &mut Control<_>, len, is_batch| {
+            let payload = Bytes::from(vec![0; len]);
+            control.send(Frame { head: Bytes::from_static(b"h"), payload, is_batch, urgent: false });
+        };
+        // A piece of a batch does not count as a message.
+        send(&mut control, 3000, true);
+        send(&mut control, 3000, true);
+        assert_eq!((control.has_room(), control.unsent_bytes()), (true, 6000 + 2 + 4 * PART_OVERHEAD));
+        assert_eq!(std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await, ControlEvent::Received);
+        theirs.write_all(b"b").await.unwrap();
+        send(&mut control, 3800, false);
+        assert!(!control.has_room());
+        let is_pending = std::future::poll_fn(|cx| Poll::Ready(control.poll(cx, &mut buffer).is_pending())).await;
+        assert!(is_pending && buffer == b"a"[..]);
+        let reader = tokio::spawn(async move {
+            let mut all = vec![0; 9803];
+            theirs.read_exact(&mut all).await.map(|_| theirs)
+        });
         let received = loop {
             match std::future::poll_fn(|cx| control.poll(cx, &mut buffer)).await {
                 ControlEvent::Relieved => {}

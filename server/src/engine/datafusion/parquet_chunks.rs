@@ -25,8 +25,11 @@ pub(super) struct Chunk {
 /// The column chunks of files, as long as their metadata is in use: a query opens a file once in each partition.
 #[derive(Default)]
 pub(super) struct KnownChunks {
-    by_path: Mutex<BTreeMap<Path, (Weak<ParquetMetaData>, Arc<[Chunk]>)>>,
+    by_path: Mutex<BTreeMap<Path, Known>>,
 }
+
+/// The column chunks of a file with this metadata.
+type Known = (Weak<ParquetMetaData>, Arc<[Chunk]>);
 
 impl fmt::Debug for KnownChunks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

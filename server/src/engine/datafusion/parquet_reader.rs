@@ -168,7 +168,7 @@ mod tests {
         let place = 100..100 + end;
         let inner = 100 + end - bad.len() as u64;
         let chunk = |pages| Chunk { place: place.clone(), ratio: 32, pages };
-        let checked = |pages| check(&[chunk(pages)], &[place.clone()], std::slice::from_ref(&bytes));
+        let checked = |pages| check(&[chunk(pages)], std::slice::from_ref(&place), std::slice::from_ref(&bytes));
         assert!(checked(vec![]).is_ok());
         assert!(checked(vec![100..100 + first, 100 + first..100 + end]).is_ok());
         assert!(checked(vec![100..100 + first, inner..100 + end]).is_err());
