@@ -70,7 +70,7 @@ const EXPECTED: [(&str, &[&str]); 16] = [
 ];
 
 /// States of the connection and of its data plane, before and after one input.
-const TRANSITIONS: [&str; 31] = [
+const TRANSITIONS: [&str; 30] = [
     r#"client ["awaiting the welcome", "none"] -> ["closed", "none"]"#,
     r#"client ["awaiting the welcome", "none"] -> ["closing", "none"]"#,
     r#"client ["awaiting the welcome", "none"] -> ["connecting the fabric", "none"]"#,
