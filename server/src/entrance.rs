@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+/// Why a connection without a hello was closed by this end before its time.
+pub(crate) const DISPLACED: &str = "it sent no hello, and made room for a newer connection";
 /// Least number of connections that may be without a hello, so that a server with a low limit of connections does not
 /// drop a client while its hello is on its way.
 const LEAST_WAITING: usize = 64;

@@ -28,15 +28,13 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::accepting::AcceptFailures;
 use crate::config::ServerConfig;
 use crate::engine::Engine;
-use crate::entrance::Entrance;
+use crate::entrance::{DISPLACED, Entrance};
 use crate::session::{GroupLimits, Groups, OrphanedLoans, SeparatePools, Shared, serve};
 use crate::trimming::Trimming;
 
 /// Most leases at a time on one connection: more than any window of reasonable batches needs, and one page of lease
 /// words.
 const MAX_LEASES: u32 = 511;
-/// Why a connection without a hello was closed by this end before its time.
-pub(crate) const DISPLACED: &str = "it sent no hello, and made room for a newer connection";
 /// Time for connections to close, after the drain timeout.
 const CLOSE_GRACE: Duration = Duration::from_secs(15);
 

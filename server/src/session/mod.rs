@@ -308,7 +308,7 @@ impl<S: ControlIo> Session<S> {
                 }
                 self.admitted = Some(place);
                 // Nothing of the hello has been carried out yet.
-                if newcomer.arrived() { None } else { Some(crate::server::DISPLACED.to_owned()) }
+                if newcomer.arrived() { None } else { Some(crate::entrance::DISPLACED.to_owned()) }
             }
             Err(message) => Some(message),
         };

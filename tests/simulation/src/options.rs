@@ -346,26 +346,7 @@ impl Options {
         let fencing = dice.pick(&[Fencing::Revocation, Fencing::LeaseWord, Fencing::LeaseWord]);
         let clients = dice.within(1, 3) as usize;
         let stormy = |dice: &mut Dice, percent| !fault_free && dice.percent(percent) && !half_dead;
-        let network = SimOptions {
-            fencing,
-            exposes_ranges: fencing == Fencing::Revocation,
-            latency: 0..=dice.pick(&[0, 4, 40, 200]),
-            completion_lag: 0..=dice.pick(&[0, 2, 30]),
-            reorder: dice.percent(70),
-            peer_death_delay: 0..=dice.pick(&[0, 8, 400]),
-            max_read: dice.pick::<u64>(&[1 << 30, 1 << 30, 1 << 14, 4096]),
-            max_outstanding_reads: dice.pick(&[1, 2, 16, 16]),
-            foreign_memory: dice.percent(75),
-            max_registered: if stormy(dice, 10) { 3 << 20 } else { 1 << 36 },
-            pace: Some(Duration::from_millis(1)),
-            bytes_per_step: dice.pick::<u64>(&[0, 0, 100_000, 10_000]),
-            straggler_one_in: if stormy(dice, 40) { dice.within(2, 12) } else { 0 },
-            straggler: 20..=dice.pick(&[100, 400, 900]),
-            early_completion_one_in: if stormy(dice, 8) { dice.within(4, 20) } else { 0 },
-            retry: dice.within(50, 300),
-            loans: true,
-            record: true,
-        };
+        let network = draw_network(dice, fencing, &stormy);
         // Leases that expire while their bytes are being read, and an end that does not learn of it.
         let fencing_profile = stormy(dice, 15);
         let network = if fencing_profile {
@@ -447,5 +428,29 @@ impl Options {
             faults_end_at,
             upload_window: dice.pick(&[20_000, 200_000, 1 << 20]),
         }
+    }
+}
+
+/// Draws the data plane. `stormy`: whether a fault of this probability in percent is drawn.
+fn draw_network(dice: &mut Dice, fencing: Fencing, stormy: &dyn Fn(&mut Dice, u32) -> bool) -> SimOptions {
+    SimOptions {
+        fencing,
+        exposes_ranges: fencing == Fencing::Revocation,
+        latency: 0..=dice.pick(&[0, 4, 40, 200]),
+        completion_lag: 0..=dice.pick(&[0, 2, 30]),
+        reorder: dice.percent(70),
+        peer_death_delay: 0..=dice.pick(&[0, 8, 400]),
+        max_read: dice.pick::<u64>(&[1 << 30, 1 << 30, 1 << 14, 4096]),
+        max_outstanding_reads: dice.pick(&[1, 2, 16, 16]),
+        foreign_memory: dice.percent(75),
+        max_registered: if stormy(dice, 10) { 3 << 20 } else { 1 << 36 },
+        pace: Some(Duration::from_millis(1)),
+        bytes_per_step: dice.pick::<u64>(&[0, 0, 100_000, 10_000]),
+        straggler_one_in: if stormy(dice, 40) { dice.within(2, 12) } else { 0 },
+        straggler: 20..=dice.pick(&[100, 400, 900]),
+        early_completion_one_in: if stormy(dice, 8) { dice.within(4, 20) } else { 0 },
+        retry: dice.within(50, 300),
+        loans: true,
+        record: true,
     }
 }

@@ -1,4 +1,4 @@
-//! Limits and filters that DataFusion pushes too far down.
+//! Limits and filters that DataFusion pushes too far down, and batches that it makes too large.
 
 use std::sync::Arc;
 
@@ -27,6 +27,23 @@ pub(super) fn is_by_float(plan: &LogicalPlan) -> bool {
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
     found
+}
+
+/// Values of a batch that is grouped, at most. DataFusion allocates room for the groups of a whole batch in each column,
+/// before it knows their number, and counts it in no memory pool.
+const MOST_GROUPED: usize = 1 << 20;
+
+/// The rows of the plan's batches: `rows`, or fewer if it groups by many columns.
+pub(super) fn rows_for_groups(plan: &LogicalPlan, rows: usize) -> usize {
+    let mut columns = 1;
+    let visited = plan.apply_with_subqueries(|node| {
+        if matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_)) {
+            columns = columns.max(node.schema().fields().len());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "the visitor does not fail");
+    rows.min((MOST_GROUPED / columns).max(1))
 }
 
 /// Removes limits between the two steps of an aggregation. There they count partial groups, of which several become

@@ -292,6 +292,9 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         optimizer.enable_join_dynamic_filter_pushdown = false;
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     }
+    let rows = limits::rows_for_groups(&logical, batch_rows);
+    let config = state.config().clone().with_batch_size(rows);
+    *state.config_mut() = config;
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
     let plan = state.create_physical_plan(&logical).await;
     let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
