@@ -29,21 +29,19 @@ pub(super) fn is_by_float(plan: &LogicalPlan) -> bool {
     found
 }
 
-/// Values of a batch that is grouped, at most. DataFusion allocates room for the groups of a whole batch in each column,
-/// before it knows their number, and counts it in no memory pool.
-const MOST_GROUPED: usize = 1 << 20;
+/// Values of a batch within the engine, at most. DataFusion's filters, joins and groups allocate room for a whole batch
+/// in each column, before they know the number of rows, and count it in no memory pool.
+const MOST_VALUES: usize = 2 << 20;
 
-/// The rows of the plan's batches: `rows`, or fewer if it groups by many columns.
-pub(super) fn rows_for_groups(plan: &LogicalPlan, rows: usize) -> usize {
+/// The rows of the batches of an optimized plan: `rows`, or fewer if it has many columns.
+pub(super) fn rows_for_width(plan: &LogicalPlan, rows: usize) -> usize {
     let mut columns = 1;
     let visited = plan.apply_with_subqueries(|node| {
-        if matches!(node, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_)) {
-            columns = columns.max(node.schema().fields().len());
-        }
+        columns = columns.max(node.schema().fields().len());
         Ok(TreeNodeRecursion::Continue)
     });
     debug_assert!(visited.is_ok(), "the visitor does not fail");
-    rows.min((MOST_GROUPED / columns).max(1))
+    rows.min((MOST_VALUES / columns).max(1))
 }
 
 /// Removes limits between the two steps of an aggregation. There they count partial groups, of which several become

@@ -292,11 +292,11 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         optimizer.enable_join_dynamic_filter_pushdown = false;
         optimizer.enable_aggregate_dynamic_filter_pushdown = false;
     }
-    let rows = limits::rows_for_groups(&logical, batch_rows);
-    let config = state.config().clone().with_batch_size(rows);
-    *state.config_mut() = config;
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
-    let plan = state.create_physical_plan(&logical).await;
+    let optimized = state.optimize(&logical).map_err(failed)?;
+    let config = state.config().clone().with_batch_size(limits::rows_for_width(&optimized, batch_rows));
+    *state.config_mut() = config;
+    let plan = state.query_planner().create_physical_plan(&optimized, &state).await;
     let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), read })
 }
