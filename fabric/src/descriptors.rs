@@ -29,8 +29,8 @@ pub fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Whether a descriptor that has just been opened is one of the last ones within this process's limit: the share that
-/// open connections and running queries need, an eighth, at least 16 and at most 512.
+/// Returns whether a descriptor that has just been opened is one of the last ones within this process's limit: the
+/// share that open connections and running queries need, an eighth, at least 16 and at most 512.
 ///
 /// The kernel gives a new descriptor the lowest free number (open(2)), so all lower numbers are taken. The answer costs
 /// no look at the descriptors themselves. It may be `false` although most higher numbers are taken.

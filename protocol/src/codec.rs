@@ -143,10 +143,10 @@ pub struct Frame {
     pub head: Bytes,
     /// Bytes that follow the head. Often empty.
     pub payload: Bytes,
-    /// Whether the frame goes before all frames that are queued and not begun. So a peer that is sent a lot of data
+    /// True if the frame goes before all frames that are queued and not begun. So a peer that is sent a lot of data
     /// still receives pings and pongs at once.
     pub urgent: bool,
-    /// Whether the payload is a piece of a batch. Credit bounds the batches that wait to be written, and nothing bounds
+    /// True if the payload is a piece of a batch. Credit bounds the batches that wait to be written, and nothing bounds
     /// other messages, such as the answers to a peer that does not read.
     pub is_batch: bool,
 }

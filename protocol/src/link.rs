@@ -67,7 +67,7 @@ pub(crate) struct Link {
     unproven: usize,
     /// Bytes that had arrived and were not decoded when the last message had been decoded.
     undecoded: usize,
-    /// Whether the peer has received this end's part of the handshake.
+    /// True if the peer has received this end's part of the handshake.
     greeted: bool,
 }
 

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 /// Port of the server, for the process that is the client.
 const PORT: &str = "THALLUS_TEST_STOPPED_PORT";
-/// Whether that client lets batches be lent.
+/// True if that client lets batches be lent.
 const LENT: &str = "THALLUS_TEST_STOPPED_LENT";
 const BATCHES: u64 = 300;
 const ROWS: usize = 2000;

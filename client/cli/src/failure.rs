@@ -164,8 +164,8 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
     }
 }
 
-/// Whether this process, or its host, has no more descriptors. The errors of fabrics keep the operating system's error
-/// as a text.
+/// Returns whether this process, or its host, has no more descriptors. The errors of fabrics keep the operating
+/// system's error as a text.
 fn is_of_descriptors(error: &ClientError) -> bool {
     let is_local = matches!(error, ClientError::Connect { .. } | ClientError::OutOfMemory { .. });
     let codes = [Errno::MFILE, Errno::NFILE].map(|code| format!("(os error {})", code.raw_os_error()));

@@ -72,7 +72,7 @@ impl<M: Machine, S: ControlIo> Connection<M, S> {
         &self.machine
     }
 
-    /// Whether the peer reads fast enough that further batches may be requested for it.
+    /// Returns whether the peer reads fast enough that further batches may be requested for it.
     pub fn may_request_batches(&self) -> bool {
         self.control.has_room()
     }

@@ -115,7 +115,7 @@ impl<S: ControlIo> Control<S> {
         self.unsent
     }
 
-    /// Whether the queue has room for further batches.
+    /// Returns whether the queue has room for further batches.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.unsent <= self.budget.unsent

@@ -62,7 +62,7 @@ pub struct Packing {
     dictionaries: Option<LentDictionaries>,
     /// Bits per row, with validity, if all columns are numbers.
     row_bits: Option<u64>,
-    /// Whether a warning has reported that a batch could not be lent. The next ones of the stream are not worth one: a
+    /// True if a warning has reported that a batch could not be lent. The next ones of the stream are not worth one: a
     /// result of a thousand batches has the same reason a thousand times.
     inline_warned: bool,
 }

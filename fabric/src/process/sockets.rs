@@ -1,5 +1,5 @@
-//! Whether a process holds the other end of a TCP connection, from Linux's `/proc/PID/net/tcp` and `/proc/PID/fd`
-//! (proc(5)). A peer can send any process id; the kernel knows whose socket it is.
+//! Checks whether a process holds the other end of a TCP connection, from Linux's `/proc/PID/net/tcp` and
+//! `/proc/PID/fd` (proc(5)). A peer can send any process id; the kernel knows whose socket it is.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ pub struct TcpEnds {
     pub peer: SocketAddr,
 }
 
-/// Whether the process runs and has the peer's end of the connection open.
+/// Returns whether the process runs and has the peer's end of the connection open.
 ///
 /// Both processes must be on one host and in one PID namespace, and this process must be allowed to see the other's
 /// open files: by the same user, or as root. Address translation between the two ends hides the peer's socket.

@@ -127,7 +127,7 @@ pub enum LenderTask {
         stream: StreamId,
         /// Live bytes from which on the batch is to be lent. `None`: inline, whatever its size.
         lend_from: Option<u64>,
-        /// Whether the credit suffices for one more batch after this one, if it is no larger than the largest before.
+        /// True if the credit suffices for one more batch after this one, if it is no larger than the largest before.
         /// Otherwise the source should not prepare one: the borrower may never grant credit for it.
         ahead: bool,
     },

@@ -88,7 +88,7 @@ impl LentStream {
         }
     }
 
-    /// Whether the credit suffices for this number of batches, each as large as the largest so far.
+    /// Returns whether the credit suffices for this number of batches, each as large as the largest so far.
     pub(super) fn has_credit_for(&self, batches: u64) -> bool {
         let needed = self.largest_cost.max(BATCH_OVERHEAD).saturating_mul(batches);
         self.credit.available() >= needed

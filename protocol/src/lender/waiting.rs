@@ -12,9 +12,9 @@ impl Lender {
         self.streams.values().fold(0, |sum: u64, open| sum.saturating_add(open.waiting_cost()))
     }
 
-    /// Whether the next batch of a stream may be prepared: its credit suffices for a batch as large as the largest so
-    /// far, or it is the one batch that a stream may have ready before its credit. No batch is prepared before the
-    /// first credit, and none without credit while the waiting batches use up the limit.
+    /// Returns whether the next batch of a stream may be prepared: its credit suffices for a batch as large as the
+    /// largest so far, or it is the one batch that a stream may have ready before its credit. No batch is prepared
+    /// before the first credit, and none without credit while the waiting batches use up the limit.
     ///
     /// A batch may be larger than all before it, so the waiting batches may exceed the limit by one batch of each
     /// stream. A stream does not fail for that: an honest borrower grants the credit as soon as it is requested.

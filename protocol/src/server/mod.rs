@@ -185,13 +185,13 @@ impl ServerConnection {
         }
     }
 
-    /// Whether the client's hello has arrived.
+    /// Returns whether the client's hello has arrived.
     #[must_use]
     pub fn has_hello(&self) -> bool {
         matches!(self.state, State::OpeningFabric | State::Open)
     }
 
-    /// Whether the connection is ending, or has ended.
+    /// Returns whether the connection is ending, or has ended.
     #[must_use]
     pub fn is_ending(&self) -> bool {
         matches!(self.state, State::Closing | State::Closed)

@@ -35,7 +35,7 @@ use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream}
 pub(crate) struct Pull {
     /// Live bytes from which the batch is lent.
     pub(crate) lend_from: Option<u64>,
-    /// Whether the engine may prepare one more batch.
+    /// True if the engine may prepare one more batch.
     pub(crate) ahead: bool,
 }
 
@@ -378,7 +378,7 @@ async fn run(mut query: Query, mut pulls: mpsc::UnboundedReceiver<Pull>, report:
 /// request, and so is one batch ahead of its client at most.
 struct Ahead {
     requests: mpsc::UnboundedSender<()>,
-    /// Whether a batch was requested and not taken yet.
+    /// True if a batch was requested and not taken yet.
     requested: bool,
     batches: mpsc::UnboundedReceiver<Result<RecordBatch, EngineError>>,
     execute_nanos: Arc<AtomicU64>,

@@ -94,7 +94,7 @@ impl Links {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Whether the process of an end stands still. If so, its task is woken when it continues.
+    /// Returns whether the process of an end stands still. If so, its task is woken when it continues.
     pub fn stands_still(&self, (client, side): End, cx: &Context<'_>) -> bool {
         let process = match side {
             Side::Server => Process::Server,

@@ -322,7 +322,7 @@ impl Options {
         self.streams == Streams::Uploads
     }
 
-    /// Whether processes stand still in this run, and nothing else happens.
+    /// Returns whether processes stand still in this run, and nothing else happens.
     #[must_use]
     pub fn stands_still(&self) -> bool {
         self.fault_free && !self.faults.is_empty()

@@ -114,7 +114,7 @@ impl Shared {
         *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) = client;
     }
 
-    /// Whether the client of this address reads nothing.
+    /// Returns whether the client of this address reads nothing.
     pub fn is_deaf(&self, client: IpAddr) -> bool {
         *self.deaf.lock().unwrap_or_else(PoisonError::into_inner) == Some(client)
     }

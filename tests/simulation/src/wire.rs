@@ -84,7 +84,7 @@ impl Wire {
         }
     }
 
-    /// Whether this end's process uses its sockets now.
+    /// Returns whether this end's process uses its sockets now.
     fn is_awake(&self, cx: &Context<'_>) -> bool {
         // The machine has handled what it read last.
         self.shared.trace.expect_end(None);

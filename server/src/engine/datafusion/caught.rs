@@ -3,7 +3,6 @@
 //! The reader of Parquet finds much of that only when an index or a length is out of its bounds. A panic ends the
 //! query's task, and would be reported as a bug of the server.
 
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,19 +10,15 @@ use std::task::{Context, Poll};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
+use datafusion::error::Result;
 use datafusion::parquet::errors::ParquetError;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, RecordBatchStream, SendableRecordBatchStream,
-};
+use datafusion::physical_plan::{ExecutionPlan, RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 
 use super::error;
+use super::wrapped::WrappedExec;
 
 /// The plan with every scan of files caught.
 pub(super) fn catch(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -31,69 +26,12 @@ pub(super) fn catch(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPla
         if node.downcast_ref::<DataSourceExec>().is_none() {
             return Ok(Transformed::no(node));
         }
-        Ok(Transformed::yes(Arc::new(CaughtExec { input: node }) as Arc<dyn ExecutionPlan>))
+        let caught = |input: SendableRecordBatchStream| -> SendableRecordBatchStream {
+            Box::pin(Caught { schema: input.schema(), input: Some(input) })
+        };
+        Ok(Transformed::yes(WrappedExec::over(node, "CaughtExec", caught)))
     })
     .data()
-}
-
-#[derive(Debug)]
-struct CaughtExec {
-    input: Arc<dyn ExecutionPlan>,
-}
-
-impl DisplayAs for CaughtExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CaughtExec")
-    }
-}
-
-impl ExecutionPlan for CaughtExec {
-    fn name(&self) -> &str {
-        "CaughtExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(CaughtExec { input })),
-            Err(_) => Err(DataFusionError::Internal("CaughtExec has one child".to_owned())),
-        }
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(Caught { schema: input.schema(), input: Some(input) }))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        CardinalityEffect::Equal
-    }
 }
 
 struct Caught {

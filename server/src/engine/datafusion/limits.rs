@@ -10,8 +10,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 
-/// Whether the plan sorts, joins or aggregates by floats. The filters that DataFusion derives from that while the query
-/// runs must not skip row groups, since their extremes leave NaN out (DataFusion issue 15812).
+/// Returns whether the plan sorts, joins or aggregates by floats. The filters that DataFusion derives from that while
+/// the query runs must not skip row groups, since their extremes leave NaN out (DataFusion issue 15812).
 pub(super) fn is_by_float(plan: &LogicalPlan) -> bool {
     let mut found = false;
     let visited = plan.apply_with_subqueries(|node| {

@@ -28,6 +28,7 @@ mod sums;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod wrapped;
 
 use std::fmt;
 use std::num::NonZeroUsize;

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::ast::{
 use super::SCHEMA;
 use crate::engine::EngineError;
 
-/// Whether a name may come from an identifier without quotes.
+/// Returns whether a name may come from an identifier without quotes.
 pub(super) fn may_be_unquoted(name: &str) -> bool {
     !name.chars().any(|c| c.is_ascii_uppercase())
 }

@@ -6,7 +6,6 @@
 //! second input in slices: few rows at first, more as long as a slice is combined quickly. Between slices, and between
 //! the batches of its result, the thread is given back.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,21 +13,21 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::Result;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec,
 };
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, RecordBatchStream, SendableRecordBatchStream,
-};
+use datafusion::physical_plan::{ExecutionPlan, RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
+
+use super::wrapped::WrappedExec;
 
 /// A thread is given back after this time.
 const TURN: Duration = Duration::from_millis(1);
+/// Name of the operator in plans.
+const NAME: &str = "PacedExec";
 /// Factor by which slices grow and shrink.
 const STEP: usize = 4;
 
@@ -37,17 +36,17 @@ pub(super) fn pace(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan
     plan.transform_up(|node| {
         // This one combines each batch of its second input with one row of the first at a time.
         if node.downcast_ref::<CrossJoinExec>().is_some() {
-            return Ok(Transformed::yes(Arc::new(PacedExec { input: node, slices: false })));
+            return Ok(Transformed::yes(paced(node)));
         }
         if !is_join(&*node) {
             return Ok(Transformed::no(node));
         }
         let mut children: Vec<_> = node.children().into_iter().map(Arc::clone).collect();
         let Some(input) = children.pop() else { return Ok(Transformed::no(node)) };
-        children.push(Arc::new(PacedExec { input, slices: true }));
+        children.push(sliced(input));
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
         let join = node.replace_children(children, options)?;
-        Ok(Transformed::yes(Arc::new(PacedExec { input: join, slices: false })))
+        Ok(Transformed::yes(paced(join)))
     })
     .data()
 }
@@ -59,68 +58,14 @@ fn is_join(node: &dyn ExecutionPlan) -> bool {
         || node.downcast_ref::<PiecewiseMergeJoinExec>().is_some()
 }
 
-/// Gives the thread back at times, between the batches of its input.
-#[derive(Debug)]
-struct PacedExec {
-    input: Arc<dyn ExecutionPlan>,
-    /// Whether it yields the batches in slices, of a size that follows from the time that the consumer takes for them.
-    slices: bool,
+/// Gives the thread back at times, between the batches of the input.
+fn paced(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    WrappedExec::over(input, NAME, |input| Box::pin(Paced::new(input, false)))
 }
 
-impl DisplayAs for PacedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PacedExec")
-    }
-}
-
-impl ExecutionPlan for PacedExec {
-    fn name(&self) -> &str {
-        "PacedExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        match <[_; 1]>::try_from(children) {
-            Ok([input]) => Ok(Arc::new(PacedExec { input, slices: self.slices })),
-            Err(_) => Err(DataFusionError::Internal("PacedExec has one child".to_owned())),
-        }
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
-        let rows = if self.slices { 1 } else { usize::MAX };
-        Ok(Box::pin(Paced { input, rest: None, rows, slices: self.slices, turn: Instant::now(), given: None }))
-    }
-
-    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn cardinality_effect(&self) -> CardinalityEffect {
-        CardinalityEffect::Equal
-    }
+/// The same with the batches in slices, of a size that follows from the time that the consumer takes for them.
+fn sliced(input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    WrappedExec::over(input, NAME, |input| Box::pin(Paced::new(input, true)))
 }
 
 struct Paced {
@@ -137,6 +82,11 @@ struct Paced {
 }
 
 impl Paced {
+    fn new(input: SendableRecordBatchStream, slices: bool) -> Self {
+        let rows = if slices { 1 } else { usize::MAX };
+        Paced { input, rest: None, rows, slices, turn: Instant::now(), given: None }
+    }
+
     /// Adapts the size of slices to the time that the consumer took for the last one.
     fn adapt(&mut self) {
         let Some((given, was_full)) = self.given.take() else { return };

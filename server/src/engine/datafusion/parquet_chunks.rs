@@ -54,7 +54,7 @@ impl KnownChunks {
     }
 }
 
-/// Whether a column chunk says that it has an index of its pages.
+/// Returns whether a column chunk says that it has an index of its pages.
 pub(super) fn names_page_indexes(metadata: &ParquetMetaData) -> bool {
     let mut chunks = metadata.row_groups().iter().flat_map(|group| group.columns());
     chunks.any(|chunk| chunk.offset_index_offset().is_some() || chunk.column_index_offset().is_some())

@@ -237,7 +237,7 @@ struct Planned {
 struct Read {
     /// The tables, as they were when the query was planned.
     tables: Vec<Arc<Opened>>,
-    /// Whether the rows are a plan.
+    /// True if the rows are a plan.
     explains: bool,
 }
 

@@ -314,7 +314,7 @@ impl Tables {
     }
 }
 
-/// Whether the table still has the files, in the same states, and the partition columns that it had.
+/// Returns whether the table still has the files, in the same states, and the partition columns that it had.
 fn is_same(before: &Opened, spec: &TableSpec) -> bool {
     before.spec.files == spec.files && before.spec.partition_columns == spec.partition_columns
 }

@@ -148,8 +148,8 @@ fn change(from: &DataType, to: &DataType) -> Result<Change, Failure> {
     if has_struct(from) { Ok(Change::Masked(Box::new(changed(from, to)?))) } else { Ok(Change::Keep) }
 }
 
-/// Whether values of the type have structs as parts. Those of dictionaries, unions and run ends do not count: they are
-/// kept as they are.
+/// Returns whether values of the type have structs as parts. Those of dictionaries, unions and run ends do not count:
+/// they are kept as they are.
 fn has_struct(data_type: &DataType) -> bool {
     match data_type {
         DataType::Struct(_) => true,
@@ -161,7 +161,7 @@ fn has_struct(data_type: &DataType) -> bool {
     }
 }
 
-/// Whether a struct within the array is NULL. Its parts may be values.
+/// Returns whether a struct within the array is NULL. Its parts may be values.
 fn has_null_struct(array: &dyn Array) -> bool {
     match array.data_type() {
         DataType::Struct(_) => {

@@ -184,7 +184,7 @@ fn schema(reader: &mut Compact<'_>) -> Result<(), ReadError> {
         if let Some(rest) = open.last_mut() {
             *rest -= 1;
         }
-        let children = number_of_children(reader)?;
+        let children = reader.i32_of_struct(fields::ELEMENT, fields::NUM_CHILDREN)?;
         let known = usize::try_from(children).ok().filter(|children| *children < count);
         let children = known.ok_or_else(|| {
             ReadError::invalid(format!("a group of its schema has {children} children, and there are {count} elements"))
@@ -200,18 +200,6 @@ fn schema(reader: &mut Compact<'_>) -> Result<(), ReadError> {
         }
     }
     Ok(())
-}
-
-fn number_of_children(reader: &mut Compact<'_>) -> Result<i32, Malformed> {
-    let mut children = 0;
-    reader.read_struct(fields::ELEMENT, |reader, number| {
-        if number != fields::NUM_CHILDREN {
-            return Ok(false);
-        }
-        children = reader.i32()?;
-        Ok::<_, Malformed>(true)
-    })?;
-    Ok(children)
 }
 
 #[cfg(test)]

@@ -46,24 +46,14 @@ impl Page {
             match number {
                 fields::UNCOMPRESSED_SIZE => page.uncompressed = reader.i32()?,
                 fields::COMPRESSED_SIZE => page.compressed = reader.i32()?,
-                fields::DICTIONARY_PAGE => page.dictionary = Page::values(reader)?,
+                fields::DICTIONARY_PAGE => {
+                    page.dictionary = reader.i32_of_struct(fields::DICTIONARY, fields::NUM_VALUES)?
+                }
                 _ => return Ok(false),
             }
             Ok::<_, Malformed>(true)
         })?;
         Ok(page)
-    }
-
-    fn values(reader: &mut Compact<'_>) -> Result<i32, Malformed> {
-        let mut values = 0;
-        reader.read_struct(fields::DICTIONARY, |reader, number| {
-            if number != fields::NUM_VALUES {
-                return Ok(false);
-            }
-            values = reader.i32()?;
-            Ok::<_, Malformed>(true)
-        })?;
-        Ok(values)
     }
 
     /// Checks a page with `rest` bytes behind its header. The reader takes these, and not the size in the header, if it

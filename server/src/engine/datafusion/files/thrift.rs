@@ -28,7 +28,7 @@ pub(super) enum Shape {
 pub(super) type Fields = &'static [(i16, Shape)];
 
 impl Shape {
-    /// Whether a value with this kind has the shape. The kinds are numbers of the protocol.
+    /// Returns whether a value with this kind has the shape. The kinds are numbers of the protocol.
     fn is(&self, kind: u8) -> bool {
         match self {
             Shape::Bool => kind == 1 || kind == 2,
@@ -139,6 +139,19 @@ impl<'a> Compact<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads a struct, and returns its field `wanted`, a number of 32 bits; 0 if the struct lacks it.
+    pub(super) fn i32_of_struct(&mut self, fields: Fields, wanted: i16) -> Result<i32, Malformed> {
+        let mut found = 0;
+        self.read_struct(fields, |reader, number| {
+            if number != wanted {
+                return Ok(false);
+            }
+            found = reader.i32()?;
+            Ok::<_, Malformed>(true)
+        })?;
+        Ok(found)
     }
 
     /// Number of the elements of a list, each of which has a shape, and takes a byte at least.
