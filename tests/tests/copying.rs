@@ -7,7 +7,7 @@ use thallus_client::{Client, LendFrom, QueryOptions};
 use thallus_tests::block_on;
 use thallus_tests::server::TestServer;
 
-const ROWS: u32 = 4 << 20;
+const ROWS: u32 = 2 << 20;
 
 /// Number of copying threads of this process.
 fn helpers() -> usize {
