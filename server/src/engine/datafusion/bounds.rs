@@ -4,6 +4,7 @@
 //! memory pool counts, and an allocation that fails ends the process (DataFusion issue 5415). So the size of the result
 //! is estimated before the function runs.
 
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -21,6 +22,31 @@ use datafusion::prelude::SessionContext;
 
 /// Bytes of one result of one function, for one batch.
 const MOST_BYTES: u64 = 512 << 20;
+
+/// A result above this size is not made while a query is planned. It would become a constant of the plan, and most
+/// steps of planning copy the plan.
+const LARGE_BYTES: u64 = 1 << 20;
+
+thread_local! {
+    /// Whether this thread plans a query.
+    static PLANNING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Marks this thread as one that plans, until it is dropped.
+pub(super) struct Planning(());
+
+impl Planning {
+    pub(super) fn begin() -> Self {
+        PLANNING.set(true);
+        Planning(())
+    }
+}
+
+impl Drop for Planning {
+    fn drop(&mut self) {
+        PLANNING.set(false);
+    }
+}
 
 /// Estimates the bytes of a result from the arguments and the number of rows.
 type Estimate = fn(&Arguments<'_>) -> Option<u64>;
@@ -161,8 +187,20 @@ impl ScalarUDFImpl for Bounded {
         self.inner.documentation()
     }
 
-    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        check(self.name(), (self.estimate.0)(&Arguments { args: &args.args, rows: args.number_rows }))?;
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let estimated = (self.estimate.0)(&Arguments { args: &args.args, rows: args.number_rows });
+        check(self.name(), estimated)?;
+        if estimated.is_some_and(|bytes| bytes > LARGE_BYTES) {
+            if PLANNING.get() {
+                let message = format!("{} is evaluated when the query runs: its result is large", self.name());
+                return Err(DataFusionError::Execution(message));
+            }
+            if args.number_rows == 1 {
+                // The function would copy its result to a scalar, and the query the scalar to an array.
+                let arrays = args.args.into_iter().map(|argument| argument.into_array(1).map(ColumnarValue::Array));
+                args.args = arrays.collect::<Result<_>>()?;
+            }
+        }
         self.inner.invoke_with_args(args)
     }
 }

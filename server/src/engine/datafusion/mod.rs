@@ -22,6 +22,7 @@ mod parquet_counts;
 mod parquet_reader;
 mod partitions;
 mod paths;
+mod plan_cache;
 mod repeatable;
 mod run;
 mod scan;
@@ -59,6 +60,7 @@ use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MemoryPoolKind, ServerConfig};
 use about::About;
 use paths::Directories;
+use plan_cache::PlanCache;
 use spill::SpillDirectory;
 use store::ReadOnlyStore;
 use tables::Tables;
@@ -104,6 +106,7 @@ struct Shared {
     directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
+    plans: PlanCache,
     /// Bounds the queries that are planned at a time. A planner has a thread that may block, and waits for other jobs
     /// of such threads, of which the runtime has 512.
     planners: Arc<Semaphore>,
@@ -156,6 +159,7 @@ impl DataFusionEngine {
                 directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
+                plans: PlanCache::default(),
                 planners: Arc::new(Semaphore::new(MAX_PLANNERS)),
                 spill,
             }),

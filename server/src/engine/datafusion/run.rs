@@ -22,9 +22,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::partitions::split;
+use super::plan_cache::{self, Key, Optimized};
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, caught, error, guard, limits, names, pacing, parameters, repeatable};
+use super::{Shared, bounds, caught, error, guard, limits, names, pacing, parameters, repeatable};
 use crate::catalog::TableSpec;
 use crate::config::MAX_BATCH_ROWS;
 use crate::engine::{BatchStream, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
@@ -315,9 +316,9 @@ struct Planned {
 
 /// The tables of a query, and the kind of its rows.
 #[derive(Clone)]
-struct Read {
+pub(super) struct Read {
     /// The tables, as they were when the query was planned.
-    tables: Vec<Arc<Opened>>,
+    pub(super) tables: Vec<Arc<Opened>>,
     /// True if the rows are a plan.
     explains: bool,
 }
@@ -336,6 +337,7 @@ where
     let (shared, handle) = (Arc::clone(shared), Handle::current());
     let planning = tokio::task::spawn_blocking(move || {
         let _planner = planner;
+        let _planning = bounds::Planning::begin();
         handle.block_on(planning(shared))
     });
     planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
@@ -392,6 +394,41 @@ async fn analyze(shared: &Shared, query: &QueryRequest, partitions: usize) -> Re
     }
 }
 
+/// From SQL to an optimized plan of relations: a kept one, if its tables are the same.
+async fn optimize(
+    shared: &Shared,
+    query: &QueryRequest,
+    row: Option<&RecordBatch>,
+    partitions: usize,
+) -> Result<Arc<Optimized>, EngineError> {
+    let key = Key::of(query, partitions, batch_rows(shared, query));
+    if let Some(key) = &key
+        && let Some(kept) = shared.plans.get(key)
+    {
+        if shared.tables.are_current(&kept.read.tables).await {
+            return Ok(kept);
+        }
+        shared.plans.remove(key);
+    }
+    let Analyzed { mut state, logical } = analyze(shared, query, partitions).await?;
+    let logical = parameters::bind(logical, row)?;
+    let key = key.filter(|_| plan_cache::may_be_kept(&logical));
+    let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+    let read = Read { tables: scanned_tables(&logical), explains };
+    if limits::is_by_float(&logical) {
+        disable_dynamic_filters(&mut state);
+    }
+    let plan = state.optimize(&logical).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+    let rows = limits::rows_for_width(&plan, batch_rows(shared, query));
+    *state.config_mut() = state.config().clone().with_batch_size(rows);
+    let context = state.task_ctx();
+    let optimized = Arc::new(Optimized { state, context, plan, read });
+    if let Some(key) = key {
+        shared.plans.insert(key, Arc::clone(&optimized));
+    }
+    Ok(optimized)
+}
+
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
 async fn plan(
     shared: &Shared,
@@ -399,25 +436,17 @@ async fn plan(
     row: Option<&RecordBatch>,
     partitions: usize,
 ) -> Result<Planned, EngineError> {
-    let Analyzed { mut state, logical } = analyze(shared, query, partitions).await?;
-    let logical = parameters::bind(logical, row)?;
-    let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
-    let read = Read { tables: scanned_tables(&logical), explains };
-    if limits::is_by_float(&logical) {
-        disable_dynamic_filters(&mut state);
-    }
+    let optimized = optimize(shared, query, row, partitions).await?;
+    let Optimized { state, context, plan: logical, read } = &*optimized;
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
-    let optimized = state.optimize(&logical).map_err(failed)?;
-    let rows = limits::rows_for_width(&optimized, batch_rows(shared, query));
-    *state.config_mut() = state.config().clone().with_batch_size(rows);
-    let mut plan = state.query_planner().create_physical_plan(&optimized, &state).await.map_err(failed)?;
+    let mut plan = state.query_planner().create_physical_plan(logical, state).await.map_err(failed)?;
     if repeatable::is_needed(&plan) {
+        let mut state = state.clone();
         disable_dynamic_filters(&mut state);
-        plan = state.query_planner().create_physical_plan(&optimized, &state).await.map_err(failed)?;
+        plan = state.query_planner().create_physical_plan(logical, &state).await.map_err(failed)?;
     }
     let plan = limits::lift(plan).and_then(pacing::pace).and_then(caught::catch).and_then(repeatable::repeat);
-    let plan = plan.map_err(failed)?;
-    Ok(Planned { plan, context: state.task_ctx(), read })
+    Ok(Planned { plan: plan.map_err(failed)?, context: Arc::clone(context), read: read.clone() })
 }
 
 /// Turns off the filters that DataFusion derives while a query runs.

@@ -271,6 +271,17 @@ impl Tables {
         Ok(self.read().get(&name).cloned())
     }
 
+    /// Whether these tables are still as they were opened.
+    pub(super) async fn are_current(&self, tables: &[Arc<Opened>]) -> bool {
+        for opened in tables {
+            match self.current(&opened.spec.name).await {
+                Ok(Some(current)) if Arc::ptr_eq(&current, opened) => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// The table that a name means: the one of exactly this name, or else the only one that fits it in another case, if
     /// the name may come from an identifier without quotes.
     async fn meant(&self, name: &str) -> Option<Meant> {

@@ -41,6 +41,26 @@ async fn failure(engine: &DataFusionEngine, sql: &str) -> EngineError {
 }
 
 #[tokio::test]
+async fn plans_are_kept_if_their_meaning_does_not_change() {
+    let engine = engine(2).await;
+    let run = async |sql: &str| {
+        let stream = engine.execute(QueryRequest::new(sql)).await.unwrap();
+        stream.batches.try_collect::<Vec<_>>().await.unwrap()
+    };
+    let first = run("SELECT 1 + 1 AS two").await;
+    assert_eq!(engine.shared.plans.len(), 1);
+    assert_eq!(run("SELECT 1 + 1 AS two").await, first);
+    for sql in ["SELECT now()", "SELECT random()", "EXPLAIN SELECT 1", "SELECT count(*) FROM server.tables"] {
+        run(sql).await;
+        assert_eq!(engine.shared.plans.len(), 1, "{sql}");
+    }
+    for number in 0..300 {
+        run(&format!("SELECT {number}")).await;
+    }
+    assert_eq!(engine.shared.plans.len(), 256);
+}
+
+#[tokio::test]
 async fn a_panic_is_one_querys_error_and_the_engine_lives_on() {
     let engine = engine(2).await;
     let series = "FROM generate_series(1, 100000)";
