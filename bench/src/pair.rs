@@ -79,6 +79,7 @@ impl Pair {
             name: "server".into(),
             fabrics: vec![FabricKind::SIM],
             no_fabric_reason: String::new(),
+            vendor: thallus_protocol::message::Vendor::default(),
             limits: ServerLimits { max_streams: 16, max_loan_bytes: LOANS, max_sql_bytes: 1024 },
             frame: Default::default(),
             checksum: true,

@@ -16,7 +16,7 @@ use thallus_protocol::client::{ClientConfig, UploadOptions as MachineUploadOptio
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
 use thallus_protocol::inline::InlineLimits;
 use thallus_protocol::layout::LayoutLimits;
-use thallus_protocol::message::{self, OpenOptions, ProcessId, Thresholds};
+use thallus_protocol::message::{self, Ingest, OpenOptions, ProcessId, Thresholds};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -29,6 +29,7 @@ use crate::options::{Access, ConnectOptions, FabricPreference, LazyOptions, MAX_
 use crate::partitions::{self, Link, Links, ResultStream, Tasks};
 use crate::report::{Carrier, ConnectionInfo};
 use crate::result::LazyStream;
+use crate::statements::parameters;
 use crate::upload::{self, UploadOptions, UploadReport};
 
 /// Most regions that a server may have announced at once. Each batch of many columns in flight may need several.
@@ -267,7 +268,9 @@ impl Client {
         B: Stream<Item = Result<RecordBatch, ArrowError>> + Unpin,
     {
         let lend_from = options.lend_from.unwrap_or(self.options.lend_from);
-        let machine = MachineUploadOptions { lend_from, measured: None, deadline: options.deadline };
+        let UploadOptions { deadline, mode, temporary, defaults, .. } = options;
+        let ingest = Ingest { mode, temporary };
+        let machine = MachineUploadOptions { lend_from, measured: None, deadline, defaults, ingest };
         upload::run(&self.links.first().handle, table, schema, batches, machine, self.options.max_upload_loans).await
     }
 
@@ -318,7 +321,7 @@ impl Client {
         if (1..=limit).contains(&got) { Ok(got) } else { Err(ClientError::TooManyPartitions { got, limit }) }
     }
 
-    fn open_options(&self, options: &QueryOptions) -> Result<OpenOptions, ClientError> {
+    pub(crate) fn open_options(&self, options: &QueryOptions) -> Result<OpenOptions, ClientError> {
         Ok(OpenOptions {
             lend_from: options.lend_from.unwrap_or(self.options.lend_from),
             measured: None,
@@ -330,7 +333,9 @@ impl Client {
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             partition: None,
-            largest_batch: None,
+            parameters: options.parameters.as_ref().map(parameters).transpose()?,
+            defaults: options.defaults.clone(),
+            ..OpenOptions::default()
         })
     }
 
@@ -347,6 +352,10 @@ impl Client {
         }
         let unknown = |error| format!("the server could not detect the end of this process: {error}");
         process::current().map_err(|error| ClientError::Mapping { message: unknown(error) })
+    }
+
+    pub(crate) fn first_link(&self) -> &Link {
+        self.links.first()
     }
 
     /// The tasks that drive the connections, for the owner of the runtime.

@@ -123,6 +123,12 @@ pub enum ClientError {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// The parameters of a statement cannot be sent. They were not.
+    #[error("the parameters cannot be sent: {message}")]
+    Parameters {
+        /// The reason.
+        message: String,
+    },
     /// The server reported the result as complete, but rows are missing.
     #[error("received {got} of {sent} rows")]
     Incomplete {
@@ -240,6 +246,7 @@ impl ClientError {
             ClientError::BatchTooLarge { .. } | ClientError::SqlTooLong { .. } => "54000",
             ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } => StreamCode::InvalidBatch.sqlstate(),
             ClientError::OutOfMemory { .. } => StreamCode::OutOfMemory.sqlstate(),
+            ClientError::Parameters { .. } => StreamCode::Parameters.sqlstate(),
             ClientError::Fabric { .. } | ClientError::Mapping { .. } => "0A000",
             ClientError::Cancelled => StreamCode::Cancelled.sqlstate(),
             ClientError::Url(_) | ClientError::TooManyPartitions { .. } | ClientError::OutOfRange { .. } => "22023",
@@ -283,6 +290,7 @@ impl From<StreamError> for ClientError {
             StreamError::InvalidBatch { seq, reason } => ClientError::InvalidBatch { batch: seq, reason },
             StreamError::BatchTooLarge { .. } => ClientError::BatchTooLarge { message: words },
             StreamError::SqlTooLong { bytes, limit } => ClientError::SqlTooLong { bytes, limit },
+            StreamError::ParametersTooLong { .. } => ClientError::Parameters { message: words },
             StreamError::OutOfMemory { seq, cause } => ClientError::OutOfMemory { batch: seq, source: cause },
             // Variants that a later version may add.
             _ => ClientError::Protocol { message: words },

@@ -31,6 +31,7 @@ mod options;
 mod partitions;
 mod report;
 mod result;
+mod statements;
 mod upload;
 
 pub use connection::{Client, protocol_versions};
@@ -43,8 +44,10 @@ pub use options::{
 pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
 pub use result::{LazyBatch, LazyStream};
+pub use statements::is_change;
 pub use thallus_fabric::diagnosis::{Diagnosis, Finding};
-pub use thallus_protocol::message::SortKey;
+pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject};
+pub use thallus_protocol::message::{Defaults, Depth, IngestMode, ObjectsRequest, SortKey, Vendor};
 pub use upload::{UploadOptions, UploadReport};
 
 /// The examples of README.md compile.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use thallus_fabric::units::{grouped, human_duration, human_size};
+use thallus_protocol::message::Vendor;
 
 /// The carrier of results.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -346,6 +347,8 @@ pub struct ConnectionInfo {
     pub address: String,
     /// The protocol version in use.
     pub protocol: u16,
+    /// The database behind the server.
+    pub vendor: Vendor,
     /// The carrier of results.
     pub carrier: Carrier,
     /// Duration of the probe: one word, read one-sidedly from the server's memory and checked. `None` without a fabric.

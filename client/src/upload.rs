@@ -12,7 +12,7 @@ use thallus_protocol::StreamId;
 use thallus_protocol::client::{ClientCommand, UploadOptions as MachineOptions};
 use thallus_protocol::codes::StreamCode;
 use thallus_protocol::lender::LenderCommand;
-use thallus_protocol::message::{Access, Failure, LendFrom};
+use thallus_protocol::message::{Access, Defaults, Failure, IngestMode, LendFrom};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::driver::{Command, Feed, Handle};
@@ -26,10 +26,16 @@ pub struct UploadOptions {
     pub deadline: Option<Duration>,
     /// Size from which batches are lent. `None`: [`ConnectOptions::lend_from`](crate::ConnectOptions::lend_from).
     pub lend_from: Option<LendFrom>,
+    /// The treatment of the table.
+    pub mode: IngestMode,
+    /// The table lasts only as long as the connection.
+    pub temporary: bool,
+    /// The catalog and the schema of the table.
+    pub defaults: Defaults,
 }
 
 impl UploadOptions {
-    /// No deadline, and the connection's settings for the rest.
+    /// No deadline, an existing table in the server's default schema, and the connection's settings for the rest.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -46,6 +52,27 @@ impl UploadOptions {
     #[must_use]
     pub fn with_lend_from(mut self, lend_from: LendFrom) -> Self {
         self.lend_from = Some(lend_from);
+        self
+    }
+
+    /// Sets [`mode`](Self::mode).
+    #[must_use]
+    pub fn with_mode(mut self, mode: IngestMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Sets [`temporary`](Self::temporary).
+    #[must_use]
+    pub fn with_temporary(mut self, temporary: bool) -> Self {
+        self.temporary = temporary;
+        self
+    }
+
+    /// Sets [`defaults`](Self::defaults).
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
         self
     }
 }

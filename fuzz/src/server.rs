@@ -35,6 +35,7 @@ impl Default for Server {
             name: String::new(),
             fabrics: vec![FabricKind::SIM],
             no_fabric_reason: String::new(),
+            vendor: thallus_protocol::message::Vendor::default(),
             limits: ServerLimits { max_streams: 3, max_loan_bytes: LOANS, max_sql_bytes: 64 },
             frame: Default::default(),
             checksum: false,

@@ -150,6 +150,7 @@ fn server_config() -> ServerConfig {
         name: "server".into(),
         fabrics: Vec::new(),
         no_fabric_reason: "there is none in this example".into(),
+        vendor: thallus_protocol::message::Vendor::default(),
         limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 10 },
         frame: Default::default(),
         checksum: true,

@@ -99,6 +99,12 @@ codes! {
         InvalidBatch = 25, "invalid batch";
         /// There is no memory to read a batch into.
         OutOfMemory = 26, "out of memory";
+        /// An object that was to be created exists.
+        AlreadyExists = 27, "exists already";
+        /// The parameters do not fit the statement, in number or type.
+        Parameters = 28, "wrong parameters";
+        /// A value breaks a constraint of its table.
+        Constraint = 29, "constraint violated";
     }
 }
 
@@ -127,6 +133,9 @@ impl StreamCode {
             StreamCode::PartitionInvalid => "22023",
             StreamCode::InvalidBatch => "22P03",
             StreamCode::OutOfMemory => "53200",
+            StreamCode::AlreadyExists => "42P07",
+            StreamCode::Parameters => "07001",
+            StreamCode::Constraint => "23502",
             StreamCode::Unknown(_) => "HY000",
         }
     }

@@ -253,6 +253,14 @@ pub enum StreamError {
         /// The limit.
         limit: u64,
     },
+    /// The parameters of a request are too long for its message. It was not sent.
+    #[error("{bytes} bytes of parameters exceed the limit of {limit} bytes a request; send fewer rows at a time")]
+    ParametersTooLong {
+        /// Their bytes, with those of the default catalog and schema.
+        bytes: u64,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// There is no memory to read the batch into.
     #[error("batch {seq}: {cause}")]
     OutOfMemory {
@@ -292,6 +300,7 @@ impl StreamError {
             StreamError::InvalidBatch { .. } => StreamCode::InvalidBatch,
             StreamError::BatchTooLarge { .. } => StreamCode::BatchTooLarge,
             StreamError::SqlTooLong { .. } => StreamCode::SqlTooLong,
+            StreamError::ParametersTooLong { .. } => StreamCode::Parameters,
             StreamError::OutOfMemory { .. } => StreamCode::OutOfMemory,
             StreamError::Unsupported { .. } => StreamCode::Unsupported,
             StreamError::DeadlineExceeded(_) => StreamCode::DeadlineExceeded,

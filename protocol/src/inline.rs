@@ -20,6 +20,7 @@ mod error;
 mod frame;
 mod guard;
 mod limits;
+mod parameters;
 mod verify_batch;
 mod verify_schema;
 
@@ -28,3 +29,4 @@ pub use decode::{InlineDecoder, decode_schema};
 pub use encode::{InlineEncoder, encode_schema};
 pub use error::InlineError;
 pub use limits::InlineLimits;
+pub use parameters::{decode_parameters, encode_parameters};

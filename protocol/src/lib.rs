@@ -21,7 +21,7 @@
 //! use thallus_protocol::{Machine, Timestamp, message::{ServerLimits, Thresholds}, server::*};
 //! # let timeout = std::time::Duration::from_secs(30);
 //! # let config = ServerConfig {
-//! #     name: "doc".into(), fabrics: vec![], no_fabric_reason: "none here".into(),
+//! #     name: "doc".into(), fabrics: vec![], no_fabric_reason: "none here".into(), vendor: Default::default(),
 //! #     limits: ServerLimits { max_streams: 1, max_loan_bytes: 1 << 20, max_sql_bytes: 1 << 16 },
 //! #     frame: Default::default(), checksum: true, thresholds: Thresholds::uniform(65536), max_leases: 8,
 //! #     word_nonce: 7,
@@ -55,6 +55,7 @@
 
 mod blob;
 pub mod borrower;
+pub mod catalog;
 pub mod client;
 pub mod codec;
 pub mod codes;

@@ -223,6 +223,7 @@ fn server() -> ServerConnection {
         name: "s".into(),
         fabrics: vec![],
         no_fabric_reason: "none".into(),
+        vendor: thallus_protocol::message::Vendor::default(),
         limits: ServerLimits { max_streams: 1, max_loan_bytes: 1, max_sql_bytes: 1 },
         frame: FrameLimits::default(),
         checksum: true,

@@ -118,13 +118,23 @@ fn requests() {
         batch_rows: Some(1000),
         deadline_ms: Some(5),
         credit: 1 << 16,
-        partition: None,
-        largest_batch: None,
+        ..OpenOptions::default()
     };
     pinned(
         open(Request::Sql("select 1".into()), options),
         b"",
         "1a000000 00000000 4c001330 49550e0b 0207010873656c65637420310200000001e80701058080040000",
+    );
+    pinned(
+        open(Request::Describe("select 1".into()), OpenOptions::default()),
+        b"",
+        "14000000 00000000 2a37da1a 4c78d51c 0207030873656c65637420310100000000000000",
+    );
+    let tables = ObjectsRequest { depth: Depth::Tables, table: Some("t%".into()), ..ObjectsRequest::default() };
+    pinned(
+        open(Request::Objects(tables), OpenOptions::default()),
+        b"",
+        "14000000 00000000 d075b5ff beb615b4 0207040802000001027425000100000000000000",
     );
     let part = Partition { group: GroupId(*b"sixteen bytes of"), index: 2, count: 300 };
     let parted = OpenOptions { partition: Some(part), ..Default::default() };
@@ -293,13 +303,13 @@ fn unknown_figures_are_ignored() {
 /// Every code of this build keeps its number, and unknown numbers survive.
 #[test]
 fn codes() {
-    let stream: Vec<String> = (0..28).map(|code| format!("{:?}", StreamCode::from(code))).collect();
+    let stream: Vec<String> = (0..31).map(|code| format!("{:?}", StreamCode::from(code))).collect();
     assert_eq!(
         stream.join(" "),
         "Unknown(0) Syntax UnknownTable Plan Unsupported ReadOnly Execution ResourcesExhausted Source Internal \
          Cancelled DeadlineExceeded TooManyStreams ShuttingDown BatchTooLarge LeaseExpired DataPlaneLost SqlTooLong \
          Unencodable PartitionInvalid PartitionMissing PartitionLost MappingRefused ReadFailed LeaseLost InvalidBatch \
-         OutOfMemory Unknown(27)"
+         OutOfMemory AlreadyExists Parameters Constraint Unknown(30)"
     );
     let close: Vec<String> = (0..9).map(|code| format!("{:?}", CloseCode::from(code))).collect();
     assert_eq!(

@@ -35,12 +35,14 @@ fn arb_request() -> impl Strategy<Value = Request> {
     prop_oneof![
         6 => "[0-3x]{1,5}".prop_map(Request::Sql),
         4 => "[0-3x]{1,5}".prop_map(Request::Upload),
-        1 => (3..9_u16).prop_map(|kind| Request::Unknown { kind, body: Bytes::from_static(b"what") }),
+        1 => "[0-3x]{1,5}".prop_map(Request::Describe),
+        1 => Just(Request::Objects(ObjectsRequest::default())),
+        1 => (5..9_u16).prop_map(|kind| Request::Unknown { kind, body: Bytes::from_static(b"what") }),
     ]
 }
 
 fn arb_extensions() -> impl Strategy<Value = Extensions> {
-    let keys = prop_oneof![Just(7_u16), Just(CRITICAL | 7), any::<u16>()];
+    let keys = prop_oneof![Just(7_u16), Just(CRITICAL | 7), CRITICAL | 1..CRITICAL | 6, any::<u16>()];
     let extensions = prop::collection::vec(keys, 1..70).prop_map(|keys| {
         keys.into_iter().fold(Extensions::none(), |all, key| all.with(key, Bytes::from_static(b"value")))
     });
@@ -349,7 +351,7 @@ fn credit_has_the_lenders_limit() {
 #[test]
 fn an_unknown_request_is_refused_and_the_connection_continues() {
     let unknown = Request::Unknown { kind: 77, body: Bytes::from_static(b"what") };
-    let critical = Extensions::none().with(CRITICAL | 3, Bytes::new());
+    let critical = Extensions::none().with(CRITICAL | 99, Bytes::new());
     let ignored = Extensions::none().with(3, Bytes::from_static(b"a hint"));
     let sql = || Request::Sql("0".into());
     for (request, extensions, refused) in [
@@ -357,6 +359,11 @@ fn an_unknown_request_is_refused_and_the_connection_continues() {
         (sql(), critical, true),
         (Request::Upload("0".into()), Extensions::none().with(CRITICAL, Bytes::new()), true),
         (sql(), ignored, false),
+        (sql(), Extensions::none().with(DEFAULT_SCHEMA, Bytes::from_static(b"\xff")), true),
+        (sql(), Extensions::none().with(DEFAULT_SCHEMA, Bytes::from_static(b"s")), false),
+        (Request::Upload("0".into()), Extensions::none().with(INGEST, Bytes::from_static(b"\x04\0")), true),
+        (Request::Describe("0".into()), Extensions::none(), false),
+        (Request::Objects(ObjectsRequest::default()), Extensions::none(), false),
     ] {
         let script = Script { batches: vec![], ending: Ending::Stall };
         let mut server = Server::new(pair::script::plain(), vec![script]);

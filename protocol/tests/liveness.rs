@@ -110,6 +110,7 @@ fn server() -> End<ServerConnection> {
         name: "server".into(),
         fabrics: Vec::new(),
         no_fabric_reason: "none".into(),
+        vendor: thallus_protocol::message::Vendor::default(),
         limits: limits(),
         frame: FrameLimits::default(),
         checksum: true,

@@ -45,7 +45,7 @@ fn arb_upload() -> impl Strategy<Value = Op> {
     let deadline = prop_oneof![12 => Just(None), 1 => (0..5000_u64).prop_map(Some)];
     (0..4_usize, arb_lend_from(), deadline).prop_map(|(script, lend_from, deadline)| {
         let deadline = deadline.map(Duration::from_millis);
-        Op::Upload { script, options: UploadOptions { lend_from, measured: None, deadline } }
+        Op::Upload { script, options: UploadOptions { lend_from, deadline, ..UploadOptions::default() } }
     })
 }
 

@@ -14,6 +14,7 @@ fn server(fabrics: &[FabricKind]) -> ServerConnection {
         name: "server".into(),
         fabrics: fabrics.to_vec(),
         no_fabric_reason: "none".into(),
+        vendor: thallus_protocol::message::Vendor::default(),
         limits: ServerLimits { max_streams: 4, max_loan_bytes: 1 << 20, max_sql_bytes: 100 },
         frame: FrameLimits::default(),
         checksum: true,

@@ -16,7 +16,7 @@ use thallus_fabric::observe::LoanObserver;
 use thallus_fabric::process::{self, Presence, TcpEnds};
 use thallus_fabric::{Fabric, descriptor_limit, is_near_descriptor_limit};
 use thallus_protocol::codec::FrameLimits;
-use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds};
+use thallus_protocol::message::{ProcessId, ServerLimits, Thresholds, Vendor};
 use thallus_protocol::server::ServerConfig as MachineConfig;
 use thallus_protocol::{ConnectionError, FabricKind, LinkTimeouts};
 use thiserror::Error;
@@ -193,12 +193,13 @@ impl Settings {
         }
     }
 
-    fn machine(&self, fabrics: &Fabrics) -> MachineConfig {
+    fn machine(&self, fabrics: &Fabrics, vendor: Vendor) -> MachineConfig {
         let frame = FrameLimits::default();
         MachineConfig {
             name: self.name.clone(),
             fabrics: fabrics.available.iter().map(|fabric| fabric.kind()).collect(),
             no_fabric_reason: fabrics.reason.clone(),
+            vendor,
             limits: self.limits.clone(),
             frame: FrameLimits {
                 message: frame.message.min(self.max_message_bytes),
@@ -237,7 +238,7 @@ impl Server {
     /// A server for this engine's tables.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, fabrics: Fabrics, settings: Settings) -> Self {
-        let machine = settings.machine(&fabrics);
+        let machine = settings.machine(&fabrics, engine.vendor());
         let counted: Vec<_> =
             fabrics.available.iter().map(|fabric| Arc::new(CountedFabric::new(Arc::clone(fabric)))).collect();
         let budget = LoanBudget::new(settings.max_loan_bytes_total);

@@ -68,7 +68,7 @@ fn live(array: &dyn Array) -> u64 {
 }
 
 async fn measure(engine: &DataFusionEngine, sql: &str) -> Bytes {
-    let stream = engine.execute(QueryRequest { sql: sql.to_owned(), batch_rows: None }).await.unwrap();
+    let stream = engine.execute(QueryRequest { batch_rows: None, ..QueryRequest::new(sql.to_owned()) }).await.unwrap();
     let mut batches = stream.batches;
     let mut bytes = Bytes::default();
     while let Some(batch) = batches.try_next().await.unwrap() {

@@ -18,7 +18,7 @@ async fn engine(data: &Path) -> DataFusionEngine {
 }
 
 async fn query(engine: &DataFusionEngine, sql: &str, batch_rows: Option<usize>) -> RecordBatch {
-    let stream = engine.execute(QueryRequest { sql: sql.to_owned(), batch_rows }).await.unwrap();
+    let stream = engine.execute(QueryRequest { batch_rows, ..QueryRequest::new(sql.to_owned()) }).await.unwrap();
     let batches: Vec<_> = stream.batches.try_collect().await.unwrap();
     concat_batches(&stream.schema, &batches).unwrap()
 }

@@ -142,7 +142,10 @@ pub fn exit_code(phase: Phase, error: &ClientError) -> u8 {
     match error {
         ClientError::Url(..) | ClientError::OutOfRange { .. } | ClientError::TooManyPartitions { .. } => code::USAGE,
         ClientError::Connect { .. } | ClientError::Version { .. } => code::CONNECT,
-        ClientError::Query { .. } | ClientError::Mapping { .. } | ClientError::SqlTooLong { .. } => code::QUERY,
+        ClientError::Query { .. }
+        | ClientError::Mapping { .. }
+        | ClientError::SqlTooLong { .. }
+        | ClientError::Parameters { .. } => code::QUERY,
         ClientError::Read { .. }
         | ClientError::ReadTimeout { .. }
         | ClientError::LeaseExpired { .. }
@@ -201,6 +204,7 @@ fn hint(phase: Phase, error: &ClientError) -> Option<&'static str> {
             "this is a bug in the client or the server; their logs say more (THALLUS_LOG)"
         }
         ClientError::TooManyPartitions { .. } => "request fewer --partitions",
+        ClientError::Parameters { .. } => "send fewer rows of parameters at a time",
         ClientError::SqlTooLong { .. } => "raise engine.max_sql_bytes at the server",
         ClientError::ConnectionLost { .. } => {
             "the server's log may have the reason; thallus ping shows whether it is back"

@@ -94,6 +94,7 @@ mod tests {
             server: "thallus-server 0.1.0".into(),
             address: "localhost:7807".into(),
             protocol: 1,
+            vendor: thallus_client::Vendor::default(),
             carrier: Carrier::OneSided { fabric: "ucx".into(), transport: "posix/memory".into() },
             probe: Some(Duration::from_micros(18)),
             rate: Some(9_120_000_000),

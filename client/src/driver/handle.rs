@@ -7,7 +7,7 @@ use thallus_protocol::StreamId;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
 use thallus_protocol::lender::LenderCommand;
-use thallus_protocol::message::{Access, OpenOptions};
+use thallus_protocol::message::{Access, OpenOptions, Request};
 use tokio::sync::mpsc;
 
 use super::messages::{Command, Feed, Item};
@@ -60,14 +60,18 @@ impl Handle {
         self.send(command(stream)).then_some(stream)
     }
 
-    /// Starts a query.
-    pub(crate) fn query(&self, sql: String, options: OpenOptions) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
+    /// Sends a request whose rows the server lends.
+    pub(crate) fn request(
+        &self,
+        request: Request,
+        options: OpenOptions,
+    ) -> Option<(StreamId, mpsc::UnboundedReceiver<Item>)> {
         let (items, received) = mpsc::unbounded_channel();
         if matches!(options.access, Access::Map(_)) {
             self.maps.store(true, Ordering::Relaxed);
         }
         let commands = self.commands.downgrade();
-        let stream = self.open(|stream| Command::Query { stream, sql, options, items, commands })?;
+        let stream = self.open(|stream| Command::Open { stream, request, options, items, commands })?;
         Some((stream, received))
     }
 

@@ -11,7 +11,7 @@ use thallus_fabric::memory::buffer_with_guard;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
 use thallus_protocol::layout::{CheckedDescriptor, Piece};
-use thallus_protocol::message::{OpenOptions, SortKey, StreamStats};
+use thallus_protocol::message::{OpenOptions, Request, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
 
@@ -22,10 +22,10 @@ use super::parts::Part;
 pub(crate) enum Command {
     /// A command for the machine.
     Machine(ClientCommand),
-    /// Run a query.
-    Query {
+    /// Send a request whose rows the server lends.
+    Open {
         stream: StreamId,
-        sql: String,
+        request: Request,
         options: OpenOptions,
         items: mpsc::UnboundedSender<Item>,
         /// The channel by which its loans are released.

@@ -252,7 +252,7 @@ impl<S: ControlIo> Driver<S> {
     fn command_from_handle(&mut self, command: Command) {
         match command {
             Command::Machine(command) => self.command(command),
-            Command::Query { stream, sql, mut options, items, commands } => {
+            Command::Open { stream, request, mut options, items, commands } => {
                 if options.lend_from == LendFrom::Auto {
                     let plane = self.connection.plane.as_ref();
                     options.measured =
@@ -260,7 +260,7 @@ impl<S: ControlIo> Driver<S> {
                 }
                 let running = Running { items, commands, registrations: self.registrations() };
                 self.results.insert(stream, running);
-                self.command(ClientCommand::query(stream, sql, options));
+                self.command(ClientCommand::Open { stream, request, options });
             }
             Command::Upload { stream, table, mut options, feed } => {
                 let plane = self.connection.plane.as_ref();
@@ -378,10 +378,11 @@ impl<S: ControlIo> Driver<S> {
 
     fn event(&mut self, event: ClientEvent) {
         match event {
-            ClientEvent::Welcome { server, version, .. } => {
+            ClientEvent::Welcome { server, version, vendor, .. } => {
                 let mut info = self.info.lock().unwrap_or_else(PoisonError::into_inner);
                 info.server = server;
                 info.protocol = version;
+                info.vendor = vendor;
             }
             ClientEvent::ConnectFabric(choice) => self.connect_fabric(choice),
             ClientEvent::FabricUp { transport } => {

@@ -4,9 +4,10 @@ mod url;
 
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use thallus_fabric::observe::SharedObserver;
 pub use thallus_protocol::message::LendFrom;
-use thallus_protocol::message::ProcessId;
+use thallus_protocol::message::{Defaults, ProcessId};
 
 pub use self::url::{UrlError, parse_lend_from};
 
@@ -264,7 +265,7 @@ impl ConnectOptions {
 }
 
 /// Options of one query.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct QueryOptions {
     /// The query ends in an error this long after it was sent. `None`: no limit.
@@ -283,6 +284,11 @@ pub struct QueryOptions {
     /// Delivers batches as they arrive. Otherwise the partitions of a result that has an order are merged to that
     /// order, which copies rows at the client.
     pub unordered: bool,
+    /// Values of the statement's parameters: `$1` and `?` by position, `$name` by name. The statement is run once for
+    /// each row, and the results follow each other. At most about 60 KiB. `None`: the statement has no parameters.
+    pub parameters: Option<RecordBatch>,
+    /// The catalog and the schema of names that have none.
+    pub defaults: Defaults,
 }
 
 impl QueryOptions {
@@ -312,6 +318,10 @@ impl QueryOptions {
         with_partitions, partitions: Option<u32>;
         /// Sets [`unordered`](Self::unordered).
         with_unordered, unordered: bool;
+        /// Sets [`parameters`](Self::parameters).
+        with_parameters, parameters: Option<RecordBatch>;
+        /// Sets [`defaults`](Self::defaults).
+        with_defaults, defaults: Defaults;
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::{BoxFuture, join_all, try_join_all};
 use thallus_driver::MAX_THRESHOLD;
-use thallus_protocol::message::{Access, LendFrom, OpenOptions};
+use thallus_protocol::message::{Access, LendFrom, OpenOptions, Request};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -28,13 +28,23 @@ pub(crate) struct Link {
 impl Link {
     /// Sends a query. The caller then waits for its schema.
     pub(crate) fn query(&self, sql: &str, options: OpenOptions, started: Instant) -> Result<PartStream, ClientError> {
+        self.open(Request::Sql(sql.to_owned()), options, started)
+    }
+
+    /// Sends a request whose rows the server lends. The caller then waits for their schema.
+    pub(crate) fn open(
+        &self,
+        request: Request,
+        options: OpenOptions,
+        started: Instant,
+    ) -> Result<PartStream, ClientError> {
         let mapped_from = match (options.access, options.lend_from) {
             (Access::Map(_), LendFrom::Bytes(bytes)) => Some(bytes),
             (Access::Map(_), LendFrom::Auto) => Some(MAX_THRESHOLD),
             _ => None,
         };
         let wants_loans = options.lend_from != LendFrom::Never;
-        let (stream, items) = self.handle.query(sql.to_owned(), options).ok_or_else(ClientError::gone)?;
+        let (stream, items) = self.handle.request(request, options).ok_or_else(ClientError::gone)?;
         let mut part = PartStream::new(Arc::clone(&self.handle), stream, items, started, Arc::clone(&self.info));
         part.mapped_from = mapped_from;
         part.wants_loans = wants_loans;

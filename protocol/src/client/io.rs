@@ -7,7 +7,9 @@ use crate::connection;
 use crate::error::StreamError;
 use crate::ids::StreamId;
 use crate::lender::LenderCommand;
-use crate::message::{FabricChoice, Fencing, LendFrom, OpenOptions, Region, Request, ServerLimits, Thresholds};
+use crate::message::{
+    Defaults, FabricChoice, Fencing, Ingest, LendFrom, OpenOptions, Region, Request, ServerLimits, Thresholds, Vendor,
+};
 
 /// Inputs of a client's connection.
 pub type ClientInput<'a> = connection::Input<'a, ClientCommand>;
@@ -27,7 +29,7 @@ pub struct LeaseWordRegion {
 }
 
 /// Options of an upload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UploadOptions {
     /// The size from which on batches are lent.
     pub lend_from: LendFrom,
@@ -35,6 +37,10 @@ pub struct UploadOptions {
     pub measured: Option<Thresholds>,
     /// The upload ends in an error after this time.
     pub deadline: Option<Duration>,
+    /// The catalog and the schema of the table, if its name has none.
+    pub defaults: Defaults,
+    /// The treatment of the table.
+    pub ingest: Ingest,
 }
 
 /// Commands and reports of the driver.
@@ -104,6 +110,8 @@ pub enum ClientEvent {
         version: u16,
         /// Limits that the server sets.
         limits: ServerLimits,
+        /// The database behind the server.
+        vendor: Vendor,
     },
     /// Connect the endpoint that was offered, import the words' region, read the probe.
     ConnectFabric(FabricChoice),

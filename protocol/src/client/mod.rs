@@ -19,7 +19,9 @@ use crate::error::{ApiMisuse, ConnectionError, StreamError};
 use crate::ids::{FabricKind, StreamId};
 use crate::lender::{Lender, LenderCommand, LenderConfig};
 use crate::link::{Link, LinkTimeouts, truncate};
-use crate::message::{Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Welcome};
+use crate::message::{
+    Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Vendor, Welcome,
+};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::{Timer, Timers};
@@ -288,7 +290,9 @@ impl ClientConnection {
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
         let (server, limits) = (truncate(welcome.name), welcome.limits);
-        self.core.event(ClientEvent::Welcome { server, version, limits });
+        let Vendor { name, version: engine_version } = Vendor::of(&welcome.extensions);
+        let vendor = Vendor { name: truncate(name), version: truncate(engine_version) };
+        self.core.event(ClientEvent::Welcome { server, version, limits, vendor });
         match welcome.fabric {
             Ok(choice) => {
                 let (value, limit) = (choice.address.len() as u64, MAX_ADDRESS as u64);

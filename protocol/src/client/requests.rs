@@ -12,7 +12,9 @@ use crate::error::{ApiMisuse, StreamError};
 use crate::ids::StreamId;
 use crate::lender::{LendOptions, LenderTask};
 use crate::link::truncate;
-use crate::message::{Access, Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
+use crate::message::{
+    Access, Answer, Extensions, Failure, FromLender, MAX_PARAMETER_BYTES, Message, Open, OpenOptions, Request,
+};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 use crate::timers::Timer;
@@ -43,14 +45,17 @@ impl ClientConnection {
         self.core.lender.note_stream(stream);
     }
 
-    /// Whether a request's text is short enough for the server and for a message.
-    fn check_text(&self, request: &Request) -> Result<(), StreamError> {
-        let text = match request {
-            Request::Sql(text) | Request::Upload(text) => text.len() as u64,
-            Request::Unknown { body, .. } => body.len() as u64,
-        };
+    /// Whether a request's text and parameters are short enough for the server and for a message.
+    fn check_text(&self, request: &Request, options: &OpenOptions) -> Result<(), StreamError> {
+        let text = request.text_bytes() as u64;
+        let added = options.parameters.as_ref().map_or(0, Bytes::len) + options.defaults.text_bytes();
         let most = self.limits.as_ref().map_or(u32::MAX, |limits| limits.max_sql_bytes);
-        let limit = u64::from(most.min(self.core.link.limits().message - REQUEST_OVERHEAD));
+        let room = u64::from(self.core.link.limits().message - REQUEST_OVERHEAD).saturating_sub(added as u64);
+        let limit = room.min(u64::from(most));
+        if added > MAX_PARAMETER_BYTES {
+            let (bytes, limit) = (added as u64, MAX_PARAMETER_BYTES as u64);
+            return Err(StreamError::ParametersTooLong { bytes, limit });
+        }
         if text > limit { Err(StreamError::SqlTooLong { bytes: text, limit }) } else { Ok(()) }
     }
 
@@ -64,7 +69,7 @@ impl ClientConnection {
         if request.is_lent_by_client() {
             return Err(ApiMisuse::State { command: "open", state: "the request is an upload" });
         }
-        let begun = self.begin("open", stream)?.and_then(|()| self.check_text(&request));
+        let begun = self.begin("open", stream)?.and_then(|()| self.check_text(&request, &options));
         if let Err(error) = begun {
             self.core.output(ClientOutput::Stream(BorrowerEvent::Failed { stream, error }));
             return Ok(());
@@ -98,13 +103,15 @@ impl ClientConnection {
         table: String,
         options: UploadOptions,
     ) -> Result<(), ApiMisuse> {
+        let UploadOptions { lend_from, measured, deadline, defaults, ingest } = options;
+        let deadline_ms = deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let options = OpenOptions { deadline_ms, defaults, ingest, ..OpenOptions::default() };
         let request = Request::Upload(table);
-        let begun = self.begin("upload", stream)?.and_then(|()| self.check_text(&request));
+        let begun = self.begin("upload", stream)?.and_then(|()| self.check_text(&request, &options));
         if let Err(error) = begun {
             self.core.event(ClientEvent::UploadFailed { stream, error });
             return Ok(());
         }
-        let UploadOptions { lend_from, measured, deadline } = options;
         self.uploads.insert(stream, deadline);
         if let Some(deadline) = deadline {
             self.core.timers.set(Timer::Answer(stream), now + deadline);
@@ -112,9 +119,8 @@ impl ClientConnection {
         let lend = LendOptions { credit: 0, lend_from, measured, access: Access::Read, deadline };
         let opened = self.core.lender.open(now, stream, lend);
         debug_assert!(opened.is_ok(), "an initial credit of 0 is within the limit");
-        let deadline_ms = deadline.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        let options = OpenOptions { deadline_ms, ..OpenOptions::default() };
-        self.core.send(Message::Open(Open { stream, request, options, extensions: Extensions::none() }));
+        let extensions = options.extensions();
+        self.core.send(Message::Open(Open { stream, request, options, extensions }));
         Ok(())
     }
 

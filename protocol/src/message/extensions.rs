@@ -22,8 +22,9 @@ struct Extension {
     value: Bytes,
 }
 
-/// The added fields of a message, in any order, each key at most once. This version defines one,
-/// [`LARGEST_BATCH`](super::LARGEST_BATCH).
+/// The added fields of a message, in any order, each key at most once. This version defines those of Open, from
+/// [`LARGEST_BATCH`](super::LARGEST_BATCH) to [`INGEST`](super::INGEST), and those of Welcome,
+/// [`ENGINE_NAME`](super::ENGINE_NAME) and [`ENGINE_VERSION`](super::ENGINE_VERSION).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Extensions(Vec<Extension>);
@@ -69,9 +70,14 @@ impl Extensions {
         }
     }
 
-    /// Returns an error for the first critical extension, because this version knows none.
+    /// Returns an error for the first critical extension, for messages that have none in this version.
     pub(crate) fn unknown(&self) -> Result<(), UnknownExtension> {
-        match self.0.iter().find(|extension| extension.key & CRITICAL != 0) {
+        self.unknown_besides(&[])
+    }
+
+    /// Returns an error for the first critical extension whose key is not one of these.
+    pub(crate) fn unknown_besides(&self, known: &[u16]) -> Result<(), UnknownExtension> {
+        match self.0.iter().find(|extension| extension.key & CRITICAL != 0 && !known.contains(&extension.key)) {
             Some(extension) => Err(UnknownExtension(extension.key)),
             None => Ok(()),
         }

@@ -12,8 +12,10 @@ mod borrow;
 mod extensions;
 mod failure;
 mod lend;
+mod objects;
 mod options;
 mod request;
+mod statement;
 mod stats;
 
 use bytes::Bytes;
@@ -23,8 +25,13 @@ pub use borrow::FromBorrower;
 pub use extensions::{CRITICAL, Extensions, MAX_EXTENSION_BYTES, MAX_EXTENSIONS, UnknownExtension};
 pub use failure::Failure;
 pub use lend::{Fencing, FromLender, LeaseWord, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey};
-pub use options::{Access, FIRST_BATCHES, LARGEST_BATCH, LendFrom, OpenOptions, Partition, ProcessId, Thresholds};
+pub use objects::{Depth, ObjectsRequest};
+pub use options::{
+    Access, DEFAULT_CATALOG, DEFAULT_SCHEMA, FIRST_BATCHES, INGEST, LARGEST_BATCH, LendFrom, MAX_PARAMETER_BYTES,
+    OpenOptions, PARAMETERS, Partition, ProcessId, Thresholds,
+};
 pub use request::Request;
+pub use statement::{Defaults, Ingest, IngestMode, Vendor};
 pub use stats::StreamStats;
 
 use crate::codes::CloseCode;
@@ -129,6 +136,11 @@ pub struct ServerLimits {
     /// Longest SQL text in bytes.
     pub max_sql_bytes: u32,
 }
+
+/// Key of the extension of Welcome with [`Vendor::name`], in UTF-8.
+pub const ENGINE_NAME: u16 = 1;
+/// Key of the extension of Welcome with [`Vendor::version`], in UTF-8.
+pub const ENGINE_VERSION: u16 = 2;
 
 /// The server's answer to the hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

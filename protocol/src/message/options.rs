@@ -1,8 +1,10 @@
 //! Options of a request: how it is run, from which size on its batches are lent, and how the borrower accesses them.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::Extensions;
+use super::extensions::{CRITICAL, Extensions, UnknownExtension};
+use super::statement::{Defaults, Ingest};
 use crate::ids::GroupId;
 
 /// A process of the lender's host. No two processes of the host ever have an equal id.
@@ -81,8 +83,8 @@ impl Thresholds {
     }
 }
 
-/// How a request is run. All options but the deadline concern streams that the server lends, and are ignored for an
-/// upload.
+/// How a request is run. All options but the deadline, the defaults and the ingestion concern streams that the server
+/// lends, and are ignored for an upload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOptions {
     /// The size from which on batches are lent.
@@ -103,24 +105,69 @@ pub struct OpenOptions {
     /// the extension [`LARGEST_BATCH`].
     #[serde(skip)]
     pub largest_batch: Option<u64>,
+    /// Values of the statement's parameters: an Arrow IPC stream with a schema and one record batch. The statement is
+    /// run once for each row. At most [`MAX_PARAMETER_BYTES`]. It travels as the extension [`PARAMETERS`].
+    #[serde(skip)]
+    pub parameters: Option<Bytes>,
+    /// The catalog and the schema of names that have none. They travel as the extensions [`DEFAULT_CATALOG`] and
+    /// [`DEFAULT_SCHEMA`].
+    #[serde(skip)]
+    pub defaults: Defaults,
+    /// Of an upload: the treatment of its table. It travels as the extension [`INGEST`].
+    #[serde(skip)]
+    pub ingest: Ingest,
 }
 
 /// Key of the extension of Open with [`OpenOptions::largest_batch`]: a `u64`, little-endian.
 pub const LARGEST_BATCH: u16 = 1;
+/// Key of the extension of Open with [`OpenOptions::parameters`].
+pub const PARAMETERS: u16 = CRITICAL | 2;
+/// Key of the extension of Open with the catalog of [`OpenOptions::defaults`], in UTF-8.
+pub const DEFAULT_CATALOG: u16 = CRITICAL | 3;
+/// Key of the extension of Open with the schema of [`OpenOptions::defaults`], in UTF-8.
+pub const DEFAULT_SCHEMA: u16 = CRITICAL | 4;
+/// Key of the extension of Open with [`OpenOptions::ingest`]: the number of the mode, and 1 if the table is temporary,
+/// else 0.
+pub const INGEST: u16 = CRITICAL | 5;
+
+/// Maximum bytes of the parameters of one request.
+pub const MAX_PARAMETER_BYTES: usize = 60 << 10;
 
 impl OpenOptions {
     /// The extensions of the Open message with these options.
     pub(crate) fn extensions(&self) -> Extensions {
-        match self.largest_batch {
-            Some(bytes) => Extensions::none().with(LARGEST_BATCH, bytes.to_le_bytes().to_vec()),
-            None => Extensions::none(),
-        }
+        let text = |text: &Option<String>| text.as_ref().map(|text| Bytes::from(text.clone()));
+        let ingest = (self.ingest != Ingest::default()).then(|| self.ingest.to_bytes().into());
+        let fields = [
+            (LARGEST_BATCH, self.largest_batch.map(|bytes| bytes.to_le_bytes().to_vec().into())),
+            (PARAMETERS, self.parameters.clone()),
+            (DEFAULT_CATALOG, text(&self.defaults.catalog)),
+            (DEFAULT_SCHEMA, text(&self.defaults.schema)),
+            (INGEST, ingest),
+        ];
+        let present = fields.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        present.fold(Extensions::none(), |extensions, (key, value)| extensions.with(key, value))
     }
 
-    /// Takes the options that travel as extensions. A value of another length is not one of ours, and is ignored.
-    pub(crate) fn extend(&mut self, extensions: &Extensions) {
+    /// Takes the options that travel as extensions. A largest batch of another length is not one of ours, and is
+    /// ignored.
+    ///
+    /// # Errors
+    /// A critical extension that this version does not know, or whose value it does not.
+    pub(crate) fn extend(&mut self, extensions: &Extensions) -> Result<(), UnknownExtension> {
+        extensions.unknown_besides(&[PARAMETERS, DEFAULT_CATALOG, DEFAULT_SCHEMA, INGEST])?;
         let bytes = extensions.get(LARGEST_BATCH).and_then(|value| <[u8; 8]>::try_from(&value[..]).ok());
         self.largest_batch = bytes.map(u64::from_le_bytes);
+        self.parameters = extensions.get(PARAMETERS).cloned();
+        let text = |key| match extensions.get(key).map(|value| std::str::from_utf8(value)) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text.to_owned())),
+            Some(Err(_)) => Err(UnknownExtension(key)),
+        };
+        self.defaults = Defaults { catalog: text(DEFAULT_CATALOG)?, schema: text(DEFAULT_SCHEMA)? };
+        let ingest = extensions.get(INGEST).map(|value| Ingest::from_bytes(value).ok_or(UnknownExtension(INGEST)));
+        self.ingest = ingest.transpose()?.unwrap_or_default();
+        Ok(())
     }
 }
 

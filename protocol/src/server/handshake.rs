@@ -60,7 +60,8 @@ impl ServerConnection {
         self.core.link.established(now, &mut self.core.timers);
         self.core.link.accept_messages();
         let (name, limits) = (self.config.name.clone(), self.config.limits.clone());
-        self.core.send(Message::Welcome(Welcome { name, fabric, limits, extensions: Extensions::none() }));
+        let extensions = self.config.vendor.extensions();
+        self.core.send(Message::Welcome(Welcome { name, fabric, limits, extensions }));
         if self.draining {
             self.core.goodbye(CloseCode::ShuttingDown, "");
         }

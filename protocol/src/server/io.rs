@@ -1,7 +1,5 @@
 //! Inputs and outputs of a server's connection, besides those of the two halves.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use crate::borrower::BorrowerCommand;
@@ -9,7 +7,7 @@ use crate::codes::CloseCode;
 use crate::connection;
 use crate::ids::{FabricKind, StreamId};
 use crate::lender::LenderCommand;
-use crate::message::{Failure, Fencing, Lending, OpenOptions, Region};
+use crate::message::{Failure, Fencing, Lending, ObjectsRequest, OpenOptions, Region};
 
 /// Inputs of a server's connection.
 pub type ServerInput<'a> = connection::Input<'a, ServerCommand>;
@@ -129,6 +127,24 @@ pub enum ServerEvent {
         /// Options of the request.
         options: OpenOptions,
     },
+    /// Describe a statement without running it: one row.
+    Describe {
+        /// The stream of the answer.
+        stream: StreamId,
+        /// The text of the statement.
+        sql: String,
+        /// Options of the request.
+        options: OpenOptions,
+    },
+    /// List the objects of the database.
+    Objects {
+        /// The stream of the list.
+        stream: StreamId,
+        /// The objects that are asked for.
+        request: ObjectsRequest,
+        /// Options of the request.
+        options: OpenOptions,
+    },
     /// Take an upload. [`ServerCommand::Accept`] allows the client to send; the schema and the batches come as
     /// [`connection::Output::Stream`]; [`ServerCommand::Answer`] ends it.
     Upload {
@@ -136,8 +152,8 @@ pub enum ServerEvent {
         stream: StreamId,
         /// The table that receives the rows.
         table: String,
-        /// The client cancels the upload after this time.
-        deadline: Option<Duration>,
+        /// Options of the request. The client cancels the upload after its deadline.
+        options: OpenOptions,
     },
     /// The client cancels an upload whose end has been delivered and which is not answered yet: take none of its rows.
     UploadWithdrawn {

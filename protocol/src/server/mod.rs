@@ -23,7 +23,7 @@ use crate::inline::InlineLimits;
 use crate::layout::LayoutLimits;
 use crate::lender::{Lender, LenderCommand, LenderConfig};
 use crate::link::{Link, LinkTimeouts, truncate};
-use crate::message::{FabricOffer, FromBorrower, Message, ServerLimits, Thresholds};
+use crate::message::{FabricOffer, FromBorrower, Message, ServerLimits, Thresholds, Vendor};
 use crate::time::Timestamp;
 use crate::timers::Timers;
 
@@ -36,6 +36,8 @@ pub struct ServerConfig {
     pub fabrics: Vec<FabricKind>,
     /// If there are none: the reason, which the client reports.
     pub no_fabric_reason: String,
+    /// The database behind the server, which clients can ask for.
+    pub vendor: Vendor,
     /// Limits that the client must keep.
     pub limits: ServerLimits,
     /// Limits of frames, both ways.

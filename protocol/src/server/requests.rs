@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{ServerConnection, ServerEvent, ServerOutput, Upload};
 use crate::borrower::{BorrowOptions, BorrowerEvent};
 use crate::codes::{CancelReason, StreamCode};
@@ -9,7 +11,9 @@ use crate::error::{ApiMisuse, StreamError};
 use crate::ids::StreamId;
 use crate::lender::LendOptions;
 use crate::link::truncate;
-use crate::message::{Answer, Extensions, Failure, FromLender, Message, Open, OpenOptions, Request};
+use crate::message::{
+    Answer, Extensions, Failure, FromLender, MAX_PARAMETER_BYTES, Message, Open, OpenOptions, Request, UnknownExtension,
+};
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
 
@@ -23,42 +27,49 @@ impl ServerConnection {
             return Err(PeerMisbehaved::StreamReused(stream));
         }
         extensions.check()?;
-        options.extend(&extensions);
+        let understood = options.extend(&extensions);
         self.core.last_stream = Some(stream);
         self.core.lender.note_stream(stream);
         let (value, limit) = (self.open_streams() as u64, u64::from(self.config.limits.max_streams) + REFUSED_STREAMS);
         if value >= limit {
             return Err(PeerMisbehaved::Limit { what: "streams, refused ones included", value, limit });
         }
-        let refusal = self.refusal(&request, &extensions);
+        let refusal = self.refusal(&request, &options, understood);
         match request {
-            Request::Upload(table) => self.open_upload(now, stream, table, &options, refusal),
+            Request::Upload(table) => self.open_upload(now, stream, table, options, refusal),
             request => self.open_result(now, stream, request, options, refusal)?,
         }
         Ok(())
     }
 
     /// The reason why a request is refused before it reaches the engine, if there is one.
-    fn refusal(&self, request: &Request, extensions: &Extensions) -> Option<Failure> {
+    fn refusal(
+        &self,
+        request: &Request,
+        options: &OpenOptions,
+        understood: Result<(), UnknownExtension>,
+    ) -> Option<Failure> {
         let limits = &self.config.limits;
-        if let Err(extension) = extensions.unknown() {
+        if let Err(extension) = understood {
             return Some(Failure::new(StreamCode::Unsupported, format!("the request is not understood: {extension}")));
         }
-        let text = match request {
-            Request::Sql(text) | Request::Upload(text) => text,
-            Request::Unknown { kind, .. } => {
-                let message = format!("request kind {kind} is unknown to this server");
-                return Some(Failure::new(StreamCode::Unsupported, message));
-            }
-        };
+        if let Request::Unknown { kind, .. } = request {
+            let message = format!("request kind {kind} is unknown to this server");
+            return Some(Failure::new(StreamCode::Unsupported, message));
+        }
+        let text_bytes = request.text_bytes();
+        let parameter_bytes = options.parameters.as_ref().map_or(0, Bytes::len);
         if self.draining {
             Some(Failure::new(StreamCode::ShuttingDown, ""))
         } else if self.open_streams() >= limits.max_streams as usize {
             let message = format!("the limit is {} streams per connection", limits.max_streams);
             Some(Failure::new(StreamCode::TooManyStreams, message))
-        } else if text.len() > limits.max_sql_bytes as usize {
-            let message = format!("{} bytes, the limit is {} bytes", text.len(), limits.max_sql_bytes);
+        } else if text_bytes > limits.max_sql_bytes as usize {
+            let message = format!("{text_bytes} bytes, the limit is {} bytes", limits.max_sql_bytes);
             Some(Failure::new(StreamCode::SqlTooLong, message))
+        } else if parameter_bytes > MAX_PARAMETER_BYTES {
+            let message = format!("{parameter_bytes} bytes of parameters, the limit is {MAX_PARAMETER_BYTES} bytes");
+            Some(Failure::new(StreamCode::Parameters, message))
         } else {
             None
         }
@@ -89,8 +100,12 @@ impl ServerConnection {
             deadline: options.deadline_ms.map(Duration::from_millis),
         };
         self.core.lender.open(now, stream, lend)?;
-        if let Request::Sql(sql) = request {
-            self.core.event(ServerEvent::Query { stream, sql, options });
+        match request {
+            Request::Sql(sql) => self.core.event(ServerEvent::Query { stream, sql, options }),
+            Request::Describe(sql) => self.core.event(ServerEvent::Describe { stream, sql, options }),
+            Request::Objects(request) => self.core.event(ServerEvent::Objects { stream, request, options }),
+            // An upload has been handled before, and an unknown request refused.
+            Request::Upload(_) | Request::Unknown { .. } => {}
         }
         Ok(())
     }
@@ -100,7 +115,7 @@ impl ServerConnection {
         now: Timestamp,
         stream: StreamId,
         table: String,
-        options: &OpenOptions,
+        options: OpenOptions,
         refusal: Option<Failure>,
     ) {
         let deadline = options.deadline_ms.map(Duration::from_millis);
@@ -111,7 +126,7 @@ impl ServerConnection {
         match refusal {
             // The schema may be on its way, so the stream must exist: it is opened and then cancelled.
             Some(failure) => self.refuse(stream, failure),
-            None => self.core.event(ServerEvent::Upload { stream, table, deadline }),
+            None => self.core.event(ServerEvent::Upload { stream, table, options }),
         }
     }
 

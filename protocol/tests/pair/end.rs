@@ -78,6 +78,7 @@ impl Driver<ServerConnection> {
             name: "server".into(),
             fabrics,
             no_fabric_reason: "none on this host".into(),
+            vendor: thallus_protocol::message::Vendor::default(),
             limits: ServerLimits {
                 max_streams: knobs.max_streams,
                 max_loan_bytes: knobs.max_loan_bytes,
@@ -300,8 +301,12 @@ impl End for ServerConnection {
                 driver.prove = Some(lending);
             }
             ServerEvent::FabricUp { .. } | ServerEvent::NoFabric { .. } | ServerEvent::FabricDown { .. } => {}
-            ServerEvent::Query { stream, sql, options } => {
+            ServerEvent::Query { stream, sql, options } | ServerEvent::Describe { stream, sql, options } => {
                 driver.lend.begin(stream, script_of(&driver.scripts, &sql), options.access);
+            }
+            ServerEvent::Objects { stream, request, options } => {
+                let pattern = request.table.unwrap_or_default();
+                driver.lend.begin(stream, script_of(&driver.scripts, &pattern), options.access);
             }
             ServerEvent::Upload { stream, table, .. } => {
                 driver.borrow.begin(stream, script_of(&driver.scripts, &table), Default::default());

@@ -451,7 +451,7 @@ mod tests {
     #[tokio::test]
     async fn plays_batches_in_order_and_cuts_them_to_the_requested_rows() {
         let engine = engine();
-        let query = QueryRequest { sql: "ten".to_owned(), batch_rows: Some(64) };
+        let query = QueryRequest { batch_rows: Some(64), ..QueryRequest::new("ten".to_owned()) };
         let batches: Vec<_> = engine.execute(query).await.unwrap().batches.try_collect().await.unwrap();
         assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [64, 36].repeat(10));
         assert_eq!(batches[19], synthetic_batch(9, 100).slice(64, 36));

@@ -59,6 +59,24 @@ pub enum EngineError {
         /// The statement's first word or words.
         statement: String,
     },
+    /// An object that was to be created exists.
+    #[error("{what} exists already; drop it first, or replace it or append to it")]
+    AlreadyExists {
+        /// The object: `table 't'`.
+        what: String,
+    },
+    /// The parameters do not fit the statement.
+    #[error("{message}")]
+    Parameters {
+        /// The number or the type that is expected, and the one that was given.
+        message: String,
+    },
+    /// A value breaks a constraint of its table.
+    #[error("{message}")]
+    Constraint {
+        /// The column, and its constraint.
+        message: String,
+    },
     /// The query failed on its input values: division by zero, an impossible cast, overflow.
     #[error("execution failed: {message}")]
     Execution {
@@ -119,6 +137,12 @@ pub enum EngineErrorKind {
     Source = 10,
     /// [`EngineError::Internal`]
     Internal = 11,
+    /// [`EngineError::AlreadyExists`]
+    AlreadyExists = 12,
+    /// [`EngineError::Parameters`]
+    Parameters = 13,
+    /// [`EngineError::Constraint`]
+    Constraint = 14,
 }
 
 impl EngineError {
@@ -137,6 +161,9 @@ impl EngineError {
             EngineError::ResourcesExhausted { .. } => EngineErrorKind::ResourcesExhausted,
             EngineError::Source { .. } => EngineErrorKind::Source,
             EngineError::Internal { .. } => EngineErrorKind::Internal,
+            EngineError::AlreadyExists { .. } => EngineErrorKind::AlreadyExists,
+            EngineError::Parameters { .. } => EngineErrorKind::Parameters,
+            EngineError::Constraint { .. } => EngineErrorKind::Constraint,
         }
     }
 

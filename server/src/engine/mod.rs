@@ -6,6 +6,7 @@
 #[cfg(feature = "datafusion")]
 pub mod datafusion;
 mod error;
+mod request;
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,14 +15,20 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
+pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject};
 use thallus_protocol::message::SortKey;
+pub use thallus_protocol::message::{Defaults, Depth, IngestMode, ObjectsRequest, Vendor};
 
 pub use error::{EngineError, EngineErrorKind};
+pub use request::{CHANGES, IngestRequest, QueryRequest, changed_rows, changes_schema};
 
 /// Runs queries. Shared by every connection.
 #[async_trait]
 pub trait Engine: Send + Sync + fmt::Debug + 'static {
     /// Plans a query and starts it. Rows are produced as the stream is polled, with a bounded number of batches ahead.
+    ///
+    /// A statement that changes rows or tables has been run to its end when this returns. Its result is
+    /// [`changed_rows`].
     ///
     /// Dropping the future, or the stream, cancels the query and all its tasks. A panic within the engine is an
     /// [`EngineError::Internal`] of that query, and does not affect other queries.
@@ -41,6 +48,29 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
         Ok(PartitionedQuery::in_first(self.execute(query).await?, count))
     }
 
+    /// Plans a statement without running it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] by default; otherwise as [`Engine::execute`].
+    async fn describe(&self, query: QueryRequest) -> Result<Description, EngineError> {
+        let _sql = query;
+        Err(EngineError::Unsupported { message: "this server's engine describes no statements".to_owned() })
+    }
+
+    /// Lists catalogs, schemas, tables and columns, in the order of their names.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] by default; otherwise any error of the catalog.
+    async fn objects(&self, request: ObjectsRequest) -> Result<Vec<CatalogObject>, EngineError> {
+        let _request = request;
+        Err(EngineError::Unsupported { message: "this server's engine lists no objects".to_owned() })
+    }
+
+    /// The database behind this engine, for clients that ask for its name.
+    fn vendor(&self) -> Vendor {
+        Vendor::default()
+    }
+
     /// Begins an upload of rows to a table. No row is stored before [`Ingestion::finish`] has returned successfully:
     /// dropping the future, or the ingestion, discards all of them.
     ///
@@ -56,34 +86,6 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
 
     /// The tables, for the start-up log.
     fn tables(&self) -> Vec<TableInfo>;
-}
-
-/// A query, as requested by a client.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QueryRequest {
-    /// Exactly one statement.
-    pub sql: String,
-    /// Most rows in a batch, and the target; by default the engine's own. The last batch, and those of selective
-    /// queries, may have fewer.
-    pub batch_rows: Option<usize>,
-}
-
-impl QueryRequest {
-    /// The query `sql`, with defaults for the rest.
-    #[must_use]
-    pub fn new(sql: impl Into<String>) -> Self {
-        QueryRequest { sql: sql.into(), batch_rows: None }
-    }
-}
-
-/// An upload, as announced by a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct IngestRequest {
-    /// The table's name.
-    pub table: String,
-    /// Schema of every batch.
-    pub schema: SchemaRef,
 }
 
 /// A running upload to an engine.

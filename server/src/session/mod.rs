@@ -21,6 +21,7 @@ use thallus_driver::{
 use thallus_fabric::process::TcpEnds;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
+use thallus_protocol::inline::{InlineLimits, decode_parameters};
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{Failure, OpenOptions, ProcessId};
 use thallus_protocol::server::{ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerEvent};
@@ -29,14 +30,16 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, trace, warn};
 
 pub use groups::GroupLimits;
+use groups::GroupMember;
 pub(crate) use groups::Groups;
 use held::HeldByConnection;
 pub(crate) use held::HeldBytes;
 use mapped::MappingClient;
 pub(crate) use mapped::OrphanedLoans;
 pub(crate) use plane::SeparatePools;
-use query::{Events, Progress, Pull, QueryContext, QueryEvent, RunningQuery};
-use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem};
+use query::{Events, Progress, Pull, QueryEvent, RunningQuery};
+use source::Planning;
+use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem, UploadRequest};
 
 use crate::engine::{Engine, QueryRequest};
 use crate::entrance::{Admitted, Newcomer};
@@ -412,7 +415,18 @@ impl<S: ControlIo> Session<S> {
                 warn!(%reason, "no data plane: batches travel inline")
             }
             ServerEvent::Query { stream, sql, options } => self.execute(stream, sql, &options),
-            ServerEvent::Upload { stream, table, .. } => self.upload(stream, table),
+            ServerEvent::Describe { stream, sql, options } => {
+                debug!(%stream, %sql, "describe");
+                let request = QueryRequest { defaults: options.defaults.clone(), ..QueryRequest::new(sql) };
+                let planning = source::description(Arc::clone(&self.shared.engine), request);
+                self.start(stream, planning, &options, None);
+            }
+            ServerEvent::Objects { stream, request, options } => {
+                debug!(%stream, ?request, "objects");
+                let planning = source::objects(Arc::clone(&self.shared.engine), request);
+                self.start(stream, planning, &options, None);
+            }
+            ServerEvent::Upload { stream, table, options } => self.upload(stream, UploadRequest { table, options }),
             ServerEvent::UploadWithdrawn { stream } => drop(self.uploads.remove(&stream)),
         }
     }
@@ -442,6 +456,22 @@ impl<S: ControlIo> Session<S> {
                     return self.fail(stream, failure);
                 }
             };
+        let parameters = options.parameters.as_ref().map(|bytes| decode_parameters(bytes, InlineLimits::default()));
+        let parameters = match parameters.transpose() {
+            Ok(parameters) => parameters,
+            Err(error) => {
+                self.keeps.remove(&stream);
+                return self.fail(stream, Failure::new(StreamCode::Parameters, error.to_string()));
+            }
+        };
+        let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
+        let request = QueryRequest { sql, batch_rows, parameters, defaults: options.defaults.clone() };
+        let planning = source::query(Arc::clone(&self.shared.engine), request, member.clone());
+        self.start(stream, planning, options, member);
+    }
+
+    /// Starts to produce and send the rows of a request.
+    fn start(&mut self, stream: StreamId, planning: Planning, options: &OpenOptions, member: Option<Arc<GroupMember>>) {
         let packing = PackingContext {
             pool: self.connection.plane.as_ref().map(|plane| Arc::clone(plane.loan_pool())),
             max_loan_bytes: self.shared.machine.limits.max_loan_bytes,
@@ -449,11 +479,9 @@ impl<S: ControlIo> Session<S> {
             access: options.access,
             page_faults: self.shared.page_faults,
         };
-        let context = QueryContext { engine: Arc::clone(&self.shared.engine), packing };
-        let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         // The partitions of a result wait for each other.
         let is_partition = member.is_some();
-        let mut query = RunningQuery::new(context, QueryRequest { sql, batch_rows }, member);
+        let mut query = RunningQuery::new(packing, planning, member);
         if !is_partition && self.cooldown == 0 && self.inline.is_none() {
             self.inline = Some(stream);
         } else {
@@ -463,10 +491,10 @@ impl<S: ControlIo> Session<S> {
         self.queries.insert(stream, query);
     }
 
-    fn upload(&mut self, stream: StreamId, table: String) {
-        debug!(%stream, %table, "upload");
+    fn upload(&mut self, stream: StreamId, request: UploadRequest) {
+        debug!(%stream, table = %request.table, mode = ?request.options.ingest.mode, "upload");
         let (engine, max_batch) = (Arc::clone(&self.shared.engine), self.shared.machine.borrow.max_batch_bytes);
-        let upload = RunningUpload::start(engine, stream, table, max_batch, self.upload_report.clone());
+        let upload = RunningUpload::start(engine, stream, request, max_batch, self.upload_report.clone());
         self.uploads.insert(stream, upload);
     }
 

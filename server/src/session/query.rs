@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
@@ -27,8 +26,8 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::groups::GroupMember;
-use super::source::{Source, failure};
-use crate::engine::{BatchStream, Engine, EngineError, QueryRequest, QueryStream};
+use super::source::{Planning, Source, failure};
+use crate::engine::{BatchStream, EngineError};
 
 /// A request of the connection for the next batch of a query.
 #[derive(Clone, Copy, Debug)]
@@ -46,13 +45,6 @@ pub(crate) enum QueryEvent {
     Batch(PreparedBatch),
     Finish { execute: Duration },
     Fail(Failure),
-}
-
-/// The resources of a query.
-#[derive(Clone, Debug)]
-pub(crate) struct QueryContext {
-    pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) packing: PackingContext,
 }
 
 /// Channel for the events of spawned queries.
@@ -85,8 +77,8 @@ pub(crate) enum Progress {
 
 impl RunningQuery {
     /// A query for its connection to poll; or, if it is a member of a group, to spawn.
-    pub(crate) fn new(context: QueryContext, request: QueryRequest, member: Option<Arc<GroupMember>>) -> Self {
-        RunningQuery { execution: Execution::Inline(Box::new(Query::new(context, request, member.clone()))), member }
+    pub(crate) fn new(packing: PackingContext, planning: Planning, member: Option<Arc<GroupMember>>) -> Self {
+        RunningQuery { execution: Execution::Inline(Box::new(Query::new(packing, planning))), member }
     }
 
     /// Ends the query well: its end is in the connection's queue, so a loss of the connection no longer affects the
@@ -181,7 +173,7 @@ impl Drop for Task {
 
 /// A query in its connection's task.
 pub(crate) struct Query {
-    context: QueryContext,
+    packing: PackingContext,
     stage: Stage,
     /// The pending request for a batch.
     pull: Option<Pull>,
@@ -191,7 +183,7 @@ pub(crate) struct Query {
 }
 
 enum Stage {
-    Planning(Pin<Box<dyn Future<Output = Result<Source, Failure>> + Send>>),
+    Planning(Planning),
     Running(Box<Running>),
     Over,
 }
@@ -221,22 +213,14 @@ impl fmt::Debug for Query {
 }
 
 impl Query {
-    fn new(context: QueryContext, request: QueryRequest, member: Option<Arc<GroupMember>>) -> Self {
-        let engine = Arc::clone(&context.engine);
-        let planning = Box::pin(async move {
-            if let Some(member) = member {
-                return member.part(&*engine, request).await;
-            }
-            let QueryStream { schema, batches } = engine.execute(request).await.map_err(failure)?;
-            Ok(Source { schema, order: Vec::new(), batches })
-        });
-        Query { context, stage: Stage::Planning(planning), pull: None, allowance: Allowance::new(), since: None }
+    fn new(packing: PackingContext, planning: Planning) -> Self {
+        Query { packing, stage: Stage::Planning(planning), pull: None, allowance: Allowance::new(), since: None }
     }
 
     /// Takes the query's state, and leaves an ended query.
     fn take(&mut self) -> Query {
-        let (context, stage) = (self.context.clone(), std::mem::replace(&mut self.stage, Stage::Over));
-        Query { context, stage, ..*self }
+        let (packing, stage) = (self.packing.clone(), std::mem::replace(&mut self.stage, Stage::Over));
+        Query { packing, stage, ..*self }
     }
 
     /// The next event of the query. Nothing follows [`QueryEvent::Finish`] and [`QueryEvent::Fail`]. After the schema,
@@ -310,7 +294,7 @@ impl Query {
     /// Begins to deliver the engine's rows: returns the event with their schema.
     fn begin(&mut self, source: Source, execute: Duration) -> Result<QueryEvent, Failure> {
         let Source { schema, order, batches } = source;
-        let (packing, schema) = Packing::new(&schema, self.context.packing.clone())?;
+        let (packing, schema) = Packing::new(&schema, self.packing.clone())?;
         self.stage = Stage::Running(Box::new(Running { batches, next: None, packing, execute }));
         self.since = None;
         Ok(QueryEvent::Schema { schema, order })

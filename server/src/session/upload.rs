@@ -10,12 +10,19 @@ use futures::FutureExt;
 use thallus_driver::{Arrived, Rebuilder};
 use thallus_protocol::StreamId;
 use thallus_protocol::codes::StreamCode;
-use thallus_protocol::message::Failure;
+use thallus_protocol::message::{Failure, Ingest, OpenOptions};
 use tokio::sync::mpsc;
 
 use super::query::Task;
 use super::source::failure;
 use crate::engine::{Engine, IngestRequest, Ingestion};
+
+/// An upload, as requested by a client.
+#[derive(Debug)]
+pub(crate) struct UploadRequest {
+    pub(crate) table: String,
+    pub(crate) options: OpenOptions,
+}
 
 /// An item from a connection for an upload. The upload's window bounds the number of items.
 #[derive(Debug)]
@@ -54,11 +61,11 @@ impl fmt::Debug for RunningUpload {
 }
 
 impl RunningUpload {
-    /// Starts an upload to `table`, whose largest batch has at most `max_batch` bytes.
+    /// Starts an upload, whose largest batch has at most `max_batch` bytes.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         stream: StreamId,
-        table: String,
+        request: UploadRequest,
         max_batch: u64,
         events: UploadEvents,
     ) -> Self {
@@ -66,7 +73,7 @@ impl RunningUpload {
         let task = tokio::spawn(async move {
             // A connection that has ended has dropped its uploads, and receives no events.
             let report = |event| drop(events.send((stream, event)));
-            let taken = AssertUnwindSafe(take(&*engine, table, max_batch, received, &report)).catch_unwind().await;
+            let taken = AssertUnwindSafe(take(&*engine, request, max_batch, received, &report)).catch_unwind().await;
             let panicked = || Err(Failure::new(StreamCode::Internal, "the upload panicked; see the server's log"));
             let result = taken.unwrap_or_else(|_panic| Some(panicked()));
             if let Some(result) = result {
@@ -86,7 +93,7 @@ impl RunningUpload {
 /// Runs an upload to its end. `None`: the connection already has the result.
 async fn take(
     engine: &dyn Engine,
-    table: String,
+    UploadRequest { table, options }: UploadRequest,
     max_batch: u64,
     mut items: mpsc::UnboundedReceiver<UploadItem>,
     report: &(impl Fn(UploadEvent) + Sync),
@@ -96,7 +103,9 @@ async fn take(
         Ok(rebuilder) => rebuilder,
         Err(error) => return Some(Err(Failure::new(StreamCode::InvalidBatch, error.to_string()))),
     };
-    let mut ingestion: Box<dyn Ingestion> = match engine.ingest(IngestRequest { table, schema }).await {
+    let OpenOptions { defaults, ingest: Ingest { mode, temporary }, .. } = options;
+    let request = IngestRequest { table, schema, mode, temporary, defaults };
+    let mut ingestion: Box<dyn Ingestion> = match engine.ingest(request).await {
         Ok(ingestion) => ingestion,
         Err(error) => return Some(Err(failure(error))),
     };

@@ -90,7 +90,7 @@ async fn a_dropped_request_leaves_nothing_behind() {
 async fn batches_have_the_rows_asked_for_and_none_is_empty() {
     let engine = open(&config(&[])).await;
     let sizes = async |batch_rows, sql: &str| -> Vec<usize> {
-        let request = QueryRequest { sql: sql.to_owned(), batch_rows };
+        let request = QueryRequest { batch_rows, ..QueryRequest::new(sql.to_owned()) };
         let stream = engine.execute(request).await.unwrap();
         stream.batches.map_ok(|batch| batch.num_rows()).try_collect().await.unwrap()
     };
@@ -110,7 +110,8 @@ async fn order_holds_over_files_partitions_and_batches() {
         write(directory.path().join(format!("{file}.parquet")), &rows(file * 5000..(file + 1) * 5000));
     }
     let engine = open(&config(&[("t", directory.path())])).await;
-    let request = QueryRequest { sql: "SELECT id, name FROM t ORDER BY id DESC".to_owned(), batch_rows: Some(777) };
+    let request =
+        QueryRequest { batch_rows: Some(777), ..QueryRequest::new("SELECT id, name FROM t ORDER BY id DESC") };
     let stream = engine.execute(request).await.unwrap();
     let batches: Vec<_> = stream.batches.try_collect().await.unwrap();
     let all = concat_batches(&stream.schema, &batches).unwrap();

@@ -75,6 +75,7 @@ fn server_config(seed: u64) -> ServerConfig {
         name: "server".into(),
         fabrics: vec![FabricKind::SIM],
         no_fabric_reason: String::new(),
+        vendor: thallus_protocol::message::Vendor::default(),
         limits: ServerLimits { max_streams: 8, max_loan_bytes: MAX_LOAN, max_sql_bytes: 100 },
         frame: FrameLimits::default(),
         checksum: true,
