@@ -234,7 +234,7 @@ impl Connection for ThallusConnection {
         let name = names.map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect::<Vec<_>>().join(".");
         let Shared { session, cancel, .. } = &*self.shared;
         let (sql, defaults) = (format!("SELECT * FROM {name}"), self.shared.defaults());
-        let described = session.client()?.describe_with(&sql, &defaults);
+        let described = session.client()?.describe_with(&sql, defaults);
         Ok(session.run(&mut Watch::new(cancel, None)?, described)?.result.as_ref().clone())
     }
 

@@ -90,6 +90,7 @@ fn status(client: &ClientError) -> Status {
         ClientError::Url(_)
         | ClientError::TooManyPartitions { .. }
         | ClientError::OutOfRange { .. }
+        | ClientError::Parameters { .. }
         | ClientError::SqlTooLong { .. } => Status::InvalidArguments,
         ClientError::Fabric { .. } | ClientError::Mapping { .. } => Status::NotImplemented,
         ClientError::InvalidBatch { .. } | ClientError::Incomplete { .. } | ClientError::BatchTooLarge { .. } => {

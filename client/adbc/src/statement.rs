@@ -83,7 +83,7 @@ impl ThallusStatement {
         }
         let Shared { session, .. } = &*self.connection;
         let defaults = self.connection.defaults();
-        let description = session.run(&mut self.watch()?, session.client()?.describe_with(sql, &defaults))?;
+        let description = session.run(&mut self.watch()?, session.client()?.describe_with(sql, defaults))?;
         *known = Some(description.clone());
         Ok(description)
     }

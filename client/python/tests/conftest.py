@@ -1,5 +1,6 @@
 """A server with small tables, and connections to it."""
 
+import functools
 import os
 import pathlib
 import re
@@ -22,6 +23,13 @@ def numbers() -> pa.Table:
     half = pa.array([None if i % 7 == 0 else i / 2 for i in range(ROWS)], pa.float64())
     name = pa.array([f"row {i}" for i in range(ROWS)], pa.string())
     return pa.table({"n": n, "half": half, "name": name})
+
+
+@functools.cache
+def accepts_uploads() -> bool:
+    """Whether the server's program can keep tables that clients write."""
+    usage = subprocess.run([os.environ["THALLUS_SERVER"], "--help"], capture_output=True, text=True).stdout
+    return "--database" in usage
 
 
 class Server:
@@ -83,3 +91,14 @@ def connection(server: Server) -> Iterator[dbapi.Connection]:
 def cursor(connection: dbapi.Connection) -> Iterator[dbapi.Cursor]:
     with connection.cursor() as cursor:
         yield cursor
+
+
+@pytest.fixture(scope="session")
+def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that keeps tables that clients write."""
+    if not accepts_uploads():
+        pytest.skip("this server accepts no uploads (no --database)")
+    directory = tmp_path_factory.mktemp("writable")
+    server = Server(directory, "--database", str(directory / "database"))
+    yield server
+    server.stop()

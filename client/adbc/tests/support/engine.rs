@@ -1,17 +1,15 @@
 //! An engine that plays scripts, and has parameters, a catalog and uploads.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use adbc_driver_thallus as _;
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::stream;
 use thallus_scripted_engine::ScriptedEngine;
 use thallus_server::engine::{
     CatalogObject, Depth, Description, Engine, EngineError, IngestMode, IngestRequest, Ingestion, ObjectsRequest,
-    QueryRequest, QueryStream, TableInfo, TableObject, Vendor,
+    QueryRequest, QueryStream, TableInfo, TableObject, Vendor, changed_rows, changes_schema,
 };
 
 /// Text of the statement whose result is its rows of parameters.
@@ -50,12 +48,6 @@ pub(crate) fn table_schema() -> SchemaRef {
     ]))
 }
 
-fn change_schema() -> SchemaRef {
-    let fields = vec![Field::new("count", DataType::UInt64, false)];
-    let metadata = HashMap::from([("thallus.changes".to_owned(), "1".to_owned())]);
-    Arc::new(Schema::new(fields).with_metadata(metadata))
-}
-
 fn one_batch(batch: RecordBatch) -> QueryStream {
     let schema = batch.schema();
     let batches = (batch.num_rows() > 0).then_some(Ok(batch));
@@ -72,9 +64,7 @@ impl Engine for TestEngine {
                 .map(one_batch)
                 .ok_or_else(|| EngineError::Plan { message: "echo needs parameters".into() }),
             CHANGE => {
-                let rows = query.parameters.map_or(7, |parameters| parameters.num_rows());
-                let counts: ArrayRef = Arc::new(UInt64Array::from(vec![rows as u64]));
-                Ok(one_batch(RecordBatch::try_new(change_schema(), vec![counts]).unwrap()))
+                Ok(changed_rows(query.parameters.map_or(7, |parameters| parameters.num_rows() as u64)))
             }
             _ => self.scripted.execute(query).await,
         }
@@ -87,7 +77,7 @@ impl Engine for TestEngine {
             Field::new("$2", DataType::Null, true),
         ]));
         let result = match query.sql.as_str() {
-            CHANGE => change_schema(),
+            CHANGE => changes_schema(),
             ECHO => Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)])),
             sql if sql.ends_with("\"numbers\"") => table_schema(),
             other => {
@@ -119,7 +109,7 @@ impl Engine for TestEngine {
     async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
         match (request.table.as_str(), request.mode) {
             _ if request.temporary => Err(EngineError::Unsupported { message: "no temporary tables here".into() }),
-            ("taken", IngestMode::Create) => Err(EngineError::AlreadyExists { table: "taken".into() }),
+            ("taken", IngestMode::Create) => Err(EngineError::AlreadyExists { what: "table 'taken'".into() }),
             ("taken", IngestMode::Append) => Err(EngineError::Plan { message: "the columns differ".into() }),
             ("absent", IngestMode::Append) => {
                 Err(EngineError::UnknownTable { table: "absent".into(), known: Vec::new() })
