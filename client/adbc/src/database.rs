@@ -137,12 +137,12 @@ impl Database for ThallusDatabase {
 
 #[cfg(test)]
 mod tests {
-    use adbc_core::error::{Error, Status};
+    use adbc_core::error::Status;
     use thallus_client::FabricPreference;
 
     use super::*;
 
-    fn database(options: &[(&str, &str)]) -> Result<ThallusDatabase, Error> {
+    fn database(options: &[(&str, &str)]) -> Result<ThallusDatabase> {
         ThallusDatabase::new(options.iter().map(|(name, value)| (OptionDatabase::from(*name), (*value).into())))
     }
 

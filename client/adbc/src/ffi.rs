@@ -272,7 +272,7 @@ const _: () = assert!(size_of::<RawArray>() == size_of::<FFI_ArrowArray>());
 /// An array that the application holds. Dropping it releases the array.
 struct HeldArray {
     // Dropped before the connection over which it is released.
-    inner: FFI_ArrowArray,
+    _inner: FFI_ArrowArray,
     _keep: Option<Arc<dyn Any + Send + Sync>>,
     process: u32,
 }
@@ -291,7 +291,7 @@ impl HeldArray {
         // SAFETY: both types have the layout of the C data interface. From here on the copy is the owner: the array's
         // own release function below releases the copy.
         let inner = unsafe { ptr::read(ptr::from_mut(array).cast::<FFI_ArrowArray>()) };
-        let held = Box::new(HeldArray { inner, _keep: keep, process: process_id() });
+        let held = Box::new(HeldArray { _inner: inner, _keep: keep, process: process_id() });
         array.release = Some(array_release);
         array.private_data = Box::into_raw(held).cast();
     }

@@ -38,9 +38,10 @@ impl Session {
         // Each partition's connection can use a thread, up to the number of cores.
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = usize::try_from(options.partitions).unwrap_or(cores).clamp(1, cores);
-        let runtime = Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-adbc").enable_all();
+        let runtime =
+            Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-adbc").enable_all().build();
         let failed = |e| error(Status::Internal, format!("cannot start the threads of a connection: {e}"));
-        let runtime = runtime.build().map_err(failed)?;
+        let runtime = runtime.map_err(failed)?;
         let client = runtime.block_on(Client::connect_with(options)).map_err(from_client)?;
         Ok(Arc::new(Session(Anchored::new(Driven { client: Some(client), runtime: Some(runtime) }))))
     }
@@ -58,7 +59,11 @@ impl Session {
     ///
     /// # Errors
     /// Those of the operation; `Cancelled`; `InvalidState` in a forked child and within an async runtime.
-    pub(crate) fn run<T>(&self, watch: &mut Watch, work: impl Future<Output = Result<T, ClientError>>) -> Result<T> {
+    pub(crate) fn run<T>(
+        &self,
+        watch: &mut Watch,
+        work: impl Future<Output = std::result::Result<T, ClientError>>,
+    ) -> Result<T> {
         let runtime = self.0.get()?.runtime.as_ref().ok_or_else(closed)?;
         check_context()?;
         runtime.block_on(async {
