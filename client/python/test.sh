@@ -22,5 +22,7 @@ venv=$target/python/test-venv
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
     adbc-driver-manager pyarrow pandas polars duckdb 'ibis-framework[duckdb]' pytest mypy auditwheel
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps "$THALLUS_WHEEL"
-cd client/python
-exec "$venv/bin/python" -m pytest -p no:cacheprovider tests "$@"
+# Not in client/python, where Python would find the sources instead of the wheel.
+cd client/python/tests
+export PYTHONDONTWRITEBYTECODE=1
+exec "$venv/bin/python" -m pytest -p no:cacheprovider "$@"

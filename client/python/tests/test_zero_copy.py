@@ -92,7 +92,8 @@ def maps() -> list[tuple[int, int, str]]:
 def test_mapped_batches_lie_in_the_servers_memory(server: Server) -> None:
     with dbapi.connect(server.uri(), delivery="mapped") as connection, connection.cursor() as cursor:
         reader = cursor.execute("SELECT n FROM numbers").fetch_record_batch()
-        addresses = [values_address(batch.column(0)) for batch in (kept := list(reader))]
+        kept = list(reader)
+        addresses = [values_address(batch.column(0)) for batch in kept]
         files = [next(name for begin, end, name in maps() if begin <= address < end) for address in addresses]
         assert sum(batch.num_rows for batch in kept) == ROWS
         assert any("memfd:" in name for name in files), files
