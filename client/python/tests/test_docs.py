@@ -10,6 +10,9 @@ import pytest
 from adbc_driver_thallus import dbapi
 from conftest import Server, accepts_uploads
 
+# Warnings of other libraries about each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 DOCUMENT = pathlib.Path(__file__).resolve().parents[3] / "docs" / "clients.md"
 
 
@@ -18,9 +21,10 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("docs")
     data = directory / "data"
     data.mkdir()
-    nation = {"n_nationkey": range(25), "n_name": [f"NATION {i}" for i in range(25)], "n_regionkey": [i % 5 for i in range(25)]}
+    names, regions = [f"NATION {i}" for i in range(25)], [i % 5 for i in range(25)]
+    nation = {"n_nationkey": list(range(25)), "n_name": names, "n_regionkey": regions}
     pq.write_table(pa.table(nation), data / "nation.parquet")
-    lineitem = {"l_orderkey": range(1000), "l_shipmode": [["AIR", "RAIL"][i % 2] for i in range(1000)]}
+    lineitem = {"l_orderkey": list(range(1000)), "l_shipmode": [["AIR", "RAIL"][i % 2] for i in range(1000)]}
     pq.write_table(pa.table(lineitem), data / "lineitem.parquet")
     database = ["--database", str(directory / "database")] if accepts_uploads() else []
     server = Server(directory, "--data", str(data), *database)

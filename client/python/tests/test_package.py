@@ -59,9 +59,9 @@ def test_auditwheel_agrees_with_the_tag() -> None:
     assert f'"{tag}"' in " ".join(shown.split()), shown
 
 
-def test_the_types_are_sound() -> None:
+def test_the_types_are_sound(tmp_path: pathlib.Path) -> None:
     sources = pathlib.Path(adbc_driver_thallus.__file__).parent
     assert (sources / "py.typed").is_file()
     command = [sys.executable, "-m", "mypy", "--strict", "--package", "adbc_driver_thallus"]
-    checked = subprocess.run(command, capture_output=True, text=True, cwd=sources.parent)
+    checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr

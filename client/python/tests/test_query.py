@@ -52,8 +52,8 @@ def test_polars(cursor: dbapi.Cursor, connection: dbapi.Connection, server: Serv
 def test_duckdb(cursor: dbapi.Cursor) -> None:
     reader = cursor.execute(ALL).fetch_record_batch()
     assert isinstance(reader, pa.RecordBatchReader)
-    total = duckdb.sql("SELECT count(*), sum(n), count(half) FROM reader").fetchone()
-    assert total == (ROWS, ROWS * (ROWS - 1) // 2, ROWS - (ROWS + 6) // 7)
+    total = duckdb.sql("SELECT count(*), sum(n), count(half) FROM reader").fetchall()
+    assert total == [(ROWS, ROWS * (ROWS - 1) // 2, ROWS - (ROWS + 6) // 7)]
 
 
 @pytest.mark.parametrize("delivery", ["auto", "inline", "lent", "mapped"])

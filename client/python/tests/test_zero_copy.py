@@ -74,7 +74,7 @@ def test_pyarrow_polars_pandas_and_numpy_use_the_drivers_memory(server: Server, 
         column = batch.column(0)
         assert values_address(column) == address
         series = pl.from_arrow(batch)["n"]  # type: ignore[index]
-        assert series._get_buffer_info()[0] == address
+        assert values_address(series.to_arrow()) == address
         frame = batch.to_pandas(types_mapper=pd.ArrowDtype)
         assert values_address(frame["n"].array._pa_array.chunk(0)) == address  # type: ignore[attr-defined]
         assert column.to_numpy(zero_copy_only=True).__array_interface__["data"][0] == address
