@@ -97,6 +97,19 @@ impl ThallusConnection {
         }
     }
 
+    /// The objects that ADBC's patterns match. An empty pattern asks for objects without a catalog, or without a schema,
+    /// and there are none: only the catalogs remain.
+    fn matching_objects(&self, request: ObjectsRequest) -> Result<Vec<CatalogObject>> {
+        if request.catalog.as_deref() == Some("") {
+            return Ok(Vec::new());
+        }
+        if request.schema.as_deref() == Some("") {
+            let catalogs = ObjectsRequest { depth: Depth::Catalogs, catalog: request.catalog, ..Default::default() };
+            return self.shared.objects(&catalogs);
+        }
+        self.shared.objects(&request)
+    }
+
     /// The current catalog: as set, or the only one.
     fn catalog(&self) -> Result<Option<String>> {
         if let Some(set) = self.shared.defaults().catalog {
@@ -208,21 +221,14 @@ impl Connection for ThallusConnection {
             ObjectDepth::Schemas => Depth::Schemas,
             ObjectDepth::Tables => Depth::Tables,
         };
-        // An empty name asks for objects without a catalog or schema, and there are none.
-        let (in_no_catalog, in_no_schema) = (catalog == Some(""), db_schema == Some(""));
-        let found = if in_no_catalog || in_no_schema && depth != Depth::Catalogs {
-            let catalogs = if in_no_catalog { Vec::new() } else { self.catalogs(catalog)? };
-            catalogs
-        } else {
-            let request = ObjectsRequest {
-                depth,
-                catalog: catalog.map(str::to_owned),
-                schema: db_schema.filter(|_| depth != Depth::Catalogs).map(str::to_owned),
-                table: table_name.filter(|_| matches!(depth, Depth::Tables | Depth::Columns)).map(str::to_owned),
-                kinds: table_type.map(|kinds| kinds.into_iter().map(str::to_owned).collect()),
-            };
-            self.shared.objects(&request)?
+        let request = ObjectsRequest {
+            depth,
+            catalog: catalog.map(str::to_owned),
+            schema: db_schema.filter(|_| depth != Depth::Catalogs).map(str::to_owned),
+            table: table_name.filter(|_| matches!(depth, Depth::Tables | Depth::Columns)).map(str::to_owned),
+            kinds: table_type.map(|kinds| kinds.into_iter().map(str::to_owned).collect()),
         };
+        let found = self.matching_objects(request)?;
         objects::batch(depth, found, column_name).map(reader::of_batch)
     }
 
@@ -277,12 +283,5 @@ impl Connection for ThallusConnection {
         let options = self.settings.query().with_defaults(descriptor.defaults());
         let result = session.run(&mut watch, session.client()?.query_with(&descriptor.sql, options))?;
         Ok(Live::new(result, &self.shared, watch).into_reader(self.settings.delivery == Delivery::Mapped))
-    }
-}
-
-impl ThallusConnection {
-    fn catalogs(&self, pattern: Option<&str>) -> Result<Vec<CatalogObject>> {
-        let catalog = pattern.map(str::to_owned);
-        self.shared.objects(&ObjectsRequest { catalog, ..objects::request(Depth::Catalogs, None, None, None) })
     }
 }

@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn bad_options_are_refused_at_once() {
-        let cases: [(&[(&str, &str)], Status, &str); 6] = [
+        type Options<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Options<'_>, Status, &str); 6] = [
             (&[], Status::InvalidArguments, "option uri is missing: thallus://host[:port][?options]"),
             (&[("uri", "http://h")], Status::InvalidArguments, "unknown scheme \"http\" (known: thallus)"),
             (

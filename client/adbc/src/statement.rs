@@ -41,7 +41,7 @@ pub struct ThallusStatement {
 /// A started execution.
 enum Started {
     /// The statement yields rows.
-    Rows(Live),
+    Rows(Box<Live>),
     /// The statement yields rows, but was executed for no row of parameters.
     NoRows(SchemaRef),
     /// The statement has changed this many rows.
@@ -108,7 +108,7 @@ impl ThallusStatement {
         if is_change(&live.result.schema()) {
             return Ok(Started::Changed(changed_rows(&mut live)?));
         }
-        Ok(Started::Rows(live))
+        Ok(Started::Rows(Box::new(live)))
     }
 
     fn write(&mut self) -> Result<u64> {

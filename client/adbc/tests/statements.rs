@@ -10,7 +10,7 @@ use adbc_core::options::{
     InfoCode, IngestMode as AdbcMode, ObjectDepth, OptionConnection, OptionStatement, OptionValue,
 };
 use adbc_core::{Connection, Optionable, Statement, schemas};
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, RecordBatchIterator, StringArray};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Schema, UInt32Type};
 use arrow::error::ArrowError;

@@ -63,9 +63,7 @@ impl Engine for TestEngine {
                 .parameters
                 .map(one_batch)
                 .ok_or_else(|| EngineError::Plan { message: "echo needs parameters".into() }),
-            CHANGE => {
-                Ok(changed_rows(query.parameters.map_or(7, |parameters| parameters.num_rows() as u64)))
-            }
+            CHANGE => Ok(changed_rows(query.parameters.map_or(7, |parameters| parameters.num_rows() as u64))),
             _ => self.scripted.execute(query).await,
         }
     }
