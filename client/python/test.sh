@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Tests of the Python package: builds the wheel, installs it in an environment of its own with the libraries that it is
-# tested with, and runs the tests against a real server. Build the server first: cargo build --release --workspace
+# tested with, and runs the tests against a real server. Build first: cargo build --release --workspace
 #
 #   client/python/test.sh [ARGUMENTS OF PYTEST]
 #
-# THALLUS_SERVER is the server's program, by default of the target directory. THALLUS_EXIT_RUNS is the number of
-# interpreters that end with open results.
+# THALLUS_SERVER is the server's program and THALLUS_DRIVER the driver's shared library, by default of the target
+# directory. THALLUS_EXIT_RUNS is the number of interpreters that end with open results.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 export THALLUS_SERVER=${THALLUS_SERVER:-$target/release/thallus-server}
-[ -x "$THALLUS_SERVER" ] || {
-    echo "test.sh: no server at $THALLUS_SERVER: cargo build --release --workspace" >&2
-    exit 1
-}
+export THALLUS_DRIVER=${THALLUS_DRIVER:-$target/release/libadbc_driver_thallus.so}
+for file in "$THALLUS_SERVER" "$THALLUS_DRIVER"; do
+    [ -f "$file" ] || { echo "test.sh: $file is missing: cargo build --release --workspace" >&2 && exit 1; }
+done
 
 THALLUS_WHEEL=$(client/python/build.sh)
 export THALLUS_WHEEL

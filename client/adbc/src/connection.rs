@@ -97,8 +97,8 @@ impl ThallusConnection {
         }
     }
 
-    /// The objects that ADBC's patterns match. An empty pattern asks for objects without a catalog, or without a schema,
-    /// and there are none: only the catalogs remain.
+    /// The objects that ADBC's patterns match. An empty pattern asks for objects without a catalog, or without a
+    /// schema, and there are none: only the catalogs remain.
     fn matching_objects(&self, request: ObjectsRequest) -> Result<Vec<CatalogObject>> {
         if request.catalog.as_deref() == Some("") {
             return Ok(Vec::new());

@@ -71,7 +71,8 @@ def test_names(cursor: dbapi.Cursor, name: str) -> None:
 def test_pandas_and_polars(cursor: dbapi.Cursor) -> None:
     frame = rows().to_pandas()
     frame.to_sql("from_pandas", cursor.connection, index=False)
-    pd.testing.assert_frame_equal(pd.read_sql("SELECT * FROM from_pandas ORDER BY n", cursor.connection), frame, check_dtype=False)
+    back = pd.read_sql("SELECT * FROM from_pandas ORDER BY n", cursor.connection)
+    pd.testing.assert_frame_equal(back, frame, check_dtype=False)
     other = pl.DataFrame(rows())
     other.write_database("from_polars", cursor.connection, if_table_exists="replace")
     assert pl.read_database("SELECT * FROM from_polars ORDER BY n", cursor.connection).equals(other)
