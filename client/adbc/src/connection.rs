@@ -29,8 +29,8 @@ const NAMES: [&str; 5] = [
     constants::ADBC_CONNECTION_OPTION_ISOLATION_LEVEL,
 ];
 
-/// A schema that describes the others, and is never the current one.
-const INFORMATION_SCHEMA: &str = "information_schema";
+/// Schemas that describe the others or the server, and are never the current one.
+const SYSTEM_SCHEMAS: [&str; 2] = ["information_schema", "server"];
 
 /// A connection to a server. Its statements run on it concurrently.
 #[derive(Debug)]
@@ -91,7 +91,10 @@ impl ThallusConnection {
     /// Checks that the server has what is asked for, if its engine can list objects at all.
     fn must_exist(&self, request: &ObjectsRequest, what: &str) -> Result<()> {
         match self.shared.objects(request) {
-            Ok(found) if found.is_empty() => Err(not_found(format!("the server has no {what}"))),
+            // A catalog without a matching schema is listed all the same.
+            Ok(found) if !found.iter().any(|object| request.schema.is_none() || object.schema.is_some()) => {
+                Err(not_found(format!("the server has no {what}")))
+            }
             Err(error) if error.status != Status::NotImplemented => Err(error),
             _ => Ok(()),
         }
@@ -118,14 +121,14 @@ impl ThallusConnection {
         self.only(&objects::request(Depth::Catalogs, None, None, None), |object| Some(object.catalog))
     }
 
-    /// The current schema: as set, or the only one besides the one that describes them.
+    /// The current schema: as set, or the only one besides those of the system.
     fn schema(&self) -> Result<Option<String>> {
         let Defaults { catalog, schema } = self.shared.defaults();
         if schema.is_some() {
             return Ok(schema);
         }
         let request = objects::request(Depth::Schemas, catalog.as_deref(), None, None);
-        self.only(&request, |object| object.schema.filter(|name| name != INFORMATION_SCHEMA))
+        self.only(&request, |object| object.schema.filter(|name| !SYSTEM_SCHEMAS.contains(&name.as_str())))
     }
 
     fn only(&self, request: &ObjectsRequest, name: impl Fn(CatalogObject) -> Option<String>) -> Result<Option<String>> {

@@ -91,10 +91,11 @@ impl Engine for TestEngine {
         let (tables, columns) =
             (matches!(request.depth, Depth::Tables | Depth::Columns), request.depth == Depth::Columns);
         let fits = |pattern: &Option<String>, name: &str| pattern.as_deref().is_none_or(|p| p == name || p == "%");
-        let is_listed = fits(&request.catalog, "main") && fits(&request.schema, "public");
+        let (in_catalog, in_schema) = (fits(&request.catalog, "main"), fits(&request.schema, "public"));
         self.listed.lock().unwrap().push(request);
-        if !is_listed {
-            return Ok(Vec::new());
+        if !in_catalog || !in_schema {
+            let alone = CatalogObject { catalog: "main".into(), schema: None, table: None };
+            return Ok(in_catalog.then_some(alone).into_iter().collect());
         }
         let table = tables.then(|| TableObject {
             name: "numbers".into(),
