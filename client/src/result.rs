@@ -79,10 +79,9 @@ impl PartStream {
         let first = self.items.recv().await;
         self.report.first_answer = self.started.elapsed();
         match first {
-            Some(Item::Schema { schema, ipc, order }) => {
-                let rebuilder = Rebuilder::new(&ipc, self.max_batch);
-                self.rebuilder = Some(rebuilder.map_err(|e| ClientError::Protocol { message: e.to_string() })?);
-                self.schema = schema;
+            Some(Item::Schema { plan, order }) => {
+                self.schema = Arc::clone(plan.schema());
+                self.rebuilder = Some(Rebuilder::new(plan, self.max_batch));
                 self.order = order;
                 Ok(self)
             }

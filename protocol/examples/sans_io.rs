@@ -76,8 +76,8 @@ fn consume(output: ClientOutput, decoder: &mut Option<InlineDecoder>, rows: &mut
             let options = OpenOptions { lend_from: LendFrom::Never, credit: 1 << 20, ..OpenOptions::default() };
             Some(ClientCommand::Open { stream: StreamId(1), request: Request::Sql("numbers".into()), options })
         }
-        ClientOutput::Stream(BorrowerEvent::Schema { ipc, .. }) => {
-            *decoder = InlineDecoder::new(&ipc, InlineLimits::default()).ok();
+        ClientOutput::Stream(BorrowerEvent::Schema { plan, .. }) => {
+            *decoder = Some(InlineDecoder::of(plan, InlineLimits::default()));
             None
         }
         ClientOutput::Stream(BorrowerEvent::Batch { stream, cost, payload: Payload::Inline(ipc), .. }) => {

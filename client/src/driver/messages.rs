@@ -4,13 +4,11 @@
 use std::sync::Arc;
 
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use thallus_driver::{Arrived, LoanPool, PreparedBatch};
 use thallus_fabric::memory::buffer_with_guard;
 use thallus_protocol::borrower::BorrowerCommand;
 use thallus_protocol::client::{ClientCommand, UploadOptions};
-use thallus_protocol::layout::{CheckedDescriptor, Piece};
+use thallus_protocol::layout::{CheckedDescriptor, Piece, Plan};
 use thallus_protocol::message::{OpenOptions, Request, SortKey, StreamStats};
 use thallus_protocol::{StreamError, StreamId};
 use tokio::sync::{mpsc, oneshot};
@@ -72,7 +70,7 @@ pub(crate) struct Feed {
 /// An item of one result. The result's credit bounds the number of items.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Schema { schema: SchemaRef, ipc: Bytes, order: Vec<SortKey> },
+    Schema { plan: Plan, order: Vec<SortKey> },
     Batch { seq: u64, cost: u64, batch: Delivered },
     End { stats: StreamStats, read: std::time::Duration, registrations: u64 },
     Failed(StreamError),

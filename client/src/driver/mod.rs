@@ -422,8 +422,8 @@ impl<S: ControlIo> Driver<S> {
 
     fn stream_event(&mut self, event: BorrowerEvent) {
         match event {
-            BorrowerEvent::Schema { stream, schema, ipc, order } => {
-                self.item(stream, Item::Schema { schema, ipc, order });
+            BorrowerEvent::Schema { stream, plan, order } => {
+                self.item(stream, Item::Schema { plan, order });
             }
             BorrowerEvent::Batch { stream, seq, cost, payload } => self.deliver(stream, seq, cost, payload),
             BorrowerEvent::PartRead { seq, part, read, .. } => {

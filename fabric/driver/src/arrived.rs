@@ -6,8 +6,8 @@ use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use bytes::Bytes;
 use thallus_fabric::memory::{Slab, UncheckedAssembler};
-use thallus_protocol::inline::{InlineDecoder, InlineError, InlineLimits};
-use thallus_protocol::layout::{self, CheckedDescriptor, KeptDictionaries, Range};
+use thallus_protocol::inline::{InlineDecoder, InlineLimits};
+use thallus_protocol::layout::{self, CheckedDescriptor, KeptDictionaries, Plan, Range};
 
 use crate::reads::{ReadSlab, into_buffer};
 
@@ -34,14 +34,11 @@ pub struct Rebuilder {
 }
 
 impl Rebuilder {
-    /// A rebuilder for a stream that begins with the schema message `ipc`. It keeps dictionaries of at most `max_batch`
-    /// bytes.
-    ///
-    /// # Errors
-    /// The message is not a schema.
-    pub fn new(ipc: &Bytes, max_batch: u64) -> Result<Self, InlineError> {
-        let inline = InlineDecoder::new(ipc, InlineLimits::default())?;
-        Ok(Rebuilder { inline, dictionaries: KeptDictionaries::new(max_batch) })
+    /// A rebuilder for a stream with this schema. It keeps dictionaries of at most `max_batch` bytes.
+    #[must_use]
+    pub fn new(plan: Plan, max_batch: u64) -> Self {
+        let inline = InlineDecoder::of(plan, InlineLimits::default());
+        Rebuilder { inline, dictionaries: KeptDictionaries::new(max_batch) }
     }
 
     /// Converts the next batch.

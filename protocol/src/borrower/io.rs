@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_schema::SchemaRef;
 use bytes::Bytes;
 
 use crate::error::{Cause, StreamError};
 use crate::ids::{PartId, ReadId, RegionId, RemoteRange, StreamId};
-use crate::layout::{CheckedDescriptor, Piece, SlabLayout};
+use crate::layout::{CheckedDescriptor, Piece, Plan, SlabLayout};
 use crate::message::{Access, FromBorrower, Region, SortKey, StreamStats};
 
 /// Options of a stream that is borrowed.
@@ -162,10 +161,8 @@ pub enum BorrowerEvent {
     Schema {
         /// The stream.
         stream: StreamId,
-        /// The decoded schema.
-        schema: SchemaRef,
-        /// The schema message as received, for the inline decoder.
-        ipc: Bytes,
+        /// The schema, decoded and compiled.
+        plan: Plan,
         /// The keys that the stream is sorted by, if it is a partition of a sorted result. Each names a column of the
         /// schema.
         order: Vec<SortKey>,

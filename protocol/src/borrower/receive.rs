@@ -122,10 +122,9 @@ impl Borrower {
         }
         let plan = inline::decode_plan(&ipc, &limits)
             .map_err(|error| PeerMisbehaved::Schema { stream, reason: error.to_string() })?;
-        let schema = Arc::clone(plan.schema());
-        check_order(stream, &order, &schema)?;
-        open.plan = Some(plan);
-        self.event(BorrowerEvent::Schema { stream, schema, ipc, order });
+        check_order(stream, &order, plan.schema())?;
+        open.plan = Some(plan.clone());
+        self.event(BorrowerEvent::Schema { stream, plan, order });
         Ok(())
     }
 

@@ -45,7 +45,13 @@ impl InlineDecoder {
     /// # Errors
     /// As [`decode_schema`].
     pub fn new(schema: &[u8], limits: InlineLimits) -> Result<Self, InlineError> {
-        Ok(InlineDecoder { plan: decode_plan(schema, &limits)?, limits, dictionaries: HashMap::new() })
+        Ok(InlineDecoder::of(decode_plan(schema, &limits)?, limits))
+    }
+
+    /// A decoder for a stream whose schema message has been decoded to this plan.
+    #[must_use]
+    pub fn of(plan: Plan, limits: InlineLimits) -> Self {
+        InlineDecoder { plan, limits, dictionaries: HashMap::new() }
     }
 
     /// The stream's schema.

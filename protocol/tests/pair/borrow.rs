@@ -186,10 +186,10 @@ impl Borrowing {
     pub(crate) fn event(&mut self, event: BorrowerEvent) {
         let trusts = self.trusts;
         match event {
-            BorrowerEvent::Schema { stream, schema: got, .. } => {
+            BorrowerEvent::Schema { stream, plan, .. } => {
                 let app = self.live(stream);
                 assert!(!std::mem::replace(&mut app.schema, true), "{stream:?} has two schemas");
-                assert!(!trusts || *got == schema());
+                assert!(!trusts || *plan.schema() == schema().into());
             }
             BorrowerEvent::Batch { stream, seq, cost, payload } => self.delivered(stream, seq, cost, payload),
             BorrowerEvent::End { stream, stats } => {

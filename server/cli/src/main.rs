@@ -4,6 +4,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use thallus_fabric::lines::OneLineRecords;
@@ -65,8 +66,9 @@ fn run(args: Args) -> Result<(), Failure> {
     init_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(serve(config.listen.as_str(), config.server()));
-    // A query that computes without end must not delay the end of the process.
-    runtime.shutdown_background();
+    // The tasks hold the engine, which removes its files when it is dropped. A query that computes without end must not
+    // delay the end of the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 

@@ -501,9 +501,7 @@ impl<S: ControlIo> Session<S> {
     /// Handles an event of an upload's stream.
     fn stream_event(&mut self, event: BorrowerEvent) {
         match event {
-            BorrowerEvent::Schema { stream, schema, ipc, .. } => {
-                self.push(stream, UploadItem::Schema { schema, ipc });
-            }
+            BorrowerEvent::Schema { stream, plan, .. } => self.push(stream, UploadItem::Schema(plan)),
             BorrowerEvent::Batch { stream, seq, cost, payload } => match self.arrived(payload) {
                 Ok(arrived) => self.push(stream, UploadItem::Batch { seq, cost, arrived }),
                 Err(reason) => self.connection.borrower(BorrowerCommand::Rejected { stream, seq, reason }),

@@ -4,12 +4,11 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
-use bytes::Bytes;
 use futures::FutureExt;
 use thallus_driver::{Arrived, Rebuilder};
 use thallus_protocol::StreamId;
 use thallus_protocol::codes::StreamCode;
+use thallus_protocol::layout::Plan;
 use thallus_protocol::message::{Failure, Ingest, OpenOptions};
 use tokio::sync::mpsc;
 
@@ -27,7 +26,7 @@ pub(crate) struct UploadRequest {
 /// An item from a connection for an upload. The upload's window bounds the number of items.
 #[derive(Debug)]
 pub(crate) enum UploadItem {
-    Schema { schema: SchemaRef, ipc: Bytes },
+    Schema(Plan),
     Batch { seq: u64, cost: u64, arrived: Arrived },
     End { rows: u64 },
 }
@@ -98,11 +97,9 @@ async fn take(
     mut items: mpsc::UnboundedReceiver<UploadItem>,
     report: &(impl Fn(UploadEvent) + Sync),
 ) -> Option<Result<u64, Failure>> {
-    let Some(UploadItem::Schema { schema, ipc }) = items.recv().await else { return None };
-    let mut rebuilder = match Rebuilder::new(&ipc, max_batch) {
-        Ok(rebuilder) => rebuilder,
-        Err(error) => return Some(Err(Failure::new(StreamCode::InvalidBatch, error.to_string()))),
-    };
+    let Some(UploadItem::Schema(plan)) = items.recv().await else { return None };
+    let schema = Arc::clone(plan.schema());
+    let mut rebuilder = Rebuilder::new(plan, max_batch);
     let OpenOptions { defaults, ingest: Ingest { mode, temporary }, .. } = options;
     let request = IngestRequest { table, schema, mode, temporary, defaults };
     let mut ingestion: Box<dyn Ingestion> = match engine.ingest(request).await {
@@ -113,7 +110,7 @@ async fn take(
     let mut taken = 0;
     while let Some(item) = items.recv().await {
         match item {
-            UploadItem::Schema { .. } => return None,
+            UploadItem::Schema(_) => return None,
             UploadItem::Batch { seq, cost, arrived } => {
                 let batch = match rebuilder.rebuild(arrived) {
                     Ok(batch) => batch,

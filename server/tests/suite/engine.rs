@@ -172,6 +172,25 @@ async fn memory_has_a_limit_and_spilling_has_one_too() {
     }
 }
 
+/// A nested loop join executes its first input again if that does not fit in memory.
+#[tokio::test]
+async fn a_join_whose_first_input_does_not_fit_in_memory_has_all_rows() {
+    let directory = directory();
+    for part in 0..6 {
+        write(directory.path().join(format!("large/{part}.csv")), &rows(part * 100_000..(part + 1) * 100_000));
+    }
+    let few = write(directory.path().join("few.csv"), &rows(0..5));
+    let mut config = config(&[("large", &directory.path().join("large")), ("few", &few)]);
+    config.engine.memory_limit = Some(ByteSize::mib(16));
+    config.engine.partitions = Some(2);
+    config.engine.spill_dir = Some(directory.path().to_owned());
+    let engine = open(&config).await;
+    for input in ["large", "(SELECT id, name FROM large ORDER BY name)", "(SELECT DISTINCT id, name FROM large)"] {
+        let sql = format!("SELECT count(*) FROM {input} AS l JOIN few ON l.id - few.id BETWEEN 0 AND 1");
+        assert_eq!(count(&engine, &sql).await, 10, "{input}");
+    }
+}
+
 #[tokio::test]
 async fn a_spill_directory_that_cannot_be_used_is_refused() {
     let directory = directory();

@@ -12,3 +12,5 @@ mod partitions;
 mod sources;
 #[cfg(feature = "datafusion")]
 mod sql;
+#[cfg(feature = "datafusion")]
+mod statements;

@@ -32,7 +32,7 @@ async fn every_mistake_has_its_kind_and_a_message() {
         ("SELECT id FROM t WHERE id", Kind::Plan, "id"),
         ("SELECT 1 / (id - id) FROM t", Kind::Execution, "zero"),
         ("SELECT CAST(name AS INT) FROM t", Kind::Execution, "name"),
-        ("SELECT * FROM t WHERE id = $1", Kind::Execution, "$1"),
+        ("SELECT * FROM t WHERE id = $1", Kind::Parameters, "1 parameters"),
     ] {
         let error = query(&engine, sql).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{sql}: {error:?}");

@@ -12,7 +12,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::physical_plan::{ExecutionPlan, RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
@@ -49,6 +49,10 @@ impl Stream for Caught {
             Ok(polled) => polled,
             Err(panic) => {
                 self.input = None;
+                // The scan evaluates expressions of the query, too.
+                if let Some(message) = error::outgrown(error::of_panic(&*panic)) {
+                    return Poll::Ready(Some(Err(DataFusionError::Execution(message.to_owned()))));
+                }
                 let reason = format!("its content contradicts itself{}", error::about_data(&*panic));
                 Poll::Ready(Some(Err(ParquetError::General(reason).into())))
             }

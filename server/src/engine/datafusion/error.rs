@@ -30,13 +30,19 @@ pub(super) fn of_join(error: JoinError) -> EngineError {
 
 /// A panic. Arrow panics if a text, a list or a batch outgrows its type, which is the query's doing.
 fn of_panicked(text: &str) -> EngineError {
-    let grown = ["offset overflow", "capacity overflow", "exceeds i32", "exceeds u32", "exceeds usize"];
-    if grown.iter().any(|known| text.contains(known)) {
-        let message = "a text, a list or a batch grew beyond the limit of its type, which is 2 GiB for text; make less \
-                       of it, or cast it to LargeUtf8";
-        return EngineError::Execution { message: message.to_owned() };
+    match outgrown(text) {
+        Some(message) => EngineError::Execution { message: message.to_owned() },
+        None => EngineError::Internal { message: format!("a bug: {text}") },
     }
-    EngineError::Internal { message: format!("a bug: {text}") }
+}
+
+/// The message for the panic of an array that outgrows its type.
+pub(super) fn outgrown(panic: &str) -> Option<&'static str> {
+    let grown = ["offset overflow", "capacity overflow", "exceeds i32", "exceeds u32", "exceeds usize"];
+    grown.iter().any(|known| panic.contains(known)).then_some(
+        "a text, a list or a batch grew beyond the limit of its type, which is 2 GiB for text; make less of it, or \
+         cast it to LargeUtf8",
+    )
 }
 
 fn of_nested_join(error: &JoinError) -> EngineError {

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
-use super::error;
+use super::{error, parameters};
 use crate::engine::EngineError;
 
 /// Deepest nesting of parentheses, sub-queries and the like that the parser accepts.
@@ -28,13 +28,14 @@ pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, Engine
         return Err(EngineError::TooLarge { what: "length in bytes", actual: sql.len(), limit: max_sql_bytes });
     }
     let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
+    let mut tokens = Tokenizer::new(&dialect, sql)
         .tokenize_with_location()
         .map_err(|e| EngineError::Syntax { message: e.to_string() })?;
     let depth = nesting(&tokens);
     if depth > MAX_NESTING {
         return Err(EngineError::TooLarge { what: "nesting of expressions", actual: depth, limit: MAX_NESTING });
     }
+    parameters::number(&mut tokens)?;
     let words = first_words(&tokens);
     let mut statements = DFParserBuilder::new(tokens)
         .with_dialect(&dialect)
@@ -106,14 +107,17 @@ fn first_words(tokens: &[TokenWithSpan]) -> String {
 /// One pair of parentheses, or the whole text.
 #[derive(Default)]
 struct Level {
-    /// Operators and keywords since the last comma: each may be one level of a tree.
+    /// Joins, set operations and other steps of a query at this level: each may be one level of the plan's tree.
+    steps: usize,
+    /// Operators and keywords of the current expression: each may be one level of its tree.
     operators: usize,
-    /// Depth of the deepest parentheses since the last comma.
+    /// Depth of the deepest parentheses in the current expression.
     inner: usize,
-    /// Depth of the deepest part between earlier commas.
+    /// Depth of the deepest earlier expression.
     deepest: usize,
-    /// Whether this is a query. Then commas may nest too, in `FROM a, b` (as joins) and in `WITH a AS (), b AS ()`.
-    query: bool,
+    /// Whether this is a list of tables, in `FROM a, b` (which are joins) or `WITH a AS (), b AS ()`. There, commas
+    /// nest, and in lists of expressions they do not.
+    lists_tables: bool,
     /// Whether the last operator or keyword begins a term. One comparison after it does not count: the depth of a chain
     /// `a = 1 OR a = 2 OR ...` is its number of ORs plus one.
     begins_term: bool,
@@ -121,12 +125,34 @@ struct Level {
 
 impl Level {
     fn depth(&self) -> usize {
-        self.deepest.max(self.operators + self.inner)
+        self.steps + self.deepest.max(self.operators + self.inner)
     }
 
     fn operator(&mut self) {
-        self.operators += 1;
+        match self.lists_tables {
+            true => self.steps += 1,
+            false => self.operators += 1,
+        }
         self.begins_term = false;
+    }
+
+    fn comma(&mut self) {
+        match self.lists_tables {
+            true => self.steps += 1,
+            false => self.end_expression(),
+        }
+    }
+
+    fn end_expression(&mut self) {
+        self.deepest = self.deepest.max(self.operators + self.inner);
+        (self.operators, self.inner, self.begins_term) = (0, 0, false);
+    }
+
+    /// A keyword that begins a part of a query.
+    fn clause(&mut self, lists_tables: bool) {
+        self.end_expression();
+        self.steps += 1;
+        self.lists_tables = lists_tables;
     }
 }
 
@@ -192,6 +218,7 @@ fn is_a_name(keyword: Keyword) -> bool {
 fn nesting(tokens: &[TokenWithSpan]) -> usize {
     let mut outer: Vec<Level> = Vec::new();
     let mut level = Level::default();
+    let mut last_keyword = Keyword::NoKeyword;
     for token in tokens {
         match &token.token {
             Token::LParen | Token::LBracket | Token::LBrace => outer.push(std::mem::take(&mut level)),
@@ -203,15 +230,22 @@ fn nesting(tokens: &[TokenWithSpan]) -> usize {
                 // `a[1][1]`, `f(x)(y)`: one within the other, without an operator between them.
                 level.operator();
             }
-            Token::Comma if level.query => level.operator(),
-            Token::Comma => level = Level { deepest: level.depth(), ..Level::default() },
+            Token::Comma => level.comma(),
             Token::Eq | Token::Neq | Token::Lt | Token::LtEq | Token::Gt | Token::GtEq if level.begins_term => {
                 level.begins_term = false;
             }
             Token::Word(word) if word.keyword == Keyword::NoKeyword || is_a_name(word.keyword) => {}
             Token::Word(word) => {
-                level.query |= matches!(word.keyword, Keyword::SELECT | Keyword::FROM | Keyword::WITH);
-                level.operator();
+                let last = std::mem::replace(&mut last_keyword, word.keyword);
+                match word.keyword {
+                    Keyword::FROM if last != Keyword::DISTINCT => level.clause(true),
+                    Keyword::WITH => level.clause(true),
+                    Keyword::SELECT | Keyword::WHERE | Keyword::GROUP | Keyword::HAVING | Keyword::ORDER => {
+                        level.clause(false);
+                    }
+                    Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT => level.clause(false),
+                    _ => level.operator(),
+                }
                 level.begins_term =
                     matches!(word.keyword, Keyword::AND | Keyword::OR | Keyword::WHERE | Keyword::ON | Keyword::HAVING);
             }
@@ -247,6 +281,8 @@ mod tests {
             format!("a{}", "::int".repeat(n)),
             format!("{}1{}", "(".repeat(n), ")".repeat(n)),
             format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(n)),
+            format!("SELECT 1, 2{}", " UNION ALL SELECT 1, 2".repeat(n)),
+            format!("SELECT 1, 2 FROM t{} ORDER BY a, b", " JOIN t ON a = b".repeat(n)),
             format!("SELECT * FROM t{}", ", t".repeat(n)),
             format!("SELECT * FROM t{}", " CROSS JOIN t".repeat(n)),
             format!("WITH a AS (SELECT 1){} SELECT 1", ", a AS (SELECT * FROM a)".repeat(n)),
@@ -262,6 +298,12 @@ mod tests {
         assert!(nesting_of(&format!("SELECT a FROM t WHERE a IN ({numbers})")) < 20);
         assert!(nesting_of(&format!("VALUES {}", vec!["(1, 2)"; 100_000].join(", "))) < 20);
         assert!(nesting_of(&format!("SELECT f({numbers})")) < 20);
+        let columns = |column: &str| format!("SELECT {} FROM t", vec![column; 2000].join(", "));
+        for column in ["n + 0 AS c", "n AS c", "CASE WHEN n > 1 THEN 1 ELSE 0 END", "a IS DISTINCT FROM b", "f(n)"] {
+            assert!(nesting_of(&columns(column)) < 20, "{column}: {}", nesting_of(&columns(column)));
+        }
+        assert!(nesting_of(&format!("SELECT 1 FROM t GROUP BY {}", vec!["n + 1"; 2000].join(", "))) < 20);
+        assert!(nesting_of(&format!("SELECT 1 FROM t ORDER BY {}", vec!["n DESC"; 2000].join(", "))) < 20);
     }
 
     #[test]

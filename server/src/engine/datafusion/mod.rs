@@ -12,14 +12,17 @@ mod files;
 mod guard;
 mod limits;
 mod names;
+mod objects;
 mod opened;
 mod operators;
 mod pacing;
+mod parameters;
 mod parquet_chunks;
 mod parquet_counts;
 mod parquet_reader;
 mod partitions;
 mod paths;
+mod repeatable;
 mod run;
 mod scan;
 mod spill;
@@ -48,9 +51,12 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
-use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
+use super::{
+    CatalogObject, Description, Engine, EngineError, ObjectsRequest, PartitionedQuery, QueryRequest, QueryStream,
+    TableInfo, Vendor,
+};
 use crate::catalog::{self, CatalogError, Resolved};
-use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
+use crate::config::{EngineConfig, MemoryPoolKind, ServerConfig};
 use about::About;
 use paths::Directories;
 use spill::SpillDirectory;
@@ -102,7 +108,7 @@ struct Shared {
     /// of such threads, of which the runtime has 512.
     planners: Arc<Semaphore>,
     /// Dropped with the last task of a query.
-    _spill: Option<SpillDirectory>,
+    spill: Option<SpillDirectory>,
 }
 
 /// Runs SQL over Parquet, CSV, JSON and Arrow files with DataFusion.
@@ -151,7 +157,7 @@ impl DataFusionEngine {
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
                 planners: Arc::new(Semaphore::new(MAX_PLANNERS)),
-                _spill: spill,
+                spill,
             }),
             tables: Vec::new(),
         };
@@ -193,6 +199,10 @@ impl Drop for DataFusionEngine {
         if let Some(runtime) = self.runtime.take() {
             // A plain drop would block, which panics in an asynchronous context.
             runtime.shutdown_background();
+            // A task that still computes would keep the directory beyond the end of the process.
+            if let Some(spill) = &self.shared.spill {
+                spill.remove();
+            }
         }
     }
 }
@@ -200,13 +210,25 @@ impl Drop for DataFusionEngine {
 #[async_trait]
 impl Engine for DataFusionEngine {
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
-        let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
-        run::start(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows).await
+        run::start(self.handle(), Arc::clone(&self.shared), query).await
     }
 
     async fn execute_partitioned(&self, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
-        let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
-        run::start_partitioned(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows, count.max(1)).await
+        run::start_partitioned(self.handle(), Arc::clone(&self.shared), query, count.max(1)).await
+    }
+
+    async fn describe(&self, query: QueryRequest) -> Result<Description, EngineError> {
+        run::describe(self.handle(), Arc::clone(&self.shared), query).await
+    }
+
+    async fn objects(&self, request: ObjectsRequest) -> Result<Vec<CatalogObject>, EngineError> {
+        let shared = Arc::clone(&self.shared);
+        let listed = self.handle().spawn(async move { objects::list(&shared, &request).await });
+        listed.await.unwrap_or_else(|e| Err(error::of_join(e)))
+    }
+
+    fn vendor(&self) -> Vendor {
+        Vendor { name: "DataFusion".to_owned(), version: datafusion::DATAFUSION_VERSION.to_owned() }
     }
 
     fn tables(&self) -> Vec<TableInfo> {

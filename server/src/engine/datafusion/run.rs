@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::SchemaRef;
+use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::catalog::SchemaProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ResolvedTableReference, TableReference};
@@ -24,9 +24,10 @@ use tokio::task::JoinHandle;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, caught, error, guard, limits, names, pacing};
+use super::{Shared, caught, error, guard, limits, names, pacing, parameters, repeatable};
 use crate::catalog::TableSpec;
-use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
+use crate::config::MAX_BATCH_ROWS;
+use crate::engine::{BatchStream, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
 
 /// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
 /// and no more memory than that.
@@ -52,12 +53,11 @@ impl Task {
 pub(super) async fn start(
     handle: &Handle,
     shared: Arc<Shared>,
-    sql: String,
-    batch_rows: usize,
+    query: QueryRequest,
 ) -> Result<QueryStream, EngineError> {
     let (started, start) = oneshot::channel();
     let (rows, batches) = channel();
-    let mut task = Task(handle.spawn(run(shared, sql, batch_rows, started, rows)));
+    let mut task = Task(handle.spawn(run(shared, query, started, rows)));
     let schema = answer(start, &mut task).await?;
     Ok(QueryStream { schema, batches: Box::pin(batches.of(task)) })
 }
@@ -66,16 +66,40 @@ pub(super) async fn start(
 pub(super) async fn start_partitioned(
     handle: &Handle,
     shared: Arc<Shared>,
-    sql: String,
-    batch_rows: usize,
+    query: QueryRequest,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
     let (started, start) = oneshot::channel();
     let mut task = Task(handle.spawn(async move {
         // If the receiver is gone, this drops the partitions and ends their tasks.
-        let _gone = started.send(partitions(&shared, &sql, batch_rows, count).await);
+        let _gone = started.send(partitions(&shared, query, count).await);
     }));
     answer(start, &mut task).await
+}
+
+/// Plans a statement without running it.
+pub(super) async fn describe(
+    handle: &Handle,
+    shared: Arc<Shared>,
+    query: QueryRequest,
+) -> Result<Description, EngineError> {
+    let (started, start) = oneshot::channel();
+    let mut task = Task(handle.spawn(async move {
+        let described = apart(&shared, move |shared| async move { described(&shared, &query).await }).await;
+        let _gone = started.send(described.map_err(|e| shared.directories.hide(e)));
+    }));
+    answer(start, &mut task).await
+}
+
+async fn described(shared: &Shared, query: &QueryRequest) -> Result<Description, EngineError> {
+    let Analyzed { logical, .. } = analyze(shared, query, 1).await?;
+    let parameters = parameters::fields(&logical)?;
+    // The plan of operators has the exact schema. It needs the values of all parameters.
+    let result = match parameters.fields().is_empty() {
+        true => plan(shared, query, None, 1).await?.plan.schema(),
+        false => Arc::clone(logical.schema().inner()),
+    };
+    Ok(Description { result, parameters })
 }
 
 /// Waits until a task has planned, and returns its answer.
@@ -142,86 +166,143 @@ impl Stream for Batches {
 /// The task of a query: every step happens here, including the drop of its (possibly deep) plan.
 async fn run(
     shared: Arc<Shared>,
-    sql: String,
-    batch_rows: usize,
+    query: QueryRequest,
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
-    rows: Rows,
+    Rows { wanted, rows }: Rows,
 ) {
-    let planned = plan_apart(&shared, sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
-        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-        Ok((stream, read))
-    });
-    let (stream, read) = match planned {
-        Ok(query) => query,
-        Err(e) => {
-            // The receiver may be dropped.
-            let _ = started.send(Err(shared.directories.hide(e)));
+    let mut executions = match executions(&query) {
+        Ok(executions) => executions.into_iter(),
+        Err(e) => return drop(started.send(Err(e))),
+    };
+    let query = Arc::new(query);
+    let (stream, read) = match execute(&shared, &query, executions.next().flatten()).await {
+        Ok(execution) => execution,
+        // The receiver may be dropped.
+        Err(e) => return drop(started.send(Err(e))),
+    };
+    let schema = match executions.len() {
+        0 => stream.schema(),
+        // A parameter that is NULL in a later row.
+        _ => nullable(&stream.schema()),
+    };
+    if started.send(Ok(Arc::clone(&schema))).is_err() || wanted.await.is_err() {
+        return;
+    }
+    let feed = Feed { shared: &shared, schema, batch_rows: batch_rows(&shared, &query), rows };
+    let mut goes_on = feed.send(stream, &read).await;
+    for row in executions {
+        if !goes_on {
             return;
         }
-    };
-    if started.send(Ok(stream.schema())).is_ok() {
-        feed(&shared, stream, &read, batch_rows, rows).await;
+        goes_on = match execute(&shared, &query, row).await {
+            Ok((stream, read)) => feed.send(stream, &read).await,
+            Err(e) => return drop(feed.rows.send(Err(e)).await),
+        };
     }
 }
 
-/// A query's partitions, each with its own task.
-async fn partitions(
+/// The schema with columns that may have nulls.
+fn nullable(schema: &Schema) -> SchemaRef {
+    let field = |field: &FieldRef| Field::clone(field).with_nullable(true);
+    let fields: Vec<Field> = schema.fields().iter().map(field).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+/// The parameters of each execution of a statement.
+fn executions(query: &QueryRequest) -> Result<Vec<Option<RecordBatch>>, EngineError> {
+    match &query.parameters {
+        None => Ok(vec![None]),
+        Some(parameters) if parameters.num_rows() == 0 => {
+            Err(EngineError::Parameters { message: "there is no row of parameters".to_owned() })
+        }
+        Some(parameters) => Ok((0..parameters.num_rows()).map(|row| Some(parameters.slice(row, 1))).collect()),
+    }
+}
+
+/// Plans a statement with one row of parameters, and starts it.
+async fn execute(
     shared: &Arc<Shared>,
-    sql: &str,
-    batch_rows: usize,
-    count: usize,
-) -> Result<PartitionedQuery, EngineError> {
-    let planned =
-        plan_apart(shared, sql.to_owned(), batch_rows, count).await.and_then(|Planned { plan, context, read }| {
-            let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-            Ok((plan, split, read))
-        });
+    query: &Arc<QueryRequest>,
+    row: Option<RecordBatch>,
+) -> Result<(SendableRecordBatchStream, Read), EngineError> {
+    let planned = plan_apart(shared, Arc::clone(query), row, 1).await.and_then(|Planned { plan, context, read }| {
+        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+        Ok((stream, read))
+    });
+    planned.map_err(|e| shared.directories.hide(e))
+}
+
+/// A query's partitions, each with its own task.
+async fn partitions(shared: &Arc<Shared>, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
+    let mut executions = executions(&query)?;
+    if executions.len() > 1 {
+        let message = "partitions of a result with several rows of parameters".to_owned();
+        return Err(EngineError::Unsupported { message });
+    }
+    let batch_rows = batch_rows(shared, &query);
+    let row = executions.pop().flatten();
+    let planned = plan_apart(shared, Arc::new(query), row, count).await.and_then(|Planned { plan, context, read }| {
+        let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+        Ok((plan, split, read))
+    });
     let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
-    let start = |stream| {
-        let (rows, batches) = channel();
+    let start = |stream: SendableRecordBatchStream| {
+        let (Rows { wanted, rows }, batches) = channel();
         let (shared, read) = (Arc::clone(shared), read.clone());
-        let task = tokio::spawn(async move { feed(&shared, stream, &read, batch_rows, rows).await });
+        let task = tokio::spawn(async move {
+            if wanted.await.is_ok() {
+                let feed = Feed { shared: &shared, schema: stream.schema(), batch_rows, rows };
+                feed.send(stream, &read).await;
+            }
+        });
         Box::pin(batches.of(Task(task))) as BatchStream
     };
     Ok(PartitionedQuery { schema, order: split.order, partitions: split.streams.into_iter().map(start).collect() })
 }
 
-/// Sends the batches of a stream, up to its end or its first error.
-async fn feed(
-    shared: &Shared,
-    mut stream: SendableRecordBatchStream,
-    read: &Read,
+/// Most rows in a batch of a query.
+fn batch_rows(shared: &Shared, query: &QueryRequest) -> usize {
+    query.batch_rows.unwrap_or(shared.batch_rows).clamp(1, MAX_BATCH_ROWS)
+}
+
+/// The way of batches from operators to the reader.
+struct Feed<'a> {
+    shared: &'a Shared,
+    /// The announced schema.
+    schema: SchemaRef,
     batch_rows: usize,
-    Rows { wanted, rows }: Rows,
-) {
-    if wanted.await.is_err() {
-        return;
-    }
-    let schema = stream.schema();
-    while let Some(item) = stream.next().await {
-        let item = item
-            .map_err(|e| error::of_datafusion(e, &specs(&read.tables)))
-            .and_then(|batch| with_schema(batch, &schema))
-            .map(|batch| if read.explains { shared.directories.hide_in_plan(batch) } else { batch })
-            .map_err(|e| shared.directories.hide(e));
-        let failed = item.is_err();
-        for piece in crate::engine::slices(item, batch_rows) {
-            if rows.send(piece).await.is_err() {
-                return;
+    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+}
+
+impl Feed<'_> {
+    /// Sends the batches of a stream, up to its end or its first error. Returns whether more may follow.
+    async fn send(&self, mut stream: SendableRecordBatchStream, read: &Read) -> bool {
+        while let Some(item) = stream.next().await {
+            let item = item
+                .map_err(|e| error::of_datafusion(e, &specs(&read.tables)))
+                .and_then(|batch| with_schema(batch, &self.schema))
+                .map(|batch| if read.explains { self.shared.directories.hide_in_plan(batch) } else { batch })
+                .map_err(|e| self.shared.directories.hide(e));
+            let failed = item.is_err();
+            for piece in crate::engine::slices(item, self.batch_rows) {
+                if self.rows.send(piece).await.is_err() {
+                    return false;
+                }
+            }
+            if failed {
+                return false;
             }
         }
-        if failed {
-            return;
+        // Rows of two states of a file must not pass for a result.
+        for opened in &read.tables {
+            if let Err(changed) = opened.check_unchanged() {
+                // The receiver may be dropped.
+                let _ = self.rows.send(Err(self.shared.directories.hide(error::of_catalog(&changed)))).await;
+                return false;
+            }
         }
-    }
-    // Rows of two states of a file must not pass for a result.
-    for opened in &read.tables {
-        if let Err(changed) = opened.check_unchanged() {
-            // The receiver may be dropped.
-            let _ = rows.send(Err(shared.directories.hide(error::of_catalog(&changed)))).await;
-            return;
-        }
+        true
     }
 }
 
@@ -243,30 +324,55 @@ struct Read {
 
 /// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes
 /// seconds: two such queries would occupy both of two threads on which all other queries run.
-async fn plan_apart(
+async fn apart<T, F>(
     shared: &Arc<Shared>,
-    sql: String,
-    batch_rows: usize,
-    partitions: usize,
-) -> Result<Planned, EngineError> {
+    planning: impl FnOnce(Arc<Shared>) -> F + Send + 'static,
+) -> Result<T, EngineError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, EngineError>>,
+{
     let Ok(planner) = Arc::clone(&shared.planners).acquire_owned().await else { return Err(error::shutting_down()) };
     let (shared, handle) = (Arc::clone(shared), Handle::current());
     let planning = tokio::task::spawn_blocking(move || {
         let _planner = planner;
-        handle.block_on(plan(&shared, &sql, batch_rows, partitions))
+        handle.block_on(planning(shared))
     });
     planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
 }
 
-/// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
-async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
-    let statement = guard::parse(sql, shared.max_sql_bytes)?;
+async fn plan_apart(
+    shared: &Arc<Shared>,
+    query: Arc<QueryRequest>,
+    row: Option<RecordBatch>,
+    partitions: usize,
+) -> Result<Planned, EngineError> {
+    apart(shared, move |shared| async move { plan(&shared, &query, row.as_ref(), partitions).await }).await
+}
+
+/// A statement whose names and types are known.
+struct Analyzed {
+    state: SessionState,
+    logical: LogicalPlan,
+}
+
+/// From SQL to a plan of relations, for at least this number of partitions.
+async fn analyze(shared: &Shared, query: &QueryRequest, partitions: usize) -> Result<Analyzed, EngineError> {
+    let statement = guard::parse(&query.sql, shared.max_sql_bytes)?;
     names::check(&statement, &shared.tables.table_names())?;
     let statement = names::spelled(statement, |name| shared.tables.spelling(name));
     let mut state = shared.context.state();
-    let config = state.config().clone().with_batch_size(batch_rows);
+    let config = state.config().clone().with_batch_size(batch_rows(shared, query));
     let partitions = partitions.max(config.target_partitions());
-    *state.config_mut() = config.with_target_partitions(partitions);
+    let mut config = config.with_target_partitions(partitions);
+    let defaults = &mut config.options_mut().catalog;
+    if let Some(catalog) = &query.defaults.catalog {
+        defaults.default_catalog.clone_from(catalog);
+    }
+    if let Some(schema) = &query.defaults.schema {
+        defaults.default_schema.clone_from(schema);
+    }
+    *state.config_mut() = config;
     // Needed only if planning fails, to check for a missing table.
     let references = state.resolve_table_references(&statement).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
@@ -280,25 +386,47 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
         }
     };
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    if let Err(e) = read_only.verify_plan(&logical) {
-        return Err(EngineError::ReadOnly { statement: error::short(&e) });
+    match read_only.verify_plan(&logical) {
+        Ok(()) => Ok(Analyzed { state, logical }),
+        Err(e) => Err(EngineError::ReadOnly { statement: error::short(&e) }),
     }
+}
+
+/// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
+async fn plan(
+    shared: &Shared,
+    query: &QueryRequest,
+    row: Option<&RecordBatch>,
+    partitions: usize,
+) -> Result<Planned, EngineError> {
+    let Analyzed { mut state, logical } = analyze(shared, query, partitions).await?;
+    let logical = parameters::bind(logical, row)?;
     let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let read = Read { tables: scanned_tables(&logical), explains };
     if limits::is_by_float(&logical) {
-        let optimizer = &mut state.config_mut().options_mut().optimizer;
-        optimizer.enable_dynamic_filter_pushdown = false;
-        optimizer.enable_topk_dynamic_filter_pushdown = false;
-        optimizer.enable_join_dynamic_filter_pushdown = false;
-        optimizer.enable_aggregate_dynamic_filter_pushdown = false;
+        disable_dynamic_filters(&mut state);
     }
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
     let optimized = state.optimize(&logical).map_err(failed)?;
-    let config = state.config().clone().with_batch_size(limits::rows_for_width(&optimized, batch_rows));
-    *state.config_mut() = config;
-    let plan = state.query_planner().create_physical_plan(&optimized, &state).await;
-    let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
+    let rows = limits::rows_for_width(&optimized, batch_rows(shared, query));
+    *state.config_mut() = state.config().clone().with_batch_size(rows);
+    let mut plan = state.query_planner().create_physical_plan(&optimized, &state).await.map_err(failed)?;
+    if repeatable::is_needed(&plan) {
+        disable_dynamic_filters(&mut state);
+        plan = state.query_planner().create_physical_plan(&optimized, &state).await.map_err(failed)?;
+    }
+    let plan = limits::lift(plan).and_then(pacing::pace).and_then(caught::catch).and_then(repeatable::repeat);
+    let plan = plan.map_err(failed)?;
     Ok(Planned { plan, context: state.task_ctx(), read })
+}
+
+/// Turns off the filters that DataFusion derives while a query runs.
+fn disable_dynamic_filters(state: &mut SessionState) {
+    let optimizer = &mut state.config_mut().options_mut().optimizer;
+    optimizer.enable_dynamic_filter_pushdown = false;
+    optimizer.enable_topk_dynamic_filter_pushdown = false;
+    optimizer.enable_join_dynamic_filter_pushdown = false;
+    optimizer.enable_aggregate_dynamic_filter_pushdown = false;
 }
 
 async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {

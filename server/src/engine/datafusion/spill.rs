@@ -48,10 +48,17 @@ impl SpillDirectory {
     }
 }
 
-impl Drop for SpillDirectory {
-    fn drop(&mut self) {
+impl SpillDirectory {
+    /// Removes the directory. Queries that still run can no longer spill.
+    pub(super) fn remove(&self) {
         // If it fails, the next server tries again.
         _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Drop for SpillDirectory {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 
