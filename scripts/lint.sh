@@ -10,18 +10,18 @@ cargo clippy --workspace --all-targets --quiet -- -D warnings
 scripts/simulate.sh lint
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 # Without UCX and without the query engine: for machines that have neither.
-cargo clippy -p thallus-client -p thallus-cli --no-default-features --all-targets --quiet -- -D warnings
+cargo clippy -p thallus-client -p thallus-adbc -p thallus-cli --no-default-features --all-targets --quiet -- -D warnings
 cargo clippy -p thallus-server -p thallus-server-cli --no-default-features --all-targets --quiet -- -D warnings
 # protocol, fabrics and client must not depend on the query engine.
 for crate in thallus-protocol thallus-fabric thallus-fabric-shm thallus-fabric-sim thallus-fabric-ucx \
-    thallus-fabric-verbs thallus-driver thallus-client thallus-cli; do
+    thallus-fabric-verbs thallus-driver thallus-client thallus-adbc thallus-cli; do
     if cargo tree -p "$crate" -e normal --prefix none | grep -q '^datafusion '; then
         echo "lint: $crate depends on DataFusion" >&2
         exit 1
     fi
 done
 # Users of a library compile no command line.
-for crate in thallus-client thallus-server; do
+for crate in thallus-client thallus-adbc thallus-server; do
     if cargo tree -p "$crate" -e normal --no-default-features --prefix none |
         grep -E '^(clap|comfy-table|indicatif|parquet|toml|tracing-subscriber) '; then
         echo "lint: $crate depends on what only its program needs" >&2
