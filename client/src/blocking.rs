@@ -225,7 +225,7 @@ impl Client {
         batches: impl IntoIterator<Item = Result<RecordBatch, ArrowError>>,
         options: UploadOptions,
     ) -> Result<UploadReport, ClientError> {
-        let batches = futures::stream::iter(batches.into_iter());
+        let batches = futures::stream::iter(batches);
         self.runtime.run(self.client.upload_with(table, schema, std::pin::pin!(batches), options))
     }
 

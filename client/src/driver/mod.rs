@@ -121,6 +121,7 @@ pub(crate) struct Parts<S> {
     pub(crate) measure: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "an event is moved once, and a box would cost more")]
 enum Event {
     Connection(ConnectionInput),
     Command(Option<Command>),
