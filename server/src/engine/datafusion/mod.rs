@@ -7,6 +7,7 @@
 mod about;
 mod bounds;
 mod caught;
+mod database;
 mod error;
 mod files;
 mod guard;
@@ -48,11 +49,14 @@ use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
-use super::{Engine, EngineError, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
+use super::{Engine, EngineError, IngestRequest, Ingestion, PartitionedQuery, QueryRequest, QueryStream, TableInfo};
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MAX_BATCH_ROWS, MemoryPoolKind, ServerConfig};
 use about::About;
+use database::Database;
+pub use database::DatabaseError;
 use paths::Directories;
+use run::Query;
 use spill::SpillDirectory;
 use store::ReadOnlyStore;
 use tables::Tables;
@@ -75,6 +79,9 @@ pub enum OpenError {
     /// A table cannot be served.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// The directory for spilling is not usable.
     #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
     SpillDirectory {
@@ -95,6 +102,9 @@ pub enum OpenError {
 struct Shared {
     context: SessionContext,
     tables: Arc<Tables>,
+    about: Arc<About>,
+    /// `None`: the server only reads.
+    database: Option<Arc<Database>>,
     directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
@@ -128,12 +138,17 @@ impl DataFusionEngine {
         let resolved = catalog::resolve(config)?;
         let tables = Arc::new(Tables::new(config.data.clone()));
         let spill = SpillDirectory::open(&config.engine)?;
+        let database = config.database.as_deref().map(Database::open).transpose()?.map(Arc::new);
+        let of_database = database.iter().flat_map(|database| database.directories().map(ToOwned::to_owned));
         let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
+        let directories = directories.chain(of_database);
         let directories =
             Arc::new(Directories::new(directories.chain(spill.iter().map(|spill| spill.path().to_owned()))));
-        let context = context(config, &resolved, spill.as_ref())?;
-        let about = About { tables: Arc::clone(&tables), directories: Arc::clone(&directories) };
-        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::new(about) as _)])?;
+        let context = context(config, &resolved, spill.as_ref(), database.as_deref())?;
+        let (about_tables, about_directories) = (Arc::clone(&tables), Arc::clone(&directories));
+        let about = About { tables: about_tables, directories: about_directories, database: database.clone() };
+        let about = Arc::new(about);
+        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::clone(&about) as _)])?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -147,6 +162,8 @@ impl DataFusionEngine {
             shared: Arc::new(Shared {
                 context,
                 tables,
+                about,
+                database,
                 directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
@@ -201,12 +218,23 @@ impl Drop for DataFusionEngine {
 impl Engine for DataFusionEngine {
     async fn execute(&self, query: QueryRequest) -> Result<QueryStream, EngineError> {
         let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
-        run::start(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows).await
+        let query = Query { sql: query.sql, defaults: query.defaults };
+        run::start(self.handle(), Arc::clone(&self.shared), query, batch_rows).await
     }
 
     async fn execute_partitioned(&self, query: QueryRequest, count: usize) -> Result<PartitionedQuery, EngineError> {
         let batch_rows = query.batch_rows.unwrap_or(self.shared.batch_rows).clamp(1, MAX_BATCH_ROWS);
-        run::start_partitioned(self.handle(), Arc::clone(&self.shared), query.sql, batch_rows, count.max(1)).await
+        let query = Query { sql: query.sql, defaults: query.defaults };
+        run::start_partitioned(self.handle(), Arc::clone(&self.shared), query, batch_rows, count.max(1)).await
+    }
+
+    async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
+        let Some(database) = &self.shared.database else { 
+            let message = format!("this server accepts no uploads; nothing was written to {:?}", request.table);
+            return Err(EngineError::Unsupported { message });
+        };
+        let begun = database::begin(database, &self.shared.tables, self.handle(), request).await;
+        begun.map_err(|e| self.shared.directories.hide(e))
     }
 
     fn tables(&self) -> Vec<TableInfo> {
@@ -219,11 +247,13 @@ fn context(
     server: &ServerConfig,
     resolved: &Resolved,
     spill: Option<&SpillDirectory>,
+    database: Option<&Database>,
 ) -> Result<SessionContext, OpenError> {
     let config = &server.engine;
     let environment = environment(config, spill)?;
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
     let paths = resolved.tables.iter().map(|spec| spec.path.clone()).chain(server.data.iter().cloned());
+    let paths = paths.chain(database.map(|database| database.data().to_owned()));
     // A data directory that cannot be expressed as a path has been refused before.
     let roots =
         paths.filter_map(|path| std::path::absolute(path).ok().and_then(|path| Path::from_absolute_path(path).ok()));
@@ -281,6 +311,9 @@ fn environment(config: &EngineConfig, spill: Option<&SpillDirectory>) -> Result<
 async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>, OpenError> {
     let state = shared.context.state();
     shared.tables.set_state(state.clone());
+    if let Some(database) = &shared.database {
+        database.set_state(state.clone());
+    }
     let Resolved { tables: specs, mut skipped } = resolved;
     let mut tables = Vec::new();
     for spec in specs {
@@ -312,5 +345,14 @@ async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>,
         last => skipped.extend(last),
     }
     shared.tables.set_skipped(skipped);
+    if let Some(database) = &shared.database {
+        for table in &tables {
+            if database.shadows(&table.name) {
+                let (table, source) = (&table.name, &table.source);
+                tracing::warn!(%table, %source, "the database has a table of this name, which is served instead");
+            }
+        }
+        tables.extend(database.describe());
+    }
     Ok(tables)
 }

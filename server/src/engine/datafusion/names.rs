@@ -40,6 +40,13 @@ pub(super) fn check(statement: &Statement, tables: &[String]) -> Result<(), Engi
     Ok(())
 }
 
+/// The name of the table that an identifier without quotes means, if it is spelled otherwise.
+pub(super) fn spelling(tables: &[String], identifier: &str) -> Option<String> {
+    let mut fitting = tables.iter().filter(|table| table.eq_ignore_ascii_case(identifier));
+    let (only, None) = (fitting.next()?, fitting.next()) else { return None };
+    (*only != identifier.to_ascii_lowercase()).then(|| only.clone())
+}
+
 /// The statement with the table of `SHOW COLUMNS` in quotes, as `spelling` has it: DataFusion rewrites this statement
 /// to a query that compares names.
 pub(super) fn spelled(mut statement: Statement, spelling: impl Fn(&str) -> Option<String>) -> Statement {
@@ -101,7 +108,7 @@ mod tests {
     use super::*;
 
     fn parsed(sql: &str) -> Statement {
-        guard::parse(sql, 1000).unwrap()
+        guard::parse(sql, 1000, guard::Allowed::Queries).unwrap()
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
-use datafusion::catalog::SchemaProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::datasource::source_as_provider;
@@ -14,19 +13,23 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
+use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::database::{Applied, Catalogs, Change, Facts, Planning};
+use super::guard::Allowed;
 use super::partitions::split;
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, caught, error, guard, limits, names, pacing};
+use super::{CATALOG, SCHEMA, Shared, caught, error, guard, limits, names, pacing};
 use crate::catalog::TableSpec;
-use crate::engine::{BatchStream, EngineError, PartitionedQuery, QueryStream};
+use crate::engine::{BatchStream, Defaults, EngineError, PartitionedQuery, QueryStream};
 
 /// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
 /// and no more memory than that.
@@ -52,12 +55,12 @@ impl Task {
 pub(super) async fn start(
     handle: &Handle,
     shared: Arc<Shared>,
-    sql: String,
+    query: Query,
     batch_rows: usize,
 ) -> Result<QueryStream, EngineError> {
     let (started, start) = oneshot::channel();
     let (rows, batches) = channel();
-    let mut task = Task(handle.spawn(run(shared, sql, batch_rows, started, rows)));
+    let mut task = Task(handle.spawn(run(shared, query, batch_rows, started, rows)));
     let schema = answer(start, &mut task).await?;
     Ok(QueryStream { schema, batches: Box::pin(batches.of(task)) })
 }
@@ -66,14 +69,14 @@ pub(super) async fn start(
 pub(super) async fn start_partitioned(
     handle: &Handle,
     shared: Arc<Shared>,
-    sql: String,
+    query: Query,
     batch_rows: usize,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
     let (started, start) = oneshot::channel();
     let mut task = Task(handle.spawn(async move {
         // If the receiver is gone, this drops the partitions and ends their tasks.
-        let _gone = started.send(partitions(&shared, &sql, batch_rows, count).await);
+        let _gone = started.send(partitions(&shared, &query, batch_rows, count).await);
     }));
     answer(start, &mut task).await
 }
@@ -142,16 +145,24 @@ impl Stream for Batches {
 /// The task of a query: every step happens here, including the drop of its (possibly deep) plan.
 async fn run(
     shared: Arc<Shared>,
-    sql: String,
+    query: Query,
     batch_rows: usize,
     started: oneshot::Sender<Result<SchemaRef, EngineError>>,
     rows: Rows,
 ) {
-    let planned = plan_apart(&shared, sql, batch_rows, 1).await.and_then(|Planned { plan, context, read }| {
-        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-        Ok((stream, read))
-    });
-    let (stream, read) = match planned {
+    let begun = match begin(&shared, &query, batch_rows, 1).await {
+        Ok(Begun::Rows(Planned { plan, context, read, .. })) => execute_stream(plan, context)
+            .map_err(|e| error::of_datafusion(e, &specs(&read.tables)))
+            .map(|stream| (stream, read)),
+        Ok(Begun::Changed(count)) => {
+            let QueryStream { schema, batches } = crate::engine::changed_rows(count);
+            let batches = batches.map_err(|e| DataFusionError::External(Box::new(e)));
+            let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, batches));
+            Ok((stream, Read { tables: Vec::new(), explains: false }))
+        }
+        Err(e) => Err(e),
+    };
+    let (stream, read) = match begun {
         Ok(query) => query,
         Err(e) => {
             // The receiver may be dropped.
@@ -164,19 +175,57 @@ async fn run(
     }
 }
 
+/// A statement after its planning.
+enum Begun {
+    /// A query.
+    Rows(Planned),
+    /// A change that is done, of this many rows.
+    Changed(u64),
+}
+
+/// Attempts of a change, if others of the same table come first.
+const ATTEMPTS: usize = 10;
+
+/// Plans a statement. A change is also made.
+async fn begin(
+    shared: &Arc<Shared>,
+    query: &Query,
+    batch_rows: usize,
+    partitions: usize,
+) -> Result<Begun, EngineError> {
+    for _ in 0..ATTEMPTS {
+        let planned = plan_apart(shared, query.clone(), batch_rows, partitions).await?;
+        let (Some(change), Some(database)) = (planned.change, &shared.database) else {
+            return Ok(Begun::Rows(Planned { change: None, ..planned }));
+        };
+        let read = planned.read;
+        let failed = |e| error::of_datafusion(e, &specs(&read.tables));
+        let rows = execute_stream(planned.plan, planned.context).map_err(failed)?.map_err(failed);
+        let check =
+            || read.tables.iter().try_for_each(|opened| opened.check_unchanged().map_err(|e| error::of_catalog(&e)));
+        match change.apply(Arc::clone(database), &Handle::current(), rows, check).await? {
+            Applied::Done(count) => return Ok(Begun::Changed(count)),
+            Applied::Conflict => {}
+        }
+    }
+    let message = format!("other statements changed the same table during each of {ATTEMPTS} attempts; try again");
+    Err(EngineError::Execution { message })
+}
+
 /// A query's partitions, each with its own task.
 async fn partitions(
     shared: &Arc<Shared>,
-    sql: &str,
+    query: &Query,
     batch_rows: usize,
     count: usize,
 ) -> Result<PartitionedQuery, EngineError> {
-    let planned =
-        plan_apart(shared, sql.to_owned(), batch_rows, count).await.and_then(|Planned { plan, context, read }| {
-            let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-            Ok((plan, split, read))
-        });
-    let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
+    let begun = begin(shared, query, batch_rows, count).await.map_err(|e| shared.directories.hide(e))?;
+    let Planned { plan, context, read, .. } = match begun {
+        Begun::Rows(planned) => planned,
+        Begun::Changed(rows) => return Ok(PartitionedQuery::in_first(crate::engine::changed_rows(rows), count)),
+    };
+    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)));
+    let split = split.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream| {
         let (rows, batches) = channel();
@@ -225,11 +274,20 @@ async fn feed(
     }
 }
 
+/// The text of a statement, and what it is planned with.
+#[derive(Clone, Debug)]
+pub(super) struct Query {
+    pub(super) sql: String,
+    pub(super) defaults: Defaults,
+}
+
 /// A query that can be started.
 struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     read: Read,
+    /// The change that gets the rows.
+    change: Option<Change>,
 }
 
 /// The tables of a query, and the kind of its rows.
@@ -245,7 +303,7 @@ struct Read {
 /// seconds: two such queries would occupy both of two threads on which all other queries run.
 async fn plan_apart(
     shared: &Arc<Shared>,
-    sql: String,
+    query: Query,
     batch_rows: usize,
     partitions: usize,
 ) -> Result<Planned, EngineError> {
@@ -253,20 +311,27 @@ async fn plan_apart(
     let (shared, handle) = (Arc::clone(shared), Handle::current());
     let planning = tokio::task::spawn_blocking(move || {
         let _planner = planner;
-        handle.block_on(plan(&shared, &sql, batch_rows, partitions))
+        handle.block_on(plan(&shared, &query, batch_rows, partitions))
     });
     planning.await.unwrap_or_else(|e| Err(error::of_join(e)))
 }
 
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
-async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
-    let statement = guard::parse(sql, shared.max_sql_bytes)?;
-    names::check(&statement, &shared.tables.table_names())?;
-    let statement = names::spelled(statement, |name| shared.tables.spelling(name));
+async fn plan(shared: &Shared, query: &Query, batch_rows: usize, partitions: usize) -> Result<Planned, EngineError> {
+    let allowed = if shared.database.is_some() { Allowed::Changes } else { Allowed::Queries };
+    let statement = guard::parse(&query.sql, shared.max_sql_bytes, allowed)?;
     let mut state = shared.context.state();
     let config = state.config().clone().with_batch_size(batch_rows);
     let partitions = partitions.max(config.target_partitions());
-    *state.config_mut() = config.with_target_partitions(partitions);
+    *state.config_mut() = with_defaults(config, &query.defaults).with_target_partitions(partitions);
+    let catalogs = shared.database.as_ref().map(|database| database.catalogs(&shared.tables, &shared.about));
+    let known = catalogs.as_ref().map_or_else(|| shared.tables.names(), Catalogs::public_names);
+    if let Some(catalogs) = &catalogs {
+        state.register_catalog_list(Arc::new(catalogs.clone()));
+    }
+    names::check(&statement, &known)?;
+    let statement = names::spelled(statement, |name| names::spelling(&known, name));
+    let facts = Facts::of(&query.sql, &statement, &state)?;
     // Needed only if planning fails, to check for a missing table.
     let references = state.resolve_table_references(&statement).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
@@ -275,10 +340,32 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
             return Err(match of_planning(e) {
                 // A table that was skipped, with the reason.
                 unreadable @ EngineError::Source { .. } => unreadable,
-                error => unknown_table(shared, &state, references).await.unwrap_or(error),
+                error => unknown_table(&known, &state, references).await.unwrap_or(error),
             });
         }
     };
+    let (logical, change) = match &catalogs {
+        Some(catalogs) => {
+            let changed = Planning { catalogs, state: &state, facts }.change(&logical).await?;
+            changed.map_or((logical, None), |(rows, change)| (rows, Some(change)))
+        }
+        None => (logical, None),
+    };
+    physical(state, logical, change, batch_rows).await
+}
+
+fn with_defaults(config: SessionConfig, defaults: &Defaults) -> SessionConfig {
+    let catalog = defaults.catalog.as_deref().unwrap_or(CATALOG);
+    config.with_default_catalog_and_schema(catalog, defaults.schema.as_deref().unwrap_or(SCHEMA))
+}
+
+/// The plan of a query, or of the rows of a change.
+async fn physical(
+    mut state: SessionState,
+    logical: LogicalPlan,
+    change: Option<Change>,
+    batch_rows: usize,
+) -> Result<Planned, EngineError> {
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     if let Err(e) = read_only.verify_plan(&logical) {
         return Err(EngineError::ReadOnly { statement: error::short(&e) });
@@ -298,7 +385,7 @@ async fn plan(shared: &Shared, sql: &str, batch_rows: usize, partitions: usize) 
     *state.config_mut() = config;
     let plan = state.query_planner().create_physical_plan(&optimized, &state).await;
     let plan = plan.and_then(limits::lift).and_then(pacing::pace).and_then(caught::catch).map_err(failed)?;
-    Ok(Planned { plan, context: state.task_ctx(), read })
+    Ok(Planned { plan, context: state.task_ctx(), read, change })
 }
 
 async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {
@@ -310,7 +397,7 @@ fn of_planning(e: DataFusionError) -> EngineError {
 }
 
 /// The first of these tables that does not exist.
-async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
+async fn unknown_table(known: &[String], state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
     let defaults = &state.config_options().catalog;
     for reference in references {
         // In the SQL alone, a function that yields a table looks like a table.
@@ -324,10 +411,7 @@ async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<Ta
             Err(_) => false,
         };
         if !exists {
-            return Some(EngineError::UnknownTable {
-                table: reference.to_string(),
-                known: shared.tables.table_names(),
-            });
+            return Some(EngineError::UnknownTable { table: reference.to_string(), known: known.to_vec() });
         }
     }
     None
