@@ -229,7 +229,7 @@ impl Engine for DataFusionEngine {
     }
 
     async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
-        let Some(database) = &self.shared.database else { 
+        let Some(database) = &self.shared.database else {
             let message = format!("this server accepts no uploads; nothing was written to {:?}", request.table);
             return Err(EngineError::Unsupported { message });
         };

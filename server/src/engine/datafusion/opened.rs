@@ -32,7 +32,7 @@ pub(super) struct Opened {
     /// The places of the column chunks of Parquet files.
     pub(super) chunks: Arc<KnownChunks>,
     /// The files of the database, which stay for as long as a query may read them.
-    pub(super) kept: Vec<Arc<StoredFile>>,
+    pub(super) _kept: Vec<Arc<StoredFile>>,
 }
 
 impl Opened {

@@ -333,7 +333,8 @@ async fn plan(shared: &Shared, query: &Query, batch_rows: usize, partitions: usi
     let statement = names::spelled(statement, |name| names::spelling(&known, name));
     let facts = Facts::of(&query.sql, &statement, &state)?;
     // Needed only if planning fails, to check for a missing table.
-    let references = state.resolve_table_references(&statement).unwrap_or_default();
+    let reading = names::reading(&statement);
+    let references = reading.and_then(|reading| state.resolve_table_references(&reading).ok()).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
         Ok(logical) => logical,
         Err(e) => {

@@ -78,7 +78,7 @@ pub(super) async fn open(
         skipped,
         statistics: Mutex::default(),
         chunks: Arc::default(),
-        kept: Vec::new(),
+        _kept: Vec::new(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, RecordBatch};
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
@@ -65,7 +65,7 @@ impl Change {
             Change::Update { .. } if flagged == 0 => Ok(Applied::Done(0)),
             Change::Update { name, base } => Ok(replace(draft, &name, &base, file, flagged)),
             Change::Truncate { name, base } => Ok(replace(draft, &name, &base, None, base.rows())),
-            Change::Drop { name, is_view, .. } => Ok(drop_object(draft, &name, is_view)),
+            Change::Drop { name, is_view } => Ok(drop_object(draft, &name, is_view)),
             Change::CreateView { name, view, replaces } => create_view(draft, &name, view, replaces),
             Change::CreateSchema { name, if_not_exists } => create_schema(draft, &name, if_not_exists),
             Change::DropSchema { name, if_exists, cascade } => drop_schema(draft, &name, if_exists, cascade),

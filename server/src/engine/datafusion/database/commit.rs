@@ -98,7 +98,9 @@ fn broken(what: &str) -> EngineError {
 /// Writes the catalog of a new database.
 pub(super) fn write(disk: &Disk, snapshot: &Snapshot) -> io::Result<()> {
     let text = format::to_text(snapshot).map_err(io::Error::other)?;
-    disk.write_catalog(&text).map_err(|CommitError::Old(error)| CommitError::Unknown(error) | error)
+    disk.write_catalog(&text).map_err(|error| match error {
+        CommitError::Old(error) | CommitError::Unknown(error) => error,
+    })
 }
 
 /// The files that only the old snapshot has, and those that only the new one has.

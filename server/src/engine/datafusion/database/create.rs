@@ -14,7 +14,7 @@ use crate::engine::{EngineError, IngestMode};
 
 /// What happens if the table exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IfExists {
+pub(in super::super) enum IfExists {
     /// It is an error.
     Refuse,
     /// The table stays as it is.
@@ -27,7 +27,7 @@ pub(super) enum IfExists {
 
 /// How rows are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mode {
+pub(in super::super) struct Mode {
     pub(super) if_exists: IfExists,
     /// Whether a table that does not exist is created.
     pub(super) creates: bool,

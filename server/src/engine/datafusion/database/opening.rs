@@ -58,7 +58,7 @@ impl Database {
             skipped: Vec::new(),
             statistics: Mutex::new(statistics.unwrap_or_default()),
             chunks: before.map(|before| Arc::clone(&before.chunks)).unwrap_or_default(),
-            kept: table.files.clone(),
+            _kept: table.files.clone(),
         })
     }
 

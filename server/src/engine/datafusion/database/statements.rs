@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::common::{DFSchema, TableReference};
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
     CreateMemoryTable, CreateView, DdlStatement, DmlStatement, EmptyRelation, LogicalPlan, WriteOp,
 };
-use datafusion::sql::TableReference;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ColumnOption, Ident, ObjectName, ObjectNamePart, SchemaName, Statement as SqlStatement,
@@ -36,7 +35,7 @@ pub(in super::super) enum Change {
     /// No rows are left.
     Truncate { name: Name, base: Arc<StoredTable> },
     /// The table or view is removed.
-    Drop { name: Name, is_view: bool, if_exists: bool },
+    Drop { name: Name, is_view: bool },
     /// A view is created.
     CreateView { name: Name, view: Arc<StoredView>, replaces: bool },
     /// A schema is created.
@@ -57,11 +56,13 @@ pub(in super::super) struct Facts {
     /// The tables and views that a new view reads.
     reads: Vec<Name>,
     nesting: usize,
+    /// The text of the statement.
+    sql: String,
 }
 
 impl Facts {
     pub(in super::super) fn of(sql: &str, statement: &Statement, state: &SessionState) -> Result<Self, EngineError> {
-        let mut facts = Facts::default();
+        let mut facts = Facts { sql: sql.to_owned(), ..Facts::default() };
         if let Some(query) = views::query_of(statement) {
             facts.reads = views::reads(state, query)?;
             facts.nesting = guard::nesting_of(sql);
@@ -222,7 +223,7 @@ impl Planning<'_> {
         match snapshot.find(&name) {
             Some((name, Object::View(_))) if !is_view => Err(invalid(format!("'{name}' is a view; use DROP VIEW"))),
             Some((name, Object::Table(_))) if is_view => Err(invalid(format!("'{name}' is a table; use DROP TABLE"))),
-            Some((name, _)) => Ok(Change::Drop { name, is_view, if_exists }),
+            Some((name, _)) => Ok(Change::Drop { name, is_view }),
             None => match names::of_operator(tables, &name).await {
                 Some(table) => Err(of_operator(&table)),
                 None if if_exists => Ok(Change::Nothing),
@@ -236,7 +237,6 @@ impl Planning<'_> {
             return Err(unsupported("temporary views; every view of this server's database lasts"));
         }
         let name = self.name(&create.name)?;
-        let Some(sql) = create.definition.clone() else { return Err(invalid("the view has no statement")) };
         let (snapshot, tables) = (self.catalogs.snapshot(), self.catalogs.tables());
         let if_exists = if create.or_replace { IfExists::Replace } else { IfExists::Refuse };
         let name = match snapshot.find(&name) {
@@ -252,7 +252,8 @@ impl Planning<'_> {
         let schema = Arc::new(create.input.schema().as_arrow().clone());
         check_columns(&schema)?;
         let default_schema = self.state.config_options().catalog.default_schema.clone();
-        let (reads, nesting) = (self.facts.reads.clone(), self.facts.nesting);
+        let Facts { reads, nesting, sql, .. } = &self.facts;
+        let (reads, nesting, sql) = (reads.clone(), *nesting, sql.clone());
         let view = Arc::new(StoredView { sql, default_schema, schema, nesting, reads });
         Ok(Change::CreateView { name, view, replaces: create.or_replace })
     }

@@ -41,6 +41,17 @@ impl Fixture {
         Fixture { directory, engine }
     }
 
+    /// The directory, once no engine has it open.
+    async fn closed(self) -> TempDir {
+        let Fixture { directory, engine } = self;
+        drop(engine);
+        let lock = std::fs::File::open(directory.path().join("db/lock")).unwrap();
+        while lock.try_lock().is_err() {
+            tokio::task::yield_now().await;
+        }
+        directory
+    }
+
     fn database(&self) -> &Arc<Database> {
         self.engine.shared.database.as_ref().unwrap()
     }

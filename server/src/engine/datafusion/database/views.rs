@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::catalog::ViewTable;
+use datafusion::datasource::ViewTable;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
 use super::super::CATALOG;
 use super::super::error::short;
 use super::super::guard::{self, Allowed};
+use super::super::names::statement_of;
 use super::error::invalid;
 use super::names;
 use super::provider::Catalogs;
@@ -100,9 +101,7 @@ pub(super) fn check(snapshot: &Snapshot, name: &Name, view: &StoredView) -> Resu
 
 /// The tables and views that the query of a view names.
 pub(super) fn reads(state: &SessionState, query: &Query) -> Result<Vec<Name>, EngineError> {
-    let statement = SqlStatement::Query(Box::new(query.clone()));
-    let references = state.resolve_table_references(&Statement::Statement(Box::new(statement)));
-    let references = references.map_err(|e| invalid(short(&e)))?;
+    let references = state.resolve_table_references(&statement_of(query)).map_err(|e| invalid(short(&e)))?;
     let functions = state.table_functions();
     let tables = references.iter().filter(|reference| !functions.contains_key(reference.table()));
     tables.map(|reference| names::of_reference(reference, &state.config_options().catalog)).collect()
@@ -110,11 +109,9 @@ pub(super) fn reads(state: &SessionState, query: &Query) -> Result<Vec<Name>, En
 
 /// The statement's query, if it creates a view.
 pub(super) fn query_of(statement: &Statement) -> Option<&Query> {
-    match statement {
-        Statement::Statement(statement) => match &**statement {
-            SqlStatement::CreateView(create) => Some(&create.query),
-            _ => None,
-        },
+    let Statement::Statement(statement) = statement else { return None };
+    match &**statement {
+        SqlStatement::CreateView(create) => Some(&create.query),
         _ => None,
     }
 }
