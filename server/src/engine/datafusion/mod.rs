@@ -37,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -309,7 +309,9 @@ fn environment(config: &EngineConfig, spill: Option<&SpillDirectory>) -> Result<
 
 /// Opens every table. One of a data directory that cannot be opened is skipped, unless the configuration is strict.
 async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>, OpenError> {
-    let state = shared.context.state();
+    let mut state = shared.context.state();
+    // The catalog has the tables, and they keep this session: each would keep the other alive for ever.
+    state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     shared.tables.set_state(state.clone());
     if let Some(database) = &shared.database {
         database.set_state(state.clone());

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use arrow_schema::SchemaRef;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
@@ -95,7 +95,7 @@ async fn write(
     let mut file = RowsIn::new(handle.clone(), Arc::clone(&database.disk), name.clone(), Arc::clone(schema));
     let mut written = Written::default();
     while let Some(batch) = rows.next().await {
-        let batch = batch?;
+        let batch = batch.map_err(of_null)?;
         written.rows += batch.num_rows() as u64;
         written.flagged += count(&batch)?;
         let columns = batch.columns().iter().take(schema.fields().len()).cloned().collect();
@@ -103,6 +103,16 @@ async fn write(
     }
     written.file = file.finish().await?;
     Ok(written)
+}
+
+/// DataFusion's own check of `VALUES` for a column that takes no NULL.
+fn of_null(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Execution { message } if message.contains("declared as non-nullable but contains null values") => {
+            EngineError::Constraint { message }
+        }
+        other => other,
+    }
 }
 
 /// The rows of a batch whose last column is true.

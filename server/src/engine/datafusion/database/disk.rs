@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use super::error::DatabaseError;
 use super::faults::Faults;
@@ -16,7 +17,8 @@ const CATALOG: &str = "catalog.json";
 const DRAFT: &str = "catalog.json.tmp";
 const DATA: &str = "data";
 const LOCK: &str = "lock";
-/// Random bytes in the name of a data file.
+/// Bytes in the name of a data file: the time of its creation, so that tables are read in the order of their changes,
+/// and random ones.
 const NAME_BYTES: usize = 16;
 
 /// The directory, locked for as long as this value lives.
@@ -98,10 +100,10 @@ impl Disk {
 
     /// Creates a data file of a new name.
     pub(super) fn create_data(self: &Arc<Self>, extension: &str) -> io::Result<(String, DataSink)> {
-        let mut random = [0; NAME_BYTES];
+        let mut random = [0; NAME_BYTES / 2];
         getrandom::fill(&mut random).map_err(|e| io::Error::other(e.to_string()))?;
-        let stem: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = format!("{stem}.{extension}");
+        let time = UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        let name = format!("{time:016x}{:016x}.{extension}", u64::from_be_bytes(random));
         self.faults.step("create a data file")?;
         let file = OpenOptions::new().write(true).create_new(true).open(self.data.join(&name))?;
         Ok((name, DataSink { file, disk: Arc::clone(self) }))

@@ -40,7 +40,6 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::session_state::SessionState;
 
 pub(super) use apply::Applied;
@@ -110,10 +109,8 @@ impl Database {
         })
     }
 
-    /// Sets the session with which files are opened. Only the first call has an effect.
-    pub(super) fn set_state(&self, mut state: SessionState) {
-        // Its own catalog has this database, which would live forever.
-        state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
+    /// Sets the session with which files are opened. Its own catalog is not used. Only the first call has an effect.
+    pub(super) fn set_state(&self, state: SessionState) {
         let _first = self.state.set(state);
     }
 

@@ -1,7 +1,7 @@
 //! Names in statements and uploads, and what they mean in the database.
 
-use datafusion::common::config::CatalogOptions;
 use datafusion::common::TableReference;
+use datafusion::common::config::CatalogOptions;
 
 use super::super::tables::Tables;
 use super::super::{CATALOG, SCHEMA, about};

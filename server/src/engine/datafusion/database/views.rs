@@ -3,14 +3,15 @@
 //! Views over views form a tree that no single text bounds. So the nesting of a view with all that it reads is bounded,
 //! and so is the number of tables that it reads. A view never reads itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::datasource::ViewTable;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
-use datafusion::sql::sqlparser::ast::{Query, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Query, Statement as SqlStatement, Visit, Visitor};
 
 use super::super::CATALOG;
 use super::super::error::short;
@@ -99,12 +100,36 @@ pub(super) fn check(snapshot: &Snapshot, name: &Name, view: &StoredView) -> Resu
     weighed.map(|_| ()).map_err(|reason| invalid(format!("the view '{name}' cannot be created: {reason}")))
 }
 
-/// The tables and views that the query of a view names.
+/// The tables and views that the query of a view names, each as often as it does.
 pub(super) fn reads(state: &SessionState, query: &Query) -> Result<Vec<Name>, EngineError> {
     let references = state.resolve_table_references(&statement_of(query)).map_err(|e| invalid(short(&e)))?;
     let functions = state.table_functions();
     let tables = references.iter().filter(|reference| !functions.contains_key(reference.table()));
-    tables.map(|reference| names::of_reference(reference, &state.config_options().catalog)).collect()
+    let mut relations = Relations::default();
+    let flow = query.visit(&mut relations);
+    debug_assert!(flow.is_continue(), "the visitor does not break");
+    let mut reads = Vec::new();
+    for reference in tables {
+        let name = names::of_reference(reference, &state.config_options().catalog)?;
+        let times = relations.0.get(&name.object.to_ascii_lowercase()).copied().unwrap_or_default().max(1);
+        reads.extend(std::iter::repeat_n(name, times));
+    }
+    Ok(reads)
+}
+
+/// How often each name is read, in lower case. Names of the statement's own tables count, too.
+#[derive(Default)]
+struct Relations(HashMap<String, usize>);
+
+impl Visitor for Relations {
+    type Break = ();
+
+    fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
+        if let Some(ident) = relation.0.last().and_then(ObjectNamePart::as_ident) {
+            *self.0.entry(ident.value.to_ascii_lowercase()).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// The statement's query, if it creates a view.
