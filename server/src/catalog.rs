@@ -216,16 +216,23 @@ pub(crate) fn fitting_tables_of(directory: &Path, name: &str) -> Vec<(String, Pa
 }
 
 fn checked_name(name: &str, path: &Path) -> Result<String, CatalogError> {
-    let reason = if name.is_empty() {
-        "it is empty".to_owned()
+    match name_flaw(name) {
+        None => Ok(name.to_owned()),
+        Some(reason) => Err(CatalogError::BadName { table: name.to_owned(), path: path.to_owned(), reason }),
+    }
+}
+
+/// Why this cannot be the name of a table. `None`: it can.
+pub(crate) fn name_flaw(name: &str) -> Option<String> {
+    if name.is_empty() {
+        Some("it is empty".to_owned())
     } else if name.len() > MAX_NAME_BYTES {
-        format!("it is longer than {MAX_NAME_BYTES} bytes")
+        Some(format!("it is longer than {MAX_NAME_BYTES} bytes"))
     } else if let Some(c) = name.chars().find(|c| c.is_control() || *c == '"') {
-        format!("it contains {c:?}")
+        Some(format!("it contains {c:?}"))
     } else if name.trim() != name {
-        "it begins or ends with a blank".to_owned()
+        Some("it begins or ends with a blank".to_owned())
     } else {
-        return Ok(name.to_owned());
-    };
-    Err(CatalogError::BadName { table: name.to_owned(), path: path.to_owned(), reason })
+        None
+    }
 }

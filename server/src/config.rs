@@ -34,6 +34,9 @@ pub struct ServerConfig {
     pub strict: bool,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
+    /// Directory of the database: tables that clients create and change. Without it the server only reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<PathBuf>,
     /// Limits of one peer, and of all together.
     pub limits: Limits,
     /// Timeouts.

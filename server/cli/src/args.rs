@@ -38,6 +38,11 @@ pub struct Args {
     #[arg(long)]
     pub strict: bool,
 
+    /// A directory for tables that clients create and change. It is created if it does not exist [default: none, the
+    /// server only reads].
+    #[arg(long, value_name = "DIR")]
+    pub database: Option<PathBuf>,
+
     /// Fabric for the data plane [default: auto].
     #[arg(long, value_enum)]
     pub fabric: Option<FabricArg>,
@@ -194,6 +199,7 @@ impl Args {
             config.data = self.data;
         }
         config.strict |= self.strict;
+        set(&mut config.database, self.database.map(Some));
         set(&mut config.listen, self.listen);
         set(&mut config.fabric.kind, self.fabric.map(Into::into));
         set(&mut config.fabric.registered_heap, self.registered_heap.map(Some));

@@ -30,6 +30,9 @@ pub struct Config {
     pub strict: bool,
     /// Tables by name, besides those of `data`.
     pub tables: BTreeMap<String, TableConfig>,
+    /// Directory of the database: tables that clients create and change. Without it the server only reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<PathBuf>,
     /// Limits for one peer, and for all together.
     pub limits: Limits,
     /// Times after which waiting ends.
@@ -167,6 +170,7 @@ impl Config {
             .data
             .iter_mut()
             .chain(config.tables.values_mut().map(|table| &mut table.path))
+            .chain(&mut config.database)
             .chain(&mut config.fabric.shm.directory)
             .chain(&mut config.fabric.ucx.library)
             .chain(&mut config.engine.spill_dir)
@@ -213,6 +217,7 @@ impl Config {
             data: self.data.clone(),
             strict: self.strict,
             tables: self.tables.clone(),
+            database: self.database.clone(),
             limits: self.limits.clone(),
             timeouts: self.timeouts.clone(),
             fabric: self.fabric.clone(),

@@ -25,7 +25,7 @@ fn the_example_file_contains_the_defaults() {
 fn the_example_file_shows_every_key() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("thallus-server.example.toml");
     let example = fs::read_to_string(path).unwrap();
-    let mut all = Config::default();
+    let mut all = Config { database: Some("thallus-db".into()), ..Config::default() };
     all.engine.memory_limit = Some(ByteSize::gib(8));
     all.engine.partitions = Some(8);
     all.engine.spill_dir = Some("/var/tmp".into());
@@ -55,6 +55,8 @@ fn a_printed_configuration_parses_to_the_same() {
         "u=/u",
         "--data",
         "/d",
+        "--database",
+        "/db",
         "--fabric",
         "none",
         "--memory-limit",
@@ -78,6 +80,7 @@ fn a_printed_configuration_parses_to_the_same() {
     assert_eq!(config.engine.memory_limit, Some(ByteSize(3 << 29)));
     assert_eq!(config.engine.memory_pool, MemoryPoolKind::Greedy);
     assert_eq!(config.fabric.kind, FabricChoice::None);
+    assert_eq!(config.server().database.as_deref(), Some(Path::new("/db")));
     assert_eq!(config.fabric.ucx.transports, ["rc", "cma"]);
     assert_eq!(config.tables["t"].path, Path::new("/data/t.csv"));
     assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);

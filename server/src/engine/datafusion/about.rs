@@ -1,6 +1,7 @@
 //! The schema `server`: the tables that are served, and the files that were skipped, as tables. `thallus tables` shows
 //! them. Reading them opens no file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
@@ -9,6 +10,8 @@ use datafusion::catalog::{MemTable, SchemaProvider, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::TableType;
 
+use super::database::Database;
+use super::opened::Opened;
 use super::paths::Directories;
 use super::tables::Tables;
 
@@ -22,22 +25,55 @@ const SKIPPED: &str = "skipped";
 pub(super) struct About {
     pub(super) tables: Arc<Tables>,
     pub(super) directories: Arc<Directories>,
+    pub(super) database: Option<Arc<Database>>,
+}
+
+/// A row of the table of tables.
+struct Row {
+    name: String,
+    format: &'static str,
+    columns: u64,
+    files: u64,
+    bytes: u64,
+}
+
+impl Row {
+    fn of_files(opened: &Arc<Opened>) -> Self {
+        Row {
+            name: opened.spec.name.clone(),
+            format: opened.spec.format.as_str(),
+            columns: opened.schema().fields().len() as u64,
+            files: opened.files.len() as u64,
+            bytes: opened.files.iter().map(|file| file.file.stamp.len).sum(),
+        }
+    }
 }
 
 impl About {
+    /// The tables by name. One of the database hides one of the files.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: BTreeMap<String, Row> =
+            self.tables.all().iter().map(|opened| (opened.spec.name.clone(), Row::of_files(opened))).collect();
+        let snapshot = self.database.as_ref().map(|database| database.snapshot());
+        for (name, table) in snapshot.iter().flat_map(|snapshot| snapshot.tables()) {
+            let (name, format) = (name.to_string(), table.format.as_str());
+            let (columns, files) = (table.schema.fields().len() as u64, table.files.len() as u64);
+            rows.insert(name.clone(), Row { name, format, columns, files, bytes: table.bytes() });
+        }
+        rows.into_values().collect()
+    }
+
     fn served(&self) -> Result<RecordBatch> {
-        let served = self.tables.all();
-        let names: StringArray = served.iter().map(|opened| Some(opened.spec.name.as_str())).collect();
-        let formats: StringArray = served.iter().map(|opened| Some(opened.spec.format.as_str())).collect();
-        let number = |of: fn(&super::tables::Opened) -> usize| -> ArrayRef {
-            Arc::new(served.iter().map(|opened| Some(of(opened) as u64)).collect::<UInt64Array>())
-        };
+        let served = self.rows();
+        let names: StringArray = served.iter().map(|row| Some(row.name.as_str())).collect();
+        let formats: StringArray = served.iter().map(|row| Some(row.format)).collect();
+        let number = |of: fn(&Row) -> u64| -> ArrayRef { Arc::new(served.iter().map(of).collect::<UInt64Array>()) };
         Ok(RecordBatch::try_from_iter([
             ("name", Arc::new(names) as ArrayRef),
             ("format", Arc::new(formats)),
-            ("columns", number(|opened| opened.schema().fields().len())),
-            ("files", number(|opened| opened.files.len())),
-            ("bytes", number(|opened| opened.files.iter().map(|file| file.file.stamp.len as usize).sum())),
+            ("columns", number(|row| row.columns)),
+            ("files", number(|row| row.files)),
+            ("bytes", number(|row| row.bytes)),
         ])?)
     }
 

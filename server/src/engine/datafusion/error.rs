@@ -206,7 +206,11 @@ fn of_io(error: &io::Error, scanned: &[&TableSpec]) -> EngineError {
 
 /// A file cannot be read. The error names the table of the path, or else all tables that the query reads.
 fn source(scanned: &[&TableSpec], path: Option<PathBuf>, reason: String) -> EngineError {
-    let owner = path.as_ref().and_then(|path| scanned.iter().find(|spec| path.starts_with(&spec.path)));
+    // The tables of the database have one directory.
+    let owner = path.as_ref().and_then(|path| {
+        let has = |spec: &&&TableSpec| spec.files.iter().any(|file| file.path == *path);
+        scanned.iter().find(has).or_else(|| scanned.iter().find(|spec| path.starts_with(&spec.path)))
+    });
     let candidates: &[&TableSpec] = owner.map_or(scanned, std::slice::from_ref);
     let path = match (path, candidates) {
         (None, [only]) => Some(only.path.clone()),

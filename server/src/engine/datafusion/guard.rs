@@ -6,7 +6,7 @@
 
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use datafusion::sql::sqlparser::ast::{ObjectType, Statement as SqlStatement};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
@@ -22,8 +22,17 @@ const PARSER_RECURSION: usize = 128;
 /// the square of its length.
 pub(super) const MAX_NESTING: usize = 1024;
 
-/// Parses `sql`, which must be exactly one statement that only reads.
-pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, EngineError> {
+/// The statements that are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// Those that only read.
+    Queries,
+    /// Those that change the database, too.
+    Changes,
+}
+
+/// Parses `sql`, which must be exactly one statement of those that are allowed.
+pub(super) fn parse(sql: &str, max_sql_bytes: usize, allowed: Allowed) -> Result<Statement, EngineError> {
     if sql.len() > max_sql_bytes {
         return Err(EngineError::TooLarge { what: "length in bytes", actual: sql.len(), limit: max_sql_bytes });
     }
@@ -45,6 +54,15 @@ pub(super) fn parse(sql: &str, max_sql_bytes: usize) -> Result<Statement, Engine
         .map_err(of_parser)?;
     match (statements.pop_front(), statements.len()) {
         (Some(statement), 0) if only_reads(&statement) => Ok(statement),
+        (Some(statement), 0) if allowed == Allowed::Changes => match changes_tables(&statement) {
+            true => Ok(statement),
+            false => Err(EngineError::Unsupported {
+                message: format!(
+                    "{words}; this server answers queries, and changes tables by CREATE, INSERT, UPDATE, DELETE, \
+                     TRUNCATE and DROP"
+                ),
+            }),
+        },
         (Some(_), 0) => Err(EngineError::ReadOnly { statement: words }),
         (Some(_), more) => {
             Err(EngineError::Syntax { message: format!("one statement at a time; this text has {}", more + 1) })
@@ -84,6 +102,30 @@ fn sql_only_reads(statement: &SqlStatement) -> bool {
         SqlStatement::Explain { statement, .. } => sql_only_reads(statement),
         _ => false,
     }
+}
+
+/// Whether a statement, by its kind, changes tables, views or schemas of the database.
+fn changes_tables(statement: &Statement) -> bool {
+    let Statement::Statement(statement) = statement else { return false };
+    match &**statement {
+        SqlStatement::CreateTable(_)
+        | SqlStatement::CreateView(_)
+        | SqlStatement::CreateSchema { .. }
+        | SqlStatement::Insert(_)
+        | SqlStatement::Update(_)
+        | SqlStatement::Delete(_)
+        | SqlStatement::Truncate(_) => true,
+        SqlStatement::Drop { object_type, .. } => {
+            matches!(object_type, ObjectType::Table | ObjectType::View | ObjectType::Schema)
+        }
+        _ => false,
+    }
+}
+
+/// At least half the depth of any tree that a statement can form; see [`MAX_NESTING`].
+pub(super) fn nesting_of(sql: &str) -> usize {
+    // The text was parsed before.
+    Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_or(MAX_NESTING, |tokens| nesting(&tokens))
 }
 
 /// The statement's first words, for a message: `CREATE EXTERNAL TABLE`, `SET`.
@@ -266,10 +308,6 @@ mod tests {
     use super::*;
     use crate::engine::EngineErrorKind;
 
-    fn nesting_of(sql: &str) -> usize {
-        nesting(&Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap())
-    }
-
     #[test]
     fn chains_count_by_their_length() {
         let n = 1000;
@@ -317,12 +355,12 @@ mod tests {
 
     #[test]
     fn one_statement_that_reads() {
-        let kind = |sql: &str| parse(sql, 1 << 20).map(|_| ()).map_err(|e| e.kind());
+        let kind = |sql: &str| parse(sql, 1 << 20, Allowed::Queries).map(|_| ()).map_err(|e| e.kind());
         for sql in ["SELECT 1", "select 1;", " VALUES (1) ", "EXPLAIN ANALYZE SELECT 1", "SHOW TABLES", "DESCRIBE t"] {
             assert_eq!(kind(sql), Ok(()), "{sql}");
         }
         let deep = format!("SELECT {}1{}", "(".repeat(200), ")".repeat(200));
-        assert!(parse(&deep, 1 << 20).unwrap_err().message().contains("nested more than 128 deep"));
+        assert!(parse(&deep, 1 << 20, Allowed::Queries).unwrap_err().message().contains("nested more than 128 deep"));
         for sql in ["", ";", "-- nothing", "SELECT 1; SELECT 2", "SELEC 1", "SELECT 'open", "SELECT (1", "SELECT 1)"] {
             assert_eq!(kind(sql), Err(EngineErrorKind::Syntax), "{sql}");
         }
@@ -345,8 +383,41 @@ mod tests {
     }
 
     #[test]
+    fn changes_of_tables_are_accepted_with_a_database() {
+        let kind = |sql: &str| parse(sql, 1000, Allowed::Changes).map(|_| ()).map_err(|e| e.kind());
+        for sql in [
+            "SELECT 1",
+            "CREATE TABLE t AS SELECT 1",
+            "CREATE OR REPLACE TABLE t (a INT NOT NULL)",
+            "CREATE VIEW v AS SELECT 1",
+            "CREATE SCHEMA IF NOT EXISTS s",
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a = 1",
+            "DELETE FROM t WHERE a = 1",
+            "TRUNCATE TABLE t",
+            "DROP TABLE IF EXISTS t",
+            "DROP VIEW v",
+            "DROP SCHEMA s CASCADE",
+        ] {
+            assert_eq!(kind(sql), Ok(()), "{sql}");
+        }
+        for sql in [
+            "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
+            "COPY t TO '/tmp/x.csv'",
+            "EXPLAIN INSERT INTO t VALUES (1)",
+            "EXPLAIN ANALYZE DELETE FROM t",
+            "DROP INDEX i",
+            "CREATE DATABASE d",
+            "SET datafusion.execution.batch_size = 1",
+            "BEGIN",
+        ] {
+            assert_eq!(kind(sql), Err(EngineErrorKind::Unsupported), "{sql}");
+        }
+    }
+
+    #[test]
     fn a_refusal_names_the_statement() {
-        let refused = |sql| parse(sql, 1000).unwrap_err().message();
+        let refused = |sql| parse(sql, 1000, Allowed::Queries).unwrap_err().message();
         assert!(refused("create external table x stored as csv location 'y'").starts_with("CREATE EXTERNAL TABLE is"));
         assert!(refused("set x = 1").starts_with("SET is"));
     }

@@ -7,6 +7,7 @@
 mod about;
 mod bounds;
 mod caught;
+mod database;
 mod error;
 mod files;
 mod guard;
@@ -40,7 +41,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, SchemaProvider};
+use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -53,12 +54,14 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
 use super::{
-    CatalogObject, Description, Engine, EngineError, ObjectsRequest, PartitionedQuery, QueryRequest, QueryStream,
-    TableInfo, Vendor,
+    CatalogObject, Description, Engine, EngineError, IngestRequest, Ingestion, ObjectsRequest, PartitionedQuery,
+    QueryRequest, QueryStream, TableInfo, Vendor,
 };
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MemoryPoolKind, ServerConfig};
 use about::About;
+pub use database::DatabaseError;
+use database::{Catalogs, Database};
 use paths::Directories;
 use plan_cache::PlanCache;
 use spill::SpillDirectory;
@@ -83,6 +86,9 @@ pub enum OpenError {
     /// A table cannot be served.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
     /// The directory for spilling is not usable.
     #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
     SpillDirectory {
@@ -103,6 +109,9 @@ pub enum OpenError {
 struct Shared {
     context: SessionContext,
     tables: Arc<Tables>,
+    about: Arc<About>,
+    /// `None`: the server only reads.
+    database: Option<Arc<Database>>,
     directories: Arc<Directories>,
     batch_rows: usize,
     max_sql_bytes: usize,
@@ -112,6 +121,13 @@ struct Shared {
     planners: Arc<Semaphore>,
     /// Dropped with the last task of a query.
     spill: Option<SpillDirectory>,
+}
+
+impl Shared {
+    /// The catalogs with the database as it is now. `None`: there is no database, and the session has them.
+    fn catalogs(&self) -> Option<Catalogs> {
+        self.database.as_ref().map(|database| database.catalogs(&self.tables, &self.about))
+    }
 }
 
 /// Runs SQL over Parquet, CSV, JSON and Arrow files with DataFusion.
@@ -137,12 +153,17 @@ impl DataFusionEngine {
         let resolved = catalog::resolve(config)?;
         let tables = Arc::new(Tables::new(config.data.clone()));
         let spill = SpillDirectory::open(&config.engine)?;
+        let database = config.database.as_deref().map(Database::open).transpose()?.map(Arc::new);
+        let of_database = database.iter().flat_map(|database| database.directories().map(ToOwned::to_owned));
         let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
+        let directories = directories.chain(of_database);
         let directories =
             Arc::new(Directories::new(directories.chain(spill.iter().map(|spill| spill.path().to_owned()))));
-        let context = context(config, &resolved, spill.as_ref())?;
-        let about = About { tables: Arc::clone(&tables), directories: Arc::clone(&directories) };
-        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::new(about) as _)])?;
+        let context = context(config, &resolved, spill.as_ref(), database.as_deref())?;
+        let (about_tables, about_directories) = (Arc::clone(&tables), Arc::clone(&directories));
+        let about = About { tables: about_tables, directories: about_directories, database: database.clone() };
+        let about = Arc::new(about);
+        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::clone(&about) as _)])?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -156,6 +177,8 @@ impl DataFusionEngine {
             shared: Arc::new(Shared {
                 context,
                 tables,
+                about,
+                database,
                 directories,
                 batch_rows: config.engine.batch_rows,
                 max_sql_bytes: config.engine.max_sql_bytes.as_usize(),
@@ -235,6 +258,15 @@ impl Engine for DataFusionEngine {
         Vendor { name: "DataFusion".to_owned(), version: datafusion::DATAFUSION_VERSION.to_owned() }
     }
 
+    async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
+        let Some(database) = &self.shared.database else {
+            let message = format!("this server accepts no uploads; nothing was written to {:?}", request.table);
+            return Err(EngineError::Unsupported { message });
+        };
+        let begun = database::begin(database, &self.shared.tables, self.handle(), request).await;
+        begun.map_err(|e| self.shared.directories.hide(e))
+    }
+
     fn tables(&self) -> Vec<TableInfo> {
         self.tables.clone()
     }
@@ -245,11 +277,13 @@ fn context(
     server: &ServerConfig,
     resolved: &Resolved,
     spill: Option<&SpillDirectory>,
+    database: Option<&Database>,
 ) -> Result<SessionContext, OpenError> {
     let config = &server.engine;
     let environment = environment(config, spill)?;
     let url = "file://".parse().map_err(|e| OpenError::Internal(format!("file:// is no URL: {e}")))?;
     let paths = resolved.tables.iter().map(|spec| spec.path.clone()).chain(server.data.iter().cloned());
+    let paths = paths.chain(database.map(|database| database.data().to_owned()));
     // A data directory that cannot be expressed as a path has been refused before.
     let roots =
         paths.filter_map(|path| std::path::absolute(path).ok().and_then(|path| Path::from_absolute_path(path).ok()));
@@ -305,8 +339,13 @@ fn environment(config: &EngineConfig, spill: Option<&SpillDirectory>) -> Result<
 
 /// Opens every table. One of a data directory that cannot be opened is skipped, unless the configuration is strict.
 async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>, OpenError> {
-    let state = shared.context.state();
+    let mut state = shared.context.state();
+    // The catalog has the tables, and they keep this session: each would keep the other alive for ever.
+    state.register_catalog_list(Arc::new(MemoryCatalogProviderList::new()));
     shared.tables.set_state(state.clone());
+    if let Some(database) = &shared.database {
+        database.set_state(state.clone());
+    }
     let Resolved { tables: specs, mut skipped } = resolved;
     let mut tables = Vec::new();
     for spec in specs {
@@ -338,5 +377,14 @@ async fn register(shared: &Shared, resolved: Resolved) -> Result<Vec<TableInfo>,
         last => skipped.extend(last),
     }
     shared.tables.set_skipped(skipped);
+    if let Some(database) = &shared.database {
+        for table in &tables {
+            if database.shadows(&table.name) {
+                let (table, source) = (&table.name, &table.source);
+                tracing::warn!(%table, %source, "the database has a table of this name, which is served instead");
+            }
+        }
+        tables.extend(database.describe());
+    }
     Ok(tables)
 }

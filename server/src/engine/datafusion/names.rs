@@ -5,6 +5,7 @@
 //! DataFusion puts identifiers without quotes in lower case before it looks for a table, and does not tell whether
 //! there were quotes. So names that could mean several tables are found in the statement.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
@@ -38,6 +39,28 @@ pub(super) fn check(statement: &Statement, tables: &[String]) -> Result<(), Engi
         }
     }
     Ok(())
+}
+
+/// The name of the table that an identifier without quotes means, if it is spelled otherwise.
+pub(super) fn spelling(tables: &[String], identifier: &str) -> Option<String> {
+    let mut fitting = tables.iter().filter(|table| table.eq_ignore_ascii_case(identifier));
+    let (only, None) = (fitting.next()?, fitting.next()) else { return None };
+    (*only != identifier.to_ascii_lowercase()).then(|| only.clone())
+}
+
+/// The part of a statement that reads tables: the query of one that creates a table or a view, else all of it.
+pub(super) fn reading(statement: &Statement) -> Option<Cow<'_, Statement>> {
+    let Statement::Statement(sql) = statement else { return Some(Cow::Borrowed(statement)) };
+    match &**sql {
+        SqlStatement::CreateTable(create) => create.query.as_deref().map(|query| Cow::Owned(statement_of(query))),
+        SqlStatement::CreateView(create) => Some(Cow::Owned(statement_of(&create.query))),
+        _ => Some(Cow::Borrowed(statement)),
+    }
+}
+
+/// A query as a statement.
+pub(super) fn statement_of(query: &Query) -> Statement {
+    Statement::Statement(Box::new(SqlStatement::Query(Box::new(query.clone()))))
 }
 
 /// The statement with the table of `SHOW COLUMNS` in quotes, as `spelling` has it: DataFusion rewrites this statement
@@ -101,7 +124,7 @@ mod tests {
     use super::*;
 
     fn parsed(sql: &str) -> Statement {
-        guard::parse(sql, 1000).unwrap()
+        guard::parse(sql, 1000, guard::Allowed::Queries).unwrap()
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Lists of catalogs, schemas, tables and columns.
 
+use std::sync::Arc;
+
 use arrow_array::{Scalar, StringArray};
 use datafusion::arrow::compute::kernels::comparison::like;
-use datafusion::catalog::SchemaProvider;
+use datafusion::catalog::{CatalogProviderList, SchemaProvider};
 use datafusion::logical_expr::TableType;
 
 use super::{Shared, error};
@@ -11,13 +13,17 @@ use crate::engine::{CatalogObject, Depth, EngineError, ObjectsRequest, TableObje
 /// The objects that a request asks for, in the order of their names.
 pub(super) async fn list(shared: &Shared, request: &ObjectsRequest) -> Result<Vec<CatalogObject>, EngineError> {
     let mut objects = Vec::new();
-    for catalog in matching(shared.context.catalog_names(), request.catalog.as_deref())? {
+    let catalogs = match shared.catalogs() {
+        Some(catalogs) => Arc::new(catalogs) as Arc<dyn CatalogProviderList>,
+        None => Arc::clone(shared.context.state_ref().read().catalog_list()),
+    };
+    for catalog in matching(catalogs.catalog_names(), request.catalog.as_deref())? {
         let object = |schema: Option<&str>, table| CatalogObject {
             catalog: catalog.clone(),
             schema: schema.map(str::to_owned),
             table,
         };
-        let provider = shared.context.catalog(&catalog);
+        let provider = catalogs.catalog(&catalog);
         let schemas = match (&provider, request.depth) {
             (None, _) | (_, Depth::Catalogs) => Vec::new(),
             (Some(provider), _) => matching(provider.schema_names(), request.schema.as_deref())?,

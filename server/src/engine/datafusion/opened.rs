@@ -12,6 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::object_store::ObjectMeta;
 use datafusion::object_store::path::Path as StorePath;
 
+use super::database::StoredFile;
 use super::files::Inspected;
 use super::parquet_chunks::KnownChunks;
 use crate::catalog::{CatalogError, DataFile, Stamp, TableSpec};
@@ -30,6 +31,8 @@ pub(super) struct Opened {
     pub(super) statistics: Mutex<BTreeMap<PathBuf, Arc<Statistics>>>,
     /// The places of the column chunks of Parquet files.
     pub(super) chunks: Arc<KnownChunks>,
+    /// The files of the database, which stay for as long as a query may read them.
+    pub(super) _kept: Vec<Arc<StoredFile>>,
 }
 
 impl Opened {

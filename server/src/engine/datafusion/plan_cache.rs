@@ -38,13 +38,21 @@ pub(super) struct Key {
     defaults: Defaults,
     partitions: usize,
     batch_rows: usize,
+    /// The commit of the database.
+    commit: u64,
 }
 
 impl Key {
     /// The key of a statement, if its plan may be kept.
-    pub(super) fn of(query: &QueryRequest, partitions: usize, batch_rows: usize) -> Option<Self> {
+    pub(super) fn of(query: &QueryRequest, partitions: usize, batch_rows: usize, commit: u64) -> Option<Self> {
         let may_be_kept = query.parameters.is_none() && query.sql.len() <= MOST_SQL_BYTES;
-        may_be_kept.then(|| Key { sql: query.sql.clone(), defaults: query.defaults.clone(), partitions, batch_rows })
+        may_be_kept.then(|| Key {
+            sql: query.sql.clone(),
+            defaults: query.defaults.clone(),
+            partitions,
+            batch_rows,
+            commit,
+        })
     }
 }
 

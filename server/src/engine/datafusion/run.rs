@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
-use datafusion::catalog::SchemaProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::datasource::source_as_provider;
@@ -14,21 +13,25 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, execute_stream};
+use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement;
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::database::{Applied, Catalogs, Change, Facts, Planning};
+use super::guard::Allowed;
 use super::partitions::split;
 use super::plan_cache::{self, Key, Optimized};
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, bounds, caught, error, guard, limits, names, pacing, parameters, repeatable};
+use super::{CATALOG, SCHEMA, Shared, bounds, caught, error, guard, limits, names, pacing, parameters, repeatable};
 use crate::catalog::TableSpec;
 use crate::config::MAX_BATCH_ROWS;
-use crate::engine::{BatchStream, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
+use crate::engine::{BatchStream, Defaults, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
 
 /// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
 /// and no more memory than that.
@@ -93,12 +96,13 @@ pub(super) async fn describe(
 }
 
 async fn described(shared: &Shared, query: &QueryRequest) -> Result<Description, EngineError> {
-    let Analyzed { logical, .. } = analyze(shared, query, 1).await?;
+    let Analyzed { logical, change, .. } = analyze(shared, query, 1).await?;
     let parameters = parameters::fields(&logical)?;
-    // The plan of operators has the exact schema. It needs the values of all parameters.
-    let result = match parameters.fields().is_empty() {
-        true => plan(shared, query, None, 1).await?.plan.schema(),
-        false => Arc::clone(logical.schema().inner()),
+    let result = match (change, parameters.fields().is_empty()) {
+        (Some(_), _) => crate::engine::changes_schema(),
+        // The plan of operators has the exact schema. It needs the values of all parameters.
+        (None, true) => plan(shared, query, None, 1).await?.plan.schema(),
+        (None, false) => Arc::clone(logical.schema().inner()),
     };
     Ok(Description { result, parameters })
 }
@@ -226,11 +230,56 @@ async fn execute(
     query: &Arc<QueryRequest>,
     row: Option<RecordBatch>,
 ) -> Result<(SendableRecordBatchStream, Read), EngineError> {
-    let planned = plan_apart(shared, Arc::clone(query), row, 1).await.and_then(|Planned { plan, context, read }| {
-        let stream = execute_stream(plan, context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-        Ok((stream, read))
-    });
-    planned.map_err(|e| shared.directories.hide(e))
+    let begun = match begin(shared, query, row, 1).await {
+        Ok(Begun::Rows(Planned { plan, context, read, .. })) => execute_stream(plan, context)
+            .map_err(|e| error::of_datafusion(e, &specs(&read.tables)))
+            .map(|stream| (stream, read)),
+        Ok(Begun::Changed(count)) => {
+            let QueryStream { schema, batches } = crate::engine::changed_rows(count);
+            let batches = batches.map_err(|e| DataFusionError::External(Box::new(e)));
+            let stream: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, batches));
+            Ok((stream, Read { tables: Vec::new(), explains: false }))
+        }
+        Err(e) => Err(e),
+    };
+    begun.map_err(|e| shared.directories.hide(e))
+}
+
+/// A statement after its planning.
+enum Begun {
+    /// A query.
+    Rows(Planned),
+    /// A change that is done, of this many rows.
+    Changed(u64),
+}
+
+/// Attempts of a change, if others of the same table come first.
+const ATTEMPTS: usize = 10;
+
+/// Plans a statement. A change is also made.
+async fn begin(
+    shared: &Arc<Shared>,
+    query: &Arc<QueryRequest>,
+    row: Option<RecordBatch>,
+    partitions: usize,
+) -> Result<Begun, EngineError> {
+    for _ in 0..ATTEMPTS {
+        let planned = plan_apart(shared, Arc::clone(query), row.clone(), partitions).await?;
+        let (Some(change), Some(database)) = (planned.change, &shared.database) else {
+            return Ok(Begun::Rows(Planned { change: None, ..planned }));
+        };
+        let read = planned.read;
+        let failed = |e| error::of_datafusion(e, &specs(&read.tables));
+        let rows = execute_stream(planned.plan, planned.context).map_err(failed)?.map_err(failed);
+        let check =
+            || read.tables.iter().try_for_each(|opened| opened.check_unchanged().map_err(|e| error::of_catalog(&e)));
+        match change.apply(Arc::clone(database), &Handle::current(), rows, check).await? {
+            Applied::Done(count) => return Ok(Begun::Changed(count)),
+            Applied::Conflict => {}
+        }
+    }
+    let message = format!("other statements changed the same table during each of {ATTEMPTS} attempts; try again");
+    Err(EngineError::Execution { message })
 }
 
 /// A query's partitions, each with its own task.
@@ -242,11 +291,13 @@ async fn partitions(shared: &Arc<Shared>, query: QueryRequest, count: usize) -> 
     }
     let batch_rows = batch_rows(shared, &query);
     let row = executions.pop().flatten();
-    let planned = plan_apart(shared, Arc::new(query), row, count).await.and_then(|Planned { plan, context, read }| {
-        let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
-        Ok((plan, split, read))
-    });
-    let (plan, split, read) = planned.map_err(|e| shared.directories.hide(e))?;
+    let begun = begin(shared, &Arc::new(query), row, count).await.map_err(|e| shared.directories.hide(e))?;
+    let Planned { plan, context, read, .. } = match begun {
+        Begun::Rows(planned) => planned,
+        Begun::Changed(rows) => return Ok(PartitionedQuery::in_first(crate::engine::changed_rows(rows), count)),
+    };
+    let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)));
+    let split = split.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());
     let start = |stream: SendableRecordBatchStream| {
         let (Rows { wanted, rows }, batches) = channel();
@@ -312,6 +363,8 @@ struct Planned {
     plan: Arc<dyn ExecutionPlan>,
     context: Arc<TaskContext>,
     read: Read,
+    /// The change that gets the rows.
+    change: Option<Change>,
 }
 
 /// The tables of a query, and the kind of its rows.
@@ -355,64 +408,79 @@ async fn plan_apart(
 /// A statement whose names and types are known.
 struct Analyzed {
     state: SessionState,
+    /// The plan of a query, or of the rows of a change.
     logical: LogicalPlan,
+    change: Option<Change>,
 }
 
 /// From SQL to a plan of relations, for at least this number of partitions.
 async fn analyze(shared: &Shared, query: &QueryRequest, partitions: usize) -> Result<Analyzed, EngineError> {
-    let statement = guard::parse(&query.sql, shared.max_sql_bytes)?;
-    names::check(&statement, &shared.tables.table_names())?;
-    let statement = names::spelled(statement, |name| shared.tables.spelling(name));
+    let allowed = if shared.database.is_some() { Allowed::Changes } else { Allowed::Queries };
+    let statement = guard::parse(&query.sql, shared.max_sql_bytes, allowed)?;
     let mut state = shared.context.state();
     let config = state.config().clone().with_batch_size(batch_rows(shared, query));
     let partitions = partitions.max(config.target_partitions());
-    let mut config = config.with_target_partitions(partitions);
-    let defaults = &mut config.options_mut().catalog;
-    if let Some(catalog) = &query.defaults.catalog {
-        defaults.default_catalog.clone_from(catalog);
+    *state.config_mut() = with_defaults(config, &query.defaults).with_target_partitions(partitions);
+    let catalogs = shared.catalogs();
+    let known = catalogs.as_ref().map_or_else(|| shared.tables.names(), Catalogs::public_names);
+    if let Some(catalogs) = &catalogs {
+        state.register_catalog_list(Arc::new(catalogs.clone()));
     }
-    if let Some(schema) = &query.defaults.schema {
-        defaults.default_schema.clone_from(schema);
-    }
-    *state.config_mut() = config;
+    names::check(&statement, &known)?;
+    let statement = names::spelled(statement, |name| names::spelling(&known, name));
+    let facts = Facts::of(&query.sql, &statement, &state)?;
     // Needed only if planning fails, to check for a missing table.
-    let references = state.resolve_table_references(&statement).unwrap_or_default();
+    let reading = names::reading(&statement);
+    let references = reading.and_then(|reading| state.resolve_table_references(&reading).ok()).unwrap_or_default();
     let logical = match logical_plan(&state, statement).await {
         Ok(logical) => logical,
         Err(e) => {
             return Err(match of_planning(e) {
                 // A table that was skipped, with the reason.
                 unreadable @ EngineError::Source { .. } => unreadable,
-                error => unknown_table(shared, &state, references).await.unwrap_or(error),
+                error => unknown_table(&known, &state, references).await.unwrap_or(error),
             });
         }
     };
+    let (logical, change) = match &catalogs {
+        Some(catalogs) => {
+            let changed = Planning { catalogs, state: &state, facts }.change(&logical).await?;
+            changed.map_or((logical, None), |(rows, change)| (rows, Some(change)))
+        }
+        None => (logical, None),
+    };
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     match read_only.verify_plan(&logical) {
-        Ok(()) => Ok(Analyzed { state, logical }),
+        Ok(()) => Ok(Analyzed { state, logical, change }),
         Err(e) => Err(EngineError::ReadOnly { statement: error::short(&e) }),
     }
 }
 
-/// From SQL to an optimized plan of relations: a kept one, if its tables are the same.
+fn with_defaults(config: SessionConfig, defaults: &Defaults) -> SessionConfig {
+    let catalog = defaults.catalog.as_deref().unwrap_or(CATALOG);
+    config.with_default_catalog_and_schema(catalog, defaults.schema.as_deref().unwrap_or(SCHEMA))
+}
+
+/// From SQL to an optimized plan of relations: a kept one, if its tables are the same. With a change, if it is one.
 async fn optimize(
     shared: &Shared,
     query: &QueryRequest,
     row: Option<&RecordBatch>,
     partitions: usize,
-) -> Result<Arc<Optimized>, EngineError> {
-    let key = Key::of(query, partitions, batch_rows(shared, query));
+) -> Result<(Arc<Optimized>, Option<Change>), EngineError> {
+    let commit = shared.database.as_ref().map_or(0, |database| database.snapshot().commit);
+    let key = Key::of(query, partitions, batch_rows(shared, query), commit);
     if let Some(key) = &key
         && let Some(kept) = shared.plans.get(key)
     {
-        if shared.tables.are_current(&kept.read.tables).await {
-            return Ok(kept);
+        if are_current(shared, &kept.read.tables).await {
+            return Ok((kept, None));
         }
         shared.plans.remove(key);
     }
-    let Analyzed { mut state, logical } = analyze(shared, query, partitions).await?;
+    let Analyzed { mut state, logical, change } = analyze(shared, query, partitions).await?;
     let logical = parameters::bind(logical, row)?;
-    let key = key.filter(|_| plan_cache::may_be_kept(&logical));
+    let key = key.filter(|_| change.is_none() && plan_cache::may_be_kept(&logical));
     let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let read = Read { tables: scanned_tables(&logical), explains };
     if limits::is_by_float(&logical) {
@@ -426,7 +494,19 @@ async fn optimize(
     if let Some(key) = key {
         shared.plans.insert(key, Arc::clone(&optimized));
     }
-    Ok(optimized)
+    Ok((optimized, change))
+}
+
+/// Whether the operator's files are as they were opened. Those of the database never change: each commit has others.
+async fn are_current(shared: &Shared, tables: &[Arc<Opened>]) -> bool {
+    let is_stored = |opened: &Opened| {
+        shared
+            .database
+            .as_ref()
+            .is_some_and(|database| opened.files.iter().all(|known| known.file.path.starts_with(database.data())))
+    };
+    let files: Vec<_> = tables.iter().filter(|opened| !is_stored(opened)).map(Arc::clone).collect();
+    shared.tables.are_current(&files).await
 }
 
 /// From SQL to a plan with at least the requested number of partitions, if the plan can have them.
@@ -436,7 +516,7 @@ async fn plan(
     row: Option<&RecordBatch>,
     partitions: usize,
 ) -> Result<Planned, EngineError> {
-    let optimized = optimize(shared, query, row, partitions).await?;
+    let (optimized, change) = optimize(shared, query, row, partitions).await?;
     let Optimized { state, context, plan: logical, read } = &*optimized;
     let failed = |e| error::of_datafusion(e, &specs(&read.tables));
     let mut plan = state.query_planner().create_physical_plan(logical, state).await.map_err(failed)?;
@@ -446,7 +526,7 @@ async fn plan(
         plan = state.query_planner().create_physical_plan(logical, &state).await.map_err(failed)?;
     }
     let plan = limits::lift(plan).and_then(pacing::pace).and_then(caught::catch).and_then(repeatable::repeat);
-    Ok(Planned { plan: plan.map_err(failed)?, context: Arc::clone(context), read: read.clone() })
+    Ok(Planned { plan: plan.map_err(failed)?, context: Arc::clone(context), read: read.clone(), change })
 }
 
 /// Turns off the filters that DataFusion derives while a query runs.
@@ -467,7 +547,7 @@ fn of_planning(e: DataFusionError) -> EngineError {
 }
 
 /// The first of these tables that does not exist.
-async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
+async fn unknown_table(known: &[String], state: &SessionState, references: Vec<TableReference>) -> Option<EngineError> {
     let defaults = &state.config_options().catalog;
     for reference in references {
         // In the SQL alone, a function that yields a table looks like a table.
@@ -481,10 +561,7 @@ async fn unknown_table(shared: &Shared, state: &SessionState, references: Vec<Ta
             Err(_) => false,
         };
         if !exists {
-            return Some(EngineError::UnknownTable {
-                table: reference.to_string(),
-                known: shared.tables.table_names(),
-            });
+            return Some(EngineError::UnknownTable { table: reference.to_string(), known: known.to_vec() });
         }
     }
     None

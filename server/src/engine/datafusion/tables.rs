@@ -78,6 +78,7 @@ pub(super) async fn open(
         skipped,
         statistics: Mutex::default(),
         chunks: Arc::default(),
+        _kept: Vec::new(),
     })
 }
 
@@ -93,7 +94,11 @@ fn corrupt(spec: &TableSpec, file: &DataFile, reason: String) -> CatalogError {
     CatalogError::Corrupt { table, path, format: spec.format.as_str(), reason }
 }
 
-async fn look(state: &SessionState, spec: &Arc<TableSpec>, file: DataFile) -> Result<Inspected, CatalogError> {
+pub(super) async fn look(
+    state: &SessionState,
+    spec: &Arc<TableSpec>,
+    file: DataFile,
+) -> Result<Inspected, CatalogError> {
     let found = if spec.format == Format::Parquet {
         parquet_schema(state, &file).await.and_then(|schema| {
             files::check_dictionaries(&schema)?;
@@ -198,7 +203,7 @@ pub(super) struct Tables {
 
 impl std::fmt::Debug for Tables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tables").field("names", &self.table_names()).finish_non_exhaustive()
+        f.debug_struct("Tables").field("names", &self.names()).finish_non_exhaustive()
     }
 }
 
@@ -316,12 +321,17 @@ impl Tables {
         found.await.unwrap_or_default()
     }
 
-    /// The name of the known table that an identifier without quotes means, if it is spelled otherwise.
-    pub(super) fn spelling(&self, identifier: &str) -> Option<String> {
-        match self.fitting(identifier).as_slice() {
-            [only] if only.spec.name != identifier.to_ascii_lowercase() => Some(only.spec.name.clone()),
-            _ => None,
+    /// The table whose name differs from this one in case at most; the first of several.
+    pub(super) async fn clash(&self, name: &str) -> Option<String> {
+        if let Some(known) = self.fitting(name).first() {
+            return Some(known.spec.name.clone());
         }
+        self.in_directories(name).await.into_iter().next().map(|(table, _)| table)
+    }
+
+    /// The names of the known tables.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.read().keys().cloned().collect()
     }
 }
 
@@ -344,7 +354,7 @@ pub(super) fn warn_of(skipped: &[CatalogError], before: Option<&Opened>) {
 #[async_trait]
 impl SchemaProvider for Tables {
     fn table_names(&self) -> Vec<String> {
-        self.read().keys().cloned().collect()
+        self.names()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {

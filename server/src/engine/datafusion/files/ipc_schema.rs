@@ -34,6 +34,12 @@ pub(super) fn schema_of(schema: Option<arrow_ipc::Schema<'_>>, limits: &IpcLimit
     Ok(Arc::new(schema))
 }
 
+/// The schema of a message of Arrow IPC without its frame, checked as that of a file.
+pub(in super::super) fn schema_of_message(bytes: &[u8]) -> Result<SchemaRef, String> {
+    let message = super::ipc_source::parse(bytes).map_err(|e| e.to_string())?;
+    schema_of(message.header_as_schema(), &super::inspect::IPC_LIMITS).map_err(|e| e.to_string())
+}
+
 /// Checks the size of a schema before it is converted.
 fn schema_size(schema: arrow_ipc::Schema<'_>) -> Result<(), ReadError> {
     let mut size = SchemaSize::default();
@@ -156,7 +162,7 @@ pub(super) fn unsigned(value: i64, what: &str) -> Result<u64, ReadError> {
 }
 
 /// The types within a type. The values of a dictionary are not: they are in a batch of their own.
-pub(super) fn children(data_type: &DataType) -> Vec<&FieldRef> {
+pub(in super::super) fn children(data_type: &DataType) -> Vec<&FieldRef> {
     match data_type {
         DataType::Struct(fields) => fields.iter().collect(),
         DataType::Union(fields, _) => fields.iter().map(|(_, field)| field).collect(),
