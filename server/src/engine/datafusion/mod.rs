@@ -24,6 +24,7 @@ mod parquet_reader;
 mod partitions;
 mod paths;
 mod plan_cache;
+mod planning;
 mod repeatable;
 mod run;
 mod scan;

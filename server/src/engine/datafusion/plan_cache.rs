@@ -12,7 +12,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
-use super::run::Read;
+use super::planning::Read;
 use super::scan::FilesTable;
 use crate::engine::{Defaults, QueryRequest};
 
