@@ -52,7 +52,7 @@ impl Client {
         let mut changed = 0;
         while let Some(batch) = result.try_next().await? {
             if changes && let Some(counts) = batch.columns().first().and_then(|c| c.as_primitive_opt::<UInt64Type>()) {
-                changed += counts.iter().flatten().sum::<u64>();
+                changed = counts.iter().flatten().fold(changed, u64::saturating_add);
             }
         }
         Ok(changes.then_some(changed))

@@ -13,7 +13,8 @@ use crate::ids::StreamId;
 use crate::lender::{LendOptions, LenderTask};
 use crate::link::truncate;
 use crate::message::{
-    Access, Answer, Extensions, Failure, FromLender, MAX_PARAMETER_BYTES, Message, Open, OpenOptions, Request,
+    Access, Answer, Extensions, Failure, FromLender, MAX_OBJECTS_BYTES, MAX_PARAMETER_BYTES, Message, Open,
+    OpenOptions, Request,
 };
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -51,7 +52,8 @@ impl ClientConnection {
         let added = options.parameters.as_ref().map_or(0, Bytes::len) + options.defaults.text_bytes();
         let most = self.limits.as_ref().map_or(u32::MAX, |limits| limits.max_sql_bytes);
         let room = u64::from(self.core.link.limits().message - REQUEST_OVERHEAD).saturating_sub(added as u64);
-        let limit = room.min(u64::from(most));
+        let most_objects = matches!(request, Request::Objects(_)).then_some(MAX_OBJECTS_BYTES as u64);
+        let limit = room.min(u64::from(most)).min(most_objects.unwrap_or(u64::MAX));
         if added > MAX_PARAMETER_BYTES {
             let (bytes, limit) = (added as u64, MAX_PARAMETER_BYTES as u64);
             return Err(StreamError::ParametersTooLong { bytes, limit });

@@ -8,6 +8,10 @@ use bytes::Bytes;
 
 use super::{InlineDecoder, InlineEncoder, InlineError, InlineLimits};
 
+/// What 60 KiB can describe with good reason: the bits of as many booleans. Arrow expands validity bitmaps to the items
+/// of fixed-size lists, which may have no bytes of their own.
+const LIMITS: InlineLimits = InlineLimits { max_len: 512 << 10, max_fields: 4096 };
+
 /// Most rows of the parameters of one request. A row of nulls needs no bytes, so that bytes alone are no limit.
 const MAX_ROWS: usize = 64 << 10;
 
@@ -28,7 +32,7 @@ pub fn encode_parameters(batch: &RecordBatch) -> Result<Bytes, InlineError> {
 ///
 /// # Errors
 /// The bytes are not those of [`encode_parameters`], or exceed the limits.
-pub fn decode_parameters(bytes: &Bytes, limits: InlineLimits) -> Result<RecordBatch, InlineError> {
+pub fn decode_parameters(bytes: &Bytes) -> Result<RecordBatch, InlineError> {
     let cut_off = |what, needed: usize, got| InlineError::CutOff { what, needed: needed as u64, got: got as u64 };
     let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
         return Err(cut_off("the length of the schema", 4, bytes.len()));
@@ -37,7 +41,7 @@ pub fn decode_parameters(bytes: &Bytes, limits: InlineLimits) -> Result<RecordBa
     if rest.len() < length {
         return Err(cut_off("the schema", length, rest.len()));
     }
-    let mut decoder = InlineDecoder::new(&rest[..length], limits)?;
+    let mut decoder = InlineDecoder::new(&rest[..length], LIMITS)?;
     let batch = decoder.decode(bytes.slice(4 + length..))?;
     if batch.num_rows() > MAX_ROWS {
         let message = format!("{} rows of parameters, the limit is {MAX_ROWS} rows a request", batch.num_rows());
@@ -63,7 +67,7 @@ mod tests {
     #[test]
     fn parameters_come_back_equal() {
         let bytes = encode_parameters(&two_rows()).unwrap();
-        assert_eq!(decode_parameters(&bytes, InlineLimits::default()).unwrap(), two_rows());
+        assert_eq!(decode_parameters(&bytes).unwrap(), two_rows());
     }
 
     #[test]
@@ -71,7 +75,7 @@ mod tests {
         let bytes = encode_parameters(&two_rows()).unwrap();
         for length in 0..bytes.len() {
             let cut = bytes.slice(..length);
-            assert!(decode_parameters(&cut, InlineLimits::default()).is_err(), "{length} of {} bytes", bytes.len());
+            assert!(decode_parameters(&cut).is_err(), "{length} of {} bytes", bytes.len());
         }
     }
 
@@ -79,7 +83,7 @@ mod tests {
     fn rows_without_bytes_are_limited() {
         let nulls: ArrayRef = Arc::new(NullArray::new(MAX_ROWS + 1));
         let bytes = encode_parameters(&RecordBatch::try_from_iter([("0", nulls)]).unwrap()).unwrap();
-        let error = decode_parameters(&bytes, InlineLimits::default()).unwrap_err();
+        let error = decode_parameters(&bytes).unwrap_err();
         assert!(error.to_string().contains("65537 rows of parameters"), "{error}");
     }
 }

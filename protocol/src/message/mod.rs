@@ -25,7 +25,7 @@ pub use borrow::FromBorrower;
 pub use extensions::{CRITICAL, Extensions, MAX_EXTENSION_BYTES, MAX_EXTENSIONS, UnknownExtension};
 pub use failure::Failure;
 pub use lend::{Fencing, FromLender, LeaseWord, Lending, LentBatch, MAX_SORT_KEYS, Region, SortKey};
-pub use objects::{Depth, ObjectsRequest};
+pub use objects::{Depth, MAX_OBJECTS_BYTES, ObjectsRequest};
 pub use options::{
     Access, DEFAULT_CATALOG, DEFAULT_SCHEMA, FIRST_BATCHES, INGEST, LARGEST_BATCH, LendFrom, MAX_PARAMETER_BYTES,
     OpenOptions, PARAMETERS, Partition, ProcessId, Thresholds,

@@ -35,19 +35,20 @@ pub struct ObjectsRequest {
     pub kinds: Option<Vec<String>>,
 }
 
+/// Maximum bytes of an [`ObjectsRequest`].
+pub const MAX_OBJECTS_BYTES: usize = 16 << 10;
+
 impl ObjectsRequest {
     pub(super) fn to_bytes(&self) -> Bytes {
         // Only a serializer that runs out of room fails, and a vector grows.
         postcard::to_stdvec(self).unwrap_or_default().into()
     }
 
+    /// An empty text is one byte here and many in memory, so the length is checked first.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, postcard::Error> {
-        postcard::from_bytes(bytes)
-    }
-
-    /// The bytes of all patterns and types together.
-    pub(super) fn text_bytes(&self) -> usize {
-        let patterns = [&self.catalog, &self.schema, &self.table].into_iter().flatten();
-        patterns.chain(self.kinds.iter().flatten()).map(String::len).sum()
+        match bytes.len() {
+            0..=MAX_OBJECTS_BYTES => postcard::from_bytes(bytes),
+            _ => Err(postcard::Error::DeserializeBadEncoding),
+        }
     }
 }

@@ -90,7 +90,7 @@ impl Request {
     pub fn text_bytes(&self) -> usize {
         match self {
             Request::Sql(text) | Request::Upload(text) | Request::Describe(text) => text.len(),
-            Request::Objects(request) => request.text_bytes(),
+            Request::Objects(request) => request.to_bytes().len(),
             Request::Unknown { body, .. } => body.len(),
         }
     }

@@ -21,7 +21,7 @@ use thallus_driver::{
 use thallus_fabric::process::TcpEnds;
 use thallus_protocol::borrower::{BorrowerCommand, BorrowerEvent, Payload};
 use thallus_protocol::codes::{CloseCode, StreamCode};
-use thallus_protocol::inline::{InlineLimits, decode_parameters};
+use thallus_protocol::inline::decode_parameters;
 use thallus_protocol::lender::{LenderCommand, LenderTask};
 use thallus_protocol::message::{Failure, OpenOptions, ProcessId};
 use thallus_protocol::server::{ServerCommand, ServerConfig as MachineConfig, ServerConnection, ServerEvent};
@@ -456,7 +456,7 @@ impl<S: ControlIo> Session<S> {
                     return self.fail(stream, failure);
                 }
             };
-        let parameters = options.parameters.as_ref().map(|bytes| decode_parameters(bytes, InlineLimits::default()));
+        let parameters = options.parameters.as_ref().map(decode_parameters);
         let parameters = match parameters.transpose() {
             Ok(parameters) => parameters,
             Err(error) => {

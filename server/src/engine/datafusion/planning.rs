@@ -140,7 +140,7 @@ async fn optimize(
     row: Option<&RecordBatch>,
     partitions: usize,
 ) -> Result<(Arc<Optimized>, Option<Change>), EngineError> {
-    let commit = shared.database.as_ref().map_or(0, |database| database.snapshot().commit);
+    let commit = shared.database.as_ref().map_or(0, |database| database.commit());
     let key = Key::of(query, partitions, batch_rows(shared, query), commit);
     if let Some(key) = &key
         && let Some(kept) = shared.plans.get(key)

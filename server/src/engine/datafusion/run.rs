@@ -18,7 +18,7 @@ use super::database::Applied;
 use super::partitions::split;
 use super::planning::{Planned, Read, apart, batch_rows, described, plan_apart, specs};
 use super::{Shared, error};
-use crate::engine::{BatchStream, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
+use crate::engine::{BatchStream, CHANGES, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
 
 /// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
 /// and no more memory than that.
@@ -160,11 +160,7 @@ async fn run(
         // The receiver may be dropped.
         Err(e) => return drop(started.send(Err(e))),
     };
-    let schema = match executions.len() {
-        0 => stream.schema(),
-        // A parameter that is NULL in a later row.
-        _ => nullable(&stream.schema()),
-    };
+    let schema = announced(&query, stream.schema());
     if started.send(Ok(Arc::clone(&schema))).is_err() || wanted.await.is_err() {
         return;
     }
@@ -181,8 +177,12 @@ async fn run(
     }
 }
 
-/// The schema with columns that may have nulls.
-fn nullable(schema: &Schema) -> SchemaRef {
+/// The schema of a result. A parameter may be NULL in a later row, or in the next request of the same statement, so
+/// results with parameters have columns that may have nulls.
+pub(super) fn announced(query: &QueryRequest, schema: SchemaRef) -> SchemaRef {
+    if query.parameters.is_none() || schema.metadata().contains_key(CHANGES) {
+        return schema;
+    }
     let field = |field: &FieldRef| Field::clone(field).with_nullable(true);
     let fields: Vec<Field> = schema.fields().iter().map(field).collect();
     Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))

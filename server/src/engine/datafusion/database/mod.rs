@@ -119,6 +119,11 @@ impl Database {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Number of commits so far.
+    pub(super) fn commit(&self) -> u64 {
+        self.snapshot().commit
+    }
+
     /// The directory, and that of the data files.
     pub(super) fn directories(&self) -> [&Path; 2] {
         [self.disk.root(), self.disk.data()]
