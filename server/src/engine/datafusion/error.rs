@@ -169,6 +169,12 @@ fn of_arrow(error: &ArrowError, scanned: &[&TableSpec]) -> Option<EngineError> {
         ArrowError::ParseError(text) if text.contains("for column") && !scanned.is_empty() => {
             source(scanned, None, format!("{text} (a column's type is inferred from the first rows)"))
         }
+        // Only the rows of an INSERT have columns that take no NULL.
+        ArrowError::InvalidArgumentError(text)
+            if text.contains("declared as non-nullable but contains null values") =>
+        {
+            EngineError::Constraint { message: text.clone() }
+        }
         ArrowError::ParseError(text) if text.starts_with("Arrow file") => source(scanned, None, text.clone()),
         _ => EngineError::Execution { message },
     })

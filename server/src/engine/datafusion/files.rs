@@ -35,7 +35,7 @@ mod thrift;
 mod widen;
 
 pub(super) use inspect::{Inspected, inspect};
-pub(super) use ipc_schema::{children, schema_of_message};
+pub(super) use ipc_schema::schema_of_message;
 pub(super) use parquet_check::footer as check_parquet_footer;
 pub(super) use parquet_pages::{page as check_page, pages as check_pages};
 pub(super) use parquet_types::check_dictionaries;

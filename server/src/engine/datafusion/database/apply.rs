@@ -95,7 +95,7 @@ async fn write(
     let mut file = RowsIn::new(handle.clone(), Arc::clone(&database.disk), name.clone(), Arc::clone(schema));
     let mut written = Written::default();
     while let Some(batch) = rows.next().await {
-        let batch = batch.map_err(of_null)?;
+        let batch = batch?;
         written.rows += batch.num_rows() as u64;
         written.flagged += count(&batch)?;
         let columns = batch.columns().iter().take(schema.fields().len()).cloned().collect();
@@ -103,16 +103,6 @@ async fn write(
     }
     written.file = file.finish().await?;
     Ok(written)
-}
-
-/// DataFusion's own check of `VALUES` for a column that takes no NULL.
-fn of_null(error: EngineError) -> EngineError {
-    match error {
-        EngineError::Execution { message } if message.contains("declared as non-nullable but contains null values") => {
-            EngineError::Constraint { message }
-        }
-        other => other,
-    }
 }
 
 /// The rows of a batch whose last column is true.

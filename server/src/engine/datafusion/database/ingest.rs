@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
+use thallus_protocol::inline::encode_schema;
 use tokio::runtime::Handle;
 
 use super::super::error::of_join;
@@ -13,8 +14,10 @@ use super::super::tables::Tables;
 use super::create::{Mode, Stored, prepare, store};
 use super::error::{changed_meanwhile, invalid, unsupported};
 use super::fit::Fit;
+use super::holds::format_of;
 use super::rows::RowsIn;
 use super::{Database, Name, names};
+use crate::catalog::Format;
 use crate::engine::{EngineError, IngestRequest, Ingestion};
 
 /// A running upload.
@@ -59,7 +62,11 @@ pub(super) fn check_columns(schema: &SchemaRef) -> Result<(), EngineError> {
     if schema.fields().is_empty() {
         return Err(invalid("a table has at least one column"));
     }
-    check_names(schema).map_err(invalid)
+    check_names(schema).map_err(invalid)?;
+    match format_of(schema) {
+        Format::Parquet => Ok(()),
+        _ => encode_schema(schema).map(|_| ()).map_err(|e| unsupported(format!("a table with these columns: {e}"))),
+    }
 }
 
 #[async_trait]

@@ -34,7 +34,7 @@ impl fmt::Display for Name {
 #[derive(Clone, Debug)]
 pub(in super::super) struct Snapshot {
     /// Number of commits so far.
-    pub(super) commit: u64,
+    pub(in super::super) commit: u64,
     /// The schemas by name, always with [`SCHEMA`].
     pub(super) schemas: BTreeMap<String, Objects>,
 }

@@ -1,17 +1,17 @@
 //! Writes the data files of a table. Everything here blocks.
 
-use std::io::BufWriter;
+use std::error::Error;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_ipc::CompressionType;
-use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::Compression;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::properties::WriterProperties;
+use thallus_protocol::inline::InlineEncoder;
 
 use super::disk::{DataSink, Disk};
 use super::error::of_write;
@@ -22,6 +22,11 @@ use crate::engine::EngineError;
 /// Rows and encoded bytes of a row group, at most. The encoded columns of one row group are the memory of a writer.
 const MAX_GROUP_ROWS: usize = 1 << 20;
 const MAX_GROUP_BYTES: usize = 64 << 20;
+
+/// The end of a stream: a continuation and a length of zero.
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+type BoxedError = Box<dyn Error + Send + Sync>;
 
 /// A data file of a table, from its first row on. Dropping it removes the file.
 pub(super) struct TableFile {
@@ -42,9 +47,7 @@ struct OpenFile {
 
 enum Writer {
     Parquet(Box<ParquetFile>),
-    Arrow(Box<FileWriter<BufWriter<DataSink>>>),
-    /// The file format of Arrow has one dictionary for all batches of a column, the stream format has one for each.
-    ArrowStream(Box<StreamWriter<BufWriter<DataSink>>>),
+    Arrow(Box<ArrowFile>),
 }
 
 impl TableFile {
@@ -63,8 +66,7 @@ impl TableFile {
         let Some(open) = &mut self.open else { return Ok(()) };
         let written = match &mut open.writer {
             Writer::Parquet(file) => file.write(batch).map_err(|e| of_write(&self.table.to_string(), &e)),
-            Writer::Arrow(writer) => writer.write(batch).map_err(|e| of_write(&self.table.to_string(), &e)),
-            Writer::ArrowStream(writer) => writer.write(batch).map_err(|e| of_write(&self.table.to_string(), &e)),
+            Writer::Arrow(file) => file.write(batch).map_err(|e| of_write(&self.table.to_string(), &*e)),
         };
         written?;
         self.rows += batch.num_rows() as u64;
@@ -72,7 +74,7 @@ impl TableFile {
     }
 
     fn create(&self) -> Result<OpenFile, EngineError> {
-        let failed = |error: &(dyn std::error::Error + 'static)| of_write(&self.table.to_string(), error);
+        let failed = |error: &(dyn Error + 'static)| of_write(&self.table.to_string(), error);
         let extension = if self.format == Format::Parquet { "parquet" } else { "arrow" };
         let (name, sink) = self.disk.create_data(extension).map_err(|e| failed(&e))?;
         let file = StoredFile::unnamed(Arc::clone(&self.disk), name, 0, 0);
@@ -84,37 +86,22 @@ impl TableFile {
                     dictionaries: Vec::new(),
                 }))
             }
-            _ => self.arrow_writer(sink).map_err(|e| failed(&e))?,
+            _ => Writer::Arrow(Box::new(ArrowFile::new(&self.schema, sink).map_err(|e| failed(&*e))?)),
         };
         Ok(OpenFile { writer, file })
-    }
-
-    fn arrow_writer(&self, sink: DataSink) -> Result<Writer, ArrowError> {
-        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-        let sink = BufWriter::with_capacity(1 << 20, sink);
-        let has_dictionary = self.schema.fields().iter().any(|field| has_dictionary(field.data_type()));
-        Ok(match has_dictionary {
-            true => Writer::ArrowStream(Box::new(StreamWriter::try_new_with_options(sink, &self.schema, options)?)),
-            false => Writer::Arrow(Box::new(FileWriter::try_new_with_options(sink, &self.schema, options)?)),
-        })
     }
 
     /// Completes the file, and makes it durable. No catalog names it yet. `None`: there were no rows.
     pub(super) fn finish(mut self) -> Result<Option<StoredFile>, EngineError> {
         let Some(OpenFile { writer, file }) = self.open.take() else { return Ok(None) };
-        let failed = |error: &(dyn std::error::Error + 'static)| of_write(&self.table.to_string(), error);
+        let failed = |error: &(dyn Error + 'static)| of_write(&self.table.to_string(), error);
         let sink = match writer {
             Writer::Parquet(file) => file.writer.into_inner().map_err(|e| failed(&e))?,
-            Writer::Arrow(writer) => unbuffered((*writer).into_inner()).map_err(|e| failed(&e))?,
-            Writer::ArrowStream(writer) => unbuffered((*writer).into_inner()).map_err(|e| failed(&e))?,
+            Writer::Arrow(file) => file.finish().map_err(|e| failed(&e))?,
         };
         let bytes = sink.sync().and_then(|bytes| self.disk.sync_data().map(|()| bytes)).map_err(|e| failed(&e))?;
         Ok(Some(file.complete(self.rows, bytes)))
     }
-}
-
-fn unbuffered(finished: Result<BufWriter<DataSink>, ArrowError>) -> Result<DataSink, ArrowError> {
-    finished?.into_inner().map_err(|e| ArrowError::from(e.into_error()))
 }
 
 /// Compression costs more time of an upload than it saves of a query on a local disk.
@@ -156,7 +143,27 @@ fn short_dictionary(column: &ArrayRef) -> Option<ArrayRef> {
     }
 }
 
-fn has_dictionary(data_type: &DataType) -> bool {
-    matches!(data_type, DataType::Dictionary(..))
-        || super::super::files::children(data_type).iter().any(|child| has_dictionary(child.data_type()))
+/// A file in Arrow's stream format. The encoder of inline batches writes it: `arrow_ipc` writes wrong values for slices of
+/// lists of unions and of runs, and has one dictionary for all batches in its file format.
+struct ArrowFile {
+    encoder: InlineEncoder,
+    sink: DataSink,
+}
+
+impl ArrowFile {
+    fn new(schema: &Schema, mut sink: DataSink) -> Result<Self, BoxedError> {
+        let (encoder, message) = InlineEncoder::new(schema)?;
+        sink.write_all(&message)?;
+        Ok(ArrowFile { encoder, sink })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), BoxedError> {
+        let message = self.encoder.encode(batch)?;
+        Ok(self.sink.write_all(&message)?)
+    }
+
+    fn finish(mut self) -> io::Result<DataSink> {
+        self.sink.write_all(&END_OF_STREAM)?;
+        Ok(self.sink)
+    }
 }

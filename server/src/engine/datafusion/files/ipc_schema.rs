@@ -162,7 +162,7 @@ pub(super) fn unsigned(value: i64, what: &str) -> Result<u64, ReadError> {
 }
 
 /// The types within a type. The values of a dictionary are not: they are in a batch of their own.
-pub(in super::super) fn children(data_type: &DataType) -> Vec<&FieldRef> {
+pub(super) fn children(data_type: &DataType) -> Vec<&FieldRef> {
     match data_type {
         DataType::Struct(fields) => fields.iter().collect(),
         DataType::Union(fields, _) => fields.iter().map(|(_, field)| field).collect(),

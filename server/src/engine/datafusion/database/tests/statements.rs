@@ -33,7 +33,8 @@ async fn tables_are_created_filled_and_dropped() {
         fixture.change("CREATE TABLE c (x SMALLINT NOT NULL) AS SELECT twice FROM b WHERE twice < 5").await,
         Ok(2)
     );
-    assert_eq!(fixture.change("INSERT INTO c VALUES (NULL)").await.unwrap_err().kind(), Kind::Constraint);
+    let error = fixture.change("INSERT INTO c VALUES (NULL)").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Constraint, "{error}");
 
     let fixture = fixture.reopened().await;
     assert_eq!(fixture.numbers("SELECT sum(twice) FROM b").await, [30]);
