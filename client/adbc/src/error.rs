@@ -11,7 +11,13 @@ const RETRYABLE: &str = "adbc.thallus.retryable";
 
 /// An error of this driver, with the SQLSTATE of its status.
 pub(crate) fn error(status: Status, message: impl Into<String>) -> Error {
-    Error { sqlstate: letters(sqlstate(status)), ..Error::with_message_and_status(message, status) }
+    Error { sqlstate: letters(sqlstate(status)), ..Error::with_message_and_status(without_nul(message.into()), status) }
+}
+
+/// A text that C can hold. Arrow's interface to C ends the process at an error whose text has a NUL, which may come from
+/// a value in a query.
+fn without_nul(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
 pub(crate) fn invalid_argument(message: impl Into<String>) -> Error {
@@ -68,7 +74,7 @@ pub(crate) fn from_client(client: ClientError) -> Error {
         other => other.to_string(),
     };
     Error {
-        message,
+        message: without_nul(message),
         status,
         vendor_code: code,
         sqlstate: letters(state),
@@ -200,6 +206,13 @@ mod tests {
         let detail = |error: Error| String::from_utf8(error.details.unwrap()[0].1.clone()).unwrap();
         assert_eq!(detail(query(StreamCode::ShuttingDown)), "true");
         assert_eq!(detail(query(StreamCode::Syntax)), "false");
+    }
+
+    #[test]
+    fn a_message_has_no_nul() {
+        let failed = from_client(ClientError::Query { kind: StreamCode::Execution, message: "value a\0b".into() });
+        assert!(!failed.message.contains('\0') && failed.message.contains("value a\u{fffd}b"), "{failed:?}");
+        assert_eq!(error(Status::Internal, "\0").message, "\u{fffd}");
     }
 
     #[test]

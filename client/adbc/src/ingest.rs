@@ -1,10 +1,15 @@
 //! Bulk ingestion: bound rows become rows of a table.
 
+use std::task::Poll;
+
 use adbc_core::constants;
 use adbc_core::error::{Error, Result, Status};
 use adbc_core::options::{IngestMode as AdbcMode, OptionValue};
-use futures::stream;
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use futures::Stream;
 use thallus_client::{Defaults, IngestMode, UploadOptions};
+use tokio::sync::mpsc;
 
 use crate::bind::Bound;
 use crate::cancel::Watch;
@@ -85,7 +90,7 @@ impl Target {
         let table = self.table.as_deref().ok_or_else(|| invalid_argument("no table to write to"))?;
         let schema = rows.schema();
         // The error of the application's stream stays as it is.
-        let batches = stream::iter(rows.map(|batch| batch.map_err(|e| to_arrow(from_arrow(e)))));
+        let batches = pulled(rows)?;
         let defaults = Defaults {
             catalog: self.catalog.clone().or_else(|| defaults.catalog.clone()),
             schema: self.schema.clone().or_else(|| defaults.schema.clone()),
@@ -104,7 +109,7 @@ impl Target {
             options = options.with_lend_from(lend_from);
         }
         let upload = session.client()?.upload_with(table, schema, batches, options);
-        let report = session.run(watch, upload).map_err(|error| self.explain(error))?;
+        let report = session.run(watch, upload).map_err(|error| unknown_outcome(self.explain(error)))?;
         Ok(report.rows)
     }
 
@@ -117,6 +122,45 @@ impl Target {
         }
         failed
     }
+}
+
+/// The rows of the application, pulled on a thread of their own: the source may take long, and may use this driver,
+/// neither of which is possible within the runtime of the connection.
+fn pulled(rows: Bound) -> Result<impl Stream<Item = std::result::Result<RecordBatch, ArrowError>> + Unpin> {
+    let (sender, mut receiver) = mpsc::channel(1);
+    let pull = move || {
+        for batch in rows {
+            let batch = batch.map_err(|e| to_arrow(from_arrow(e)));
+            if sender.blocking_send(Some(batch)).is_err() {
+                return;
+            }
+        }
+        // The end. Without it the thread has panicked, and the rows are not all.
+        let _ended = sender.blocking_send(None);
+    };
+    let started = std::thread::Builder::new().name("thallus-rows".into()).spawn(pull);
+    started.map_err(|e| error(Status::Internal, format!("cannot start a thread for the rows: {e}")))?;
+    let mut ended = false;
+    Ok(futures::stream::poll_fn(move |context| {
+        if ended {
+            return Poll::Ready(None);
+        }
+        receiver.poll_recv(context).map(|received| {
+            ended = !matches!(received, Some(Some(Ok(_))));
+            match received {
+                Some(item) => item,
+                None => Some(Err(to_arrow(error(Status::Internal, "the source of the rows panicked")))),
+            }
+        })
+    }))
+}
+
+/// After a loss of the connection it is unknown whether the rows were written, so the request is not to be repeated.
+fn unknown_outcome(mut failed: Error) -> Error {
+    if matches!(failed.status, Status::IO | Status::Timeout) {
+        failed.details = None;
+    }
+    failed
 }
 
 #[cfg(test)]

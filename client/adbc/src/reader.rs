@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adbc_core::error::{Error, Result, Status};
 use arrow::array::{RecordBatch, RecordBatchIterator, RecordBatchReader};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use thallus_client::ResultStream;
@@ -149,6 +149,18 @@ impl fmt::Debug for ResultReader {
     }
 }
 
+/// Refuses a schema that arrow cannot hand to C: a time zone with a NUL would end the process.
+pub(crate) fn check_schema(schema: &Schema) -> Result<()> {
+    let has_nul = |field: &&arrow::datatypes::Field| match field.data_type() {
+        DataType::Timestamp(_, Some(zone)) => zone.contains('\0'),
+        _ => false,
+    };
+    match schema.flattened_fields().into_iter().find(has_nul) {
+        None => Ok(()),
+        Some(field) => Err(error(Status::InvalidData, format!("the time zone of column {:?} has a NUL", field.name()))),
+    }
+}
+
 /// A result that is complete.
 pub(crate) fn of_batch(batch: RecordBatch) -> Reader {
     let schema = batch.schema();
@@ -192,9 +204,10 @@ pub(crate) fn hand_over(facts: Handover) {
 
 /// Calls the function, and returns the facts that it has handed over.
 pub(crate) fn with_handover<T>(call: impl FnOnce() -> T) -> (T, Handover) {
-    WAITING.set(Some(Handover::default()));
+    // The call may pull rows from the application, whose source may execute a statement of its own on this thread.
+    let outer = WAITING.replace(Some(Handover::default()));
     let returned = call();
-    (returned, WAITING.take().unwrap_or_default())
+    (returned, WAITING.replace(outer).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -209,5 +222,11 @@ mod tests {
         assert_eq!(none.rows_affected, None);
         let ((), some) = with_handover(|| hand_over(facts(2)));
         assert_eq!(some.rows_affected, Some(2));
+        let ((), outer) = with_handover(|| {
+            let ((), inner) = with_handover(|| hand_over(facts(3)));
+            assert_eq!(inner.rows_affected, Some(3));
+            hand_over(facts(4));
+        });
+        assert_eq!(outer.rows_affected, Some(4));
     }
 }

@@ -42,8 +42,14 @@ impl Session {
             Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-adbc").enable_all().build();
         let failed = |e| error(Status::Internal, format!("cannot start the threads of a connection: {e}"));
         let runtime = runtime.map_err(failed)?;
-        let client = runtime.block_on(Client::connect_with(options)).map_err(from_client)?;
-        Ok(Arc::new(Session(Anchored::new(Driven { client: Some(client), runtime: Some(runtime) }))))
+        match runtime.block_on(Client::connect_with(options)) {
+            Ok(client) => Ok(Arc::new(Session(Anchored::new(Driven { client: Some(client), runtime: Some(runtime) })))),
+            Err(failed) => {
+                // A name that is still being looked up would delay a plain drop.
+                runtime.shutdown_background();
+                Err(from_client(failed))
+            }
+        }
     }
 
     /// The client.

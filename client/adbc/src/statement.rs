@@ -102,6 +102,7 @@ impl ThallusStatement {
             let Description { result, .. } = self.describe()?;
             return Ok(if is_change(&result) { Started::Changed(0) } else { Started::NoRows(result) });
         };
+        reader::check_schema(&result.schema())?;
         self.progress = Arc::default();
         let progress = Arc::clone(&self.progress);
         let mut live = Live { result, further, session, watch, progress };
@@ -196,7 +197,8 @@ impl Statement for ThallusStatement {
     }
 
     fn execute_partitions(&mut self) -> Result<PartitionedResult> {
-        if self.bound.is_some() {
+        // The rows are for this call, and must not be those of the next.
+        if self.bound.take().is_some() {
             return Err(not_in_partitions());
         }
         let schema = self.describe()?.result;
@@ -221,6 +223,7 @@ impl Statement for ThallusStatement {
 
     fn set_sql_query(&mut self, query: impl AsRef<str>) -> Result<()> {
         self.sql = Some(query.as_ref().to_owned());
+        self.bound = None;
         self.target.table = None;
         self.description = Mutex::default();
         Ok(())

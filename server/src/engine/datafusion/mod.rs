@@ -90,6 +90,14 @@ pub enum OpenError {
     /// The database cannot be opened.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The database and the operator's files are in each other's directory.
+    #[error("the database {} and {} overlap; give the database a directory of its own", database.display(), path.display())]
+    Overlap {
+        /// The directory of the database.
+        database: PathBuf,
+        /// The directory or the file of the tables.
+        path: PathBuf,
+    },
     /// The directory for spilling is not usable.
     #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
     SpillDirectory {
@@ -155,6 +163,9 @@ impl DataFusionEngine {
         let tables = Arc::new(Tables::new(config.data.clone()));
         let spill = SpillDirectory::open(&config.engine)?;
         let database = config.database.as_deref().map(Database::open).transpose()?.map(Arc::new);
+        if let Some(database) = &database {
+            refuse_overlap(config, &resolved, database)?;
+        }
         let of_database = database.iter().flat_map(|database| database.directories().map(ToOwned::to_owned));
         let directories = resolved.tables.iter().flat_map(Directories::of_table).chain(config.data.iter().cloned());
         let directories = directories.chain(of_database);
@@ -271,6 +282,19 @@ impl Engine for DataFusionEngine {
     fn tables(&self) -> Vec<TableInfo> {
         self.tables.clone()
     }
+}
+
+/// Refuses a database whose files would be rows of a table, or the other way round.
+fn refuse_overlap(config: &ServerConfig, resolved: &Resolved, database: &Database) -> Result<(), OpenError> {
+    let [root, _data] = database.directories();
+    let paths = config.data.iter().chain(resolved.tables.iter().map(|spec| &spec.path));
+    for path in paths {
+        let found = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if found.starts_with(root) || root.starts_with(&found) {
+            return Err(OpenError::Overlap { database: root.to_owned(), path: path.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// DataFusion, set up to read `specs` and nothing else.

@@ -91,8 +91,9 @@ pub(super) fn fields(plan: &LogicalPlan) -> Result<SchemaRef, EngineError> {
     Ok(Arc::new(Schema::new(fields)))
 }
 
-/// The plan with the values of one row of parameters.
-pub(super) fn bind(plan: LogicalPlan, row: Option<&RecordBatch>) -> Result<LogicalPlan, EngineError> {
+/// The plan with the values of one row of parameters. In a change they get the types of the columns that they are
+/// for, which DataFusion has found and does not cast to.
+pub(super) fn bind(plan: LogicalPlan, row: Option<&RecordBatch>, is_change: bool) -> Result<LogicalPlan, EngineError> {
     let parameters = Parameters::of(&plan)?;
     let given = row.map_or(0, RecordBatch::num_columns);
     if parameters.len() != given {
@@ -102,22 +103,30 @@ pub(super) fn bind(plan: LogicalPlan, row: Option<&RecordBatch>) -> Result<Logic
     let Some(row) = row.filter(|_| given > 0) else { return Ok(plan) };
     let failed = |e| error::of_datafusion(e, &[]);
     let schema = row.schema();
-    let value = |index: usize| {
-        let value = ScalarValue::try_from_array(row.column(index), 0).map_err(failed)?;
+    let value = |index: usize, expected: &Option<FieldRef>| {
+        let mut value = ScalarValue::try_from_array(row.column(index), 0).map_err(failed)?;
+        if let Some(field) = expected.as_ref().filter(|_| is_change) {
+            value = value.cast_to(field.data_type()).map_err(|e| EngineError::Parameters {
+                message: format!("parameter {}: {}", index + 1, error::short(&e)),
+            })?;
+        }
         let metadata = FieldMetadata::new_from_field(schema.field(index));
         Ok(ScalarAndMetadata::new(value, Some(metadata).filter(|metadata| !metadata.is_empty())))
     };
     let values = match parameters {
-        Parameters::Positional(_) => ParamValues::List((0..given).map(value).collect::<Result<_, EngineError>>()?),
+        Parameters::Positional(fields) => {
+            let values = fields.iter().enumerate().map(|(index, field)| value(index, field));
+            ParamValues::List(values.collect::<Result<_, EngineError>>()?)
+        }
         Parameters::Named(fields) => {
             let mut values = HashMap::new();
-            for (name, _) in fields {
+            for (name, field) in fields {
                 let index = schema.fields().iter().position(|field| field.name().trim_start_matches('$') == name);
                 let Some(index) = index else {
                     let message = format!("no value was given for the parameter ${name}");
                     return Err(EngineError::Parameters { message });
                 };
-                values.insert(name, value(index)?);
+                values.insert(name, value(index, &field)?);
             }
             ParamValues::Map(values)
         }

@@ -20,6 +20,8 @@ use crate::engine::{Defaults, QueryRequest};
 const MOST_PLANS: usize = 256;
 /// Longest text of a statement whose plan is kept, in bytes.
 const MOST_SQL_BYTES: usize = 4096;
+/// Most bytes of the constants of a plan that is kept.
+const MOST_LITERAL_BYTES: usize = 64 << 10;
 /// Most columns of a result whose plan is kept.
 const MOST_COLUMNS: usize = 256;
 
@@ -68,6 +70,13 @@ struct Entries {
     uses: u64,
 }
 
+impl Entries {
+    /// Drops the plans of other commits of the database: they keep its data files.
+    fn forget_others(&mut self, commit: u64) {
+        self.by_key.retain(|key, _| key.commit == commit);
+    }
+}
+
 /// The plans that are kept.
 #[derive(Default)]
 pub(super) struct PlanCache(Mutex<Entries>);
@@ -79,6 +88,7 @@ impl PlanCache {
 
     pub(super) fn get(&self, key: &Key) -> Option<Arc<Optimized>> {
         let mut entries = self.lock();
+        entries.forget_others(key.commit);
         entries.uses += 1;
         let uses = entries.uses;
         let entry = entries.by_key.get_mut(key)?;
@@ -87,7 +97,11 @@ impl PlanCache {
     }
 
     pub(super) fn insert(&self, key: Key, optimized: Arc<Optimized>) {
+        if literal_bytes(&optimized.plan) > MOST_LITERAL_BYTES {
+            return;
+        }
         let mut entries = self.lock();
+        entries.forget_others(key.commit);
         entries.uses += 1;
         let used = entries.uses;
         if entries.by_key.len() >= MOST_PLANS {
@@ -97,6 +111,11 @@ impl PlanCache {
             }
         }
         entries.by_key.insert(key, Entry { optimized, used });
+    }
+
+    /// Drops the plans of commits before this one.
+    pub(super) fn committed(&self, commit: u64) {
+        self.lock().forget_others(commit);
     }
 
     pub(super) fn remove(&self, key: &Key) {
@@ -128,6 +147,22 @@ pub(super) fn may_be_kept(plan: &LogicalPlan) -> bool {
         })
     });
     always_same && visited.is_ok()
+}
+
+/// Bytes of all constants of a plan. Planning makes them of the calls of functions.
+fn literal_bytes(plan: &LogicalPlan) -> usize {
+    let mut bytes = 0;
+    let visited = plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                if let Expr::Literal(value, _) = expr {
+                    bytes += value.size();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    if visited.is_ok() { bytes } else { usize::MAX }
 }
 
 fn is_immutable(expr: &Expr) -> bool {

@@ -140,7 +140,7 @@ async fn optimize(
     row: Option<&RecordBatch>,
     partitions: usize,
 ) -> Result<(Arc<Optimized>, Option<Change>), EngineError> {
-    let commit = shared.database.as_ref().map_or(0, |database| database.commit());
+    let commit = shared.database.as_ref().map_or(0, |database| database.commits_so_far());
     let key = Key::of(query, partitions, batch_rows(shared, query), commit);
     if let Some(key) = &key
         && let Some(kept) = shared.plans.get(key)
@@ -151,7 +151,7 @@ async fn optimize(
         shared.plans.remove(key);
     }
     let Analyzed { mut state, logical, change } = analyze(shared, query, partitions).await?;
-    let logical = parameters::bind(logical, row)?;
+    let logical = parameters::bind(logical, row, change.is_some())?;
     let key = key.filter(|_| change.is_none() && plan_cache::may_be_kept(&logical));
     let explains = matches!(logical, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
     let read = Read { tables: scanned_tables(&logical), explains };

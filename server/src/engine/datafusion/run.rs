@@ -4,6 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
@@ -160,6 +162,9 @@ async fn run(
         // The receiver may be dropped.
         Err(e) => return drop(started.send(Err(e))),
     };
+    if stream.schema().metadata().contains_key(CHANGES) {
+        return change(&shared, &query, stream, executions, started, rows).await;
+    }
     let schema = announced(&query, stream.schema());
     if started.send(Ok(Arc::clone(&schema))).is_err() || wanted.await.is_err() {
         return;
@@ -177,10 +182,52 @@ async fn run(
     }
 }
 
+/// Makes the changes of all rows of parameters, of which the first is done, before the client gets the answer: one row
+/// with the sum of changed rows.
+async fn change(
+    shared: &Arc<Shared>,
+    query: &Arc<QueryRequest>,
+    first: SendableRecordBatchStream,
+    executions: impl Iterator<Item = Option<RecordBatch>>,
+    started: oneshot::Sender<Result<SchemaRef, EngineError>>,
+    rows: mpsc::Sender<Result<RecordBatch, EngineError>>,
+) {
+    let changed = async {
+        let mut count = counted(first).await?;
+        for row in executions {
+            let (stream, _read) = execute(shared, query, row).await?;
+            count += counted(stream).await?;
+        }
+        Ok(count)
+    };
+    match changed.await {
+        Err(e) => drop(started.send(Err(e))),
+        Ok(count) => {
+            let QueryStream { schema, mut batches } = crate::engine::changed_rows(count);
+            // The receivers may be dropped.
+            let _gone = started.send(Ok(schema));
+            while let Some(batch) = batches.next().await {
+                let _gone = rows.send(batch).await;
+            }
+        }
+    }
+}
+
+/// The number in the result of a change.
+async fn counted(mut stream: SendableRecordBatchStream) -> Result<u64, EngineError> {
+    let mut count = 0;
+    while let Some(batch) = stream.next().await {
+        let batch = batch.map_err(|e| error::of_datafusion(e, &[]))?;
+        let counts = batch.columns().first().and_then(|column| column.as_primitive_opt::<UInt64Type>());
+        count += counts.map_or(0, |counts| counts.values().iter().sum::<u64>());
+    }
+    Ok(count)
+}
+
 /// The schema of a result. A parameter may be NULL in a later row, or in the next request of the same statement, so
 /// results with parameters have columns that may have nulls.
 pub(super) fn announced(query: &QueryRequest, schema: SchemaRef) -> SchemaRef {
-    if query.parameters.is_none() || schema.metadata().contains_key(CHANGES) {
+    if query.parameters.is_none() {
         return schema;
     }
     let field = |field: &FieldRef| Field::clone(field).with_nullable(true);
@@ -249,7 +296,10 @@ async fn begin(
         let check =
             || read.tables.iter().try_for_each(|opened| opened.check_unchanged().map_err(|e| error::of_catalog(&e)));
         match change.apply(Arc::clone(database), &Handle::current(), rows, check).await? {
-            Applied::Done(count) => return Ok(Begun::Changed(count)),
+            Applied::Done(count) => {
+                shared.plans.committed(database.commits_so_far());
+                return Ok(Begun::Changed(count));
+            }
             Applied::Conflict => {}
         }
     }
@@ -266,11 +316,13 @@ async fn partitions(shared: &Arc<Shared>, query: QueryRequest, count: usize) -> 
     }
     let batch_rows = batch_rows(shared, &query);
     let row = executions.pop().flatten();
-    let begun = begin(shared, &Arc::new(query), row, count).await.map_err(|e| shared.directories.hide(e))?;
-    let Planned { plan, context, read, .. } = match begun {
-        Begun::Rows(planned) => planned,
-        Begun::Changed(rows) => return Ok(PartitionedQuery::in_first(crate::engine::changed_rows(rows), count)),
-    };
+    let planned = plan_apart(shared, Arc::new(query), row, count).await.map_err(|e| shared.directories.hide(e))?;
+    // Another member of the group may be lost, and then the client repeats the statement.
+    if planned.change.is_some() {
+        let message = "a change in several partitions; request it in one".to_owned();
+        return Err(EngineError::Unsupported { message });
+    }
+    let Planned { plan, context, read, .. } = planned;
     let split = split(&plan, count, &context).map_err(|e| error::of_datafusion(e, &specs(&read.tables)));
     let split = split.map_err(|e| shared.directories.hide(e))?;
     let schema = split.streams.first().map_or_else(|| plan.schema(), |stream| stream.schema());

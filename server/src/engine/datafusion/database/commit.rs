@@ -25,7 +25,11 @@ impl Draft {
     /// Adds a table or a view, or puts it in the place of the one of this name. The schema exists.
     pub(super) fn put(&mut self, name: &Name, object: Object) {
         self.is_changed = true;
-        self.next.schemas.entry(name.schema.clone()).or_default().insert(name.object.clone(), object);
+        // With the spelling that the schema and the object have already.
+        let known = self.next.find(name).map(|(known, _)| known);
+        let schema = self.next.schema(&name.schema).map_or(&*name.schema, |(schema, _)| schema).to_owned();
+        let name = known.map_or_else(|| name.object.clone(), |known| known.object);
+        self.next.schemas.entry(schema).or_default().insert(name, object);
     }
 
     pub(super) fn put_table(&mut self, name: &Name, table: StoredTable) {

@@ -43,6 +43,8 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(source) => return Err(DatabaseError::Io { action: "create the database", path: root, source }),
         }
+        // A path with `..` or with links names no file of a store.
+        let root = root.canonicalize().map_err(failed("find", &root))?;
         check_is_own(&root)?;
         let lock = lock(&root)?;
         let data = root.join(DATA);

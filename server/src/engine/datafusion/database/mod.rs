@@ -120,7 +120,7 @@ impl Database {
     }
 
     /// Number of commits so far.
-    pub(super) fn commit(&self) -> u64 {
+    pub(super) fn commits_so_far(&self) -> u64 {
         self.snapshot().commit
     }
 

@@ -71,6 +71,11 @@ impl Facts {
         match &**statement {
             SqlStatement::CreateTable(create) => {
                 let columns = create.columns.iter();
+                let is_kept = |option: &ColumnOption| matches!(option, ColumnOption::Null | ColumnOption::NotNull);
+                let mut options = columns.clone().flat_map(|column| &column.options);
+                if let Some(other) = options.find(|other| !is_kept(&other.option)) {
+                    return Err(unsupported(format!("{} of a column", other.option)));
+                }
                 facts.not_null = columns
                     .map(|column| column.options.iter().any(|option| matches!(option.option, ColumnOption::NotNull)))
                     .collect();
@@ -249,6 +254,9 @@ impl Planning<'_> {
                 name
             }
         };
+        if !create.input.get_parameter_names().map_err(|e| error::of_datafusion(e, &[]))?.is_empty() {
+            return Err(unsupported("parameters in a view"));
+        }
         let schema = Arc::new(create.input.schema().as_arrow().clone());
         check_columns(&schema)?;
         let default_schema = self.state.config_options().catalog.default_schema.clone();
