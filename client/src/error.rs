@@ -215,6 +215,15 @@ impl ClientError {
         }
     }
 
+    /// The code of an error that the server reported for a request.
+    #[must_use]
+    pub fn code(&self) -> Option<StreamCode> {
+        match self {
+            ClientError::Query { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
     /// Whether the same request may succeed if repeated, on a new connection if this one is closed. An upload whose
     /// connection was lost may have been accepted.
     #[must_use]
