@@ -63,7 +63,7 @@ pub(super) fn check_columns(schema: &SchemaRef) -> Result<(), EngineError> {
         return Err(invalid("a table has at least one column"));
     }
     check_names(schema).map_err(invalid)?;
-    super::format::check_schema(schema).map_err(|e| invalid(format!("a table cannot have these columns: {e}")))?;
+    super::format::check_schema(schema).map_err(|e| unsupported(format!("a table with these columns: {e}")))?;
     match format_of(schema) {
         Format::Parquet => Ok(()),
         _ => encode_schema(schema).map(|_| ()).map_err(|e| unsupported(format!("a table with these columns: {e}"))),
