@@ -13,6 +13,7 @@ pub mod output;
 mod ping;
 mod print;
 pub mod progress;
+pub mod put;
 pub mod query;
 mod rows;
 mod stdout;
@@ -74,6 +75,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
             // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
             let request = query::Request::new(*args, std::env::var("THALLUS_URL").ok())?;
             with_runtime(async |interrupts| request.run(interrupts).await)
+        }
+        Command::Put(args) => {
+            let request = put::Request::new(args, std::env::var("THALLUS_URL").ok())?;
+            print(&with_runtime(async |interrupts| request.run(interrupts).await)?)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),
         Command::Tables(args) => with_runtime(async |interrupts| tables::tables(args, interrupts).await),

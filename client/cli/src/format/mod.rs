@@ -1,6 +1,7 @@
 //! Formats of a result. Each streams batch by batch, and refuses unsupported columns before it writes anything.
 
 mod arrow;
+mod changes;
 mod convert;
 mod csv;
 mod json;
@@ -21,6 +22,7 @@ pub use writer::{BatchWriter, WriteError, failure};
 use self::plain_strings::{Adapter, PlainStrings};
 use super::failure::Failure;
 use super::output::Output;
+use thallus_client::is_change;
 
 /// The options of a format.
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ pub fn writer(options: &FormatOptions, schema: &SchemaRef, output: &Output) -> R
     }
     let to = output.writer()?;
     match options.format {
+        Format::Table if is_change(schema) => Ok(Box::new(changes::Changes::new(to))),
         Format::Table => Ok(Box::new(table::Table::new(schema, to, options.max_rows, output)?)),
         Format::Csv => csv::writer(schema, to, &options.null, output),
         Format::Json => json::writer(schema, to, output),

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod leaves;
+pub(crate) mod server;
 pub(crate) mod wrapped;
 
 use std::collections::VecDeque;
