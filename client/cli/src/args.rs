@@ -35,11 +35,21 @@ port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
 #[derive(Debug, Parser)]
-#[command(name = "thallus", version, after_help = EXIT_CODES)]
+#[command(
+    name = "thallus",
+    version,
+    after_help = EXIT_CODES,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    override_usage = "thallus <COMMAND>\n       thallus URL"
+)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+    /// Short for thallus shell URL
+    #[arg(value_name = "URL")]
+    pub(super) url: Option<String>,
 }
 
 /// The commands of `thallus`.
@@ -51,6 +61,9 @@ pub enum Command {
     /// Upload files to a table: Parquet, CSV with a header, JSON lines, Arrow
     #[command(after_help = EXIT_CODES)]
     Put(PutArgs),
+    /// Run statements that are typed in, or read from standard input: each ends with ;
+    #[command(after_help = EXIT_CODES)]
+    Shell(ShellArgs),
     /// Connect, and show the server, the fabric that carries results, and the duration of a round trip
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
@@ -108,7 +121,7 @@ pub struct QueryArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) null: Option<String>,
     /// Most rows that a table shows
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS)]
     pub(super) max_rows: usize,
     /// How batches travel: short for the usual values of --lend-from and --access
     #[arg(long, value_enum, conflicts_with_all = ["lend_from", "access", "lazy"])]
@@ -173,7 +186,7 @@ pub struct PutArgs {
     /// The files, which have the same columns. All rows of all files are stored, or none
     #[arg(value_name = "FILE")]
     pub(super) files: Vec<PathBuf>,
-    /// What to do with the table
+    /// Treatment of the table
     #[arg(long, value_enum, default_value_t)]
     pub(super) mode: PutMode,
     /// Format of the files. By default the one of each file's extension
@@ -243,6 +256,19 @@ pub enum PutDelivery {
     /// Every batch read one-sidedly: --lend-from 0
     Lent,
 }
+
+/// Arguments of `thallus shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    #[arg(value_name = "URL", env = "THALLUS_URL", help = URL_HELP)]
+    pub(super) url: String,
+    /// Most rows that a table shows
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS)]
+    pub(super) max_rows: usize,
+}
+
+/// Rows that a table shows by default.
+pub(super) const DEFAULT_ROWS: usize = 1000;
 
 /// Arguments of `thallus ping`.
 #[derive(Debug, Args)]

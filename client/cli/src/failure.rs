@@ -10,6 +10,8 @@ use super::put::InputError;
 
 /// The exit codes, as listed by `--help`.
 pub mod code {
+    /// Done.
+    pub const SUCCESS: u8 = 0;
     /// An argument or URL is wrong, or the result does not fit the format.
     pub const USAGE: u8 = 2;
     /// No connection could be made.

@@ -79,7 +79,7 @@ impl Request {
             return Err(Failure::Usage { message, hint: "leave it out: other formats have no views".into() });
         }
         let (compression, max_rows) = (args.compression, args.max_rows);
-        let format = FormatOptions { format, compression, max_rows, null, plain_strings, stream };
+        let format = FormatOptions { format, compression, max_rows, expanded: false, null, plain_strings, stream };
         Ok(Request { connect, sql, read_mode, all_lent, format, output, stats: args.stats, quiet: args.quiet })
     }
 

@@ -22,6 +22,7 @@ use support::server::{TestServer, outcome, thallus};
 use support::{Scratch, batches, numbers};
 
 const TABLE: &str = "numbers";
+const LOCAL: i32 = code::LOCAL as i32;
 
 fn server() -> TestServer {
     TestServer::new(ScriptedEngine::new().with_sink(TABLE, SinkScript::new()))
@@ -144,7 +145,7 @@ fn files_that_differ_are_refused_before_a_connection() {
     let refused = |files: [&Path; 2]| {
         let (code, out, err) =
             outcome(thallus().args(["put", "thallus://h.invalid", "t"]).args(files).output().unwrap());
-        assert_eq!((code, out.as_str()), (code::USAGE.into(), ""), "{err}");
+        assert_eq!((code, out.as_str()), (i32::from(code::USAGE), ""), "{err}");
         err
     };
     let (a_name, b_name, c_name) = (a.display(), b.display(), c.display());
@@ -166,23 +167,23 @@ fn a_damaged_file_ends_the_upload_and_nothing_is_written() {
     bytes[4..pages].fill(0xff);
     File::create(&bad).unwrap().write_all(&bytes).unwrap();
     let (code, out, err) = put(&server, &[&good, &bad, &good], &["--batch-rows", "100"]);
-    assert_eq!((code, out.as_str()), (code::LOCAL.into(), ""), "{err}");
+    assert_eq!((code, out.as_str()), (LOCAL, ""), "{err}");
     assert!(err.contains(&format!("error: cannot read {}", bad.display())), "{err}");
     fs::write(&text, "id,name\n1,a\n2\n").unwrap();
     let (code, _, err) = put(&server, &[&text], &[]);
-    assert_eq!(code, code::LOCAL.into());
+    assert_eq!(code, LOCAL);
     assert!(err.starts_with(&format!("error: cannot read {} as CSV: ", text.display())), "{err}");
     for (name, content) in [("bad.json", "{\"a\":1}\n{\"a\":"), ("bad.arrow", "ARROW1"), ("empty.parquet", "")] {
         fs::write(dir.path(name), content).unwrap();
         let (code, _, err) = put(&server, &[&dir.path(name)], &[]);
-        assert_eq!(code, code::LOCAL.into(), "{err}");
+        assert_eq!(code, LOCAL, "{err}");
         assert!(err.starts_with("error: cannot read ") && err.contains(name), "{err}");
     }
     let (code, _, err) = put(&server, &[&dir.path("missing.csv")], &[]);
-    assert_eq!(code, code::LOCAL.into());
+    assert_eq!(code, LOCAL);
     assert!(err.contains("missing.csv: No such file"), "{err}");
     let (code, _, err) = put(&server, &["/dev/null".as_ref()], &["--format", "csv"]);
-    assert!(code == code::LOCAL.into() && err.contains("no regular file"), "{err}");
+    assert!(code == LOCAL && err.contains("no regular file"), "{err}");
     assert_eq!(server.engine.uploads(TABLE).len(), 0);
 }
 
@@ -199,7 +200,7 @@ fn a_server_that_takes_no_upload_says_why() {
     ] {
         let server = TestServer::new(ScriptedEngine::new().with_sink(TABLE, sink));
         let (code, out, err) = put(&server, &[&path], &[]);
-        assert_eq!((code, out.as_str()), (code::QUERY.into(), ""));
+        assert_eq!((code, out.as_str()), (i32::from(code::QUERY), ""));
         assert!(err.starts_with("error: ") && err.contains(message), "{err}");
         assert_eq!(server.engine.uploads(TABLE).len(), 0);
     }
