@@ -107,20 +107,20 @@ struct Terminal {
     child: Child,
     keys: ChildStdin,
     screen: std::path::PathBuf,
-    _dir: Scratch,
 }
 
 impl Terminal {
-    fn new(url: &str) -> Self {
-        let dir = Scratch::new("terminal");
+    fn new(url: &str, dir: &Scratch) -> Self {
         let screen = dir.path("screen");
-        let line = format!("{} shell '{url}'", env!("CARGO_BIN_EXE_thallus"));
+        let line = format!("stty rows 5 cols 80; {} shell '{url}'", env!("CARGO_BIN_EXE_thallus"));
         let mut command = Command::new("script");
         command.args(["-qefc", &line]).arg(&screen).env("XDG_STATE_HOME", dir.path("state")).env("TERM", "xterm");
-        command.env("PAGER", "cat").stdin(Stdio::piped()).stdout(Stdio::null());
+        command.env("PAGER", "sed s/^/paged:/").stdin(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().unwrap();
         let keys = child.stdin.take().unwrap();
-        Terminal { child, keys, screen, _dir: dir }
+        let terminal = Terminal { child, keys, screen };
+        terminal.wait_for("\\? lists the commands", 1);
+        terminal
     }
 
     fn press(&mut self, keys: &str) {
@@ -154,9 +154,8 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool, shown: impl Fn() -> St
 
 #[test]
 fn on_a_terminal_statements_are_typed_and_ctrl_c_stops_one() {
-    let server = TestServer::new(engine());
-    let mut terminal = Terminal::new(&server.url());
-    terminal.wait_for("\\? lists the commands", 1);
+    let (server, dir) = (TestServer::new(engine()), Scratch::new("terminal"));
+    let mut terminal = Terminal::new(&server.url(), &dir);
     terminal.press("FAIL;\n");
     terminal.wait_for("error (SQLSTATE 22000): execution failed: division by zero", 1);
     terminal.press("HANG;\n");
@@ -168,5 +167,35 @@ fn on_a_terminal_statements_are_typed_and_ctrl_c_stops_one() {
     terminal.wait_for("3 rows changed", 1);
     terminal.wait_for("time: ", 1);
     terminal.press("\x04");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn a_result_that_is_longer_than_the_screen_goes_through_the_pager() {
+    let (server, dir) = (TestServer::new(engine()), Scratch::new("pager"));
+    let mut terminal = Terminal::new(&server.url(), &dir);
+    terminal.press("INSERT;\n");
+    terminal.wait_for("3 rows changed", 1);
+    terminal.press("SELECT ';';\n");
+    terminal.wait_for("paged:2 rows", 1);
+    assert!(!terminal.text().contains("paged:3 rows changed"), "{}", terminal.text());
+    // At the begin of a line.
+    terminal.press("\x04");
+    assert_eq!(terminal.exit_code(), Some(0));
+}
+
+#[test]
+fn a_shell_outlives_its_server() {
+    let (mut server, dir) = (TestServer::new(engine()), Scratch::new("restart"));
+    let mut terminal = Terminal::new(&server.url(), &dir);
+    terminal.press("INSERT;\n");
+    terminal.wait_for("3 rows changed", 1);
+    server = server.restarted();
+    terminal.press("INSERT;\n");
+    terminal.wait_for("note: the connection had ended; this is a new one", 1);
+    terminal.wait_for("3 rows changed", 2);
+    // Each statement was sent once.
+    assert_eq!(server.engine.started(), 2);
+    terminal.press("\\q\n");
     assert_eq!(terminal.exit_code(), Some(0));
 }

@@ -25,7 +25,9 @@ impl Typist {
 
     /// Lines of the screen, if it is known.
     pub(super) fn screen_lines(&self) -> usize {
-        self.screen.size_checked().map_or(usize::MAX, |(lines, _columns)| usize::from(lines))
+        // A serial console may report a height of zero lines.
+        let lines = self.screen.size_checked().map(|(lines, _columns)| lines).filter(|lines| *lines > 0);
+        lines.map_or(usize::MAX, usize::from)
     }
 
     /// Reads until the text is complete.

@@ -18,9 +18,20 @@ pub(crate) struct TestServer {
 
 impl TestServer {
     pub(crate) fn new(engine: ScriptedEngine) -> Self {
+        Self::at(0, engine)
+    }
+
+    /// A server on the port of one that has ended.
+    pub(crate) fn restarted(self) -> Self {
+        let (port, engine) = (self.port, self.engine.clone());
+        drop(self);
+        Self::at(port, engine)
+    }
+
+    fn at(port: u16, engine: ScriptedEngine) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let server = Server::new(Arc::new(engine.clone()), Fabrics::default(), Settings::new(&ServerConfig::default()));
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", port))).unwrap();
         let port = listener.local_addr().unwrap().port();
         runtime.spawn(async move { server.serve(listener).await.unwrap() });
         TestServer { engine, port, _runtime: runtime }
