@@ -254,7 +254,7 @@ mod tests {
         (report.rows, report.batches_lent, report.batches_inline) = (1234, 1000, 1);
         assert_eq!(
             summary("t", 1, &report, Duration::from_millis(1500)),
-            "1,234 rows of 1 file to t: 1,000 batches lent, 1 inline, in 1.50 s\n"
+            "1,234 rows of 1 file to t: 1,000 batches lent, 1 inline, in 1.500 s\n"
         );
     }
 }

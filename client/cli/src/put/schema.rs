@@ -101,13 +101,26 @@ pub(super) fn typed_as(inferred: &Schema, table: &Schema) -> SchemaRef {
 /// Whether both Arrow's reader of CSV and that of JSON make values of a type.
 fn is_readable(data_type: &DataType) -> bool {
     use DataType::*;
-    match data_type {
-        Boolean | Utf8 | LargeUtf8 | Utf8View | Date32 | Date64 | Decimal128(..) | Decimal256(..) => true,
-        Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 => true,
-        Timestamp(..) | Time32(TimeUnit::Second | TimeUnit::Millisecond) => true,
-        Time64(TimeUnit::Microsecond | TimeUnit::Nanosecond) => true,
-        _ => false,
-    }
+    let is_integer = data_type.is_integer();
+    let is_time = matches!(
+        data_type,
+        Time32(TimeUnit::Second | TimeUnit::Millisecond) | Time64(TimeUnit::Microsecond | TimeUnit::Nanosecond)
+    );
+    let is_other = matches!(
+        data_type,
+        Boolean
+            | Float32
+            | Float64
+            | Utf8
+            | LargeUtf8
+            | Utf8View
+            | Date32
+            | Date64
+            | Decimal128(..)
+            | Decimal256(..)
+            | Timestamp(..)
+    );
+    is_integer || is_time || is_other
 }
 
 /// A batch with the columns of the upload, in their order.
