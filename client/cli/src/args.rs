@@ -15,9 +15,9 @@ use thallus_fabric::units::{parse_duration, parse_size};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  2    usage: an argument or URL is wrong, or the result does not fit the format
+  2    usage: an argument or URL is wrong, the result does not fit the format, or files differ in their columns
   3    no connection: unreachable, refused, no common version or fabric
-  4    the server refused the query, or it failed there
+  4    the server refused the query or upload, or it failed there
   5    the transfer failed before its end
   6    a local file or pipe could not be read or written
   130  interrupted (Ctrl-C); 143 when terminated
@@ -35,11 +35,21 @@ port, gid";
 
 /// SQL to a Thallus server, results as Apache Arrow read one-sidedly from its memory.
 #[derive(Debug, Parser)]
-#[command(name = "thallus", version, after_help = EXIT_CODES)]
+#[command(
+    name = "thallus",
+    version,
+    after_help = EXIT_CODES,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    override_usage = "thallus <COMMAND>\n       thallus URL"
+)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
+    /// Short for thallus shell URL
+    #[arg(value_name = "URL")]
+    pub(super) url: Option<String>,
 }
 
 /// The commands of `thallus`.
@@ -48,6 +58,12 @@ pub enum Command {
     /// Run a query, and print its result or write it to a file
     #[command(after_help = EXIT_CODES)]
     Query(Box<QueryArgs>),
+    /// Upload files to a table: Parquet, CSV with a header, JSON lines, Arrow
+    #[command(after_help = EXIT_CODES)]
+    Put(PutArgs),
+    /// Run statements that are typed in, or read from standard input: each ends with ;
+    #[command(after_help = EXIT_CODES)]
+    Shell(ShellArgs),
     /// Connect, and show the server, the fabric that carries results, and the duration of a round trip
     #[command(after_help = EXIT_CODES)]
     Ping(PingArgs),
@@ -105,7 +121,7 @@ pub struct QueryArgs {
     #[arg(long, value_name = "TEXT")]
     pub(super) null: Option<String>,
     /// Most rows that a table shows
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS)]
     pub(super) max_rows: usize,
     /// How batches travel: short for the usual values of --lend-from and --access
     #[arg(long, value_enum, conflicts_with_all = ["lend_from", "access", "lazy"])]
@@ -158,6 +174,102 @@ pub struct QueryArgs {
     pub(super) quiet: bool,
 }
 
+/// Arguments of `thallus put`.
+#[derive(Debug, Args)]
+#[command(override_usage = "thallus put [OPTIONS] [URL] TABLE FILE...")]
+pub struct PutArgs {
+    #[arg(value_name = "URL", help = URL_HELP)]
+    pub(super) first: Option<String>,
+    /// The table
+    #[arg(value_name = "TABLE")]
+    pub(super) second: Option<String>,
+    /// The files, which have the same columns. All rows of all files are stored, or none
+    #[arg(value_name = "FILE")]
+    pub(super) files: Vec<PathBuf>,
+    /// Treatment of the table
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) mode: PutMode,
+    /// Format of the files. By default the one of each file's extension
+    #[arg(long, value_enum)]
+    pub(super) format: Option<InputFormat>,
+    /// Schema of the table. By default the server's
+    #[arg(long, value_name = "NAME")]
+    pub(super) schema: Option<String>,
+    /// Text that is NULL in CSV, quoted or not. By default an empty field, which is a string with another text
+    #[arg(long, value_name = "TEXT")]
+    pub(super) null: Option<String>,
+    /// Character between the fields of CSV
+    #[arg(long, value_name = "CHAR", default_value_t = ',')]
+    pub(super) delimiter: char,
+    /// How batches travel: short for the usual values of --lend-from
+    #[arg(long, value_enum, conflicts_with = "lend_from")]
+    pub(super) delivery: Option<PutDelivery>,
+    /// Size from which the server reads a batch one-sidedly from this process's memory; a smaller one travels inline,
+    /// over TCP. never, auto, or a size as in 64KiB; 0 for all. By default the URL's
+    #[arg(long, value_name = "SIZE", value_parser = parse_lend_from)]
+    pub(super) lend_from: Option<LendFrom>,
+    /// Give up after this time, as in 10s or 2min
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(super) deadline: Option<Duration>,
+    /// Number of rows in a batch, except of Arrow files, which have their own
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) batch_rows: u32,
+    /// No progress bar, no summary, and no warning that batches travelled inline
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// `--mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PutMode {
+    /// Add the rows to the table, which is created if it does not exist
+    #[default]
+    CreateAppend,
+    /// Add the rows to the table, which must exist
+    Append,
+    /// Create the table, which must not exist
+    Create,
+    /// Create the table, in place of one that exists
+    Replace,
+}
+
+/// `--format` of `thallus put`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InputFormat {
+    /// With a header
+    Csv,
+    /// One JSON object per line and row
+    Json,
+    /// Arrow IPC, a file or a stream
+    Arrow,
+    /// Parquet
+    Parquet,
+}
+
+/// `--delivery` of `thallus put`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PutDelivery {
+    /// The defaults
+    Auto,
+    /// Over TCP: --lend-from never
+    Inline,
+    /// Every batch read one-sidedly: --lend-from 0
+    Lent,
+}
+
+/// Arguments of `thallus shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    #[arg(value_name = "URL", env = "THALLUS_URL", help = URL_HELP)]
+    pub(super) url: String,
+    /// Most rows that a table shows
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS)]
+    pub(super) max_rows: usize,
+}
+
+/// Rows that a table shows by default.
+pub(super) const DEFAULT_ROWS: usize = 1000;
+
 /// Arguments of `thallus ping`.
 #[derive(Debug, Args)]
 pub struct PingArgs {
@@ -201,6 +313,17 @@ pub enum DeliveryArg {
     Lazy,
     /// In place in the server's memory: --access map
     Mapped,
+}
+
+impl PutArgs {
+    /// Size from which batches are lent. `None`: the URL's.
+    pub(super) fn lend_from(&self) -> Option<LendFrom> {
+        match self.delivery {
+            Some(PutDelivery::Inline) => Some(LendFrom::Never),
+            Some(PutDelivery::Lent) => Some(LendFrom::Bytes(0)),
+            Some(PutDelivery::Auto) | None => self.lend_from,
+        }
+    }
 }
 
 impl QueryArgs {

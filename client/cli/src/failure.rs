@@ -6,8 +6,12 @@ use std::io;
 use rustix::io::Errno;
 use thallus_client::{ClientError, StreamCode};
 
+use super::put::InputError;
+
 /// The exit codes, as listed by `--help`.
 pub mod code {
+    /// Done.
+    pub const SUCCESS: u8 = 0;
     /// An argument or URL is wrong, or the result does not fit the format.
     pub const USAGE: u8 = 2;
     /// No connection could be made.
@@ -75,6 +79,8 @@ pub enum Failure {
         /// The reason.
         source: io::Error,
     },
+    /// A file cannot be uploaded.
+    Input(InputError),
     /// `thallus doctor` found only inline transfer, and has printed the reason.
     NoFabric,
     /// The reader of the output closed it. This is no error: nothing is printed.
@@ -91,7 +97,8 @@ impl Failure {
             Failure::Usage { .. } | Failure::Format { .. } => code::USAGE,
             Failure::Client { phase, error } => exit_code(*phase, error),
             Failure::NoFabric => code::CONNECT,
-            Failure::Local { .. } => code::LOCAL,
+            Failure::Input(error) if error.is_of_columns() => code::USAGE,
+            Failure::Input(_) | Failure::Local { .. } => code::LOCAL,
             Failure::BrokenPipe => code::BROKEN_PIPE,
             Failure::Interrupted(Interrupt::CtrlC) => code::INTERRUPTED,
             Failure::Interrupted(Interrupt::Terminate) => code::TERMINATED,
@@ -111,6 +118,7 @@ impl Failure {
                 }
                 _ => None,
             },
+            Failure::Input(error) => error.hint(),
             Failure::NoFabric => Some("follow the advice in the lines marked !!".into()),
             Failure::BrokenPipe | Failure::Interrupted(_) => None,
         }
@@ -123,6 +131,7 @@ impl fmt::Display for Failure {
             Failure::Usage { message, .. } | Failure::Format { message, .. } => f.write_str(message),
             Failure::Client { error, .. } => error.fmt(f),
             Failure::Local { what, source } => write!(f, "{what}: {source}"),
+            Failure::Input(error) => error.fmt(f),
             Failure::NoFabric => f.write_str("no fabric works on this host"),
             Failure::BrokenPipe => f.write_str("the output was closed"),
             Failure::Interrupted(Interrupt::CtrlC) => f.write_str("interrupted"),

@@ -21,6 +21,33 @@ impl Interrupts {
         Interrupts { seen }
     }
 
+    /// Installs handlers for a program that goes on after SIGINT, which stops the work that runs. SIGTERM ends the
+    /// process; SIGINT too, if the program does not go on. The sender makes the program ready for the next SIGINT: send
+    /// `None`. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn install_repeated(goes_on: bool) -> io::Result<(Self, watch::Sender<Option<Interrupt>>)> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let (tell, seen) = watch::channel(None);
+        let ready = tell.clone();
+        tokio::spawn(async move {
+            loop {
+                let now = tokio::select! {
+                    Some(()) = interrupt.recv() => Interrupt::CtrlC,
+                    Some(()) = terminate.recv() => Interrupt::Terminate,
+                    else => return,
+                };
+                if now == Interrupt::Terminate || !goes_on {
+                    leave(Failure::Interrupted(now).exit_code());
+                }
+                tell.send_replace(Some(now));
+            }
+        });
+        Ok((Interrupts::new(seen), ready))
+    }
+
     /// Installs handlers for SIGINT and SIGTERM. Call it within a tokio runtime.
     ///
     /// # Errors

@@ -9,12 +9,15 @@ pub mod failure;
 pub mod format;
 pub mod interrupt;
 pub mod lazy;
+mod names;
 pub mod output;
 mod ping;
 mod print;
 pub mod progress;
+pub mod put;
 pub mod query;
 mod rows;
+pub mod shell;
 mod stdout;
 mod tables;
 
@@ -25,7 +28,7 @@ use thallus_fabric::lines::OneLineRecords;
 use thallus_fabric::{descriptor_limit, raise_descriptor_limit};
 use tracing_subscriber::EnvFilter;
 
-use self::args::{Cli, Command};
+use self::args::{Cli, Command, DEFAULT_ROWS, ShellArgs};
 use self::exit::leave;
 use self::failure::{Failure, code};
 use self::interrupt::Interrupts;
@@ -45,7 +48,7 @@ pub fn main() -> ! {
     // Servers choose some of the text, such as their reasons.
     log.with_writer(move || OneLineRecords::new(io::stderr(), is_terminal)).init();
     match enough_descriptors().and_then(|()| run(cli)) {
-        Ok(()) => leave(0),
+        Ok(code) => leave(code),
         Err(failure) => {
             print_failure(&failure);
             leave(failure.exit_code())
@@ -68,12 +71,26 @@ fn enough_descriptors() -> Result<(), Failure> {
     Err(Failure::Local { what, source: io::Error::from(rustix::io::Errno::MFILE) })
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
-    match cli.command {
+/// Runs the command. Returns the exit code.
+fn run(cli: Cli) -> Result<u8, Failure> {
+    let command = match (cli.command, cli.url) {
+        (Some(command), _) => command,
+        (None, Some(url)) if query::looks_like_url(&url) => Command::Shell(ShellArgs { url, max_rows: DEFAULT_ROWS }),
+        (None, given) => {
+            let message = format!("{:?} is no command and no URL", given.unwrap_or_default());
+            return Err(Failure::Usage { message, hint: "thallus --help lists the commands".into() });
+        }
+    };
+    match command {
+        Command::Shell(args) => return shell::run(&args),
         Command::Query(args) => {
             // Before signals are handled, so that Ctrl-C ends a prompt for the query on a terminal.
             let request = query::Request::new(*args, std::env::var("THALLUS_URL").ok())?;
             with_runtime(async |interrupts| request.run(interrupts).await)
+        }
+        Command::Put(args) => {
+            let request = put::Request::new(args, std::env::var("THALLUS_URL").ok())?;
+            print(&with_runtime(async |interrupts| request.run(interrupts).await)?)
         }
         Command::Ping(args) => print(&with_runtime(async |interrupts| ping::ping(args, interrupts).await)?),
         Command::Tables(args) => with_runtime(async |interrupts| tables::tables(args, interrupts).await),
@@ -84,6 +101,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         Command::Version => print(&ping::version()),
     }
+    .map(|()| code::SUCCESS)
 }
 
 fn with_runtime<T>(work: impl AsyncFnOnce(Interrupts) -> Result<T, Failure>) -> Result<T, Failure> {

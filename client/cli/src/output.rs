@@ -81,6 +81,12 @@ impl Output {
         Ok(Output { name, file, terminal, pending: None, state: Arc::default() })
     }
 
+    /// A file that has no name, for text that goes to a terminal later.
+    #[must_use]
+    pub fn spool(file: File) -> Self {
+        Output { name: "a temporary file".into(), file, terminal: true, pending: None, state: Arc::default() }
+    }
+
     /// A file, written under another name in the same directory until it is complete. Links are followed; devices and
     /// pipes are written in place.
     ///

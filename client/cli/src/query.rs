@@ -79,7 +79,7 @@ impl Request {
             return Err(Failure::Usage { message, hint: "leave it out: other formats have no views".into() });
         }
         let (compression, max_rows) = (args.compression, args.max_rows);
-        let format = FormatOptions { format, compression, max_rows, null, plain_strings, stream };
+        let format = FormatOptions { format, compression, max_rows, expanded: false, null, plain_strings, stream };
         Ok(Request { connect, sql, read_mode, all_lent, format, output, stats: args.stats, quiet: args.quiet })
     }
 
@@ -96,14 +96,7 @@ impl Request {
         self.format.format.check(output.is_terminal(), output.is_regular_file())?;
         let client = interrupts.unless(Client::connect_with(self.connect)).await?;
         let client = client.map_err(|error| Failure::Client { phase: Phase::Connect, error })?;
-        if let Some(reason) = client.connection().carrier.fallback() {
-            print_message(format_args!(
-                "warning: one-sided reads are not available: {reason}; results travel inline over TCP"
-            ));
-            print_message(format_args!(
-                "hint: fabric=none in the URL selects inline without a warning; require_fabric=true makes it an error"
-            ));
-        }
+        warn_of_fallback(&client);
         // A table is written at the end, so a bar can use the same terminal until then.
         let shares_terminal = output.is_terminal() && self.format.format != Format::Table;
         let progress = Progress::new(!self.quiet && std::io::stderr().is_terminal() && !shares_terminal);
@@ -155,6 +148,18 @@ impl Request {
         // Closing also sends the cancellation. The timeout covers a server that does not respond.
         let _ = tokio::time::timeout(FAREWELL, client.close()).await;
         outcome
+    }
+}
+
+/// Says that a connection has no one-sided reads, if they were wanted.
+pub(super) fn warn_of_fallback(client: &Client) {
+    if let Some(reason) = client.connection().carrier.fallback() {
+        print_message(format_args!(
+            "warning: one-sided reads are not available: {reason}; results travel inline over TCP"
+        ));
+        print_message(format_args!(
+            "hint: fabric=none in the URL selects inline without a warning; require_fabric=true makes it an error"
+        ));
     }
 }
 
@@ -280,7 +285,7 @@ fn arguments(args: &QueryArgs, default_url: Option<String>) -> Result<(String, O
     Ok((url, sql))
 }
 
-fn looks_like_url(text: &str) -> bool {
+pub(super) fn looks_like_url(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| scheme.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 

@@ -7,7 +7,7 @@ use thallus_client::{Client, ClientError};
 
 use super::args::{TablesArgs, connect_options};
 use super::failure::{Failure, Phase};
-use super::format::{self, Compression, Format, FormatOptions};
+use super::format::{self, FormatOptions};
 use super::interrupt::Interrupts;
 use super::output::Output;
 use super::query::FAREWELL;
@@ -39,14 +39,7 @@ async fn rows(client: &Client, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>
 }
 
 fn show(schema: &SchemaRef, batches: &[RecordBatch]) -> Result<(), Failure> {
-    let options = FormatOptions {
-        format: Format::Table,
-        compression: Compression::default(),
-        max_rows: usize::MAX,
-        null: String::new(),
-        plain_strings: false,
-        stream: false,
-    };
+    let options = FormatOptions::table(usize::MAX);
     let output = Output::stdout()?;
     let mut writer = format::writer(&options, schema, &output)?;
     let failure = |error| format::failure(options.format, error, &output);

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::{
     ArrayRef, AsArray, BinaryViewArray, DictionaryArray, Int32Array, ListArray, RecordBatch, RunArray, StringArray,
-    StringViewArray, StructArray, UnionArray,
+    StringViewArray, StructArray, UInt64Array, UnionArray,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::compute::concat_batches;
@@ -163,6 +163,26 @@ fn a_table_shows_nulls_and_leaves_rows_out_with_a_note() {
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
     run(Synthetic::of(vec![numbers(1, 1)]), options(Format::Table), &path).unwrap();
     assert!(fs::read_to_string(&path).unwrap().ends_with("┘\n1 row\n"));
+}
+
+#[test]
+fn a_table_of_changes_is_their_number() {
+    let dir = Scratch::new("changes");
+    let path = dir.path("out.txt");
+    let metadata = [("thallus.changes".to_owned(), "1".to_owned())].into();
+    let fields = vec![Field::new("count", DataType::UInt64, false)];
+    let schema: SchemaRef = Schema::new_with_metadata(fields, metadata).into();
+    let counts = |counts: Vec<u64>| RecordBatch::try_new(schema.clone(), vec![Arc::new(UInt64Array::from(counts))]);
+    for (changed, shown) in [(1234, "1,234 rows changed\n"), (1, "1 row changed\n"), (0, "0 rows changed\n")] {
+        let result = || Synthetic::of(vec![counts(vec![changed]).unwrap()]);
+        run(result(), options(Format::Table), &path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), shown);
+        run(result(), options(Format::Csv), &path).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("count\n{changed}\n"));
+    }
+    // Each row of parameters is one execution.
+    run(Synthetic::of(vec![counts(vec![2, 3]).unwrap()]), options(Format::Table), &path).unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), "5 rows changed\n");
 }
 
 #[test]

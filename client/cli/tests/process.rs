@@ -5,27 +5,16 @@ mod support;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::Scratch;
+use support::server::{outcome, thallus};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn thallus() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_thallus"));
-    command.env_remove("THALLUS_URL").env_remove("THALLUS_LOG").stdin(Stdio::null());
-    command
-}
-
 fn run(args: &[&str]) -> (i32, String, String) {
     outcome(thallus().args(args).output().unwrap())
-}
-
-/// Exit code, stdout and stderr.
-fn outcome(output: Output) -> (i32, String, String) {
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
 /// A URL of a closed port. The listener reserves the port while the test runs.
@@ -66,7 +55,7 @@ fn with_few_descriptors_it_ends_in_an_error_and_not_in_a_panic() {
 
 #[test]
 fn usage_errors_exit_with_2_and_say_what_to_do() {
-    let cases: [(&[&str], &str); 24] = [
+    let cases: [(&[&str], &str); 30] = [
         (&["query"], "no server is given"),
         (&["query", "thallus://h"], "no query is given"),
         (&["query", "thallus://h", "  "], "no query is given"),
@@ -91,6 +80,12 @@ fn usage_errors_exit_with_2_and_say_what_to_do() {
         (&["query", "thallus://h", "SELECT 1", "--delivery", "lent", "--rows", "5"], "--columns and --rows read on"),
         (&["query", "thallus://h", "SELECT 1", "--lazy", "--rows", "5-7"], "no range of rows"),
         (&["ping", "localhost"], "no scheme"),
+        (&["put", "t", "a.csv"], "no server is given"),
+        (&["put", "thallus://h", "t"], "no file is given"),
+        (&["put", "thallus://h", "t", "a.xlsx"], "unknown extension \"xlsx\""),
+        (&["put", "thallus://h", "t", "a.csv", "--mode", "merge"], "create-append, append, create, replace"),
+        (&["put", "thallus://h", "t", "a.csv", "--delimiter", "\""], "the delimiter is no ASCII character"),
+        (&["put", "thallus://h", "t", "a.csv", "--delivery", "lent", "--lend-from", "0"], "cannot be used with"),
     ];
     for (args, message) in cases {
         let (code, out, err) = run(args);

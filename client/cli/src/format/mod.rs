@@ -1,8 +1,10 @@
 //! Formats of a result. Each streams batch by batch, and refuses unsupported columns before it writes anything.
 
 mod arrow;
+mod changes;
 mod convert;
 mod csv;
+mod expanded;
 mod json;
 mod kind;
 mod parquet;
@@ -21,6 +23,7 @@ pub use writer::{BatchWriter, WriteError, failure};
 use self::plain_strings::{Adapter, PlainStrings};
 use super::failure::Failure;
 use super::output::Output;
+use thallus_client::is_change;
 
 /// The options of a format.
 #[derive(Clone, Debug)]
@@ -31,12 +34,30 @@ pub struct FormatOptions {
     pub compression: Compression,
     /// For tables.
     pub max_rows: usize,
+    /// For tables: whether each value has a line of its own.
+    pub expanded: bool,
     /// For CSV: the text for NULL.
     pub null: String,
     /// For Arrow and Parquet: whether views become plain strings.
     pub plain_strings: bool,
     /// For Arrow: whether the file's extension selects the stream format.
     pub stream: bool,
+}
+
+impl FormatOptions {
+    /// A table of at most these rows.
+    #[must_use]
+    pub fn table(max_rows: usize) -> Self {
+        FormatOptions {
+            format: Format::Table,
+            compression: Compression::default(),
+            max_rows,
+            expanded: false,
+            null: String::new(),
+            plain_strings: false,
+            stream: false,
+        }
+    }
 }
 
 /// A writer for results of this schema.
@@ -52,6 +73,10 @@ pub fn writer(options: &FormatOptions, schema: &SchemaRef, output: &Output) -> R
     }
     let to = output.writer()?;
     match options.format {
+        Format::Table if is_change(schema) => Ok(Box::new(changes::Changes::new(to))),
+        Format::Table if options.expanded => {
+            Ok(Box::new(expanded::Expanded::new(schema, to, options.max_rows, output)?))
+        }
         Format::Table => Ok(Box::new(table::Table::new(schema, to, options.max_rows, output)?)),
         Format::Csv => csv::writer(schema, to, &options.null, output),
         Format::Json => json::writer(schema, to, output),

@@ -16,7 +16,7 @@ use crate::output::{Output, OutputWriter};
 use thallus_fabric::units::grouped;
 
 /// Most characters of a value on a terminal.
-const TERMINAL_CELL: usize = 500;
+pub(super) const TERMINAL_CELL: usize = 500;
 
 /// Formats the first rows as they arrive, so that no batch is held, and counts the others.
 pub(super) struct Table {
@@ -91,21 +91,21 @@ impl BatchWriter for Table {
                 writeln!(self.to, "{}", line.trim_end())?;
             }
         }
-        let rows = |count: u64| format!("{} row{}", grouped(count), if count == 1 { "" } else { "s" });
-        let shown = self.shown as u64;
-        if shown == self.rows {
-            writeln!(self.to, "{}", rows(shown))?;
-        } else {
-            let omitted = self.rows - shown;
-            writeln!(
-                self.to,
-                "{} shown, {} more left out: see them with --max-rows {}, or write all to a file with --output",
-                rows(shown),
-                grouped(omitted),
-                self.rows
-            )?;
-        }
+        writeln!(self.to, "{}", number_of_rows(self.shown as u64, self.rows))?;
         Ok(self.to.flush()?)
+    }
+}
+
+/// The last line of a table.
+pub(super) fn number_of_rows(shown: u64, all: u64) -> String {
+    let rows = |count: u64| format!("{} row{}", grouped(count), if count == 1 { "" } else { "s" });
+    match all - shown {
+        0 => rows(shown),
+        omitted => format!(
+            "{} shown, {} more left out: see them with --max-rows {all}, or write all to a file with --output",
+            rows(shown),
+            grouped(omitted)
+        ),
     }
 }
 
@@ -117,7 +117,7 @@ fn is_number(data_type: &DataType) -> bool {
 }
 
 /// Escapes characters that would break the table's lines or control the terminal.
-fn printable(text: &str, max: usize) -> String {
+pub(super) fn printable(text: &str, max: usize) -> String {
     let mut shown = String::with_capacity(text.len().min(max));
     for (i, c) in text.chars().enumerate() {
         if i == max {

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod leaves;
+pub(crate) mod server;
 pub(crate) mod wrapped;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use std::task::{Context, Poll};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::SchemaRef;
 use thallus_cli::failure::{Failure, Interrupt};
-use thallus_cli::format::{Compression, Format, FormatOptions};
+use thallus_cli::format::{Format, FormatOptions};
 use thallus_cli::interrupt::Interrupts;
 use thallus_cli::output::Output;
 use thallus_cli::progress::Progress;
@@ -113,14 +114,7 @@ impl QueryResult for Synthetic {
 }
 
 pub(crate) fn options(format: Format) -> FormatOptions {
-    FormatOptions {
-        format,
-        compression: Compression::Zstd,
-        max_rows: 1000,
-        null: String::new(),
-        plain_strings: false,
-        stream: false,
-    }
+    FormatOptions { format, ..FormatOptions::table(1000) }
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
