@@ -14,8 +14,8 @@ pub(crate) fn error(status: Status, message: impl Into<String>) -> Error {
     Error { sqlstate: letters(sqlstate(status)), ..Error::with_message_and_status(without_nul(message.into()), status) }
 }
 
-/// A text that C can hold. Arrow's interface to C ends the process at an error whose text has a NUL, which may come from
-/// a value in a query.
+/// A text that C can hold. Arrow's interface to C ends the process at an error whose text has a NUL, and the text of a
+/// value in a query may have one.
 fn without_nul(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }

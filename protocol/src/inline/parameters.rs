@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{InlineDecoder, InlineEncoder, InlineError, InlineLimits};
 
-/// What 60 KiB can describe with good reason: the bits of as many booleans. Arrow expands validity bitmaps to the items
+/// Limits of the schema and of the elements: 60 KiB have room for the bits of as many booleans. Arrow expands validity bitmaps to the items
 /// of fixed-size lists, which may have no bytes of their own.
 const LIMITS: InlineLimits = InlineLimits { max_len: 512 << 10, max_fields: 4096 };
 

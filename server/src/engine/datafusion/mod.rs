@@ -91,7 +91,7 @@ pub enum OpenError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// The database and the operator's files are in each other's directory.
-    #[error("the database {} and {} overlap; give the database a directory of its own", database.display(), path.display())]
+    #[error("the database {} and {} overlap; give it a directory of its own", database.display(), path.display())]
     Overlap {
         /// The directory of the database.
         database: PathBuf,

@@ -33,7 +33,7 @@ pub(super) struct Optimized {
     pub(super) read: Read,
 }
 
-/// What a plan depends on, besides the tables.
+/// The facts that a plan depends on, besides the tables.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     sql: String,

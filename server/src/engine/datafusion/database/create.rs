@@ -12,7 +12,7 @@ use super::names;
 use super::snapshot::{Name, Object, Snapshot, StoredFile, StoredTable};
 use crate::engine::{EngineError, IngestMode};
 
-/// What happens if the table exists.
+/// The treatment of a table that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum IfExists {
     /// It is an error.

@@ -62,7 +62,7 @@ pub enum DatabaseError {
     /// The operating system refuses.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,

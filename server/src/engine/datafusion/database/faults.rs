@@ -20,7 +20,7 @@ impl Faults {
     }
 }
 
-/// What happens to a disk in a test.
+/// Faults of a disk in a test.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub(super) struct Plan {

@@ -1,7 +1,7 @@
 //! Rows of an upload as rows of the table that they are added to: columns by name, values unchanged.
 //!
-//! Only the layout of values may differ: text, binary values and lists with other offsets, dictionaries, runs, the width
-//! of decimals. A value that would become another one is never accepted, not even a small number in a wider type.
+//! Only the layout of values may differ: text, binary values and lists with other offsets, dictionaries, runs, and the
+//! width of decimals. A value that would become another one is never accepted, not even a small number in a wider type.
 
 use std::sync::Arc;
 

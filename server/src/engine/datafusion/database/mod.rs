@@ -2,16 +2,16 @@
 //!
 //! `DIR/catalog.json` names every schema, table, view and data file. `DIR/data/` has the data files, Parquet or Arrow,
 //! which never change. `DIR/lock` is locked by the one server that uses the directory. A commit writes a new catalog
-//! beside the old one and renames it over that: a kill at any moment leaves the old or the new state. Data files that the
-//! catalog does not name are what a kill has left; the next start removes them.
+//! beside the old one and renames it over that: a kill at any moment leaves the old or the new state. A kill can leave
+//! data files that the catalog does not name; the next start removes them.
 //!
 //! A query has the snapshot of its planning. A data file that no catalog names any more is removed when the last query
 //! over it has ended.
 //!
-//! Why no table format of a library: the released crates of Delta Lake (`deltalake`) and Iceberg (`iceberg`,
+//! No library's table format is used: the released crates of Delta Lake (`deltalake`) and Iceberg (`iceberg`,
 //! `iceberg-datafusion`) need other versions of arrow and DataFusion than this server, which has one version of each.
-//! They would double the build, and their batches would be other types. What is needed of them here, one writer and
-//! atomic commits on a local file system, is the rename in `disk`.
+//! They would double the build, and their batches would be other types. Needed here are one
+//! writer and atomic commits on a local file system, which are the rename in `disk`.
 
 mod apply;
 mod commit;

@@ -42,11 +42,11 @@ pub(in super::super) enum Change {
     CreateSchema { name: String, if_not_exists: bool },
     /// A schema is removed.
     DropSchema { name: String, if_exists: bool, cascade: bool },
-    /// What was to be made is there already, or what was to be removed is not.
+    /// The object to make is there already, or the object to remove is not.
     Nothing,
 }
 
-/// What a plan does not tell of its statement.
+/// Facts of a statement that its plan does not tell.
 #[derive(Debug, Default)]
 pub(in super::super) struct Facts {
     /// The columns of a `CREATE TABLE` that take no NULL, by position.
@@ -103,7 +103,7 @@ fn normal(ident: &Ident) -> String {
     }
 }
 
-/// What a statement is planned with.
+/// The context in which a statement is planned.
 pub(in super::super) struct Planning<'a> {
     pub(in super::super) catalogs: &'a Catalogs,
     pub(in super::super) state: &'a SessionState,

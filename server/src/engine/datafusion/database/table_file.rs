@@ -143,8 +143,8 @@ fn short_dictionary(column: &ArrayRef) -> Option<ArrayRef> {
     }
 }
 
-/// A file in Arrow's stream format. The encoder of inline batches writes it: `arrow_ipc` writes wrong values for slices of
-/// lists of unions and of runs, and has one dictionary for all batches in its file format.
+/// A file in Arrow's stream format. The encoder of inline batches writes it: `arrow_ipc` writes wrong values for slices
+/// of lists of unions and of runs, and has one dictionary for all batches in its file format.
 struct ArrowFile {
     encoder: InlineEncoder,
     sink: DataSink,
