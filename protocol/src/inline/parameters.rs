@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::{InlineDecoder, InlineEncoder, InlineError, InlineLimits};
 
-/// Limits of the schema and of the elements: 60 KiB have room for the bits of as many booleans. Arrow expands validity bitmaps to the items
-/// of fixed-size lists, which may have no bytes of their own.
+/// Limits of the schema and of the elements: 60 KiB have room for the bits of as many booleans. Arrow expands validity
+/// bitmaps to the items of fixed-size lists, which may have no bytes of their own.
 const LIMITS: InlineLimits = InlineLimits { max_len: 512 << 10, max_fields: 4096 };
 
 /// Most rows of the parameters of one request. A row of nulls needs no bytes, so that bytes alone are no limit.

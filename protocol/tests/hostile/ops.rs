@@ -11,6 +11,7 @@ use crate::pair::preface;
 
 /// An input to a client or an action of its driver.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a test has few of them")]
 pub(crate) enum ClientOp {
     Message(Message, usize),
     Schema(u32),

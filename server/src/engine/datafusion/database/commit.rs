@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::disk::{CommitError, Disk};
-use super::snapshot::{Object, Objects, Snapshot, StoredFile, StoredTable};
+use super::snapshot::{Object, Snapshot, StoredFile, StoredTable};
 use super::{Database, Name, format};
 use crate::engine::EngineError;
 
@@ -43,7 +43,7 @@ impl Draft {
 
     pub(super) fn add_schema(&mut self, name: &str) {
         self.is_changed = true;
-        self.next.schemas.entry(name.to_owned()).or_insert_with(Objects::new);
+        self.next.schemas.entry(name.to_owned()).or_default();
     }
 
     pub(super) fn remove_schema(&mut self, name: &str) {

@@ -85,7 +85,7 @@ async fn columns_that_do_not_fit_are_refused_and_nothing_is_written() {
     let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None]));
     let names: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
     let batch = RecordBatch::try_new(nullable, vec![ids, names]).unwrap();
-    let error = fixture.ingest("t", IngestMode::Append, &[batch.clone()]).await.unwrap_err();
+    let error = fixture.ingest("t", IngestMode::Append, std::slice::from_ref(&batch)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Constraint, "{error}");
     assert_eq!(fixture.ingest("t", IngestMode::Append, &[batch.slice(0, 1)]).await, Ok(1));
     assert_eq!(fixture.numbers("SELECT id FROM t ORDER BY id").await, [0, 1, 2, 7]);
