@@ -12,7 +12,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
-use super::planning::Read;
+use super::opened::Opened;
 use super::scan::FilesTable;
 use crate::engine::{Defaults, QueryRequest};
 
@@ -24,6 +24,15 @@ const MOST_SQL_BYTES: usize = 4096;
 const MOST_LITERAL_BYTES: usize = 64 << 10;
 /// Most columns of a result whose plan is kept.
 const MOST_COLUMNS: usize = 256;
+
+/// The tables of a query, and the kind of its rows.
+#[derive(Clone)]
+pub(super) struct Read {
+    /// The tables, as they were when the query was planned.
+    pub(super) tables: Vec<Arc<Opened>>,
+    /// True if the rows are a plan.
+    pub(super) explains: bool,
+}
 
 /// A statement from its text to its optimized plan.
 pub(super) struct Optimized {

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::database::{Catalogs, Change, Facts, Planning};
 use super::guard::Allowed;
-use super::plan_cache::{self, Key, Optimized};
+use super::plan_cache::{self, Key, Optimized, Read};
 use super::scan::FilesTable;
 use super::tables::Opened;
 use super::{CATALOG, SCHEMA, Shared, bounds, caught, error, guard, limits, names, pacing, parameters, repeatable};
@@ -37,15 +37,6 @@ pub(super) struct Planned {
     pub(super) read: Read,
     /// The change that gets the rows.
     pub(super) change: Option<Change>,
-}
-
-/// The tables of a query, and the kind of its rows.
-#[derive(Clone)]
-pub(super) struct Read {
-    /// The tables, as they were when the query was planned.
-    pub(super) tables: Vec<Arc<Opened>>,
-    /// True if the rows are a plan.
-    pub(super) explains: bool,
 }
 
 /// Plans on a thread that may block. A step of planning is not cancelled, and for thousands of columns it takes

@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 
 use super::database::Applied;
 use super::partitions::split;
-use super::planning::{Planned, Read, apart, batch_rows, described, plan_apart, specs};
+use super::plan_cache::Read;
+use super::planning::{Planned, apart, batch_rows, described, plan_apart, specs};
 use super::{Shared, error};
 use crate::engine::{BatchStream, CHANGES, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
 
