@@ -194,7 +194,6 @@ fn stored_view(view: ViewText) -> Result<StoredView, String> {
     })
 }
 
-/// A schema as a message of Arrow IPC, which has every detail of it, in base64.
 /// Refuses a schema that could not be read back: such a catalog would not open again.
 pub(super) fn check_schema(schema: &Schema) -> Result<(), String> {
     let read = schema_of_text(&schema_to_text(schema)?)?;
@@ -204,6 +203,7 @@ pub(super) fn check_schema(schema: &Schema) -> Result<(), String> {
     }
 }
 
+/// A schema as a message of Arrow IPC, which has every detail of it, in base64.
 fn schema_to_text(schema: &Schema) -> Result<String, String> {
     let mut tracker = arrow_ipc::writer::DictionaryTracker::new(false);
     let options = IpcWriteOptions::default();
