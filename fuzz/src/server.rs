@@ -86,7 +86,9 @@ impl Server {
             match event {
                 ServerEvent::OpenFabric { .. } => self.asked.push_back(Asked::Open),
                 ServerEvent::ProbeClient(_) => self.asked.push_back(Asked::ProbeClient),
-                ServerEvent::Query { stream, .. } => self.asked.push_back(Asked::Schema(stream)),
+                ServerEvent::Query { stream, .. }
+                | ServerEvent::Describe { stream, .. }
+                | ServerEvent::Objects { stream, .. } => self.asked.push_back(Asked::Schema(stream)),
                 ServerEvent::Upload { stream, .. } => {
                     self.uploads.insert(stream, false);
                     self.asked.push_back(Asked::Upload(stream));
