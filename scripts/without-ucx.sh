@@ -23,7 +23,7 @@ if ldd "$client" | grep -E 'libuc[pst]|libibverbs'; then
     exit 1
 fi
 
-cargo build --quiet --release --workspace
+cargo build --quiet --release --workspace --all-targets
 # With all features too: UCX and libibverbs are loaded at run time.
 for program in thallus thallus-server; do
     if readelf -d "$target/release/$program" | grep -E 'NEEDED.*(libuc[pst]|libibverbs)'; then

@@ -60,12 +60,16 @@ def test_a_stream_that_fails_leaves_nothing(cursor: dbapi.Cursor) -> None:
     assert absent.value.sqlstate == "42P01"
 
 
-@pytest.mark.parametrize("name", ['quo"ted', "with space", "MiXed", "sel.ect", "drop table x; --", "ünï"])
+@pytest.mark.parametrize("name", ["with space", "MiXed", "sel.ect", "drop table x; --", "ünï"])
 def test_names(cursor: dbapi.Cursor, name: str) -> None:
     assert cursor.adbc_ingest(name, rows(), mode="create") == 3
-    quoted = name.replace('"', '""')
-    assert cursor.execute(f'SELECT count(*) FROM "{quoted}"').fetchone() == (3,)
+    assert cursor.execute(f'SELECT count(*) FROM "{name}"').fetchone() == (3,)
     assert cursor.connection.adbc_get_table_schema(name).names == ["n", "text"]
+
+
+def test_a_quote_in_a_name_is_refused(cursor: dbapi.Cursor) -> None:
+    with pytest.raises(dbapi.ProgrammingError, match="cannot be the name of a table"):
+        cursor.adbc_ingest('quo"ted', rows(), mode="create")
 
 
 def test_pandas_and_polars(cursor: dbapi.Cursor) -> None:
