@@ -11,16 +11,15 @@
 //! ```
 
 use std::ops::Range;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use futures::StreamExt;
 use futures::future::join_all;
-use futures::{StreamExt, TryStreamExt};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 
 use crate::partitions::Tasks;
 use crate::{
@@ -42,22 +41,6 @@ struct Background {
     runtime: Option<Runtime>,
     /// The tasks of connections, which may outlive the client and its results.
     connections: Tasks,
-    /// Number of cancellations so far. Each ends what runs at that time.
-    cancellations: watch::Sender<u64>,
-}
-
-/// Cancels from any thread what a [`Client`] is doing.
-#[derive(Clone, Debug)]
-pub struct Canceller(Weak<Background>);
-
-impl Canceller {
-    /// Ends every call of the client that runs, and every result that is open, in [`ClientError::Cancelled`]. The
-    /// server stops the work. The connection can be used further.
-    pub fn cancel(&self) {
-        if let Some(background) = self.0.upgrade() {
-            background.cancellations.send_modify(|count| *count += 1);
-        }
-    }
 }
 
 impl Background {
@@ -67,33 +50,6 @@ impl Background {
             Some(runtime) => runtime.block_on(future),
             None => unreachable!("the runtime is there until it is dropped"),
         }
-    }
-
-    /// Number of cancellations so far.
-    fn cancellations(&self) -> u64 {
-        *self.cancellations.borrow()
-    }
-
-    /// The output of a future, or an error once there are more cancellations than these.
-    fn unless_cancelled<T>(
-        &self,
-        known: u64,
-        future: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, ClientError> {
-        let mut cancellations = self.cancellations.subscribe();
-        self.block_on(async {
-            tokio::select! {
-                biased;
-                // The sender lives as long as this.
-                _cancelled = cancellations.wait_for(|count| *count != known) => Err(ClientError::Cancelled),
-                output = future => output,
-            }
-        })
-    }
-
-    /// Like [`Self::unless_cancelled`], for what begins now.
-    fn run<T>(&self, future: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-        self.unless_cancelled(self.cancellations(), future)
     }
 }
 
@@ -134,9 +90,7 @@ impl Client {
         let runtime =
             Builder::new_multi_thread().worker_threads(threads).thread_name("thallus-client").enable_all().build();
         let failed = |source| ClientError::Connect { address: options.address(), source };
-        let (cancellations, _none_yet) = watch::channel(0);
-        let runtime = Some(runtime.map_err(failed)?);
-        let mut background = Background { runtime, connections: Tasks::default(), cancellations };
+        let mut background = Background { runtime: Some(runtime.map_err(failed)?), connections: Tasks::default() };
         let client = background.block_on(crate::Client::connect_with(options))?;
         background.connections = client.tasks();
         Ok(Client { client, runtime: Arc::new(background) })
@@ -155,9 +109,8 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::query_with`].
     pub fn query_with(&self, sql: &str, options: QueryOptions) -> Result<Batches, ClientError> {
-        let known = self.runtime.cancellations();
-        let result = self.runtime.unless_cancelled(known, self.client.query_with(sql, options))?;
-        Ok(self.batches(result, known))
+        let result = self.runtime.block_on(self.client.query_with(sql, options))?;
+        Ok(Batches { result, runtime: Arc::clone(&self.runtime) })
     }
 
     /// See [`crate::Client::query_partitions_with`]. Read each partition on its own thread.
@@ -165,13 +118,8 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::query_partitions_with`].
     pub fn query_partitions_with(&self, sql: &str, options: QueryOptions) -> Result<Vec<Batches>, ClientError> {
-        let known = self.runtime.cancellations();
-        let results = self.runtime.unless_cancelled(known, self.client.query_partitions_with(sql, options))?;
-        Ok(results.into_iter().map(|result| self.batches(result, known)).collect())
-    }
-
-    fn batches(&self, result: crate::ResultStream, cancellations: u64) -> Batches {
-        Batches { result, cancellations, runtime: Arc::clone(&self.runtime) }
+        let results = self.runtime.block_on(self.client.query_partitions_with(sql, options))?;
+        Ok(results.into_iter().map(|result| Batches { result, runtime: Arc::clone(&self.runtime) }).collect())
     }
 
     /// See [`crate::Client::execute`].
@@ -179,7 +127,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::execute`].
     pub fn execute(&self, sql: &str) -> Result<Option<u64>, ClientError> {
-        self.runtime.run(self.client.execute(sql))
+        self.runtime.block_on(self.client.execute(sql))
     }
 
     /// See [`crate::Client::execute_with`].
@@ -187,7 +135,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::execute_with`].
     pub fn execute_with(&self, sql: &str, options: QueryOptions) -> Result<Option<u64>, ClientError> {
-        self.runtime.run(self.client.execute_with(sql, options))
+        self.runtime.block_on(self.client.execute_with(sql, options))
     }
 
     /// See [`crate::Client::describe`].
@@ -195,7 +143,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::describe`].
     pub fn describe(&self, sql: &str) -> Result<Description, ClientError> {
-        self.runtime.run(self.client.describe(sql))
+        self.runtime.block_on(self.client.describe(sql))
     }
 
     /// See [`crate::Client::describe_with`].
@@ -203,7 +151,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::describe_with`].
     pub fn describe_with(&self, sql: &str, defaults: Defaults) -> Result<Description, ClientError> {
-        self.runtime.run(self.client.describe_with(sql, defaults))
+        self.runtime.block_on(self.client.describe_with(sql, defaults))
     }
 
     /// See [`crate::Client::objects`].
@@ -211,7 +159,7 @@ impl Client {
     /// # Errors
     /// See [`crate::Client::objects`].
     pub fn objects(&self, request: &ObjectsRequest) -> Result<Vec<CatalogObject>, ClientError> {
-        self.runtime.run(self.client.objects(request))
+        self.runtime.block_on(self.client.objects(request))
     }
 
     /// See [`crate::Client::upload_with`]. The batches are pulled on the calling thread.
@@ -226,19 +174,13 @@ impl Client {
         options: UploadOptions,
     ) -> Result<UploadReport, ClientError> {
         let batches = futures::stream::iter(batches);
-        self.runtime.run(self.client.upload_with(table, schema, std::pin::pin!(batches), options))
+        self.runtime.block_on(self.client.upload_with(table, schema, std::pin::pin!(batches), options))
     }
 
     /// See [`crate::Client::vendor`].
     #[must_use]
     pub fn vendor(&self) -> Vendor {
         self.client.vendor()
-    }
-
-    /// A handle that cancels from any thread what this client is doing.
-    #[must_use]
-    pub fn canceller(&self) -> Canceller {
-        Canceller(Arc::downgrade(&self.runtime))
     }
 
     /// See [`crate::Client::query_lazy`].
@@ -292,8 +234,6 @@ impl Client {
 #[derive(Debug)]
 pub struct Batches {
     result: crate::ResultStream,
-    /// Number of cancellations before the query.
-    cancellations: u64,
     runtime: Arc<Background>,
 }
 
@@ -309,13 +249,8 @@ impl Iterator for Batches {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let next = self.runtime.unless_cancelled(self.cancellations, self.result.try_next());
-        if matches!(next, Err(ClientError::Cancelled)) {
-            // The next call then finds the end.
-            self.result.cancel();
-            self.cancellations = self.runtime.cancellations();
-        }
-        next.map_err(|error| ArrowError::ExternalError(Box::new(error))).transpose()
+        let next = self.runtime.block_on(self.result.next())?;
+        Some(next.map_err(|error| ArrowError::ExternalError(Box::new(error))))
     }
 }
 

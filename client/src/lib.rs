@@ -44,9 +44,8 @@ pub use options::{
 pub use partitions::ResultStream;
 pub use report::{Carrier, ConnectionInfo, LazyReport, ServerReport, TransferReport};
 pub use result::{LazyBatch, LazyStream};
-pub use statements::is_change;
 pub use thallus_fabric::diagnosis::{Diagnosis, Finding};
-pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject};
+pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject, is_change};
 pub use thallus_protocol::message::{Defaults, Depth, IngestMode, ObjectsRequest, SortKey, Vendor};
 pub use upload::{UploadOptions, UploadReport};
 

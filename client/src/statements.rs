@@ -1,9 +1,9 @@
 //! Requests about statements and tables, besides the rows of queries.
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Schema, UInt64Type};
+use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
-use thallus_protocol::catalog::{CatalogObject, Description};
+use thallus_protocol::catalog::{CatalogObject, Description, is_change};
 use thallus_protocol::inline::{InlineError, encode_parameters};
 use thallus_protocol::message::{Defaults, LendFrom, ObjectsRequest, OpenOptions, Request, Vendor};
 use tokio::time::Instant;
@@ -12,16 +12,6 @@ use crate::connection::Client;
 use crate::error::ClientError;
 use crate::options::QueryOptions;
 use crate::partitions::ResultStream;
-
-/// Key of a schema's metadata by which a server marks the result of a statement that changes rows or tables.
-const CHANGES: &str = "thallus.changes";
-
-/// Whether a result is that of a statement that changes rows or tables. It has one row with one column, the number of
-/// changed rows.
-#[must_use]
-pub fn is_change(schema: &Schema) -> bool {
-    schema.metadata().get(CHANGES).is_some_and(|value| value == "1")
-}
 
 /// The bytes of parameters in a request.
 pub(crate) fn parameters(batch: &RecordBatch) -> Result<bytes::Bytes, ClientError> {

@@ -1,5 +1,5 @@
-//! Answers about statements and tables: the rows of the requests [`Describe`](crate::message::Request::Describe) and
-//! [`Objects`](crate::message::Request::Objects).
+//! Answers about statements and tables: the result of a change, and the rows of the requests
+//! [`Describe`](crate::message::Request::Describe) and [`Objects`](crate::message::Request::Objects).
 
 use std::sync::Arc;
 
@@ -40,8 +40,26 @@ pub struct TableObject {
     pub columns: Option<SchemaRef>,
 }
 
+/// Key of the schema's metadata, with the value `1`, by which clients tell the result of a statement that changes rows
+/// or tables.
+const CHANGES: &str = "thallus.changes";
+
+/// Schema of the result of a statement that changes rows or tables: one row with the number of changed rows.
+#[must_use]
+pub fn changes_schema() -> SchemaRef {
+    let metadata = [(CHANGES.to_owned(), "1".to_owned())].into();
+    Arc::new(Schema::new_with_metadata(vec![Field::new("count", DataType::UInt64, false)], metadata))
+}
+
+/// Returns whether a result is that of a statement that changes rows or tables. It has one row with one column, the
+/// number of changed rows.
+#[must_use]
+pub fn is_change(schema: &Schema) -> bool {
+    schema.metadata().get(CHANGES).is_some_and(|value| value == "1")
+}
+
 fn wrong_shape(what: &str) -> InlineError {
-    InlineError::Schema { what: format!("the answer has not the columns of {what}") }
+    InlineError::Schema { what: format!("the answer does not have the columns of {what}") }
 }
 
 impl Description {

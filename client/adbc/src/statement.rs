@@ -20,7 +20,7 @@ use crate::partition::Descriptor;
 use crate::reader::{self, Handover, Live, Progress, Reader, ResultReader, hand_over};
 use crate::settings::{self, Delivery, Settings};
 
-/// Whether bound columns are matched to parameters by name. The server decides it by the statement: `$name` by name,
+/// An option: bound columns are matched to parameters by name. The server decides it by the statement: `$name` by name,
 /// `$1` and `?` by position; so the option changes nothing. Python sets it for parameters in a dictionary.
 const BIND_BY_NAME: &str = "adbc.statement.bind_by_name";
 

@@ -28,6 +28,21 @@ impl Interrupts {
     /// # Errors
     /// The operating system's error.
     pub fn install_repeated(goes_on: bool) -> io::Result<(Self, watch::Sender<Option<Interrupt>>)> {
+        Self::handle(move |_, now| now == Interrupt::Terminate || !goes_on)
+    }
+
+    /// Installs handlers for SIGINT and SIGTERM. Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn install() -> io::Result<Self> {
+        Self::handle(|before, _| before.is_some()).map(|(interrupts, _ready)| interrupts)
+    }
+
+    /// Installs handlers. `ends` decides by the stop before and by this one whether the process ends at once.
+    fn handle(
+        ends: impl Fn(Option<Interrupt>, Interrupt) -> bool + Send + 'static,
+    ) -> io::Result<(Self, watch::Sender<Option<Interrupt>>)> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let (tell, seen) = watch::channel(None);
@@ -39,37 +54,14 @@ impl Interrupts {
                     Some(()) = terminate.recv() => Interrupt::Terminate,
                     else => return,
                 };
-                if now == Interrupt::Terminate || !goes_on {
+                let before = *tell.borrow();
+                if ends(before, now) {
                     leave(Failure::Interrupted(now).exit_code());
                 }
                 tell.send_replace(Some(now));
             }
         });
         Ok((Interrupts::new(seen), ready))
-    }
-
-    /// Installs handlers for SIGINT and SIGTERM. Call it within a tokio runtime.
-    ///
-    /// # Errors
-    /// The operating system's error.
-    pub fn install() -> io::Result<Self> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let (tell, seen) = watch::channel(None);
-        tokio::spawn(async move {
-            loop {
-                let now = tokio::select! {
-                    Some(()) = interrupt.recv() => Interrupt::CtrlC,
-                    Some(()) = terminate.recv() => Interrupt::Terminate,
-                    else => return,
-                };
-                if tell.borrow().is_some() {
-                    leave(Failure::Interrupted(now).exit_code());
-                }
-                tell.send_replace(Some(now));
-            }
-        });
-        Ok(Interrupts::new(seen))
     }
 
     /// Returns when the user requests a stop, immediately if that has already happened.

@@ -76,14 +76,6 @@ impl ResultStream {
         }
     }
 
-    /// Cancels the query, on the server too. No batch follows.
-    pub fn cancel(&mut self) {
-        match &mut self.0 {
-            Source::One(part) => part.cancel(),
-            Source::Many(merged) => merged.cancel(),
-        }
-    }
-
     /// The transfer so far; the whole transfer once the stream has ended.
     #[must_use]
     pub fn report(&self) -> TransferReport {
@@ -169,13 +161,6 @@ impl Merged {
         };
         let report = TransferReport { first_answer: started.elapsed(), ..TransferReport::default() };
         Ok(Merged { parts, schema, merger, turn: 0, started, waiting_since: None, report, ended: false })
-    }
-
-    fn cancel(&mut self) {
-        if !self.ended {
-            self.parts.iter_mut().for_each(PartStream::cancel);
-            self.ended();
-        }
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch, ClientError>>> {

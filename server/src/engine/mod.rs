@@ -15,12 +15,12 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
-pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject};
+pub use thallus_protocol::catalog::{CatalogObject, Description, TableObject, changes_schema, is_change};
 use thallus_protocol::message::SortKey;
 pub use thallus_protocol::message::{Defaults, Depth, IngestMode, ObjectsRequest, Vendor};
 
 pub use error::{EngineError, EngineErrorKind};
-pub use request::{CHANGES, IngestRequest, QueryRequest, changed_rows, changes_schema};
+pub use request::{IngestRequest, QueryRequest, changed_rows};
 
 /// Runs queries. Shared by every connection.
 #[async_trait]

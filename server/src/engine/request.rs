@@ -1,11 +1,11 @@
 //! Requests to an engine, and the answers that are not rows of a query.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::SchemaRef;
 use futures::{StreamExt, stream};
+use thallus_protocol::catalog::changes_schema;
 use thallus_protocol::message::{Defaults, IngestMode};
 
 use super::QueryStream;
@@ -56,17 +56,6 @@ impl IngestRequest {
         let (mode, defaults) = (IngestMode::default(), Defaults::default());
         IngestRequest { table: table.into(), schema, mode, temporary: false, defaults }
     }
-}
-
-/// Key of the schema's metadata, with the value `1`, by which clients tell the result of a statement that changes rows
-/// or tables.
-pub const CHANGES: &str = "thallus.changes";
-
-/// Schema of [`changed_rows`].
-#[must_use]
-pub fn changes_schema() -> SchemaRef {
-    let metadata = HashMap::from([(CHANGES.to_owned(), "1".to_owned())]);
-    Arc::new(Schema::new_with_metadata(vec![Field::new("count", DataType::UInt64, false)], metadata))
 }
 
 /// The result of a statement that has changed rows or tables: one row with the number of rows, 0 for a change of

@@ -94,7 +94,7 @@ impl InputError {
         InputError::Parquet { file: file.to_owned(), source }
     }
 
-    /// Whether the columns of a file do not fit.
+    /// Returns whether the columns of a file do not fit.
     pub(crate) fn is_of_columns(&self) -> bool {
         matches!(self, InputError::Twice { .. } | InputError::Missing { .. } | InputError::Types { .. })
     }

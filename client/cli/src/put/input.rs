@@ -157,7 +157,7 @@ impl Input {
         File::open(&self.path).map_err(|source| InputError::Io { file: self.name.clone(), source })
     }
 
-    /// Whether an Arrow file has a footer, so that it is no stream.
+    /// Returns whether an Arrow file has a footer, so that it is no stream.
     fn is_arrow_file(&self, file: &mut File) -> Result<bool, InputError> {
         let failed = |source| InputError::Io { file: self.name.clone(), source };
         let mut first = Vec::new();

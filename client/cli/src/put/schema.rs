@@ -15,7 +15,7 @@ pub(super) struct Columns {
     /// The name of the file.
     pub(super) file: String,
     pub(super) schema: SchemaRef,
-    /// Whether the types are guesses from texts. A column without any value has the type Null then.
+    /// True if the types are guesses from texts. A column without any value has the type Null then.
     pub(super) inferred: bool,
 }
 
@@ -98,7 +98,7 @@ pub(super) fn typed_as(inferred: &Schema, table: &Schema) -> SchemaRef {
     Arc::new(Schema::new(inferred.fields().iter().map(field).collect::<Fields>()))
 }
 
-/// Whether both Arrow's reader of CSV and that of JSON make values of a type.
+/// Returns whether Arrow's readers of CSV and of JSON both make values of a type.
 fn is_readable(data_type: &DataType) -> bool {
     use DataType::*;
     let is_integer = data_type.is_integer();

@@ -44,7 +44,7 @@ impl Pending {
         self.text.push_str(lines);
     }
 
-    /// Whether the text has only white space and whole comments.
+    /// True if the text has only white space and whole comments.
     pub(super) fn is_blank(&self) -> bool {
         !self.has_code && !matches!(self.place, Place::BlockComment(_))
     }
@@ -105,7 +105,7 @@ impl Pending {
     }
 }
 
-/// Whether typed text can be run: it is a command, or all its statements end with `;`.
+/// Returns whether typed text can be run: it is a command, or all its statements end with `;`.
 pub(super) fn is_complete(text: &str) -> bool {
     if is_command(text) {
         return true;
@@ -117,7 +117,7 @@ pub(super) fn is_complete(text: &str) -> bool {
     pending.is_blank()
 }
 
-/// Whether a line is a command of the shell, if no statement has begun before it.
+/// Returns whether a line is a command of the shell, if no statement has begun before it.
 pub(super) fn is_command(line: &str) -> bool {
     line.trim_start().starts_with('\\')
 }

@@ -21,7 +21,7 @@ use super::partitions::split;
 use super::plan_cache::Read;
 use super::planning::{Planned, apart, batch_rows, described, plan_apart, specs};
 use super::{Shared, error};
-use crate::engine::{BatchStream, CHANGES, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream};
+use crate::engine::{BatchStream, Description, EngineError, PartitionedQuery, QueryRequest, QueryStream, is_change};
 
 /// Batches in the channel, besides the one in the making: enough that neither side waits for every step of the other,
 /// and no more memory than that.
@@ -163,7 +163,7 @@ async fn run(
         // The receiver may be dropped.
         Err(e) => return drop(started.send(Err(e))),
     };
-    if stream.schema().metadata().contains_key(CHANGES) {
+    if is_change(&stream.schema()) {
         return change(&shared, &query, stream, executions, started, rows).await;
     }
     let schema = announced(&query, stream.schema());
