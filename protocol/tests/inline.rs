@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_array::{Array, Int32Array, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow_ipc::reader::StreamReader;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 use proptest::prelude::*;
 use thallus_protocol::inline::{InlineDecoder, InlineEncoder, InlineError, InlineLimits, decode_schema, encode_schema};
@@ -205,4 +205,19 @@ fn schemas_survive_and_are_bounded() {
     assert!(nested(MAX_DEPTH - 4).is_ok(), "{:?}", nested(MAX_DEPTH - 4));
     assert!(matches!(nested(MAX_DEPTH), Err(InlineError::Flatbuffer { .. })));
     assert!(matches!(nested(MAX_DEPTH + 1), Err(InlineError::Layout(_))));
+}
+
+/// Arrow's own encoder leaves such a time zone out, so that the type would change on its way.
+#[test]
+fn a_time_zone_is_not_empty() {
+    let zoned = DataType::Timestamp(TimeUnit::Millisecond, Some("X".into()));
+    let schema = Schema::new(vec![Field::new("at", zoned, true)]);
+    let mut message = encode_schema(&schema).unwrap().to_vec();
+    let limits = InlineLimits::default();
+    assert_eq!(*decode_schema(&message, &limits).unwrap(), schema);
+    // A string of a flatbuffer is its length and its bytes.
+    let zone = message.windows(5).position(|bytes| bytes == [1, 0, 0, 0, b'X']).unwrap();
+    message[zone..zone + 5].fill(0);
+    let error = decode_schema(&message, &limits).unwrap_err();
+    assert!(error.to_string().contains("empty time zone"), "{error}");
 }

@@ -20,7 +20,7 @@ use crate::ids::{FabricKind, StreamId};
 use crate::lender::{Lender, LenderCommand, LenderConfig};
 use crate::link::{Link, LinkTimeouts, truncate};
 use crate::message::{
-    Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Vendor, Welcome,
+    Defaults, Extensions, FabricOffer, FromBorrower, Hello, Message, ServerLimits, Thresholds, Vendor, Welcome,
 };
 use crate::misbehaviour::PeerMisbehaved;
 use crate::time::Timestamp;
@@ -290,8 +290,11 @@ impl ClientConnection {
         self.limits = Some(welcome.limits.clone());
         self.core.borrower.set_lender_limit(welcome.limits.max_loan_bytes);
         let (server, limits) = (truncate(welcome.name), welcome.limits);
-        let Vendor { name, version: engine_version } = Vendor::of(&welcome.extensions);
-        let vendor = Vendor { name: truncate(name), version: truncate(engine_version) };
+        let Vendor { name, version: engine_version, defaults } = Vendor::of(&welcome.extensions);
+        // A name that was cut would be another one.
+        let whole = |name: Option<String>| name.filter(|name| truncate(name.clone()) == *name);
+        let defaults = Defaults { catalog: whole(defaults.catalog), schema: whole(defaults.schema) };
+        let vendor = Vendor { name: truncate(name), version: truncate(engine_version), defaults };
         self.core.event(ClientEvent::Welcome { server, version, limits, vendor });
         match welcome.fabric {
             Ok(choice) => {

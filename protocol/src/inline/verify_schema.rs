@@ -51,7 +51,13 @@ fn field(field: Field<'_>, depth: usize, budget: &mut usize) -> Result<(), Inlin
             TimeUnit::MICROSECOND | TimeUnit::NANOSECOND => time.bitWidth() == 64,
             _ => false,
         }),
-        Type::Timestamp => field.type_as_timestamp().is_some_and(|timestamp| unit(timestamp.unit())),
+        Type::Timestamp => match field.type_as_timestamp() {
+            // An empty time zone means none (Schema.fbs). Arrow would keep it as another type than a timestamp without.
+            Some(timestamp) if timestamp.timezone() == Some("") => {
+                return refuse("a timestamp has an empty time zone: a schema leaves it out instead");
+            }
+            timestamp => timestamp.is_some_and(|timestamp| unit(timestamp.unit())),
+        },
         Type::Duration => field.type_as_duration().is_some_and(|duration| unit(duration.unit())),
         Type::Interval => field.type_as_interval().is_some_and(|interval| {
             let unit = interval.unit();

@@ -23,8 +23,8 @@ struct Extension {
 }
 
 /// The added fields of a message, in any order, each key at most once. This version defines those of Open, from
-/// [`LARGEST_BATCH`](super::LARGEST_BATCH) to [`INGEST`](super::INGEST), and those of Welcome,
-/// [`ENGINE_NAME`](super::ENGINE_NAME) and [`ENGINE_VERSION`](super::ENGINE_VERSION).
+/// [`LARGEST_BATCH`](super::LARGEST_BATCH) to [`INGEST`](super::INGEST), and those of Welcome, from
+/// [`ENGINE_NAME`](super::ENGINE_NAME) to [`ENGINE_SCHEMA`](super::ENGINE_SCHEMA).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Extensions(Vec<Extension>);

@@ -141,6 +141,10 @@ pub struct ServerLimits {
 pub const ENGINE_NAME: u16 = 1;
 /// Key of the extension of Welcome with [`Vendor::version`], in UTF-8.
 pub const ENGINE_VERSION: u16 = 2;
+/// Key of the extension of Welcome with the catalog of [`Vendor::defaults`], in UTF-8.
+pub const ENGINE_CATALOG: u16 = 3;
+/// Key of the extension of Welcome with the schema of [`Vendor::defaults`], in UTF-8.
+pub const ENGINE_SCHEMA: u16 = 4;
 
 /// The server's answer to the hello.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ENGINE_NAME, ENGINE_VERSION, Extensions};
+use super::{ENGINE_CATALOG, ENGINE_NAME, ENGINE_SCHEMA, ENGINE_VERSION, Extensions};
 
 /// The database behind a server. Both texts are empty if the server does not name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,19 +11,26 @@ pub struct Vendor {
     pub name: String,
     /// Its version.
     pub version: String,
+    /// The catalog and the schema of names that have none, unless a request has others. Absent: the server does not
+    /// tell.
+    pub defaults: Defaults,
 }
 
 impl Vendor {
     pub(crate) fn extensions(&self) -> Extensions {
-        let fields = [(ENGINE_NAME, &self.name), (ENGINE_VERSION, &self.version)];
-        let present = fields.into_iter().filter(|(_, text)| !text.is_empty());
+        let Defaults { catalog, schema } = &self.defaults;
+        let names = [(ENGINE_NAME, Some(&self.name)), (ENGINE_VERSION, Some(&self.version))];
+        let fields = names.into_iter().chain([(ENGINE_CATALOG, catalog.as_ref()), (ENGINE_SCHEMA, schema.as_ref())]);
+        let present = fields.filter_map(|(key, text)| Some((key, text.filter(|text| !text.is_empty())?)));
         present.fold(Extensions::none(), |extensions, (key, text)| extensions.with(key, Bytes::from(text.clone())))
     }
 
     /// The vendor that a Welcome names.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         let text = |key| extensions.get(key).map(|value| String::from_utf8_lossy(value).into_owned());
-        Vendor { name: text(ENGINE_NAME).unwrap_or_default(), version: text(ENGINE_VERSION).unwrap_or_default() }
+        let defaults = Defaults { catalog: text(ENGINE_CATALOG), schema: text(ENGINE_SCHEMA) };
+        let (name, version) = (text(ENGINE_NAME).unwrap_or_default(), text(ENGINE_VERSION).unwrap_or_default());
+        Vendor { name, version, defaults }
     }
 }
 
