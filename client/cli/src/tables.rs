@@ -3,7 +3,7 @@
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
-use thallus_client::{Client, ClientError};
+use thallus_client::{Client, ClientError, Depth, ObjectsRequest, StreamCode};
 
 use super::args::{TablesArgs, connect_options};
 use super::failure::{Failure, Phase};
@@ -11,6 +11,7 @@ use super::format::{self, FormatOptions};
 use super::interrupt::Interrupts;
 use super::output::Output;
 use super::query::FAREWELL;
+use super::shell::listing;
 
 const SERVED: &str = "SELECT * FROM server.tables ORDER BY name";
 const SKIPPED: &str = "SELECT * FROM server.skipped ORDER BY file, reason";
@@ -23,11 +24,23 @@ pub(super) async fn tables(args: TablesArgs, mut interrupts: Interrupts) -> Resu
     let failed = |phase| move |error| Failure::Client { phase, error };
     let options = connect_options(&args.url)?;
     let client = interrupts.unless(Client::connect_with(options)).await?.map_err(failed(Phase::Connect))?;
-    let (schema, served) = interrupts.unless(rows(&client, SERVED)).await?.map_err(failed(Phase::Transfer))?;
-    show(&schema, &served)?;
-    let (schema, skipped) = interrupts.unless(rows(&client, SKIPPED)).await?.map_err(failed(Phase::Transfer))?;
-    if skipped.iter().any(|batch| batch.num_rows() > 0) {
-        show(&schema, &skipped)?;
+    match interrupts.unless(rows(&client, SERVED)).await? {
+        Ok((schema, served)) => {
+            show(&schema, &served)?;
+            let (schema, skipped) =
+                interrupts.unless(rows(&client, SKIPPED)).await?.map_err(failed(Phase::Transfer))?;
+            if skipped.iter().any(|batch| batch.num_rows() > 0) {
+                show(&schema, &skipped)?;
+            }
+        }
+        // The tables of a database behind the server come from no files.
+        Err(ClientError::Query { kind: StreamCode::UnknownTable, .. }) => {
+            let request = ObjectsRequest { depth: Depth::Tables, ..ObjectsRequest::default() };
+            let objects = interrupts.unless(client.objects(&request)).await?.map_err(failed(Phase::Transfer))?;
+            let tables = listing::tables(&objects)?;
+            show(&tables.schema(), &[tables])?;
+        }
+        Err(error) => return Err(failed(Phase::Transfer)(error)),
     }
     let _ = tokio::time::timeout(FAREWELL, client.close()).await;
     Ok(())

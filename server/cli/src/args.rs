@@ -43,6 +43,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub database: Option<PathBuf>,
 
+    #[cfg(feature = "adbc")]
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a comment here would become the program's help")]
+    pub adbc: crate::adbc::AdbcArgs,
+
     /// Fabric for the data plane [default: auto].
     #[arg(long, value_enum)]
     pub fabric: Option<FabricArg>,
@@ -107,7 +112,7 @@ pub struct Args {
     #[arg(long, value_name = "COUNT")]
     pub max_connections: Option<usize>,
 
-    /// Most bytes on loan to all clients together [default: 1GiB].
+    /// Most bytes on loan to all clients together, of which each may have a quarter [default: 1GiB].
     #[arg(long, value_name = "SIZE")]
     pub max_bytes_on_loan: Option<ByteSize>,
 
@@ -219,8 +224,9 @@ impl Args {
         set(&mut config.limits.max_connections, self.max_connections);
         if let Some(total) = self.max_bytes_on_loan {
             config.limits.max_bytes_on_loan_total = total;
+            // As by default, a client may have a quarter: one that keeps mapped results needs it.
             let each = &mut config.limits.max_bytes_on_loan_per_connection;
-            *each = (*each).min(total);
+            *each = (*each).min(total).max(ByteSize(total.bytes() / 4));
         }
         set(&mut config.limits.inline_threshold_bytes, self.inline_threshold);
         set(&mut config.timeouts.drain, self.drain_timeout);
@@ -229,6 +235,8 @@ impl Args {
         set(&mut config.engine.batch_rows, self.batch_rows);
         set(&mut config.engine.partitions, self.partitions.map(Some));
         set(&mut config.engine.spill_dir, self.spill_dir.map(Some));
+        #[cfg(feature = "adbc")]
+        self.adbc.apply(&mut config.adbc)?;
         set(&mut config.log.filter, self.log);
         set(&mut config.log.format, self.log_format);
         Ok(())

@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, de};
+#[cfg(feature = "adbc")]
+use thallus_adbc_engine::AdbcConfig;
 use thallus_server::config::{EngineConfig, FabricConfig, InvalidValue, Limits, ServerConfig, TableConfig, Timeouts};
 use thiserror::Error;
 
@@ -41,6 +43,10 @@ pub struct Config {
     pub fabric: FabricConfig,
     /// The query engine.
     pub engine: EngineConfig,
+    /// A database with an ADBC driver, instead of the query engine and its tables.
+    #[cfg(feature = "adbc")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adbc: Option<AdbcConfig>,
     /// Filter and form of the log.
     pub log: LogConfig,
 }
@@ -144,6 +150,18 @@ pub enum ConfigError {
     /// A value is out of its range.
     #[error(transparent)]
     Invalid(#[from] InvalidValue),
+    /// Something concerns a database with an ADBC driver, and no driver is named.
+    #[error("no driver is named: give --adbc-driver, or `driver` in the section [adbc]")]
+    NoDriver,
+    /// A setting of the query engine or its tables does not fit to a database with an ADBC driver.
+    #[error(
+        "{what} cannot be combined with an ADBC driver: the database has its own tables and settings; leave out one of \
+         the two, or pass a setting of the database by --adbc-option"
+    )]
+    WithAdbc {
+        /// The setting.
+        what: &'static str,
+    },
     /// Two `--table` flags name one table.
     #[error("table `{name}` is given twice: {} and {}", first.display(), second.display())]
     DuplicateTable {
@@ -177,6 +195,11 @@ impl Config {
         {
             *relative = base.join(&*relative);
         }
+        // A name without a slash is looked for among the drivers of this host.
+        #[cfg(feature = "adbc")]
+        if let Some(adbc) = config.adbc.as_mut().filter(|adbc| adbc.driver.contains('/')) {
+            adbc.driver = base.join(&adbc.driver).display().to_string();
+        }
         Ok(config)
     }
 
@@ -202,12 +225,33 @@ impl Config {
     /// [`ConfigError::Invalid`] for the first that does not hold.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.server().validate()?;
+        #[cfg(feature = "adbc")]
+        self.adbc.as_ref().map_or(Ok(()), |adbc| self.validate_adbc(adbc))?;
         self.log.filter.parse::<tracing_subscriber::EnvFilter>().map_err(|e| InvalidValue {
             key: "log.filter",
             value: self.log.filter.clone(),
             reason: e.to_string(),
         })?;
         Ok(())
+    }
+
+    /// Checks that nothing concerns the query engine, which does not exist beside a database.
+    #[cfg(feature = "adbc")]
+    fn validate_adbc(&self, adbc: &AdbcConfig) -> Result<(), ConfigError> {
+        if adbc.driver.is_empty() {
+            return Err(ConfigError::NoDriver);
+        }
+        let given = [
+            (!self.tables.is_empty(), "a table (--table, [tables])"),
+            (!self.data.is_empty(), "a directory of tables (--data)"),
+            (self.strict, "--strict"),
+            (self.database.is_some(), "a database directory (--database)"),
+            (self.engine != EngineConfig::default(), "a setting of the query engine ([engine] and its flags)"),
+        ];
+        match given.into_iter().find(|(given, _)| *given) {
+            Some((_, what)) => Err(ConfigError::WithAdbc { what }),
+            None => Ok(()),
+        }
     }
 
     /// The part for the library.

@@ -3,8 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "adbc")]
+mod adbc;
 mod args;
 mod choices;
 pub mod config;
 
+#[cfg(feature = "adbc")]
+pub use adbc::{AdbcArgs, OptionArg};
 pub use args::{Args, TableArg};

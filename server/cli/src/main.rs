@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use thallus_fabric::lines::OneLineRecords;
-use thallus_server::config::ServerConfig;
 use thallus_server::engine::Engine;
 use thallus_server::{Server, Settings};
 use thallus_server_cli::Args;
-use thallus_server_cli::config::{LogConfig, LogFormat};
+use thallus_server_cli::config::{Config, LogConfig, LogFormat};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -65,14 +64,15 @@ fn run(args: Args) -> Result<(), Failure> {
     }
     init_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(config.listen.as_str(), config.server()));
+    let served = runtime.block_on(serve(config));
     // The tasks hold the engine, which removes its files when it is dropped. A query that computes without end must not
     // delay the end of the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
 }
 
-async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
+async fn serve(config: Config) -> Result<(), Failure> {
+    let (address, server) = (config.listen.as_str(), config.server());
     // Before the tables are opened, which may take long.
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
@@ -81,22 +81,22 @@ async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
         }
     });
     #[cfg_attr(not(feature = "registered-heap"), expect(unused_mut))]
-    let mut fabrics = thallus_server::fabrics::open(&config.fabric)?;
+    let mut fabrics = thallus_server::fabrics::open(&server.fabric)?;
     // Before the engine, so that its tables in memory are allocated in the registered heap.
     #[cfg(feature = "registered-heap")]
-    thallus_server::heap::grow_in_fabric(&mut fabrics, &config.fabric);
+    thallus_server::heap::grow_in_fabric(&mut fabrics, &server.fabric);
     let engine = open_engine(&config).await?;
     for table in engine.tables() {
         info!(table = %table.name, source = %table.source, format = table.format, columns = table.columns, "table");
     }
-    thallus_server::fabrics::log_limits(config.limits.max_bytes_on_loan_total.bytes());
+    thallus_server::fabrics::log_limits(server.limits.max_bytes_on_loan_total.bytes());
     let listener = TcpListener::bind(address)
         .await
         .map_err(|e| format!("cannot listen on {address}: {e} (choose another with --listen HOST:PORT)"))?;
     // With port 0 this line shows the port that the system chose.
     info!(address = %listener.local_addr()?, "listening");
 
-    let server = Server::new(engine, fabrics, Settings::new(&config));
+    let server = Server::new(engine, fabrics, Settings::new(&server));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let draining = server.clone();
@@ -118,14 +118,34 @@ async fn serve(address: &str, config: ServerConfig) -> Result<(), Failure> {
     Ok(())
 }
 
+async fn open_engine(config: &Config) -> Result<Arc<dyn Engine>, Failure> {
+    #[cfg(feature = "adbc")]
+    if let Some(adbc) = config.adbc.clone() {
+        return open_database(adbc).await;
+    }
+    open_datafusion(config).await
+}
+
+#[cfg(feature = "adbc")]
+async fn open_database(config: thallus_adbc_engine::AdbcConfig) -> Result<Arc<dyn Engine>, Failure> {
+    let driver = config.driver.clone();
+    // Drivers block, and may wait for a server.
+    let opened = tokio::task::spawn_blocking(move || thallus_adbc_engine::AdbcEngine::open(&config)).await?;
+    let engine = opened?;
+    let vendor = engine.vendor();
+    // Not the URI, which may contain a password.
+    info!(%driver, database = %vendor.name, version = %vendor.version, "database");
+    Ok(Arc::new(engine))
+}
+
 #[cfg(feature = "datafusion")]
-async fn open_engine(config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> {
+async fn open_datafusion(config: &Config) -> Result<Arc<dyn Engine>, Failure> {
     use thallus_server::engine::datafusion::DataFusionEngine;
-    Ok(Arc::new(DataFusionEngine::open(config).await?))
+    Ok(Arc::new(DataFusionEngine::open(&config.server()).await?))
 }
 
 #[cfg(not(feature = "datafusion"))]
-async fn open_engine(_config: &ServerConfig) -> Result<Arc<dyn Engine>, Failure> {
+async fn open_datafusion(_config: &Config) -> Result<Arc<dyn Engine>, Failure> {
     Err("this build has no query engine (feature `datafusion`)".into())
 }
 

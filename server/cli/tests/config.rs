@@ -35,6 +35,13 @@ fn the_example_file_shows_every_key() {
     all.fabric.verbs.device = Some("mlx5_0".into());
     all.fabric.verbs.port = Some(1);
     all.fabric.verbs.gid = Some(3);
+    #[cfg(feature = "adbc")]
+    {
+        let mut adbc = thallus_adbc_engine::AdbcConfig::new("duckdb");
+        (adbc.entrypoint, adbc.uri) = (Some("duckdb_adbc_init".to_owned()), Some("sales.db".to_owned()));
+        adbc.options.insert("access_mode".to_owned(), "READ_ONLY".to_owned());
+        all.adbc = Some(adbc);
+    }
     for line in all.to_toml().unwrap().lines().filter(|line| line.contains('=')) {
         let key = line.split('=').next().unwrap().trim();
         assert!(
@@ -208,4 +215,47 @@ fn automatic_limits_fit_the_machine() {
     config.validate().unwrap();
     assert!(config.engine.effective_memory_limit() >= ByteSize::mib(64));
     assert!(config.engine.effective_partitions() >= 1);
+}
+
+#[cfg(feature = "adbc")]
+#[test]
+fn a_database_takes_the_place_of_tables_and_their_engine() {
+    let driver = ["--adbc-driver", "duckdb", "--uri", "sales.db"];
+    let options = ["--adbc-option", "access_mode=READ_ONLY", "--adbc-option", "x=", "--adbc-entrypoint", "f"];
+    let config = parse(&[&driver[..], &options[..]].concat()).into_config().unwrap();
+    let adbc = config.adbc.as_ref().unwrap();
+    assert_eq!((adbc.driver.as_str(), adbc.uri.as_deref()), ("duckdb", Some("sales.db")));
+    assert_eq!(
+        adbc.options.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(),
+        ["access_mode=READ_ONLY", "x="]
+    );
+    assert_eq!(Config::from_toml(&config.to_toml().unwrap()).unwrap(), config);
+    for (args, what) in [
+        (&["--table", "t=/t.csv"][..], "--table"),
+        (&["--data", "/d"], "--data"),
+        (&["--database", "/db"], "--database"),
+        (&["--strict"], "--strict"),
+        (&["--batch-rows", "7"], "query engine"),
+    ] {
+        let error = parse(&[&driver[..], args].concat()).into_config().unwrap_err();
+        assert!(matches!(error, ConfigError::WithAdbc { .. }) && error.to_string().contains(what), "{error}");
+    }
+    for args in [&["--uri", "sales.db"][..], &["--adbc-option", "a=b"], &["--adbc-driver", ""]] {
+        assert!(matches!(parse(args).into_config().unwrap_err(), ConfigError::NoDriver), "{args:?}");
+    }
+    assert!(Args::try_parse_from(["thallus-server", "--adbc-option", "=b"]).is_err());
+}
+
+#[cfg(feature = "adbc")]
+#[test]
+fn a_driver_with_a_relative_path_is_beside_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.toml");
+    for (driver, expected) in [("lib/d.so", directory.path().join("lib/d.so")), ("duckdb", "duckdb".into())] {
+        fs::write(&file, format!("[adbc]\ndriver = '{driver}'\nuri = 'sales.db'\nconnection_wait = '5s'\n")).unwrap();
+        let config = parse(&["--config", file.to_str().unwrap(), "--uri", "other.db"]).into_config().unwrap();
+        let adbc = config.adbc.unwrap();
+        assert_eq!((Path::new(&adbc.driver), adbc.uri.as_deref()), (expected.as_path(), Some("other.db")));
+        assert_eq!(adbc.connection_wait, Span::secs(5));
+    }
 }

@@ -125,6 +125,8 @@ fn zoned<'a, T: ArrowTimestampType>(
     zone: &str,
     options: &FormatOptions<'a>,
 ) -> Result<Box<dyn DisplayIndex + 'a>, ArrowError> {
+    // Arrow does not know ISO 8601's name of UTC, which some writers put in a schema.
+    let zone = if zone.eq_ignore_ascii_case("z") { "UTC" } else { zone };
     Ok(Box::new(Zoned::<T> { array: array.as_primitive(), zone: zone.parse()?, null: options.null() }))
 }
 

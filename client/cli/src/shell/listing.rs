@@ -29,8 +29,8 @@ fn rows(columns: Vec<(&str, StringArray)>) -> Result<RecordBatch, Failure> {
     })
 }
 
-/// The rows of `\d`, without the tables that describe tables.
-pub(super) fn tables(objects: &[CatalogObject]) -> Result<RecordBatch, Failure> {
+/// The rows of `\d` and of `thallus tables`, without the tables that describe tables.
+pub(crate) fn tables(objects: &[CatalogObject]) -> Result<RecordBatch, Failure> {
     let shown = || {
         let tables = objects.iter().filter_map(|object| Some((object.schema.as_deref(), object.table.as_ref()?)));
         tables.filter(|(schema, _)| *schema != Some("information_schema"))

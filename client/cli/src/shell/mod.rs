@@ -2,7 +2,7 @@
 
 mod command;
 mod input;
-mod listing;
+pub(crate) mod listing;
 mod pager;
 mod session;
 mod typed;

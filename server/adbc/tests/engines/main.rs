@@ -1,0 +1,8 @@
+//! The engine over real databases: DuckDB, SQLite, PostgreSQL.
+
+mod support;
+
+mod catalog;
+mod sessions;
+mod statements;
+mod uploads;
