@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 scripts/setup.sh
 cargo fmt --all --check
 scripts/prose.py
+scripts/imports.py
 cargo fmt --manifest-path bench/Cargo.toml --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 scripts/simulate.sh lint

@@ -14,7 +14,7 @@ use thallus_fabric::process;
 use thallus_protocol::borrower::BorrowerConfig;
 use thallus_protocol::client::{ClientConfig, UploadOptions as MachineUploadOptions};
 use thallus_protocol::codec::{FrameLimits, VERSIONS};
-use thallus_protocol::inline::InlineLimits;
+use thallus_protocol::inline::{InlineError, InlineLimits, encode_parameters};
 use thallus_protocol::layout::LayoutLimits;
 use thallus_protocol::message::{self, Ingest, OpenOptions, ProcessId, Thresholds};
 use thallus_protocol::{ApiMisuse, LinkTimeouts};
@@ -29,7 +29,6 @@ use crate::options::{Access, ConnectOptions, FabricPreference, LazyOptions, MAX_
 use crate::partitions::{self, Link, Links, ResultStream, Tasks};
 use crate::report::{Carrier, ConnectionInfo};
 use crate::result::LazyStream;
-use crate::statements::parameters;
 use crate::upload::{self, UploadOptions, UploadReport};
 
 /// Most regions that a server may have announced at once. Each batch of many columns in flight may need several.
@@ -333,7 +332,7 @@ impl Client {
             deadline_ms: options.deadline.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             credit: options.window.unwrap_or(self.options.window).min(self.options.max_batch),
             partition: None,
-            parameters: options.parameters.as_ref().map(parameters).transpose()?,
+            parameters: options.parameters.as_ref().map(encode_parameters).transpose().map_err(parameters_error)?,
             defaults: options.defaults.clone(),
             ..OpenOptions::default()
         })
@@ -518,4 +517,8 @@ fn word_nonce(options: &ConnectOptions, number: u64) -> Result<u64, ClientError>
 
 fn bug(misuse: ApiMisuse) -> ClientError {
     ClientError::Protocol { message: misuse.to_string() }
+}
+
+fn parameters_error(error: InlineError) -> ClientError {
+    ClientError::Parameters { message: error.to_string() }
 }

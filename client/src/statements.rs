@@ -4,7 +4,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::UInt64Type;
 use futures::TryStreamExt;
 use thallus_protocol::catalog::{CatalogObject, Description, is_change};
-use thallus_protocol::inline::{InlineError, encode_parameters};
+use thallus_protocol::inline::InlineError;
 use thallus_protocol::message::{Defaults, LendFrom, ObjectsRequest, OpenOptions, Request, Vendor};
 use tokio::time::Instant;
 
@@ -12,11 +12,6 @@ use crate::connection::Client;
 use crate::error::ClientError;
 use crate::options::QueryOptions;
 use crate::partitions::ResultStream;
-
-/// The bytes of parameters in a request.
-pub(crate) fn parameters(batch: &RecordBatch) -> Result<bytes::Bytes, ClientError> {
-    encode_parameters(batch).map_err(|error| ClientError::Parameters { message: error.to_string() })
-}
 
 fn unreadable(error: InlineError) -> ClientError {
     ClientError::Protocol { message: format!("the server's answer cannot be read: {error}") }

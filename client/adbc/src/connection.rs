@@ -1,7 +1,7 @@
 //! A connection: its options, and requests about the server's catalog.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use adbc_core::error::{Result, Status};
 use adbc_core::options::{InfoCode, ObjectDepth, OptionConnection, OptionValue};
@@ -9,7 +9,7 @@ use adbc_core::{CancelHandle, Connection, Optionable, constants};
 use arrow::datatypes::Schema;
 use thallus_client::{CatalogObject, Defaults, Depth, ObjectsRequest};
 
-use crate::cancel::{Cancel, Watch};
+use crate::cancel::Watch;
 use crate::error::{invalid_argument, invalid_state, not_found, not_implemented};
 use crate::metadata::{info, objects, statistics};
 use crate::option::{flag, getters, text, unknown};
@@ -17,6 +17,7 @@ use crate::partition::Descriptor;
 use crate::reader::Reader;
 use crate::session::Session;
 use crate::settings::{self, Delivery, Settings};
+use crate::shared::Shared;
 use crate::statement::ThallusStatement;
 use crate::{reader, reader::Live};
 
@@ -39,44 +40,15 @@ pub struct ThallusConnection {
     settings: Settings,
 }
 
-/// The part of a connection that its statements share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) session: Arc<Session>,
-    pub(crate) cancel: Cancel,
-    defaults: Mutex<Defaults>,
-}
-
-impl Shared {
-    /// Catalog and schema of names without one.
-    pub(crate) fn defaults(&self) -> Defaults {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Defaults> {
-        self.defaults.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lists objects of the server's catalog.
-    ///
-    /// # Errors
-    /// Those of the server.
-    pub(crate) fn objects(&self, request: &ObjectsRequest) -> Result<Vec<CatalogObject>> {
-        let mut watch = Watch::new(&self.cancel, None)?;
-        self.session.run(&mut watch, self.session.client()?.objects(request))
-    }
-}
-
 impl ThallusConnection {
     pub(crate) fn new(session: Arc<Session>, settings: Settings) -> Self {
-        let shared = Shared { session, cancel: Cancel::new(), defaults: Mutex::default() };
-        ThallusConnection { shared: Arc::new(shared), settings }
+        ThallusConnection { shared: Arc::new(Shared::new(session)), settings }
     }
 
     fn set_catalog(&self, name: String) -> Result<()> {
         let request = objects::request(Depth::Catalogs, Some(&name), None, None);
         self.must_exist(&request, &format!("catalog {name:?}"))?;
-        self.shared.lock().catalog = Some(name);
+        self.shared.set_catalog(name);
         Ok(())
     }
 
@@ -84,7 +56,7 @@ impl ThallusConnection {
         let catalog = self.shared.defaults().catalog;
         let request = objects::request(Depth::Schemas, catalog.as_deref(), Some(&name), None);
         self.must_exist(&request, &format!("schema {name:?}"))?;
-        self.shared.lock().schema = Some(name);
+        self.shared.set_schema(name);
         Ok(())
     }
 
@@ -113,19 +85,23 @@ impl ThallusConnection {
         self.shared.objects(&request)
     }
 
-    /// The current catalog: as set, or the only one.
+    /// The current catalog: as set, as the server tells, or the only one.
     fn catalog(&self) -> Result<Option<String>> {
-        if let Some(set) = self.shared.defaults().catalog {
-            return Ok(Some(set));
+        let known = || Ok::<_, adbc_core::error::Error>(self.shared.session.client()?.vendor().defaults.catalog);
+        if let Some(current) = self.shared.defaults().catalog.map_or_else(known, |set| Ok(Some(set)))? {
+            return Ok(Some(current));
         }
         self.only(&objects::request(Depth::Catalogs, None, None, None), |object| Some(object.catalog))
     }
 
-    /// The current schema: as set, or the only one besides those of the system.
+    /// The current schema: as set, as the server tells for its own catalog, or the only one besides those of the
+    /// system.
     fn schema(&self) -> Result<Option<String>> {
         let Defaults { catalog, schema } = self.shared.defaults();
-        if schema.is_some() {
-            return Ok(schema);
+        let known = self.shared.session.client()?.vendor().defaults;
+        let is_own = catalog.is_none() || catalog == known.catalog;
+        if let Some(current) = schema.or(known.schema.filter(|_| is_own)) {
+            return Ok(Some(current));
         }
         let request = objects::request(Depth::Schemas, catalog.as_deref(), None, None);
         self.only(&request, |object| object.schema.filter(|name| !SYSTEM_SCHEMAS.contains(&name.as_str())))
@@ -179,13 +155,8 @@ impl Optionable for ThallusConnection {
             },
             constants::ADBC_CONNECTION_OPTION_CURRENT_CATALOG => self.set_catalog(text(name, value)?),
             constants::ADBC_CONNECTION_OPTION_CURRENT_DB_SCHEMA => self.set_schema(text(name, value)?),
-            _ => {
-                let value = text(name, value)?;
-                if self.settings.set(name, &value)? {
-                    return Ok(());
-                }
-                Err(unknown(name, &NAMES.into_iter().chain(settings::NAMES).collect::<Vec<_>>()))
-            }
+            _ if settings::NAMES.contains(&name) => self.settings.set(name, &text(name, value)?).map(|_known| ()),
+            _ => Err(unknown(name, &NAMES.into_iter().chain(settings::NAMES).collect::<Vec<_>>())),
         }
     }
 

@@ -45,14 +45,14 @@ impl ThallusDatabase {
                 )));
             }
             _ => {
-                let value = text(name, value)?;
                 let own = name.strip_prefix(PREFIX);
-                let known = ConnectOptions::URL_OPTIONS.iter().find(|known| own == Some(**known));
-                match known {
+                match ConnectOptions::URL_OPTIONS.iter().find(|known| own == Some(**known)) {
                     Some(known) => {
-                        self.connect.insert(known, value);
+                        self.connect.insert(known, text(name, value)?);
                     }
-                    None if self.settings.set(name, &value)? => {}
+                    None if settings::NAMES.contains(&name) => {
+                        self.settings.set(name, &text(name, value)?)?;
+                    }
                     None => return Err(unknown(name, &known_options())),
                 }
             }

@@ -40,6 +40,7 @@ mod partition;
 mod reader;
 mod session;
 mod settings;
+mod shared;
 mod statement;
 
 pub use connection::ThallusConnection;

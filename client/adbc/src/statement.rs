@@ -12,13 +12,13 @@ use thallus_client::{Description, ResultStream, is_change};
 
 use crate::bind::{Bound, Executions, not_in_partitions};
 use crate::cancel::{Cancel, Watch};
-use crate::connection::Shared;
 use crate::error::{error, invalid_argument, invalid_state, not_implemented};
 use crate::ingest::{self, Target};
 use crate::option::{flag, getters, text, unknown};
 use crate::partition::Descriptor;
 use crate::reader::{self, Handover, Live, Progress, Reader, ResultReader, hand_over};
 use crate::settings::{self, Delivery, Settings};
+use crate::shared::Shared;
 
 /// An option: bound columns are matched to parameters by name. The server decides it by the statement: `$name` by name,
 /// `$1` and `?` by position; so the option changes nothing. Python sets it for parameters in a dictionary.
@@ -263,8 +263,8 @@ impl Optionable for ThallusStatement {
             }
             return Ok(());
         }
-        if self.settings.set(name, &text(name, value)?)? {
-            return Ok(());
+        if settings::NAMES.contains(&name) {
+            return self.settings.set(name, &text(name, value)?).map(|_known| ());
         }
         let known = ingest::NAMES.into_iter().chain([constants::ADBC_STATEMENT_OPTION_INCREMENTAL, BIND_BY_NAME]);
         Err(unknown(name, &known.chain(settings::NAMES).collect::<Vec<_>>()))

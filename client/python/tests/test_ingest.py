@@ -119,3 +119,32 @@ def test_statements_that_change_something_count_rows(cursor: dbapi.Cursor) -> No
 def test_what_is_no_arrow_is_refused(cursor: dbapi.Cursor, value: object) -> None:
     with pytest.raises((TypeError, ValueError)):
         cursor.adbc_ingest("never", value)
+
+
+def test_the_current_schema_is_that_of_names_without_one(writable: Server) -> None:
+    """Another schema does not hide it."""
+    with dbapi.connect(writable.uri()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA secondary")
+        try:
+            assert connection.adbc_current_db_schema == "public"
+            cursor.execute("CREATE TABLE unqualified AS SELECT 1 AS n")
+            assert cursor.execute("SELECT n FROM public.unqualified").fetchone() == (1,)
+            connection.adbc_current_db_schema = "secondary"
+            assert connection.adbc_current_db_schema == "secondary"
+        finally:
+            cursor.execute("DROP TABLE IF EXISTS public.unqualified")
+            cursor.execute("DROP SCHEMA secondary")
+
+
+def test_a_timestamp_with_a_time_zone_keeps_it(writable: Server) -> None:
+    """`TIMESTAMP WITH TIME ZONE` is an instant."""
+    with dbapi.connect(writable.uri()) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE instants (at TIMESTAMP WITH TIME ZONE)")
+        try:
+            cursor.execute("INSERT INTO instants VALUES ('2024-05-06T07:08:09+02:00')")
+            (kind,) = cursor.execute("SELECT at FROM instants").fetch_arrow_table().schema.types
+            assert kind.tz == "UTC"
+            found = cursor.execute("SELECT CAST(at AS VARCHAR) FROM instants").fetchone()
+            assert found == ("2024-05-06T05:08:09Z",)
+        finally:
+            cursor.execute("DROP TABLE instants")

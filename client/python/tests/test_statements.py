@@ -82,3 +82,12 @@ def test_a_read_only_server_refuses_changes(cursor: dbapi.Cursor) -> None:
     assert (refused.value.status_code, refused.value.sqlstate) == (AdbcStatusCode.UNAUTHORIZED, "25006")
     with pytest.raises(dbapi.NotSupportedError, match="nothing was written"):
         cursor.adbc_ingest("made", numbers().slice(0, 3))
+
+
+def test_unknown_options_are_not_implemented(connection: dbapi.Connection) -> None:
+    """An option that is unknown is unknown with a value of any type."""
+    with connection.cursor() as cursor:
+        for handle in (connection.adbc_connection, cursor.adbc_statement):
+            for value in ("text", b"bytes", 1, 0.5):
+                with pytest.raises(dbapi.NotSupportedError, match="unknown option"):
+                    handle.set_options(**{"no.such.option": value})

@@ -118,7 +118,7 @@ impl Engine for TestEngine {
     }
 
     fn vendor(&self) -> Vendor {
-        Vendor { name: "Scripted".into(), version: "1.2.3".into() }
+        Vendor { name: "Scripted".into(), version: "1.2.3".into(), ..Vendor::default() }
     }
 
     fn tables(&self) -> Vec<TableInfo> {
