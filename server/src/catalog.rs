@@ -3,6 +3,7 @@
 //! Names and formats are resolved here, once, at start-up, without a query engine. Every mistake that can be detected
 //! without reading a whole file is reported here, as an error with table and path.
 
+mod compression;
 mod error;
 mod files;
 
@@ -12,40 +13,13 @@ use std::path::{Path, PathBuf};
 
 pub use crate::config::Format;
 use crate::config::{ServerConfig, TableConfig};
+pub use compression::Compression;
 pub use error::CatalogError;
 use files::FileKind;
-pub use files::{DataFile, Stamp};
+pub use files::{DataFile, Policy, Stamp};
 
 /// Longest name of a table, in bytes.
 const MAX_NAME_BYTES: usize = 128;
-
-/// Compression of a whole text file. Not the internal compression of Parquet and Arrow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Compression {
-    /// None.
-    #[default]
-    None,
-    /// `.gz`
-    Gzip,
-    /// `.bz2`
-    Bzip2,
-    /// `.xz`
-    Xz,
-    /// `.zst`
-    Zstd,
-}
-
-/// The treatment of a file that cannot be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Everything that is not served is an error of its table.
-    Strict,
-    /// A table of the configuration: files that are no data are skipped, and a data file that cannot be read is an
-    /// error of the table.
-    Table,
-    /// A table of a data directory: it has the files that can be read.
-    Data,
-}
 
 /// A table whose files were found.
 #[derive(Clone, Debug)]

@@ -40,6 +40,7 @@ enum Step {
     Generate { batches: u64, generator: Generator },
     Sleep(Duration),
     Hang,
+    IgnoreCancel,
     Fail(EngineError),
 }
 
@@ -109,6 +110,14 @@ impl Script {
         self
     }
 
+    /// Adds a pause without end in a task of its own, which goes on after the query was cancelled: an engine that does
+    /// not yield. See [`ScriptedEngine::ignoring_cancel`].
+    #[must_use]
+    pub fn ignore_cancel(mut self) -> Self {
+        self.steps.push(Step::IgnoreCancel);
+        self
+    }
+
     /// Adds an error, which ends the result.
     #[must_use]
     pub fn fail(mut self, error: EngineError) -> Self {
@@ -128,6 +137,7 @@ struct Counters {
     started: AtomicU64,
     running: AtomicU64,
     batches: AtomicU64,
+    ignoring_cancel: AtomicU64,
 }
 
 /// The behaviour of a table during uploads.
@@ -240,6 +250,12 @@ impl ScriptedEngine {
         self.counters.running.load(Ordering::Relaxed)
     }
 
+    /// Number of tasks of [`Script::ignore_cancel`]. They end with their runtime.
+    #[must_use]
+    pub fn ignoring_cancel(&self) -> u64 {
+        self.counters.ignoring_cancel.load(Ordering::Relaxed)
+    }
+
     /// Number of batches delivered so far, by all queries.
     #[must_use]
     pub fn batches(&self) -> u64 {
@@ -264,11 +280,26 @@ impl Drop for Running {
     }
 }
 
+/// Counts a task that ignores the cancel of its query.
+struct IgnoringCancel(Arc<Counters>);
+
+impl IgnoringCancel {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.ignoring_cancel.fetch_add(1, Ordering::Relaxed);
+        IgnoringCancel(Arc::clone(counters))
+    }
+}
+
+impl Drop for IgnoringCancel {
+    fn drop(&mut self) {
+        self.0.ignoring_cancel.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Player {
     steps: std::vec::IntoIter<Step>,
     generating: Option<(std::ops::Range<u64>, Generator)>,
-    /// Held for its drop.
-    _running: Running,
+    running: Running,
 }
 
 impl Player {
@@ -285,6 +316,15 @@ impl Player {
                 Step::Generate { batches, generator } => self.generating = Some((0..batches, generator)),
                 Step::Sleep(time) => tokio::time::sleep(time).await,
                 Step::Hang => std::future::pending().await,
+                Step::IgnoreCancel => {
+                    let busy = IgnoringCancel::new(&self.running.0);
+                    let work = tokio::spawn(async move {
+                        let _busy = busy;
+                        std::future::pending::<()>().await;
+                    });
+                    // The task outlives its handle.
+                    let _never = work.await;
+                }
                 Step::Fail(error) => {
                     self.steps = Vec::new().into_iter();
                     return Some(Err(error));
@@ -338,11 +378,8 @@ impl ScriptedEngine {
         if let Some(error) = &script.refusal {
             return Err(error.clone());
         }
-        let player = Player {
-            steps: script.steps.clone().into_iter(),
-            generating: None,
-            _running: Running::new(&self.counters),
-        };
+        let player =
+            Player { steps: script.steps.clone().into_iter(), generating: None, running: Running::new(&self.counters) };
         let rows = batch_rows.unwrap_or(usize::MAX).max(1);
         let batches = stream::unfold(player, |mut player| async move {
             let item = player.next().await?;

@@ -5,8 +5,21 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{CatalogError, Compression, Format, Policy};
-use crate::config::TableConfig;
+use super::compression::Compression;
+use super::error::CatalogError;
+use crate::config::{Format, TableConfig};
+
+/// The treatment of a file that cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Everything that is not served is an error of its table.
+    Strict,
+    /// A table of the configuration: files that are no data are skipped, and a data file that cannot be read is an
+    /// error of the table.
+    Table,
+    /// A table of a data directory: it has the files that can be read.
+    Data,
+}
 
 /// Kind of a file, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +36,7 @@ impl FileKind {
 
     /// The stem of a file's name and its kind, by its extensions. The suffix follows the stem.
     pub(super) fn of_name(name: &str) -> Option<(&str, FileKind)> {
-        let (rest, compression) = compression_of(name);
+        let (rest, compression) = Compression::of_name(name);
         let (stem, extension) = rest.rsplit_once('.').filter(|(stem, _)| !stem.is_empty())?;
         let (format, delimiter) = match extension.to_ascii_lowercase().as_str() {
             "parquet" => (Format::Parquet, b','),
@@ -36,23 +49,6 @@ impl FileKind {
         let is_text = matches!(format, Format::Csv | Format::Json);
         (is_text || compression == Compression::None).then_some((stem, FileKind { format, compression, delimiter }))
     }
-}
-
-/// A name without its compression's extension, and the compression.
-fn compression_of(name: &str) -> (&str, Compression) {
-    if let Some((rest, extension)) = name.rsplit_once('.') {
-        let compression = match extension.to_ascii_lowercase().as_str() {
-            "gz" => Compression::Gzip,
-            "bz2" => Compression::Bzip2,
-            "xz" => Compression::Xz,
-            "zst" => Compression::Zstd,
-            _ => Compression::None,
-        };
-        if compression != Compression::None && !rest.is_empty() {
-            return (rest, compression);
-        }
-    }
-    (name, Compression::None)
 }
 
 /// Whether the name marks a file or directory that is not data: hidden ones, and markers such as `_SUCCESS`. A name
@@ -283,7 +279,7 @@ impl Walk<'_> {
         let head = head_of(&path).map_err(|source| CatalogError::of_io(Some(self.table), &path, source))?;
         let kind = match (self.config.format, FileKind::of_name(name)) {
             (Some(format), Some((_, kind))) if kind.format == format => kind,
-            (Some(format), _) => FileKind { compression: compression_of(name).1, ..FileKind::plain(format) },
+            (Some(format), _) => FileKind { compression: Compression::of_name(name).1, ..FileKind::plain(format) },
             (None, Some((_, kind))) => kind,
             (None, None) => match head.as_slice() {
                 [b'P', b'A', b'R', b'1', ..] if !name.contains('.') => FileKind::plain(Format::Parquet),

@@ -35,6 +35,13 @@ pub enum EngineError {
         /// Names of the existing tables.
         known: Vec<String>,
     },
+    /// A table, or another object that the statement names, does not exist, in the words of a database behind the
+    /// engine.
+    #[error("{message}")]
+    NotFound {
+        /// The object.
+        message: String,
+    },
     /// There is no such column, or more than one.
     #[error("{message}")]
     Column {
@@ -83,13 +90,10 @@ pub enum EngineError {
         /// The operation that failed.
         message: String,
     },
-    /// The engine's memory or its space for spilling is used up.
-    #[error(
-        "out of resources: {message} (request less, try again when fewer queries run, or raise engine.memory_limit or \
-         engine.max_spill_bytes)"
-    )]
+    /// A resource of the engine is used up: its memory, its space for spilling, its connections to a database.
+    #[error("out of resources: {message}")]
     ResourcesExhausted {
-        /// The resource, and its largest consumers.
+        /// The resource, its largest consumers, and the remedy.
         message: String,
     },
     /// The files of a table cannot be read: missing, changed, corrupt, forbidden.
@@ -119,7 +123,7 @@ pub enum EngineErrorKind {
     Syntax = 1,
     /// [`EngineError::TooLarge`]
     TooLarge = 2,
-    /// [`EngineError::UnknownTable`]
+    /// [`EngineError::UnknownTable`], [`EngineError::NotFound`]
     UnknownTable = 3,
     /// [`EngineError::Column`]
     Column = 4,
@@ -152,7 +156,7 @@ impl EngineError {
         match self {
             EngineError::Syntax { .. } => EngineErrorKind::Syntax,
             EngineError::TooLarge { .. } => EngineErrorKind::TooLarge,
-            EngineError::UnknownTable { .. } => EngineErrorKind::UnknownTable,
+            EngineError::UnknownTable { .. } | EngineError::NotFound { .. } => EngineErrorKind::UnknownTable,
             EngineError::Column { .. } => EngineErrorKind::Column,
             EngineError::Plan { .. } => EngineErrorKind::Plan,
             EngineError::Unsupported { .. } => EngineErrorKind::Unsupported,

@@ -6,6 +6,7 @@ mod groups;
 mod held;
 mod mapped;
 mod plane;
+mod planning;
 mod query;
 mod source;
 mod upload;
@@ -37,8 +38,8 @@ pub(crate) use held::HeldBytes;
 use mapped::MappingClient;
 pub(crate) use mapped::OrphanedLoans;
 pub(crate) use plane::SeparatePools;
+use planning::Planning;
 use query::{Events, Progress, Pull, QueryEvent, RunningQuery};
-use source::Planning;
 use upload::{RunningUpload, UploadEvent, UploadEvents, UploadItem, UploadRequest};
 
 use crate::engine::{Engine, QueryRequest};
@@ -418,12 +419,12 @@ impl<S: ControlIo> Session<S> {
             ServerEvent::Describe { stream, sql, options } => {
                 debug!(%stream, %sql, "describe");
                 let request = QueryRequest { defaults: options.defaults.clone(), ..QueryRequest::new(sql) };
-                let planning = source::description(Arc::clone(&self.shared.engine), request);
+                let planning = planning::description(Arc::clone(&self.shared.engine), request);
                 self.start(stream, planning, &options, None);
             }
             ServerEvent::Objects { stream, request, options } => {
                 debug!(%stream, ?request, "objects");
-                let planning = source::objects(Arc::clone(&self.shared.engine), request);
+                let planning = planning::objects(Arc::clone(&self.shared.engine), request);
                 self.start(stream, planning, &options, None);
             }
             ServerEvent::Upload { stream, table, options } => self.upload(stream, UploadRequest { table, options }),
@@ -466,7 +467,7 @@ impl<S: ControlIo> Session<S> {
         };
         let batch_rows = options.batch_rows.map(|rows| rows.max(1) as usize);
         let request = QueryRequest { sql, batch_rows, parameters, defaults: options.defaults.clone() };
-        let planning = source::query(Arc::clone(&self.shared.engine), request, member.clone());
+        let planning = planning::query(Arc::clone(&self.shared.engine), request, member.clone());
         self.start(stream, planning, options, member);
     }
 

@@ -26,7 +26,8 @@ use tokio::time::Instant;
 
 use super::allowance::Allowance;
 use super::groups::GroupMember;
-use super::source::{Planning, Source, failure};
+use super::planning::Planning;
+use super::source::{Source, failure};
 use crate::engine::{BatchStream, EngineError};
 
 /// A request of the connection for the next batch of a query.

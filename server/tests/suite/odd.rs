@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
-use thallus_server::config::{ServerConfig, TableConfig};
-use thallus_server::engine::EngineError;
+use arrow::array::{
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use thallus_server::config::{ByteSize, ServerConfig, TableConfig};
 use thallus_server::engine::datafusion::DataFusionEngine;
+use thallus_server::engine::{EngineError, EngineErrorKind};
 
 use crate::engine::{count, open, query, settled};
 use crate::files::{config, directory, rows, write};
@@ -75,11 +77,12 @@ async fn types_widen_if_nothing_is_lost_and_otherwise_both_files_are_named() {
         write(table.join(format!("1.{extension}")), &batch([column("a", Int32Array::from(vec![1]))]));
         write(table.join(format!("2.{extension}")), &batch([column("a", Int64Array::from(vec![1 << 40]))]));
         write(table.join(format!("3.{extension}")), &batch([column("a", Float64Array::from(vec![0.5]))]));
-        let engine = open(&config(&[("t", &table)])).await;
+        let config = config(&[("t", &table)]);
+        let engine = open(&config).await;
         let all = lines(&engine, "SELECT a FROM t ORDER BY a").await;
         assert_eq!(all, ["0.5", "1.0", "1099511627776.0"], "{extension}");
         write(table.join(format!("4.{extension}")), &batch([column("a", StringArray::from(vec!["x"]))]));
-        let error = DataFusionEngine::open(&config(&[("t", &table)])).await.unwrap_err().to_string();
+        let error = DataFusionEngine::open(&config).await.unwrap_err().to_string();
         assert!(error.contains("4.") && error.contains("Utf8") && error.contains("`a`"), "{error}");
     }
 }
@@ -292,7 +295,7 @@ async fn a_function_refuses_a_result_beyond_the_bound() {
         "SELECT max(octet_length(concat(repeat('x', 100000), value::text))) FROM generate_series(1, 30000)",
     ] {
         let error = query(&engine, sql).await.expect_err(sql);
-        assert_eq!(error.kind(), thallus_server::engine::EngineErrorKind::ResourcesExhausted, "{sql}: {error}");
+        assert_eq!(error.kind(), EngineErrorKind::ResourcesExhausted, "{sql}: {error}");
     }
     assert_eq!(lines(&engine, "SELECT length(repeat('ab', 1000)), concat('a', NULL, 1)").await, ["2000,a1"]);
 }
@@ -323,4 +326,43 @@ async fn a_table_has_the_capitals_of_its_file_and_is_found_in_any_case() {
         assert!(ambiguous.message().contains("\"Orders\" and \"orders\""), "{sql}: {ambiguous}");
     }
     assert_eq!(query(&engine, "SHOW COLUMNS FROM \"orders\"").await.unwrap().num_rows(), 2);
+}
+
+/// Arrow's functions do not know the zone of ISO 8601.
+#[tokio::test]
+async fn the_time_zone_z_is_utc() {
+    let directory = directory();
+    for extension in ["parquet", "arrow", "arrows"] {
+        let times = TimestampMicrosecondArray::from(vec![0, 1_700_000_000_000_000]).with_timezone("Z");
+        write(directory.path().join(format!("t_{extension}.{extension}")), &batch([column("at", times)]));
+    }
+    let engine = open(&data(directory.path())).await;
+    for table in engine_tables(&engine) {
+        let sql = format!("SELECT at + INTERVAL '1 day', date_part('hour', at) FROM {table} ORDER BY at");
+        assert_eq!(lines(&engine, &sql).await, ["1970-01-02T00:00:00Z,0", "2023-11-15T22:13:20Z,22"], "{table}");
+    }
+}
+
+/// The output of a projection is in no memory pool of DataFusion.
+#[tokio::test]
+async fn large_values_are_counted() {
+    let mut config = config(&[]);
+    config.engine.memory_limit = Some(ByteSize::mib(64));
+    let engine = open(&config).await;
+    for sql in [
+        "SELECT value, repeat('x', 20000000) FROM generate_series(1, 60)",
+        "SELECT value, repeat('x', 900000) FROM generate_series(1, 300)",
+        "SELECT CASE WHEN value > 3 THEN repeat('x', 20000000) ELSE 'y' END FROM generate_series(1, 60)",
+        "SELECT repeat('xy', 100000000)",
+        "SELECT range(0, 1000) FROM generate_series(1, 20000)",
+    ] {
+        let error = query(&engine, sql).await.expect_err(sql);
+        assert_eq!(error.kind(), EngineErrorKind::ResourcesExhausted, "{sql}: {error}");
+        assert!(error.message().contains("engine.memory_limit"), "{sql}: {error}");
+    }
+    // A result that fits holds no memory once its query has ended.
+    for _ in 0..20 {
+        let rows = query(&engine, "SELECT repeat('xy', 5000000) AS r FROM generate_series(1, 2)").await.unwrap();
+        assert_eq!(rows.num_rows(), 2);
+    }
 }

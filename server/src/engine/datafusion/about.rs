@@ -15,8 +15,6 @@ use super::opened::Opened;
 use super::paths::Directories;
 use super::tables::Tables;
 
-/// Name of the schema.
-pub(super) const SCHEMA: &str = "server";
 const TABLES: &str = "tables";
 const SKIPPED: &str = "skipped";
 

@@ -2,7 +2,7 @@
 //!
 //! DataFusion's functions allocate what they are asked for: `repeat('x', 2147483647)` takes two gigabytes that no
 //! memory pool counts, and an allocation that fails ends the process (DataFusion issue 5415). So the size of the result
-//! is estimated before the function runs.
+//! is estimated before the function runs, and is reserved in the memory pool while it does.
 
 use std::cell::Cell;
 use std::fmt;
@@ -15,6 +15,7 @@ use arrow_array::{Array, ArrayRef};
 use arrow_schema::{DataType, FieldRef};
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use datafusion::logical_expr::{
     ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
@@ -64,6 +65,11 @@ const BOUNDED: [(&str, Estimate); 10] = [
     ("range", series),
     ("generate_series", series),
 ];
+
+/// Returns whether the results of a function or an operator of this name may be much larger than its arguments.
+pub(super) fn grows(name: &str) -> bool {
+    name == "||" || BOUNDED.iter().any(|(known, _)| *known == name)
+}
 
 /// Bytes of an item of a list.
 const ITEM_BYTES: u64 = 8;
@@ -116,9 +122,10 @@ fn series(of: &Arguments<'_>) -> Option<u64> {
 pub(super) fn register(context: &SessionContext) {
     let state = context.state();
     let functions = state.scalar_functions();
+    let pool = Pool(Arc::clone(&context.runtime_env().memory_pool));
     for (name, estimate) in BOUNDED {
         let Some(inner) = functions.get(name) else { continue };
-        let bounded = Bounded { inner: Arc::clone(inner), estimate: Estimator(estimate) };
+        let bounded = Bounded { inner: Arc::clone(inner), estimate: Estimator(estimate), pool: pool.clone() };
         context.register_udf(ScalarUDF::new_from_impl(bounded));
     }
 }
@@ -132,11 +139,21 @@ impl fmt::Debug for Estimator {
     }
 }
 
-/// A function that refuses a result beyond the bound.
+#[derive(Clone)]
+struct Pool(Arc<dyn MemoryPool>);
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pool")
+    }
+}
+
+/// A function that refuses a result beyond the bound, or beyond the memory that is left.
 #[derive(Debug)]
 struct Bounded {
     inner: Arc<ScalarUDF>,
     estimate: Estimator,
+    pool: Pool,
 }
 
 impl PartialEq for Bounded {
@@ -190,11 +207,15 @@ impl ScalarUDFImpl for Bounded {
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let estimated = (self.estimate.0)(&Arguments { args: &args.args, rows: args.number_rows });
         check(self.name(), estimated)?;
-        if estimated.is_some_and(|bytes| bytes > LARGE_BYTES) {
+        let mut _while_it_runs = None;
+        if let Some(bytes) = estimated.filter(|bytes| *bytes > LARGE_BYTES) {
             if PLANNING.get() {
                 let message = format!("{} is evaluated when the query runs: its result is large", self.name());
                 return Err(DataFusionError::Execution(message));
             }
+            let reservation = MemoryConsumer::new(self.name()).register(&self.pool.0);
+            reservation.try_grow(usize::try_from(bytes).unwrap_or(usize::MAX))?;
+            _while_it_runs = Some(reservation);
             if args.number_rows == 1 {
                 // The function would copy its result to a scalar, and the query the scalar to an array.
                 let arrays = args.args.into_iter().map(|argument| argument.into_array(1).map(ColumnarValue::Array));

@@ -132,7 +132,7 @@ fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Opti
         DataFusionError::SchemaError(..) => EngineError::Column { message },
         DataFusionError::Plan(_) | DataFusionError::Configuration(_) => EngineError::Plan { message },
         DataFusionError::Execution(_) => EngineError::Execution { message },
-        DataFusionError::ResourcesExhausted(_) => EngineError::ResourcesExhausted { message },
+        DataFusionError::ResourcesExhausted(_) => exhausted(message),
         DataFusionError::Internal(_) => EngineError::Internal { message },
         DataFusionError::ExecutionJoin(join) => of_nested_join(join),
         DataFusionError::ArrowError(error, _) => return of_arrow(error, scanned),
@@ -142,6 +142,13 @@ fn of_datafusion_itself(error: &DataFusionError, scanned: &[&TableSpec]) -> Opti
         // Wrappers without a meaning of their own.
         _ => return None,
     })
+}
+
+/// Memory or space for spilling is used up: the resource, its largest consumers, and the remedy.
+fn exhausted(message: String) -> EngineError {
+    let remedy =
+        "request less, try again when fewer queries run, or raise engine.memory_limit or engine.max_spill_bytes";
+    EngineError::ResourcesExhausted { message: format!("{message} ({remedy})") }
 }
 
 fn of_parser(error: &datafusion::sql::sqlparser::parser::ParserError) -> String {
@@ -157,7 +164,7 @@ fn of_arrow(error: &ArrowError, scanned: &[&TableSpec]) -> Option<EngineError> {
     Some(match error {
         ArrowError::ExternalError(_) => return None,
         ArrowError::NotYetImplemented(_) => EngineError::Unsupported { message },
-        ArrowError::MemoryError(_) => EngineError::ResourcesExhausted { message },
+        ArrowError::MemoryError(_) => exhausted(message),
         ArrowError::CsvError(_)
         | ArrowError::JsonError(_)
         | ArrowError::AvroError(_)
@@ -203,9 +210,7 @@ fn of_store(error: &object_store::Error, scanned: &[&TableSpec]) -> EngineError 
 fn of_io(error: &io::Error, scanned: &[&TableSpec]) -> EngineError {
     match error.kind() {
         // Only spilling writes files.
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            EngineError::ResourcesExhausted { message: format!("cannot spill: {error}") }
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => exhausted(format!("cannot spill: {error}")),
         _ => source(scanned, None, error.to_string()),
     }
 }

@@ -33,6 +33,7 @@ mod schema;
 mod source;
 mod thrift;
 mod widen;
+mod zones;
 
 pub(super) use inspect::{Inspected, inspect};
 pub(super) use ipc_schema::schema_of_message;
@@ -42,3 +43,4 @@ pub(super) use parquet_types::check_dictionaries;
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
 pub(super) use widen::Widening;
+pub(super) use zones::with_known_zones;

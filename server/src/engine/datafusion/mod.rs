@@ -7,6 +7,7 @@
 mod about;
 mod bounds;
 mod caught;
+mod counted;
 mod database;
 mod error;
 mod files;
@@ -14,6 +15,7 @@ mod guard;
 mod limits;
 mod names;
 mod objects;
+mod open_error;
 mod opened;
 mod operators;
 mod pacing;
@@ -38,7 +40,6 @@ mod wrapped;
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -50,19 +51,20 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::object_store::path::Path;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::Semaphore;
 
 use super::{
-    CatalogObject, Description, Engine, EngineError, IngestRequest, Ingestion, ObjectsRequest, PartitionedQuery,
-    QueryRequest, QueryStream, TableInfo, Vendor,
+    CatalogObject, Defaults, Description, Engine, EngineError, IngestRequest, Ingestion, ObjectsRequest,
+    PartitionedQuery, QueryRequest, QueryStream, TableInfo, Vendor,
 };
 use crate::catalog::{self, CatalogError, Resolved};
 use crate::config::{EngineConfig, MemoryPoolKind, ServerConfig};
 use about::About;
 pub use database::DatabaseError;
 use database::{Catalogs, Database};
+use names::{CATALOG, SCHEMA, SERVER_SCHEMA};
+pub use open_error::OpenError;
 use paths::Directories;
 use plan_cache::PlanCache;
 use spill::SpillDirectory;
@@ -74,45 +76,8 @@ use tables::Tables;
 const STACK_BYTES: usize = 64 << 20;
 /// Most queries that are planned at a time.
 const MAX_PLANNERS: usize = 64;
-/// The catalog and the schema of all tables.
-const CATALOG: &str = "thallus";
-const SCHEMA: &str = "public";
 /// Number of the largest consumers that an out-of-memory error names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
-
-/// The engine could not be opened.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// A table cannot be served.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// The database and the operator's files are in each other's directory.
-    #[error("the database {} and {} overlap; give it a directory of its own", database.display(), path.display())]
-    Overlap {
-        /// The directory of the database.
-        database: PathBuf,
-        /// The directory or the file of the tables.
-        path: PathBuf,
-    },
-    /// The directory for spilling is not usable.
-    #[error("cannot use {} to spill to: {reason}; see engine.spill_dir", path.display())]
-    SpillDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
-    /// The operating system provides no more threads.
-    #[error("cannot start the engine's threads: {0}")]
-    Threads(#[source] std::io::Error),
-    /// Any other error; a bug.
-    #[error("cannot open the query engine: {0}")]
-    Internal(String),
-}
 
 /// The parts of the engine that each query's task needs.
 struct Shared {
@@ -135,7 +100,7 @@ struct Shared {
 impl Shared {
     /// The catalogs with the database as it is now. `None`: there is no database, and the session has them.
     fn catalogs(&self) -> Option<Catalogs> {
-        self.database.as_ref().map(|database| database.catalogs(&self.tables, &self.about))
+        self.database.as_ref().map(|database| Catalogs::new(database, &self.tables, Arc::clone(&self.about) as _))
     }
 }
 
@@ -175,7 +140,7 @@ impl DataFusionEngine {
         let (about_tables, about_directories) = (Arc::clone(&tables), Arc::clone(&directories));
         let about = About { tables: about_tables, directories: about_directories, database: database.clone() };
         let about = Arc::new(about);
-        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (about::SCHEMA, Arc::clone(&about) as _)])?;
+        serve(&context, [(SCHEMA, Arc::clone(&tables) as _), (SERVER_SCHEMA, Arc::clone(&about) as _)])?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.engine.effective_partitions())
             .thread_name("thallus-engine")
@@ -267,7 +232,8 @@ impl Engine for DataFusionEngine {
     }
 
     fn vendor(&self) -> Vendor {
-        Vendor { name: "DataFusion".to_owned(), version: datafusion::DATAFUSION_VERSION.to_owned() }
+        let defaults = Defaults { catalog: Some(CATALOG.to_owned()), schema: Some(SCHEMA.to_owned()) };
+        Vendor { name: "DataFusion".to_owned(), version: datafusion::DATAFUSION_VERSION.to_owned(), defaults }
     }
 
     async fn ingest(&self, request: IngestRequest) -> Result<Box<dyn Ingestion>, EngineError> {
@@ -318,6 +284,8 @@ fn context(
         .with_default_catalog_and_schema(CATALOG, SCHEMA)
         .with_target_partitions(config.effective_partitions())
         .with_batch_size(config.batch_rows)
+        // Without it `TIMESTAMP WITH TIME ZONE` is a type without a zone.
+        .set_str("datafusion.execution.time_zone", "UTC")
         // With it `SELECT DISTINCT a, count(*) OVER () ... LIMIT` fails (DataFusion issue 25350).
         .set_bool("datafusion.optimizer.enable_distinct_aggregation_soft_limit", false);
     let state =

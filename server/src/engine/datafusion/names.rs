@@ -13,8 +13,14 @@ use datafusion::sql::sqlparser::ast::{
     Ident, ObjectName, ObjectNamePart, Query, Statement as SqlStatement, Visit, Visitor,
 };
 
-use super::SCHEMA;
 use crate::engine::EngineError;
+
+/// The catalog of all tables.
+pub(super) const CATALOG: &str = "thallus";
+/// The schema of the operator's tables, and of tables that are created without another.
+pub(super) const SCHEMA: &str = "public";
+/// The schema about the server, see `about`.
+pub(super) const SERVER_SCHEMA: &str = "server";
 
 /// Returns whether a name may come from an identifier without quotes.
 pub(super) fn may_be_unquoted(name: &str) -> bool {

@@ -17,10 +17,11 @@ use tokio::runtime::Handle;
 
 use super::database::{Catalogs, Change, Facts, Planning};
 use super::guard::Allowed;
+use super::names::{CATALOG, SCHEMA};
 use super::plan_cache::{self, Key, Optimized, Read};
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{CATALOG, SCHEMA, Shared, bounds, caught, error, guard, limits, names, pacing, parameters, repeatable};
+use super::{Shared, bounds, caught, counted, error, guard, limits, names, pacing, parameters, repeatable};
 use crate::catalog::TableSpec;
 use crate::config::MAX_BATCH_ROWS;
 use crate::engine::{Defaults, Description, EngineError, QueryRequest};
@@ -150,6 +151,11 @@ async fn optimize(
         disable_dynamic_filters(&mut state);
     }
     let plan = state.optimize(&logical).map_err(|e| error::of_datafusion(e, &specs(&read.tables)))?;
+    let pool = &state.runtime_env().memory_pool;
+    let (plan, is_counted) =
+        counted::count(plan, pool, partitions.max(state.config().target_partitions())).map_err(of_planning)?;
+    // The function that counts holds the memory of one query.
+    let key = key.filter(|_| !is_counted);
     let rows = limits::rows_for_width(&plan, batch_rows(shared, query));
     *state.config_mut() = state.config().clone().with_batch_size(rows);
     let context = state.task_ctx();

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::OpenError;
+use super::open_error::OpenError;
 use crate::config::EngineConfig;
 
 /// Beginning of the directories' names.

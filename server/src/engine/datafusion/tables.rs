@@ -149,6 +149,7 @@ fn merged(spec: &TableSpec, files: &[Arc<Inspected>]) -> Result<SchemaRef, Catal
         let (table, path) = (spec.name.clone(), spec.path.clone());
         CatalogError::SchemaMismatch { table, path, reason: mismatch.to_string() }
     })?;
+    let schema = files::with_known_zones(schema);
     let is_text = matches!(spec.format, Format::Csv | Format::Json);
     // A column of text without any value may have any type. NULL as a type could hold none of the later values.
     let typed = |field: &FieldRef| match field.data_type() {
@@ -327,6 +328,12 @@ impl Tables {
             return Some(known.spec.name.clone());
         }
         self.in_directories(name).await.into_iter().next().map(|(table, _)| table)
+    }
+
+    /// Returns whether there is a table of exactly this name.
+    pub(super) async fn has(&self, name: &str) -> bool {
+        self.fitting(name).iter().any(|opened| opened.spec.name == name)
+            || self.in_directories(name).await.iter().any(|(table, _)| table == name)
     }
 
     /// The names of the known tables.

@@ -8,15 +8,17 @@ use arrow_schema::SchemaRef;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
 
-use super::super::SCHEMA;
 use super::super::error::of_join;
+use super::super::names::SCHEMA;
 use super::commit::Draft;
 use super::create::{Stored, exists, store};
 use super::error::{already_exists, invalid, unsupported};
 use super::fit::with_columns;
+use super::name::Name;
 use super::rows::RowsIn;
-use super::snapshot::{Name, Object, StoredFile, StoredTable, StoredView};
+use super::snapshot::{Object, StoredTable, StoredView};
 use super::statements::Change;
+use super::stored_file::StoredFile;
 use super::{Database, names, views};
 use crate::engine::EngineError;
 

@@ -6,8 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::disk::{CommitError, Disk};
-use super::snapshot::{Object, Snapshot, StoredFile, StoredTable};
-use super::{Database, Name, format};
+use super::name::Name;
+use super::snapshot::{Object, Snapshot, StoredTable};
+use super::stored_file::StoredFile;
+use super::{Database, format};
 use crate::engine::EngineError;
 
 /// The next snapshot, while it is made.

@@ -8,8 +8,10 @@ use super::super::tables::Tables;
 use super::commit::Draft;
 use super::error::{already_exists, is_view};
 use super::holds::format_of;
+use super::name::Name;
 use super::names;
-use super::snapshot::{Name, Object, Snapshot, StoredFile, StoredTable};
+use super::snapshot::{Object, Snapshot, StoredTable};
+use super::stored_file::StoredFile;
 use crate::engine::{EngineError, IngestMode};
 
 /// The treatment of a table that exists.
@@ -62,7 +64,7 @@ pub(super) async fn prepare(
     name: &Name,
     mode: Mode,
 ) -> Result<Option<SchemaRef>, EngineError> {
-    match (snapshot.find(name), mode.if_exists) {
+    match (names::find(snapshot, tables, name).await, mode.if_exists) {
         (Some((name, _)), IfExists::Refuse) => Err(exists(&name)),
         (Some((_, Object::Table(table))), IfExists::Append) => Ok(Some(Arc::clone(&table.schema))),
         (Some((name, Object::View(_))), IfExists::Append | IfExists::Replace) => Err(is_view(&name)),

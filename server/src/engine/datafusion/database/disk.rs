@@ -92,10 +92,14 @@ impl Disk {
             file.write_all(second)?;
             self.faults.step("sync catalog.json.tmp")?;
             file.sync_all()?;
-            self.faults.step("rename catalog.json.tmp")?;
-            fs::rename(&draft, self.catalog_path())
+            self.faults.step("rename catalog.json.tmp")
         })();
         written.map_err(CommitError::Old)?;
+        // A file system over a network may report an error although its server has renamed the file.
+        fs::rename(&draft, self.catalog_path()).map_err(|error| match draft.try_exists() {
+            Ok(true) => CommitError::Old(error),
+            _ => CommitError::Unknown(error),
+        })?;
         let synced = self.faults.step("sync the directory").and_then(|()| sync_directory(&self.root));
         synced.map_err(CommitError::Unknown)
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::Name;
+use super::name::Name;
 use crate::engine::EngineError;
 
 /// A database cannot be opened. No file was removed.

@@ -10,7 +10,7 @@ use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_schema::{DataType, FieldRef, Fields, Schema, SchemaRef};
 
 use super::error::invalid;
-use super::snapshot::Name;
+use super::name::Name;
 use crate::engine::EngineError;
 
 /// The way from the batches of an upload to those of its table.

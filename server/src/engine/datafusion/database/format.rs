@@ -9,11 +9,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::super::SCHEMA;
 use super::super::files::{check_names, schema_of_message};
+use super::super::names::SCHEMA;
 use super::disk::{Disk, is_data_name};
 use super::error::DatabaseError;
-use super::snapshot::{Name, Object, Objects, Snapshot, StoredFile, StoredTable, StoredView};
+use super::name::Name;
+use super::snapshot::{Object, Objects, Snapshot, StoredTable, StoredView};
+use super::stored_file::StoredFile;
 use crate::catalog::{Format, name_flaw};
 
 /// The format that this server writes. A change of the meaning of the text needs another number.

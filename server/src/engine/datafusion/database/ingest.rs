@@ -15,8 +15,9 @@ use super::create::{Mode, Stored, prepare, store};
 use super::error::{changed_meanwhile, invalid, unsupported};
 use super::fit::Fit;
 use super::holds::format_of;
+use super::name::Name;
 use super::rows::RowsIn;
-use super::{Database, Name, names};
+use super::{Database, names};
 use crate::catalog::Format;
 use crate::engine::{EngineError, IngestRequest, Ingestion};
 

@@ -25,6 +25,7 @@ mod fit;
 mod format;
 mod holds;
 mod ingest;
+mod name;
 mod names;
 mod opening;
 mod provider;
@@ -32,6 +33,7 @@ mod rewrite;
 mod rows;
 mod snapshot;
 mod statements;
+mod stored_file;
 mod table_file;
 #[cfg(test)]
 mod tests;
@@ -47,13 +49,12 @@ use datafusion::execution::session_state::SessionState;
 pub(super) use apply::Applied;
 pub use error::DatabaseError;
 pub(super) use ingest::begin;
+pub(super) use name::Name;
 pub(super) use provider::Catalogs;
 use snapshot::Snapshot;
-pub(super) use snapshot::{Name, StoredFile};
 pub(super) use statements::{Change, Facts, Planning};
+pub(super) use stored_file::StoredFile;
 
-use super::about::About;
-use super::tables::Tables;
 use crate::engine::TableInfo;
 use disk::Disk;
 use snapshot::StoredTable;
@@ -152,11 +153,6 @@ impl Database {
             files: table.files.len(),
         };
         self.snapshot().tables().map(describe).collect()
-    }
-
-    /// The catalog for one query: this database as it is now, with the tables of the operator's files.
-    pub(super) fn catalogs(self: &Arc<Self>, tables: &Arc<Tables>, about: &Arc<About>) -> Catalogs {
-        Catalogs::new(self, self.snapshot(), tables, about)
     }
 }
 

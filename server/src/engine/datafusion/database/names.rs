@@ -3,10 +3,11 @@
 use datafusion::common::TableReference;
 use datafusion::common::config::CatalogOptions;
 
+use super::super::names::{CATALOG, SCHEMA, SERVER_SCHEMA};
 use super::super::tables::Tables;
-use super::super::{CATALOG, SCHEMA, about};
 use super::error::{already_exists, invalid};
-use super::snapshot::{Name, Snapshot, is_catalog};
+use super::name::Name;
+use super::snapshot::{Object, Snapshot};
 use crate::catalog::name_flaw;
 use crate::engine::{Defaults, EngineError};
 
@@ -29,6 +30,20 @@ pub(super) fn of_upload(table: &str, defaults: &Defaults) -> Result<Name, Engine
     Ok(Name { schema, object: table.to_owned() })
 }
 
+/// The table or view of the database that a change means by a name. As in queries, an exact name of the operator's
+/// tables comes before one of the database that differs in case.
+pub(super) async fn find<'a>(snapshot: &'a Snapshot, tables: &Tables, name: &Name) -> Option<(Name, &'a Object)> {
+    let found = snapshot.find(name)?;
+    let is_exact = found.0.object == name.object;
+    let is_of_operator = !is_exact && found.0.schema == SCHEMA && tables.has(&name.object).await;
+    (!is_of_operator).then_some(found)
+}
+
+/// Returns whether a catalog of this name exists.
+pub(super) fn is_catalog(name: &str) -> bool {
+    name.eq_ignore_ascii_case(CATALOG)
+}
+
 pub(super) fn check_catalog(catalog: &str) -> Result<(), EngineError> {
     match is_catalog(catalog) {
         true => Ok(()),
@@ -46,7 +61,7 @@ pub(super) fn check_new(what: &str, name: &str) -> Result<(), EngineError> {
 
 /// Returns whether the server itself has a schema of this name.
 pub(super) fn is_reserved_schema(name: &str) -> bool {
-    [INFORMATION, about::SCHEMA].iter().any(|known| known.eq_ignore_ascii_case(name))
+    [INFORMATION, SERVER_SCHEMA].iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// Refuses a place for a new table or view: a schema that does not exist, or a name that is taken.

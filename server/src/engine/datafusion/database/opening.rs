@@ -8,7 +8,9 @@ use super::super::files::Inspected;
 use super::super::opened::Opened;
 use super::super::tables;
 use super::Database;
-use super::snapshot::{Name, StoredFile, StoredTable};
+use super::name::Name;
+use super::snapshot::StoredTable;
+use super::stored_file::StoredFile;
 use crate::catalog::{CatalogError, Compression, DataFile, Format, Policy, Stamp, TableSpec};
 use crate::config::TableConfig;
 

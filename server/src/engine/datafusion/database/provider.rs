@@ -10,11 +10,12 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::super::about::{self, About};
+use super::super::names::{CATALOG, SCHEMA, SERVER_SCHEMA};
 use super::super::scan::FilesTable;
 use super::super::tables::Tables;
-use super::super::{CATALOG, SCHEMA};
-use super::snapshot::{Name, Object, Snapshot, StoredView, is_catalog};
+use super::name::Name;
+use super::names::is_catalog;
+use super::snapshot::{Object, Snapshot, StoredView};
 use super::{Database, views};
 
 /// The catalogs: one.
@@ -26,17 +27,17 @@ struct Content {
     database: Arc<Database>,
     snapshot: Arc<Snapshot>,
     tables: Arc<Tables>,
-    about: Arc<About>,
+    about: Arc<dyn SchemaProvider>,
 }
 
 impl Catalogs {
-    pub(super) fn new(
+    /// The catalog for one query: the database as it is now, the operator's tables, and the schema about the server.
+    pub(in super::super) fn new(
         database: &Arc<Database>,
-        snapshot: Arc<Snapshot>,
         tables: &Arc<Tables>,
-        about: &Arc<About>,
+        about: Arc<dyn SchemaProvider>,
     ) -> Self {
-        let (database, tables, about) = (Arc::clone(database), Arc::clone(tables), Arc::clone(about));
+        let (database, snapshot, tables) = (Arc::clone(database), database.snapshot(), Arc::clone(tables));
         Catalogs(Arc::new(Content { database, snapshot, tables, about }))
     }
 
@@ -86,12 +87,12 @@ impl CatalogProviderList for Catalogs {
 
 impl CatalogProvider for Catalogs {
     fn schema_names(&self) -> Vec<String> {
-        self.0.snapshot.schemas.keys().cloned().chain([about::SCHEMA.to_owned()]).collect()
+        self.0.snapshot.schemas.keys().cloned().chain([SERVER_SCHEMA.to_owned()]).collect()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        if name == about::SCHEMA {
-            return Some(Arc::clone(&self.0.about) as _);
+        if name == SERVER_SCHEMA {
+            return Some(Arc::clone(&self.0.about));
         }
         let (name, _) = self.0.snapshot.schema(name)?;
         Some(Arc::new(StoredSchema { catalogs: self.clone(), name: name.to_owned() }))
@@ -125,7 +126,7 @@ impl StoredSchema {
                 let opened = self.catalogs.database().opened(&state, name, table).await;
                 Ok(Arc::new(FilesTable::new(opened.map_err(|e| DataFusionError::External(Box::new(e)))?)))
             }
-            Object::View(view) => Ok(match views::plan(&self.catalogs, state, view).await {
+            Object::View(view) => Ok(match views::plan(self.catalogs.snapshot(), state, view).await {
                 Ok(table) => Arc::new(table),
                 Err(reason) => Arc::new(BrokenView { name: name.clone(), view: Arc::clone(view), reason }),
             }),

@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use super::super::error::of_join;
 use super::disk::Disk;
 use super::holds::format_of;
-use super::snapshot::{Name, StoredFile};
+use super::name::Name;
+use super::stored_file::StoredFile;
 use super::table_file::TableFile;
 use crate::engine::EngineError;
 

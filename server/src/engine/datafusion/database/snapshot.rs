@@ -1,34 +1,16 @@
 //! The content of a database after one commit. It never changes: a commit makes another one.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_schema::SchemaRef;
 use tokio::sync::OnceCell;
 
-use super::super::names::may_be_unquoted;
+use super::super::names::{SCHEMA, may_be_unquoted};
 use super::super::opened::Opened;
-use super::super::{CATALOG, SCHEMA};
-use super::disk::Disk;
+use super::name::Name;
+use super::stored_file::StoredFile;
 use crate::catalog::Format;
-
-/// The name of a table or a view, with its schema.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in super::super) struct Name {
-    pub(in super::super) schema: String,
-    pub(in super::super) object: String,
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.schema.as_str() {
-            SCHEMA => f.write_str(&self.object),
-            schema => write!(f, "{schema}.{}", self.object),
-        }
-    }
-}
 
 /// The content of a database.
 #[derive(Clone, Debug)]
@@ -138,59 +120,4 @@ pub(in super::super) struct StoredView {
     pub(super) nesting: usize,
     /// The tables and views that the statement names.
     pub(super) reads: Vec<Name>,
-}
-
-/// A data file, which is removed with the last user of it unless a catalog names it.
-pub(in super::super) struct StoredFile {
-    disk: Arc<Disk>,
-    pub(in super::super) name: String,
-    pub(in super::super) rows: u64,
-    pub(in super::super) bytes: u64,
-    /// Whether the newest catalog names it.
-    is_named: AtomicBool,
-}
-
-impl StoredFile {
-    /// A file of a catalog.
-    pub(super) fn named(disk: Arc<Disk>, name: String, rows: u64, bytes: u64) -> Self {
-        StoredFile { disk, name, rows, bytes, is_named: AtomicBool::new(true) }
-    }
-
-    /// A file that no catalog names yet.
-    pub(super) fn unnamed(disk: Arc<Disk>, name: String, rows: u64, bytes: u64) -> Self {
-        StoredFile { disk, name, rows, bytes, is_named: AtomicBool::new(false) }
-    }
-
-    /// The same file, complete.
-    pub(super) fn complete(mut self, rows: u64, bytes: u64) -> Self {
-        (self.rows, self.bytes) = (rows, bytes);
-        self
-    }
-
-    pub(super) fn set_named(&self, is_named: bool) {
-        self.is_named.store(is_named, Ordering::Release);
-    }
-
-    pub(in super::super) fn path(&self) -> std::path::PathBuf {
-        self.disk.data().join(&self.name)
-    }
-}
-
-impl fmt::Debug for StoredFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoredFile").field("name", &self.name).field("rows", &self.rows).finish_non_exhaustive()
-    }
-}
-
-impl Drop for StoredFile {
-    fn drop(&mut self) {
-        if !self.is_named.load(Ordering::Acquire) {
-            self.disk.remove_data(&self.name);
-        }
-    }
-}
-
-/// Refuses a catalog that this server does not have.
-pub(super) fn is_catalog(name: &str) -> bool {
-    name.eq_ignore_ascii_case(CATALOG)
 }

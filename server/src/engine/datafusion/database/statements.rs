@@ -18,8 +18,9 @@ use super::super::{error, guard};
 use super::create::{IfExists, Mode, prepare};
 use super::error::{invalid, is_view, of_operator, unsupported};
 use super::ingest::check_columns;
+use super::name::Name;
 use super::provider::Catalogs;
-use super::snapshot::{Name, Object, StoredTable, StoredView};
+use super::snapshot::{Object, StoredTable, StoredView};
 use super::{names, rewrite, views};
 use crate::engine::EngineError;
 
@@ -168,7 +169,8 @@ impl Planning<'_> {
         let mode = Mode { if_exists, creates: true };
         let (snapshot, tables) = (self.catalogs.snapshot(), self.catalogs.tables());
         if if_exists == IfExists::Keep
-            && (snapshot.find(&name).is_some() || names::of_operator(tables, &name).await.is_some())
+            && (names::find(snapshot, tables, &name).await.is_some()
+                || names::of_operator(tables, &name).await.is_some())
         {
             return Ok((no_rows(), Change::Nothing));
         }
@@ -211,7 +213,7 @@ impl Planning<'_> {
     /// The table of the database that is to be changed.
     async fn table(&self, name: &Name) -> Result<(Name, Arc<StoredTable>), EngineError> {
         let (snapshot, tables) = (self.catalogs.snapshot(), self.catalogs.tables());
-        match snapshot.find(name) {
+        match names::find(snapshot, tables, name).await {
             Some((name, Object::Table(table))) => Ok((name, Arc::clone(table))),
             Some((name, Object::View(_))) => Err(is_view(&name)),
             None => Err(match names::of_operator(tables, name).await {
@@ -225,7 +227,7 @@ impl Planning<'_> {
     async fn drop(&self, name: &TableReference, if_exists: bool, is_view: bool) -> Result<Change, EngineError> {
         let name = self.name(name)?;
         let (snapshot, tables) = (self.catalogs.snapshot(), self.catalogs.tables());
-        match snapshot.find(&name) {
+        match names::find(snapshot, tables, &name).await {
             Some((name, Object::View(_))) if !is_view => Err(invalid(format!("'{name}' is a view; use DROP VIEW"))),
             Some((name, Object::Table(_))) if is_view => Err(invalid(format!("'{name}' is a table; use DROP TABLE"))),
             Some((name, _)) => Ok(Change::Drop { name, is_view }),
@@ -244,7 +246,7 @@ impl Planning<'_> {
         let name = self.name(&create.name)?;
         let (snapshot, tables) = (self.catalogs.snapshot(), self.catalogs.tables());
         let if_exists = if create.or_replace { IfExists::Replace } else { IfExists::Refuse };
-        let name = match snapshot.find(&name) {
+        let name = match names::find(snapshot, tables, &name).await {
             Some((name, Object::View(_))) if create.or_replace => name,
             Some((name, Object::Table(_))) if create.or_replace => {
                 return Err(invalid(format!("'{name}' is a table; a view does not replace it (DROP TABLE)")));

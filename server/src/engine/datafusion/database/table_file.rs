@@ -15,7 +15,8 @@ use thallus_protocol::inline::InlineEncoder;
 
 use super::disk::{DataSink, Disk};
 use super::error::of_write;
-use super::snapshot::{Name, StoredFile};
+use super::name::Name;
+use super::stored_file::StoredFile;
 use crate::catalog::Format;
 use crate::engine::EngineError;
 

@@ -13,14 +13,14 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{ObjectName, ObjectNamePart, Query, Statement as SqlStatement, Visit, Visitor};
 
-use super::super::CATALOG;
 use super::super::error::short;
 use super::super::guard::{self, Allowed};
+use super::super::names::CATALOG;
 use super::super::names::statement_of;
 use super::error::invalid;
+use super::name::Name;
 use super::names;
-use super::provider::Catalogs;
-use super::snapshot::{Name, Object, Snapshot, StoredView};
+use super::snapshot::{Object, Snapshot, StoredView};
 use crate::engine::EngineError;
 
 /// Highest nesting of a view with all the views that it reads. A query over views may add [`guard::MAX_NESTING`].
@@ -29,8 +29,8 @@ const MAX_NESTING: usize = 512;
 const MAX_READS: usize = 1000;
 
 /// The plan of a view. The error is a reason, for people.
-pub(super) async fn plan(catalogs: &Catalogs, mut state: SessionState, view: &StoredView) -> Result<ViewTable, String> {
-    weigh(catalogs.snapshot(), view)?;
+pub(super) async fn plan(snapshot: &Snapshot, mut state: SessionState, view: &StoredView) -> Result<ViewTable, String> {
+    weigh(snapshot, view)?;
     let statement = guard::parse(&view.sql, view.sql.len(), Allowed::Changes).map_err(|e| e.to_string())?;
     let defaults = state.config().clone().with_default_catalog_and_schema(CATALOG, view.default_schema.as_str());
     *state.config_mut() = defaults;

@@ -6,18 +6,12 @@ use std::sync::Arc;
 use arrow_schema::{Field, Schema, SchemaRef};
 
 use super::error::ReadError;
-use super::ipc_limits::IpcLimits;
+use super::ipc_limits::IPC_LIMITS;
 use super::{csv, ipc, json};
 use crate::catalog::{Compression, DataFile, Format, TableSpec};
 
-/// Bytes that one batch of an Arrow file may take.
-const MAX_BATCH_BYTES: u64 = 2 << 30;
-
 /// Size from which a CSV file is searched for line breaks within quotes; without any it is read in parallel.
 const DIVIDED_FROM: u64 = 16 << 20;
-
-/// Limits of Arrow files.
-pub(super) const IPC_LIMITS: IpcLimits = IpcLimits { max_batch_bytes: MAX_BATCH_BYTES, max_rows: i32::MAX as usize };
 
 /// A file that was looked at.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use arrow_schema::{
 };
 
 use super::error::ReadError;
-use super::ipc_limits::IpcLimits;
+use super::ipc_limits::{IPC_LIMITS, IpcLimits};
 
 /// Most types within each other. The verifier of the flat buffers allows about 60.
 const MAX_DEPTH: usize = 64;
@@ -37,7 +37,7 @@ pub(super) fn schema_of(schema: Option<arrow_ipc::Schema<'_>>, limits: &IpcLimit
 /// The schema of a message of Arrow IPC without its frame, checked as that of a file.
 pub(in super::super) fn schema_of_message(bytes: &[u8]) -> Result<SchemaRef, String> {
     let message = super::ipc_source::parse(bytes).map_err(|e| e.to_string())?;
-    schema_of(message.header_as_schema(), &super::inspect::IPC_LIMITS).map_err(|e| e.to_string())
+    schema_of(message.header_as_schema(), &IPC_LIMITS).map_err(|e| e.to_string())
 }
 
 /// Checks the size of a schema before it is converted.

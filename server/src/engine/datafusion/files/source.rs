@@ -21,7 +21,8 @@ use futures::stream::{self, StreamExt};
 
 use super::adapt::Adapter;
 use super::error::{Batches, ReadError};
-use super::inspect::{Division, IPC_LIMITS, Inspected, csv_options};
+use super::inspect::{Division, Inspected, csv_options};
+use super::ipc_limits::IPC_LIMITS;
 use super::{csv, ipc, json};
 use crate::catalog::{CatalogError, Format, TableSpec};
 use crate::engine::slices;

@@ -7,6 +7,7 @@ use arrow_schema::extension::{EXTENSION_TYPE_METADATA_KEY, EXTENSION_TYPE_NAME_K
 use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 
 use super::list_shape::list_of;
+use super::zones::is_utc;
 
 /// Which types are widened beyond those where no value can be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -310,6 +311,5 @@ fn times(first: &DataType, second: &DataType) -> Option<DataType> {
 
 /// UTC has several names; other zones are part of what a timestamp says.
 fn common_zone(first: &Arc<str>, second: &Arc<str>) -> Option<Arc<str>> {
-    let is_utc = |zone: &str| matches!(zone, "UTC" | "Etc/UTC" | "Z" | "+00:00" | "-00:00" | "+0000" | "+00");
     if first == second { Some(Arc::clone(first)) } else { (is_utc(first) && is_utc(second)).then(|| Arc::from("UTC")) }
 }

@@ -195,6 +195,31 @@ async fn the_operators_tables_are_never_changed() {
     assert_eq!(fixture.numbers("SELECT sum(copy.id) FROM copy, orders").await, [10]);
 }
 
+/// Queries read the table of the exact name. A change must mean the same table, and not the one of another case.
+#[tokio::test]
+async fn an_exact_name_of_the_operators_tables_is_not_that_of_a_table_in_another_case() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("files");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("other.csv"), "id\n1\n").unwrap();
+    let mut config = config(&directory.path().join("db"));
+    config.data = vec![data.clone()];
+    let fixture = Fixture { engine: DataFusionEngine::open(&config).await.unwrap(), directory };
+    fixture.change("CREATE TABLE \"Orders\" AS SELECT CAST(7 AS BIGINT) AS id").await.unwrap();
+    assert_eq!(fixture.numbers("SELECT id FROM \"orders\"").await, [7]);
+    fs::write(data.join("orders.csv"), "id\n1\n2\n").unwrap();
+    let error = fixture.ingest("orders", IngestMode::Append, &[rows(0..1)]).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+    assert_eq!(fixture.numbers("SELECT sum(id) FROM \"orders\"").await, [3]);
+    for sql in ["INSERT INTO \"orders\" VALUES (9)", "DELETE FROM \"orders\"", "DROP TABLE \"orders\""] {
+        let error = fixture.change(sql).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unsupported, "{sql}: {error}");
+    }
+    assert_eq!(fixture.numbers("SELECT id FROM \"Orders\"").await, [7]);
+    fixture.change("INSERT INTO \"Orders\" VALUES (8)").await.unwrap();
+    assert_eq!(fixture.numbers("SELECT sum(id) FROM \"Orders\"").await, [15]);
+}
+
 #[tokio::test]
 async fn a_server_without_a_database_only_reads() {
     let engine = DataFusionEngine::open(&ServerConfig::default()).await.unwrap();
