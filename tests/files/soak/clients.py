@@ -26,6 +26,9 @@ PATIENCE = 300
 #: Clients at a time.
 CLIENTS = 3
 FATES = ["ends", "interrupted", "killed", "stands still"]
+#: Seconds in which a server awaits the end of a handshake. A client that stands still for longer may find it over.
+HANDSHAKE = 10
+LATE = re.compile("took longer than|the server is gone")
 #: Exit codes of `thallus`.
 CODE_REFUSED, CODE_INTERRUPTED = 4, 130
 
@@ -197,6 +200,8 @@ class Clients:
             return "interrupted"
         if run.fate == "killed" and code == -signal.SIGKILL:
             return "killed"
+        if run.fate == "stands still" and run.pause > HANDSHAKE and LATE.search(error):
+            return "interrupted"
         if code == 0:
             end = ROWS_CAME
         elif query.deadline and is_deadline(error):

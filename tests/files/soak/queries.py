@@ -232,7 +232,7 @@ REFUSALS = [
     ("SELECT 9223372036854775807 + n FROM csv_rows", r"(?i)overflow"),
     ("SELECT sum(9223372036854775807) FROM csv_rows", r"(?i)overflow|range|beyond"),
     ("SELECT repeat('x', 2000000000)", r"."),
-    ("SELECT n, repeat('x', 20000000) FROM csv_rows", r"repeat|bytes|resources"),
+    ("SELECT n, repeat('x', 20000000) FROM csv_rows", r"repeat|bytes|resources|limit"),
     ("SELECT lpad('x', 2147483647, 'y')", r"."),
     ("SELECT range(0, 10000000000)", r"."),
     ("SELECT array_repeat(1, 10000000000)", r"."),

@@ -2,6 +2,7 @@
 
 mod lazy;
 mod plan;
+mod session;
 mod uploads;
 
 use std::collections::VecDeque;
@@ -19,12 +20,13 @@ use thallus_protocol::message::ProcessId;
 use tokio::time::{sleep, timeout};
 use turmoil::net::TcpStream;
 
-use self::plan::{PartialReads, Plan};
+use self::plan::{PartialReads, Plan, Question};
 use crate::connection_ends::Side;
 use crate::dice::Dice;
 use crate::options::Options;
 use crate::scripts::{ENDLESS, Ending, PARTITIONS, sql, sql_of_parts};
 use crate::shared::{PORT, Shared};
+use crate::statements;
 use crate::tap::Tap;
 use crate::wire::{Wire, connector};
 
@@ -72,7 +74,8 @@ impl App {
         for _ in 0..ATTEMPTS {
             if let Some(client) = self.connect().await {
                 let query = QueryOptions::default();
-                let plan = Plan { index: 0, query, cancel_after: None, pace: Duration::ZERO, lazy: None };
+                let plan =
+                    Plan { index: 0, query, cancel_after: None, pace: Duration::ZERO, lazy: None, statement: None };
                 // Leases may be short: a batch that waits for its turn must not outlive its lease.
                 let narrow = QueryOptions::default().with_window(Some(20_000));
                 let lazily = Plan { lazy: Some(PartialReads::all()), query: narrow, ..plan.clone() };
@@ -127,6 +130,10 @@ impl App {
         }
         if self.dice.percent(30) {
             self.within("a ping", client.ping()).await;
+        }
+        if !uploads_only && self.dice.percent(30) {
+            let question = Question::draw(&mut self.dice);
+            self.ask(&client, question).await;
         }
         if self.dice.percent(60) {
             self.close(client).await;
@@ -196,7 +203,7 @@ impl App {
     fn plan(&mut self) -> Plan {
         let (options, dice) = (&self.shared.options, &mut self.dice);
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
-        let hangs = options.scripts[index].ending == Ending::Hang;
+        let hangs = options.scripts[index].ending.is_never();
         let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let maps = maps(options);
         let lend_from = dice.pick(&[None, None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);
@@ -217,6 +224,7 @@ impl App {
                 .percent(35)
                 .then(|| PartialReads::draw(dice, options.fault_free))
                 .filter(|_| access == Access::Read),
+            statement: dice.percent(25).then(|| dice.within(1, statements::NUMBERS)),
         }
     }
 
@@ -237,6 +245,11 @@ impl App {
         // not a failure of this run.
         if self.shared.options.fault_free && client.connection().carrier.fallback().is_some() {
             options.access = Access::Read;
+        }
+        if let Some(number) = plan.statement {
+            trace.count("statement", "with defaults");
+            options =
+                options.with_defaults(statements::defaults(number)).with_parameters(statements::parameters(number));
         }
         let asked = client.query_with(&text, options);
         let mut result = match self.within(&name, asked).await {
@@ -290,7 +303,7 @@ impl App {
     fn plan_divided(&mut self) -> Divided {
         let (options, dice) = (&self.shared.options, &mut self.parts);
         let index = dice.within(0, options.scripts.len() as u32 - 1) as usize;
-        let hangs = options.scripts[index].ending == Ending::Hang;
+        let hangs = options.scripts[index].ending.is_never();
         let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let count = dice.pick(&PARTITIONS);
         let lend_from = dice.pick(&[None, Some(LendFrom::Bytes(0)), Some(LendFrom::Never)]);

@@ -5,9 +5,9 @@ use crate::options::Fault;
 use crate::trace::Counts;
 
 /// Kinds of events and their names, besides the names listed by enums.
-const EXPECTED: [(&str, &[&str]); 16] = [
+const EXPECTED: [(&str, &[&str]); 17] = [
     ("cancel", &["DeadlineExceeded", "Dropped", "InvalidBatch", "LeaseLost", "ReadFailed"]),
-    ("engine", &["fails", "finishes", "hangs", "is slow", "refuses"]),
+    ("engine", &["fails", "finishes", "hangs", "ignores its cancel", "is slow", "refuses"]),
     (
         "failed",
         &[
@@ -51,6 +51,7 @@ const EXPECTED: [(&str, &[&str]); 16] = [
         ],
     ),
     ("partitions", &["dropped", "mapped batches", "not whole", "whole"]),
+    ("statement", &["described", "objects listed", "with defaults"]),
     ("stream", &["dropped", "mapped batches", "whole"]),
     (
         "upload",

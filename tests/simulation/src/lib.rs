@@ -16,6 +16,7 @@ pub mod planted;
 pub mod scripts;
 mod shared;
 mod sockets;
+mod statements;
 pub mod swarm;
 mod tap;
 pub mod trace;

@@ -21,6 +21,16 @@ pub enum Ending {
     Fail,
     /// The query never ends.
     Hang,
+    /// The query never ends, and the engine's work goes on after its cancel.
+    IgnoreCancel,
+}
+
+impl Ending {
+    /// Whether the query never ends by itself.
+    #[must_use]
+    pub fn is_never(self) -> bool {
+        matches!(self, Ending::Hang | Ending::IgnoreCancel)
+    }
 }
 
 /// A query's script.
@@ -65,10 +75,11 @@ impl Script {
             .collect();
         // Every second script has dictionaries, each shared by two successive batches.
         let batches = if (first >> 8 | first >> 20) % 2 == 1 { with_words(batches) } else { batches };
-        let ending = match dice.within(0, 9) {
+        let ending = match dice.within(0, 19) {
             _ if works => Ending::Finish,
-            0..=1 => Ending::Fail,
-            2 => Ending::Hang,
+            0..=3 => Ending::Fail,
+            4 => Ending::Hang,
+            5 => Ending::IgnoreCancel,
             _ => Ending::Finish,
         };
         Script { batches, ending, refused: !works && dice.percent(8) }
@@ -116,6 +127,7 @@ impl Script {
             Ending::Finish => "finishes",
             Ending::Fail => "fails",
             Ending::Hang => "hangs",
+            Ending::IgnoreCancel => "ignores its cancel",
         };
         let slow = self.batches.iter().any(|(wait, _)| !wait.is_zero());
         [Some(ending), slow.then_some("is slow")].into_iter().flatten()
@@ -147,6 +159,7 @@ impl Script {
             Ending::Finish => script,
             Ending::Fail => script.fail(error),
             Ending::Hang => script.hang(),
+            Ending::IgnoreCancel => script.ignore_cancel(),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::links::{Links, Process};
 use crate::options::Options;
 use crate::scripts;
 use crate::sockets::Sockets;
+use crate::statements::CheckedEngine;
 use crate::trace::Trace;
 
 /// Turns of all tasks of a process between its continuing and its look at the sockets.
@@ -42,6 +43,8 @@ pub struct Shared {
     pub links: Links,
     /// The server's engine, which survives restarts of the server.
     pub engine: ScriptedEngine,
+    /// The same engine, which checks what it receives.
+    pub checked_engine: CheckedEngine,
     /// Batches that the engine has made for queries without credit.
     pub unpaid_batches: Arc<AtomicU64>,
     /// The address of a client that reads nothing.
@@ -81,12 +84,14 @@ impl Shared {
     /// The state at the beginning of a run.
     pub fn new(options: Options, trace: Trace) -> Self {
         let unpaid_batches = Arc::default();
+        let engine = scripts::engine(&options.scripts, Arc::clone(&unpaid_batches));
         Shared {
             trace,
             network: SimNetwork::new(options.seed, options.network.clone()),
             connection_ends: ConnectionEnds::default(),
             links: Links::default(),
-            engine: scripts::engine(&options.scripts, Arc::clone(&unpaid_batches)),
+            checked_engine: CheckedEngine::new(engine.clone()),
+            engine,
             unpaid_batches,
             deaf: Mutex::default(),
             ledger: Ledger::default(),

@@ -128,7 +128,7 @@ async fn server(shared: Arc<Shared>) -> turmoil::Result {
         ..Settings::default()
     };
     settings.groups.rendezvous = options.timeouts.handshake;
-    let server = Server::new(Arc::new(shared.engine.clone()), fabrics, settings);
+    let server = Server::new(Arc::new(shared.checked_engine.clone()), fabrics, settings);
     shared.lock().server = Some(server.clone());
     let listener = TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), PORT)).await?;
     server.serve(Port { listener, shared: Arc::clone(&shared), accepted: life << 32 }).await?;

@@ -1,10 +1,12 @@
-//! The plan of a query: how its result is read.
+//! The plan of a query: how its result is read. Requests besides queries.
 
 use std::time::Duration;
 
-use thallus_client::QueryOptions;
+use thallus_client::{Depth, ObjectsRequest, QueryOptions};
 
 use crate::dice::Dice;
+use crate::scripts::sql;
+use crate::statements;
 
 /// A query to be made.
 #[derive(Clone, Debug)]
@@ -14,6 +16,8 @@ pub(super) struct Plan {
     pub(super) cancel_after: Option<usize>,
     pub(super) pace: Duration,
     pub(super) lazy: Option<PartialReads>,
+    /// Number of the parameters and of the defaults, if there are any.
+    pub(super) statement: Option<u32>,
 }
 
 /// The parts that are read of every batch.
@@ -50,5 +54,24 @@ impl PartialReads {
             hold: if fault_free { 0 } else { dice.pick(&[0, 0, 1, 3]) },
             twice: dice.percent(20),
         }
+    }
+}
+
+/// A request about a statement or about tables.
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    Describe { sql: String, number: u32 },
+    Objects(ObjectsRequest),
+}
+
+impl Question {
+    pub(super) fn draw(dice: &mut Dice) -> Self {
+        if dice.percent(50) {
+            let sql = sql(dice.within(0, 1000) as usize);
+            return Question::Describe { sql, number: dice.within(1, statements::NUMBERS) };
+        }
+        let table = Some("%".repeat(dice.within(0, 300) as usize));
+        let depth = dice.pick(&[Depth::Tables, Depth::Columns]);
+        Question::Objects(ObjectsRequest { depth, table, ..ObjectsRequest::default() })
     }
 }

@@ -40,7 +40,7 @@ impl Offer {
             _ => Sink::Takes,
         };
         let source = Script::draw_source(dice, number, options.fault_free);
-        let hangs = source.ending == Ending::Hang;
+        let hangs = source.ending.is_never();
         let deadline = (hangs || !options.fault_free && dice.percent(10)).then(|| dice.millis(30, 500));
         let upload = UploadOptions::new().with_deadline(deadline);
         let upload = match dice.within(0, 3) {
@@ -148,7 +148,7 @@ fn source(script: &Script) -> impl futures::Stream<Item = Result<RecordBatch, Ar
         match ending {
             Ending::Finish => None,
             Ending::Fail => Some(Err(ArrowError::ComputeError("as scripted".to_owned()))),
-            Ending::Hang => std::future::pending().await,
+            Ending::Hang | Ending::IgnoreCancel => std::future::pending().await,
         }
     });
     batches.chain(end.filter_map(|end| async move { end }))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use thallus_fabric::STANDING_LEASE;
 use thallus_fabric_sim::core::EventKind;
 use thallus_protocol::LeaseEnd;
+use tokio::runtime::Handle;
 
 use super::World;
 use crate::connection_ends::Side;
@@ -26,7 +27,7 @@ impl World {
         self.collect_network_events();
         self.shared.collect_uploads();
         self.check_half_dead_link();
-        self.check_memory();
+        self.check_server();
         self.shared.trace.failure().is_none()
     }
 
@@ -40,11 +41,14 @@ impl World {
         }
     }
 
-    /// Checks the memory that the server keeps for each client.
-    fn check_memory(&self) {
+    /// Checks what the server has asked of the engine, and the memory that it keeps for each client.
+    fn check_server(&self) {
         let trace = &self.shared.trace;
         if self.shared.unpaid_batches.load(Ordering::Relaxed) > 0 {
             trace.violation("no batch is made before the first credit", UNPAID);
+        }
+        if let Some(difference) = self.shared.checked_engine.difference() {
+            trace.violation("statements arrive as they were sent", difference);
         }
         let limit = self.shared.options.most_held_bytes();
         let server = self.shared.lock().server.clone();
@@ -99,9 +103,12 @@ impl World {
         if engine.running() > 0 {
             return Some(format!("{} queries or uploads run", engine.running()));
         }
-        let busy = state.handles.iter().find(|(_, handle)| handle.metrics().num_alive_tasks() > 0);
-        if let Some((name, handle)) = busy {
-            return Some(format!("{} tasks of {name}", handle.metrics().num_alive_tasks()));
+        // The server must not wait for an engine that ignores a cancel.
+        let ignoring = |name: &str| if name == "server" { engine.ignoring_cancel() as usize } else { 0 };
+        let tasks =
+            |(name, handle): (&String, &Handle)| handle.metrics().num_alive_tasks().saturating_sub(ignoring(name));
+        if let Some(busy) = state.handles.iter().find(|host| tasks(*host) > 0) {
+            return Some(format!("{} tasks of {}", tasks(busy), busy.0));
         }
         if let Some(server) = &state.server {
             if server.connections() > 0 {
