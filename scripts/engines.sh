@@ -25,7 +25,7 @@ if [ ! -f "$duckdb" ]; then
     package=node-bindings-linux-$arch
     mkdir -p "${duckdb%/*}"
     command -v npm >/dev/null || {
-        echo "engines: npm is missing, which fetches DuckDB's library: install it (Debian: npm), then run this again" >&2
+        echo "engines: npm is missing, which fetches DuckDB's library: install it (Debian: npm), and try again" >&2
         exit 1
     }
     archive=$cache/$(cd "$cache" && npm pack --silent "@duckdb/$package@1.5.6-r.1")
