@@ -18,16 +18,27 @@ case $(uname -m) in
     *) echo "engines: there are no drivers for $(uname -m)" >&2; exit 1 ;;
 esac
 
+# Packages of Debian that the drivers and the tests need.
+binaries() { find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1; }
+scripts/setup.sh
+missing=()
+command -v npm >/dev/null || missing+=(npm)
+[ -n "$(binaries)" ] || missing+=(postgresql)
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "engines: installing ${missing[*]}" >&2
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
 # DuckDB's library, from the package for Node.
 duckdb_sum=1b9f82478539bb9a1d1df44bd103121a12ae52142c07158dc52b97d2ec1d69ff
 duckdb=$cache/duckdb-1.5.6/libduckdb.so
 if [ ! -f "$duckdb" ]; then
     package=node-bindings-linux-$arch
     mkdir -p "${duckdb%/*}"
-    command -v npm >/dev/null || {
-        echo "engines: npm is missing, which fetches DuckDB's library: install it (Debian: npm), and try again" >&2
-        exit 1
-    }
     archive=$cache/$(cd "$cache" && npm pack --silent "@duckdb/$package@1.5.6-r.1")
     if [ "$arch" = x64 ]; then
         echo "$duckdb_sum  $archive" | sha256sum --check --quiet
@@ -53,16 +64,6 @@ if [ "${1:-}" = drivers ]; then
     exit
 fi
 
-scripts/setup.sh
-binaries() { find /usr/lib/postgresql -maxdepth 2 -name bin 2>/dev/null | sort -V | tail -n 1; }
-if [ -z "$(binaries)" ]; then
-    echo "engines: installing postgresql" >&2
-    as_root=()
-    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends postgresql >/dev/null
-fi
 bin=$(binaries)
 
 # PostgreSQL refuses to run as root.

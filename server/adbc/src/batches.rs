@@ -9,6 +9,7 @@ use arrow_select::concat::concat_batches;
 use thallus_server::engine::EngineError;
 
 use crate::error;
+
 /// A driver's reader.
 pub(crate) type Reader = Box<dyn RecordBatchReader + Send>;
 

@@ -76,7 +76,7 @@ fn sqlstate(error: &Error) -> Option<String> {
     (valid && state != "00000").then_some(state)
 }
 
-/// Whether a driver does not have an operation.
+/// Returns whether the error says that the driver lacks the operation.
 pub(crate) fn is_missing(error: &Error) -> bool {
     error.status == Status::NotImplemented
 }
@@ -84,7 +84,7 @@ pub(crate) fn is_missing(error: &Error) -> bool {
 /// Texts of PostgreSQL's client library, which sends no SQLSTATE if its connection is lost.
 const LOST: [&str; 3] = ["server closed the connection", "terminating connection", "no connection to the server"];
 
-/// Whether an error means that connections to the database are lost.
+/// Returns whether the error says that the connections to the database are lost.
 pub(crate) fn is_of_connection(error: &Error) -> bool {
     let state = sqlstate(error).unwrap_or_default();
     // Class 08, and the shutdowns of 57P.

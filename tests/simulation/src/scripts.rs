@@ -26,7 +26,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Whether the query never ends by itself.
+    /// Returns whether the query lacks an end of its own.
     #[must_use]
     pub fn is_never(self) -> bool {
         matches!(self, Ending::Hang | Ending::IgnoreCancel)

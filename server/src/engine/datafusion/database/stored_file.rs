@@ -13,7 +13,7 @@ pub(in super::super) struct StoredFile {
     pub(in super::super) name: String,
     pub(in super::super) rows: u64,
     pub(in super::super) bytes: u64,
-    /// Whether the newest catalog names it.
+    /// True while the newest catalog names the file.
     is_named: AtomicBool,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, UnionFields};
 
-/// Whether a time zone is UTC, by one of its names.
+/// Returns whether a time zone is UTC, by one of its names.
 pub(super) fn is_utc(zone: &str) -> bool {
     matches!(zone, "Etc/UTC" | "+00:00" | "-00:00" | "+0000" | "+00") || zone.eq_ignore_ascii_case("utc") || is_z(zone)
 }
