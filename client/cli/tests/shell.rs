@@ -112,7 +112,8 @@ struct Terminal {
 impl Terminal {
     fn new(url: &str, dir: &Scratch) -> Self {
         let screen = dir.path("screen");
-        let line = format!("stty rows 5 cols 80; {} shell '{url}'", env!("CARGO_BIN_EXE_thallus"));
+        // `exec`: a shell of the system that waits for it is ended by Ctrl-C too, if it is dash.
+        let line = format!("stty rows 5 cols 80; exec {} shell '{url}'", env!("CARGO_BIN_EXE_thallus"));
         let mut command = Command::new("script");
         command.args(["-qefc", &line]).arg(&screen).env("XDG_STATE_HOME", dir.path("state")).env("TERM", "xterm");
         command.env("PAGER", "sed s/^/paged:/").stdin(Stdio::piped()).stdout(Stdio::null());
