@@ -188,7 +188,7 @@ impl UcxEndpoint {
         {
             return Ok(Source::Attachment(Attachment::shared(segment)?));
         }
-        let unpacked = RemoteKey::new(connection, base, len, &envelope::without_empty_entries(key))?;
+        let unpacked = RemoteKey::new(connection, base, len, &envelope::to_unpack(key))?;
         if path.route(Domains::of(key), unpacked.is_mapped()) == Route::Emulated && !self.emulation {
             let refused = "UcxOptions::emulation does not allow that";
             return Err(format!("{}; {refused}", path.emulated(&path.transport().name)));

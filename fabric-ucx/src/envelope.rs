@@ -119,7 +119,7 @@ pub(crate) fn open(kind: Kind, version: Version, blob: &[u8]) -> Result<Opened<'
 
 /// Walks a packed remote key as `ucp_ep_rkey_unpack` will (`ucp_rkey_packed_size` in UCX's `ucp_rkey.c`): an 8-byte map
 /// of memory domains, a byte of memory type, then for each domain in the map a length byte and as many bytes. From 1.14
-/// on more bytes may follow; UCX reads them only if it gets the key's length.
+/// on more bytes may follow: see `to_unpack`.
 pub(crate) fn remote_key_fits(payload: &[u8]) -> bool {
     let Some((domains, rest)) = payload.split_first_chunk::<8>() else { return false };
     let Some((_, mut rest)) = rest.split_first() else { return false };
@@ -136,9 +136,20 @@ pub(crate) fn domains(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |map| u64::from_ne_bytes(*map))
 }
 
-/// A packed remote key without its empty entries. UCX before 1.19 packs such entries for domains that need no key (TCP,
-/// CMA). UCX from 1.19 on, where these domains have no keys any more, refuses to unpack a key with such entries.
-pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
+/// The device of a remote key whose device is not known, and the end of its list of distances
+/// (`UCS_SYS_DEVICE_ID_UNKNOWN`).
+const NO_DEVICE: u8 = 0xff;
+
+/// A packed remote key as any version of UCX unpacks it, without a read beyond its end. The key is one that `open` has
+/// checked.
+///
+/// Empty entries are left out. UCX before 1.19 packs them for domains that need no key (TCP, CMA). UCX from 1.19 on,
+/// where these domains have no keys any more, refuses to unpack a key with such entries.
+///
+/// Behind the entries, UCX from 1.20 on has a device and the distances from other devices. It does not get the length
+/// of the key, and reads distances until one begins with `NO_DEVICE` (`ucp_rkey_proto_resolve`). Distances to main
+/// memory are of no use here, so what the peer has written there is replaced by `NO_DEVICE`.
+pub(crate) fn to_unpack(key: &[u8]) -> Vec<u8> {
     let mut map = 0_u64;
     let mut kept = Vec::with_capacity(key.len());
     for (domain, entry) in entries(key).filter(|(_, entry)| !entry.is_empty()) {
@@ -148,7 +159,7 @@ pub(crate) fn without_empty_entries(key: &[u8]) -> Vec<u8> {
         kept.extend_from_slice(entry);
     }
     let memory_type = key.get(8).copied().unwrap_or_default();
-    [&map.to_ne_bytes()[..], &[memory_type], &kept].concat()
+    [&map.to_ne_bytes()[..], &[memory_type], &kept, &[NO_DEVICE, NO_DEVICE]].concat()
 }
 
 /// The entries of a packed remote key that `open` has checked, by the numbers of their memory domains.
@@ -208,14 +219,18 @@ mod tests {
     }
 
     #[test]
-    fn empty_entries_are_left_out() {
-        let mut key = 0b1110_u64.to_ne_bytes().to_vec();
-        key.extend([5, 0, 2, 7, 8, 0]);
+    fn a_key_to_unpack_has_no_empty_entries_and_no_device() {
         let mut expected = 0b0100_u64.to_ne_bytes().to_vec();
-        expected.extend([5, 2, 7, 8]);
-        assert_eq!(without_empty_entries(&key), expected);
+        expected.extend([5, 2, 7, 8, NO_DEVICE, NO_DEVICE]);
+        // Nothing behind the entries, as before 1.20; a device with distances, whose end is missing.
+        for behind in [&[][..], &[3, 1, 0, 0, 1, 0]] {
+            let mut key = 0b1110_u64.to_ne_bytes().to_vec();
+            key.extend([5, 0, 2, 7, 8, 0]);
+            key.extend(behind);
+            assert_eq!(to_unpack(&key), expected);
+        }
         assert!(remote_key_fits(&expected));
-        assert_eq!(without_empty_entries(&expected), expected);
+        assert_eq!(to_unpack(&expected), expected);
     }
 
     #[test]

@@ -156,10 +156,10 @@ unsafe impl Send for RemoteKey {}
 unsafe impl Sync for RemoteKey {}
 
 impl RemoteKey {
-    /// Unpacks `key`, as UCX packed it. UCX reads it without bounds, so it must come from an opened envelope.
+    /// Unpacks `key`. UCX reads it without bounds, so it must come from `envelope::to_unpack`.
     pub(crate) fn new(connection: &Connection, base: u64, len: u64, key: &[u8]) -> Result<Self, String> {
         let mut handle = ptr::null_mut();
-        // SAFETY: an open endpoint, a key whose lengths the envelope has checked, room for the handle.
+        // SAFETY: an open endpoint, room for the handle, a key of checked lengths, whose end every UCX finds.
         check("ucp_ep_rkey_unpack", unsafe {
             connection.worker.ucx().ucp_ep_rkey_unpack(connection.handle, key.as_ptr().cast(), &mut handle)
         })?;

@@ -20,6 +20,7 @@
 //! | 1.19 | a remote key whose memory is gone is refused by `ucp_ep_rkey_unpack`; older ones crash on it |
 //! | 1.20 | `ucp_config_modify` refuses names that it does not know; older ones ignore them |
 //! | 1.20 | `ucs_config_global_list_has_field` |
+//! | 1.20 | `ucp_ep_rkey_unpack` reads behind the entries of a key, up to a byte 0xff, if the peer has 1.20 too |
 //!
 //! # Safety
 //! Every function has the safety conditions of the C function of its name.
