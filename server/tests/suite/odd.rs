@@ -5,8 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, Float64Array, Int32Array, Int64Array, LargeListArray, ListArray, MapArray, RecordBatch,
+    StringArray, StructArray, TimestampMicrosecondArray,
 };
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
 use thallus_server::config::{ByteSize, ServerConfig, TableConfig};
 use thallus_server::engine::datafusion::DataFusionEngine;
 use thallus_server::engine::{EngineError, EngineErrorKind};
@@ -14,7 +17,7 @@ use thallus_server::engine::{EngineError, EngineErrorKind};
 use crate::engine::{count, open, query, settled};
 use crate::files::{config, directory, rows, write};
 
-fn column(name: &str, values: impl arrow::array::Array + 'static) -> (String, ArrayRef) {
+fn column(name: &str, values: impl Array + 'static) -> (String, ArrayRef) {
     (name.to_owned(), Arc::new(values))
 }
 
@@ -85,6 +88,69 @@ async fn types_widen_if_nothing_is_lost_and_otherwise_both_files_are_named() {
         let error = DataFusionEngine::open(&config).await.unwrap_err().to_string();
         assert!(error.contains("4.") && error.contains("Utf8") && error.contains("`a`"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn an_integer_that_no_float_holds_is_an_error_and_no_other_number() {
+    const LAST: i64 = 1 << 53;
+    let directory = directory();
+    let integers = |values: &[i64]| Int64Array::from(values.to_vec());
+    let floats = || Float64Array::from(vec![0.5]);
+    let part = |values: ArrayRef| {
+        let field = Arc::new(Field::new("x", values.data_type().clone(), true));
+        StructArray::from(vec![(field, values)])
+    };
+    for extension in ["parquet", "arrow"] {
+        let path = directory.path().join(extension);
+        let [table, parts] = ["t", "s"].map(|name| path.join(name));
+        let at = |table: &Path, file: &str| table.join(format!("{file}.{extension}"));
+        write(at(&table, "1"), &batch([column("a", integers(&[-LAST, LAST]))]));
+        write(at(&table, "2"), &batch([column("a", floats())]));
+        write(at(&parts, "1"), &batch([column("p", part(Arc::new(integers(&[LAST]))))]));
+        write(at(&parts, "2"), &batch([column("p", part(Arc::new(floats())))]));
+        let engine = open(&config(&[("t", &table), ("s", &parts)])).await;
+        let all = lines(&engine, "SELECT a FROM t ORDER BY a").await;
+        assert_eq!(all, ["-9007199254740992.0", "0.5", "9007199254740992.0"], "{extension}");
+        let all = lines(&engine, "SELECT p['x'] FROM s ORDER BY 1").await;
+        assert_eq!(all, ["0.5", "9007199254740992.0"], "{extension}");
+        write(at(&table, "3"), &batch([column("a", integers(&[LAST + 1]))]));
+        write(at(&parts, "3"), &batch([column("p", part(Arc::new(integers(&[LAST + 1]))))]));
+        for sql in ["SELECT a FROM t", "SELECT a FROM t WHERE a > 1", "SELECT max(a) FROM t", "SELECT p['x'] FROM s"] {
+            let error = query(&engine, sql).await.expect_err(sql).to_string();
+            assert!(
+                error.contains("Float64 does not hold the integer 9007199254740993"),
+                "{extension}: {sql}: {error}"
+            );
+        }
+        assert_eq!(count(&engine, "SELECT count(*) FROM t").await, 4);
+    }
+}
+
+#[tokio::test]
+async fn parts_of_maps_and_layouts_of_lists_widen_in_every_format_that_has_them() {
+    let directory = directory();
+    for extension in ["parquet", "arrow"] {
+        let table = directory.path().join(extension);
+        let at = |file: &str| table.join(format!("{file}.{extension}"));
+        let list = ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)])]);
+        let large = LargeListArray::from_iter_primitive::<Int64Type, _, _>([Some([Some(1 << 40), None])]);
+        write(at("1"), &batch([column("l", list), column("m", map(Arc::new(Int32Array::from(vec![7]))))]));
+        write(at("2"), &batch([column("l", large), column("m", map(Arc::new(Int64Array::from(vec![1 << 41]))))]));
+        let engine = open(&config(&[("t", &table)])).await;
+        let all = lines(&engine, "SELECT l, m FROM t ORDER BY l[1]").await;
+        assert_eq!(all, ["[1],{k: {x: 7}}", "[1099511627776, ~],{k: {x: 2199023255552}}"], "{extension}");
+    }
+}
+
+/// One row: a map from `k` to a struct of these values.
+fn map(values: ArrayRef) -> MapArray {
+    let inner = StructArray::from(vec![(Arc::new(Field::new("x", values.data_type().clone(), true)), values)]);
+    let key = Arc::new(Field::new("key", DataType::Utf8, false));
+    let value = Arc::new(Field::new("value", inner.data_type().clone(), true));
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["k"]));
+    let entries = StructArray::from(vec![(key, keys), (value, Arc::new(inner) as ArrayRef)]);
+    let field = Arc::new(Field::new("key_value", entries.data_type().clone(), false));
+    MapArray::new(field, OffsetBuffer::from_lengths([1]), entries, None, false)
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ mod thrift;
 mod widen;
 mod zones;
 
+pub(super) use adapt::ColumnAdapter;
 pub(super) use inspect::{Inspected, inspect};
 pub(super) use ipc_schema::schema_of_message;
 pub(super) use parquet_check::footer as check_parquet_footer;
@@ -42,5 +43,5 @@ pub(super) use parquet_pages::{page as check_page, pages as check_pages};
 pub(super) use parquet_types::check_dictionaries;
 pub(super) use schema::{FileColumns, check_names, merge};
 pub(super) use source::OwnSource;
-pub(super) use widen::Widening;
+pub(super) use widen::{Widening, is_cast_exactly};
 pub(super) use zones::with_known_zones;

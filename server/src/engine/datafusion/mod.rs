@@ -21,6 +21,7 @@ mod operators;
 mod pacing;
 mod parameters;
 mod parquet_chunks;
+mod parquet_columns;
 mod parquet_counts;
 mod parquet_reader;
 mod partitions;
@@ -36,6 +37,7 @@ mod sums;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod whole_rows;
 mod wrapped;
 
 use std::fmt;

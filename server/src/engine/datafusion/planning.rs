@@ -12,7 +12,6 @@ use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
-use datafusion::sql::parser::Statement;
 use tokio::runtime::Handle;
 
 use super::database::{Catalogs, Change, Facts, Planning};
@@ -21,7 +20,7 @@ use super::names::{CATALOG, SCHEMA};
 use super::plan_cache::{self, Key, Optimized, Read};
 use super::scan::FilesTable;
 use super::tables::Opened;
-use super::{Shared, bounds, caught, counted, error, guard, limits, names, pacing, parameters, repeatable};
+use super::{Shared, bounds, caught, counted, error, guard, limits, names, pacing, parameters, repeatable, whole_rows};
 use crate::catalog::TableSpec;
 use crate::config::MAX_BATCH_ROWS;
 use crate::engine::{Defaults, Description, EngineError, QueryRequest};
@@ -92,11 +91,12 @@ async fn analyze(shared: &Shared, query: &QueryRequest, partitions: usize) -> Re
     }
     names::check(&statement, &known)?;
     let statement = names::spelled(statement, |name| names::spelling(&known, name));
+    whole_rows::check_lists(&state, &statement).await?;
     let facts = Facts::of(&query.sql, &statement, &state)?;
     // Needed only if planning fails, to check for a missing table.
     let reading = names::reading(&statement);
     let references = reading.and_then(|reading| state.resolve_table_references(&reading).ok()).unwrap_or_default();
-    let logical = match logical_plan(&state, statement).await {
+    let logical = match whole_rows::plan(&state, statement).await {
         Ok(logical) => logical,
         Err(e) => {
             return Err(match of_planning(e) {
@@ -205,10 +205,6 @@ fn disable_dynamic_filters(state: &mut SessionState) {
     optimizer.enable_topk_dynamic_filter_pushdown = false;
     optimizer.enable_join_dynamic_filter_pushdown = false;
     optimizer.enable_aggregate_dynamic_filter_pushdown = false;
-}
-
-async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, DataFusionError> {
-    state.statement_to_plan(statement).await
 }
 
 fn of_planning(e: DataFusionError) -> EngineError {

@@ -26,6 +26,7 @@ use futures::FutureExt;
 use super::error;
 use super::files::{Inspected, OwnSource};
 use super::opened::{Opened, object_meta, parquet_format};
+use super::parquet_columns::ExactColumns;
 use super::parquet_reader::CheckedFactory;
 use crate::catalog::{CatalogError, Format};
 
@@ -231,6 +232,7 @@ impl TableProvider for FilesTable {
             false => (groups, Statistics::new_unknown(&self.schema)),
         };
         let config = FileScanConfigBuilder::new(super::store::url(), source)
+            .with_expr_adapter(is_parquet.then(|| Arc::new(ExactColumns::new(Arc::clone(opened))) as _))
             .with_file_groups(groups)
             .with_statistics(statistics)
             .with_projection_indices(projection.cloned())?

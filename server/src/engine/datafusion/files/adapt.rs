@@ -126,6 +126,35 @@ impl Adapter {
     }
 }
 
+/// As [`Adapter`], of one column.
+#[derive(Debug)]
+pub(in super::super) struct ColumnAdapter {
+    change: Change,
+    field: FieldRef,
+}
+
+impl ColumnAdapter {
+    /// From a file's type to a field of its table. An error says that the table's type may not hold the values.
+    pub(in super::super) fn new(from: &DataType, field: &FieldRef) -> Result<ColumnAdapter, String> {
+        let change = change(from, field.data_type()).map_err(|failure| column_error(failure, field))?;
+        Ok(ColumnAdapter { change, field: Arc::clone(field) })
+    }
+
+    /// The column of the table.
+    pub(in super::super) fn field(&self) -> &FieldRef {
+        &self.field
+    }
+
+    /// A column of the file as one of the table.
+    pub(in super::super) fn adapt(&self, column: &ArrayRef) -> Result<ArrayRef, String> {
+        convert(column, &self.change, self.field.data_type()).map_err(|failure| column_error(failure, &self.field))
+    }
+}
+
+fn column_error(failure: Failure, field: &FieldRef) -> String {
+    ReadError::from(failure.within(field.name())).to_string()
+}
+
 fn sources(from: &Fields, to: &Fields) -> Result<Vec<Source>, Failure> {
     let places: HashMap<&str, (usize, &FieldRef)> =
         from.iter().enumerate().map(|(index, field)| (field.name().as_str(), (index, field))).collect();

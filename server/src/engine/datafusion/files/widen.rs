@@ -80,6 +80,26 @@ pub(super) fn leaf(first: &DataType, second: &DataType, widening: &Widening) -> 
     numbers(first, second, widening).or_else(|| bytes(first, second)).or_else(|| times(first, second))
 }
 
+/// Returns whether DataFusion's cast keeps every value, or ends in an error. It is preferred then: DataFusion knows how
+/// it orders values, and skips row groups by their extremes.
+pub(in super::super) fn is_cast_exactly(from: &DataType, to: &DataType) -> bool {
+    if let (Some((shape, item)), Some((to_shape, to_item))) = (list_of(from), list_of(to)) {
+        return shape == to_shape && is_cast_exactly(item.data_type(), to_item.data_type());
+    }
+    match (from, to) {
+        (DataType::Struct(from), DataType::Struct(to)) => to.iter().all(|field| {
+            let own = from.iter().find(|own| own.name() == field.name());
+            own.is_none_or(|own| is_cast_exactly(own.data_type(), field.data_type()))
+        }),
+        (DataType::Null, _) | (DataType::Timestamp(..), DataType::Timestamp(..)) => true,
+        (from, DataType::Float64) if from.is_integer() => Integer::of(from).is_some_and(|integer| integer.bits < 64),
+        (from, to) => {
+            let both = |is: fn(&DataType) -> bool| is(from) && is(to);
+            from == to || both(DataType::is_integer) || both(DataType::is_floating) || both(DataType::is_string)
+        }
+    }
+}
+
 /// Fields by name, in the order of first appearance. One that is missing on a side is NULL there.
 fn fields(first: &Fields, second: &Fields, widening: &Widening) -> Result<Fields, Conflict> {
     let others: HashMap<&str, &FieldRef> = second.iter().map(|field| (field.name().as_str(), field)).collect();
