@@ -27,6 +27,7 @@ from soak.clients import CLIENTS, Clients, Fault, Run
 from soak.strangers import Strangers
 
 MIB = 1 << 20
+#: The limit of the engine's memory, the heap, and what one query may take beside them, MiB.
 MEMORY, HEAP, SPARE = 128, 128, 512
 DRAIN = 20
 #: Faults that look the same and are shown, and different ones after which the rest is not worth its time.
@@ -53,7 +54,7 @@ class Soak:
         self.shm_before = state.shm()
         self.server = Server(Path(options.programs), self._config(data, spill), self.work / "server.log")
         pid = self.server.process.pid
-        self.watch = Watch(pid, (MEMORY + HEAP + SPARE) * MIB)
+        self.watch = Watch(pid, (MEMORY + HEAP + SPARE * CLIENTS) * MIB)
         self.clients = Clients(Path(options.programs) / "thallus", self.server.url, self.work)
         self.probe = state.Probe(pid, self.clients.all, spill)
         host, port = self.server.url.removeprefix("thallus://").rsplit(":", 1)

@@ -18,6 +18,10 @@ use thallus_fabric::units::grouped;
 /// Most characters of a value on a terminal.
 pub(super) const TERMINAL_CELL: usize = 500;
 
+/// Most characters of a value elsewhere. A table takes time for each of them in each of its lines, and a longer value
+/// makes no line that is read.
+const CELL: usize = 100_000;
+
 /// Formats the first rows as they arrive, so that no batch is held, and counts the others.
 pub(super) struct Table {
     to: OutputWriter,
@@ -50,7 +54,7 @@ impl Table {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        let max_cell = if terminal { TERMINAL_CELL } else { usize::MAX };
+        let max_cell = if terminal { TERMINAL_CELL } else { CELL };
         Ok(Table { to, retyped, drawn, max_rows, shown: 0, rows: 0, max_cell })
     }
 }
