@@ -1,9 +1,9 @@
 //! Queries of very many columns.
 //!
-//! DataFusion makes a column of the query of each column that `*` means, and compares each with all others, as text: for
-//! 4,000 columns that takes 7 s, and nothing stops it (datafusion-sql 55, `push_projection_dedupl`). So whole rows,
-//! `SELECT * FROM t`, are planned without a list of columns: a table by itself has the same ones. Other lists of columns
-//! are bounded.
+//! DataFusion makes a column of the query of each column that `*` means, and compares each with all others, as text:
+//! for 4,000 columns that takes 7 s, and nothing stops it (datafusion-sql 55, `push_projection_dedupl`). So whole rows,
+//! `SELECT * FROM t`, are planned without a list of columns: a table by itself has the same ones. Other lists of
+//! columns are bounded.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
