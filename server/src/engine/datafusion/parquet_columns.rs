@@ -1,6 +1,7 @@
 //! The columns of a Parquet file as columns of its table, where a cast of DataFusion would change a value or fail: it
 //! rounds integers of 64 bits to floats, and has no cast between structs within maps or between layouts of lists.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -35,26 +36,37 @@ impl ExactColumns {
 
 impl PhysicalExprAdapterFactory for ExactColumns {
     fn create(&self, table: SchemaRef, file: SchemaRef) -> Result<Arc<dyn PhysicalExprAdapter>> {
+        let changed = changed(&table, &file);
+        if changed.is_empty() {
+            return DefaultPhysicalExprAdapterFactory.create(table, Arc::clone(&file));
+        }
         let mut exact = HashMap::new();
-        let mut fields = Vec::with_capacity(table.fields().len());
-        for field in table.fields() {
-            let own = file.fields().find(field.name()).map(|(_, own)| own);
-            let own = own.filter(|own| !files::is_cast_exactly(own.data_type(), field.data_type()));
-            if let Some(own) = own {
-                let adapter = ColumnAdapter::new(own.data_type(), field);
-                let adapter = adapter.map_err(|reason| corrupt(&self.table, own, reason))?;
-                exact.insert(field.name().clone(), Arc::new(adapter));
-            }
+        let mut fields = table.fields().to_vec();
+        for (at, own) in changed {
+            let field = Arc::clone(&fields[at]);
+            let adapter = ColumnAdapter::new(own.data_type(), &field);
+            let adapter = adapter.map_err(|reason| corrupt(&self.table, own, reason))?;
+            exact.insert(field.name().clone(), Arc::new(adapter));
             // DataFusion's adapter sees no difference in these columns, and leaves them as they are.
-            fields.push(Arc::clone(own.unwrap_or(field)));
+            fields[at] = Arc::clone(own);
         }
         let known = Arc::new(Schema::new_with_metadata(fields, table.metadata().clone()));
-        let others = DefaultPhysicalExprAdapterFactory.create(known, file)?;
-        if exact.is_empty() {
-            return Ok(others);
-        }
+        let others = DefaultPhysicalExprAdapterFactory.create(known, Arc::clone(&file))?;
         Ok(Arc::new(ExactAdapter { table: Arc::clone(&self.table), exact, others }))
     }
+}
+
+/// The columns that are not left to DataFusion: the place in the table, and the file's field.
+fn changed<'a>(table: &Schema, file: &'a Schema) -> Vec<(usize, &'a FieldRef)> {
+    // Most files have the order of the table. A search for each of thousands of columns would take long.
+    let by_name: LazyCell<HashMap<&str, &FieldRef>, _> =
+        LazyCell::new(|| file.fields().iter().map(|own| (own.name().as_str(), own)).collect());
+    let own = |(at, field): (usize, &FieldRef)| {
+        let same_place = file.fields().get(at).filter(|own| own.name() == field.name());
+        let own = same_place.or_else(|| by_name.get(field.name().as_str()).copied())?;
+        (!files::is_cast_exactly(own.data_type(), field.data_type())).then_some((at, own))
+    };
+    table.fields().iter().enumerate().filter_map(own).collect()
 }
 
 /// The error of a column of a file. The file is named if no other one has a column of this type.

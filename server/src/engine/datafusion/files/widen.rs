@@ -83,6 +83,9 @@ pub(super) fn leaf(first: &DataType, second: &DataType, widening: &Widening) -> 
 /// Returns whether DataFusion's cast keeps every value, or ends in an error. It is preferred then: DataFusion knows how
 /// it orders values, and skips row groups by their extremes.
 pub(in super::super) fn is_cast_exactly(from: &DataType, to: &DataType) -> bool {
+    if from == to {
+        return true;
+    }
     if let (Some((shape, item)), Some((to_shape, to_item))) = (list_of(from), list_of(to)) {
         return shape == to_shape && is_cast_exactly(item.data_type(), to_item.data_type());
     }
@@ -95,7 +98,7 @@ pub(in super::super) fn is_cast_exactly(from: &DataType, to: &DataType) -> bool 
         (from, DataType::Float64) if from.is_integer() => Integer::of(from).is_some_and(|integer| integer.bits < 64),
         (from, to) => {
             let both = |is: fn(&DataType) -> bool| is(from) && is(to);
-            from == to || both(DataType::is_integer) || both(DataType::is_floating) || both(DataType::is_string)
+            both(DataType::is_integer) || both(DataType::is_floating) || both(DataType::is_string)
         }
     }
 }
