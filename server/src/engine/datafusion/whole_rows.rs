@@ -132,7 +132,8 @@ fn marked(statement: &Statement) -> Option<Statement> {
     Some(Statement::Statement(Box::new(SqlStatement::Query(Box::new(query)))))
 }
 
-/// Whether the query orders by columns of its input at most. A number in `ORDER BY` is a place in the list of columns.
+/// Returns true if all keys of the query's `ORDER BY` are names of columns. A number there is a place in the list of
+/// columns, which is left out.
 fn has_rows_as_they_are(query: &Query) -> bool {
     let is_column = |expr: &Expr| matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_));
     let orders_by_columns = query.order_by.as_ref().is_none_or(|order_by| match &order_by.kind {
